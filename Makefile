@@ -1,0 +1,35 @@
+# Every target sets up .venv when it is missing and reuses it until pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := setup
+.PHONY: setup demo test slow check schema
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: setup
+	$(BIN)/metabench search search_spaces/demo.yaml --out runs --name demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+# What editors complete search spaces with; to be made again whenever a setting changes.
+schema: setup
+	$(BIN)/python -c 'import json; from metabench import spaces; print(json.dumps(spaces.schema(), indent=1))' \
+		> search_spaces/schema.json

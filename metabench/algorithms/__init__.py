@@ -1,0 +1,43 @@
+"""The algorithms, one file a family; the folder is the registry."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import typing
+from functools import cache
+from typing import Any
+
+from metabench.config import nearest, setting_problem
+from metabench.core import Algorithm, MetabenchError
+
+
+@cache
+def _registry() -> dict[str, Algorithm]:
+    found: dict[str, Algorithm] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found.update(importlib.import_module(f"{__name__}.{module.name}").ALGORITHMS)
+    return found
+
+
+def names() -> list[str]:
+    """List the algorithms by name."""
+    return sorted(_registry())
+
+
+def get(name: str) -> Algorithm:
+    """Look an algorithm up."""
+    if name not in _registry():
+        hint = nearest(name, names())
+        raise MetabenchError(f"algorithm {name!r}: unknown.{hint} Allowed: {', '.join(names())}")
+    return _registry()[name]
+
+
+def hparams(name: str, values: dict[str, Any]) -> Any:
+    """Build an algorithm's settings from plain values, defaults filled in; all problems are reported at once."""
+    kind = get(name).hparams
+    wrong = [problem for key in values if (problem := setting_problem(kind, key, values[key]))]
+    if wrong:
+        raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
+    types = typing.get_type_hints(kind)
+    return kind(**{key: float(value) if types[key] is float else value for key, value in values.items()})

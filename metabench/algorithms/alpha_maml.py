@@ -1,0 +1,122 @@
+"""Alpha-MAML: MAML whose inner and outer learning rates follow their own hypergradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from metabench import inner, optim, trees
+from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, Tree, setting
+
+
+@dataclass(frozen=True)
+class Settings(optim.Settings):
+    """Where both rates start, how fast they move, and what keeps them safe."""
+
+    inner_lr: float = setting(0.1, "first inner learning rate alpha", above=0)
+    inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
+    eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
+    inner_clip: float = setting(0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0)
+    adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
+    alpha_lr: float = setting(1e-2, "rate at which alpha follows its hypergradient", minimum=0)
+    beta_lr: float = setting(1e-8, "rate at which beta follows its hypergradient", minimum=0)
+    alpha_min: float = setting(1e-5, "smallest alpha", above=0)
+    alpha_max: float = setting(10.0, "largest alpha", above=0)
+    beta_min: float = setting(1e-6, "smallest beta", above=0)
+    beta_max: float = setting(0.1, "largest beta", above=0)
+    max_change: float = setting(0.1, "largest change of a rate in one meta-update, as a share of it", above=0)
+
+
+def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
+    theta = net.init(generator)
+    like = trees.leaves(theta)[0]
+    return {"theta": theta, "alpha": torch.as_tensor(h.inner_lr, dtype=like.dtype, device=like.device)}, {}
+
+
+def descend(net: Net, meta: Tree, support: Support, h: Settings, steps: int, derivative: str) -> Tree:
+    fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
+    for _ in range(steps):
+        direction, _ = inner.gradient(
+            lambda params: inner.support_loss(net, params, support), fast, slow, derivative, h.inner_clip
+        )
+        # alg. 2: theta' = theta - alpha * grad L_S(theta)
+        fast = trees.map(lambda w, g: w - meta["alpha"] * g, fast, direction)
+    return {**slow, **fast}
+
+
+def task_loss(
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
+) -> tuple[Tensor, Aux]:
+    phi = descend(net, meta, task.support, h, h.inner_steps, "second")
+    logits, _ = net.apply(phi, task.query.x, inner.query_moments(net, phi, task.support))
+    loss = F.cross_entropy(logits, task.query.y)
+    return loss, Aux({"accuracy": inner.accuracy(logits, task.query.y)}, buffers)
+
+
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
+    phi = descend(net, meta, support, h, h.eval_steps or h.inner_steps, "first")
+    return {"params": phi, "moments": inner.query_moments(net, phi, support)}
+
+
+def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
+    return net.apply(learner["params"], x, learner["moments"])[0]
+
+
+def move(rate: Tensor, change: Tensor, low: float, high: float, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Add a change to a learning rate within its safeguards.
+
+    Returns the new rate, whether a limit was hit, and whether a non-finite change was skipped (both 0 or 1).
+    """
+    skipped = ~change.isfinite()
+    wanted = torch.where(skipped, torch.zeros_like(change), change)
+    limited = wanted.clamp(-share * rate, share * rate)
+    moved = (rate + limited).clamp(low, high)
+    return moved, (moved != rate + wanted).to(rate.dtype), skipped.to(rate.dtype)
+
+
+def optimizer(h: Settings) -> Optimizer:
+    rule = optim.RULES[h.outer_optimizer]()
+
+    def start(meta: Tree) -> Tree:
+        theta = meta["theta"]
+        beta = torch.as_tensor(h.outer_lr, dtype=meta["alpha"].dtype, device=meta["alpha"].device)
+        return {"rule": rule.init(theta), "beta": beta, "direction": trees.map(torch.zeros_like, theta)}
+
+    def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
+        # d L_Q / d beta = -<G_t, previous direction>; with SGD that direction is G_(t-1)
+        beta_change = h.beta_lr * trees.dot(gradient["theta"], state["direction"])
+        beta, beta_limited, beta_skipped = move(state["beta"], beta_change, h.beta_min, h.beta_max, h.max_change)
+        # d L_Q / d alpha comes exactly, through all inner steps, from the meta-gradient
+        alpha_change = -h.alpha_lr * gradient["alpha"]
+        alpha, alpha_limited, alpha_skipped = move(
+            meta["alpha"], alpha_change, h.alpha_min, h.alpha_max, h.max_change
+        )
+        clipped = optim.clip(gradient["theta"], h.outer_clip)
+        direction, rule_state = rule.direction(clipped, state["rule"])
+        theta = trees.map(lambda w, d: w - beta * d, meta["theta"], direction)
+        logs: dict[str, Any] = {"lr/outer": beta, "lr/inner": alpha, "lr/inner_hypergradient": gradient["alpha"]}
+        logs |= {"lr/inner_limited": alpha_limited, "lr/outer_limited": beta_limited}
+        logs |= {"lr/inner_skipped": alpha_skipped, "lr/outer_skipped": beta_skipped}
+        return {"theta": theta, "alpha": alpha}, {"rule": rule_state, "beta": beta, "direction": direction}, logs
+
+    return Optimizer(start, update)
+
+
+ALGORITHMS = {
+    "alpha_maml": Algorithm(
+        hparams=Settings,
+        init=init,
+        task_loss=task_loss,
+        adapt=adapt,
+        predict=predict,
+        optimizer=optimizer,
+        reference="Behl, Baydin and Torr 2019, arXiv 1905.07435, algorithm 2. The hypergradient of alpha is exact "
+        "for any number of inner steps where the paper takes one; that of beta uses one dot product over all "
+        "tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, algorithm 5). "
+        "Limits on both rates are additions.",
+    )
+}

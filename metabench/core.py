@@ -1,0 +1,140 @@
+"""The types that every other module speaks: tasks, splits, the algorithm contract and reports.
+
+Shape letters: P trials, T tasks, N ways, K shots, Q queries, S inner steps, C H W image axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+Tree = Any
+"""A nested dict whose leaves are tensors."""
+
+Logs = Mapping[str, Any]
+"""Names to scalar tensors."""
+
+
+class Support(NamedTuple):
+    """The labelled examples that an algorithm adapts to."""
+
+    x: Tensor  # [N*K, C, H, W], values in [0, 1]
+    y: Tensor  # [N*K], int64 in [0, N)
+
+
+class Query(NamedTuple):
+    """The labelled examples that adaptation is judged on."""
+
+    x: Tensor  # [N*Q, C, H, W], values in [0, 1]
+    y: Tensor  # [N*Q], int64 in [0, N)
+
+
+class Task(NamedTuple):
+    """One N-way K-shot problem; after vectorisation every leaf has a leading [T]."""
+
+    support: Support
+    query: Query
+
+
+class Split(NamedTuple):
+    """The images of one split, one class a row."""
+
+    images: Tensor  # uint8 [class, example, C, H, W]
+    classes: tuple[str, ...]
+    domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
+
+
+class Splits(NamedTuple):
+    """A data set cut into meta-train, meta-validation and meta-test by class."""
+
+    name: str
+    meta_train: Split
+    meta_validation: Split
+    meta_test: Split
+    fingerprint: str  # sha256 over names and bytes of all three splits
+
+
+class Net(NamedTuple):
+    """A network as two pure functions over a nested dict of tensors.
+
+    `apply(params, x, moments=None)` returns `(logits, moments)`, where moments maps each batch norm layer
+    to its `{"mean", "var"}`: those given, or, without any, those of `x` itself.
+    """
+
+    init: Callable[[Generator], Tree]
+    apply: Callable[..., tuple[Tensor, Tree]]
+    batch_norm: str  # "transductive" or "support_stats": where query moments come from
+    norm_channels: Mapping[str, int]  # the batch norm layers and their channels
+
+
+class Aux(NamedTuple):
+    """What a task loss returns beside the loss; no gradient flows through it."""
+
+    logs: Logs
+    buffers: Tree  # the buffers as this task would have them; averaged over tasks
+
+
+class Optimizer(NamedTuple):
+    """An outer optimiser as two pure functions; `progress` in [0, 1] drives schedules."""
+
+    init: Callable[[Tree], Tree]  # meta -> state
+    update: Callable[[Tree, Tree, Tree, float], tuple[Tree, Tree, Logs]]  # (grads, state, meta, progress)
+
+
+class Algorithm(NamedTuple):
+    """A meta-learning algorithm, written for one task.
+
+    meta is what is learnt across tasks by gradient; buffers are running statistics that no gradient touches.
+    """
+
+    hparams: type  # frozen dataclass of settings
+    init: Callable[..., tuple[Tree, Tree]]  # (net, h, generator) -> (meta, buffers)
+    task_loss: Callable[..., tuple[Tensor, Aux]]  # (net, meta, buffers, task, h, progress)
+    adapt: Callable[..., Tree]  # (net, meta, buffers, support, h) -> learner
+    predict: Callable[..., Tensor]  # (net, learner, x) -> logits [n, N]
+    optimizer: Callable[[Any], Optimizer]  # (h)
+    reference: str  # paper, equation numbers, deviations
+
+
+class Report(NamedTuple):
+    """What training tells at a rung."""
+
+    tasks_seen: int
+    finite: bool  # False: the trial diverged and its accuracy means nothing
+    val_accuracy: float  # mean over the frozen meta-validation tasks, in [0, 1]
+    val_ci: float  # half-width of the 95 % t interval over tasks
+    val_loss: float
+    train_accuracy: float  # mean over the meta-train queries since the last report
+    train_loss: float
+    seconds: float  # of training and validation so far, restarts included
+    peak_memory: int  # bytes
+    logs: Mapping[str, float]  # learned rates, gradient norm, tasks per second
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """Declare one hyperparameter of an algorithm: default, one-line help, allowed values.
+
+    Args:
+        minimum: smallest allowed value.
+        above: exclusive lower bound.
+        maximum: largest allowed value.
+        choices: the only allowed values.
+    """
+    limits = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+class MetabenchError(Exception):
+    """A mistake in what a user gave; its message is all that the user is shown."""

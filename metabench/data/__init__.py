@@ -1,0 +1,104 @@
+"""The data sets, one file each; the folder is the registry, and files that start with `_` are helpers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabench.config import TaskConfig, nearest, setting_problem
+from metabench.core import MetabenchError, Split, Splits
+
+
+class Dataset(NamedTuple):
+    """A data set: what it is, how it may be cut, and how its splits are loaded."""
+
+    name: str
+    summary: str
+    size: str  # classes, examples and image shape, in words
+    licence: str
+    url: str
+    citation: str
+    splits: tuple[str, ...]  # named splits; the first is the default
+    options: type  # frozen dataclass of settings
+    load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
+    is_here: Callable[[Path | None], bool]  # whether the files are under root
+
+
+QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
+"""Splits to the setting that says how many queries a class are drawn from them."""
+
+
+def names() -> list[str]:
+    """List the data sets by name."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_")
+
+
+def get(name: str) -> Dataset:
+    """Look a data set up."""
+    if name not in names():
+        hint = nearest(name, names())
+        raise MetabenchError(f"dataset={name!r}: unknown.{hint} Allowed: {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}").DATASET
+
+
+def default_root() -> Path | None:
+    """Return the folder of downloaded data that METABENCH_DATA names, or None."""
+    folder = os.environ.get("METABENCH_DATA")
+    return Path(folder).expanduser() if folder else None
+
+
+def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
+    """Look up a task's data set, named split and options, without opening a file."""
+    dataset = get(task.dataset)
+    split = task.split or dataset.splits[0]
+    problems = [setting_problem(dataset.options, name, value) for name, value in task.options.items()]
+    wrong = [problem for problem in problems if problem]
+    if split not in dataset.splits:
+        hint = nearest(split, dataset.splits)
+        wrong.insert(0, f"split={split!r}: unknown.{hint} Allowed: {', '.join(dataset.splits)}")
+    if wrong:
+        raise MetabenchError("\n".join(f"dataset {dataset.name}: {line}" for line in wrong))
+    return dataset, split, dataset.options(**task.options)
+
+
+def load(task: TaskConfig, root: Path | None = None) -> Splits:
+    """Load the splits that a task draws from.
+
+    Args:
+        root: folder of downloaded data; METABENCH_DATA where it is not given.
+    """
+    dataset, split, options = configure(task)
+    return dataset.load(root or default_root(), split, options)
+
+
+def check(task: TaskConfig, splits: Splits) -> None:
+    """Refuse a task that needs more classes or examples than a split has."""
+    wrong = []
+    for split, queries in QUERIES.items():
+        n_classes, n_examples = getattr(splits, split).images.shape[:2]
+        if task.way > n_classes:
+            wrong.append(f"way={task.way}: {split} of {splits.name} has only {n_classes} classes; lower way")
+        n_query = getattr(task, queries)
+        if task.shot + n_query > n_examples:
+            wrong.append(
+                f"shot={task.shot} and {queries}={n_query} need {task.shot + n_query} examples a class: "
+                f"{split} of {splits.name} has only {n_examples}; lower shot or {queries}"
+            )
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+
+
+def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
+    """Put three splits together with the fingerprint of their names and bytes."""
+    parts = (meta_train, meta_validation, meta_test)
+    digest = hashlib.sha256(name.encode())
+    for part in parts:
+        listed = (tuple(part.images.shape), part.classes, part.domains)
+        digest.update(repr(listed).encode())
+        digest.update(part.images.contiguous().numpy().data)
+    return Splits(name, *parts, digest.hexdigest())

@@ -1,0 +1,157 @@
+"""Reading Omniglot's drawings out of the official archives, or out of folders unpacked from them."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from metabench.core import MetabenchError
+from metabench.data._cache import Array, cached
+
+FOLDER = "omniglot"
+SETS = ("images_background", "images_evaluation")
+N_DRAWINGS = 20
+SIDE = 105
+VERSION = 1
+"""Raised when the same files give other bytes."""
+
+DOWNLOAD = (
+    "To download: images_background.zip and images_evaluation.zip of "
+    "https://github.com/brendenlake/omniglot/tree/master/python into <METABENCH_DATA>/omniglot/"
+)
+MEMBER = re.compile(r"(?:images_background|images_evaluation)/([^/]+/character\d\d)/(\d{4}_\d\d\.png)")
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+"""What reading a member of a damaged archive may raise."""
+
+NO_PICTURE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What decoding a damaged PNG may raise."""
+
+Open = Callable[[], bytes]
+Drawings = dict[str, dict[str, Open]]
+"""Characters to file names to what reads them."""
+
+
+def is_here(root: Path | None) -> bool:
+    """Say whether both sets are under root, packed or not."""
+    return root is not None and all(_source(root / FOLDER, name) for name in SETS)
+
+
+def read(root: Path | None, characters: list[str]) -> Array:
+    """Return white strokes on black, uint8 [character, drawer, 28, 28], in the order asked for."""
+    if root is None:
+        raise MetabenchError(
+            f"omniglot: METABENCH_DATA is not set; set it to the folder that holds {FOLDER}/. {DOWNLOAD}"
+        )
+    sources = [_source(root / FOLDER, name) for name in SETS]
+    missing = [name for name, source in zip(SETS, sources, strict=True) if source is None]
+    if missing:
+        lacks = " and ".join(f"neither {name}.zip nor a folder {name}" for name in missing)
+        raise MetabenchError(f"omniglot: {root / FOLDER} holds {lacks}. {DOWNLOAD}")
+    found = [source for source in sources if source is not None]
+    key = (VERSION, PIL.__version__, [_state(source) for source in found], characters)
+    return cached("omniglot", key, lambda: _decode(found, characters))
+
+
+def _source(folder: Path, name: str) -> Path | None:
+    """Return the archive of a set, or else its folder, or None."""
+    packed, unpacked = folder / f"{name}.zip", folder / name
+    return packed if packed.is_file() else unpacked if unpacked.is_dir() else None
+
+
+def _state(source: Path) -> list[tuple[str, int, int]]:
+    """List the files of a set with their sizes and times of change."""
+    source = source.resolve()
+    files = [source] if source.is_file() else sorted(source.glob("*/*/*.png"))
+    return [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+
+
+def _decode(sources: list[Path], characters: list[str]) -> Array:
+    with ExitStack() as stack:
+        drawings: Drawings = {}
+        for source in sources:
+            members = _packed(source, stack) if source.is_file() else _unpacked(source)
+            for member, opens in members:
+                if match := MEMBER.fullmatch(member):  # whatever else lies there is left alone
+                    drawings.setdefault(match[1], {})[match[2]] = opens
+        _check_counts(sources[0].parent, drawings, characters)
+        images = np.empty((len(characters), N_DRAWINGS, 28, 28), np.uint8)
+        for row, character in enumerate(characters):
+            for column, name in enumerate(sorted(drawings[character])):
+                images[row, column] = _image(drawings[character][name], f"{character}/{name}")
+    return images
+
+
+def _packed(path: Path, stack: ExitStack) -> Iterator[tuple[str, Open]]:
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _damage(path, error) from error
+
+    def read_member(info: zipfile.ZipInfo) -> bytes:
+        try:
+            return archive.read(info)
+        except DAMAGE as error:
+            raise _damage(path, error) from error
+
+    for info in archive.infolist():
+        if info.file_size < 100_000:  # a drawing has a few hundred bytes
+            yield info.filename, lambda info=info: read_member(info)  # type: ignore[misc]
+
+
+def _unpacked(folder: Path) -> Iterator[tuple[str, Open]]:
+    for path in folder.glob("*/*/*.png"):
+        yield path.relative_to(folder.parent).as_posix(), path.read_bytes
+
+
+def _damage(path: Path, error: Exception) -> MetabenchError:
+    size = path.stat().st_size
+    return MetabenchError(
+        f"omniglot: {path} ({size} bytes) is truncated or damaged: {error}. Replace it. {DOWNLOAD}"
+    )
+
+
+def _check_counts(folder: Path, drawings: Drawings, characters: list[str]) -> None:
+    """Refuse anything but 20 drawings of each of the 1,623 characters."""
+    expected = dict.fromkeys(characters, N_DRAWINGS)
+    wrong = [
+        f"{character}: {n} drawings, must be {expected.get(character, 0)}"
+        for character in sorted({*characters, *drawings})
+        if (n := len(drawings.get(character, {}))) != expected.get(character, 0)
+    ]
+    if not wrong:
+        return
+    alphabets = Counter(line.split("/")[0] for line in wrong)
+    some = "\n".join(f"  {line}" for line in wrong[:8])
+    more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+    raise MetabenchError(
+        f"omniglot: {folder} must hold {len(characters)} characters x {N_DRAWINGS} drawings; "
+        f"{len(wrong)} characters of {', '.join(alphabets)} do not fit:\n{some}{more}\n"
+        f"Replace the files. {DOWNLOAD}"
+    )
+
+
+def _image(opens: Open, name: str) -> Array:
+    """Decode one drawing; resizing by area keeps the weight of its strokes."""
+    try:
+        with Image.open(io.BytesIO(opens())) as image:
+            if image.size != (SIDE, SIDE):
+                raise _not_a_drawing(name, f"must be {SIDE}x{SIDE} pixels, but is {image.size}")
+            return 255 - np.asarray(image.convert("L").resize((28, 28), Image.Resampling.BOX))
+    except NO_PICTURE as error:
+        raise _not_a_drawing(name, f"is not a picture ({error})") from error
+
+
+def _not_a_drawing(name: str, problem: str) -> MetabenchError:
+    return MetabenchError(f"omniglot: {name}: {problem}. Replace the files. {DOWNLOAD}")

@@ -1,0 +1,87 @@
+"""Outer optimisers as pairs of pure functions; their settings may be tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from metabench import trees
+from metabench.core import Logs, Optimizer, Tree, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The outer loop's settings, shared by all algorithms."""
+
+    outer_lr: float = setting(1e-3, "outer learning rate beta", above=0)
+    outer_optimizer: str = setting("adam", "outer optimiser", choices=("adam", "sgd"))
+    outer_clip: float = setting(0.0, "largest absolute element of a meta-gradient; 0 for no limit", minimum=0)
+    task_batch_size: int = setting(10, "meta-train tasks in one meta-update", minimum=1)
+
+
+class Rule(NamedTuple):
+    """A descent direction: theta <- theta - lr * direction."""
+
+    init: Callable[[Tree], Tree]  # meta -> state
+    direction: Callable[[Tree, Tree], tuple[Tree, Tree]]  # (gradient, state) -> (direction, state)
+
+
+def sgd() -> Rule:
+    """Follow the gradient itself."""
+    return Rule(lambda meta: {}, lambda gradient, state: (gradient, state))
+
+
+def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Rule:
+    """Follow Adam's direction (Kingma and Ba 2015, algorithm 1)."""
+
+    def init(meta: Tree) -> Tree:
+        first = next(iter(trees.leaves(meta)))
+        zeros = trees.map(torch.zeros_like, meta)
+        step = torch.zeros((), dtype=torch.float64, device=first.device)
+        return {"step": step, "m": zeros, "v": trees.map(torch.zeros_like, meta)}
+
+    def direction(gradient: Tree, state: Tree) -> tuple[Tree, Tree]:
+        step = state["step"] + 1
+        m = trees.map(lambda m, g: beta1 * m + (1 - beta1) * g, state["m"], gradient)
+        v = trees.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["v"], gradient)
+        m_scale = 1 / (1 - beta1**step)
+        v_scale = 1 / (1 - beta2**step)
+        move = trees.map(lambda m, v: m * m_scale / ((v * v_scale).sqrt() + epsilon), m, v)
+        return move, {"step": step, "m": m, "v": v}
+
+    return Rule(init, direction)
+
+
+RULES: dict[str, Callable[[], Rule]] = {"adam": adam, "sgd": sgd}
+
+
+def clip(gradient: Tree, limit: Any) -> Tree:
+    """Limit every element to [-limit, limit]; 0 means no limit."""
+    return trees.map(lambda g: g.clamp(-limit, limit), gradient) if limit else gradient
+
+
+def constant(progress: float) -> float:
+    """Keep the rate as it is."""
+    return 1.0
+
+
+def cosine(final: Any) -> Callable[[float], Any]:
+    """Return the factor that falls from 1 to `final` over half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    return lambda progress: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def descend(h: Settings, schedule: Callable[[float], Any] = constant) -> Optimizer:
+    """Build the outer optimiser that the settings name."""
+    rule = RULES[h.outer_optimizer]()
+
+    def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
+        lr = h.outer_lr * schedule(progress)
+        direction, state = rule.direction(clip(gradient, h.outer_clip), state)
+        meta = trees.map(lambda w, d: w - lr * d, meta, direction)
+        return meta, state, {"lr/outer": torch.as_tensor(lr)}
+
+    return Optimizer(rule.init, update)

@@ -1,0 +1,175 @@
+"""The run folder: training into it, resuming from it, reopening its weights, and the one meta-test."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from metabench import PROTOCOL, __version__, episodes, store, train
+from metabench.config import RunConfig
+from metabench.core import MetabenchError, Report, Splits, Tree
+from metabench.evaluate import evaluate
+from metabench.events import Events
+from metabench.train import Learner
+
+
+class Run(NamedTuple):
+    """A finished or running run, with the weights of its best meta-validation report."""
+
+    config: RunConfig
+    learner: Learner
+    meta: Tree
+    buffers: Tree
+    record: Mapping[str, Any]  # tasks seen and meta-validation accuracy of those weights
+
+
+def config_hash(config: RunConfig) -> str:
+    """Hash everything that a run's numbers depend on, by its configuration."""
+    return hashlib.sha256(json.dumps(config.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a run reached its budget, or diverged."""
+    reports = store.read_lines(folder / store.REPORTS)
+    if not reports:
+        return False
+    budget = store.read_json(folder / store.CONFIG)["run"]["tasks"]
+    return reports[-1]["tasks_seen"] >= budget or not reports[-1]["finite"]
+
+
+def train_run(
+    config: RunConfig,
+    splits: Splits,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, Mapping[str, float]], None] | None = None,
+    reported: Callable[[Report], None] | None = None,
+) -> None:
+    """Train into a folder; continue where an interrupted run of the same configuration stopped.
+
+    Args:
+        progress: called with tasks seen and running means, about fifty times a run.
+        reported: called with each Report once it is on disk.
+    """
+    _claim(config, splits, folder)
+    if is_finished(folder):
+        return
+    state = None
+    if (folder / store.STATE / "state.safetensors").exists():
+        state = train.load_state(folder / store.STATE, config, splits, device)
+    seen = 0 if state is None else state.tasks_seen
+    kept = [line for line in store.read_lines(folder / store.REPORTS) if line["tasks_seen"] <= seen]
+    store.write_lines(folder / store.REPORTS, kept)
+    best = max((line["val_accuracy"] for line in kept if line["finite"]), default=-math.inf)
+    events = Events(folder / "tb", resume_step=seen if state else None)
+
+    def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
+        events.scalars(tasks_seen, dict(means))
+        if progress is not None:
+            progress(tasks_seen, means)
+
+    try:
+        for report, new_state in train.train(config, splits, device=device, state=state, listen=listen):
+            if report.finite and report.val_accuracy > best:
+                best = report.val_accuracy
+                _save_weights(folder, report, new_state)
+            store.append_line(folder / store.REPORTS, report._asdict())
+            train.save_state(folder / store.STATE, new_state)
+            events.scalars(report.tasks_seen, validation_scalars(report))
+            if reported is not None:
+                reported(report)
+    finally:
+        events.close()
+
+
+def validation_scalars(report: Report) -> dict[str, float]:
+    """Name a report's meta-validation figures as TensorBoard shows them."""
+    return {
+        "meta_validation/accuracy": report.val_accuracy,
+        "meta_validation/loss": report.val_loss,
+        "system/seconds": report.seconds,
+        "system/peak_memory_bytes": float(report.peak_memory),
+    }
+
+
+def _claim(config: RunConfig, splits: Splits, folder: Path) -> None:
+    path = folder / store.CONFIG
+    if path.exists():
+        before = store.read_json(path)
+        wanted = json.loads(json.dumps(config.model_dump()))
+        different = [key for key, value in wanted.items() if before["run"].get(key) != value]
+        if before["data_fingerprint"] != splits.fingerprint:
+            different.append("data_fingerprint")
+        if different:
+            raise MetabenchError(
+                f"{folder}: holds a run with other settings ({', '.join(different)}); choose another --out"
+            )
+        return
+    store.check_writable(folder)
+    record = {"protocol": PROTOCOL, "version": __version__, "run": config.model_dump()}
+    record |= {"config_hash": config_hash(config), "data_fingerprint": splits.fingerprint}
+    store.write_json(path, {**record, **store.environment()})
+
+
+def _save_weights(folder: Path, report: Report, state: train.State) -> None:
+    record = {"tasks_seen": str(report.tasks_seen), "val_accuracy": repr(report.val_accuracy)}
+    train.save_tensors(folder / store.WEIGHTS, {"meta": state.meta, "buffers": state.buffers}, record)
+
+
+def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
+    """Rebuild the learner of a run folder with the weights of its best meta-validation report."""
+    config = read_config(folder)
+    if not (folder / store.WEIGHTS).exists():
+        raise MetabenchError(f"{folder}: has no {store.WEIGHTS}: it was stopped before its first report, or diverged")
+    learner = train.build(config, splits)
+    flat, record = train.load_tensors(folder / store.WEIGHTS, device)
+    meta, buffers = train.fill_learner(config, learner, flat, device)
+    return Run(config, learner, meta, buffers, {key: float(value) for key, value in record.items()})
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Read the configuration of a run folder."""
+    if not (folder / store.CONFIG).exists():
+        raise MetabenchError(f"{folder}: is no run folder (no {store.CONFIG}); give one that `metabench train` made")
+    record = store.read_json(folder / store.CONFIG)
+    if record["protocol"] != PROTOCOL:
+        raise MetabenchError(f"{folder}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
+    return RunConfig(**record["run"])
+
+
+def test_run(
+    folder: Path, splits: Splits, n_tasks: int, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Score a run on frozen meta-test tasks and record that the split was opened, and how often."""
+    run = open_run(folder, splits, device)
+    expected = store.read_json(folder / store.CONFIG)["data_fingerprint"]
+    if expected != splits.fingerprint:
+        raise MetabenchError(f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
+                             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on")  # fmt: skip
+    tasks = episodes.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    images = splits.meta_test.images.to(device)
+    score = evaluate(run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks)
+    before = store.read_json(folder / store.TEST) if (folder / store.TEST).exists() else {"times_opened": 0}
+    result = {
+        "protocol": PROTOCOL,
+        "algorithm": run.config.algorithm,
+        "accuracy": score.accuracy.tolist(),
+        "loss": score.loss.tolist(),
+        "tasks": n_tasks,
+        "tasks_hash": tasks.hash,
+        "batch_norm": run.config.network.batch_norm,
+        "config_hash": config_hash(run.config),
+        "weights": dict(run.record),
+        "opened": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "times_opened": before["times_opened"] + 1,
+    }
+    store.write_json(folder / store.TEST, result)
+    return result

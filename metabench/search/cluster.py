@@ -1,0 +1,114 @@
+"""The Ray cluster that a search runs on: a local one of its own, or one that is joined by address."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from metabench import store
+from metabench.core import MetabenchError
+
+OBJECT_STORE = 100 * 2**20
+"""Bytes of shared memory of a local cluster; only configurations and accuracies pass through it."""
+
+TRIALS_PER_GPU = 4
+"""Most trials that share one GPU."""
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray reports usage to its makers unless told not to
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data folders may be relative
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own TensorBoard files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C needs no last checkpoint: the ledger is on disk
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be writing
+    "TUNE_WARN_THRESHOLD_S": "5",
+}
+
+FORWARDED = ("METABENCH_DATA", "METABENCH_CACHE")
+
+
+class Cluster(NamedTuple):
+    """What a cluster offers to trials."""
+
+    slots: int  # trials at once
+    cpus: float  # of each trial
+    gpus: float  # of each trial
+
+
+@contextlib.contextmanager
+def connect(address: str | None, folder: Path, cpus: int | None = None) -> Iterator[Cluster]:
+    """Start Ray on this machine, or join the cluster at an address, and leave it in the end.
+
+    Args:
+        folder: search folder, which every node must see.
+        cpus: trials at once on a local cluster; every core where it is not given.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in FORWARDED:
+        if name in os.environ:
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "include_dashboard": False,
+    }
+    if address is None:
+        # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
+        ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+    else:
+        _join(address, quiet)
+    try:
+        if address is not None:
+            _check_nodes(folder)
+        yield _offer(ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    variables = {name: os.environ[name] for name in (*ENVIRONMENT, *FORWARDED) if name in os.environ}
+    del quiet["include_dashboard"]
+    try:
+        ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise MetabenchError(
+            f"--address {address}: no Ray cluster can be joined there ({error}); start one with `ray start --head`, "
+            "or leave --address out to use this machine"
+        ) from error
+
+
+def _offer(resources: dict[str, float]) -> Cluster:
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if cpus < 1:
+        raise MetabenchError("the Ray cluster has no CPUs to run trials on; add a worker node")
+    if not gpus:
+        return Cluster(slots=cpus, cpus=1, gpus=0)
+    share = min(TRIALS_PER_GPU, max(1, cpus // gpus))
+    return Cluster(slots=gpus * share, cpus=1, gpus=1 / share)
+
+
+def _check_nodes(folder: Path) -> None:
+    """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
+
+    @ray.remote(num_cpus=0)
+    def sees(path: str) -> bool:
+        return os.path.exists(path)
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    blind = []
+    for node in nodes:
+        pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        if not ray.get(pinned.remote(str(folder / store.SEARCH))):
+            blind.append(node["NodeManagerAddress"])
+    if blind:
+        raise MetabenchError(
+            f"{folder}: not seen by cluster node(s) {', '.join(blind)}; give --out on storage that all nodes share"
+        )

@@ -1,0 +1,94 @@
+"""The confirmation: the best settings of each algorithm meet fresh meta-validation tasks, and one is chosen.
+
+The accuracies that a search has selected for are too high by the selection itself; the fresh tasks are not.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from metabench import episodes, evaluate, spaces, store, train
+from metabench.config import SearchSpace
+from metabench.core import MetabenchError
+from metabench.search import worker
+from metabench.search.cluster import Cluster
+from metabench.search.jobs import run_all
+from metabench.search.ledger import Ledger, Trial, ranked
+from metabench.search.watch import Watch
+
+
+def choose(
+    folder: Path, space: SearchSpace, ledger: Ledger, cluster: Cluster, watch: Watch
+) -> dict[str, Any]:
+    """Confirm the candidates that are not confirmed yet, and return and write down the setting to go on with.
+
+    Candidates are the trials that reached the highest rung, best meta-validation accuracy first. An algorithm
+    of which no trial was ever judged has no chosen setting: None.
+    """
+    if (folder / store.CHOSEN).exists():
+        return dict(store.read_json(folder / store.CHOSEN))
+    candidates = {a: ranked(ledger.of(a))[: space.budget.confirm_top] for a in space.algorithms}
+    jobs = {
+        trial.name: (str(folder), space.model_dump(mode="json"), trial.algorithm, trial.line())
+        for trials in candidates.values()
+        for trial in trials
+        if not _path(folder, trial).exists()
+    }
+    watch.say(f"confirming {len(jobs)} settings on {space.budget.confirm_tasks} fresh meta-validation tasks")
+
+    def done(name: str, result: dict[str, Any]) -> None:
+        store.write_json(folder / store.CONFIRM / f"{name}.json", result)
+
+    errors = run_all(confirm_trial, jobs, cluster, done)
+    if errors:
+        listed = "\n".join(f"  {name}: {error.splitlines()[-1]}" for name, error in errors.items())
+        raise MetabenchError(
+            f"{folder}: not confirmed, so nothing is chosen; the same command tries again\n{listed}"
+        )
+    chosen = {algorithm: _best(folder, trials) for algorithm, trials in candidates.items()}
+    store.write_json(folder / store.CHOSEN, chosen)
+    return chosen
+
+
+def confirm_trial(folder: str, space: dict[str, Any], algorithm: str, line: dict[str, Any]) -> dict[str, Any]:
+    """Score a trial's last state on the confirmation's tasks, in a worker."""
+    device = worker.prepare()
+    parsed = SearchSpace.model_validate(space)
+    rungs = spaces.rungs(parsed.budget)
+    run = spaces.run_config(parsed, algorithm, line["hyperparameters"], line["seed"], rungs)
+    splits = worker.splits(run.task)
+    state = train.load_state(Path(folder) / line["checkpoint"], run, splits, device)
+    net = train.build(run, splits)
+    tasks = episodes.frozen(splits, "meta_validation", run.task, parsed.budget.confirm_tasks, "confirm")
+    images = splits.meta_validation.images.to(device)
+    score = evaluate.evaluate(net.algorithm, net.net, state.meta, state.buffers, net.h, images, tasks)
+    return {
+        "trial": line["trial"],
+        "algorithm": algorithm,
+        "hyperparameters": line["hyperparameters"],
+        "accuracy": score.accuracy.tolist(),
+        "tasks_hash": tasks.hash,
+    }
+
+
+def _path(folder: Path, trial: Trial) -> Path:
+    return folder / store.CONFIRM / f"{trial.name}.json"
+
+
+def _best(folder: Path, trials: list[Trial]) -> dict[str, Any] | None:
+    """Return the candidate with the highest confirmed accuracy; of equals, the one ranked first."""
+    means = {
+        trial.name: statistics.fmean(store.read_json(_path(folder, trial))["accuracy"]) for trial in trials
+    }
+    best = max(trials, key=lambda trial: means[trial.name], default=None)
+    if best is None:
+        return None
+    return {
+        "trial": best.name,
+        "hyperparameters": best.hyperparameters,
+        "is_default": best.is_default,
+        "val_accuracy": best.accuracy,
+        "confirm_accuracy": means[best.name],
+    }

@@ -1,0 +1,128 @@
+"""The search itself as a Tune experiment, which can be stopped at any moment and goes on from the ledger."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from metabench import store
+from metabench.config import SearchSpace
+from metabench.core import MetabenchError
+from metabench.events import Events
+from metabench.search.asha import RungScheduler
+from metabench.search.cluster import Cluster
+from metabench.search.ledger import Ledger
+from metabench.search.searcher import FairSearcher
+from metabench.search.watch import Watch
+from metabench.search.worker import run_trial
+
+MAX_FAILURES = 2
+"""How often a trial is started again after a crash, from its last state."""
+
+ROUNDS = 3
+"""How often Tune is started again for trials that it lost without a word."""
+
+
+def explore(
+    folder: Path,
+    space: SearchSpace,
+    ledger: Ledger,
+    cluster: Cluster,
+    watch: Watch,
+    seed: int,
+    trainable: Callable[..., None] = run_trial,
+) -> None:
+    """Run what is left of every algorithm's trials."""
+    for _ in range(ROUNDS):
+        searcher = FairSearcher(space, ledger, seed)
+        if not searcher.remaining():
+            return
+        _fit(folder, space, searcher, cluster, watch, trainable)
+    lost = ", ".join(trial.name for trial in ledger.unfinished())
+    raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
+
+
+def _fit(
+    folder: Path,
+    space: SearchSpace,
+    searcher: FairSearcher,
+    cluster: Cluster,
+    watch: Watch,
+    trainable: Callable[..., None],
+) -> None:
+    shutil.rmtree(
+        folder / store.RAY, ignore_errors=True
+    )  # Ray's own notes on what has ended; nobody reads them
+    resources = {"cpu": cluster.cpus, "gpu": cluster.gpus}
+    bound = tune.with_parameters(trainable, folder=str(folder), space=space.model_dump(mode="json"))
+    ledger = searcher.ledger
+    tuner = tune.Tuner(
+        tune.with_resources(bound, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=RungScheduler(ledger, space.budget),
+            num_samples=searcher.remaining(),
+            max_concurrent_trials=cluster.slots,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="experiment",
+            storage_path=str((folder / store.RAY).absolute()),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[Endings(ledger, watch)],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _name(trial: Any) -> str:
+    return f"{trial.config['trial']}-{trial.trial_id}"
+
+
+class Endings(tune.Callback):
+    """Write down why a trial failed, and keep the watchers informed."""
+
+    def __init__(self, ledger: Ledger, watch: Watch) -> None:
+        self.ledger = ledger
+        self.watch = watch
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show a trial that starts."""
+        self.watch.refresh(self.ledger)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show a report."""
+        self.watch.refresh(self.ledger)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show an ending; a trial that ended without one has failed."""
+        self.ledger.fail(trial.config["trial"], "ended before its full budget without being stopped")
+        self._ended(trial.config["trial"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write down the error of a trial that is not tried again."""
+        self.ledger.fail(trial.config["trial"], _error_text(trial))
+        self._ended(trial.config["trial"])
+
+    def _ended(self, name: str) -> None:
+        trial = self.ledger.trials[name]
+        # The worker cannot know: a crash may be tried again, and how a report was answered is decided here.
+        events = Events(self.ledger.folder / store.TENSORBOARD / trial.algorithm / name)
+        events.end(str(trial.status))
+        events.close()
+        self.watch.ended(self.ledger, name)
+
+
+def _error_text(trial: Any) -> str:
+    path = trial.error_file
+    text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else "unknown error"
+    return text[-4000:].strip()

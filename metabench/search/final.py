@@ -1,0 +1,144 @@
+"""The final stage: chosen and published settings, trained over several seeds, then meta-test, opened once for all."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabench import PROTOCOL, episodes, evaluate, runs, spaces, store
+from metabench.config import RunConfig, SearchSpace, TaskConfig
+from metabench.core import Splits
+from metabench.search import worker
+from metabench.search.cluster import Cluster
+from metabench.search.jobs import run_all
+from metabench.search.watch import Watch
+
+REPORTS = 10
+"""Meta-validations of a final run, evenly spaced; the weights of the best one are tested."""
+
+ERROR = "error.txt"
+
+
+class Run(NamedTuple):
+    """One final run; a published setting that was also chosen is trained once and copied."""
+
+    name: str
+    config: RunConfig
+    copy_of: str | None
+
+
+def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
+    """List the final runs: every algorithm, tuned and default, over the seeds."""
+    tasks = space.budget.tasks
+    rungs = sorted({max(1, tasks * step // REPORTS) for step in range(1, REPORTS + 1)})
+    planned = []
+    for algorithm in space.algorithms:
+        published = spaces.resolve(space, algorithm, spaces.defaults(space, algorithm))
+        tuned = chosen[algorithm] and chosen[algorithm]["hyperparameters"]
+        for k in range(space.budget.seeds):
+            names = {variant: f"{algorithm}-{variant}-seed{k}" for variant in ("tuned", "default")}
+            for variant, values in (("tuned", tuned), ("default", published)):
+                if values is not None:
+                    config = spaces.run_config(space, algorithm, values, seed + k, rungs)
+                    is_copy = variant == "default" and values == tuned
+                    planned.append(Run(names[variant], config, names["tuned"] if is_copy else None))
+    return planned
+
+
+def train_all(folder: Path, planned: list[Run], cluster: Cluster, watch: Watch) -> None:
+    """Train the final runs that are not finished; one that fails leaves its error and does not stop the others."""
+    final = folder / store.FINAL
+    open_runs = [run for run in planned if run.copy_of is None and not runs.is_finished(final / run.name)]
+    jobs = {run.name: (run.config.model_dump(mode="json"), str(final / run.name)) for run in open_runs}
+    watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
+    counted = iter(range(1, len(jobs) + 1))
+
+    def done(name: str, accuracy: float | None) -> None:
+        (final / name / ERROR).unlink(missing_ok=True)
+        told = "diverged" if accuracy is None else f"{accuracy:.1%} on meta-validation"
+        watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {told}")
+
+    for name, error in run_all(train_one, jobs, cluster, done).items():
+        store.write_text(final / name / ERROR, error)
+        watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / ERROR})")
+    for run in planned:
+        if run.copy_of is not None and (final / run.copy_of).exists() and not (final / run.name).exists():
+            _copy(final / run.copy_of, final / run.name)
+
+
+def train_one(config: dict[str, Any], folder: str) -> float | None:
+    """Train one final run in a worker and return its best meta-validation accuracy, or None if it diverged."""
+    device = worker.prepare()
+    run = RunConfig.model_validate(config)
+    runs.train_run(run, worker.splits(run.task), Path(folder), device=device)
+    reports = store.read_lines(Path(folder) / store.REPORTS)
+    return max((line["val_accuracy"] for line in reports if line["finite"]), default=None)
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    temporary.rename(target)
+
+
+def test_all(
+    folder: Path, space: SearchSpace, splits: Splits, planned: list[Run], cluster: Cluster, watch: Watch
+) -> None:
+    """Open meta-test for all final runs at once, and record that it was opened before looking."""
+    final, n_tasks = folder / store.FINAL, space.budget.test_tasks
+    tested = [run.name for run in planned if (final / run.name / store.WEIGHTS).exists()]
+    tasks = episodes.frozen(splits, "meta_test", space.task, n_tasks, "test")
+    record = _record(folder, space, splits, tasks.hash, tested)
+    store.write_json(folder / store.META_TEST, record)
+    baseline = evaluate.nearest_mean(splits.meta_test.images, tasks)
+    nearest = {"protocol": PROTOCOL, "accuracy": baseline.accuracy.tolist(), "tasks_hash": tasks.hash}
+    store.write_json(final / store.NEAREST_MEAN, nearest)
+    closed = [name for name in tested if not (final / name / store.TEST).exists()]
+    task = space.task.model_dump(mode="json")
+    jobs = {name: (task, str(final / name), n_tasks) for name in closed}
+    watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
+    errors = run_all(test_one, jobs, cluster, lambda name, result: None)
+    for name, error in errors.items():
+        watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
+    if not errors:
+        store.write_json(folder / store.META_TEST, {**record, "finished": _now()})
+
+
+def test_one(task: dict[str, Any], folder: str, n_tasks: int) -> None:
+    """Test one final run in a worker."""
+    device = worker.prepare()
+    splits = worker.splits(TaskConfig.model_validate(task))
+    runs.test_run(Path(folder), splits, n_tasks, device)
+
+
+def is_tested(folder: Path) -> bool:
+    """Tell whether meta-test was opened and every run was scored."""
+    path = folder / store.META_TEST
+    return path.exists() and store.read_json(path)["finished"] is not None
+
+
+def _record(
+    folder: Path, space: SearchSpace, splits: Splits, tasks_hash: str, names: list[str]
+) -> dict[str, Any]:
+    path = folder / store.META_TEST
+    before = store.read_json(path) if path.exists() else {"opened": _now()}
+    described = json.dumps(space.model_dump(mode="json"), sort_keys=True)
+    return {
+        "protocol": PROTOCOL,
+        "opened": before["opened"],
+        "finished": None,
+        "config_hash": hashlib.sha256(described.encode()).hexdigest(),
+        "data_fingerprint": splits.fingerprint,
+        "tasks": space.budget.test_tasks,
+        "tasks_hash": tasks_hash,
+        "runs": names,
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

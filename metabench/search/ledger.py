@@ -1,0 +1,183 @@
+"""The driver's memory of a search: an append-only journal from which studies and rungs are rebuilt.
+
+The journal, rather than Ray's pickled experiment state, is what a search resumes from. It is plain JSON lines, each
+safe on disk before anybody acts on it, so a kill at any moment loses at most a decision that nobody has heard yet;
+it holds what Ray forgets on restore (the rungs) and what it mixes up (pruned told as complete); and it needs no
+unpickling. Ray's own folder can be thrown away at any time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metabench import store
+
+JOURNAL = "journal.jsonl"
+WORK = "trials"
+"""Folder of what the trials themselves write: their state and reports, one folder a trial."""
+
+CONTINUE = "continue"
+COMPLETE = "complete"
+PRUNED = "pruned"
+DIVERGED = "diverged"
+FAILED = "failed"
+
+
+@dataclass
+class Trial:
+    """One setting that is or was tried."""
+
+    name: str
+    algorithm: str
+    number: int  # among the trials of its algorithm
+    sampled: dict[str, Any]  # what the study chose
+    hyperparameters: dict[str, Any]  # every setting of the algorithm
+    is_default: bool
+    seed: int
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    decisions: dict[int, str] = field(default_factory=dict)  # tasks seen -> decision
+    status: str | None = None  # None while it is unfinished
+    error: str | None = None
+    checkpoint: str | None = None  # its state, relative to the search folder
+
+    @property
+    def tasks_seen(self) -> int:
+        """Return the tasks seen at the last report."""
+        return int(self.reports[-1]["tasks_seen"]) if self.reports else 0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Return the meta-validation accuracy of the last report, None where there is none."""
+        return self.reports[-1]["val_accuracy"] if self.reports else None
+
+    def line(self) -> dict[str, Any]:
+        """Return the line of trials.jsonl."""
+        last = self.reports[-1] if self.reports else {}
+        return {
+            "trial": self.name,
+            "algorithm": self.algorithm,
+            "status": self.status,
+            "hyperparameters": self.hyperparameters,
+            "sampled": self.sampled,
+            "is_default": self.is_default,
+            "seed": self.seed,
+            "tasks_seen": self.tasks_seen,
+            "seconds": last.get("seconds", 0.0),
+            "peak_memory": max((report["peak_memory"] for report in self.reports), default=0),
+            "val_accuracy": self.accuracy,
+            "val_ci": last.get("val_ci"),
+            "reports": self.reports,
+            "checkpoint": self.checkpoint,
+            "error": self.error,
+        }
+
+
+def ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """Sort trials that were judged by the highest rung they reached, then by meta-validation accuracy."""
+    judged = [trial for trial in trials if trial.status in (COMPLETE, PRUNED)]
+    return sorted(judged, key=lambda trial: (-trial.tasks_seen, -(trial.accuracy or 0.0), trial.number))
+
+
+class Ledger:
+    """Every proposal, report and ending of a search, in memory and on disk."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """Read what is there; `keep` trials an algorithm keep their state on disk."""
+        self.folder = folder
+        self.keep = keep
+        self.trials: dict[str, Trial] = {}
+        lines = store.read_trials(folder)
+        self._written = set(lines)
+        for event in store.read_lines(folder / JOURNAL):
+            self._apply(event)
+        for name, line in lines.items():
+            self.trials[name].checkpoint = line["checkpoint"]
+        for trial in self.trials.values():
+            if trial.status is not None:
+                self._finish(trial)  # a kill may have come between the decision and its line
+
+    def propose(
+        self,
+        algorithm: str,
+        sampled: dict[str, Any],
+        hyperparameters: dict[str, Any],
+        is_default: bool,
+        seed: int,
+    ) -> Trial:
+        """Write down a new trial before it starts."""
+        number = len(self.of(algorithm))
+        event = {
+            "event": "proposed",
+            "trial": f"{algorithm}-{number:03d}",
+            "algorithm": algorithm,
+            "number": number,
+            "sampled": sampled,
+            "hyperparameters": hyperparameters,
+            "is_default": is_default,
+            "seed": seed,
+        }
+        return self._add(event)
+
+    def record(self, name: str, report: dict[str, Any], decision: str) -> None:
+        """Write down a report with what was decided on it, and the trial's end where it has come."""
+        trial = self._add({"event": "report", "trial": name, "report": report, "decision": decision})
+        if trial.status is not None:
+            self._finish(trial)
+
+    def fail(self, name: str, error: str) -> None:
+        """Write down that a trial failed for good; one that ended before keeps its ending."""
+        if self.trials[name].status is None:
+            self._finish(self._add({"event": "failed", "trial": name, "error": error}))
+
+    def of(self, algorithm: str) -> list[Trial]:
+        """List the trials of an algorithm in the order they were proposed."""
+        return [trial for trial in self.trials.values() if trial.algorithm == algorithm]
+
+    def unfinished(self) -> list[Trial]:
+        """List the trials that have not ended, those that got furthest first."""
+        waiting = [trial for trial in self.trials.values() if trial.status is None]
+        return sorted(waiting, key=lambda trial: -trial.tasks_seen)
+
+    def scores(self, algorithm: str, tasks_seen: int) -> list[float]:
+        """Return the rung table: the accuracies of an algorithm's trials at one rung, without those that diverged."""
+        reports = [report for trial in self.of(algorithm) for report in trial.reports]
+        arrived = [report["val_accuracy"] for report in reports if report["tasks_seen"] == tasks_seen]
+        return [score for score in arrived if score is not None]
+
+    def _add(self, event: dict[str, Any]) -> Trial:
+        event = store.plain(event)
+        store.append_line(self.folder / JOURNAL, event)
+        return self._apply(event)
+
+    def _apply(self, event: dict[str, Any]) -> Trial:
+        name = event["trial"]
+        match event["event"]:
+            case "proposed":
+                fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
+                self.trials[name] = Trial(name, **fields)
+            case "report":
+                trial = self.trials[name]
+                trial.reports.append(event["report"])
+                trial.decisions[event["report"]["tasks_seen"]] = event["decision"]
+                if event["decision"] != CONTINUE:
+                    trial.status = event["decision"]
+            case "failed":
+                self.trials[name].status = FAILED
+                self.trials[name].error = event["error"]
+        return self.trials[name]
+
+    def _finish(self, trial: Trial) -> None:
+        """Add the trial's line to trials.jsonl once; keep its state only while it may still be confirmed."""
+        if trial.name in self._written:
+            return
+        state = Path(WORK) / trial.name / store.STATE
+        if trial in ranked(self.of(trial.algorithm))[: self.keep]:
+            trial.checkpoint = str(state)
+        else:
+            shutil.rmtree(self.folder / state, ignore_errors=True)
+        store.append_line(self.folder / store.TRIALS, trial.line())
+        self._written.add(trial.name)

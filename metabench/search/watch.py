@@ -1,0 +1,96 @@
+"""What a person sees of a running search: a live table on a terminal, plain lines elsewhere, and running.json."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from metabench import store
+from metabench.config import SearchSpace
+from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger
+
+SNAPSHOT_SECONDS = 1.0
+"""Least time between two writings of running.json for mere reports."""
+
+
+class Watch:
+    """Tell how a search goes, on the error stream, so that the output stays clean for programs."""
+
+    def __init__(self, folder: Path, space: SearchSpace, quiet: bool = False) -> None:
+        self.folder = folder
+        self.space = space
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._live: Live | None = None
+        self._written = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal out where Tune pickles its callbacks."""
+        return {}
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    @contextlib.contextmanager
+    def showing(self, ledger: Ledger) -> Iterator[None]:
+        """Show trials while they run."""
+        self._snapshot(ledger)
+        if self.console.is_terminal and not self.console.quiet:
+            self._live = Live(self._table(ledger), console=self.console, refresh_per_second=2)
+            self._live.start()
+        try:
+            yield
+        finally:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+            (self.folder / store.RUNNING).unlink(missing_ok=True)
+
+    def refresh(self, ledger: Ledger) -> None:
+        """Show the present state."""
+        if time.monotonic() - self._written > SNAPSHOT_SECONDS:
+            self._snapshot(ledger)
+        if self._live is not None:
+            self._live.update(self._table(ledger))
+
+    def ended(self, ledger: Ledger, name: str) -> None:
+        """Show that a trial ended."""
+        self._snapshot(ledger)
+        if self._live is not None:
+            self._live.update(self._table(ledger))
+            return
+        trial = ledger.trials[name]
+        done = sum(other.status is not None for other in ledger.trials.values())
+        total = self.space.budget.trials * len(self.space.algorithms)
+        accuracy = "" if trial.accuracy is None else f", {trial.accuracy:.1%} on meta-validation"
+        reason = f": {trial.error.splitlines()[-1]}" if trial.error else ""
+        self.say(f"[{done}/{total}] {name} {trial.status} after {trial.tasks_seen} tasks{accuracy}{reason}")
+
+    def _snapshot(self, ledger: Ledger) -> None:
+        running = {t.name: {"algorithm": t.algorithm, **(t.reports or [{}])[-1]} for t in ledger.unfinished()}
+        store.write_json(self.folder / store.RUNNING, {"trials": running})
+        self._written = time.monotonic()
+
+    def _table(self, ledger: Ledger) -> Table:
+        names = ("trials", "running", COMPLETE, PRUNED, DIVERGED, FAILED, "tasks seen", "best")
+        table = Table("algorithm", *names, title=f"search {self.folder.name}", title_justify="left")
+        for algorithm in self.space.algorithms:
+            trials = ledger.of(algorithm)
+            count = Counter(trial.status for trial in trials)
+            best = max((t.accuracy for t in trials if t.accuracy is not None), default=None)
+            table.add_row(
+                algorithm,
+                f"{len(trials) - count[None]}/{self.space.budget.trials}",
+                *(str(count[status]) for status in (None, COMPLETE, PRUNED, DIVERGED, FAILED)),
+                str(sum(trial.tasks_seen for trial in trials)),
+                "-" if best is None else f"{best:.1%}",
+            )
+        return table

@@ -1,0 +1,105 @@
+"""What runs in a worker process: one trial, from its last state on, reporting at every rung."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from metabench import data, runs, spaces, store, train
+from metabench.config import RunConfig, SearchSpace, TaskConfig
+from metabench.core import Splits
+from metabench.events import Events
+from metabench.search.ledger import WORK
+
+
+def prepare() -> str:
+    """Keep to one thread, which trials beside each other need, and return the device to compute on."""
+    torch.set_num_threads(1)
+    return "cuda" if ray.get_gpu_ids() else "cpu"
+
+
+def splits(task: TaskConfig) -> Splits:
+    """Load a task's data once a process."""
+    return _load(task.model_dump_json())
+
+
+@functools.lru_cache(maxsize=1)
+def _load(task: str) -> Splits:
+    return data.load(TaskConfig.model_validate_json(task))
+
+
+def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> None:
+    """Train one setting, telling Tune of every rung; Tune stops it from within `tune.report`.
+
+    What was reported before a restart is reported again: the driver answers as it did then, so a rung that it never
+    heard of is still judged, and none is judged twice.
+    """
+    device = prepare()
+    whole_space = SearchSpace.model_validate(space)
+    rungs = spaces.rungs(whole_space.budget)
+    run = spaces.run_config(
+        whole_space, config["algorithm"], config["hyperparameters"], config["seed"], rungs
+    )
+    work = Path(folder) / WORK / config["trial"]
+    loaded = splits(run.task)
+    state, reports = _resume(work, run, loaded, device)
+    board = Path(folder) / store.TENSORBOARD / config["algorithm"] / config["trial"]
+    events = Events(board, resume_step=None if state is None else state.tasks_seen)
+    events.hparams_run(_shown(whole_space, config), config["trial"])
+    try:
+        for line in reports:
+            _tell(line)
+        training = train.train(run, loaded, device=device, state=state, listen=_listener(events))
+        for report, new_state in training:
+            # The state comes last: a report without its state is made again, a state without its report would be
+            # a rung that nobody judges.
+            line = store.plain(report._asdict())
+            store.append_line(work / store.REPORTS, line)
+            train.save_state(work / store.STATE, new_state)
+            events.scalars(report.tasks_seen, runs.validation_scalars(report))
+            _tell(line)
+    finally:
+        events.close()
+
+
+def _resume(
+    work: Path, run: RunConfig, loaded: Splits, device: str
+) -> tuple[train.State | None, list[dict[str, Any]]]:
+    """Read the last state and the reports up to it; nothing is left of what came after it."""
+    if not (work / store.STATE / "state.safetensors").exists():
+        shutil.rmtree(work, ignore_errors=True)
+        return None, []
+    state = train.load_state(work / store.STATE, run, loaded, device)
+    reports = [
+        line for line in store.read_lines(work / store.REPORTS) if line["tasks_seen"] <= state.tasks_seen
+    ]
+    store.write_lines(work / store.REPORTS, reports)
+    return state, reports
+
+
+def _shown(space: SearchSpace, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the space says of a trial; what its conditions exclude is left out."""
+    values = config["hyperparameters"]
+    given = spaces.parameters(space, config["algorithm"])
+    active = [name for name, parameter in given.items() if spaces.is_active(parameter, values)]
+    return {"algorithm": config["algorithm"], **{name: values[name] for name in active}}
+
+
+def _listener(events: Events) -> Any:
+    def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
+        events.scalars(tasks_seen, dict(means))
+
+    return listen
+
+
+def _tell(line: Mapping[str, Any]) -> None:
+    # As text: Tune flattens nested metrics, and NaN has become null.
+    tune.report({"tasks_seen": line["tasks_seen"], "report": json.dumps(line)})

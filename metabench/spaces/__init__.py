@@ -1,0 +1,165 @@
+"""Search spaces: read a YAML file, check it against the algorithms' settings, and turn it into runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import graphlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import ValidationError
+
+from metabench import algorithms
+from metabench.config import BudgetConfig, Choices, Model, Range, RunConfig, SearchSpace, nearest, problems
+from metabench.core import MetabenchError
+from metabench.spaces import rules
+from metabench.spaces.editor import schema
+from metabench.spaces.files import read_yaml
+
+__all__ = [
+    "defaults",
+    "is_active",
+    "load",
+    "override",
+    "parameters",
+    "resolve",
+    "run_config",
+    "rungs",
+    "schema",
+    "settled",
+]
+
+
+def load(path: Path | str) -> SearchSpace:
+    """Read a search space; everything wrong with the file comes in one message."""
+    document, wrong = read_yaml(Path(path))
+    space = None
+    try:
+        space = SearchSpace.model_validate(document)
+    except ValidationError as error:
+        wrong += problems(error, SearchSpace)
+    wrong += rules.check(document)
+    if wrong or space is None:
+        count = "1 problem" if len(wrong) == 1 else f"{len(wrong)} problems"
+        raise MetabenchError("\n  ".join([f"{path}: {count}", *wrong]))
+    return space
+
+
+def override(
+    space: SearchSpace,
+    *,
+    trials: int | None = None,
+    tasks: int | None = None,
+    seeds: int | None = None,
+    names: Sequence[str] | None = None,
+) -> SearchSpace:
+    """Return the space with another budget or fewer algorithms; the grace keeps its share of the tasks."""
+    budget = space.budget.model_dump()
+    given = {"trials": trials, "tasks": tasks, "seeds": seeds}
+    budget |= {key: value for key, value in given.items() if value is not None}
+    if tasks is not None and tasks > 0:
+        budget["grace"] = max(1, round(space.budget.grace * tasks / space.budget.tasks))
+    wrong: list[str] = []
+    changed = space.budget
+    try:
+        changed = BudgetConfig.model_validate(budget)
+    except ValidationError as error:
+        wrong += [f"--{line}" for line in problems(error, BudgetConfig)]
+    for name in names or ():
+        if name not in space.algorithms:
+            hint = nearest(name, space.algorithms)
+            wrong.append(
+                f"--algorithms {name}: not in this space.{hint} Allowed: {', '.join(space.algorithms)}"
+            )
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    kept = {name: own for name, own in space.algorithms.items() if not names or name in names}
+    return space.model_copy(update={"budget": changed, "algorithms": kept})
+
+
+def parameters(space: SearchSpace, algorithm: str) -> dict[str, Any]:
+    """List what a space says of an algorithm's settings: shared ones that it has, overruled by its own.
+
+    A parameter comes after those its `when` names; numbers are floats where the setting is a float.
+    """
+    kinds = get_type_hints(algorithms.get(algorithm).hparams)
+    shared = {name: parameter for name, parameter in space.shared.items() if name in kinds}
+    merged = {**shared, **space.algorithms[algorithm]}
+    graph = {name: [key for key in _when(merged[name]) if key in merged] for name in merged}
+    return {
+        name: _typed(merged[name], kinds[name]) for name in graphlib.TopologicalSorter(graph).static_order()
+    }
+
+
+def settled(space: SearchSpace, algorithm: str) -> dict[str, Any]:
+    """Return every setting before anything is sampled: the algorithm's defaults, then the constants."""
+    values = dataclasses.asdict(algorithms.hparams(algorithm, {}))
+    return values | {k: v for k, v in parameters(space, algorithm).items() if not isinstance(v, Model)}
+
+
+def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
+    """Say whether a parameter's `when` holds among the values settled so far."""
+    wanted = _when(parameter).items()
+    return all(values[key] in (value if isinstance(value, list) else [value]) for key, value in wanted)
+
+
+def defaults(space: SearchSpace, algorithm: str) -> dict[str, Any]:
+    """Return the published value of every parameter that would be sampled, as one trial."""
+    values, sampled = settled(space, algorithm), {}
+    for name, parameter in parameters(space, algorithm).items():
+        if isinstance(parameter, Model) and is_active(parameter, values):
+            values[name] = sampled[name] = parameter.default
+    return sampled
+
+
+def resolve(space: SearchSpace, algorithm: str, sampled: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every setting of an algorithm; a parameter whose `when` fails keeps the algorithm's default."""
+    values = settled(space, algorithm)
+    for name, parameter in parameters(space, algorithm).items():
+        if isinstance(parameter, Model) and is_active(parameter, values):
+            values[name] = sampled[name]
+    return dataclasses.asdict(algorithms.hparams(algorithm, values))
+
+
+def run_config(
+    space: SearchSpace, algorithm: str, hyperparameters: Mapping[str, Any], seed: int, rungs: Sequence[int]
+) -> RunConfig:
+    """Describe one run of the space in full."""
+    return RunConfig(
+        algorithm=algorithm,
+        hyperparameters=dataclasses.asdict(algorithms.hparams(algorithm, dict(hyperparameters))),
+        task=space.task,
+        network=space.network,
+        tasks=space.budget.tasks,
+        rungs=list(rungs),
+        validation_tasks=space.budget.validation_tasks,
+        seed=seed,
+    )
+
+
+def rungs(budget: BudgetConfig) -> list[int]:
+    """List the tasks seen at which a trial may be stopped, ascending; the last is the full budget."""
+    steps = []
+    rung = budget.grace
+    while rung < budget.tasks:
+        steps.append(rung)
+        rung *= budget.reduction_factor
+    return [*steps, budget.tasks]
+
+
+def _when(parameter: Any) -> Mapping[str, Any]:
+    return (parameter.when if isinstance(parameter, Model) else None) or {}
+
+
+def _typed(parameter: Any, kind: type) -> Any:
+    if kind is not float:
+        return parameter
+    if isinstance(parameter, Range):
+        step = None if parameter.step is None else float(parameter.step)
+        bounds = {key: float(getattr(parameter, key)) for key in ("low", "high", "default")}
+        return parameter.model_copy(update={**bounds, "step": step})
+    if isinstance(parameter, Choices):
+        choices = [float(choice) for choice in parameter.choices]
+        return parameter.model_copy(update={"choices": choices, "default": float(parameter.default)})
+    return float(parameter)

@@ -1,0 +1,228 @@
+"""Meta-training: one meta-step, and the generator that yields a Report at each rung."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from metabench import algorithms, episodes, memory, nets, seeds, stats, store, trees, vectorise
+from metabench.config import RunConfig
+from metabench.core import Algorithm, Logs, Net, Report, Splits, Tree
+from metabench.evaluate import Evaluation, evaluate
+
+CHUNK = 32
+"""Tasks whose graphs are in memory at once."""
+
+LISTEN = 50
+"""How often in a full run the listener hears of meta-training."""
+
+Listener = Callable[[int, Mapping[str, float]], None]
+
+
+class State(NamedTuple):
+    """Everything that continuing a run needs; generators are named by seed and step, so the step suffices."""
+
+    meta: Tree
+    buffers: Tree
+    optimizer: Tree
+    step: int
+    tasks_seen: int
+    seconds: float
+
+
+class Learner(NamedTuple):
+    """An algorithm with the network and settings it was built for."""
+
+    algorithm: Algorithm
+    net: Net
+    h: Any
+
+
+def build(config: RunConfig, splits: Splits) -> Learner:
+    """Build the algorithm, network and settings that a run's configuration names."""
+    image_shape = splits.meta_train.images.shape[2:]
+    net = nets.build(config.network, config.task.way, image_shape)
+    h = algorithms.hparams(config.algorithm, config.hyperparameters)
+    return Learner(algorithms.get(config.algorithm), net, h)
+
+
+def start(config: RunConfig, learner: Learner, device: torch.device | str = "cpu") -> State:
+    """Draw the initial parameters, the same on every device."""
+    meta, buffers = learner.algorithm.init(learner.net, learner.h, seeds.generator("init", config.seed))
+    meta, buffers = (trees.map(lambda leaf: leaf.to(device), tree) for tree in (meta, buffers))
+    return State(meta, buffers, learner.algorithm.optimizer(learner.h).init(meta), 0, 0, 0.0)
+
+
+def train(
+    config: RunConfig,
+    splits: Splits,
+    *,
+    device: torch.device | str = "cpu",
+    state: State | None = None,
+    listen: Listener | None = None,
+) -> Iterator[tuple[Report, State]]:
+    """Train towards the full budget and yield at each rung; end early where a number is not finite.
+
+    Args:
+        state: where an earlier run stopped, as yielded with one of its reports.
+        listen: called with tasks seen and averages over the meta-training since the last call.
+    """
+    learner = build(config, splits)
+    state = start(config, learner, device) if state is None else state
+    images = splits.meta_train.images.to(device)
+    val_images = splits.meta_validation.images.to(device)
+    val_tasks = episodes.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
+    memory.reset_peak(device)
+    for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
+        begun = time.perf_counter()
+        state, window = _train_to(rung, config, learner, images, state, listen)
+        evaluation = None
+        if window.finite:
+            args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
+            evaluation = evaluate(*args, val_images, val_tasks)
+        state = state._replace(seconds=state.seconds + time.perf_counter() - begun)
+        report = _report(state, window, evaluation, memory.peak(device))
+        yield report, state
+        if not report.finite:
+            return
+
+
+class Window(NamedTuple):
+    """Averages over the meta-steps since the last rung."""
+
+    means: Mapping[str, float]
+    finite: bool
+
+
+def meta_step(
+    config: RunConfig, learner: Learner, images: Tensor, state: State, n_tasks: int
+) -> tuple[State, Logs]:
+    """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
+    algorithm, net, h = learner
+    generator = seeds.generator("meta-train", config.seed, state.step)
+    task = config.task
+    n_classes, n_examples = images.shape[:2]
+    indices = episodes.sample(generator, n_classes, n_examples, task.way, task.shot, task.query, n_tasks)
+    progress = state.tasks_seen / config.tasks
+    gradient, loss, logs, buffers = vectorise.meta_gradient(
+        algorithm, net, state.meta, state.buffers, episodes.gather(images, indices, task.shot), h, progress, CHUNK
+    )
+    meta, optimizer, outer = algorithm.optimizer(h).update(gradient, state.optimizer, state.meta, progress)
+    state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
+    return state, {"loss": loss, "grad/norm": trees.norm(gradient), **logs, **outer}
+
+
+def _train_to(
+    rung: int, config: RunConfig, learner: Learner, images: Tensor, state: State, listen: Listener | None
+) -> tuple[State, Window]:
+    """Take meta-steps until exactly `rung` tasks are seen; the last step takes what is left of a batch."""
+    every = max(config.tasks // LISTEN, 1)
+    whole, part = _Mean(), _Mean()
+    while state.tasks_seen < rung:
+        n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
+        before = state.tasks_seen
+        state, logs = meta_step(config, learner, images, state, n_tasks)
+        whole.add(logs, n_tasks)
+        part.add(logs, n_tasks)
+        if state.tasks_seen // every > before // every or state.tasks_seen == rung:
+            heard = part.read()
+            part = _Mean()
+            if listen is not None:
+                listen(state.tasks_seen, heard)
+            if not math.isfinite(heard["meta_train/loss"]) or not bool(trees.is_finite(state.meta)):
+                return state, Window(whole.read(), False)
+    return state, Window(whole.read(), True)
+
+
+class _Mean:
+    """A mean of logs weighted by tasks, kept on the device until it is read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.last: Logs = {}
+        self.n_tasks = 0
+        self.begun = time.perf_counter()
+
+    def add(self, logs: Logs, n_tasks: int) -> None:
+        for name in ("loss", "accuracy", "grad/norm"):
+            self.sums[name] = self.sums.get(name, 0.0) + logs[name] * n_tasks
+        self.last = logs
+        self.n_tasks += n_tasks
+
+    def read(self) -> dict[str, float]:
+        """Return means of loss, accuracy and gradient norm, and the last value of everything else."""
+        mean = {name: float(total) / self.n_tasks for name, total in self.sums.items()}
+        last = {name: float(value) for name, value in self.last.items() if name not in mean}
+        speed = self.n_tasks / (time.perf_counter() - self.begun)
+        mean = {"meta_train/loss": mean["loss"], "meta_train/accuracy": mean["accuracy"], "grad/norm": mean["grad/norm"]}
+        return {**mean, **last, "system/tasks_per_second": speed}
+
+
+def _report(state: State, window: Window, evaluation: Evaluation | None, peak_memory: int) -> Report:
+    nan = float("nan")
+    accuracy, half_width, loss = nan, nan, nan
+    if evaluation is not None:
+        interval = stats.mean_interval(evaluation.accuracy)
+        accuracy, half_width = interval.mean, (interval.high - interval.low) / 2
+        loss = float(evaluation.loss.mean())
+    return Report(
+        tasks_seen=state.tasks_seen,
+        finite=window.finite and math.isfinite(loss),
+        val_accuracy=accuracy,
+        val_ci=half_width,
+        val_loss=loss,
+        train_accuracy=window.means["meta_train/accuracy"],
+        train_loss=window.means["meta_train/loss"],
+        seconds=state.seconds,
+        peak_memory=peak_memory,
+        logs={name: value for name, value in window.means.items() if not name.startswith("meta_train/")},
+    )
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write a state into a folder, tensors as safetensors; the old state stays until the new one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = {"meta": state.meta, "buffers": state.buffers, "optimizer": state.optimizer}
+    metadata = {"step": str(state.step), "tasks_seen": str(state.tasks_seen), "seconds": repr(state.seconds)}
+    save_tensors(folder / "state.safetensors", groups, metadata)
+
+
+def load_state(folder: Path, config: RunConfig, splits: Splits, device: torch.device | str = "cpu") -> State:
+    """Read a state back for the run it was saved by."""
+    fresh = start(config, build(config, splits), device)
+    flat, metadata = load_tensors(folder / "state.safetensors", device)
+    groups = {"meta": fresh.meta, "buffers": fresh.buffers, "optimizer": fresh.optimizer}
+    trees_read = trees.fill(groups, flat)
+    position = int(metadata["step"]), int(metadata["tasks_seen"]), float(metadata["seconds"])
+    return State(trees_read["meta"], trees_read["buffers"], trees_read["optimizer"], *position)
+
+
+def fill_learner(
+    config: RunConfig, learner: Learner, flat: dict[str, Tensor], device: torch.device | str = "cpu"
+) -> tuple[Tree, Tree]:
+    """Put saved weights into the shape that a learner's meta and buffers have."""
+    fresh = start(config, learner, device)
+    filled = trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat)
+    return filled["meta"], filled["buffers"]
+
+
+def save_tensors(path: Path, tree: Tree, metadata: Mapping[str, str]) -> None:
+    """Write a nested dict of tensors and some text to one safetensors file, all or nothing."""
+    flat = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in trees.items(tree)}
+    store.write_bytes(path, save(flat, metadata=dict(metadata)))
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `save_tensors` wrote: dotted names to tensors, and the text."""
+    flat = load_file(path, device=str(device))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return flat, metadata

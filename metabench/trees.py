@@ -1,0 +1,54 @@
+"""Functions over nested dicts of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from metabench.core import Tree
+
+
+def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Apply a function to every leaf, or to the matching leaves of several trees."""
+    if isinstance(tree, dict):
+        return {key: map(function, value, *(other[key] for other in others)) for key, value in tree.items()}
+    return function(tree, *others)
+
+
+def items(tree: Tree, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, leaf) pairs, names joined by dots."""
+    if not isinstance(tree, dict):
+        yield prefix, tree
+        return
+    for key, value in tree.items():
+        yield from items(value, f"{prefix}.{key}" if prefix else key)
+
+
+def leaves(tree: Tree) -> list[torch.Tensor]:
+    """List the leaves in the order of `items`."""
+    return [leaf for _, leaf in items(tree)]
+
+
+def dot(left: Tree, right: Tree) -> torch.Tensor:
+    """Sum the products of matching leaves."""
+    return torch.stack([(a * b).sum() for a, b in zip(leaves(left), leaves(right), strict=True)]).sum()
+
+
+def norm(tree: Tree) -> torch.Tensor:
+    """Return the Euclidean norm over all leaves."""
+    return dot(tree, tree).sqrt()
+
+
+def is_finite(tree: Tree) -> torch.Tensor:
+    """Return a bool tensor: whether every number in every leaf is finite."""
+    return torch.stack([leaf.isfinite().all() for leaf in leaves(tree)]).all()
+
+
+def fill(template: Tree, flat: dict[str, torch.Tensor], prefix: str = "") -> Tree:
+    """Put named leaves, as listed by `items`, into the shape of a template."""
+    if isinstance(template, dict):
+        inner = {key: f"{prefix}.{key}" if prefix else key for key in template}
+        return {key: fill(value, flat, inner[key]) for key, value in template.items()}
+    return flat[prefix]

@@ -1,0 +1,51 @@
+"""The only vmap: functions of one task, over many tasks, in chunks that fit memory.
+
+Gradients are taken per task and then averaged, `vmap(grad(.))`: the gradient of a vmapped loss is wrong to
+second order for torch's own affine norm layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from metabench import trees
+from metabench.core import Algorithm, Logs, Net, Task, Tree
+
+
+def chunks(tasks: Task, size: int) -> Iterator[Task]:
+    """Cut T tasks into groups of at most `size`."""
+    for start in range(0, len(tasks.support.y), size):
+        yield Task(*(type(part)(*(leaf[start : start + size] for leaf in part)) for part in tasks))
+
+
+def meta_gradient(
+    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, tasks: Task, h: Any, progress: float, chunk: int
+) -> tuple[Tree, Tensor, Logs, Tree]:
+    """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks."""
+
+    def task_loss(meta: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
+        loss, aux = algorithm.task_loss(net, meta, buffers, task, h, progress)
+        return loss, (dict(aux.logs), aux.buffers)
+
+    per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, 0))
+    n_tasks = len(tasks.support.y)
+    total: Tree = None
+    for part in chunks(tasks, chunk):
+        gradient, (loss, (logs, new_buffers)) = per_task(meta, part)
+        summed = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
+        summed = trees.map(lambda leaf: leaf.sum(0), summed)
+        total = summed if total is None else trees.map(torch.add, total, summed)
+    mean = trees.map(lambda leaf: leaf / n_tasks, total)
+    return mean["gradient"], mean["loss"], mean["logs"], mean["buffers"]
+
+
+def per_task(function: Callable[[Task], Tree], tasks: Task, chunk: int) -> Tree:
+    """Apply a function of one task to T tasks without recording gradients; leaves gain a leading [T]."""
+    with torch.no_grad():
+        parts = [vmap(function)(part) for part in chunks(tasks, chunk)]
+    return trees.map(lambda *leaves: torch.cat(leaves), *parts)

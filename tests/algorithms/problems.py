@@ -1,0 +1,82 @@
+"""A small real problem in float64 that the algorithms' laws are tested on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from metabench import algorithms, episodes, nets, seeds, trees
+from metabench.config import NetworkConfig
+from metabench.core import Net, Task, Tree
+
+WAY, SHOT, QUERY, SIZE = 3, 2, 3, 16
+
+
+def network(batch_norm: str = "transductive", norm: str = "batch") -> Net:
+    """Build a Conv4 of four channels."""
+    config = NetworkConfig(width=4, norm=norm, batch_norm=batch_norm)
+    return nets.build(config, WAY, (1, SIZE, SIZE))
+
+
+def smooth_network(batch_norm: str = "transductive") -> Net:
+    """Build a two-block network without kinks: tanh and average pooling, for finite differences."""
+
+    def apply(params: Tree, x: torch.Tensor, moments: Tree = None) -> tuple[torch.Tensor, Tree]:
+        used: Tree = {}
+        for block in (1, 2):
+            x = F.conv2d(x, params[f"conv{block}"]["weight"], padding=1)
+            name = f"norm{block}"
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+            used[name] = {"mean": mean, "var": var} if moments is None else moments[name]
+            mean, var = (used[name][key][:, None, None] for key in ("mean", "var"))
+            scale, shift = (params[name][key][:, None, None] for key in ("scale", "shift"))
+            x = F.avg_pool2d(torch.tanh((x - mean) / (var + 1e-5).sqrt() * scale + shift), 4)
+        return x.flatten(1) @ params["head"]["weight"].T + params["head"]["bias"], used
+
+    def init(generator: torch.Generator) -> Tree:
+        params = network(batch_norm).init(generator)
+        return {name: params[name] for name in ("conv1", "norm1", "conv2", "norm2", "head")}
+
+    return Net(init, apply, batch_norm, {"norm1": 4, "norm2": 4})
+
+
+def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
+    """Draw tasks from seeded noise images whose classes differ in their mean image."""
+    generator = seeds.generator("problem")
+    prototypes = torch.rand(8, 1, 1, SIZE, SIZE, generator=generator)
+    noise = torch.rand(8, 6, 1, SIZE, SIZE, generator=generator)
+    images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8).to(device)
+    indices = episodes.sample(generator, 8, 6, WAY, SHOT, QUERY, n_tasks)
+    return double(episodes.gather(images, indices, SHOT))
+
+
+def double(task: Task) -> Task:
+    """Turn the images of tasks into float64."""
+    return Task(*(part._replace(x=part.x.double()) for part in task))
+
+
+def one(many: Task, index: int) -> Task:
+    """Take one task out of T."""
+    return Task(*(type(part)(*(leaf[index] for leaf in part)) for part in many))
+
+
+def start(name: str, net: Net, device: str = "cpu", **values: Any) -> tuple[Any, Any, Tree, Tree]:
+    """Return an algorithm, its settings, and float64 meta-parameters away from their symmetric start."""
+    algorithm = algorithms.get(name)
+    h = algorithms.hparams(name, values)
+    meta, buffers = algorithm.init(net, h, seeds.generator("start"))
+    generator = seeds.generator("jitter")
+
+    def jitter(leaf: torch.Tensor) -> torch.Tensor:
+        shift = 0.1 * torch.randn(leaf.shape, generator=generator, dtype=torch.float64) * leaf.double().abs().mean()
+        return (leaf.double() + shift).to(device)
+
+    return algorithm, h, trees.map(jitter, meta), trees.map(lambda leaf: leaf.double().to(device), buffers)
+
+
+def largest_difference(left: Tree, right: Tree) -> float:
+    """Return the largest absolute difference over all leaves."""
+    pairs = zip(trees.items(left), trees.items(right), strict=True)
+    return max(float((a - b).abs().max()) for (_, a), (_, b) in pairs)

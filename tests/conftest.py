@@ -1,0 +1,43 @@
+"""What every test shares: one thread, a cache of its own, and data that may be absent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the session one cache folder: glyphs are rendered once, the user's own is untouched."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METABENCH_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Return the folder of real data, or skip where there is none."""
+    root = os.environ.get("METABENCH_DATA")
+    if not root:
+        pytest.skip("METABENCH_DATA is not set: no real data to test on")
+    if not Path(root).is_dir():
+        pytest.skip(f"METABENCH_DATA={root} is not a folder")
+    return Path(root)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Return each device that this machine has."""
+    return request.param

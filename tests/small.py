@@ -1,0 +1,39 @@
+"""A data set small enough that training on it takes a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metabench import seeds
+from metabench.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.core import Split, Splits
+
+TASK = TaskConfig(dataset="small", way=3, shot=1, query=2, test_query=3)
+
+
+def splits(size: int = 16, n_examples: int = 6) -> Splits:
+    """Make three splits of six classes: a random image a class, with noise for each example."""
+    parts = []
+    for name in ("meta_train", "meta_validation", "meta_test"):
+        generator = seeds.generator("small", name)
+        prototypes = torch.rand(6, 1, 1, size, size, generator=generator)
+        noise = torch.rand(6, n_examples, 1, size, size, generator=generator)
+        images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8)
+        parts.append(Split(images, tuple(f"{name}-{i}" for i in range(6)), ("small",) * 6))
+    return Splits("small", *parts, fingerprint="0" * 64)
+
+
+def config(algorithm: str = "maml", tasks: int = 24, rungs: tuple[int, ...] = (8, 16, 24), **values: Any) -> RunConfig:
+    """Describe a run of a few meta-steps."""
+    return RunConfig(
+        algorithm=algorithm,
+        hyperparameters={"task_batch_size": 4, "inner_steps": 2, **values},
+        task=TASK,
+        network=NetworkConfig(width=4),
+        tasks=tasks,
+        rungs=list(rungs),
+        validation_tasks=6,
+        seed=0,
+    )
