@@ -1,4 +1,4 @@
-"""The command line: what may be typed; the work, and every heavy import, is in `commands`."""
+"""The command line: what may be typed; the work, and every heavy import, is in the modules beside it."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def train(
     width: Annotated[int, typer.Option(help="Channels of each layer.")] = 32,
     norm: Annotated[str, typer.Option(help="batch or none.")] = "batch",
     batch_norm: Annotated[str, typer.Option(help="transductive or support_stats.")] = "transductive",
-    tasks: Annotated[int, typer.Option(help="Meta-train tasks.")] = 10000,
+    tasks: Annotated[int, typer.Option(min=1, help="Meta-train tasks.")] = 10000,
     reports: Annotated[int, typer.Option(min=1, help="Meta-validations, evenly spaced.")] = 10,
-    validation_tasks: Annotated[int, typer.Option(help="Frozen meta-validation tasks.")] = 200,
+    validation_tasks: Annotated[int, typer.Option(min=2, help="Frozen meta-validation tasks.")] = 200,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value: a setting of the algorithm."),
@@ -126,7 +126,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train one algorithm into a run folder, without Ray; the same command continues what was stopped."""
-    from metabench import commands
+    from metabench import commands, flags
 
     task = {
         "dataset": dataset,
@@ -138,7 +138,7 @@ def train(
     }
     net = {"name": network, "width": width, "norm": norm, "batch_norm": batch_norm}
     run = {"tasks": tasks, "validation_tasks": validation_tasks, "seed": seed}
-    config = commands.describe_run(algorithm, task, option or [], net, run, set_ or [], reports)
+    config = flags.describe_run(algorithm, task, option or [], net, run, set_ or [], reports)
     commands.train(config, out, device, json)
 
 
@@ -187,18 +187,18 @@ def tensorboard(
 @guarded()
 def algorithms(json: Json = False) -> None:
     """List the algorithms and their settings."""
-    from metabench import commands
+    from metabench import catalogue
 
-    commands.algorithms(json)
+    catalogue.algorithms(json)
 
 
 @app.command()
 @guarded()
 def datasets(json: Json = False) -> None:
     """List the data sets, and whether their files are here."""
-    from metabench import commands
+    from metabench import catalogue
 
-    commands.datasets(json)
+    catalogue.datasets(json)
 
 
 def main() -> None:

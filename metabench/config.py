@@ -109,11 +109,11 @@ class Choices(Model):
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return "<choices>" if "choices" in value else "<range>"
-    return {Range: "<range>", Choices: "<choices>"}.get(type(value), "<constant>")
+    return next((tag for tag, kind in KINDS.items() if isinstance(value, kind)), "<constant>")
 
 
 KINDS: dict[str, type[Model]] = {"<range>": Range, "<choices>": Choices}
-SCALARS = {"bool": "a number, a word, true or false", "int": "a number"}  # the first member of a union
+SCALARS = {"bool": "a number, a word, true or false", "int": "a finite number"}  # the first member of a union
 TAGS = {*KINDS, "<constant>", "bool", "int", "float", "str"}  # pydantic's names of a union's members
 
 Parameter = Annotated[
@@ -136,6 +136,10 @@ class SearchSpace(Model):
     )
     algorithms: dict[str, dict[str, Parameter]] = Field(
         min_length=1, description="algorithms to compare, each with its own hyperparameters"
+    )
+    also: list[dict[str, Scalar]] = Field(
+        default_factory=list,
+        description="other published settings, tried after the defaults; what is left out keeps its default",
     )
 
 

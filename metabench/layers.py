@@ -1,14 +1,15 @@
-"""Convolution, batch moments and max pooling in one step, fast under vmap on a CPU, exact to the second derivative.
+"""Convolution, batch moments and max pooling as one step, fast under vmap on a CPU to the second derivative.
 
-The step, its gradient and its gradient's gradient are three operators. Their vmap rule moves the tasks into the
-channels, so that what runs at last is a few grouped, channels-last kernels over all tasks at once; torch's own
-rules leave that layout and take far slower kernels. They are registered with the dispatcher itself, because a
-`torch.autograd.Function` costs about a millisecond a call under nested torch.func transforms.
+The step, its gradient and its gradient's gradient are three operators. Their vmap rule moves the tasks into
+the channels, so that what runs at last is a few grouped, channels-last kernels over all tasks at once; the
+rules of torch leave that layout and take far slower kernels. The operators are registered with the dispatcher
+itself, because a `torch.autograd.Function` costs milliseconds a call under nested torch.func transforms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,29 +18,47 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
+functorch: Any = torch._C._functorch
 _LIBRARY = torch.library.Library("metabench", "DEF")
 _OPS = torch.ops.metabench
 
 
-def conv_pool(x: Tensor, weight: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Convolve 3 x 3, zero-padded to the same size, and keep the largest of each 2 x 2 pixels.
+def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve 3 x 3, zero-padded to the same size, and keep one of each 2 x 2 pixels.
+
+    Args:
+        scale: each channel's; where it is negative the smallest pixel is kept, else the largest, so that
+            scaling and pooling may change places. No gradient flows through it.
 
     Returns:
         The pooled image, and the mean and biased variance of each channel before pooling (zeros without
         `has_moments`).
     """
     if x.device.type == "cpu":
-        _, pooled, mean, var, _ = _OPS.step(x, weight, 1, has_moments)
+        _, pooled, mean, var, _ = _OPS.step(x, weight, scale.detach(), 1, has_moments)
         return pooled, mean, var
+    return plain_conv_pool(x, weight, scale, has_moments)
+
+
+def plain_conv_pool(
+    x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do the same with torch's own layers, on any device."""
     y = F.conv2d(x, weight, padding=1)
-    mean, var = _moments(y) if has_moments else (y.new_zeros(y.shape[1]),) * 2
-    return F.max_pool2d(y, 2), mean, var
+    none = y.new_zeros(y.shape[1])
+    var, mean = torch.var_mean(y, (0, 2, 3), correction=0) if has_moments else (none, none)
+    sign = _sign(scale)
+    return F.max_pool2d(y * sign, 2) * sign, mean, var
 
 
-def _step(x: Tensor, weight: Tensor, groups: int, has_moments: bool) -> tuple[Tensor, ...]:
+def _step(x: Tensor, weight: Tensor, scale: Tensor, groups: int, has_moments: bool) -> tuple[Tensor, ...]:
     y = _conv(x, weight, groups)
     mean, var = _moments(y) if has_moments else (y.new_zeros(y.shape[1]), y.new_zeros(y.shape[1]))
-    pooled, where = F.max_pool2d(y, 2, return_indices=True)
+    if (scale >= 0).all():
+        pooled, where = F.max_pool2d(y, 2, return_indices=True)
+    else:
+        pooled, where = F.max_pool2d(y * _sign(scale), 2, return_indices=True)
+        pooled.mul_(_sign(scale))
     return y, pooled, mean, var, where
 
 
@@ -91,10 +110,13 @@ def _step_grad_grad(
 
 
 class _Step(_SingleLevelFunction):
+    # What torch.func makes of a torch.autograd.Function anew at every call and level, made once.
+    # Gradients are enabled for the levels below this one.
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, groups: int, has_moments: bool) -> Any:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, groups: int, has_moments: bool) -> Any:
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            y, pooled, mean, var, where = _OPS.step(x, weight, groups, has_moments)
+            y, pooled, mean, var, where = _OPS.step(x, weight, scale, groups, has_moments)
         ctx.mark_non_differentiable(*((where,) if has_moments else (mean, var, where)))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, y, mean, where)
@@ -110,8 +132,10 @@ class _Step(_SingleLevelFunction):
             slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / n)
             offset = -mean * slope if g_mean is None else g_mean / n - mean * slope
         needs_x = ctx.needs_input_grad[0]
-        _, g_weight, g_x = _OPS.step_grad(g_y, g_pooled, slope, offset, x, weight, y, where, ctx.groups, needs_x)
-        return g_x, g_weight, None, None
+        _, g_weight, g_x = _OPS.step_grad(
+            g_y, g_pooled, slope, offset, x, weight, y, where, ctx.groups, needs_x
+        )
+        return g_x, g_weight, None, None, None
 
 
 class _StepGrad(_SingleLevelFunction):
@@ -143,39 +167,39 @@ class _StepGradGrad(_SingleLevelFunction):
         raise NotImplementedError("conv_pool has no third derivative")
 
 
+Axes = tuple[int, ...]
+
+
 def _register(
-    name: str,
-    arguments: str,
-    kernel: Callable[..., Any],
-    function: Any,
-    in_axes: tuple[int, ...],
-    out_axes: tuple[int, ...],
+    name: str, arguments: str, kernel: Callable[..., Any], function: Any, given: Axes, out: Axes
 ) -> None:
     # The axes are those of the channels, where the tasks go, in each tensor given and returned.
-    _LIBRARY.define(f"{name}({arguments}) -> ({', '.join(['Tensor'] * len(out_axes))})")
+    _LIBRARY.define(f"{name}({arguments}) -> ({', '.join(['Tensor'] * len(out))})")
 
     def autograd(*inputs: Any) -> Any:
         with enable_single_level_autograd_function():
             return function.apply(*inputs)
 
-    def batched(*inputs: Any) -> Any:
-        functorch = torch._C._functorch
-        level = functorch.maybe_current_level()
-        n, merged = 0, list(inputs)
-        pairs = [(None, None) if t is None else functorch._unwrap_batched(t, level) for t in inputs[: len(in_axes)]]
-        n = next(t.shape[dim] for t, dim in pairs if dim is not None)
-        merged = [_merge(*pair, n, axis) for pair, axis in zip(pairs, in_axes, strict=True)]
-        groups, flag = inputs[len(in_axes) :]
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)):
-            outputs = getattr(_OPS, name)(*merged, groups * n, flag)
-            outputs = [t if t is None else t.unflatten(a, (n, -1)) for t, a in zip(outputs, out_axes, strict=True)]
-        return tuple(
-            t if t is None else functorch._add_batch_dim(t, a, level) for t, a in zip(outputs, out_axes, strict=True)
-        )
-
     _LIBRARY.impl(name, kernel, "CPU")
     _LIBRARY.impl(name, autograd, "Autograd")
-    _LIBRARY.impl(name, batched, "FuncTorchBatched")
+    _LIBRARY.impl(name, partial(_batched, getattr(_OPS, name).default, given, out), "FuncTorchBatched")
+
+
+def _batched(operator: Callable[..., Any], given: Axes, out: Axes, *inputs: Any) -> Any:
+    *tensors, groups, flag = inputs
+    level = functorch.maybe_current_level()
+    pairs: list[Any] = [(None, None) if t is None else functorch._unwrap_batched(t, level) for t in tensors]
+    n_tasks = next((t.shape[dim] for t, dim in pairs if dim is not None), None)
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)):
+        if n_tasks is None:
+            return operator(*inputs)
+        merged = [_merge(t, dim, n_tasks, axis) for (t, dim), axis in zip(pairs, given, strict=True)]
+        outputs = operator(*merged, groups * n_tasks, flag)
+        split = [
+            None if t is None else t.unflatten(a, (n_tasks, -1)) for t, a in zip(outputs, out, strict=True)
+        ]
+    wrap = functorch._add_batch_dim
+    return tuple(None if t is None else wrap(t, axis, level) for t, axis in zip(split, out, strict=True))
 
 
 def _merge(x: Tensor | None, dim: int | None, n_tasks: int, axis: int) -> Tensor | None:
@@ -210,6 +234,10 @@ def _conv_weight(x: Tensor, g: Tensor, groups: int) -> Tensor:
     )[1]
 
 
+def _sign(scale: Tensor) -> Tensor:
+    return torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)[:, None, None]
+
+
 def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
     # Two plain passes: torch's own one-pass variance takes many times longer on a CPU.
     mean = y.mean((0, 2, 3))
@@ -227,11 +255,18 @@ def _gather(y: Tensor, where: Tensor) -> Tensor:
     return pooled.unflatten(1, rows.shape[1:3]).permute(0, 3, 1, 2)
 
 
-_register("step", "Tensor x, Tensor w, int groups, bool has_moments", _step, _Step, (1, 0), (1, 1, 0, 0, 1))
+_register(
+    "step",
+    "Tensor x, Tensor w, Tensor scale, int groups, bool has_moments",
+    _step,
+    _Step,
+    (1, 0, 0),
+    (1, 1, 0, 0, 1),
+)
 _register(
     "step_grad",
-    "Tensor? g_y, Tensor? g_pooled, Tensor? slope, Tensor? offset, Tensor x, Tensor w, Tensor y, Tensor where, "
-    "int groups, bool needs_x",
+    "Tensor? g_y, Tensor? g_pooled, Tensor? slope, Tensor? offset, "
+    "Tensor x, Tensor w, Tensor y, Tensor where, int groups, bool needs_x",
     _step_grad,
     _StepGrad,
     (1, 1, 0, 0, 1, 0, 1, 1),
@@ -239,8 +274,8 @@ _register(
 )
 _register(
     "step_grad_grad",
-    "Tensor? h_weight, Tensor? h_x, Tensor? slope, Tensor x, Tensor w, Tensor y, Tensor where, Tensor g, "
-    "int groups, bool needs_x",
+    "Tensor? h_weight, Tensor? h_x, Tensor? slope, "
+    "Tensor x, Tensor w, Tensor y, Tensor where, Tensor g, int groups, bool needs_x",
     _step_grad_grad,
     _StepGradGrad,
     (0, 1, 0, 1, 0, 1, 1, 1),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from metabench import layers
 from metabench.config import NetworkConfig, nearest
 from metabench.core import MetabenchError, Net, Tree
 
@@ -74,20 +75,22 @@ def _apply_conv4(params: Tree, x: Tensor, moments: Tree | None = None) -> tuple[
     used: Tree = {}
     for block in range(1, BLOCKS + 1):
         conv, norm = params[f"conv{block}"], f"norm{block}"
-        x = F.conv2d(x, conv["weight"], conv.get("bias"), padding=1)
         if norm in params:
             given = None if moments is None else moments[norm]
-            x, used[norm] = batch_norm(x, params[norm]["scale"], params[norm]["shift"], given)
-        x = F.max_pool2d(F.relu(x), 2)
+            x, used[norm] = _normalised_block(conv["weight"], params[norm], x, given)
+        else:
+            pooled, _, _ = layers.conv_pool(
+                x, conv["weight"], torch.ones_like(conv["bias"]), has_moments=False
+            )
+            x = F.relu(pooled + conv["bias"].view(-1, 1, 1))
     return F.linear(x.flatten(1), params["head"]["weight"], params["head"]["bias"]), used
 
 
-def batch_norm(x: Tensor, scale: Tensor, shift: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
-    """Normalise each channel by the moments given, or by the batch's own, then scale and shift."""
+def _normalised_block(weight: Tensor, norm: Tree, x: Tensor, given: Tree | None) -> tuple[Tensor, Tree]:
+    # Pooling before scale, shift and ReLU leaves them a quarter of the pixels.
     # Never torch's affine batch norm: its second-order gradients are wrong under vmap.
-    if moments is None:
-        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        moments = {"mean": mean, "var": var}
-    factor = scale * torch.rsqrt(moments["var"] + EPSILON)
-    offset = shift - moments["mean"] * factor
-    return x * factor[:, None, None] + offset[:, None, None], moments
+    pooled, mean, var = layers.conv_pool(x, weight, norm["scale"], has_moments=given is None)
+    used = {"mean": mean, "var": var} if given is None else given
+    factor = norm["scale"] * torch.rsqrt(used["var"] + EPSILON)
+    offset = norm["shift"] - used["mean"] * factor
+    return F.relu(pooled * factor.view(-1, 1, 1) + offset.view(-1, 1, 1)), used

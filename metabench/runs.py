@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import PROTOCOL, __version__, episodes, store, train
+from metabench import PROTOCOL, __version__, episodes, memory, store, train
 from metabench.config import RunConfig
 from metabench.core import MetabenchError, Report, Splits, Tree
 from metabench.evaluate import evaluate
@@ -140,6 +140,8 @@ def read_config(folder: Path) -> RunConfig:
     if not (folder / store.CONFIG).exists():
         raise MetabenchError(f"{folder}: is no run folder (no {store.CONFIG}); give one that `metabench train` made")
     record = store.read_json(folder / store.CONFIG)
+    if not isinstance(record, dict) or not {"protocol", "run"} <= record.keys():
+        raise MetabenchError(f"{folder / store.CONFIG}: does not describe a run; give one that `metabench train` made")
     if record["protocol"] != PROTOCOL:
         raise MetabenchError(f"{folder}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
     return RunConfig(**record["run"])
@@ -149,6 +151,7 @@ def test_run(
     folder: Path, splits: Splits, n_tasks: int, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
     """Score a run on frozen meta-test tasks and record that the split was opened, and how often."""
+    memory.keep_freed()
     run = open_run(folder, splits, device)
     expected = store.read_json(folder / store.CONFIG)["data_fingerprint"]
     if expected != splits.fingerprint:

@@ -75,6 +75,7 @@ def train(
         state: where an earlier run stopped, as yielded with one of its reports.
         listen: called with tasks seen and averages over the meta-training since the last call.
     """
+    memory.keep_freed()
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
     images = splits.meta_train.images.to(device)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metabench import algorithms, spaces
-from metabench.config import BudgetConfig, Choices, Model, Range, SearchSpace
+from metabench.config import BudgetConfig, SearchSpace
 from metabench.core import MetabenchError
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
@@ -140,6 +140,16 @@ def test_a_condition_may_name_a_constant_or_a_setting_that_the_space_leaves_alon
         assert ("outer_clip" in spaces.defaults(space, "maml")) is is_on
 
 
+def test_other_published_settings_follow_the_defaults_and_none_is_tried_twice(tmp_path: Path) -> None:
+    lr = {"low": 0.1, "high": 1.0, "default": 0.5}
+    also = [{"inner_lr": 0.25}, {"inner_lr": 0.5}, {"multi_step_loss": False}]
+    blocks = {"maml": {}, "maml_pp": {"multi_step_loss": {"choices": [True, False], "default": True}}}
+    space = spaces.load(write(tmp_path, shared={"inner_lr": lr}, also=also, algorithms=blocks))
+    assert spaces.published(space, "maml") == [{"inner_lr": 0.5}, {"inner_lr": 0.25}]
+    assert spaces.published(space, "maml_pp")[-1] == {"inner_lr": 0.5, "multi_step_loss": False}
+    assert len(spaces.published(space, "maml_pp")) == 3
+
+
 @given(st.integers(1, 500), st.integers(1, 100_000), st.integers(2, 6))
 def test_rungs_ascend_from_the_grace_by_the_reduction_factor_to_the_full_budget(
     grace: int, extra: int, factor: int
@@ -179,12 +189,6 @@ def test_a_space_survives_being_dumped_and_read_again() -> None:
     for path in SPACES:
         space = spaces.load(path)
         assert SearchSpace.model_validate(json.loads(space.model_dump_json())) == space
-
-
-def test_every_kind_of_parameter_is_told_apart() -> None:
-    space = spaces.load(FOLDER / "demo.yaml")
-    found = spaces.parameters(space, "maml_pp").values()
-    assert {type(parameter) for parameter in found if isinstance(parameter, Model)} == {Range, Choices}
 
 
 def test_all_problems_of_a_file_come_in_one_message(tmp_path: Path) -> None:

@@ -132,3 +132,13 @@ def test_the_environment_names_versions_but_not_the_host_and_imports_no_torch() 
     assert environment["versions"]["numpy"] == np.__version__
     assert "cores" in environment["device"]
     assert os.uname().nodename not in environment["device"].split()
+
+
+def test_lines_that_are_rewritten_replace_the_file(tmp_path: Path) -> None:
+    for value in (1, 2, 3):
+        store.append_line(tmp_path / "x.jsonl", value)
+    store.write_lines(tmp_path / "x.jsonl", [1, 2])
+    store.append_line(tmp_path / "x.jsonl", 4)
+    assert store.read_lines(tmp_path / "x.jsonl") == [1, 2, 4]
+    store.write_lines(tmp_path / "x.jsonl", [])
+    assert store.read_lines(tmp_path / "x.jsonl") == []

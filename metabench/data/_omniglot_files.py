@@ -145,7 +145,7 @@ def _check_counts(folder: Path, drawings: Drawings, characters: list[str]) -> No
 def _image(opens: Open, name: str) -> Array:
     """Decode one drawing; resizing by area keeps the weight of its strokes."""
     try:
-        with Image.open(io.BytesIO(opens())) as image:
+        with Image.open(io.BytesIO(opens()), formats=("PNG",)) as image:
             if image.size != (SIDE, SIDE):
                 raise _not_a_drawing(name, f"must be {SIDE}x{SIDE} pixels, but is {image.size}")
             return 255 - np.asarray(image.convert("L").resize((28, 28), Image.Resampling.BOX))

@@ -1,9 +1,9 @@
 """The search: one budget an algorithm, confirmation on fresh tasks, final runs over seeds, meta-test once.
 
-The only folder that imports Ray or Optuna. A search is resumed from its own journal (`ledger`), never from Ray's
-pickled state: Ray forgets the rungs on restore, needs unpickling, and knows nothing of the stages after its own. So
-every start is a new Tune experiment over what the journal says is left, each trial goes on from the state that it
-saved itself, and a kill at any moment is harmless.
+The only folder that imports Ray or Optuna. A search is resumed from its own journal (`ledger`), never from
+Ray's pickled state: Ray forgets the rungs on restore, needs unpickling, and knows nothing of the stages after
+its own. So every start is a new Tune experiment over what the journal says is left, each trial goes on from
+the state that it saved itself, and a kill at any moment is harmless.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Asynchronous successive halving with one rung table an algorithm: who may go on, and Tune's view of it.
 
-Written by ourselves because Ray's ASHA forgets its rungs on restore, fills lower rungs with later scores and lets
-NaN run on (ray#30838). Here a rung table is no state at all: it is read from the ledger, where every report stands
-exactly once, at the rung it was made for.
+Written by ourselves because Ray's ASHA forgets its rungs on restore (ray#30838), fills lower rungs with later
+scores and lets NaN run on. Here a rung table is no state at all: it is read from the ledger, where every
+report stands exactly once, at the rung it was made for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, Ledger
 def is_top(score: float, others: Sequence[float], reduction_factor: int) -> bool:
     """Return whether a score belongs to the best of a rung, judged on what has arrived there so far.
 
-    Of n scores, this one included, the best max(1, floor(n / reduction_factor)) go on; a tie goes on. The first to
-    arrive therefore always goes on, and a later, better score never takes that back.
+    Of n scores, this one included, the best max(1, floor(n / reduction_factor)) go on; a tie goes on. The
+    first to arrive therefore always goes on, and a later, better score never takes that back.
     """
     kept = max(1, (len(others) + 1) // reduction_factor)
     return sum(other > score for other in others) < kept

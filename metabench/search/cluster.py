@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray reports usage to its makers unless told not to
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data folders may be relative
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables would stand between our lines
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own TensorBoard files
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C needs no last checkpoint: the ledger is on disk
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be writing
@@ -68,7 +69,7 @@ def connect(address: str | None, folder: Path, cpus: int | None = None) -> Itera
     try:
         if address is not None:
             _check_nodes(folder)
-        yield _offer(ray.cluster_resources())
+        yield offer(ray.cluster_resources())
     finally:
         ray.shutdown()
 
@@ -80,12 +81,13 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
         ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise MetabenchError(
-            f"--address {address}: no Ray cluster can be joined there ({error}); start one with `ray start --head`, "
-            "or leave --address out to use this machine"
+            f"--address {address}: no Ray cluster can be joined there ({error}); start one with "
+            "`ray start --head`, or leave --address out to use this machine"
         ) from error
 
 
-def _offer(resources: dict[str, float]) -> Cluster:
+def offer(resources: dict[str, float]) -> Cluster:
+    """Divide what a cluster has among trials: one core each, and a share of a GPU where there are any."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if cpus < 1:
         raise MetabenchError("the Ray cluster has no CPUs to run trials on; add a worker node")
@@ -110,5 +112,5 @@ def _check_nodes(folder: Path) -> None:
             blind.append(node["NodeManagerAddress"])
     if blind:
         raise MetabenchError(
-            f"{folder}: not seen by cluster node(s) {', '.join(blind)}; give --out on storage that all nodes share"
+            f"{folder}: not seen by cluster node(s) {', '.join(blind)}; give --out on storage that all share"
         )

@@ -1,4 +1,4 @@
-"""The final stage: chosen and published settings, trained over several seeds, then meta-test, opened once for all."""
+"""The final stage: chosen and published settings over several seeds, then meta-test, opened once for all."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
 
 
 def train_all(folder: Path, planned: list[Run], cluster: Cluster, watch: Watch) -> None:
-    """Train the final runs that are not finished; one that fails leaves its error and does not stop the others."""
+    """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
     final = folder / store.FINAL
     open_runs = [run for run in planned if run.copy_of is None and not runs.is_finished(final / run.name)]
     jobs = {run.name: (run.config.model_dump(mode="json"), str(final / run.name)) for run in open_runs}
@@ -71,7 +71,7 @@ def train_all(folder: Path, planned: list[Run], cluster: Cluster, watch: Watch) 
 
 
 def train_one(config: dict[str, Any], folder: str) -> float | None:
-    """Train one final run in a worker and return its best meta-validation accuracy, or None if it diverged."""
+    """Train one final run in a worker; return its best meta-validation accuracy, None if it diverged."""
     device = worker.prepare()
     run = RunConfig.model_validate(config)
     runs.train_run(run, worker.splits(run.task), Path(folder), device=device)

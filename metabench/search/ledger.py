@@ -1,9 +1,9 @@
 """The driver's memory of a search: an append-only journal from which studies and rungs are rebuilt.
 
-The journal, rather than Ray's pickled experiment state, is what a search resumes from. It is plain JSON lines, each
-safe on disk before anybody acts on it, so a kill at any moment loses at most a decision that nobody has heard yet;
-it holds what Ray forgets on restore (the rungs) and what it mixes up (pruned told as complete); and it needs no
-unpickling. Ray's own folder can be thrown away at any time.
+The journal, rather than Ray's pickled experiment state, is what a search resumes from. It is plain JSON
+lines, each safe on disk before anybody acts on it, so a kill at any moment loses at most a decision that
+nobody has heard yet; it holds what Ray forgets on restore (the rungs) and what it mixes up (pruned told as
+complete); and it needs no unpickling. Ray's own folder can be thrown away at any time.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Ledger:
         return sorted(waiting, key=lambda trial: -trial.tasks_seen)
 
     def scores(self, algorithm: str, tasks_seen: int) -> list[float]:
-        """Return the rung table: the accuracies of an algorithm's trials at one rung, without those that diverged."""
+        """Return the rung table: an algorithm's accuracies at one rung, without those that diverged."""
         reports = [report for trial in self.of(algorithm) for report in trial.reports]
         arrived = [report["val_accuracy"] for report in reports if report["tasks_seen"] == tasks_seen]
         return [score for score in arrived if score is not None]

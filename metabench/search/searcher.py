@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from metabench import seeds, spaces
-from metabench.config import Choices, Model, Range, SearchSpace
+from metabench.config import Choices, Range, SearchSpace
 from metabench.search.ledger import COMPLETE, PRUNED, Ledger, Trial
 
 STARTUP = 10
@@ -34,9 +34,9 @@ def suggest(trial: optuna.Trial, name: str, parameter: Range | Choices) -> Any:
 class Study:
     """The Optuna study of one algorithm, told the truth about every trial.
 
-    A trial that reached the full budget is told as complete; one that was stopped as pruned, with what it reported
-    at each rung; one that diverged or failed as failed. The sampler is seeded anew for each proposal, by search
-    seed, algorithm and number, so a proposal depends on the history alone and not on restarts in between.
+    A trial that reached the full budget is told as complete; one that was stopped as pruned, with what it
+    reported at each rung; one that diverged or failed as failed. The sampler is seeded anew for each
+    proposal, by search seed, algorithm and number, so a proposal depends on the history alone.
     """
 
     def __init__(self, space: SearchSpace, algorithm: str, seed: int) -> None:
@@ -49,10 +49,11 @@ class Study:
         self.study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
 
     def propose(self) -> dict[str, Any]:
-        """Sample the next setting; the first is the published one."""
+        """Sample the next setting; the published ones come first."""
         number = len(self.asked)
-        if number == 0:
-            return self.repeat(spaces.defaults(self.space, self.algorithm))
+        published = spaces.published(self.space, self.algorithm)
+        if number < len(published):
+            return self.repeat(published[number])
         self.study.sampler = self._sampler(number)
         return self._ask()
 
@@ -79,7 +80,7 @@ class Study:
         values = spaces.settled(self.space, self.algorithm)
         sampled = {}
         for name, parameter in self.parameters.items():
-            if isinstance(parameter, Model) and spaces.is_active(parameter, values):
+            if isinstance(parameter, Range | Choices) and spaces.is_active(parameter, values):
                 values[name] = sampled[name] = suggest(asked, name, parameter)
         return sampled
 
@@ -94,7 +95,7 @@ class Study:
 
 
 class FairSearcher(Searcher):
-    """Hand out trials: those that a stopped search left unfinished, then new ones, fairly over the algorithms."""
+    """Hand out trials: what a stopped search left unfinished, then new ones, to each algorithm alike."""
 
     def __init__(self, space: SearchSpace, ledger: Ledger, seed: int) -> None:
         """Rebuild the studies from the ledger."""

@@ -1,4 +1,4 @@
-"""What a person sees of a running search: a live table on a terminal, plain lines elsewhere, and running.json."""
+"""What a person sees of a running search: a live table on a terminal, else plain lines; and running.json."""
 
 from __future__ import annotations
 

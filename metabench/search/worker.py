@@ -39,8 +39,8 @@ def _load(task: str) -> Splits:
 def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> None:
     """Train one setting, telling Tune of every rung; Tune stops it from within `tune.report`.
 
-    What was reported before a restart is reported again: the driver answers as it did then, so a rung that it never
-    heard of is still judged, and none is judged twice.
+    What was reported before a restart is reported again: the driver answers as it did then, so a rung that it
+    never heard of is still judged, and none is judged twice.
     """
     device = prepare()
     whole_space = SearchSpace.model_validate(space)
@@ -59,12 +59,12 @@ def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> Non
             _tell(line)
         training = train.train(run, loaded, device=device, state=state, listen=_listener(events))
         for report, new_state in training:
-            # The state comes last: a report without its state is made again, a state without its report would be
-            # a rung that nobody judges.
+            # The state comes last: a report without its state is made again, a state without its report
+            # would be a rung that nobody judges.
             line = store.plain(report._asdict())
             store.append_line(work / store.REPORTS, line)
-            train.save_state(work / store.STATE, new_state)
             events.scalars(report.tasks_seen, runs.validation_scalars(report))
+            train.save_state(work / store.STATE, new_state)
             _tell(line)
     finally:
         events.close()

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from pydantic import ValidationError
 
 from metabench import algorithms
-from metabench.config import BudgetConfig, Choices, Model, Range, RunConfig, SearchSpace, nearest, problems
+from metabench.config import BudgetConfig, Choices, Range, RunConfig, SearchSpace, nearest, problems
 from metabench.core import MetabenchError
 from metabench.spaces import rules
 from metabench.spaces.editor import schema
@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "override",
     "parameters",
+    "published",
     "resolve",
     "run_config",
     "rungs",
@@ -95,7 +96,8 @@ def parameters(space: SearchSpace, algorithm: str) -> dict[str, Any]:
 def settled(space: SearchSpace, algorithm: str) -> dict[str, Any]:
     """Return every setting before anything is sampled: the algorithm's defaults, then the constants."""
     values = dataclasses.asdict(algorithms.hparams(algorithm, {}))
-    return values | {k: v for k, v in parameters(space, algorithm).items() if not isinstance(v, Model)}
+    found = parameters(space, algorithm).items()
+    return values | {name: value for name, value in found if not isinstance(value, Range | Choices)}
 
 
 def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
@@ -104,20 +106,29 @@ def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
     return all(values[key] in (value if isinstance(value, list) else [value]) for key, value in wanted)
 
 
+def published(space: SearchSpace, algorithm: str) -> list[dict[str, Any]]:
+    """Return the settings to try before any is sampled: the defaults, then those of `also`, none twice."""
+    found: list[dict[str, Any]] = []
+    for changes in ({}, *space.also):
+        values, sampled = settled(space, algorithm), {}
+        for name, parameter in parameters(space, algorithm).items():
+            if isinstance(parameter, Range | Choices) and is_active(parameter, values):
+                values[name] = sampled[name] = changes.get(name, parameter.default)
+        if sampled not in found:
+            found.append(sampled)
+    return found
+
+
 def defaults(space: SearchSpace, algorithm: str) -> dict[str, Any]:
     """Return the published value of every parameter that would be sampled, as one trial."""
-    values, sampled = settled(space, algorithm), {}
-    for name, parameter in parameters(space, algorithm).items():
-        if isinstance(parameter, Model) and is_active(parameter, values):
-            values[name] = sampled[name] = parameter.default
-    return sampled
+    return published(space, algorithm)[0]
 
 
 def resolve(space: SearchSpace, algorithm: str, sampled: Mapping[str, Any]) -> dict[str, Any]:
     """Return every setting of an algorithm; a parameter whose `when` fails keeps the algorithm's default."""
     values = settled(space, algorithm)
     for name, parameter in parameters(space, algorithm).items():
-        if isinstance(parameter, Model) and is_active(parameter, values):
+        if isinstance(parameter, Range | Choices) and is_active(parameter, values):
             values[name] = sampled[name]
     return dataclasses.asdict(algorithms.hparams(algorithm, values))
 
@@ -149,7 +160,7 @@ def rungs(budget: BudgetConfig) -> list[int]:
 
 
 def _when(parameter: Any) -> Mapping[str, Any]:
-    return (parameter.when if isinstance(parameter, Model) else None) or {}
+    return (parameter.when if isinstance(parameter, Range | Choices) else None) or {}
 
 
 def _typed(parameter: Any, kind: type) -> Any:

@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> tuple[Any, list[str]]:
     return document, _duplicates(node, ())
 
 
-def _duplicates(node: yaml.Node, path: tuple[str, ...]) -> list[str]:
+def _duplicates(node: yaml.Node | None, path: tuple[str, ...]) -> list[str]:
     lines: list[str] = []
     seen: set[str] = set()
     if isinstance(node, yaml.MappingNode):

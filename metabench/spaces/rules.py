@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from metabench import algorithms, data, nets
 from metabench.config import (
     Choices,
-    Model,
     NetworkConfig,
     Parameter,
     Range,
@@ -32,7 +31,8 @@ def check(document: Mapping[str, Any]) -> list[str]:
     wrong = _check_task(task) if task else []
     if network:
         wrong += _unknown("network.name", network.name, nets.NETWORKS, "network")
-    return wrong + _check_algorithms(_valid_parameters(document.get("shared")), document.get("algorithms"))
+    shared, blocks = _valid_parameters(document.get("shared")), document.get("algorithms")
+    return wrong + _check_algorithms(shared, blocks) + _check_also(document.get("also"), shared, blocks)
 
 
 def _check_task(task: TaskConfig) -> list[str]:
@@ -80,6 +80,23 @@ def _check_algorithms(shared: Mapping[str, Any], given: Any) -> list[str]:
     return list(dict.fromkeys(wrong))
 
 
+def _check_also(also: Any, shared: Mapping[str, Any], blocks: Any) -> list[str]:
+    """Check that every value of `also` can be sampled by some algorithm."""
+    own = [_valid_parameters(block) for block in blocks.values()] if isinstance(blocks, dict) else []
+    merged = [{**shared, **block} for block in own]
+    sampled = [{k: v for k, v in found.items() if isinstance(v, Range | Choices)} for found in merged]
+    known = sorted({name for parameters in sampled for name in parameters})
+    wrong = []
+    for index, changes in enumerate(also if isinstance(also, list) else []):
+        for name, value in changes.items() if isinstance(changes, dict) else ():
+            place = f"also.{index}.{name}"
+            if name not in known:
+                wrong.append(f"{place}: not sampled here.{nearest(name, known)} Allowed: {', '.join(known)}")
+            elif not any(_can_be(found[name], value) for found in sampled if name in found):
+                wrong.append(f"{place}={value!r}: outside what {name} may be here")
+    return wrong
+
+
 def _check_parameter(kind: type, name: str, parameter: Any, where: str) -> list[str]:
     values = [(where, parameter)]
     if isinstance(parameter, Range):
@@ -105,7 +122,7 @@ def _check_conditions(kind: type, parameters: Mapping[str, Any], where: str) -> 
     usual = {field.name: field.default for field in dataclasses.fields(kind)}
     graph: dict[str, list[str]] = {}
     for name, parameter in parameters.items():
-        conditions = (parameter.when if isinstance(parameter, Model) else None) or {}
+        conditions = (parameter.when if isinstance(parameter, Range | Choices) else None) or {}
         graph[name] = list(conditions)
         for key, wanted in conditions.items():
             place = f"{where}.{name}.when.{key}"
@@ -123,5 +140,5 @@ def _check_conditions(kind: type, parameters: Mapping[str, Any], where: str) -> 
 
 def _can_be(parameter: Any, value: Any) -> bool:
     if isinstance(parameter, Range):
-        return bool(parameter.low <= value <= parameter.high)
+        return isinstance(value, int | float) and parameter.low <= value <= parameter.high
     return value in (parameter.choices if isinstance(parameter, Choices) else [parameter])

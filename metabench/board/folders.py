@@ -1,0 +1,144 @@
+"""What the files of a search or run folder say, finished or still growing; reads only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabench import store
+from metabench.core import MetabenchError
+
+Record = dict[str, Any]
+
+TASK_KEYS = ("dataset", "split", "options", "way", "shot", "test_query")
+"""What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
+
+
+class Run(NamedTuple):
+    """A training run as far as it got."""
+
+    folder: Path
+    config: Record
+    reports: list[Record]
+    test: Record | None  # None until meta-test was opened
+
+    @property
+    def is_trained(self) -> bool:
+        """Tell whether training reached its budget, or diverged."""
+        last = self.reports[-1] if self.reports else None
+        return bool(last and (last["tasks_seen"] >= self.config["run"]["tasks"] or not last["finite"]))
+
+
+class Search(NamedTuple):
+    """A search as far as it got."""
+
+    folder: Path
+    config: Record
+    trials: list[Record]  # ended
+    running: list[Record]  # latest reports, with "trial" and "algorithm"
+    chosen: dict[str, Record | None]
+    runs: dict[tuple[str, str], list[Run]]  # (algorithm, "tuned" or "default") to one run a seed
+    nearest_mean: Record | None
+    is_finished: bool
+
+
+def read(folder: Path) -> Search | Run:
+    """Read a search folder or a run folder; any other folder is a MetabenchError."""
+    if (folder / store.SEARCH).is_file():
+        return read_search(folder)
+    if (folder / store.CONFIG).is_file():
+        return read_run(folder)
+    why = "holds neither a search nor a run" if folder.is_dir() else "no such folder"
+    raise MetabenchError(
+        f"{folder}: {why}; give folders made by `metabench search` or `metabench train`, "
+        f"which hold {store.SEARCH} or {store.CONFIG}"
+    )
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder."""
+    reports = store.read_lines(folder / store.REPORTS)
+    return Run(folder, store.read_json(folder / store.CONFIG), reports, _optional(folder / store.TEST))
+
+
+def read_search(folder: Path) -> Search:
+    """Read a search folder."""
+    trials = store.read_trials(folder)
+    snapshot = (_optional(folder / store.RUNNING) or {"trials": {}})["trials"]
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for algorithm, variant, path in _final_folders(folder / store.FINAL):
+        runs.setdefault((algorithm, variant), []).append(read_run(path))
+    opened = _optional(folder / store.META_TEST)
+    return Search(
+        folder=folder,
+        config=store.read_json(folder / store.SEARCH),
+        trials=list(trials.values()),
+        # The snapshot may be older than the last line of trials.jsonl.
+        running=[{"trial": name, **latest} for name, latest in snapshot.items() if name not in trials],
+        chosen=_optional(folder / store.CHOSEN) or {},
+        runs=runs,
+        nearest_mean=_optional(folder / store.FINAL / store.NEAREST_MEAN),
+        is_finished=opened is not None and opened.get("finished") is not None,
+    )
+
+
+def task_of(source: Search | Run) -> Record:
+    """Return the task of a folder, as its user described it."""
+    description = source.config["run" if isinstance(source, Run) else "space"]
+    return dict(description["task"])
+
+
+def refuse_mixture(sources: list[Search | Run]) -> None:
+    """Raise MetabenchError, naming folders, unless all results answer the same question."""
+    seen: dict[str, dict[str, list[Path]]] = {}
+    for source in sources:
+        for path, what, value in _facts(source):
+            seen.setdefault(what, {}).setdefault(value, []).append(path)
+    lines = [
+        f"  {what}: " + "; ".join(f"{value} in {_names(paths)}" for value, paths in found.items())
+        for what, found in seen.items()
+        if len(found) > 1
+    ]
+    if lines:
+        raise MetabenchError(
+            "these results cannot stand on one leaderboard; leave some folders out, or run "
+            "`metabench test` again with the same --tasks:\n" + "\n".join(lines)
+        )
+
+
+def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
+    task = task_of(source)
+    yield source.folder, "protocol", str(source.config["protocol"])
+    for key in TASK_KEYS:
+        yield source.folder, key, str(task.get(key))
+    yield source.folder, "data", str(source.config["data_fingerprint"])[:12]
+    runs = [source] if isinstance(source, Run) else [run for group in source.runs.values() for run in group]
+    for run in runs:
+        if run.test is not None:
+            yield run.folder, "protocol", str(run.test["protocol"])
+            yield run.folder, "test tasks", _tasks(run.test)
+    if isinstance(source, Search) and source.nearest_mean is not None:
+        yield source.folder / store.FINAL / store.NEAREST_MEAN, "test tasks", _tasks(source.nearest_mean)
+
+
+def _tasks(test: Record) -> str:
+    return f"{len(test['accuracy'])} tasks (hash {str(test['tasks_hash'])[:12]})"
+
+
+def _names(paths: list[Path]) -> str:
+    shown = list(dict.fromkeys(map(str, paths)))
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return ", ".join(shown[:3]) + more
+
+
+def _final_folders(final: Path) -> Iterator[tuple[str, str, Path]]:
+    for path in sorted(final.glob("*")):
+        match = re.fullmatch(r"(\w+)-(tuned|default)-seed\d+", path.name)
+        if match and (path / store.CONFIG).is_file():
+            yield match[1], match[2], path
+
+
+def _optional(path: Path) -> Record | None:
+    return dict(store.read_json(path)) if path.exists() else None

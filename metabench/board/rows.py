@@ -1,0 +1,234 @@
+"""Rows of the leaderboard: one a setting, from what the folders hold by now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metabench import stats, store
+from metabench.board.folders import Record, Run, Search, task_of
+from metabench.core import MetabenchError
+
+Row = dict[str, Any]
+
+TUNED = "tuned"
+DEFAULT = "default"
+RUN = "run"
+BASELINE = "baseline"
+
+KEYS = (
+    "algorithm",
+    "variant",  # tuned and default of a search; run: a bare run folder; baseline
+    "status",  # finished, running, or untested: a bare run whose meta-test was not opened
+    "accuracy",
+    "ci_low",
+    "ci_high",
+    "ci_over",  # what the interval speaks of: "seeds and tasks", or "tasks" where there is one seed
+    "seeds",  # tested; fewer than planned where a run diverged
+    "seeds_planned",
+    "test_tasks",
+    "batch_norm",
+    "hyperparameters",
+    "trials",  # tuned: of the algorithm's whole search, as the next two; else what the row itself took
+    "tasks_seen",
+    "seconds",
+    "peak_memory",
+    "val_accuracy",
+    "confirm_accuracy",
+    "vs_default",
+    "times_opened",  # how often meta-test was, at most
+    "folder",
+)
+
+
+def search_rows(search: Search) -> list[Row]:
+    """Make the tuned and the default row of each algorithm, and that of nearest mean."""
+    rows = []
+    for algorithm in search.config["space"]["algorithms"]:
+        rows.append(_tuned_row(search, algorithm))
+        rows += _default_row(search, algorithm)
+    if search.nearest_mean is not None:
+        accuracy = _array(search.nearest_mean)
+        scored = _interval_keys(stats.mean_interval(accuracy), len(accuracy))
+        row = _row(algorithm="nearest_mean", variant=BASELINE, status="finished", **scored)
+        rows.append(row)
+    return rows
+
+
+def run_rows(runs: Sequence[Run]) -> list[Row]:
+    """Make one row of the run folders that differ in their seed only."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        described = {key: value for key, value in run.config["run"].items() if key != "seed"}
+        groups.setdefault(json.dumps(described, sort_keys=True), []).append(run)
+    return [_run_row(group) for group in groups.values()]
+
+
+def chance_row(task: Record) -> Row:
+    """Make the row of guessing."""
+    return _row(algorithm="chance", variant=BASELINE, status="finished", accuracy=1 / task["way"])
+
+
+def by_accuracy(row: Row) -> float:
+    """Order rows best first; a row that is not tested yet stands where its meta-validation puts it."""
+    known = (value for value in (row["accuracy"], row["val_accuracy"]) if value is not None)
+    return -float(next(known, -1.0))
+
+
+def _tuned_row(search: Search, algorithm: str) -> Row:
+    ended = [trial for trial in search.trials if trial["algorithm"] == algorithm]
+    live = [trial for trial in search.running if trial["algorithm"] == algorithm]
+    runs = search.runs.get((algorithm, TUNED), [])
+    chosen = search.chosen.get(algorithm) or _best([*ended, *live]) or {}
+    return _search_row(search, algorithm, TUNED) | {
+        **_scores(runs),
+        "hyperparameters": chosen.get("hyperparameters"),
+        "trials": len(ended),
+        **_cost([*ended, *live]),
+        "val_accuracy": chosen.get("val_accuracy"),
+        "confirm_accuracy": chosen.get("confirm_accuracy"),
+        "vs_default": _versus(search, algorithm),
+    }
+
+
+def _default_row(search: Search, algorithm: str) -> list[Row]:
+    """Return the row of the published setting, or nothing while nothing is known of it."""
+    runs = search.runs.get((algorithm, DEFAULT), [])
+    trial = next((t for t in search.trials if t["algorithm"] == algorithm and t["is_default"]), None)
+    if not runs and trial is None:
+        return []
+    known = trial or {}
+    hyperparameters = runs[0].config["run"]["hyperparameters"] if runs else known["hyperparameters"]
+    spent = [run.reports[-1] for run in runs if run.reports] or [known]
+    return [
+        _search_row(search, algorithm, DEFAULT)
+        | {
+            **_scores(runs),
+            "hyperparameters": hyperparameters,
+            "trials": 1,
+            **_cost(spent),
+            "val_accuracy": (_best([known]) or {}).get("val_accuracy"),
+        }
+    ]
+
+
+def _search_row(search: Search, algorithm: str, variant: str) -> Row:
+    return _row(
+        algorithm=algorithm,
+        variant=variant,
+        status="finished" if search.is_finished else "running",
+        seeds_planned=search.config["space"]["budget"]["seeds"],
+        batch_norm=search.config["space"]["network"]["batch_norm"],
+        folder=_name(search.folder),
+    )
+
+
+def _run_row(runs: list[Run]) -> Row:
+    described = runs[0].config["run"]
+    seeds = [run.config["run"]["seed"] for run in runs]
+    if len(set(seeds)) < len(seeds):
+        listed = ", ".join(str(run.folder) for run in runs)
+        raise MetabenchError(f"{listed}: the same run twice (same settings and seed); give it once")
+    tested = all(run.test is not None for run in runs)
+    trained = all(run.is_trained for run in runs)
+    best = [_best(run.reports) for run in runs]
+    accuracies = [report["val_accuracy"] for report in best if report is not None]
+    return _row(
+        algorithm=described["algorithm"],
+        variant=RUN,
+        status="finished" if tested else "untested" if trained else "running",
+        **_scores(runs),
+        seeds_planned=len(runs),
+        batch_norm=described["network"]["batch_norm"],
+        hyperparameters=described["hyperparameters"],
+        trials=1,
+        **_cost(run.reports[-1] for run in runs if run.reports),
+        val_accuracy=float(np.mean(accuracies)) if accuracies else None,
+        folder=", ".join(_name(run.folder) for run in runs),
+    )
+
+
+def _row(**known: Any) -> Row:
+    row = dict.fromkeys(KEYS)
+    return {**row, **known}
+
+
+def _name(folder: Path) -> str:
+    # A leaderboard is published; where its author's home lies is nobody's business.
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def _scores(runs: Sequence[Run]) -> Row:
+    tested = [run.test for run in runs if run.test is not None]
+    if not tested:
+        return {"seeds": 0}
+    accuracies = np.stack([_array(test) for test in tested])
+    scored = _interval_keys(stats.seeds_and_tasks(accuracies), accuracies.shape[1])
+    return {**scored, "seeds": len(tested), "times_opened": max(test["times_opened"] for test in tested)}
+
+
+def _interval_keys(interval: stats.Interval, n_tasks: int) -> Row:
+    bounds = {"ci_low": interval.low, "ci_high": interval.high, "ci_over": interval.over}
+    return {"accuracy": interval.mean, **bounds, "test_tasks": n_tasks}
+
+
+def _versus(search: Search, algorithm: str) -> Row | None:
+    """Compare tuned with default; where the default itself was chosen they are the same runs."""
+    pair = [
+        [run for run in search.runs.get((algorithm, variant), []) if run.test is not None]
+        for variant in (TUNED, DEFAULT)
+    ]
+    if not all(pair):
+        return None
+    tuned, default = (runs[0].config["run"]["hyperparameters"] for runs in pair)
+    if tuned == default:
+        return None
+    a, b = (np.stack([_array(run.test or {}) for run in runs]) for runs in pair)
+    compared = stats.paired(a, b)
+    bounds = {"ci_low": compared.low, "ci_high": compared.high}
+    return {"difference": compared.difference, **bounds, "p": compared.p}
+
+
+def _best(reported: Iterable[Record]) -> Record | None:
+    """Return the trial or report of highest meta-validation accuracy; one that diverged has none."""
+    judged = [
+        entry
+        for entry in reported
+        if entry.get("val_accuracy") is not None
+        and entry.get("finite", True)
+        and entry.get("status") not in ("diverged", "failed")
+    ]
+    return max(judged, key=lambda entry: float(entry["val_accuracy"]), default=None)
+
+
+def _cost(reported: Iterable[Record]) -> Row:
+    """Add up last reports; one that is not there yet cost nothing that is known."""
+    entries = list(reported)
+    return {
+        "tasks_seen": sum(entry.get("tasks_seen") or 0 for entry in entries),
+        "seconds": sum(entry.get("seconds") or 0.0 for entry in entries),
+        "peak_memory": max((entry.get("peak_memory") or 0 for entry in entries), default=0),
+    }
+
+
+def _array(test: Record) -> stats.Floats:
+    return np.asarray(test["accuracy"], dtype=np.float64)  # null becomes NaN
+
+
+def task_and_rows(sources: Sequence[Search | Run]) -> tuple[Record, list[Row]]:
+    """Return the task that all folders share, and their rows, best first."""
+    task = task_of(sources[0])
+    rows = [row for source in sources if isinstance(source, Search) for row in search_rows(source)]
+    rows += run_rows([source for source in sources if isinstance(source, Run)])
+    rows.append(chance_row(task))
+    rows = store.plain(rows)  # NaN would have no place in an order
+    # Several searches of the same tasks repeat the same baselines.
+    distinct = {
+        (row["algorithm"] if row["variant"] == BASELINE else index): row for index, row in enumerate(rows)
+    }
+    return task, sorted(distinct.values(), key=by_accuracy)

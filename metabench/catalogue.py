@@ -1,0 +1,77 @@
+"""What there is to choose from: the algorithms and the data sets, with every setting."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from metabench import algorithms as registry
+from metabench import data
+
+
+def algorithms(as_json: bool) -> None:
+    """List the algorithms with their settings and references."""
+    listed: list[dict[str, Any]] = [
+        {"name": name, "reference": found.reference, "settings": settings_of(found.hparams)}
+        for name in registry.names()
+        for found in [registry.get(name)]
+    ]
+    if as_json:
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    for entry in listed:
+        table = Table("setting", "default", "allowed", "meaning", title=entry["name"], title_justify="left")
+        for row in entry["settings"]:
+            table.add_row(row["name"], str(row["default"]), allowed(row), row["help"])
+        Console().print(table)
+        Console().print(entry["reference"], end="\n\n", highlight=False)
+
+
+def settings_of(settings: type) -> list[dict[str, Any]]:
+    """Describe a dataclass of settings, one entry a field."""
+    kinds = get_type_hints(settings)
+    return [
+        {"name": field.name, "type": kinds[field.name].__name__, "default": field.default, **field.metadata}
+        for field in dataclasses.fields(settings)
+    ]
+
+
+def allowed(row: Mapping[str, Any]) -> str:
+    """Say in a few characters which values a setting takes."""
+    if row["choices"] is not None:
+        return " | ".join(map(str, row["choices"]))
+    signs = {"minimum": ">=", "above": ">", "maximum": "<="}
+    limits = [f"{sign} {row[key]}" for key, sign in signs.items() if row[key] is not None]
+    return ", ".join([row["type"], *limits])
+
+
+def datasets(as_json: bool) -> None:
+    """List the data sets, where they come from, and whether they are here."""
+    root = data.default_root()
+    listed = []
+    for name in data.names():
+        found = data.get(name)
+        entry = {
+            key: getattr(found, key)
+            for key in ("name", "summary", "size", "licence", "url", "citation", "splits")
+        }
+        listed.append({**entry, "options": settings_of(found.options), "is_here": found.is_here(root)})
+    if as_json:
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    for entry in listed:
+        here = "here" if entry["is_here"] else "not here"
+        Console().print(
+            f"[bold]{entry['name']}[/bold] ({here}): {entry['summary']}; {entry['size']}", highlight=False
+        )
+        typer.echo(f"  splits: {', '.join(entry['splits'])}; licence: {entry['licence']}")
+        for row in entry["options"]:
+            typer.echo(f"  option {row['name']}={row['default']}: {row['help']} ({allowed(row)})")
+    if root is None:
+        typer.echo("METABENCH_DATA is not set: it names the folder of downloaded data sets", err=True)

@@ -1,0 +1,109 @@
+"""What was typed, as configuration: values of the right type, and all that is wrong with them together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from metabench import algorithms, data, nets
+from metabench.config import NetworkConfig, RunConfig, TaskConfig, problems, setting_problem
+from metabench.core import MetabenchError
+
+
+def describe_run(
+    algorithm: str,
+    task: Mapping[str, Any],
+    options: Sequence[str],
+    network: Mapping[str, Any],
+    run: Mapping[str, Any],
+    settings: Sequence[str],
+    n_reports: int,
+) -> RunConfig:
+    """Build a run's configuration from what was typed; all problems are reported at once."""
+    wrong: list[str] = []
+    found = attempt(wrong, algorithms.get, algorithm)
+    values = found and attempt(wrong, parse_settings, found.hparams, settings, "--set")
+    dataset = attempt(wrong, data.get, task["dataset"])
+    chosen = dataset and attempt(wrong, parse_settings, dataset.options, options, "--option")
+    described = attempt(wrong, validated, TaskConfig, {**task, "options": chosen or {}})
+    if dataset and described:
+        attempt(wrong, data.configure, described)
+    net = attempt(wrong, validated, NetworkConfig, network)
+    if net:
+        attempt(wrong, nets.build, net, 2, (1, 28, 28))  # for the name; the images are not read yet
+    if wrong:
+        raise MetabenchError("\n".join(dict.fromkeys(wrong)))
+    rungs = {max(1, run["tasks"] * step // n_reports) for step in range(1, n_reports + 1)}
+    return RunConfig(
+        algorithm=algorithm,
+        hyperparameters=dataclasses.asdict(algorithms.hparams(algorithm, values)),
+        task=described,
+        network=net,
+        rungs=sorted(rungs),
+        **run,
+    )
+
+
+def attempt(wrong: list[str], function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function; add the lines of a MetabenchError to a list and return None."""
+    try:
+        return function(*args)
+    except MetabenchError as error:
+        wrong += str(error).splitlines()
+        return None
+
+
+def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
+    """Build a model from flags, naming what is wrong as flags."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        parts = [line.partition("=") for line in problems(error, model)]
+        raise MetabenchError(
+            "\n".join(f"--{key.replace('_', '-')}{sep}{rest}" for key, sep, rest in parts)
+        ) from None
+
+
+def parse_settings(settings: type, pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """Read key=value pairs as the types of a dataclass of settings; all problems are reported at once."""
+    kinds = get_type_hints(settings)
+    values: dict[str, Any] = {}
+    wrong = []
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        if not sep:
+            wrong.append(f"{flag} {pair}: must be key=value")
+            continue
+        values[key] = parse_value(text, kinds.get(key, str))
+        problem = setting_problem(settings, key, values[key])
+        wrong += [f"{flag} {problem}"] if problem else []
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    return values
+
+
+def parse_value(text: str, kind: type) -> Any:
+    """Read text as a type, or return it as it is, for the check to refuse."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn a device's name into a device that this machine has."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise MetabenchError(f"--device {name}: not on this machine ({reason}); use cpu or auto") from None
+    return device

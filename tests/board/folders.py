@@ -1,0 +1,83 @@
+"""Search and run folders made of plain numbers, as small as the leaderboard can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metabench import store
+
+TASK: dict[str, Any] = {"dataset": "small", "split": None, "options": {}}
+TASK |= {"way": 5, "shot": 1, "query": 5, "test_query": 15}
+NETWORK = {"name": "conv4", "width": 8, "norm": "batch", "batch_norm": "transductive"}
+BEFORE: dict[str, Any] = {"protocol": 1, "data_fingerprint": "f" * 64}
+N_TASKS = 40
+
+
+def report(tasks_seen: int, val_accuracy: float | None, finite: bool = True) -> dict[str, Any]:
+    """Make a line of reports.jsonl."""
+    known = {"tasks_seen": tasks_seen, "finite": finite, "val_accuracy": val_accuracy}
+    return {**known, "seconds": tasks_seen / 10, "peak_memory": 1000 + tasks_seen}
+
+
+def accuracies(mean: float, seed: int, n_tasks: int = N_TASKS) -> list[float]:
+    """Draw accuracies that share what is hard about each task."""
+    hard = np.random.default_rng(0).normal(0, 0.1, n_tasks)
+    return list(mean + hard - hard.mean() + np.random.default_rng(seed + 1).normal(0, 0.01, n_tasks))
+
+
+def make_run(
+    folder: Path, algorithm: str, seed: int, mean: float | None, lr: float = 0.1, tasks_hash: str = "a" * 64
+) -> Path:
+    """Write a trained run folder; with a mean it is tested as well."""
+    described = {"algorithm": algorithm, "hyperparameters": {"inner_lr": lr, "inner_steps": 5}, "seed": seed}
+    store.write_json(
+        folder / store.CONFIG,
+        {**BEFORE, "run": {**described, "task": TASK, "network": NETWORK, "tasks": 100}},
+    )
+    for tasks_seen, accuracy in ((50, 0.55), (100, 0.5)):
+        store.append_line(folder / store.REPORTS, report(tasks_seen, accuracy))
+    if mean is not None:
+        scores = {"accuracy": accuracies(mean, seed), "tasks": N_TASKS, "tasks_hash": tasks_hash}
+        store.write_json(
+            folder / store.TEST, {"protocol": 1, **scores, "batch_norm": "transductive", "times_opened": 1}
+        )
+    return folder
+
+
+def make_search(folder: Path, algorithms: tuple[str, ...] = ("maml", "fomaml")) -> Path:
+    """Write a search in the middle of its trials: two ended an algorithm, one of them diverged, one runs."""
+    space = {
+        "task": TASK,
+        "network": NETWORK,
+        "algorithms": {name: {} for name in algorithms},
+        "budget": {"seeds": 2},
+    }
+    store.write_json(folder / store.SEARCH, {**BEFORE, "space": space})
+    for algorithm in algorithms:
+        for number, (status, accuracy) in enumerate((("pruned", 0.4), ("diverged", None))):
+            line = {"trial": f"{algorithm}-{number:03d}", "algorithm": algorithm, "status": status}
+            known = {"hyperparameters": {"inner_lr": 0.1, "inner_steps": 5}, "is_default": number == 0}
+            store.append_line(folder / store.TRIALS, {**line, **known, **report(30, accuracy)})
+    live = {"algorithm": algorithms[0], **report(60, 0.45)}
+    store.write_json(folder / store.RUNNING, {"trials": {f"{algorithms[0]}-002": live}})
+    return folder
+
+
+def finish(folder: Path, means: dict[str, tuple[float, float]]) -> Path:
+    """Give a search its chosen settings, final runs and meta-test; means are of tuned and default."""
+    (folder / store.RUNNING).unlink()
+    chosen: dict[str, Any] = {}
+    for algorithm, (tuned, default) in means.items():
+        known = {"trial": f"{algorithm}-000", "val_accuracy": 0.6, "confirm_accuracy": 0.58}
+        chosen[algorithm] = {**known, "hyperparameters": {"inner_lr": 0.4, "inner_steps": 5}}
+        for seed in (0, 1):
+            make_run(folder / store.FINAL / f"{algorithm}-tuned-seed{seed}", algorithm, seed, tuned, lr=0.4)
+            make_run(folder / store.FINAL / f"{algorithm}-default-seed{seed}", algorithm, seed + 2, default)
+    store.write_json(folder / store.CHOSEN, chosen)
+    nearest = {"protocol": 1, "accuracy": accuracies(0.35, 9), "tasks_hash": "a" * 64}
+    store.write_json(folder / store.FINAL / store.NEAREST_MEAN, nearest)
+    store.write_json(folder / store.META_TEST, {"finished": "2026-01-01T00:00:00+00:00"})
+    return folder

@@ -1,0 +1,103 @@
+"""The leaderboard's forms: for programs in [0, 1], for people in percent."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from metabench import board, store
+from metabench.board.columns import COLUMNS
+from metabench.board.rows import KEYS
+from tests.board.folders import finish, make_run, make_search
+
+MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> dict[str, Any]:
+    return board.leaderboard([finish(make_search(tmp_path / "search"), MEANS)])
+
+
+def printed(shown: dict[str, Any], width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(board.as_table(shown))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_write_leaves_three_files_that_say_the_same(tmp_path: Path) -> None:
+    shown = board.write(finish(make_search(tmp_path), MEANS))
+    assert store.read_json(tmp_path / "leaderboard.json") == shown
+    assert (tmp_path / "leaderboard.csv").read_text() == board.as_csv(shown)
+    assert (tmp_path / "leaderboard.md").read_text() == board.as_markdown(shown)
+
+
+def test_pandas_reads_json_and_csv_to_the_same_numbers(tmp_path: Path, finished: dict[str, Any]) -> None:
+    from_csv = pd.read_csv(io.StringIO(board.as_csv(finished)))
+    from_json = pd.json_normalize(json.loads(board.as_json(finished))["rows"], sep="_", max_level=1)
+    assert set(KEYS) - {"vs_default"} <= set(from_csv.columns)
+    for key in ("accuracy", "ci_low", "ci_high", "tasks_seen", "vs_default_difference", "vs_default_p"):
+        pd.testing.assert_series_equal(from_csv[key], from_json[key], check_dtype=False)
+    settings = [json.loads(text) for text in from_csv["hyperparameters"].dropna()]
+    assert settings == [row["hyperparameters"] for row in finished["rows"] if row["hyperparameters"]]
+
+
+def test_the_terminal_table_fits_eighty_characters_and_breaks_no_cell(finished: dict[str, Any]) -> None:
+    text = printed(finished, width=80)
+    assert "small, 5-way 1-shot" in text
+    starts = [line.split()[:3] for line in text.splitlines()]
+    for row in finished["rows"]:
+        assert [row["algorithm"], row["variant"], f"{100 * row['accuracy']:.1f}"] in starts
+    for cell in ("67.5–72.5", "+10.1 [+9.6, +10.6]", "inner_lr=0.4, inner_steps=5", "0:00:20"):
+        assert cell in text
+
+
+def test_markdown_is_a_table_of_as_many_cells_a_line(finished: dict[str, Any]) -> None:
+    lines = [line for line in board.as_markdown(finished).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(finished["rows"])
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| maml | tuned | 70.0 |" in lines[2]
+    assert "inner_lr=0.4, inner_steps=5" in lines[2]
+
+
+def test_what_all_rows_share_is_said_once(finished: dict[str, Any]) -> None:
+    text = board.as_markdown(finished)
+    assert "seeds: 2; test tasks: 40; batch norm: transductive" in text
+    assert "Batch norm |" not in text
+    finished["rows"][0]["batch_norm"] = "support_stats"
+    assert "Batch norm |" in board.as_markdown(finished)
+
+
+def test_missing_seeds_and_repeated_openings_are_told(finished: dict[str, Any]) -> None:
+    finished["rows"][0] |= {"seeds": 1, "times_opened": 2}
+    for text in (board.as_markdown(finished), printed(finished)):
+        assert "1 of 2" in text
+        assert "opened more than once for: maml tuned." in " ".join(text.split())
+
+
+def test_a_running_search_says_so_and_shows_no_accuracy(tmp_path: Path) -> None:
+    running = board.leaderboard([make_search(tmp_path)])
+    text = board.as_markdown(running)
+    assert "still running" in text
+    assert "| maml | tuned |  | 45.0 |" in text
+    assert "maml" in printed(running)
+    assert pd.read_csv(io.StringIO(board.as_csv(running)))["accuracy"].count() == 1
+
+
+def test_a_bar_in_a_setting_does_not_break_the_markdown_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a|b", "maml", 0, 0.6)
+    shown = board.leaderboard([run])
+    shown["rows"][0]["hyperparameters"]["mode"] = "a|b"
+    assert r"mode=a\|b" in board.as_markdown(shown)
+
+
+def test_every_column_shows_every_row(finished: dict[str, Any]) -> None:
+    assert {column.key for column in COLUMNS} <= set(KEYS)
+    assert all(isinstance(column.show(row), str) for column in COLUMNS for row in finished["rows"])
+    assert set(board.FORMATS) == {"table", "json", "csv", "md"}

@@ -1,0 +1,124 @@
+"""Every data set keeps the same promises; mistakes in a task are told before any file is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metabench import data
+from metabench.config import TaskConfig
+from metabench.core import MetabenchError, Split, Splits
+
+SMALL: dict[str, dict[str, Any]] = {
+    "glyphs": {"n_classes": 30, "n_examples": 14},
+    "quickdraw": {"examples_per_class": 20},
+    "omniglot": {},
+}
+OTHER: dict[str, dict[str, Any]] = {
+    "glyphs": {"n_classes": 30, "n_examples": 14, "seed": 1},
+    "quickdraw": {"examples_per_class": 25},
+    "omniglot": {"rotations": False},
+}
+
+
+def load_or_skip(name: str, options: dict[str, Any]) -> Splits:
+    root = data.default_root()
+    if not data.get(name).is_here(root):
+        pytest.skip(f"no files of {name} under METABENCH_DATA={os.environ.get('METABENCH_DATA')}")
+    return data.load(TaskConfig(dataset=name, options=options))
+
+
+def made_up(n_classes: int, n_examples: int) -> Splits:
+    images = torch.zeros(n_classes, n_examples, 1, 4, 4, dtype=torch.uint8)
+    parts = [
+        Split(images, tuple(f"{part}{i}" for i in range(n_classes)), ("none",) * n_classes) for part in "abc"
+    ]
+    return data.make_splits("made up", *parts)
+
+
+def test_the_folder_is_the_registry() -> None:
+    assert data.names() == ["glyphs", "omniglot", "quickdraw"]
+    assert all(data.get(name).name == name for name in data.names())
+
+
+@pytest.mark.parametrize("name", data.names())
+def test_splits_are_uint8_white_on_black_with_disjoint_classes(name: str) -> None:
+    splits = load_or_skip(name, SMALL[name])
+    parts = (splits.meta_train, splits.meta_validation, splits.meta_test)
+    for part in parts:
+        assert part.images.dtype == torch.uint8
+        assert part.images.shape[2:] == (1, 28, 28)
+        assert len(part.images) == len(part.classes) == len(part.domains) == len(set(part.classes))
+        brightest = part.images.flatten(2).amax(2)
+        assert (brightest > 100).float().mean() > 0.999, "strokes are white"
+        assert part.images.float().mean() < 100, "on black"
+    assert not set(parts[0].classes) & set(parts[1].classes)
+    assert not set(parts[0].classes) & set(parts[2].classes)
+    assert not set(parts[1].classes) & set(parts[2].classes)
+
+
+@pytest.mark.parametrize("name", data.names())
+def test_the_fingerprint_is_of_the_bytes_and_so_of_the_options(name: str) -> None:
+    first = load_or_skip(name, SMALL[name])
+    assert load_or_skip(name, SMALL[name]).fingerprint == first.fingerprint
+    assert load_or_skip(name, OTHER[name]).fingerprint != first.fingerprint
+
+
+def test_the_fingerprint_sees_one_pixel_one_name_and_one_domain() -> None:
+    splits = made_up(2, 2)
+    part = splits.meta_test
+    images = part.images.clone()
+    images[0, 0, 0, 0, 0] = 1
+    changes = [
+        part._replace(images=images),
+        part._replace(classes=("x", "y")),
+        part._replace(domains=("x", "x")),
+    ]
+    rest = (splits.meta_train, splits.meta_validation)
+    prints = {data.make_splits("made up", *rest, change).fingerprint for change in changes}
+    assert len(prints | {splits.fingerprint}) == 4
+
+
+def test_an_unknown_data_set_names_the_nearest() -> None:
+    with pytest.raises(MetabenchError, match=r"'quickdrow': unknown. Did you mean 'quickdraw'"):
+        data.load(TaskConfig(dataset="quickdrow"))
+
+
+def test_a_wrong_split_and_wrong_options_are_reported_together() -> None:
+    options = {"n_clases": 5, "n_examples": 1, "seed": True}
+    with pytest.raises(MetabenchError) as error:
+        data.load(TaskConfig(dataset="glyphs", split="randon", options=options))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    assert "split='randon': unknown. Did you mean 'random'?" in lines[0]
+    assert "Did you mean 'n_classes'?" in lines[1]
+    assert "n_examples=1: must be >= 2" in lines[2]
+    assert "seed=True: must be a whole number" in lines[3]
+
+
+def test_a_task_that_needs_more_than_a_split_has_is_refused_with_all_reasons() -> None:
+    splits = made_up(n_classes=6, n_examples=10)
+    data.check(TaskConfig(dataset="x", way=6, shot=1, query=9, test_query=9), splits)
+    with pytest.raises(MetabenchError) as error:
+        data.check(TaskConfig(dataset="x", way=7, shot=5, query=6, test_query=5), splits)
+    message = str(error.value)
+    assert message.count("way=7") == 3
+    assert "shot=5 and query=6 need 11 examples a class: meta_train of made up has only 10" in message
+    assert "test_query" not in message
+
+
+@pytest.mark.parametrize("name", ["omniglot", "quickdraw"])
+def test_data_that_is_not_there_is_told_with_where_to_get_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not data.get(name).is_here(None)
+    assert not data.get(name).is_here(tmp_path)
+    with pytest.raises(MetabenchError, match=str(tmp_path / name) + ".*To download: "):
+        data.load(TaskConfig(dataset=name), tmp_path)
+    monkeypatch.setenv("METABENCH_DATA", "")
+    with pytest.raises(MetabenchError, match=r"METABENCH_DATA is not set.*To download: "):
+        data.load(TaskConfig(dataset=name))

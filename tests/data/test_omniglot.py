@@ -1,0 +1,158 @@
+"""Omniglot is read from archives or folders alike, its counts are checked, and damage is named."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metabench import data
+from metabench.config import TaskConfig
+from metabench.core import MetabenchError
+from metabench.data import _omniglot_files, omniglot
+
+CHARACTERS = ["Greek/character01", "Greek/character02", "Latin/character01"]
+HOMES = {"Greek": "images_background", "Latin": "images_evaluation"}
+
+
+def drawing(position: int, side: int = 105) -> bytes:
+    """Draw a black vertical bar on white."""
+    image = np.full((side, side), 255, np.uint8)
+    image[20:80, 10 + 4 * position : 16 + 4 * position] = 0
+    file = io.BytesIO()
+    Image.fromarray(image).convert("1").save(file, "png")
+    return file.getvalue()
+
+
+def members() -> dict[str, dict[str, bytes]]:
+    """Make a tiny Omniglot of three characters: set to member to bytes."""
+    sets: dict[str, dict[str, bytes]] = {name: {} for name in HOMES.values()}
+    for number, character in enumerate(CHARACTERS):
+        home = HOMES[character.split("/")[0]]
+        for drawer in range(1, 21):
+            name = f"{home}/{character}/{number:04}_{drawer:02}.png"
+            sets[home][name] = drawing(drawer - 1)
+    return sets
+
+
+def pack(root: Path, sets: dict[str, dict[str, bytes]]) -> Path:
+    (root / "omniglot").mkdir(parents=True, exist_ok=True)
+    for home, files in sets.items():
+        with zipfile.ZipFile(root / "omniglot" / f"{home}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    return root
+
+
+def test_the_vinyals_split_has_its_sizes_and_no_overlap() -> None:
+    classes = omniglot.vinyals_classes()
+    assert [len(part) for part in classes.values()] == [1028, 172, 423]
+    assert len({name for part in classes.values() for name in part}) == 1623
+
+
+def test_archives_and_folders_give_the_same_white_strokes(tmp_path: Path) -> None:
+    packed = _omniglot_files.read(pack(tmp_path / "packed", members()), CHARACTERS)
+    for files in members().values():
+        for name, content in files.items():
+            path = tmp_path / "unpacked" / "omniglot" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    unpacked = _omniglot_files.read(tmp_path / "unpacked", CHARACTERS)
+    assert packed.shape == (3, 20, 28, 28)
+    assert (packed == unpacked).all()
+    assert packed[0, 0].max() == 255
+    assert packed[0, 0, :, 20:].max() == 0
+    columns = packed[0].max(1).argmax(1)
+    assert (np.diff(columns) >= 0).all(), "drawings are in the order of their drawers"
+
+
+def test_a_second_read_opens_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pack(tmp_path, members())
+    first = _omniglot_files.read(root, CHARACTERS)
+    monkeypatch.setattr(_omniglot_files, "_decode", lambda *_: pytest.fail("decoded again"))
+    assert (_omniglot_files.read(root, CHARACTERS) == first).all()
+
+
+def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
+    root = pack(tmp_path, members())
+    path = root / "omniglot" / "images_background.zip"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(MetabenchError, match=rf"{path} \(\d+ bytes\) is truncated or damaged.*Replace it"):
+        _omniglot_files.read(root, CHARACTERS)
+    with pytest.raises(MetabenchError, match="is truncated or damaged"):
+        data.load(TaskConfig(dataset="omniglot"), root)
+
+
+def test_flipped_bytes_inside_an_archive_are_named(tmp_path: Path) -> None:
+    root = pack(tmp_path, members())
+    path = root / "omniglot" / "images_evaluation.zip"
+    content = bytearray(path.read_bytes())
+    content[120:160] = bytes(byte ^ 255 for byte in content[120:160])
+    path.write_bytes(content)
+    with pytest.raises(MetabenchError, match=r"images_evaluation.zip .* is truncated or damaged"):
+        _omniglot_files.read(root, CHARACTERS)
+
+
+def test_a_missing_drawing_and_a_missing_character_are_named(tmp_path: Path) -> None:
+    sets = members()
+    del sets["images_background"]["images_background/Greek/character02/0001_07.png"]
+    sets["images_evaluation"].clear()
+    with pytest.raises(MetabenchError) as error:
+        _omniglot_files.read(pack(tmp_path, sets), CHARACTERS)
+    message = str(error.value)
+    assert "must hold 3 characters x 20 drawings; 2 characters of Greek, Latin do not fit" in message
+    assert "Greek/character02: 19 drawings, must be 20" in message
+    assert "Latin/character01: 0 drawings, must be 20" in message
+
+
+def test_a_character_too_many_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MetabenchError, match="Latin/character01: 20 drawings, must be 0"):
+        _omniglot_files.read(pack(tmp_path, members()), CHARACTERS[:2])
+
+
+@pytest.mark.parametrize("content", [drawing(0, side=28), b"not a picture", drawing(0)[:60]])
+def test_a_member_that_is_no_drawing_is_named(tmp_path: Path, content: bytes) -> None:
+    sets = members()
+    sets["images_background"]["images_background/Greek/character01/0000_03.png"] = content
+    with pytest.raises(MetabenchError, match=r"Greek/character01/0000_03.png: (must be 105x105|is not a)"):
+        _omniglot_files.read(pack(tmp_path, sets), CHARACTERS)
+
+
+def test_nothing_is_unpacked_whatever_members_are_called(tmp_path: Path) -> None:
+    sets = members()
+    sets["images_background"] |= {
+        "../../evil/character01/0000_01.png": drawing(0),
+        "/tmp/evil.png": drawing(0),
+    }
+    root = pack(tmp_path / "a" / "b", sets)
+    before = set(tmp_path.rglob("*"))
+    assert _omniglot_files.read(root, CHARACTERS).shape == (3, 20, 28, 28)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_one_missing_set_is_told(tmp_path: Path) -> None:
+    root = pack(tmp_path, members())
+    (root / "omniglot" / "images_evaluation.zip").unlink()
+    assert not _omniglot_files.is_here(root)
+    with pytest.raises(MetabenchError, match=r"neither images_evaluation.zip nor a folder images_evaluation"):
+        _omniglot_files.read(root, CHARACTERS)
+
+
+def test_rotations_of_the_real_characters_are_training_classes_only(data_root: Path) -> None:
+    if not _omniglot_files.is_here(data_root):
+        pytest.skip(f"no Omniglot under {data_root}")
+    splits = data.load(TaskConfig(dataset="omniglot"), data_root)
+    parts = (splits.meta_train, splits.meta_validation, splits.meta_test)
+    assert [len(part.classes) for part in parts] == [4 * 1028, 172, 423]
+    assert splits.meta_train.classes[1028] == f"{splits.meta_train.classes[0]}/90"
+    images = splits.meta_train.images
+    assert torch.equal(images[1028 + 5], torch.rot90(images[5], 1, (2, 3)))
+    assert len({domain for part in parts for domain in part.domains}) == 50
+    plain = data.load(TaskConfig(dataset="omniglot", options={"rotations": False}), data_root)
+    assert torch.equal(plain.meta_train.images, images[:1028])
+    assert torch.equal(plain.meta_test.images, splits.meta_test.images)
