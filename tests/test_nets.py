@@ -167,6 +167,14 @@ def test_both_routes_of_conv_pool_agree_under_vmap(device: str) -> None:
             torch.testing.assert_close(a, b, **EXACT)
 
 
+def test_the_route_of_other_devices_has_the_same_meta_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, theta = build()
+    loss = maml_loss(net.apply, True, 2)
+    ours = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(theta, *tasks())
+    monkeypatch.setattr(layers, "conv_pool", layers.plain_conv_pool)
+    assert_same(vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(theta, *tasks()), ours, **EXACT)
+
+
 def test_given_moments_are_used_and_a_batch_given_its_own_moments_changes_nothing() -> None:
     net, theta = build()
     support, _, query, _ = (leaf[0] for leaf in tasks())

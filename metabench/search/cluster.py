@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ ENVIRONMENT = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be writing
     "TUNE_WARN_THRESHOLD_S": "5",
 }
+
+KNOCK_SECONDS = 10
 
 FORWARDED = ("METABENCH_DATA", "METABENCH_CACHE")
 
@@ -78,12 +81,23 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
     variables = {name: os.environ[name] for name in (*ENVIRONMENT, *FORWARDED) if name in os.environ}
     del quiet["include_dashboard"]
     try:
+        _knock(address)
         ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise MetabenchError(
             f"--address {address}: no Ray cluster can be joined there ({error}); start one with "
             "`ray start --head`, or leave --address out to use this machine"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Connect and hang up: Ray itself tries for minutes where nobody answers."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ValueError("it must be auto or HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def offer(resources: dict[str, float]) -> Cluster:

@@ -1,28 +1,10 @@
-"""A small space and made-up reports for everything that decides without training."""
+"""A small space for everything that decides without training."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
 from metabench.config import SearchSpace
-
-
-def make_report(tasks_seen: int, accuracy: float | None, seconds: float = 1.0) -> dict[str, Any]:
-    """Return a report as a trial would send it; no accuracy stands for a trial that diverged."""
-    return {
-        "tasks_seen": tasks_seen,
-        "finite": accuracy is not None,
-        "val_accuracy": accuracy,
-        "val_ci": None if accuracy is None else 0.01,
-        "val_loss": None if accuracy is None else 1.0,
-        "train_accuracy": accuracy,
-        "train_loss": None if accuracy is None else 1.0,
-        "seconds": seconds,
-        "peak_memory": 1,
-        "logs": {},
-    }
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 from metabench.config import SearchSpace
 from metabench.search.asha import RungScheduler, is_top, judge
 from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, Ledger
-from tests.search.conftest import make_report
+from tests.search.played import make_report
 
 
 def add_trials(ledger: Ledger, algorithm: str, count: int) -> list[str]:

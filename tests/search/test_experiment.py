@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray import tune
 
 from metabench import store
 from metabench.config import SearchSpace
@@ -19,7 +15,7 @@ from metabench.core import MetabenchError
 from metabench.search import cluster, experiment
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
 from metabench.search.watch import Watch
-from tests.search.conftest import make_report
+from tests.search.played import played_trial
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -35,22 +31,6 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def played_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> None:
-    """Play a part by number instead of training: the journal of what was done is one line an attempt."""
-    name = config["trial"]
-    work = Path(folder) / "played" / name
-    attempts = len(store.read_lines(work))
-    store.append_line(work, {"attempt": attempts})
-    number = int(name[-3:])
-    if number == 1:
-        raise ValueError(f"{name} is broken")
-    if number == 2 and attempts == 0:
-        os._exit(1)  # as a node that dies
-    for rung in (100, 300, 900):
-        accuracy = None if number == 3 else 0.9 - number / 20
-        tune.report({"tasks_seen": rung, "report": json.dumps(make_report(rung, accuracy))})
-
-
 def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
     tmp_path: Path, space: SearchSpace, ray_folder: None
 ) -> None:
@@ -61,15 +41,15 @@ def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
         with watch.showing(ledger):
             experiment.explore(tmp_path, space, ledger, found, watch, seed=0, trainable=played_trial)
         lines = store.read_trials(tmp_path)
-        for algorithm in space.algorithms:
-            status = [lines[f"{algorithm}-{number:03d}"]["status"] for number in range(5)]
-            assert status[0] == COMPLETE  # the best of all
-            assert status[1] == FAILED
-            assert status[2] in (COMPLETE, PRUNED)  # which of them depends on who comes first
-            assert status[3] == DIVERGED
-            assert f"{algorithm}-001 is broken" in lines[f"{algorithm}-001"]["error"]
-            attempts = [len(store.read_lines(tmp_path / "played" / f"{algorithm}-{n:03d}")) for n in range(5)]
-            assert attempts == [1, 1 + experiment.MAX_FAILURES, 2, 1, 1]
+        status = {name: line["status"] for name, line in lines.items()}
+        assert status["maml-000"] == status["maml_pp-000"] == COMPLETE  # the best of their algorithms
+        assert status["maml-001"] == FAILED
+        assert status["maml-003"] == status["maml_pp-003"] == DIVERGED
+        assert status["maml_pp-002"] in (COMPLETE, PRUNED)  # which of them depends on who comes first
+        assert "maml-001 is broken" in lines["maml-001"]["error"]
+        attempts = {name: len(store.read_lines(tmp_path / "played" / name)) for name in lines}
+        often = {"maml-001": 1 + experiment.MAX_FAILURES, "maml_pp-002": 2}
+        assert attempts == {name: often.get(name, 1) for name in lines}
         assert Counter(line["algorithm"] for line in lines.values()) == {"maml": 5, "maml_pp": 5}
         assert len(store.read_lines(tmp_path / store.TRIALS)) == 10
         journal = (tmp_path / JOURNAL).read_bytes()
@@ -79,10 +59,11 @@ def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
     assert not (tmp_path / store.RUNNING).exists()
 
 
-def test_an_address_without_a_cluster_is_one_message(tmp_path: Path, ray_folder: None) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])
+def test_an_address_without_a_cluster_is_one_message(tmp_path: Path, ray_folder: None, address: str) -> None:
     with (
-        pytest.raises(MetabenchError, match=r"127\.0\.0\.1:1: no Ray cluster can be joined"),
-        cluster.connect("127.0.0.1:1", tmp_path),
+        pytest.raises(MetabenchError, match=f"--address {address}: no Ray cluster can be joined there"),
+        cluster.connect(address, tmp_path),
     ):
         pass
 

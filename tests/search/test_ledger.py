@@ -11,7 +11,7 @@ from metabench import store
 from metabench.config import SearchSpace
 from metabench.search.asha import judge
 from metabench.search.ledger import FAILED, JOURNAL, PRUNED, WORK, Ledger, ranked
-from tests.search.conftest import make_report
+from tests.search.played import make_report
 
 
 def play(folder: Path, space: SearchSpace) -> Ledger:

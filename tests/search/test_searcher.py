@@ -15,7 +15,7 @@ from metabench.config import SearchSpace
 from metabench.search.asha import judge
 from metabench.search.ledger import Ledger
 from metabench.search.searcher import FairSearcher
-from tests.search.conftest import make_report
+from tests.search.played import make_report
 
 
 def score(config: dict[str, Any], tasks_seen: int) -> float:

@@ -1,0 +1,44 @@
+"""A trial that plays a part instead of training; it imports little, since every crash costs a new process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from metabench import store
+
+
+def make_report(tasks_seen: int, accuracy: float | None, seconds: float = 1.0) -> dict[str, Any]:
+    """Return a report as a trial would send it; no accuracy stands for a trial that diverged."""
+    return {
+        "tasks_seen": tasks_seen,
+        "finite": accuracy is not None,
+        "val_accuracy": accuracy,
+        "val_ci": None if accuracy is None else 0.01,
+        "val_loss": None if accuracy is None else 1.0,
+        "train_accuracy": accuracy,
+        "train_loss": None if accuracy is None else 1.0,
+        "seconds": seconds,
+        "peak_memory": 1,
+        "logs": {},
+    }
+
+
+def played_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> None:
+    """Raise, crash once, diverge or report ever worse accuracies, by name; leave a line for each attempt."""
+    name = config["trial"]
+    work = Path(folder) / "played" / name
+    attempts = len(store.read_lines(work))
+    store.append_line(work, {"attempt": attempts})
+    number = int(name[-3:])
+    if name == "maml-001":
+        raise ValueError(f"{name} is broken")
+    if name == "maml_pp-002" and attempts == 0:
+        os._exit(1)  # as when a node dies
+    for rung in (100, 300, 900):
+        accuracy = None if number == 3 else 0.9 - number / 20
+        tune.report({"tasks_seen": rung, "report": json.dumps(make_report(rung, accuracy))})
