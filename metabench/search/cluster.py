@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,9 @@ def connect(address: str | None, folder: Path, cpus: int | None = None) -> Itera
         "include_dashboard": False,
     }
     if address is None:
+        # Ray lets in only who knows its token, and would leave a new one in the user's home for good.
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
         ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
     else:
@@ -85,8 +89,9 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
         ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise MetabenchError(
-            f"--address {address}: no Ray cluster can be joined there ({error}); start one with "
-            "`ray start --head`, or leave --address out to use this machine"
+            f"--address {address}: no Ray cluster can be joined there ({error}); start one with `ray start "
+            "--head`, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if it wants a token, or leave --address out to "
+            "use this machine"
         ) from error
 
 

@@ -75,7 +75,14 @@ class Watch:
         self.say(f"[{done}/{total}] {name} {trial.status} after {trial.tasks_seen} tasks{accuracy}{reason}")
 
     def _snapshot(self, ledger: Ledger) -> None:
-        running = {t.name: {"algorithm": t.algorithm, **(t.reports or [{}])[-1]} for t in ledger.unfinished()}
+        running = {
+            trial.name: {
+                "algorithm": trial.algorithm,
+                "hyperparameters": trial.hyperparameters,
+                **(trial.reports or [{}])[-1],
+            }
+            for trial in ledger.unfinished()
+        }
         store.write_json(self.folder / store.RUNNING, {"trials": running})
         self._written = time.monotonic()
 
