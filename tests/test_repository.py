@@ -20,6 +20,7 @@ FLOORS: dict[str, float] = {
     "seeds": 0.5,
     "stats": 0.5,
     "config": 0.5,
+    "fused": 0.7,
     "layers": 0.8,
     "nets": 1,
     "inner": 1,

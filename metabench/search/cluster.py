@@ -89,9 +89,9 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
         ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise MetabenchError(
-            f"--address {address}: no Ray cluster can be joined there ({error}); start one with `ray start "
-            "--head`, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if it wants a token, or leave --address out to "
-            "use this machine"
+            f"--address {address}: no Ray cluster can be joined there ({error}); start one with "
+            "`ray start --head`, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if it wants a token, "
+            "or leave --address out to use this machine"
         ) from error
 
 

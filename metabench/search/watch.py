@@ -87,8 +87,11 @@ class Watch:
         self._written = time.monotonic()
 
     def _table(self, ledger: Ledger) -> Table:
-        names = ("trials", "running", COMPLETE, PRUNED, DIVERGED, FAILED, "tasks seen", "best")
-        table = Table("algorithm", *names, title=f"search {self.folder.name}", title_justify="left")
+        names = ("trials", "running", COMPLETE, PRUNED, DIVERGED, FAILED, "tasks", "best")
+        table = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
+        table.add_column("algorithm")
+        for name in names:
+            table.add_column(name, justify="right")
         for algorithm in self.space.algorithms:
             trials = ledger.of(algorithm)
             count = Counter(trial.status for trial in trials)

@@ -57,6 +57,8 @@ def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> Non
     try:
         for line in reports:
             _tell(line)
+        if reports and not reports[-1]["finite"]:
+            return
         training = train.train(run, loaded, device=device, state=state, listen=_listener(events))
         for report, new_state in training:
             # The state comes last: a report without its state is made again, a state without its report

@@ -1,0 +1,75 @@
+"""Which runs the final stage plans, and how candidates become a chosen setting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from metabench import spaces, store
+from metabench.config import SearchSpace
+from metabench.search import confirm, final
+from metabench.search.cluster import Cluster
+from metabench.search.ledger import Ledger
+from metabench.search.searcher import TRIAL_SEEDS
+from metabench.search.watch import Watch
+
+NOWHERE = Cluster(slots=1, cpus=1, gpus=0)
+
+
+def published(space: SearchSpace, algorithm: str) -> dict[str, object]:
+    return spaces.resolve(space, algorithm, spaces.defaults(space, algorithm))
+
+
+def test_tuned_and_default_are_planned_with_the_same_seeds_and_ten_reports(space: SearchSpace) -> None:
+    tuned = {**published(space, "maml"), "inner_lr": 0.3}
+    chosen = {"maml": {"hyperparameters": tuned}, "maml_pp": None}
+    planned = {run.name: run for run in final.plan(space, chosen, seed=4)}
+    assert sorted(planned) == [
+        "maml-default-seed0",
+        "maml-default-seed1",
+        "maml-tuned-seed0",
+        "maml-tuned-seed1",
+        "maml_pp-default-seed0",  # nothing was chosen: every trial diverged or failed
+        "maml_pp-default-seed1",
+    ]
+    assert [planned[f"maml-{variant}-seed1"].config.seed for variant in ("tuned", "default")] == [5, 5]
+    assert planned["maml-tuned-seed0"].config.rungs == list(range(90, 901, 90))
+    assert planned["maml-tuned-seed0"].config.hyperparameters["inner_lr"] == 0.3
+    assert all(run.copy_of is None for run in planned.values())
+    assert max(run.config.seed for run in planned.values()) < TRIAL_SEEDS  # no final run repeats a trial
+
+
+def test_a_default_that_was_chosen_is_trained_once(space: SearchSpace) -> None:
+    # As chosen.json gives it back.
+    tuned = json.loads(json.dumps(published(space, "maml")))
+    chosen = {"maml": {"hyperparameters": tuned}, "maml_pp": None}
+    copies = {run.name: run.copy_of for run in final.plan(space, chosen, seed=0) if run.copy_of}
+    assert copies == {f"maml-default-seed{k}": f"maml-tuned-seed{k}" for k in range(2)}
+
+
+def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    scores = {"maml-000": 0.5, "maml-001": 0.7, "maml-002": 0.6}
+    for name, score in scores.items():
+        ledger.propose("maml", {}, {"inner_lr": score}, name == "maml-000", 0)
+        report = {"tasks_seen": 900, "finite": True, "val_accuracy": score, "peak_memory": 1}
+        ledger.record(name, report, "complete")
+    ledger.propose("maml_pp", {}, {}, True, 0)
+    ledger.fail("maml_pp-000", "broken")
+    fresh = {"maml-001": [0.4, 0.5], "maml-002": [0.5, 0.6]}  # the other way round than in the search
+    for name, accuracy in fresh.items():
+        store.write_json(tmp_path / store.CONFIRM / f"{name}.json", {"accuracy": accuracy})
+    watch = Watch(tmp_path, space, quiet=True)
+    chosen = confirm.choose(tmp_path, space, ledger, NOWHERE, watch)  # all confirmed: no cluster is asked
+    assert chosen["maml_pp"] is None
+    assert chosen["maml"] == {
+        "trial": "maml-002",
+        "hyperparameters": {"inner_lr": 0.6},
+        "is_default": False,
+        "val_accuracy": 0.6,
+        "confirm_accuracy": 0.55,
+    }
+    assert store.read_json(tmp_path / store.CHOSEN) == chosen
+    assert confirm.choose(tmp_path, space, Ledger(tmp_path, 2), NOWHERE, watch) == chosen

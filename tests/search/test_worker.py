@@ -1,0 +1,110 @@
+"""A trial in its worker: stopped anywhere, it goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metabench import spaces, store, train
+from metabench.config import SearchSpace
+from metabench.search import worker
+from metabench.search.ledger import WORK
+from tests import small
+
+NAME = "maml-000"
+
+
+@pytest.fixture
+def tiny(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
+    """Return a space whose trials report after 8, 16 and 32 tasks of the small data set."""
+    monkeypatch.setattr(worker, "prepare", lambda: "cpu")
+    monkeypatch.setattr(worker, "splits", lambda task: small.splits())
+    changed = {"tasks": 32, "grace": 8, "reduction_factor": 2, "validation_tasks": 6}
+    budget = space.budget.model_copy(update=changed)
+    return space.model_copy(update={"budget": budget, "task": small.TASK})
+
+
+def run(folder: Path, space: SearchSpace, stop_after: int, **values: Any) -> list[dict[str, Any]]:
+    """Run the trial until it has told a number of reports, and return what it told."""
+    told: list[dict[str, Any]] = []
+
+    def report(metrics: dict[str, Any]) -> None:
+        told.append(json.loads(metrics["report"]))
+        if len(told) == stop_after:
+            raise SystemExit  # how Tune stops a function
+
+    given = {**spaces.defaults(space, "maml"), **values}
+    hyperparameters = {**spaces.resolve(space, "maml", given), "task_batch_size": 4}
+    config = {"algorithm": "maml", "trial": NAME, "hyperparameters": hyperparameters, "seed": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.tune, "report", report)
+        try:
+            worker.run_trial(config, str(folder), space.model_dump(mode="json"))
+        except SystemExit:
+            assert len(told) == stop_after
+    return told
+
+
+def numbers(reports: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    keys = ("tasks_seen", "finite", "val_accuracy", "val_ci", "val_loss", "train_accuracy", "train_loss")
+    return [tuple(report[key] for key in keys) for report in reports]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_stopped_trial_repeats_its_reports_and_goes_on_bit_for_bit(
+    tmp_path: Path, tiny: SearchSpace, stop_after: int
+) -> None:
+    whole = run(tmp_path / "whole", tiny, stop_after=9)
+    assert [report["tasks_seen"] for report in whole] == [8, 16, 32]
+    first = run(tmp_path / "stopped", tiny, stop_after)
+    again = run(tmp_path / "stopped", tiny, stop_after=9)
+    assert again[:stop_after] == first  # the very same, seconds too: nothing was computed again
+    assert numbers(again) == numbers(whole)
+    events = EventAccumulator(str(tmp_path / "stopped" / store.TENSORBOARD / "maml" / NAME))
+    events.Reload()
+    for tag in ("meta_validation/accuracy", "meta_train/loss"):
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 32
+
+
+def test_a_kill_between_report_and_state_makes_the_report_again(
+    tmp_path: Path, tiny: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole", tiny, stop_after=9)
+    run(tmp_path / "killed", tiny, stop_after=1)
+    save_state = train.save_state
+
+    def kill(folder: Path, state: train.State) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_state", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", tiny, stop_after=9)
+    work = tmp_path / "killed" / WORK / NAME
+    assert [line["tasks_seen"] for line in store.read_lines(work / store.REPORTS)] == [8, 16]
+    monkeypatch.setattr(train, "save_state", save_state)
+    assert numbers(run(tmp_path / "killed", tiny, stop_after=9)) == numbers(whole)
+    assert [line["tasks_seen"] for line in store.read_lines(work / store.REPORTS)] == [8, 16, 32]
+
+
+def test_a_trial_that_lost_its_state_starts_anew(tmp_path: Path, tiny: SearchSpace) -> None:
+    first = run(tmp_path, tiny, stop_after=2)
+    shutil.rmtree(tmp_path / WORK / NAME / store.STATE)
+    assert numbers(run(tmp_path, tiny, stop_after=2)) == numbers(first)
+
+
+def test_a_trial_that_diverges_says_so_once_and_ends(tmp_path: Path, tiny: SearchSpace) -> None:
+    wide = {"inner_lr": {"low": 0.01, "high": 1e30, "log": True, "default": 0.1}, "outer_optimizer": "sgd"}
+    hot = SearchSpace.model_validate(
+        {**tiny.model_dump(), "shared": {**wide, "outer_lr": 1e30, "inner_steps": 5}}
+    )
+    told = run(tmp_path, hot, stop_after=9, inner_lr=1e30)
+    assert [report["finite"] for report in told] == [False]
+    assert told[0]["val_accuracy"] is None
+    assert run(tmp_path, hot, stop_after=9, inner_lr=1e30) == told  # a restart trains on from no such state
