@@ -72,5 +72,5 @@ def frozen(
     indices = Indices(torch.cat([d.classes for d in drawn]), torch.cat([d.examples for d in drawn]))
     digest = hashlib.sha256("\x1f".join(map(str, (*name, n_tasks, *data.classes))).encode())
     for tensor in (*indices, data.images):
-        digest.update(tensor.cpu().contiguous().numpy())
+        digest.update(tensor.cpu().numpy().tobytes())
     return FrozenTasks(indices, task.shot, task.test_query, digest.hexdigest())

@@ -1,4 +1,4 @@
-"""Convolution, batch moments and max pooling as one step: the fast route on a CPU, torch's own layers elsewhere."""
+"""Convolution, batch moments and max pooling as one step: fast on a CPU, torch's own layers elsewhere."""
 
 from __future__ import annotations
 

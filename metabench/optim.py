@@ -70,7 +70,7 @@ def constant(progress: float) -> float:
 
 
 def cosine(final: Any) -> Callable[[float], Any]:
-    """Return the factor that falls from 1 to `final` over half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    """Return a factor that falls from 1 to `final` as half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
     return lambda progress: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -52,12 +52,14 @@ def train_run(
     device: torch.device | str = "cpu",
     progress: Callable[[int, Mapping[str, float]], None] | None = None,
     reported: Callable[[Report], None] | None = None,
+    tensorboard: Path | None = None,
 ) -> None:
     """Train into a folder; continue where an interrupted run of the same configuration stopped.
 
     Args:
         progress: called with tasks seen and running means, about fifty times a run.
         reported: called with each Report once it is on disk.
+        tensorboard: folder of the event files; `tb` in the run folder where it is not given.
     """
     _claim(config, splits, folder)
     if is_finished(folder):
@@ -69,7 +71,7 @@ def train_run(
     kept = [line for line in store.read_lines(folder / store.REPORTS) if line["tasks_seen"] <= seen]
     store.write_lines(folder / store.REPORTS, kept)
     best = max((line["val_accuracy"] for line in kept if line["finite"]), default=-math.inf)
-    events = Events(folder / "tb", resume_step=seen if state else None)
+    events = Events(tensorboard or folder / store.TENSORBOARD, resume_step=seen if state else None)
 
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
         events.scalars(tasks_seen, dict(means))
@@ -128,7 +130,9 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     """Rebuild the learner of a run folder with the weights of its best meta-validation report."""
     config = read_config(folder)
     if not (folder / store.WEIGHTS).exists():
-        raise MetabenchError(f"{folder}: has no {store.WEIGHTS}: it was stopped before its first report, or diverged")
+        raise MetabenchError(
+            f"{folder}: has no {store.WEIGHTS}: it was stopped before its first report, or diverged"
+        )
     learner = train.build(config, splits)
     flat, record = train.load_tensors(folder / store.WEIGHTS, device)
     meta, buffers = train.fill_learner(config, learner, flat, device)
@@ -138,10 +142,14 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
 def read_config(folder: Path) -> RunConfig:
     """Read the configuration of a run folder."""
     if not (folder / store.CONFIG).exists():
-        raise MetabenchError(f"{folder}: is no run folder (no {store.CONFIG}); give one that `metabench train` made")
+        raise MetabenchError(
+            f"{folder}: is no run folder (no {store.CONFIG}); give one that `metabench train` made"
+        )
     record = store.read_json(folder / store.CONFIG)
     if not isinstance(record, dict) or not {"protocol", "run"} <= record.keys():
-        raise MetabenchError(f"{folder / store.CONFIG}: does not describe a run; give one that `metabench train` made")
+        raise MetabenchError(
+            f"{folder / store.CONFIG}: does not describe a run; give one that `metabench train` made"
+        )
     if record["protocol"] != PROTOCOL:
         raise MetabenchError(f"{folder}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
     return RunConfig(**record["run"])
@@ -155,11 +163,15 @@ def test_run(
     run = open_run(folder, splits, device)
     expected = store.read_json(folder / store.CONFIG)["data_fingerprint"]
     if expected != splits.fingerprint:
-        raise MetabenchError(f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
-                             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on")  # fmt: skip
+        raise MetabenchError(
+            f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
+            f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
+        )
     tasks = episodes.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
     images = splits.meta_test.images.to(device)
-    score = evaluate(run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks)
+    score = evaluate(
+        run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks
+    )
     before = store.read_json(folder / store.TEST) if (folder / store.TEST).exists() else {"times_opened": 0}
     result = {
         "protocol": PROTOCOL,

@@ -48,8 +48,8 @@ class Learner(NamedTuple):
 
 def build(config: RunConfig, splits: Splits) -> Learner:
     """Build the algorithm, network and settings that a run's configuration names."""
-    image_shape = splits.meta_train.images.shape[2:]
-    net = nets.build(config.network, config.task.way, image_shape)
+    channels, height, width = splits.meta_train.images.shape[2:]
+    net = nets.build(config.network, config.task.way, (channels, height, width))
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
     return Learner(algorithms.get(config.algorithm), net, h)
 
@@ -114,7 +114,14 @@ def meta_step(
     indices = episodes.sample(generator, n_classes, n_examples, task.way, task.shot, task.query, n_tasks)
     progress = state.tasks_seen / config.tasks
     gradient, loss, logs, buffers = vectorise.meta_gradient(
-        algorithm, net, state.meta, state.buffers, episodes.gather(images, indices, task.shot), h, progress, CHUNK
+        algorithm,
+        net,
+        state.meta,
+        state.buffers,
+        episodes.gather(images, indices, task.shot),
+        h,
+        progress,
+        CHUNK,
     )
     meta, optimizer, outer = algorithm.optimizer(h).update(gradient, state.optimizer, state.meta, progress)
     state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
@@ -163,7 +170,11 @@ class _Mean:
         mean = {name: float(total) / self.n_tasks for name, total in self.sums.items()}
         last = {name: float(value) for name, value in self.last.items() if name not in mean}
         speed = self.n_tasks / (time.perf_counter() - self.begun)
-        mean = {"meta_train/loss": mean["loss"], "meta_train/accuracy": mean["accuracy"], "grad/norm": mean["grad/norm"]}
+        mean = {
+            "meta_train/loss": mean["loss"],
+            "meta_train/accuracy": mean["accuracy"],
+            "grad/norm": mean["grad/norm"],
+        }
         return {**mean, **last, "system/tasks_per_second": speed}
 
 

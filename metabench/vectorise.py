@@ -14,17 +14,25 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from metabench import trees
-from metabench.core import Algorithm, Logs, Net, Task, Tree
+from metabench.core import Algorithm, Logs, Net, Query, Support, Task, Tree
 
 
 def chunks(tasks: Task, size: int) -> Iterator[Task]:
     """Cut T tasks into groups of at most `size`."""
     for start in range(0, len(tasks.support.y), size):
-        yield Task(*(type(part)(*(leaf[start : start + size] for leaf in part)) for part in tasks))
+        support, query = (tuple(leaf[start : start + size] for leaf in part) for part in tasks)
+        yield Task(Support(*support), Query(*query))
 
 
 def meta_gradient(
-    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, tasks: Task, h: Any, progress: float, chunk: int
+    algorithm: Algorithm,
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    tasks: Task,
+    h: Any,
+    progress: float,
+    chunk: int,
 ) -> tuple[Tree, Tensor, Logs, Tree]:
     """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks."""
 

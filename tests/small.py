@@ -25,7 +25,9 @@ def splits(size: int = 16, n_examples: int = 6) -> Splits:
     return Splits("small", *parts, fingerprint="0" * 64)
 
 
-def config(algorithm: str = "maml", tasks: int = 24, rungs: tuple[int, ...] = (8, 16, 24), **values: Any) -> RunConfig:
+def config(
+    algorithm: str = "maml", tasks: int = 24, rungs: tuple[int, ...] = (8, 16, 24), **values: Any
+) -> RunConfig:
     """Describe a run of a few meta-steps."""
     return RunConfig(
         algorithm=algorithm,

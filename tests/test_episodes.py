@@ -16,7 +16,9 @@ from tests import small
 
 @settings(max_examples=30, deadline=None)
 @given(way=st.integers(2, 6), shot=st.integers(1, 3), query=st.integers(1, 3), n_tasks=st.integers(1, 5))
-def test_a_task_has_distinct_classes_and_distinct_examples(way: int, shot: int, query: int, n_tasks: int) -> None:
+def test_a_task_has_distinct_classes_and_distinct_examples(
+    way: int, shot: int, query: int, n_tasks: int
+) -> None:
     indices = episodes.sample(seeds.generator(way, shot), 6, 6, way, shot, query, n_tasks)
     assert indices.classes.shape == (n_tasks, way)
     assert indices.examples.shape == (n_tasks, way, shot + query)

@@ -16,7 +16,15 @@ def test_batched_evaluation_equals_one_task_at_a_time(name: str, monkeypatch: py
     learner = train.build(config, splits)
     state = train.start(config, learner)
     tasks = episodes.frozen(splits, "meta_test", config.task, 7, "test")
-    args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h, splits.meta_test.images, tasks)
+    args = (
+        learner.algorithm,
+        learner.net,
+        state.meta,
+        state.buffers,
+        learner.h,
+        splits.meta_test.images,
+        tasks,
+    )
     together = evaluate.evaluate(*args)
     monkeypatch.setattr(evaluate, "BLOCK", 1)
     alone = evaluate.evaluate(*args)

@@ -96,7 +96,11 @@ def test_the_listener_hears_rates_and_means() -> None:
     config = small.config("maml_pp")
     list(train.train(config, small.splits(), listen=lambda seen, means: heard.append((seen, dict(means)))))
     assert [seen for seen, _ in heard] == [4, 8, 12, 16, 20, 24]
-    assert {"meta_train/loss", "meta_train/accuracy", "lr/outer", "grad/norm", "system/tasks_per_second"} <= set(
-        heard[0][1]
-    )
+    assert {
+        "meta_train/loss",
+        "meta_train/accuracy",
+        "lr/outer",
+        "grad/norm",
+        "system/tasks_per_second",
+    } <= set(heard[0][1])
     assert "lr/inner/conv1.weight/1" in heard[0][1]

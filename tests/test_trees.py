@@ -28,7 +28,18 @@ def test_one_nan_anywhere_is_not_finite() -> None:
 
 def test_seeds_depend_on_every_name_and_nothing_else() -> None:
     assert seeds.seed("a", 1) == seeds.seed("a", 1)
-    assert len({seeds.seed("a", 1), seeds.seed("a", 2), seeds.seed("b", 1), seeds.seed("a1"), seeds.seed("a", "1", "")}) == 5
+    assert (
+        len(
+            {
+                seeds.seed("a", 1),
+                seeds.seed("a", 2),
+                seeds.seed("b", 1),
+                seeds.seed("a1"),
+                seeds.seed("a", "1", ""),
+            }
+        )
+        == 5
+    )
     torch.manual_seed(5)
     before = torch.rand(1)
     torch.manual_seed(5)

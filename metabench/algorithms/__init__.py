@@ -34,7 +34,7 @@ def get(name: str) -> Algorithm:
 
 
 def hparams(name: str, values: dict[str, Any]) -> Any:
-    """Build an algorithm's settings from plain values, defaults filled in; all problems are reported at once."""
+    """Build an algorithm's settings from plain values, defaults filled in; all problems come at once."""
     kind = get(name).hparams
     wrong = [problem for key in values if (problem := setting_problem(kind, key, values[key]))]
     if wrong:

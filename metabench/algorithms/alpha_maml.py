@@ -20,7 +20,9 @@ class Settings(optim.Settings):
     inner_lr: float = setting(0.1, "first inner learning rate alpha", above=0)
     inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
     eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
-    inner_clip: float = setting(0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0)
+    inner_clip: float = setting(
+        0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
+    )
     adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
     alpha_lr: float = setting(1e-2, "rate at which alpha follows its hypergradient", minimum=0)
     beta_lr: float = setting(1e-8, "rate at which beta follows its hypergradient", minimum=0)
@@ -66,7 +68,9 @@ def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
     return net.apply(learner["params"], x, learner["moments"])[0]
 
 
-def move(rate: Tensor, change: Tensor, low: float, high: float, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def move(
+    rate: Tensor, change: Tensor, low: float, high: float, share: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Add a change to a learning rate within its safeguards.
 
     Returns the new rate, whether a limit was hit, and whether a non-finite change was skipped (both 0 or 1).
@@ -89,7 +93,9 @@ def optimizer(h: Settings) -> Optimizer:
     def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
         # d L_Q / d beta = -<G_t, previous direction>; with SGD that direction is G_(t-1)
         beta_change = h.beta_lr * trees.dot(gradient["theta"], state["direction"])
-        beta, beta_limited, beta_skipped = move(state["beta"], beta_change, h.beta_min, h.beta_max, h.max_change)
+        beta, beta_limited, beta_skipped = move(
+            state["beta"], beta_change, h.beta_min, h.beta_max, h.max_change
+        )
         # d L_Q / d alpha comes exactly, through all inner steps, from the meta-gradient
         alpha_change = -h.alpha_lr * gradient["alpha"]
         alpha, alpha_limited, alpha_skipped = move(
@@ -98,10 +104,18 @@ def optimizer(h: Settings) -> Optimizer:
         clipped = optim.clip(gradient["theta"], h.outer_clip)
         direction, rule_state = rule.direction(clipped, state["rule"])
         theta = trees.map(lambda w, d: w - beta * d, meta["theta"], direction)
-        logs: dict[str, Any] = {"lr/outer": beta, "lr/inner": alpha, "lr/inner_hypergradient": gradient["alpha"]}
+        logs: dict[str, Any] = {
+            "lr/outer": beta,
+            "lr/inner": alpha,
+            "lr/inner_hypergradient": gradient["alpha"],
+        }
         logs |= {"lr/inner_limited": alpha_limited, "lr/outer_limited": beta_limited}
         logs |= {"lr/inner_skipped": alpha_skipped, "lr/outer_skipped": beta_skipped}
-        return {"theta": theta, "alpha": alpha}, {"rule": rule_state, "beta": beta, "direction": direction}, logs
+        return (
+            {"theta": theta, "alpha": alpha},
+            {"rule": rule_state, "beta": beta, "direction": direction},
+            logs,
+        )
 
     return Optimizer(start, update)
 
@@ -114,9 +128,9 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=optimizer,
-        reference="Behl, Baydin and Torr 2019, arXiv 1905.07435, algorithm 2. The hypergradient of alpha is exact "
-        "for any number of inner steps where the paper takes one; that of beta uses one dot product over all "
-        "tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, algorithm 5). "
+        reference="Behl, Baydin and Torr 2019, arXiv 1905.07435, algorithm 2. The hypergradient of alpha is "
+        "exact for any number of inner steps where the paper takes one; that of beta uses one dot product over "
+        "all tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, algorithm 5). "
         "Limits on both rates are additions.",
     )
 }

@@ -20,7 +20,9 @@ class Settings(optim.Settings):
     inner_lr: float = setting(0.1, "inner learning rate alpha", minimum=0)
     inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
     eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
-    inner_clip: float = setting(0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0)
+    inner_clip: float = setting(
+        0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
+    )
     adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
 
 
@@ -77,6 +79,7 @@ ALGORITHMS = {
     "maml": MAML,
     "fomaml": MAML._replace(
         task_loss=partial(task_loss, derivative="first"),
-        reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2: the inner gradient is a constant.",
+        reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2: the inner gradient "
+        "is a constant.",
     ),
 }

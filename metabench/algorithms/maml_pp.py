@@ -20,20 +20,30 @@ MOMENTUM = 0.1
 class Settings(optim.Settings):
     """MAML's settings and a switch for each part."""
 
-    inner_lr: float = setting(0.1, "inner learning rate; where rates are learned, their first value", minimum=0)
+    inner_lr: float = setting(
+        0.1, "inner learning rate; where rates are learned, their first value", minimum=0
+    )
     inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
     eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
-    inner_clip: float = setting(0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0)
+    inner_clip: float = setting(
+        0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
+    )
     adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
     multi_step_loss: bool = setting(True, "early on, weigh in the query loss after every inner step (MSL)")
-    multi_step_fraction: float = setting(0.1, "share of training during which MSL is annealed", minimum=0, maximum=1)
+    multi_step_fraction: float = setting(
+        0.1, "share of training during which MSL is annealed", minimum=0, maximum=1
+    )
     learned_rates: bool = setting(True, "learn one inner rate a tensor and step (LSLR)")
     derivative_annealing: bool = setting(True, "start with first-order meta-gradients (DA)")
-    first_order_fraction: float = setting(0.3, "share of training that is first order (DA)", minimum=0, maximum=1)
+    first_order_fraction: float = setting(
+        0.3, "share of training that is first order (DA)", minimum=0, maximum=1
+    )
     per_step_weights: bool = setting(True, "one scale and shift of each batch norm an inner step (BNWB)")
     per_step_statistics: bool = setting(False, "evaluate with running moments, one set an inner step (BNRS)")
     cosine: bool = setting(True, "cosine outer learning rate (CA)")
-    final_lr_fraction: float = setting(0.01, "outer rate at the end as a share of the first (CA)", minimum=0, maximum=1)
+    final_lr_fraction: float = setting(
+        0.01, "outer rate at the end as a share of the first (CA)", minimum=0, maximum=1
+    )
 
 
 def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
@@ -44,13 +54,19 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
         fast, _ = inner.partition(net, theta, h.adapt_norm)
         meta["alpha"] = trees.map(lambda w: w.new_ones(n_steps) * h.inner_lr, fast)
     if h.per_step_weights and not h.adapt_norm:
-        per_step = {name: trees.map(lambda w: w.expand(n_steps, -1).clone(), theta[name]) for name in net.norm_channels}
+        per_step = {
+            name: trees.map(lambda w: w.expand(n_steps, -1).clone(), theta[name])
+            for name in net.norm_channels
+        }
         meta["theta"] = {**theta, **per_step}
     buffers: Tree = {}
     if h.per_step_statistics:
         like = trees.leaves(theta)[0]
         for name, n_channels in net.norm_channels.items():
-            buffers[name] = {"mean": like.new_zeros(n_steps, n_channels), "var": like.new_ones(n_steps, n_channels)}
+            buffers[name] = {
+                "mean": like.new_zeros(n_steps, n_channels),
+                "var": like.new_ones(n_steps, n_channels),
+            }
     return meta, buffers
 
 
@@ -66,7 +82,15 @@ def pick(step: int, per_step: Tree) -> Tree:
 
 
 def inner_step(
-    step: int, net: Net, meta: Tree, fast: Tree, slow: Tree, support: Support, h: Settings, derivative: str, moments: Tree
+    step: int,
+    net: Net,
+    meta: Tree,
+    fast: Tree,
+    slow: Tree,
+    support: Support,
+    h: Settings,
+    derivative: str,
+    moments: Tree,
 ) -> tuple[Tree, Tree]:
     """Take inner step `step`; return the fast weights after it and the batch norm moments it used."""
     direction, used = inner.gradient(
@@ -94,7 +118,9 @@ def multi_step_weights(n_steps: int, h: Settings, progress: float) -> list[float
     return [early] * (n_steps - 1) + [last]
 
 
-def task_loss(net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float) -> tuple[Tensor, Aux]:
+def task_loss(
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
+) -> tuple[Tensor, Aux]:
     first = h.derivative_annealing and progress < h.first_order_fraction
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
     weights = multi_step_weights(max(h.inner_steps, 1), h, progress)
@@ -136,7 +162,10 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
         fast, _ = inner_step(step, net, meta, fast, slow, support, h, "first", moments)
     last = max(n_steps - 1, 0)
     params = at(last, net, {**slow, **fast}, h)
-    return {"params": params, "moments": pick(last, buffers) if buffers else inner.query_moments(net, params, support)}
+    return {
+        "params": params,
+        "moments": pick(last, buffers) if buffers else inner.query_moments(net, params, support),
+    }
 
 
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
@@ -163,10 +192,10 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=optimizer,
-        reference="Antoniou, Edwards and Storkey 2019, arXiv 1810.09502, section 4. Schedules run over progress "
-        "instead of epochs; the outer rate falls smoothly instead of by epoch; the outer clip is off by default. "
-        "Batch norm weights are per step only where the inner loop leaves them alone, as in the authors' code. "
-        "Running statistics are used at evaluation where asked for, which the authors' code never does; "
-        "the test score is a single model's, not an ensemble of five.",
+        reference="Antoniou, Edwards and Storkey 2019, arXiv 1810.09502, section 4. Schedules run over "
+        "progress instead of epochs; the outer rate falls smoothly instead of by epoch; the outer clip is "
+        "off by default. Batch norm weights are per step only where the inner loop leaves them alone, as in the "
+        "authors' code. Running statistics are used at evaluation where asked for, which the authors' code "
+        "never does; the test score is a single model's, not an ensemble of five.",
     )
 }

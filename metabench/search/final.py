@@ -74,7 +74,9 @@ def train_one(config: dict[str, Any], folder: str) -> float | None:
     """Train one final run in a worker; return its best meta-validation accuracy, None if it diverged."""
     device = worker.prepare()
     run = RunConfig.model_validate(config)
-    runs.train_run(run, worker.splits(run.task), Path(folder), device=device)
+    place = Path(folder)
+    tensorboard = place.parent.parent / store.TENSORBOARD / "_final" / place.name
+    runs.train_run(run, worker.splits(run.task), place, device=device, tensorboard=tensorboard)
     reports = store.read_lines(Path(folder) / store.REPORTS)
     return max((line["val_accuracy"] for line in reports if line["finite"]), default=None)
 

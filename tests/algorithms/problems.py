@@ -70,7 +70,11 @@ def start(name: str, net: Net, device: str = "cpu", **values: Any) -> tuple[Any,
     generator = seeds.generator("jitter")
 
     def jitter(leaf: torch.Tensor) -> torch.Tensor:
-        shift = 0.1 * torch.randn(leaf.shape, generator=generator, dtype=torch.float64) * leaf.double().abs().mean()
+        shift = (
+            0.1
+            * torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+            * leaf.double().abs().mean()
+        )
         return (leaf.double() + shift).to(device)
 
     return algorithm, h, trees.map(jitter, meta), trees.map(lambda leaf: leaf.double().to(device), buffers)

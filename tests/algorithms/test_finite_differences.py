@@ -12,13 +12,13 @@ from metabench.core import Tree
 from tests.algorithms import problems
 
 EPSILON = 1e-6
-# A central difference in float64 is off by about eps^2 |f'''| + 1e-16 |f| / eps, near 1e-10 here. The network has no
-# kinks: an inner step over one is a jump of the outer loss, which no difference quotient survives.
+# A central difference in float64 is off by about eps^2 |f'''| + 1e-16 |f| / eps, near 1e-10 here. The network
+# has no kinks: an inner step over one is a jump of the outer loss, which no difference quotient survives.
 TOLERANCE = 1e-7
 
 
 def check(name: str, group: str, progress: float, n_directions: int = 3, **values: Any) -> None:
-    """Compare directional derivatives of the mean task loss along random directions within one group of meta."""
+    """Compare directional derivatives of the mean loss along random directions within a group of meta."""
     tasks, net = problems.tasks(), problems.smooth_network(values.pop("batch_norm", "transductive"))
     algorithm, h, meta, buffers = problems.start(name, net, **values)
     args = (tasks, h, progress, 4)
@@ -35,7 +35,9 @@ def check(name: str, group: str, progress: float, n_directions: int = 3, **value
         ahead = loss(trees.map(lambda w, d: w + EPSILON * d, meta[group], direction))
         behind = loss(trees.map(lambda w, d: w - EPSILON * d, meta[group], direction))
         expected = (ahead - behind) / (2 * EPSILON)
-        assert float(trees.dot(gradient[group], direction)) == pytest.approx(expected, abs=TOLERANCE, rel=1e-5)
+        assert float(trees.dot(gradient[group], direction)) == pytest.approx(
+            expected, abs=TOLERANCE, rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])

@@ -40,7 +40,13 @@ def test_maml_pp_with_every_switch_off_is_maml() -> None:
 
 
 def test_derivative_annealing_starts_as_fomaml_and_ends_as_maml() -> None:
-    settings = {**OFF, "derivative_annealing": True, "first_order_fraction": 0.4, "inner_lr": 0.3, "inner_steps": 3}
+    settings = {
+        **OFF,
+        "derivative_annealing": True,
+        "first_order_fraction": 0.4,
+        "inner_lr": 0.3,
+        "inner_steps": 3,
+    }
     plain = {"inner_lr": 0.3, "inner_steps": 3}
     early, late = theta_gradient("maml_pp", 0.39, **settings), theta_gradient("maml_pp", 0.4, **settings)
     assert problems.largest_difference(early, theta_gradient("fomaml", **plain)) < 1e-12
@@ -103,7 +109,9 @@ def test_running_statistics_are_recorded_in_training_and_used_at_evaluation() ->
     shifted = trees.map(lambda rows: rows + 0.5, buffers)
     other = algorithm.adapt(net, meta, shifted, task.support, h)
     queries = task.query.x
-    assert not torch.allclose(algorithm.predict(net, learner, queries), algorithm.predict(net, other, queries))
+    assert not torch.allclose(
+        algorithm.predict(net, learner, queries), algorithm.predict(net, other, queries)
+    )
     alone = algorithm.predict(net, learner, queries[:1])
     assert torch.allclose(algorithm.predict(net, learner, queries)[:1], alone)
 
@@ -115,7 +123,9 @@ def test_multi_step_weights_follow_the_published_formula(n_steps: int) -> None:
     for epoch in range(n_epochs):
         weights = maml_pp.multi_step_weights(n_steps, h, 0.1 * epoch / n_epochs)
         early = max(1 / n_steps - epoch / (n_steps * n_epochs), 0.03 / n_steps)
-        last = min(1 / n_steps + epoch * (n_steps - 1) / (n_steps * n_epochs), 1 - (n_steps - 1) * 0.03 / n_steps)
+        last = min(
+            1 / n_steps + epoch * (n_steps - 1) / (n_steps * n_epochs), 1 - (n_steps - 1) * 0.03 / n_steps
+        )
         assert weights == pytest.approx([early] * (n_steps - 1) + [last])
         assert sum(weights) == pytest.approx(1)
     assert maml_pp.multi_step_weights(n_steps, h, 0.1) == [0.0] * (n_steps - 1) + [1.0]
@@ -142,7 +152,10 @@ def test_cosine_falls_from_one_to_its_final_share() -> None:
 
 
 def meta_of(theta: float, alpha: float) -> Tree:
-    return {"theta": {"w": torch.tensor([theta], dtype=torch.float64)}, "alpha": torch.tensor(alpha, dtype=torch.float64)}
+    return {
+        "theta": {"w": torch.tensor([theta], dtype=torch.float64)},
+        "alpha": torch.tensor(alpha, dtype=torch.float64),
+    }
 
 
 def test_alpha_maml_outer_rate_moves_by_the_dot_of_successive_gradients() -> None:
@@ -181,7 +194,13 @@ def test_alpha_maml_with_both_rates_still_is_maml() -> None:
 
 @pytest.mark.parametrize(
     ("slope", "expected", "limited", "skipped"),
-    [(0.1, 0.1 - 0.001, 0, 0), (100.0, 0.09, 1, 0), (-100.0, 0.11, 1, 0), (math.nan, 0.1, 0, 1), (math.inf, 0.1, 0, 1)],
+    [
+        (0.1, 0.1 - 0.001, 0, 0),
+        (100.0, 0.09, 1, 0),
+        (-100.0, 0.11, 1, 0),
+        (math.nan, 0.1, 0, 1),
+        (math.inf, 0.1, 0, 1),
+    ],
 )
 def test_alpha_maml_safeguards_limit_and_are_logged(
     slope: float, expected: float, limited: int, skipped: int

@@ -85,7 +85,9 @@ def with_torchopt(theta: Tree, task: Task, steps: int) -> list[torch.Tensor]:
     for _ in range(steps):
         logits = torch.func.functional_call(built, {**fast, **slow}, (task.support.x,))
         loss = F.cross_entropy(logits, task.support.y)
-        gradients = dict(zip(fast, torch.autograd.grad(loss, list(fast.values()), create_graph=True), strict=True))
+        gradients = dict(
+            zip(fast, torch.autograd.grad(loss, list(fast.values()), create_graph=True), strict=True)
+        )
         updates, state = rule.update(gradients, state, inplace=False)
         fast = torchopt.apply_updates(fast, updates, inplace=False)
     logits = torch.func.functional_call(built, {**fast, **slow}, (task.query.x,))
@@ -110,7 +112,9 @@ def close(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 def test_maml_agrees_with_higher(steps: int, adapt_norm: bool) -> None:
     tasks = problems.tasks()
     theta, gradient = ours("maml", tasks, steps, adapt_norm)
-    assert close(gradient, mean_over_tasks(tasks, lambda task: with_higher(theta, task, steps, True, adapt_norm)))
+    assert close(
+        gradient, mean_over_tasks(tasks, lambda task: with_higher(theta, task, steps, True, adapt_norm))
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
@@ -139,9 +143,13 @@ def test_first_and_second_order_really_differ() -> None:
 @pytest.mark.parametrize("adapt_norm", [False, True])
 def test_vectorised_equals_a_plain_loop(name: str, batch_norm: str, adapt_norm: bool) -> None:
     tasks, net = problems.tasks(), problems.network(batch_norm)
-    algorithm, h, meta, buffers = problems.start(name, net, inner_lr=ALPHA, inner_steps=2, adapt_norm=adapt_norm)
+    algorithm, h, meta, buffers = problems.start(
+        name, net, inner_lr=ALPHA, inner_steps=2, adapt_norm=adapt_norm
+    )
     for progress in (0.05, 0.9):
-        gradient, loss, _, _ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, progress, chunk=4)
+        gradient, loss, _, _ = vectorise.meta_gradient(
+            algorithm, net, meta, buffers, tasks, h, progress, chunk=4
+        )
         # torch's own autograd, one task at a time, no vmap
         leaves = trees.map(lambda leaf: leaf.clone().requires_grad_(), meta)
         losses = [
