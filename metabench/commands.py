@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -131,10 +131,10 @@ def test(folder: Path, n_tasks: int, device: str, as_json: bool) -> None:
 
 
 def tensorboard(folder: Path, port: int) -> None:
-    """Run TensorBoard on a folder's events until it is stopped."""
+    """Run TensorBoard on a folder's events, in place of this process."""
     logs = folder / store.TENSORBOARD
     if not logs.is_dir():
         raise MetabenchError(f"{folder}: has no TensorBoard events; give the folder of a search or a run")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
-    with contextlib.suppress(KeyboardInterrupt):  # how TensorBoard is meant to be stopped
-        raise typer.Exit(subprocess.run([*command, "--host", "127.0.0.1", "--port", str(port)]).returncode)
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, command)  # becomes TensorBoard, so that Ctrl-C and kill reach it

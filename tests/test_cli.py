@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,12 +153,7 @@ def test_a_leaderboard_is_printed_in_every_format(form: str) -> None:
 
 def test_tensorboard_serves_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-
-    def run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
-        seen.extend(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(os, "execv", lambda path, command: seen.extend(command))
     Path("runs/demo/tb").mkdir(parents=True)
     output("tensorboard", "runs/demo", "--port", 7007)
     flags = dict(zip(seen[3::2], seen[4::2], strict=True))

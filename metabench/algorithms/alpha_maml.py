@@ -129,8 +129,8 @@ ALGORITHMS = {
         predict=predict,
         optimizer=optimizer,
         reference="Behl, Baydin and Torr 2019, arXiv 1905.07435, algorithm 2. The hypergradient of alpha is "
-        "exact for any number of inner steps where the paper takes one; that of beta uses one dot product over "
-        "all tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, algorithm 5). "
-        "Limits on both rates are additions.",
+        "exact for any number of inner steps where the paper takes one; that of beta uses one dot product "
+        "over all tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, "
+        "algorithm 5). Limits on both rates are additions.",
     )
 }

@@ -194,8 +194,8 @@ ALGORITHMS = {
         optimizer=optimizer,
         reference="Antoniou, Edwards and Storkey 2019, arXiv 1810.09502, section 4. Schedules run over "
         "progress instead of epochs; the outer rate falls smoothly instead of by epoch; the outer clip is "
-        "off by default. Batch norm weights are per step only where the inner loop leaves them alone, as in the "
-        "authors' code. Running statistics are used at evaluation where asked for, which the authors' code "
-        "never does; the test score is a single model's, not an ensemble of five.",
+        "off by default. Batch norm weights are per step only where the inner loop leaves them alone, as in "
+        "the authors' code. Running statistics are used at evaluation where asked for, which the authors' "
+        "code never does; the test score is a single model's, not an ensemble of five.",
     )
 }
