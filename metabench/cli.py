@@ -164,9 +164,9 @@ def leaderboard(
     json: Json = False,
 ) -> None:
     """Rank the algorithms of finished or running searches."""
-    from metabench import commands
+    from metabench import views
 
-    commands.leaderboard(folders, "json" if json else format)
+    views.leaderboard(folders, "json" if json else format)
 
 
 @app.command()
@@ -178,9 +178,9 @@ def tensorboard(
     ] = 6006,
 ) -> None:
     """Show a search or a run in TensorBoard, to this machine only."""
-    from metabench import commands
+    from metabench import views
 
-    commands.tensorboard(folder, port)
+    views.tensorboard(folder, port)
 
 
 @app.command()

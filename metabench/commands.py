@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from metabench import board, data, runs, spaces, stats, store
+from metabench import data, runs, spaces, stats, store, views
 from metabench.config import RunConfig, TaskConfig
 from metabench.core import MetabenchError, Report, Splits
 from metabench.flags import pick_device
 
-stdout = Console()
 stderr = Console(stderr=True)
 
 
@@ -48,16 +45,7 @@ def search(
     from metabench.search import search as run_search
 
     folder = run_search(space, out, name, **options)
-    leaderboard([folder], "json" if as_json else "table")
-
-
-def leaderboard(folders: Sequence[Path], form: str) -> None:
-    """Print what the folders hold by now."""
-    shown = board.FORMATS[form](board.leaderboard(folders))
-    if form == "table":
-        stdout.print(shown)
-    else:
-        typer.echo(shown, nl=False)
+    views.leaderboard([folder], "json" if as_json else "table")
 
 
 def load_splits(task: TaskConfig) -> Splits:
@@ -128,13 +116,3 @@ def test(folder: Path, n_tasks: int, device: str, as_json: bool) -> None:
     )
     if result["times_opened"] > 1:
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)
-
-
-def tensorboard(folder: Path, port: int) -> None:
-    """Run TensorBoard on a folder's events, in place of this process."""
-    logs = folder / store.TENSORBOARD
-    if not logs.is_dir():
-        raise MetabenchError(f"{folder}: has no TensorBoard events; give the folder of a search or a run")
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    os.execv(sys.executable, command)  # becomes TensorBoard, so that Ctrl-C and kill reach it

@@ -67,6 +67,11 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert "heavy: []" in text
 
 
+def test_results_are_shown_without_importing_torch_or_ray() -> None:
+    code = "import sys; from metabench import views; print({'torch', 'ray'} & sys.modules.keys())"
+    assert in_python(code).strip() == "set()"
+
+
 def test_commands_that_do_not_search_work_without_ray_and_optuna() -> None:
     code = (
         "import sys; sys.modules['ray'] = sys.modules['optuna'] = None;"  # importing either would raise

@@ -39,6 +39,7 @@ FLOORS: dict[str, float] = {
     "board": 5,
     "flags": 5,
     "search": 5.5,  # leaves its leaderboard behind
+    "views": 5.8,
     "catalogue": 6,
     "commands": 6,
     "cli": 6.5,
@@ -47,6 +48,7 @@ FLOORS: dict[str, float] = {
 ONLY_IN = {"ray": {"search"}, "optuna": {"search"}}
 NEVER_IN = {
     "board": {"ray", "optuna", "torch"},
+    "views": {"ray", "torch"},
     "stats": {"torch"},
     "config": {"torch"},
     "store": {"torch", "ray"},
