@@ -49,13 +49,23 @@ def command(tmp_path: Path) -> Iterator[list[str]]:
         yield ["env", f"RAY_TMPDIR={folder}", sys.executable, "-c", code, *arguments]
 
 
+def hear_ctrl_c() -> None:
+    """Undo what a shell does to jobs in the background: it makes them, and all below them, deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stop_when(
     command: list[str], folder: Path, moment: Callable[[], bool], with_signal: int
 ) -> tuple[int, str]:
     """Start a search, stop it at a moment, and return its exit code and what it told."""
     here = Path(__file__).parents[2]
     process = subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(here)}, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(here)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
     )
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and not moment() and time.monotonic() < deadline:
