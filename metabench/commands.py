@@ -64,8 +64,10 @@ def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> No
     store.check_writable(folder)
     chosen = pick_device(device)
     splits = load_splits(task)
-    with store.lock(folder), train_progress(config.tasks) as (progress, reported):
-        runs.train_run(config, splits, folder, device=chosen, progress=progress, reported=reported)
+    with store.lock(folder):
+        runs.claim(config, splits, folder)
+        with train_progress(config.tasks) as (progress, reported):
+            runs.train_run(config, splits, folder, device=chosen, progress=progress, reported=reported)
     last = store.read_lines(folder / store.REPORTS)[-1]
     keys = ("tasks_seen", "finite", "val_accuracy", "val_ci", "seconds", "peak_memory")
     result = {"run": str(folder), "algorithm": config.algorithm, **{key: last[key] for key in keys}}

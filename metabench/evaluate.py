@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +34,9 @@ def evaluate(
     def score(task: Task) -> Tree:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         logits = algorithm.predict(net, learner, task.query.x)
-        return {
-            "accuracy": inner.accuracy(logits, task.query.y),
-            "loss": F.cross_entropy(logits, task.query.y),
-        }
+        return _scores(logits, task.query.y)
 
-    return _over(tasks, lambda part: vectorise.per_task(score, _gather(images, part, tasks.shot), BLOCK))
+    return _over(score, images, tasks)
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
@@ -49,22 +47,20 @@ def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
         way = rows.shape[0] // tasks.shot
         means = F.normalize(rows.reshape(way, tasks.shot, -1).mean(1), dim=-1)  # support is sorted by class
         logits = F.normalize(task.query.x.flatten(1), dim=-1) @ means.T
-        return {
-            "accuracy": inner.accuracy(logits, task.query.y),
-            "loss": F.cross_entropy(logits, task.query.y),
-        }
+        return _scores(logits, task.query.y)
 
-    return _over(tasks, lambda part: vectorise.per_task(score, _gather(images, part, tasks.shot), BLOCK))
+    return _over(score, images, tasks)
 
 
-def _gather(images: Tensor, part: Indices, shot: int) -> Task:
-    return episodes.gather(images, part, shot)
+def _scores(logits: Tensor, y: Tensor) -> Tree:
+    return {"accuracy": inner.accuracy(logits, y), "loss": F.cross_entropy(logits, y)}
 
 
-def _over(tasks: FrozenTasks, score: Any) -> Evaluation:
-    n_tasks = len(tasks.indices.classes)
-    scores = []
-    for start in range(0, n_tasks, BLOCK):
-        scores.append(score(Indices(*(index[start : start + BLOCK] for index in tasks.indices))))
-    columns = {name: torch.cat([part[name] for part in scores]) for name in ("accuracy", "loss")}
-    return Evaluation(*(columns[name].double().cpu().numpy() for name in ("accuracy", "loss")))
+def _over(score: Callable[[Task], Tree], images: Tensor, tasks: FrozenTasks) -> Evaluation:
+    blocks = []
+    for start in range(0, len(tasks.indices.classes), BLOCK):
+        part = Indices(*(index[start : start + BLOCK] for index in tasks.indices))
+        blocks.append(vectorise.per_task(score, episodes.gather(images, part, tasks.shot)))
+    return Evaluation(
+        *(torch.cat([b[key] for b in blocks]).double().cpu().numpy() for key in ("accuracy", "loss"))
+    )

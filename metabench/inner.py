@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
-from metabench import trees
-from metabench.core import Net, Support, Tree
+from metabench import optim, trees
+from metabench.core import Net, Support, Tree, setting
+
+
+@dataclass(frozen=True)
+class Settings(optim.Settings):
+    """The inner loop's settings beside the outer loop's."""
+
+    inner_lr: float = setting(0.1, "inner learning rate alpha", minimum=0)
+    inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
+    eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
+    inner_clip: float = setting(
+        0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
+    )
+    adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:

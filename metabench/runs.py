@@ -61,7 +61,7 @@ def train_run(
         reported: called with each Report once it is on disk.
         tensorboard: folder of the event files; `tb` in the run folder where it is not given.
     """
-    _claim(config, splits, folder)
+    claim(config, splits, folder)
     if is_finished(folder):
         return
     state = None
@@ -71,7 +71,7 @@ def train_run(
     kept = [line for line in store.read_lines(folder / store.REPORTS) if line["tasks_seen"] <= seen]
     store.write_lines(folder / store.REPORTS, kept)
     best = max((line["val_accuracy"] for line in kept if line["finite"]), default=-math.inf)
-    events = Events(tensorboard or folder / store.TENSORBOARD, resume_step=seen if state else None)
+    events = Events(tensorboard or folder / store.TENSORBOARD, resume_step=seen)
 
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
         events.scalars(tasks_seen, dict(means))
@@ -102,7 +102,8 @@ def validation_scalars(report: Report) -> dict[str, float]:
     }
 
 
-def _claim(config: RunConfig, splits: Splits, folder: Path) -> None:
+def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
+    """Describe a new run in its folder, or check that the folder holds this very run."""
     path = folder / store.CONFIG
     if path.exists():
         before = store.read_json(path)

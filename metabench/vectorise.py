@@ -52,8 +52,7 @@ def meta_gradient(
     return mean["gradient"], mean["loss"], mean["logs"], mean["buffers"]
 
 
-def per_task(function: Callable[[Task], Tree], tasks: Task, chunk: int) -> Tree:
+def per_task(function: Callable[[Task], Tree], tasks: Task) -> Tree:
     """Apply a function of one task to T tasks without recording gradients; leaves gain a leading [T]."""
     with torch.no_grad():
-        parts = [vmap(function)(part) for part in chunks(tasks, chunk)]
-    return trees.map(lambda *leaves: torch.cat(leaves), *parts)
+        return vmap(function)(tasks)

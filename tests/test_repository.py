@@ -23,8 +23,8 @@ FLOORS: dict[str, float] = {
     "fused": 0.7,
     "layers": 0.8,
     "nets": 1,
-    "inner": 1,
     "optim": 1,
+    "inner": 1.5,  # its settings extend those of optim
     "episodes": 1,
     "vectorise": 1,
     "data": 1,

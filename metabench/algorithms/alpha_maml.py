@@ -14,16 +14,10 @@ from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, 
 
 
 @dataclass(frozen=True)
-class Settings(optim.Settings):
+class Settings(inner.Settings):
     """Where both rates start, how fast they move, and what keeps them safe."""
 
     inner_lr: float = setting(0.1, "first inner learning rate alpha", above=0)
-    inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
-    eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
-    inner_clip: float = setting(
-        0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
-    )
-    adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
     alpha_lr: float = setting(1e-2, "rate at which alpha follows its hypergradient", minimum=0)
     beta_lr: float = setting(1e-8, "rate at which beta follows its hypergradient", minimum=0)
     alpha_min: float = setting(1e-5, "smallest alpha", above=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,27 +9,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metabench import inner, optim, trees
-from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+from metabench.core import Algorithm, Aux, Net, Support, Task, Tree
 
 
-@dataclass(frozen=True)
-class Settings(optim.Settings):
-    """The inner loop's settings beside the outer loop's."""
-
-    inner_lr: float = setting(0.1, "inner learning rate alpha", minimum=0)
-    inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
-    eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
-    inner_clip: float = setting(
-        0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
-    )
-    adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
-
-
-def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
+def init(net: Net, h: inner.Settings, generator: Generator) -> tuple[Tree, Tree]:
     return {"theta": net.init(generator)}, {}
 
 
-def descend(net: Net, theta: Tree, support: Support, h: Settings, steps: int, derivative: str) -> Tree:
+def descend(net: Net, theta: Tree, support: Support, h: inner.Settings, steps: int, derivative: str) -> Tree:
     fast, slow = inner.partition(net, theta, h.adapt_norm)
     for _ in range(steps):
         direction, _ = inner.gradient(
@@ -42,7 +28,7 @@ def descend(net: Net, theta: Tree, support: Support, h: Settings, steps: int, de
 
 
 def task_loss(
-    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float, derivative: str
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: inner.Settings, progress: float, derivative: str
 ) -> tuple[Tensor, Aux]:
     phi = descend(net, meta["theta"], task.support, h, h.inner_steps, derivative)
     # eq. 1: the meta-objective is L_Q(theta')
@@ -51,7 +37,7 @@ def task_loss(
     return loss, Aux({"accuracy": inner.accuracy(logits, task.query.y)}, buffers)
 
 
-def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: inner.Settings) -> Tree:
     phi = descend(net, meta["theta"], support, h, h.eval_steps or h.inner_steps, "first")
     return {"params": phi, "moments": inner.query_moments(net, phi, support)}
 
@@ -65,7 +51,7 @@ def optimizer(h: Any) -> Any:
 
 
 MAML = Algorithm(
-    hparams=Settings,
+    hparams=inner.Settings,
     init=init,
     task_loss=partial(task_loss, derivative="second"),
     adapt=adapt,

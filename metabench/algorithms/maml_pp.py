@@ -17,18 +17,12 @@ MOMENTUM = 0.1
 
 
 @dataclass(frozen=True)
-class Settings(optim.Settings):
+class Settings(inner.Settings):
     """MAML's settings and a switch for each part."""
 
     inner_lr: float = setting(
         0.1, "inner learning rate; where rates are learned, their first value", minimum=0
     )
-    inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
-    eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
-    inner_clip: float = setting(
-        0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
-    )
-    adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
     multi_step_loss: bool = setting(True, "early on, weigh in the query loss after every inner step (MSL)")
     multi_step_fraction: float = setting(
         0.1, "share of training during which MSL is annealed", minimum=0, maximum=1

@@ -52,7 +52,7 @@ def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> Non
     loaded = splits(run.task)
     state, reports = _resume(work, run, loaded, device)
     board = Path(folder) / store.TENSORBOARD / config["algorithm"] / config["trial"]
-    events = Events(board, resume_step=None if state is None else state.tasks_seen)
+    events = Events(board, resume_step=0 if state is None else state.tasks_seen)
     events.hparams_run(_shown(whole_space, config), config["trial"])
     try:
         for line in reports:
