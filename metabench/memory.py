@@ -31,13 +31,6 @@ def peak(device: torch.device | str) -> int:
 
 
 MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28), "M_MMAP_THRESHOLD": (-3, 2**30)}
-ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": str(2**28),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_ARENA_MAX": "1",
-}
-"""The same for processes yet to start, and for all of their threads."""
 
 
 def keep_freed() -> None:
