@@ -36,12 +36,21 @@ class TaskConfig(Model):
 class NetworkConfig(Model):
     """The network that is adapted, and where batch norm takes a query's moments from."""
 
-    name: str = Field("conv4", description="name of a network")
-    width: int = Field(32, ge=1, description="channels of each layer")
-    norm: Literal["batch", "none"] = Field("batch", description="normalisation after each convolution")
-    batch_norm: Literal["transductive", "support_stats"] = Field(
+    name: str = Field("conv4", description="name of a network: conv4, resnet12 or mlp")
+    width: int = Field(32, ge=1, description="channels of each layer; of the first block in resnet12")
+    depth: int = Field(2, ge=1, description="hidden layers of an mlp")
+    norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
+    groups: int = Field(4, ge=1, description="groups of channels that group norm normalises together")
+    batch_norm: Literal["transductive", "support_stats", "with_support"] = Field(
         "transductive",
-        description="queries are normalised by their own moments (as is usual) or by the support's",
+        description="queries are normalised by their own moments (as is usual), by the support's, "
+        "or each by those of the support and itself",
+    )
+    shrink: Literal["pool", "stride"] = Field(
+        "pool", description="conv4 halves an image by max pooling or by stride 2"
+    )
+    readout: Literal["flatten", "mean"] = Field(
+        "flatten", description="conv4's head sees every pixel's features, or their mean over pixels"
     )
 
 

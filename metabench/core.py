@@ -22,15 +22,15 @@ Logs = Mapping[str, Any]
 class Support(NamedTuple):
     """The labelled examples that an algorithm adapts to."""
 
-    x: Tensor  # [N*K, C, H, W], values in [0, 1]
-    y: Tensor  # [N*K], int64 in [0, N)
+    x: Tensor  # [N*K, C, H, W], values in [0, 1]; regression: [K, D]
+    y: Tensor  # [N*K], int64 in [0, N); regression: [K, 1]
 
 
 class Query(NamedTuple):
     """The labelled examples that adaptation is judged on."""
 
-    x: Tensor  # [N*Q, C, H, W], values in [0, 1]
-    y: Tensor  # [N*Q], int64 in [0, N)
+    x: Tensor  # [N*Q, C, H, W], values in [0, 1]; regression: [Q, D]
+    y: Tensor  # [N*Q], int64 in [0, N); regression: [Q, 1]
 
 
 class Task(NamedTuple):
@@ -38,12 +38,13 @@ class Task(NamedTuple):
 
     support: Support
     query: Query
+    classes: Tensor  # int64 [N], each label's row in the split: what pre-training knows a class by
 
 
 class Split(NamedTuple):
     """The images of one split, one class a row."""
 
-    images: Tensor  # uint8 [class, example, C, H, W]
+    images: Tensor  # uint8 [class, example, C, H, W]; regression: float [function, point, D + 1], target last
     classes: tuple[str, ...]
     domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
 
@@ -56,19 +57,38 @@ class Splits(NamedTuple):
     meta_validation: Split
     meta_test: Split
     fingerprint: str  # sha256 over names and bytes of all three splits
+    kind: str = "classification"  # or "regression"
+
+
+class Objective(NamedTuple):
+    """What a prediction is judged by: the loss that is descended, and the figure that is reported."""
+
+    metric: str  # "accuracy", higher is better; "error", lower is better
+    loss: Callable[[Tensor, Tensor], Tensor]  # (outputs [n, O], y [n] or [n, O]) -> scalar
+    score: Callable[[Tensor, Tensor], Tensor]  # (outputs, y) -> scalar
+    sign: int  # of the metric where higher is to be better
+
+
+HEAD = "head"
+"""The name of a network's last, linear layer among its parameters."""
 
 
 class Net(NamedTuple):
-    """A network as two pure functions over a nested dict of tensors.
+    """A network as pure functions over a nested dict of tensors, one entry a layer.
 
-    `apply(params, x, moments=None)` returns `(logits, moments)`, where moments maps each batch norm layer
-    to its `{"mean", "var"}`: those given, or, without any, those of `x` itself.
+    `embed(params, x, moments=None)` returns `(features [n, F], moments)`, where moments maps each batch norm
+    layer to its `{"mean", "var"}`: those given, or, without any, those of `x` itself. It ignores the head.
     """
 
-    init: Callable[[Generator], Tree]
-    apply: Callable[..., tuple[Tensor, Tree]]
-    batch_norm: str  # "transductive" or "support_stats": where query moments come from
+    init: Callable[[Generator], Tree]  # of all layers, the head among them
+    embed: Callable[..., tuple[Tensor, Tree]]
+    features: int  # F
+    outputs: int  # N, or the numbers to predict
+    objective: Objective
+    batch_norm: str  # where query moments come from; see config.NetworkConfig
     norm_channels: Mapping[str, int]  # the batch norm layers and their channels
+    norms: tuple[str, ...]  # the layers that hold a norm's scale and shift, of any kind
+    n_classes: int  # of meta-train
 
 
 class Aux(NamedTuple):
@@ -98,6 +118,8 @@ class Algorithm(NamedTuple):
     predict: Callable[..., Tensor]  # (net, learner, x) -> logits [n, N]
     optimizer: Callable[[Any], Optimizer]  # (h)
     reference: str  # paper, equation numbers, deviations
+    kinds: tuple[str, ...] = ("classification",)  # of data sets that it can learn
+    is_trained: bool = True  # False: nothing is learnt across tasks, so meta-training is skipped
 
 
 class Report(NamedTuple):
@@ -105,10 +127,11 @@ class Report(NamedTuple):
 
     tasks_seen: int
     finite: bool  # False: the trial diverged and its accuracy means nothing
-    val_accuracy: float  # mean over the frozen meta-validation tasks, in [0, 1]
-    val_ci: float  # half-width of the 95 % t interval over tasks
-    val_loss: float
-    train_accuracy: float  # mean over the meta-train queries since the last report
+    val_score: float  # what selection goes by, higher is better: accuracy, or minus the error
+    val_accuracy: float  # mean over the frozen meta-validation tasks, in [0, 1]; NaN for regression
+    val_ci: float  # half-width of the 95 % t interval over tasks, of accuracy or error
+    val_loss: float  # for regression: the error
+    train_accuracy: float  # mean over the meta-train queries since the last report; NaN for regression
     train_loss: float
     seconds: float  # of training and validation so far, restarts included
     peak_memory: int  # bytes

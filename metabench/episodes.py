@@ -38,19 +38,34 @@ def sample(
     return Indices(classes, examples)
 
 
+def shapes(images: Tensor, way: int) -> tuple[tuple[int, ...], int]:
+    """Return the shape of one input and how many outputs a network needs for it."""
+    if images.is_floating_point():
+        return (images.shape[-1] - 1,), 1
+    return tuple(images.shape[2:]), way
+
+
 def gather(images: Tensor, indices: Indices, shot: int) -> Task:
-    """Cut T tasks out of uint8 images [class, example, C, H, W]; leaves have a leading [T]."""
+    """Cut T tasks out of a split's images, or out of its table of points; leaves have a leading [T]."""
     classes, examples = (index.to(images.device) for index in indices)
-    n_tasks, way = classes.shape
     drawn = images[classes[:, :, None], examples]  # [T, N, K+Q, C, H, W]
-    scaled = drawn.to(torch.get_default_dtype()) / 255
-    labels = torch.arange(way, device=images.device)
+    if images.is_floating_point():
+        drawn = drawn.to(torch.get_default_dtype())
+        part = _points
+    else:
+        drawn = drawn.to(torch.get_default_dtype()) / 255
+        part = _labelled
+    return Task(Support(*part(drawn[:, :, :shot])), Query(*part(drawn[:, :, shot:])), classes)
 
-    def part(x: Tensor) -> tuple[Tensor, Tensor]:
-        y = labels.repeat_interleave(x.shape[2]).expand(n_tasks, -1)
-        return x.flatten(1, 2), y
 
-    return Task(Support(*part(scaled[:, :, :shot])), Query(*part(scaled[:, :, shot:])))
+def _labelled(x: Tensor) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(x.shape[1], device=x.device).repeat_interleave(x.shape[2])
+    return x.flatten(1, 2), labels.expand(len(x), -1)
+
+
+def _points(rows: Tensor) -> tuple[Tensor, Tensor]:
+    flat = rows.flatten(1, 2)
+    return flat[..., :-1], flat[..., -1:]
 
 
 def frozen(

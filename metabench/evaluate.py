@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabench import episodes, inner, vectorise
-from metabench.core import Algorithm, Net, Task, Tree
+from metabench import algorithms, episodes, nets, vectorise
+from metabench.config import NetworkConfig
+from metabench.core import Algorithm, Net, Objective, Task, Tree
 from metabench.episodes import FrozenTasks, Indices
 
 BLOCK = 50
@@ -20,9 +20,9 @@ BLOCK = 50
 
 
 class Evaluation(NamedTuple):
-    """Accuracy in [0, 1] and mean cross-entropy of each task's queries."""
+    """The figure and the mean loss of each task's queries."""
 
-    accuracy: NDArray[np.float64]  # [T]
+    score: NDArray[np.float64]  # [T], accuracy in [0, 1] or error
     loss: NDArray[np.float64]  # [T]
 
 
@@ -34,26 +34,26 @@ def evaluate(
     def score(task: Task) -> Tree:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         logits = algorithm.predict(net, learner, task.query.x)
-        return _scores(logits, task.query.y)
+        return _scores(net.objective, logits, task.query.y)
 
     return _over(score, images, tasks)
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
     """Score the nearest class mean of raw pixels by cosine: the floor for anything that learns."""
+    baseline = algorithms.get("nearest_mean")
+    shape, way = episodes.shapes(images, tasks.indices.classes.shape[1])
+    net = nets.build(NetworkConfig(), way, shape)  # only for what it says of the task
 
     def score(task: Task) -> Tree:
-        rows = F.normalize(task.support.x.flatten(1), dim=-1)
-        way = rows.shape[0] // tasks.shot
-        means = F.normalize(rows.reshape(way, tasks.shot, -1).mean(1), dim=-1)  # support is sorted by class
-        logits = F.normalize(task.query.x.flatten(1), dim=-1) @ means.T
-        return _scores(logits, task.query.y)
+        learner = baseline.adapt(net, {}, {}, task.support, None)
+        return _scores(net.objective, baseline.predict(net, learner, task.query.x), task.query.y)
 
     return _over(score, images, tasks)
 
 
-def _scores(logits: Tensor, y: Tensor) -> Tree:
-    return {"accuracy": inner.accuracy(logits, y), "loss": F.cross_entropy(logits, y)}
+def _scores(objective: Objective, outputs: Tensor, y: Tensor) -> Tree:
+    return {"score": objective.score(outputs, y), "loss": objective.loss(outputs, y)}
 
 
 def _over(score: Callable[[Task], Tree], images: Tensor, tasks: FrozenTasks) -> Evaluation:
@@ -62,5 +62,5 @@ def _over(score: Callable[[Task], Tree], images: Tensor, tasks: FrozenTasks) -> 
         part = Indices(*(index[start : start + BLOCK] for index in tasks.indices))
         blocks.append(vectorise.per_task(score, episodes.gather(images, part, tasks.shot)))
     return Evaluation(
-        *(torch.cat([b[key] for b in blocks]).double().cpu().numpy() for key in ("accuracy", "loss"))
+        *(torch.cat([b[key] for b in blocks]).double().cpu().numpy() for key in ("score", "loss"))
     )

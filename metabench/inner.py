@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
-from metabench import optim, trees
-from metabench.core import Net, Support, Tree, setting
+from metabench import nets, optim, trees, vectorise
+from metabench.core import HEAD, Aux, Net, Support, Tree, setting
 
 
 @dataclass(frozen=True)
@@ -21,29 +20,44 @@ class Settings(optim.Settings):
 
     inner_lr: float = setting(0.1, "inner learning rate alpha", minimum=0)
     inner_steps: int = setting(5, "inner steps K in meta-training", minimum=0)
-    eval_steps: int = setting(0, "inner steps at evaluation; 0 for as many as in meta-training", minimum=0)
+    eval_steps: int = setting(-1, "inner steps at evaluation; -1 for as many as in meta-training", minimum=-1)
     inner_clip: float = setting(
         0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
     )
     adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
 
 
-def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the share of rows whose largest logit is the label's."""
-    return (logits.argmax(-1) == y).to(logits.dtype).mean()
+PARTS: Mapping[str, Callable[[str], bool]] = {
+    "all": lambda layer: True,
+    "head": lambda layer: layer == HEAD,
+    "body": lambda layer: layer != HEAD,
+}
+"""The layers that an inner loop may adapt."""
 
 
-def partition(net: Net, theta: Tree, adapt_norm: bool) -> tuple[Tree, Tree]:
+def partition(net: Net, theta: Tree, adapt_norm: bool, part: str = "all") -> tuple[Tree, Tree]:
     """Split layers into those the inner loop adapts and those it leaves alone (norm layers, by default)."""
-    slow = {} if adapt_norm else {name: theta[name] for name in theta if name in net.norm_channels}
-    fast = {name: theta[name] for name in theta if name not in slow}
+    moves = {name: PARTS[part](name) and (adapt_norm or name not in net.norms) for name in theta}
+    fast = {name: theta[name] for name in theta if moves[name]}
+    slow = {name: theta[name] for name in theta if not moves[name]}
     return fast, slow
 
 
 def support_loss(net: Net, params: Tree, support: Support, moments: Tree = None) -> tuple[Tensor, Tree]:
-    """Return the mean cross-entropy on the support set and the batch norm moments that were used."""
-    logits, moments = net.apply(params, support.x, moments)
-    return F.cross_entropy(logits, support.y), moments
+    """Return the mean loss on the support set and the batch norm moments that were used."""
+    outputs, moments = nets.apply(net, params, support.x, moments)
+    return net.objective.loss(outputs, support.y), moments
+
+
+@dataclass(frozen=True)
+class OrderedSettings(Settings):
+    """The inner loop's settings, and whether the meta-gradient sees through it."""
+
+    derivative: str = setting(
+        "second",
+        "differentiate through inner gradients, or take them as constants",
+        choices=("second", "first"),
+    )
 
 
 def gradient(
@@ -63,8 +77,44 @@ def gradient(
     return direction, moments
 
 
-def query_moments(net: Net, params: Tree, support: Support) -> Tree:
-    """Return the moments a query is normalised with: its own (None) or the support's under these params."""
+def steps_at_evaluation(h: Settings) -> int:
+    """Return how many inner steps evaluation takes."""
+    return h.inner_steps if h.eval_steps < 0 else h.eval_steps
+
+
+def adapted(net: Net, params: Tree, support: Support) -> Tree:
+    """Return a learner: parameters, and what queries are normalised with beside or instead of each other."""
     if net.batch_norm == "transductive" or not net.norm_channels:
-        return None
-    return net.apply(params, support.x)[1]
+        return {"params": params}
+    if net.batch_norm == "support_stats":
+        return {"params": params, "moments": net.embed(params, support.x)[1]}
+    return {"params": params, "support": support.x}
+
+
+def embed(net: Net, learner: Tree, x: Tensor) -> tuple[Tensor, Tree]:
+    """Embed queries [n, ...] as a learner of `adapted` normalises them: [n, F], and what moments."""
+    params = learner["params"]
+    if "support" not in learner:
+        return net.embed(params, x, learner.get("moments"))
+
+    def beside_support(one: Tensor) -> Tensor:
+        return net.embed(params, torch.cat([learner["support"], one[None]]))[0][-1]
+
+    return vectorise.per_example(beside_support, x), {}
+
+
+def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
+    """Return the outputs of a learner of `adapted` for queries: [n, O]."""
+    return nets.head(learner["params"][HEAD], embed(net, learner, x)[0])
+
+
+def judge(net: Net, outputs: Tensor, y: Tensor, buffers: Tree) -> tuple[Tensor, Aux]:
+    """Return the loss of a query's outputs, and what is logged with it."""
+    logs = {net.objective.metric: net.objective.score(outputs, y)}
+    return net.objective.loss(outputs, y), Aux(logs, buffers)
+
+
+def class_means(x: Tensor, y: Tensor, way: int) -> Tensor:
+    """Average rows [n, F] by their labels: [N, F]; every class must have a row."""
+    belongs = (y == torch.arange(way, device=y.device)[:, None]).to(x.dtype)  # [N, n]
+    return belongs @ x / belongs.sum(1, keepdim=True)

@@ -12,25 +12,49 @@ from torch import Generator, Tensor
 
 from metabench import layers
 from metabench.config import NetworkConfig, nearest
-from metabench.core import MetabenchError, Net, Tree
+from metabench.core import HEAD, MetabenchError, Net, Objective, Tree
+from metabench.objectives import OBJECTIVES
 
 EPSILON = 1e-5
 BLOCKS = 4
 
 
-def build(network: NetworkConfig, way: int, image_shape: tuple[int, int, int]) -> Net:
-    """Build the network that a config names, for images of `[C, H, W]` in `way` classes."""
+def build(
+    network: NetworkConfig,
+    outputs: int,
+    shape: tuple[int, ...],
+    objective: Objective = OBJECTIVES["classification"],
+    n_classes: int = 0,
+) -> Net:
+    """Build the network that a config names.
+
+    Args:
+        outputs: ways, or the numbers to predict.
+        shape: of one input: images `[C, H, W]`, or points `[D]`.
+        n_classes: of meta-train, for what is pre-trained on all of them.
+    """
     if network.name not in NETWORKS:
         raise MetabenchError(
             f"network.name={network.name!r}: unknown network.{nearest(network.name, NETWORKS)} "
             f"Allowed: {', '.join(NETWORKS)}"
         )
-    return NETWORKS[network.name](network, way, image_shape)
+    return NETWORKS[network.name](network, outputs, shape)._replace(objective=objective, n_classes=n_classes)
 
 
-def conv4(network: NetworkConfig, way: int, image_shape: tuple[int, int, int]) -> Net:
+def head(params: Tree, features: Tensor) -> Tensor:
+    """Apply a network's last layer to features [n, F]: [n, O]."""
+    return F.linear(features, params["weight"], params["bias"])
+
+
+def apply(net: Net, params: Tree, x: Tensor, moments: Tree = None) -> tuple[Tensor, Tree]:
+    """Return a whole network's outputs [n, O] and the batch norm moments that were used."""
+    features, used = net.embed(params, x, moments)
+    return head(params[HEAD], features), used
+
+
+def conv4(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     """Build four blocks of convolution, normalisation, ReLU and max pooling, and a linear head."""
-    channels, height, width = image_shape
+    channels, height, width = shape
     if min(height, width) < 2**BLOCKS:
         raise MetabenchError(
             f"images of {height} x {width} pixels: conv4 halves an image {BLOCKS} times and needs at least "
@@ -40,18 +64,23 @@ def conv4(network: NetworkConfig, way: int, image_shape: tuple[int, int, int]) -
     features = network.width * (height >> BLOCKS) * (width >> BLOCKS)
     norms = {f"norm{i + 1}": network.width for i in range(BLOCKS)} if network.norm == "batch" else {}
     return Net(
-        init=partial(_init_conv4, inputs, network.width, features, way, bool(norms)),
-        apply=_apply_conv4,
+        init=partial(_init_conv4, inputs, network.width, features, outputs, bool(norms)),
+        embed=_embed_conv4,
+        features=features,
+        outputs=outputs,
+        objective=OBJECTIVES["classification"],
         batch_norm=network.batch_norm,
         norm_channels=norms,
+        norms=tuple(norms),
+        n_classes=0,
     )
 
 
-NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, int, int]], Net]] = {"conv4": conv4}
+NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {"conv4": conv4}
 
 
 def _init_conv4(
-    inputs: list[int], width: int, features: int, way: int, has_norm: bool, generator: Generator
+    inputs: list[int], width: int, features: int, outputs: int, has_norm: bool, generator: Generator
 ) -> Tree:
     params: Tree = {}
     for block, channels in enumerate(inputs, 1):
@@ -61,9 +90,14 @@ def _init_conv4(
             params[f"norm{block}"] = {"scale": torch.ones(width), "shift": torch.zeros(width)}
         else:
             params[f"conv{block}"]["bias"] = _uniform((width,), fan_in, generator)
-    weight = _uniform((way, features), features, generator)
-    params["head"] = {"weight": weight, "bias": _uniform((way,), features, generator)}
+    params[HEAD] = init_head(outputs, features, generator)
     return params
+
+
+def init_head(outputs: int, features: int, generator: Generator) -> Tree:
+    """Draw a last layer as torch's own starts."""
+    weight = _uniform((outputs, features), features, generator)
+    return {"weight": weight, "bias": _uniform((outputs,), features, generator)}
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, generator: Generator) -> Tensor:
@@ -71,7 +105,7 @@ def _uniform(shape: tuple[int, ...], fan_in: int, generator: Generator) -> Tenso
     return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(fan_in)
 
 
-def _apply_conv4(params: Tree, x: Tensor, moments: Tree | None = None) -> tuple[Tensor, Tree]:
+def _embed_conv4(params: Tree, x: Tensor, moments: Tree | None = None) -> tuple[Tensor, Tree]:
     used: Tree = {}
     for block in range(1, BLOCKS + 1):
         conv, norm = params[f"conv{block}"], f"norm{block}"
@@ -83,7 +117,7 @@ def _apply_conv4(params: Tree, x: Tensor, moments: Tree | None = None) -> tuple[
                 x, conv["weight"], torch.ones_like(conv["bias"]), has_moments=False
             )
             x = F.relu(pooled + conv["bias"].view(-1, 1, 1))
-    return F.linear(x.flatten(1), params["head"]["weight"], params["head"]["bias"]), used
+    return x.flatten(1), used
 
 
 def _normalised_block(weight: Tensor, norm: Tree, x: Tensor, given: Tree | None) -> tuple[Tensor, Tree]:

@@ -74,6 +74,16 @@ def cosine(final: Any) -> Callable[[float], Any]:
     return lambda progress: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def linear(final: Any) -> Callable[[float], Any]:
+    """Return a factor that falls from 1 to `final` along a line."""
+    return lambda progress: 1 + (final - 1) * progress
+
+
+def still() -> Optimizer:
+    """Build the optimiser of what is not learnt."""
+    return Optimizer(lambda meta: {}, lambda gradient, state, meta, progress: (meta, state, {}))
+
+
 def descend(h: Settings, schedule: Callable[[float], Any] = constant) -> Optimizer:
     """Build the outer optimiser that the settings name."""
     rule = RULES[h.outer_optimizer]()

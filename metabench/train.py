@@ -15,8 +15,9 @@ from torch import Tensor
 
 from metabench import algorithms, episodes, memory, nets, seeds, stats, store, trees, vectorise
 from metabench.config import RunConfig
-from metabench.core import Algorithm, Logs, Net, Report, Splits, Tree
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Splits, Tree
 from metabench.evaluate import Evaluation, evaluate
+from metabench.objectives import OBJECTIVES
 
 CHUNK = 32
 """Tasks whose graphs are in memory at once."""
@@ -48,10 +49,14 @@ class Learner(NamedTuple):
 
 def build(config: RunConfig, splits: Splits) -> Learner:
     """Build the algorithm, network and settings that a run's configuration names."""
-    channels, height, width = splits.meta_train.images.shape[2:]
-    net = nets.build(config.network, config.task.way, (channels, height, width))
-    h = algorithms.hparams(config.algorithm, config.hyperparameters)
-    return Learner(algorithms.get(config.algorithm), net, h)
+    algorithm = algorithms.get(config.algorithm)
+    if splits.kind not in algorithm.kinds:
+        raise MetabenchError(algorithms.refusal(config.algorithm, splits.name, splits.kind))
+    table = splits.meta_train.images
+    shape, outputs = episodes.shapes(table, config.task.way)
+    objective = OBJECTIVES[splits.kind]
+    net = nets.build(config.network, outputs, shape, objective, len(table))
+    return Learner(algorithm, net, algorithms.hparams(config.algorithm, config.hyperparameters))
 
 
 def start(config: RunConfig, learner: Learner, device: torch.device | str = "cpu") -> State:
@@ -90,7 +95,7 @@ def train(
             args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
             evaluation = evaluate(*args, val_images, val_tasks)
         state = state._replace(seconds=state.seconds + time.perf_counter() - begun)
-        report = _report(state, window, evaluation, memory.peak(device))
+        report = _report(learner.net.objective, state, window, evaluation, memory.peak(device))
         yield report, state
         if not report.finite:
             return
@@ -132,8 +137,11 @@ def _train_to(
     rung: int, config: RunConfig, learner: Learner, images: Tensor, state: State, listen: Listener | None
 ) -> tuple[State, Window]:
     """Take meta-steps until exactly `rung` tasks are seen; the last step takes what is left of a batch."""
+    if not learner.algorithm.is_trained:
+        return state._replace(tasks_seen=rung), Window({}, True)
     every = max(config.tasks // LISTEN, 1)
-    whole, part = _Mean(), _Mean()
+    metric = learner.net.objective.metric
+    whole, part = _Mean(metric), _Mean(metric)
     while state.tasks_seen < rung:
         n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
         before = state.tasks_seen
@@ -142,7 +150,7 @@ def _train_to(
         part.add(logs, n_tasks)
         if state.tasks_seen // every > before // every or state.tasks_seen == rung:
             heard = part.read()
-            part = _Mean()
+            part = _Mean(metric)
             if listen is not None:
                 listen(state.tasks_seen, heard)
             if not math.isfinite(heard["meta_train/loss"]) or not bool(trees.is_finite(state.meta)):
@@ -153,46 +161,50 @@ def _train_to(
 class _Mean:
     """A mean of logs weighted by tasks, kept on the device until it is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
         self.sums: dict[str, Tensor] = {}
         self.last: Logs = {}
         self.n_tasks = 0
         self.begun = time.perf_counter()
 
     def add(self, logs: Logs, n_tasks: int) -> None:
-        for name in ("loss", "accuracy", "grad/norm"):
+        for name in ("loss", self.metric, "grad/norm"):
             self.sums[name] = self.sums.get(name, 0.0) + logs[name] * n_tasks
         self.last = logs
         self.n_tasks += n_tasks
 
     def read(self) -> dict[str, float]:
-        """Return means of loss, accuracy and gradient norm, and the last value of everything else."""
+        """Return means of loss, metric and gradient norm, and the last value of everything else."""
         mean = {name: float(total) / self.n_tasks for name, total in self.sums.items()}
         last = {name: float(value) for name, value in self.last.items() if name not in mean}
         speed = self.n_tasks / (time.perf_counter() - self.begun)
         mean = {
             "meta_train/loss": mean["loss"],
-            "meta_train/accuracy": mean["accuracy"],
+            f"meta_train/{self.metric}": mean[self.metric],
             "grad/norm": mean["grad/norm"],
         }
         return {**mean, **last, "system/tasks_per_second": speed}
 
 
-def _report(state: State, window: Window, evaluation: Evaluation | None, peak_memory: int) -> Report:
+def _report(
+    objective: Objective, state: State, window: Window, evaluation: Evaluation | None, peak_memory: int
+) -> Report:
     nan = float("nan")
-    accuracy, half_width, loss = nan, nan, nan
+    mean, half_width, loss = nan, nan, nan
     if evaluation is not None:
-        interval = stats.mean_interval(evaluation.accuracy)
-        accuracy, half_width = interval.mean, (interval.high - interval.low) / 2
+        interval = stats.mean_interval(evaluation.score)
+        mean, half_width = interval.mean, (interval.high - interval.low) / 2
         loss = float(evaluation.loss.mean())
     return Report(
         tasks_seen=state.tasks_seen,
         finite=window.finite and math.isfinite(loss),
-        val_accuracy=accuracy,
+        val_score=objective.sign * mean,
+        val_accuracy=mean if objective.metric == "accuracy" else nan,
         val_ci=half_width,
         val_loss=loss,
-        train_accuracy=window.means["meta_train/accuracy"],
-        train_loss=window.means["meta_train/loss"],
+        train_accuracy=window.means.get("meta_train/accuracy", nan),
+        train_loss=window.means.get("meta_train/loss", nan),
         seconds=state.seconds,
         peak_memory=peak_memory,
         logs={name: value for name, value in window.means.items() if not name.startswith("meta_train/")},

@@ -43,7 +43,7 @@ def norm(tree: Tree) -> torch.Tensor:
 
 def is_finite(tree: Tree) -> torch.Tensor:
     """Return a bool tensor: whether every number in every leaf is finite."""
-    return torch.stack([leaf.isfinite().all() for leaf in leaves(tree)]).all()
+    return torch.stack([leaf.isfinite().all() for leaf in leaves(tree)] or [torch.tensor(True)]).all()
 
 
 def fill(template: Tree, flat: dict[str, torch.Tensor], prefix: str = "") -> Tree:

@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from metabench import trees
-from metabench.core import Algorithm, Logs, Net, Query, Support, Task, Tree
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Support, Task, Tree
 
 
 def chunks(tasks: Task, size: int) -> Iterator[Task]:
     """Cut T tasks into groups of at most `size`."""
-    for start in range(0, len(tasks.support.y), size):
-        support, query = (tuple(leaf[start : start + size] for leaf in part) for part in tasks)
-        yield Task(Support(*support), Query(*query))
+    for start in range(0, len(tasks.classes), size):
+        part = slice(start, start + size)
+        support, query = ([leaf[part] for leaf in half] for half in (tasks.support, tasks.query))
+        yield Task(Support(*support), Query(*query), tasks.classes[part])
 
 
 def meta_gradient(
@@ -41,7 +42,8 @@ def meta_gradient(
         return loss, (dict(aux.logs), aux.buffers)
 
     per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, 0))
-    n_tasks = len(tasks.support.y)
+    n_tasks = len(tasks.classes)
+    _refuse_autocast(tasks)
     total: Tree = None
     for part in chunks(tasks, chunk):
         gradient, (loss, (logs, new_buffers)) = per_task(meta, part)
@@ -54,5 +56,20 @@ def meta_gradient(
 
 def per_task(function: Callable[[Task], Tree], tasks: Task) -> Tree:
     """Apply a function of one task to T tasks without recording gradients; leaves gain a leading [T]."""
+    _refuse_autocast(tasks)
     with torch.no_grad():
         return vmap(function)(tasks)
+
+
+def per_example(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of one example to each of a task's [n, ...] on its own."""
+    return vmap(function)(x)
+
+
+def _refuse_autocast(tasks: Task) -> None:
+    device = tasks.support.x.device.type
+    if torch.is_autocast_enabled(device):
+        raise MetabenchError(
+            f"torch.autocast is on for {device}: gradients of gradients lose too many of bfloat16's 8 bits; "
+            "leave the autocast block"
+        )

@@ -28,8 +28,8 @@ def test_batched_evaluation_equals_one_task_at_a_time(name: str, monkeypatch: py
     together = evaluate.evaluate(*args)
     monkeypatch.setattr(evaluate, "BLOCK", 1)
     alone = evaluate.evaluate(*args)
-    assert together.accuracy.shape == (7,)
-    assert np.array_equal(together.accuracy, alone.accuracy)
+    assert together.score.shape == (7,)
+    assert np.array_equal(together.score, alone.score)
     assert together.loss == pytest.approx(alone.loss, rel=1e-5)
 
 

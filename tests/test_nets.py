@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -96,12 +97,14 @@ def test_second_order_meta_gradient_is_the_same_by_vmap_by_loop_and_by_plain_aut
     norm, uses_moments
 ) -> None:
     net, theta = build(norm)
-    loss = maml_loss(net.apply, uses_moments, order=2)
+    loss = maml_loss(partial(nets.apply, net), uses_moments, order=2)
     by_vmap = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(theta, *tasks())
     for i, task in enumerate(zip(*tasks(), strict=True)):
         one = trees.map(lambda leaf, i=i: leaf[i], by_vmap)
         assert_same(one, grad(loss)(theta, *task), **EXACT)
-        assert_same(one, autograd_meta_gradient(net.apply, uses_moments, theta, *task), **EXACT)
+        assert_same(
+            one, autograd_meta_gradient(partial(nets.apply, net), uses_moments, theta, *task), **EXACT
+        )
         assert_same(one, autograd_meta_gradient(reference, uses_moments, theta, *task), **EXACT)
 
 
@@ -111,7 +114,7 @@ def test_meta_gradient_equals_that_of_torchs_own_layers_at_odd_and_even_sizes(si
     net, theta = build(size=size, channels=1)
     ours, theirs = (
         vmap(grad(maml_loss(apply, False, order)), in_dims=(None, 0, 0, 0, 0))(theta, *tasks(size, 1))
-        for apply in (net.apply, reference)
+        for apply in (partial(nets.apply, net), reference)
     )
     assert_same(ours, theirs, **EXACT)
 
@@ -122,7 +125,7 @@ def test_float32_meta_gradient_is_within_1e_5_of_torchs_own_layers() -> None:
     batch = (batch[0].float(), batch[1], batch[2].float(), batch[3])
     ours, theirs = (
         vmap(grad(maml_loss(apply, False, 2)), in_dims=(None, 0, 0, 0, 0))(theta, *batch)
-        for apply in (net.apply, reference)
+        for apply in (partial(nets.apply, net), reference)
     )
     difference = trees.norm(trees.map(torch.sub, ours, theirs))
     assert difference < 1e-5 * trees.norm(theirs)
@@ -131,7 +134,7 @@ def test_float32_meta_gradient_is_within_1e_5_of_torchs_own_layers() -> None:
 def test_vmap_over_trials_and_tasks_equals_a_loop_over_both() -> None:
     net, theta = build()
     trials = trees.map(lambda leaf: torch.stack([leaf, leaf * 0.9]), theta)
-    per_trial = vmap(grad(maml_loss(net.apply, True, 2)), in_dims=(None, 0, 0, 0, 0))
+    per_trial = vmap(grad(maml_loss(partial(nets.apply, net), True, 2)), in_dims=(None, 0, 0, 0, 0))
     both = vmap(per_trial, in_dims=(0, None, None, None, None))(trials, *tasks())
     for p in range(2):
         alone = per_trial(trees.map(lambda leaf, p=p: leaf[p], trials), *tasks())
@@ -141,15 +144,18 @@ def test_vmap_over_trials_and_tasks_equals_a_loop_over_both() -> None:
 def test_images_and_parameters_shared_by_all_tasks_need_no_task_axis() -> None:
     net, theta = build()
     x = tasks()[0][0]
-    logits = vmap(lambda offset: net.apply(theta, x)[0] + offset)(torch.zeros(T, dtype=torch.float64))
-    torch.testing.assert_close(logits, net.apply(theta, x)[0].expand(T, -1, -1), **EXACT)
+    logits = vmap(lambda offset: nets.apply(net, theta, x)[0] + offset)(torch.zeros(T, dtype=torch.float64))
+    torch.testing.assert_close(logits, nets.apply(net, theta, x)[0].expand(T, -1, -1), **EXACT)
 
 
 def test_gradient_to_the_images_is_exact_and_pixels_that_tie_count_once() -> None:
     net, theta = build()
     flat = torch.ones_like(tasks()[0][0])  # every window ties
     for x in (tasks()[0][0], flat):
-        ours, theirs = (grad(lambda v, f=f: f(theta, v)[0].square().sum())(x) for f in (net.apply, reference))
+        ours, theirs = (
+            grad(lambda v, f=f: f(theta, v)[0].square().sum())(x)
+            for f in (partial(nets.apply, net), reference)
+        )
         torch.testing.assert_close(ours, theirs, **EXACT)
 
 
@@ -169,7 +175,7 @@ def test_both_routes_of_conv_pool_agree_under_vmap(device: str) -> None:
 
 def test_the_route_of_other_devices_has_the_same_meta_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     net, theta = build()
-    loss = maml_loss(net.apply, True, 2)
+    loss = maml_loss(partial(nets.apply, net), True, 2)
     ours = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(theta, *tasks())
     monkeypatch.setattr(layers, "conv_pool", layers.plain_conv_pool)
     assert_same(vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(theta, *tasks()), ours, **EXACT)
@@ -178,10 +184,10 @@ def test_the_route_of_other_devices_has_the_same_meta_gradient(monkeypatch: pyte
 def test_given_moments_are_used_and_a_batch_given_its_own_moments_changes_nothing() -> None:
     net, theta = build()
     support, _, query, _ = (leaf[0] for leaf in tasks())
-    logits, moments = net.apply(theta, support)
-    torch.testing.assert_close(net.apply(theta, support, moments)[0], logits, **EXACT)
+    logits, moments = nets.apply(net, theta, support)
+    torch.testing.assert_close(nets.apply(net, theta, support, moments)[0], logits, **EXACT)
     assert set(moments) == set(net.norm_channels) == {"norm1", "norm2", "norm3", "norm4"}
-    together, alone = net.apply(theta, query, moments)[0], net.apply(theta, query[:1], moments)[0]
+    together, alone = nets.apply(net, theta, query, moments)[0], nets.apply(net, theta, query[:1], moments)[0]
     torch.testing.assert_close(together[:1], alone, **EXACT)  # no query sees another one
 
 
@@ -190,7 +196,9 @@ def test_transductive_logits_do_not_change_when_a_filter_is_rescaled() -> None:
     x = tasks()[0][0] * 100  # large, so that the epsilon beside the variance does not count
     theta["conv1"]["weight"] = theta["conv1"]["weight"] * 100
     scaled = {**theta, "conv1": {"weight": theta["conv1"]["weight"] * 3}}
-    torch.testing.assert_close(net.apply(scaled, x)[0], net.apply(theta, x)[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        nets.apply(net, scaled, x)[0], nets.apply(net, theta, x)[0], rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -218,7 +226,7 @@ def test_a_third_derivative_is_refused_rather_than_wrong() -> None:
     x = tasks()[0][0]
 
     def along(t: Tensor) -> Tensor:
-        return net.apply(trees.map(lambda leaf: leaf * t, theta), x)[0].square().sum()
+        return nets.apply(net, trees.map(lambda leaf: leaf * t, theta), x)[0].square().sum()
 
     with pytest.raises(NotImplementedError, match="third derivative"):
         grad(grad(grad(along)))(torch.ones((), dtype=torch.float64))

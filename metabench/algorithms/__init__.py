@@ -16,6 +16,8 @@ from metabench.core import Algorithm, MetabenchError
 def _registry() -> dict[str, Algorithm]:
     found: dict[str, Algorithm] = {}
     for module in pkgutil.iter_modules(__path__):
+        if module.name[0] == "_":
+            continue
         found.update(importlib.import_module(f"{__name__}.{module.name}").ALGORITHMS)
     return found
 
@@ -31,6 +33,12 @@ def get(name: str) -> Algorithm:
         hint = nearest(name, names())
         raise MetabenchError(f"algorithm {name!r}: unknown.{hint} Allowed: {', '.join(names())}")
     return _registry()[name]
+
+
+def refusal(name: str, dataset: str, kind: str) -> str:
+    """Say that an algorithm cannot learn a data set, and which ones can."""
+    able = [other for other in names() if kind in get(other).kinds]
+    return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
 
 
 def hparams(name: str, values: dict[str, Any]) -> Any:

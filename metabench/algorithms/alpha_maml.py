@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metabench import inner, optim, trees
@@ -14,7 +13,7 @@ from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, 
 
 
 @dataclass(frozen=True)
-class Settings(inner.Settings):
+class Settings(inner.OrderedSettings):
     """Where both rates start, how fast they move, and what keeps them safe."""
 
     inner_lr: float = setting(0.1, "first inner learning rate alpha", above=0)
@@ -25,6 +24,11 @@ class Settings(inner.Settings):
     beta_min: float = setting(1e-6, "smallest beta", above=0)
     beta_max: float = setting(0.1, "largest beta", above=0)
     max_change: float = setting(0.1, "largest change of a rate in one meta-update, as a share of it", above=0)
+    alpha_gradient: str = setting(
+        "exact",
+        "hypergradient of alpha: through all steps, or -<query gradient, sum or last of inner gradients>",
+        choices=("exact", "dot_sum", "dot_last"),
+    )
 
 
 def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
@@ -33,33 +37,47 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
     return {"theta": theta, "alpha": torch.as_tensor(h.inner_lr, dtype=like.dtype, device=like.device)}, {}
 
 
-def descend(net: Net, meta: Tree, support: Support, h: Settings, steps: int, derivative: str) -> Tree:
+def descend(
+    net: Net, meta: Tree, support: Support, h: Settings, steps: int, derivative: str
+) -> tuple[Tree, list[Tree]]:
+    """Return the adapted layers and the inner gradients that led there."""
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
+    alpha = meta["alpha"] if h.alpha_gradient == "exact" else meta["alpha"].detach()
+    directions = []
     for _ in range(steps):
         direction, _ = inner.gradient(
             lambda params: inner.support_loss(net, params, support), fast, slow, derivative, h.inner_clip
         )
         # alg. 2: theta' = theta - alpha * grad L_S(theta)
-        fast = trees.map(lambda w, g: w - meta["alpha"] * g, fast, direction)
-    return {**slow, **fast}
+        fast = trees.map(lambda w, g: w - alpha * g, fast, direction)
+        directions.append(direction)
+    return {**slow, **fast}, directions
+
+
+def with_dots(phi: Tree, alpha: Tensor, directions: list[Tree]) -> Tree:
+    """Leave phi as it is, but for d phi / d alpha, which becomes minus the sum of the given gradients."""
+    zero = alpha - alpha.detach()
+    moved = {name: phi[name] for name in directions[0]}
+    for direction in directions:
+        moved = trees.map(lambda w, g: w - zero * g.detach(), moved, direction)
+    return {**phi, **moved}
 
 
 def task_loss(
     net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
 ) -> tuple[Tensor, Aux]:
-    phi = descend(net, meta, task.support, h, h.inner_steps, "second")
-    logits, _ = net.apply(phi, task.query.x, inner.query_moments(net, phi, task.support))
-    loss = F.cross_entropy(logits, task.query.y)
-    return loss, Aux({"accuracy": inner.accuracy(logits, task.query.y)}, buffers)
+    phi, directions = descend(net, meta, task.support, h, h.inner_steps, h.derivative)
+    if directions and h.alpha_gradient != "exact":
+        # sec. 3: d L_Q / d alpha is about -<grad L_Q(theta'), grad L_S>, for more than one step a surrogate
+        chosen = directions if h.alpha_gradient == "dot_sum" else directions[-1:]
+        phi = with_dots(phi, meta["alpha"], chosen)
+    outputs = inner.predict(net, inner.adapted(net, phi, task.support), task.query.x)
+    return inner.judge(net, outputs, task.query.y, buffers)
 
 
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
-    phi = descend(net, meta, support, h, h.eval_steps or h.inner_steps, "first")
-    return {"params": phi, "moments": inner.query_moments(net, phi, support)}
-
-
-def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
-    return net.apply(learner["params"], x, learner["moments"])[0]
+    phi, _ = descend(net, meta, support, h, inner.steps_at_evaluation(h), "first")
+    return inner.adapted(net, phi, support)
 
 
 def move(
@@ -120,11 +138,13 @@ ALGORITHMS = {
         init=init,
         task_loss=task_loss,
         adapt=adapt,
-        predict=predict,
+        predict=inner.predict,
         optimizer=optimizer,
         reference="Behl, Baydin and Torr 2019, arXiv 1905.07435, algorithm 2. The hypergradient of alpha is "
         "exact for any number of inner steps where the paper takes one; that of beta uses one dot product "
         "over all tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, "
-        "algorithm 5). Limits on both rates are additions.",
+        "algorithm 5). Limits on both rates are additions. With first-order inner gradients the exact "
+        "hypergradient is that of dot_sum.",
+        kinds=("classification", "regression"),
     )
 }

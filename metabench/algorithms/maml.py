@@ -1,53 +1,58 @@
-"""MAML and first-order MAML: an initialisation from which a few gradient steps learn a task."""
+"""MAML and its nearest relatives: an initialisation from which a few gradient steps learn a task."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metabench import inner, optim, trees
-from metabench.core import Algorithm, Aux, Net, Support, Task, Tree
+from metabench import inner, nets, optim, trees
+from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree
 
 
 def init(net: Net, h: inner.Settings, generator: Generator) -> tuple[Tree, Tree]:
     return {"theta": net.init(generator)}, {}
 
 
-def descend(net: Net, theta: Tree, support: Support, h: inner.Settings, steps: int, derivative: str) -> Tree:
-    fast, slow = inner.partition(net, theta, h.adapt_norm)
+def descend(
+    net: Net, theta: Tree, support: Support, h: inner.Settings, steps: int, derivative: str, part: str
+) -> Tree:
+    fast, slow = inner.partition(net, theta, h.adapt_norm, part)
+    loss, known = partial(inner.support_loss, net, support=support), slow
+    if part == "head":
+        # The body stands still, so one pass through it serves every step.
+        loss, known = partial(head_loss, net, support.y), {"features": net.embed(theta, support.x)[0]}
     for _ in range(steps):
-        direction, _ = inner.gradient(
-            lambda params: inner.support_loss(net, params, support), fast, slow, derivative, h.inner_clip
-        )
+        direction, _ = inner.gradient(loss, fast, known, derivative, h.inner_clip)
         # sec. 2.2: theta' = theta - alpha * grad L_S(theta)
         fast = trees.map(lambda w, g: w - h.inner_lr * g, fast, direction)
     return {**slow, **fast}
 
 
+def head_loss(net: Net, y: Tensor, params: Tree) -> tuple[Tensor, Tree]:
+    return net.objective.loss(nets.head(params[HEAD], params["features"]), y), {}
+
+
 def task_loss(
-    net: Net, meta: Tree, buffers: Tree, task: Task, h: inner.Settings, progress: float, derivative: str
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    task: Task,
+    h: Any,
+    progress: float,
+    derivative: str | None = None,
+    part: str = "all",
 ) -> tuple[Tensor, Aux]:
-    phi = descend(net, meta["theta"], task.support, h, h.inner_steps, derivative)
+    phi = descend(net, meta["theta"], task.support, h, h.inner_steps, derivative or h.derivative, part)
     # eq. 1: the meta-objective is L_Q(theta')
-    logits, _ = net.apply(phi, task.query.x, inner.query_moments(net, phi, task.support))
-    loss = F.cross_entropy(logits, task.query.y)
-    return loss, Aux({"accuracy": inner.accuracy(logits, task.query.y)}, buffers)
+    outputs = inner.predict(net, inner.adapted(net, phi, task.support), task.query.x)
+    return inner.judge(net, outputs, task.query.y, buffers)
 
 
-def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: inner.Settings) -> Tree:
-    phi = descend(net, meta["theta"], support, h, h.eval_steps or h.inner_steps, "first")
-    return {"params": phi, "moments": inner.query_moments(net, phi, support)}
-
-
-def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
-    return net.apply(learner["params"], x, learner["moments"])[0]
-
-
-def optimizer(h: Any) -> Any:
-    return optim.descend(h)
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Any, part: str = "all") -> Tree:
+    phi = descend(net, meta["theta"], support, h, inner.steps_at_evaluation(h), "first", part)
+    return inner.adapted(net, phi, support)
 
 
 MAML = Algorithm(
@@ -55,10 +60,11 @@ MAML = Algorithm(
     init=init,
     task_loss=partial(task_loss, derivative="second"),
     adapt=adapt,
-    predict=predict,
-    optimizer=optimizer,
+    predict=inner.predict,
+    optimizer=optim.descend,
     reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, algorithm 2. The mean over tasks and examples "
     "replaces the sums; norm layers are not adapted unless adapt_norm asks for it.",
+    kinds=("classification", "regression"),
 )
 
 ALGORITHMS = {
@@ -67,5 +73,19 @@ ALGORITHMS = {
         task_loss=partial(task_loss, derivative="first"),
         reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2: the inner gradient "
         "is a constant.",
+    ),
+    "anil": MAML._replace(
+        hparams=inner.OrderedSettings,
+        task_loss=partial(task_loss, part="head"),
+        adapt=partial(adapt, part="head"),
+        reference="Raghu et al. 2020, arXiv 1909.09157, section 4: the inner loop moves the head alone. "
+        "Support and query pass through the body apart, as the batch norm mode says, and not together.",
+    ),
+    "boil": MAML._replace(
+        hparams=inner.OrderedSettings,
+        task_loss=partial(task_loss, part="body"),
+        adapt=partial(adapt, part="body"),
+        reference="Oh et al. 2021, arXiv 2008.08882, section 3: the inner loop moves all but the head. "
+        "Norm layers are not adapted unless adapt_norm asks for it.",
     ),
 }

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metabench import inner, optim, trees
-from metabench.core import Algorithm, Aux, Net, Optimizer, Support, Task, Tree, setting
+from metabench import inner, nets, optim, trees
+from metabench.core import HEAD, Algorithm, Aux, Net, Optimizer, Support, Task, Tree, setting
 
 MOMENTUM = 0.1
 """Weight of a new batch in the running statistics, as in torch's batch norm."""
@@ -49,8 +48,7 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
         meta["alpha"] = trees.map(lambda w: w.new_ones(n_steps) * h.inner_lr, fast)
     if h.per_step_weights and not h.adapt_norm:
         per_step = {
-            name: trees.map(lambda w: w.expand(n_steps, -1).clone(), theta[name])
-            for name in net.norm_channels
+            name: trees.map(lambda w: w.expand(n_steps, -1).clone(), theta[name]) for name in net.norms
         }
         meta["theta"] = {**theta, **per_step}
     buffers: Tree = {}
@@ -68,7 +66,7 @@ def at(step: int, net: Net, params: Tree, h: Settings) -> Tree:
     """Pick each batch norm's scale and shift for an inner step; later steps than trained for use the last."""
     if not h.per_step_weights or h.adapt_norm:
         return params
-    return {**params, **{name: pick(step, params[name]) for name in net.norm_channels}}
+    return {**params, **{name: pick(step, params[name]) for name in net.norms}}
 
 
 def pick(step: int, per_step: Tree) -> Tree:
@@ -127,12 +125,14 @@ def task_loss(
             seen.append(used)
         if weight:
             params = at(step, net, {**slow, **fast}, h)
-            logits, used = net.apply(params, task.query.x, inner.query_moments(net, params, task.support))
-            seen.append(used)
+            learner = inner.adapted(net, params, task.support)
+            features, used = inner.embed(net, learner, task.query.x)
+            seen += [used] if used else []
+            step_loss, aux = inner.judge(net, nets.head(params[HEAD], features), task.query.y, buffers)
             # eq. 3: sum over steps of v_i * L_Q(theta_i)
-            loss = loss + weight * F.cross_entropy(logits, task.query.y)
+            loss = loss + weight * step_loss
         buffers = record(buffers, step, seen)
-    return loss, Aux({"accuracy": inner.accuracy(logits, task.query.y)}, buffers)
+    return loss, aux._replace(buffers=buffers)
 
 
 def record(buffers: Tree, step: int, seen: list[Tree]) -> Tree:
@@ -150,20 +150,15 @@ def record(buffers: Tree, step: int, seen: list[Tree]) -> Tree:
 
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
-    n_steps = h.eval_steps or h.inner_steps
+    n_steps = inner.steps_at_evaluation(h)
     for step in range(n_steps):
         moments = pick(step, buffers) if buffers else None
         fast, _ = inner_step(step, net, meta, fast, slow, support, h, "first", moments)
     last = max(n_steps - 1, 0)
     params = at(last, net, {**slow, **fast}, h)
-    return {
-        "params": params,
-        "moments": pick(last, buffers) if buffers else inner.query_moments(net, params, support),
-    }
-
-
-def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
-    return net.apply(learner["params"], x, learner["moments"])[0]
+    if buffers:
+        return {"params": params, "moments": pick(last, buffers)}
+    return inner.adapted(net, params, support)
 
 
 def optimizer(h: Settings) -> Optimizer:
@@ -184,12 +179,13 @@ ALGORITHMS = {
         init=init,
         task_loss=task_loss,
         adapt=adapt,
-        predict=predict,
+        predict=inner.predict,
         optimizer=optimizer,
         reference="Antoniou, Edwards and Storkey 2019, arXiv 1810.09502, section 4. Schedules run over "
         "progress instead of epochs; the outer rate falls smoothly instead of by epoch; the outer clip is "
         "off by default. Batch norm weights are per step only where the inner loop leaves them alone, as in "
         "the authors' code. Running statistics are used at evaluation where asked for, which the authors' "
         "code never does; the test score is a single model's, not an ensemble of five.",
+        kinds=("classification", "regression"),
     )
 }

@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C needs no last checkpoint: the ledger is on disk
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be writing
     "TUNE_WARN_THRESHOLD_S": "5",
-    # Each trial runs in a thread of its own; with an arena for each, a worker would keep what every trial freed.
+    # Each trial runs in a thread of its own; with a heap for each, a worker keeps what every trial freed.
     "MALLOC_ARENA_MAX": "1",
 }
 

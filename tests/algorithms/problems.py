@@ -23,7 +23,7 @@ def network(batch_norm: str = "transductive", norm: str = "batch") -> Net:
 def smooth_network(batch_norm: str = "transductive") -> Net:
     """Build a two-block network without kinks: tanh and average pooling, for finite differences."""
 
-    def apply(params: Tree, x: torch.Tensor, moments: Tree = None) -> tuple[torch.Tensor, Tree]:
+    def embed(params: Tree, x: torch.Tensor, moments: Tree = None) -> tuple[torch.Tensor, Tree]:
         used: Tree = {}
         for block in (1, 2):
             x = F.conv2d(x, params[f"conv{block}"]["weight"], padding=1)
@@ -33,13 +33,16 @@ def smooth_network(batch_norm: str = "transductive") -> Net:
             mean, var = (used[name][key][:, None, None] for key in ("mean", "var"))
             scale, shift = (params[name][key][:, None, None] for key in ("scale", "shift"))
             x = F.avg_pool2d(torch.tanh((x - mean) / (var + 1e-5).sqrt() * scale + shift), 4)
-        return x.flatten(1) @ params["head"]["weight"].T + params["head"]["bias"], used
+        return x.flatten(1), used
 
     def init(generator: torch.Generator) -> Tree:
         params = network(batch_norm).init(generator)
         return {name: params[name] for name in ("conv1", "norm1", "conv2", "norm2", "head")}
 
-    return Net(init, apply, batch_norm, {"norm1": 4, "norm2": 4})
+    norms = {"norm1": 4, "norm2": 4}
+    return network(batch_norm)._replace(
+        init=init, embed=embed, norm_channels=norms, norms=tuple(norms), batch_norm=batch_norm
+    )
 
 
 def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
@@ -54,12 +57,14 @@ def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
 
 def double(task: Task) -> Task:
     """Turn the images of tasks into float64."""
-    return Task(*(part._replace(x=part.x.double()) for part in task))
+    support, query = (part._replace(x=part.x.double()) for part in task[:2])
+    return Task(support, query, task.classes)
 
 
 def one(many: Task, index: int) -> Task:
     """Take one task out of T."""
-    return Task(*(type(part)(*(leaf[index] for leaf in part)) for part in many))
+    support, query = (type(part)(*(leaf[index] for leaf in part)) for part in many[:2])
+    return Task(support, query, many.classes[index])
 
 
 def start(name: str, net: Net, device: str = "cpu", **values: Any) -> tuple[Any, Any, Tree, Tree]:

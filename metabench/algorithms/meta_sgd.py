@@ -1,0 +1,88 @@
+"""Meta-SGD: an initialisation and a learned rate for each of its elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from metabench import inner, optim, trees
+from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+
+
+@dataclass(frozen=True)
+class Settings(inner.OrderedSettings):
+    """One inner step is the paper's; more share their rates."""
+
+    inner_lr: float = setting(0.1, "first value of the learned rates", minimum=0)
+    inner_lr_spread: float = setting(
+        0.0,
+        "the first rates are drawn uniformly from inner_lr times 1 minus and plus this",
+        minimum=0,
+        maximum=1,
+    )
+    inner_steps: int = setting(1, "inner steps K in meta-training", minimum=0)
+    rates: str = setting("element", "one learned rate for each of these", choices=("element", "tensor"))
+
+
+def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
+    theta = net.init(generator)
+    fast, _ = inner.partition(net, theta, h.adapt_norm)
+
+    def rates(w: Tensor) -> Tensor:
+        shape = w.shape if h.rates == "element" else ()
+        spread = (torch.rand(shape, generator=generator) * 2 - 1) * h.inner_lr_spread
+        return (1 + spread.to(w.dtype)) * h.inner_lr
+
+    return {"theta": theta, "alpha": trees.map(rates, fast)}, {}
+
+
+def descend(net: Net, meta: Tree, support: Support, h: Settings, steps: int, derivative: str) -> Tree:
+    fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
+    for _ in range(steps):
+        direction, _ = inner.gradient(
+            lambda params: inner.support_loss(net, params, support), fast, slow, derivative, h.inner_clip
+        )
+        # eq. 2: theta' = theta - alpha o grad L_S(theta)
+        fast = trees.map(lambda w, a, g: w - a * g, fast, meta["alpha"], direction)
+    return {**slow, **fast}
+
+
+def task_loss(
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
+) -> tuple[Tensor, Aux]:
+    phi = descend(net, meta, task.support, h, h.inner_steps, h.derivative)
+    outputs = inner.predict(net, inner.adapted(net, phi, task.support), task.query.x)
+    return inner.judge(net, outputs, task.query.y, buffers)
+
+
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
+    phi = descend(net, meta, support, h, inner.steps_at_evaluation(h), "first")
+    return inner.adapted(net, phi, support)
+
+
+def optimizer(h: Settings) -> optim.Optimizer:
+    outer = optim.descend(h)
+
+    def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, optim.Logs]:
+        meta, state, logs = outer.update(gradient, state, meta, progress)
+        means = {f"lr/inner/{name}": rates.mean() for name, rates in trees.items(meta["alpha"])}
+        return meta, state, {**logs, **means}
+
+    return optim.Optimizer(outer.init, update)
+
+
+ALGORITHMS = {
+    "meta_sgd": Algorithm(
+        hparams=Settings,
+        init=init,
+        task_loss=task_loss,
+        adapt=adapt,
+        predict=inner.predict,
+        optimizer=optimizer,
+        reference="Li et al. 2017, arXiv 1707.09835, algorithm 1 and equation 2. Rates start alike unless "
+        "inner_lr_spread spreads them; their signs are free, as in the paper.",
+        kinds=("classification", "regression"),
+    )
+}
