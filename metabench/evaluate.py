@@ -36,7 +36,7 @@ def evaluate(
         logits = algorithm.predict(net, learner, task.query.x)
         return _scores(net.objective, logits, task.query.y)
 
-    return _over(score, images, tasks)
+    return Evaluation(**over(score, images, tasks))
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
@@ -49,18 +49,19 @@ def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
         learner = baseline.adapt(net, {}, {}, task.support, None)
         return _scores(net.objective, baseline.predict(net, learner, task.query.x), task.query.y)
 
-    return _over(score, images, tasks)
+    return Evaluation(**over(score, images, tasks))
 
 
 def _scores(objective: Objective, outputs: Tensor, y: Tensor) -> Tree:
     return {"score": objective.score(outputs, y), "loss": objective.loss(outputs, y)}
 
 
-def _over(score: Callable[[Task], Tree], images: Tensor, tasks: FrozenTasks) -> Evaluation:
+def over(
+    function: Callable[[Task], Tree], images: Tensor, tasks: FrozenTasks
+) -> dict[str, NDArray[np.float64]]:
+    """Apply a function of one task that returns a dict of tensors to every frozen task: arrays [T, ...]."""
     blocks = []
     for start in range(0, len(tasks.indices.classes), BLOCK):
         part = Indices(*(index[start : start + BLOCK] for index in tasks.indices))
-        blocks.append(vectorise.per_task(score, episodes.gather(images, part, tasks.shot)))
-    return Evaluation(
-        *(torch.cat([b[key] for b in blocks]).double().cpu().numpy() for key in ("score", "loss"))
-    )
+        blocks.append(vectorise.per_task(function, episodes.gather(images, part, tasks.shot)))
+    return {key: torch.cat([block[key] for block in blocks]).double().cpu().numpy() for key in blocks[0]}

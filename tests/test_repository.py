@@ -20,6 +20,7 @@ FLOORS: dict[str, float] = {
     "seeds": 0.5,
     "stats": 0.5,
     "config": 0.5,
+    "objectives": 0.7,
     "fused": 0.7,
     "layers": 0.8,
     "nets": 1,
@@ -34,6 +35,7 @@ FLOORS: dict[str, float] = {
     "algorithms": 2,
     "spaces": 3,  # checks a space against the settings of floor 2
     "evaluate": 3,
+    "diagnostics": 3.5,
     "train": 4,
     "runs": 4.5,
     "board": 5,
