@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         ]
     calls = {
         name: step(apply, theta, arguments.inner_steps, tuple(tasks))
-        for name, apply in (("plain", plain), ("metabench", net.apply))
+        for name, apply in (("plain", plain), ("metabench", partial(nets.apply, net)))
     }
     gradients = {name: call() for name, call in calls.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}

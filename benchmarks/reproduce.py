@@ -1,0 +1,144 @@
+"""Train published settings and print published beside measured, with 95 % intervals over tasks.
+
+`--subset` takes the cells and shorter budgets that two cores finish in about an hour. Runs are folders like
+any other, so the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from published import CELLS, Cell
+
+from metabench import algorithms, data, runs, stats, store
+from metabench.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.core import MetabenchError
+
+REPORTS = 20
+
+
+def configure(cell: Cell, tasks: int, seed: int) -> RunConfig:
+    """Describe the run of a cell."""
+    h = algorithms.hparams(cell.algorithm, cell.settings)
+    return RunConfig(
+        algorithm=cell.algorithm,
+        hyperparameters=vars(h),
+        task=TaskConfig(**cell.task),
+        network=NetworkConfig(**cell.network),
+        tasks=tasks,
+        rungs=sorted({max(1, tasks * step // REPORTS) for step in range(1, REPORTS + 1)}),
+        seed=seed,
+    )
+
+
+def reproduce(cell: Cell, tasks: int, seed: int, out: Path, device: str) -> dict[str, Any]:
+    """Train and test one cell, or read what is there; return its line of the table."""
+    torch.set_num_threads(1)
+    folder = out / f"{cell.name}-{tasks}-seed{seed}"
+    config = configure(cell, tasks, seed)
+    try:
+        splits = data.load(config.task)
+        data.check(config.task, splits)
+        runs.train_run(config, splits, folder, device=device)
+        tested = folder / store.TEST
+        result = (
+            store.read_json(tested)
+            if tested.exists()
+            else runs.test_run(folder, splits, cell.test_tasks, device)
+        )
+    except MetabenchError as error:
+        return {"cell": cell.name, "skipped": str(error)}
+    is_error = splits.kind == "regression"
+    interval = stats.mean_interval(result["error" if is_error else "accuracy"])
+    scale = 1 if is_error else 100
+    last = store.read_lines(folder / store.REPORTS)[-1]
+    return {
+        "cell": cell.name,
+        "published": cell.published,
+        "published_ci": cell.published_ci,
+        "source": cell.source,
+        "measured": scale * interval.mean,
+        "measured_ci": scale * (interval.high - interval.low) / 2,
+        "metric": "mean squared error" if is_error else "accuracy %",
+        "tasks": tasks,
+        "published_tasks": cell.tasks,
+        "weights_after": result["weights"]["tasks_seen"],
+        "minutes": last["seconds"] / 60,
+        "test_tasks": cell.test_tasks,
+        "over_steps": (result.get("diagnostics") or {}).get("over_steps"),
+        "deviations": cell.deviations,
+    }
+
+
+def as_markdown(lines: Sequence[dict[str, Any]]) -> str:
+    """Return the table of what was measured, and what was skipped and why."""
+
+    def figure(value: float | None, ci: float | None) -> str:
+        if value is None:
+            return "-"
+        return f"{value:.2f}" + ("" if ci is None else f" ± {ci:.2f}")
+
+    rows = [
+        "| cell | published | measured | metric | tasks (published) | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {line['cell']} | {figure(line['published'], line['published_ci'])} "
+        f"| {figure(line['measured'], line['measured_ci'])} | {line['metric']} "
+        f"| {line['tasks']:,} ({line['published_tasks']:,}) | {line['minutes']:.1f} |"
+        for line in lines
+        if "skipped" not in line
+    ]
+    rows += [f"\n{line['cell']}: skipped: {line['skipped']}" for line in lines if "skipped" in line]
+    return "\n".join(rows)
+
+
+def main() -> int:
+    """Run the cells that were asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "cells", nargs="*", default=["*"], help="names of cells, with * and ?; all without any"
+    )
+    parser.add_argument("--subset", action="store_true", help="only what two cores finish in about an hour")
+    parser.add_argument("--jobs", type=int, default=1, help="cells trained at once")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of run folders")
+    parser.add_argument("--list", action="store_true", help="list the cells and stop")
+    options = parser.parse_args()
+    chosen = [cell for cell in CELLS if any(fnmatch.fnmatch(cell.name, name) for name in options.cells)]
+    chosen = [cell for cell in chosen if cell.short or not options.subset]
+    if not chosen:
+        parser.error(f"no cell is named {' '.join(options.cells)}; --list names them")
+    if options.list:
+        for cell in chosen:
+            print(f"{cell.name:28} {cell.published or '-':>6}  {cell.source}")
+        return 0
+    jobs = [
+        (cell, cell.short if options.subset else cell.tasks, options.seed, options.out, options.device)
+        for cell in chosen
+    ]
+    context = multiprocessing.get_context("spawn")  # forking a process that has used torch may hang
+    lines = []
+    with context.Pool(options.jobs, maxtasksperchild=1) as pool:
+        for result in [pool.apply_async(reproduce, job) for job in jobs]:
+            lines.append(result.get())
+            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+    suffix = "-subset" if options.subset else ""
+    store.write_json(options.out / f"results{suffix}-seed{options.seed}.json", {"cells": lines})
+    print(as_markdown(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
