@@ -1,0 +1,176 @@
+"""Transfer learning: classify all meta-train classes, then put a new classifier on the features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torch.func import grad
+
+from metabench import inner, nets, optim, trees
+from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, setting
+
+MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.9, 0.9, 1e-3
+"""Of the descent on a support set, as published."""
+
+Logits = Callable[[Tree, Tensor, "Settings"], Tensor]
+"""A classifier: (its parameters, features [n, F], settings) -> [n, O]."""
+
+
+@dataclass(frozen=True)
+class Settings(optim.Settings):
+    """How a new task is learnt; the outer loop's settings are those of the pre-training."""
+
+    inner_lr: float = setting(0.01, "learning rate on a support set", minimum=0)
+    inner_steps: int = setting(100, "steps on a whole support set", minimum=0)
+    adapt_body: bool = setting(False, "fine-tune all layers and not the new classifier alone")
+
+
+@dataclass(frozen=True)
+class LinearSettings(Settings):
+    """What is put on the features."""
+
+    classifier: str = setting(
+        "linear",
+        "descend a linear layer, or take the nearest class mean of the features as they are",
+        choices=("linear", "prototype"),
+    )
+
+
+@dataclass(frozen=True)
+class CosineSettings(Settings):
+    """How far apart cosines are."""
+
+    scale: float = setting(
+        0.0, "factor of the cosines; 0 for the authors': 2 up to 200 classes, 10 beyond", minimum=0
+    )
+
+
+def init(net: Net, h: Settings, generator: Generator, has_bias: bool) -> tuple[Tree, Tree]:
+    params = net.init(generator)
+    theta = {name: layer for name, layer in params.items() if name != HEAD}
+    base = nets.init_head(net.n_classes, net.features, generator)
+    return {"theta": theta, "base": base if has_bias else {"weight": base["weight"]}}, {}
+
+
+def linear(params: Tree, features: Tensor, h: Settings) -> Tensor:
+    return nets.head(params, features)
+
+
+def cosines(params: Tree, features: Tensor) -> Tensor:
+    return F.linear(F.normalize(features, dim=-1), F.normalize(params["weight"], dim=-1))
+
+
+def scale(h: CosineSettings, outputs: int) -> float:
+    return h.scale or (2.0 if outputs <= 200 else 10.0)
+
+
+def cosine(params: Tree, features: Tensor, h: CosineSettings) -> Tensor:
+    # sec. 3.2: s_ij = f(x_i)^T w_j / (|f(x_i)| |w_j|), times a factor
+    return scale(h, len(params["weight"])) * cosines(params, features)
+
+
+def task_loss(
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float, logits: Logits
+) -> tuple[Tensor, Aux]:
+    x = torch.cat([task.support.x, task.query.x])
+    y = task.classes[torch.cat([task.support.y, task.query.y])]  # each image's class among all of them
+    features, _ = net.embed(meta["theta"], x)
+    # sec. 3.2: cross-entropy of the base classes
+    return inner.judge(net, logits(meta["base"], features, h), y, buffers)
+
+
+def fit(
+    net: Net, theta: Tree, head: Tree, features: Tensor, support: Support, h: Settings, logits: Logits
+) -> Tree:
+    """Descend the support loss from a new head, and from the body where it may move; return all layers."""
+    fast = {**theta, HEAD: head} if h.adapt_body else {HEAD: head}
+
+    def loss(fast: Tree) -> Tensor:
+        seen = net.embed(fast, support.x)[0] if h.adapt_body else features
+        return net.objective.loss(logits(fast[HEAD], seen, h), support.y)
+
+    velocity = None
+    for _ in range(h.inner_steps):
+        slope = trees.map(lambda g, w: g + WEIGHT_DECAY * w, grad(loss)(fast), fast)
+        # As in torch, dampening spares the first step.
+        velocity = (
+            slope
+            if velocity is None
+            else trees.map(lambda v, g: MOMENTUM * v + (1 - DAMPENING) * g, velocity, slope)
+        )
+        fast = trees.map(lambda w, v: w - h.inner_lr * v, fast, velocity)
+    return {**theta, **fast}
+
+
+def adapt_linear(net: Net, meta: Tree, buffers: Tree, support: Support, h: LinearSettings) -> Tree:
+    theta = meta["theta"]
+    features, _ = net.embed(theta, support.x)
+    if h.classifier == "prototype":
+        params = {**theta, HEAD: prototypes(inner.class_means(features, support.y, net.outputs))}
+    else:
+        zeros = {
+            "weight": features.new_zeros(net.outputs, net.features),
+            "bias": features.new_zeros(net.outputs),
+        }
+        params = fit(net, theta, zeros, features, support, h, linear)
+    return inner.adapted(net, params, support)
+
+
+def prototypes(means: Tensor) -> Tree:
+    # -|f - p|^2 = 2 p.f - |p|^2 - |f|^2, and |f|^2 is the same for every class
+    return {"weight": 2 * means, "bias": -(means * means).sum(-1)}
+
+
+def adapt_cosine(net: Net, meta: Tree, buffers: Tree, support: Support, h: CosineSettings) -> Tree:
+    features, _ = net.embed(meta["theta"], support.x)
+    means = inner.class_means(F.normalize(features, dim=-1), support.y, net.outputs)
+    start = {"weight": F.normalize(means, dim=-1)}
+    params = fit(net, meta["theta"], start, features, support, h, cosine)
+    factor = torch.as_tensor(scale(h, net.outputs), dtype=features.dtype, device=features.device)
+    return {**inner.adapted(net, params, support), "scale": factor}
+
+
+def predict_cosine(net: Net, learner: Tree, x: Tensor) -> Tensor:
+    features, _ = inner.embed(net, learner, x)
+    return learner["scale"] * cosines(learner["params"][HEAD], features)
+
+
+DEVIATIONS = (
+    "Meta-training batches are the images of one task each, support and query, labelled by their classes "
+    "among all of meta-train, so that tasks seen cost and mean the same for every algorithm; a batch norm "
+    "batch is thus one task's images. The accuracy logged there is over all those classes. There are no "
+    "running moments: a task's images are normalised as the batch norm mode says. A support set is descended "
+    "as a whole and not in batches of four; "
+)
+
+ALGORITHMS = {
+    "finetune": Algorithm(
+        hparams=LinearSettings,
+        init=partial(init, has_bias=True),
+        task_loss=partial(task_loss, logits=linear),
+        adapt=adapt_linear,
+        predict=inner.predict,
+        optimizer=optim.descend,
+        reference="Chen et al. 2019, arXiv 1904.04232, section 3.2 (Baseline). " + DEVIATIONS + "the new "
+        "classifier starts from zeros and not at random, so that predictions repeat. The nearest class mean "
+        "of frozen features (squared Euclidean distance, no gradient steps) and fine-tuning of all layers "
+        "are additions.",
+    ),
+    "baseline_pp": Algorithm(
+        hparams=CosineSettings,
+        init=partial(init, has_bias=False),
+        task_loss=partial(task_loss, logits=cosine),
+        adapt=adapt_cosine,
+        predict=predict_cosine,
+        optimizer=optim.descend,
+        reference="Chen et al. 2019, arXiv 1904.04232, section 3.2 (Baseline++). " + DEVIATIONS + "the new "
+        "weight vectors start from the directions of the classes' mean unit features and not at random, so "
+        "that predictions repeat. Logits are cosines times a factor, as in the paper; the authors' code also "
+        "learns a length for each class. Fine-tuning of all layers is an addition.",
+    ),
+}
