@@ -18,7 +18,12 @@ from metabench import data
 def algorithms(as_json: bool) -> None:
     """List the algorithms with their settings and references."""
     listed: list[dict[str, Any]] = [
-        {"name": name, "reference": found.reference, "settings": settings_of(found.hparams)}
+        {
+            "name": name,
+            "kinds": found.kinds,
+            "reference": found.reference,
+            "settings": settings_of(found.hparams),
+        }
         for name in registry.names()
         for found in [registry.get(name)]
     ]
@@ -59,7 +64,7 @@ def datasets(as_json: bool) -> None:
         found = data.get(name)
         entry = {
             key: getattr(found, key)
-            for key in ("name", "summary", "size", "licence", "url", "citation", "splits")
+            for key in ("name", "kind", "summary", "size", "licence", "url", "citation", "splits")
         }
         listed.append({**entry, "options": settings_of(found.options), "is_here": found.is_here(root)})
     if as_json:

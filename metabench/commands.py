@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from metabench import data, runs, spaces, stats, store, views
+from metabench import data, figures, runs, spaces, stats, store, views
 from metabench.config import RunConfig, TaskConfig
-from metabench.core import MetabenchError, Report, Splits
+from metabench.core import MetabenchError, Objective, Report, Splits
 from metabench.flags import pick_device
+from metabench.objectives import OBJECTIVES
 
 stderr = Console(stderr=True)
 
@@ -64,57 +65,73 @@ def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> No
     store.check_writable(folder)
     chosen = pick_device(device)
     splits = load_splits(task)
+    objective = OBJECTIVES[splits.kind]
     with store.lock(folder):
         runs.claim(config, splits, folder)
-        with train_progress(config.tasks) as (progress, reported):
+        with train_progress(config.tasks, objective) as (progress, reported):
             runs.train_run(config, splits, folder, device=chosen, progress=progress, reported=reported)
     last = store.read_lines(folder / store.REPORTS)[-1]
-    keys = ("tasks_seen", "finite", "val_accuracy", "val_ci", "seconds", "peak_memory")
-    result = {"run": str(folder), "algorithm": config.algorithm, **{key: last[key] for key in keys}}
     if as_json:
+        figure = None if last["val_score"] is None else objective.sign * last["val_score"]
+        shown = {**last, f"val_{objective.metric}": figure}
+        keys = ("tasks_seen", "finite", f"val_{objective.metric}", "val_ci", "seconds", "peak_memory")
+        result = {"run": str(folder), "algorithm": config.algorithm, **{key: shown[key] for key in keys}}
         typer.echo(json.dumps(result))
     elif last["finite"]:
-        accuracy = f"{last['val_accuracy']:.2%} ± {last['val_ci']:.2%}"
-        typer.echo(f"{folder}: {accuracy} on meta-validation after {last['tasks_seen']} tasks")
+        figure = validated(objective, last["val_score"], last["val_ci"])
+        typer.echo(f"{folder}: {figure} on meta-validation after {last['tasks_seen']} tasks")
     if not last["finite"]:
         typer.echo(f"metabench: {folder}: diverged after {last['tasks_seen']} tasks", err=True)
         raise typer.Exit(1)
 
 
+def validated(objective: Objective, score: float, half_width: float) -> str:
+    """Show what meta-validation found, with the half-width of its interval."""
+    metric, sign = objective.metric, objective.sign
+    return f"{figures.tell(metric, sign * score, 2)} ± {figures.show(metric, half_width, 2)}"
+
+
 @contextlib.contextmanager
-def train_progress(n_tasks: int) -> Iterator[tuple[Callable[..., None], Callable[[Report], None]]]:
+def train_progress(
+    n_tasks: int, objective: Objective
+) -> Iterator[tuple[Callable[..., None], Callable[[Report], None]]]:
     """Show a bar of the tasks seen, and a line for each report, on stderr."""
+    metric = objective.metric
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, console=stderr) as bar:
         row = bar.add_task("tasks", total=n_tasks, figures="")
 
         def progress(tasks_seen: int, means: Mapping[str, float]) -> None:
-            loss, accuracy = means.get("meta_train/loss", 0.0), means.get("meta_train/accuracy", 0.0)
-            bar.update(row, completed=tasks_seen, figures=f"loss {loss:.3f}, accuracy {accuracy:.1%}")
+            loss, figure = means.get("meta_train/loss", 0.0), means.get(f"meta_train/{metric}", 0.0)
+            shown = f"loss {loss:.3f}, {metric} {figures.show(metric, figure)}"
+            bar.update(row, completed=tasks_seen, figures=shown)
 
         def reported(report: Report) -> None:
-            figures = f"{report.val_accuracy:.2%} ± {report.val_ci:.2%}" if report.finite else "diverged"
-            bar.console.print(f"{report.tasks_seen:>9} tasks: {figures} on meta-validation", highlight=False)
+            figure = validated(objective, report.val_score, report.val_ci) if report.finite else "diverged"
+            bar.console.print(f"{report.tasks_seen:>9} tasks: {figure} on meta-validation", highlight=False)
             bar.update(row, completed=report.tasks_seen)
 
         yield progress, reported
 
 
 def test(folder: Path, n_tasks: int, device: str, as_json: bool) -> None:
-    """Score a run on meta-test and print accuracy and interval."""
+    """Score a run on meta-test and print accuracy or error, and interval."""
     config = runs.read_config(folder)
     store.check_writable(folder)
     chosen = pick_device(device)
-    result = runs.test_run(folder, load_splits(config.task), n_tasks, chosen)
-    interval = stats.mean_interval(result["accuracy"])
-    figures = {"accuracy": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
+    splits = load_splits(config.task)
+    metric = OBJECTIVES[splits.kind].metric
+    result = runs.test_run(folder, splits, n_tasks, chosen)
+    interval = stats.mean_interval(result[metric])
+    found = store.plain({metric: interval.mean, "ci_low": interval.low, "ci_high": interval.high})
     keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened")
     if as_json:
-        typer.echo(json.dumps({"run": str(folder), **figures, **{key: result[key] for key in keys}}))
+        typer.echo(json.dumps({"run": str(folder), **found, **{key: result[key] for key in keys}}))
         return
+    low, high = (figures.show(metric, value, 2) for value in (interval.low, interval.high))
     typer.echo(
-        f"{folder}: {config.algorithm}, {interval.mean:.2%} on meta-test, 95 % interval "
-        f"[{interval.low:.2%}, {interval.high:.2%}] over {n_tasks} tasks"
+        f"{folder}: {config.algorithm}, {figures.tell(metric, interval.mean, 2)} on meta-test, 95 % interval "
+        f"[{low}, {high}] over {n_tasks} tasks"
     )
     if result["times_opened"] > 1:
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)

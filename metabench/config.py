@@ -27,8 +27,8 @@ class TaskConfig(Model):
     dataset: str = Field(description="name of a data set; see `metabench datasets`")
     split: str | None = Field(None, description="named split of the data set; empty for its default")
     options: dict[str, Scalar] = Field(default_factory=dict, description="settings of the data set itself")
-    way: int = Field(5, ge=2, description="classes in a task")
-    shot: int = Field(1, ge=1, description="support examples a class")
+    way: int = Field(5, ge=1, description="classes in a task; 1 for regression, where a task is one function")
+    shot: int = Field(1, ge=1, description="support examples a class, or points of a function")
     query: int = Field(5, ge=1, description="query examples a class in meta-training")
     test_query: int = Field(15, ge=1, description="query examples a class in meta-validation and meta-test")
 

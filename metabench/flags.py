@@ -30,11 +30,16 @@ def describe_run(
     dataset = attempt(wrong, data.get, task["dataset"])
     chosen = dataset and attempt(wrong, parse_settings, dataset.options, options, "--option")
     described = attempt(wrong, validated, TaskConfig, {**task, "options": chosen or {}})
+    kind = dataset.kind if dataset else "classification"
     if dataset and described:
         attempt(wrong, data.configure, described)
+        problem = data.way_problem(described.way, dataset.name, kind)
+        wrong += [f"--{problem}"] if problem else []
+    if dataset and found and kind not in found.kinds:
+        wrong.append(algorithms.refusal(algorithm, dataset.name, kind))
     net = attempt(wrong, validated, NetworkConfig, network)
     if net:
-        attempt(wrong, nets.build, net, 2, (1, 28, 28))  # for the name; the images are not read yet
+        attempt(wrong, nets.build, net, 1, data.SHAPES[kind])
     if wrong:
         raise MetabenchError("\n".join(dict.fromkeys(wrong)))
     rungs = {max(1, run["tasks"] * step // n_reports) for step in range(1, n_reports + 1)}

@@ -14,9 +14,10 @@ import torch
 
 from metabench import PROTOCOL, __version__, episodes, memory, store, train
 from metabench.config import RunConfig
-from metabench.core import MetabenchError, Report, Splits, Tree
+from metabench.core import MetabenchError, Objective, Report, Splits, Tree
 from metabench.evaluate import evaluate
 from metabench.events import Events
+from metabench.objectives import OBJECTIVES
 from metabench.train import Learner
 
 
@@ -27,7 +28,7 @@ class Run(NamedTuple):
     learner: Learner
     meta: Tree
     buffers: Tree
-    record: Mapping[str, Any]  # tasks seen and meta-validation accuracy of those weights
+    record: Mapping[str, Any]  # tasks seen and meta-validation accuracy or error of those weights
 
 
 def config_hash(config: RunConfig) -> str:
@@ -70,7 +71,8 @@ def train_run(
     seen = 0 if state is None else state.tasks_seen
     kept = [line for line in store.read_lines(folder / store.REPORTS) if line["tasks_seen"] <= seen]
     store.write_lines(folder / store.REPORTS, kept)
-    best = max((line["val_accuracy"] for line in kept if line["finite"]), default=-math.inf)
+    best = max((line["val_score"] for line in kept if line["finite"]), default=-math.inf)
+    objective = OBJECTIVES[splits.kind]
     events = Events(tensorboard or folder / store.TENSORBOARD, resume_step=seen)
 
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
@@ -80,22 +82,22 @@ def train_run(
 
     try:
         for report, new_state in train.train(config, splits, device=device, state=state, listen=listen):
-            if report.finite and report.val_accuracy > best:
-                best = report.val_accuracy
-                _save_weights(folder, report, new_state)
+            if report.finite and report.val_score > best:
+                best = report.val_score
+                _save_weights(folder, report, objective, new_state)
             store.append_line(folder / store.REPORTS, report._asdict())
             train.save_state(folder / store.STATE, new_state)
-            events.scalars(report.tasks_seen, validation_scalars(report))
+            events.scalars(report.tasks_seen, validation_scalars(report, objective))
             if reported is not None:
                 reported(report)
     finally:
         events.close()
 
 
-def validation_scalars(report: Report) -> dict[str, float]:
+def validation_scalars(report: Report, objective: Objective) -> dict[str, float]:
     """Name a report's meta-validation figures as TensorBoard shows them."""
     return {
-        "meta_validation/accuracy": report.val_accuracy,
+        f"meta_validation/{objective.metric}": objective.sign * report.val_score,
         "meta_validation/loss": report.val_loss,
         "system/seconds": report.seconds,
         "system/peak_memory_bytes": float(report.peak_memory),
@@ -122,8 +124,9 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     store.write_json(path, {**record, **store.environment()})
 
 
-def _save_weights(folder: Path, report: Report, state: train.State) -> None:
-    record = {"tasks_seen": str(report.tasks_seen), "val_accuracy": repr(report.val_accuracy)}
+def _save_weights(folder: Path, report: Report, objective: Objective, state: train.State) -> None:
+    figure = repr(objective.sign * report.val_score)
+    record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
     train.save_tensors(folder / store.WEIGHTS, {"meta": state.meta, "buffers": state.buffers}, record)
 
 
@@ -177,7 +180,7 @@ def test_run(
     result = {
         "protocol": PROTOCOL,
         "algorithm": run.config.algorithm,
-        "accuracy": score.accuracy.tolist(),
+        run.learner.net.objective.metric: score.score.tolist(),
         "loss": score.loss.tolist(),
         "tasks": n_tasks,
         "tasks_hash": tasks.hash,

@@ -40,6 +40,7 @@ CONFIRM = "confirm"
 CHOSEN = "chosen.json"
 FINAL = "final"
 NEAREST_MEAN = "nearest_mean.json"
+ZERO = "zero.json"
 META_TEST = "meta_test.json"
 LEADERBOARD = "leaderboard"
 

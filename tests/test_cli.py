@@ -102,7 +102,7 @@ def test_algorithms_are_listed_with_every_setting() -> None:
 def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METABENCH_DATA", raising=False)
     here = {entry["name"]: entry["is_here"] for entry in json.loads(output("datasets", "--json"))}
-    assert here == {"glyphs": True, "omniglot": False, "quickdraw": False}
+    assert here == {"glyphs": True, "omniglot": False, "quickdraw": False, "sinusoid": True}
     assert "quickdraw (not here)" in output("datasets")
 
 

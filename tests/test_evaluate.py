@@ -36,7 +36,7 @@ def test_batched_evaluation_equals_one_task_at_a_time(name: str, monkeypatch: py
 def test_nearest_mean_equals_numpy() -> None:
     splits = small.splits()
     tasks = episodes.frozen(splits, "meta_test", small.TASK.model_copy(update={"shot": 2}), 5, "test")
-    found = evaluate.nearest_mean(splits.meta_test.images, tasks).accuracy
+    found = evaluate.nearest_mean(splits.meta_test.images, tasks).score
     images = splits.meta_test.images.numpy().reshape(6, 6, -1) / 255
     for index in range(5):
         classes, examples = (part[index].numpy() for part in tasks.indices)

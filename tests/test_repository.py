@@ -19,6 +19,7 @@ FLOORS: dict[str, float] = {
     "trees": 0.5,  # these four stand on the ground beside core, whose types they speak
     "seeds": 0.5,
     "stats": 0.5,
+    "figures": 0.5,
     "config": 0.5,
     "objectives": 0.7,
     "fused": 0.7,

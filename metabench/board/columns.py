@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from metabench.figures import plain
+
 Row = Mapping[str, Any]
 
 
@@ -24,19 +26,32 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
+def number(value: float | None) -> str:
+    """Show an error as a plain number."""
+    return "" if value is None else plain(value)
+
+
 def interval(row: Row) -> str:
-    """Show the bounds of the interval, in percent."""
-    return "" if row["ci_low"] is None else f"{percent(row['ci_low'])}–{percent(row['ci_high'])}"
+    """Show the bounds of the interval, in percent or as plain numbers."""
+    if row["ci_low"] is None:
+        return ""
+    show = number if "error" in row else percent
+    return f"{show(row['ci_low'])}–{show(row['ci_high'])}"
+
+
+def signed(value: float | None, is_error: bool) -> str:
+    """Show a difference of errors, or one of accuracies in points of percent."""
+    if value is None:
+        return ""
+    return plain(value, "+") if is_error else f"{100 * value:+.1f}"
 
 
 def versus(row: Row) -> str:
-    """Show a paired difference with its interval, in points of percent."""
+    """Show a paired difference with its interval."""
     if row["vs_default"] is None:
         return ""
-    shown = [
-        "" if row["vs_default"][key] is None else f"{100 * row['vs_default'][key]:+.1f}"
-        for key in ("difference", "ci_low", "ci_high")
-    ]
+    keys = ("difference", "ci_low", "ci_high")
+    shown = [signed(row["vs_default"][key], "error" in row) for key in keys]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
@@ -83,10 +98,13 @@ COLUMNS = (
     Column("algorithm", "Algorithm", word("algorithm"), is_number=False),
     Column("variant", "Setting", word("variant"), is_number=False),
     Column("accuracy", "Accuracy %", lambda row: percent(row["accuracy"])),
+    Column("error", "Error", lambda row: number(row.get("error"))),
     Column("ci_low", "95 % CI", interval),
     Column("vs_default", "Tuned − default", versus),
     Column("val_accuracy", "Val. %", lambda row: percent(row["val_accuracy"])),
+    Column("val_error", "Val.", lambda row: number(row.get("val_error"))),
     Column("confirm_accuracy", "Confirm %", lambda row: percent(row["confirm_accuracy"])),
+    Column("confirm_error", "Confirm", lambda row: number(row.get("confirm_error"))),
     Column("seeds", "Seeds", seeds, if_shared="say"),
     Column("test_tasks", "Test tasks", lambda row: count(row["test_tasks"]), if_shared="say"),
     Column("trials", "Trials", lambda row: count(row["trials"]), part="cost"),

@@ -16,6 +16,9 @@ TASK_KEYS = ("dataset", "split", "options", "way", "shot", "test_query")
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
 
 
+BASELINES = (store.NEAREST_MEAN, store.ZERO)
+
+
 class Run(NamedTuple):
     """A training run as far as it got."""
 
@@ -40,7 +43,7 @@ class Search(NamedTuple):
     running: list[Record]  # latest reports, with "trial" and "algorithm"
     chosen: dict[str, Record | None]
     runs: dict[tuple[str, str], list[Run]]  # (algorithm, "tuned" or "default") to one run a seed
-    nearest_mean: Record | None
+    baselines: dict[str, Record]  # by name: what learns nothing, on the meta-test tasks
     is_finished: bool
 
 
@@ -79,7 +82,11 @@ def read_search(folder: Path) -> Search:
         running=[{"trial": name, **latest} for name, latest in snapshot.items() if name not in trials],
         chosen=_optional(folder / store.CHOSEN) or {},
         runs=runs,
-        nearest_mean=_optional(folder / store.FINAL / store.NEAREST_MEAN),
+        baselines={
+            Path(name).stem: store.read_json(folder / store.FINAL / name)
+            for name in BASELINES
+            if (folder / store.FINAL / name).exists()
+        },
         is_finished=opened is not None and opened.get("finished") is not None,
     )
 
@@ -88,6 +95,11 @@ def task_of(source: Search | Run) -> Record:
     """Return the task of a folder, as its user described it."""
     description = source.config["run" if isinstance(source, Run) else "space"]
     return dict(description["task"])
+
+
+def metric_of(task: Record) -> str:
+    """Return what a task is judged by: regression, and nothing else, has one way."""
+    return "error" if task["way"] == 1 else "accuracy"
 
 
 def refuse_mixture(sources: list[Search | Run]) -> None:
@@ -119,12 +131,18 @@ def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
         if run.test is not None:
             yield run.folder, "protocol", str(run.test["protocol"])
             yield run.folder, "test tasks", _tasks(run.test)
-    if isinstance(source, Search) and source.nearest_mean is not None:
-        yield source.folder / store.FINAL / store.NEAREST_MEAN, "test tasks", _tasks(source.nearest_mean)
+    if isinstance(source, Search):
+        for name, baseline in source.baselines.items():
+            yield source.folder / store.FINAL / f"{name}.json", "test tasks", _tasks(baseline)
 
 
 def _tasks(test: Record) -> str:
-    return f"{len(test['accuracy'])} tasks (hash {str(test['tasks_hash'])[:12]})"
+    return f"{len(per_task(test))} tasks (hash {str(test['tasks_hash'])[:12]})"
+
+
+def per_task(test: Record) -> list[float | None]:
+    """Return the accuracies or errors of the tasks that were tested."""
+    return list(test["error"] if "error" in test else test["accuracy"])
 
 
 def _names(paths: list[Path]) -> str:

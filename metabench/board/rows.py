@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from metabench import stats, store
-from metabench.board.folders import Record, Run, Search, task_of
+from metabench.board.folders import Record, Run, Search, metric_of, per_task, task_of
 from metabench.core import MetabenchError
+from metabench.figures import SIGN
 
 Row = dict[str, Any]
 
@@ -44,18 +46,26 @@ KEYS = (
     "folder",
 )
 
+ERROR_KEYS = ("error", "val_error", "confirm_error")
+"""What rows of regression have besides; there, what is called accuracy is None."""
+
+
+def keys(metric: str) -> tuple[str, ...]:
+    """List the keys of a row where tasks are judged by a metric."""
+    return (*KEYS, *ERROR_KEYS) if metric == "error" else KEYS
+
 
 def search_rows(search: Search) -> list[Row]:
-    """Make the tuned and the default row of each algorithm, and that of nearest mean."""
+    """Make the tuned and the default row of each algorithm, and those of what learns nothing."""
     rows = []
+    metric = metric_of(task_of(search))
     for algorithm in search.config["space"]["algorithms"]:
         rows.append(_tuned_row(search, algorithm))
         rows += _default_row(search, algorithm)
-    if search.nearest_mean is not None:
-        accuracy = _array(search.nearest_mean)
-        scored = _interval_keys(stats.mean_interval(accuracy), len(accuracy))
-        row = _row(algorithm="nearest_mean", variant=BASELINE, status="finished", **scored)
-        rows.append(row)
+    for name, baseline in search.baselines.items():
+        figures = _array(baseline)
+        scored = _interval_keys(metric, stats.mean_interval(figures), len(figures))
+        rows.append(_row(metric, algorithm=name, variant=BASELINE, status="finished", **scored))
     return rows
 
 
@@ -68,29 +78,34 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
     return [_run_row(group) for group in groups.values()]
 
 
-def chance_row(task: Record) -> Row:
-    """Make the row of guessing."""
-    return _row(algorithm="chance", variant=BASELINE, status="finished", accuracy=1 / task["way"])
+def chance_rows(task: Record) -> list[Row]:
+    """Make the row of guessing, where there are classes to guess."""
+    metric = metric_of(task)
+    if metric != "accuracy":
+        return []
+    guessed = {"algorithm": "chance", "variant": BASELINE, "status": "finished", "accuracy": 1 / task["way"]}
+    return [_row(metric, **guessed)]
 
 
-def by_accuracy(row: Row) -> float:
+def order(row: Row, metric: str) -> float:
     """Order rows best first; a row that is not tested yet stands where its meta-validation puts it."""
-    known = (value for value in (row["accuracy"], row["val_accuracy"]) if value is not None)
-    return -float(next(known, -1.0))
+    known = (value for value in (row[metric], row[f"val_{metric}"]) if value is not None)
+    return -SIGN[metric] * float(next(known, -SIGN[metric] * math.inf))
 
 
 def _tuned_row(search: Search, algorithm: str) -> Row:
     ended = [trial for trial in search.trials if trial["algorithm"] == algorithm]
     live = [trial for trial in search.running if trial["algorithm"] == algorithm]
     runs = search.runs.get((algorithm, TUNED), [])
-    chosen = search.chosen.get(algorithm) or _best([*ended, *live]) or {}
+    metric = metric_of(task_of(search))
+    chosen = search.chosen.get(algorithm) or _best([*ended, *live], metric) or {}
     return _search_row(search, algorithm, TUNED) | {
-        **_scores(runs),
+        **_scores(runs, metric),
         "hyperparameters": chosen.get("hyperparameters"),
         "trials": len(ended),
         **_cost([*ended, *live]),
-        "val_accuracy": chosen.get("val_accuracy"),
-        "confirm_accuracy": chosen.get("confirm_accuracy"),
+        f"val_{metric}": _figure(chosen, metric),
+        f"confirm_{metric}": chosen.get(f"confirm_{metric}"),
         "vs_default": _versus(search, algorithm),
     }
 
@@ -101,23 +116,24 @@ def _default_row(search: Search, algorithm: str) -> list[Row]:
     trial = next((t for t in search.trials if t["algorithm"] == algorithm and t["is_default"]), None)
     if not runs and trial is None:
         return []
-    known = trial or {}
+    known, metric = trial or {}, metric_of(task_of(search))
     hyperparameters = runs[0].config["run"]["hyperparameters"] if runs else known["hyperparameters"]
     spent = [run.reports[-1] for run in runs if run.reports] or [known]
     return [
         _search_row(search, algorithm, DEFAULT)
         | {
-            **_scores(runs),
+            **_scores(runs, metric),
             "hyperparameters": hyperparameters,
             "trials": 1,
             **_cost(spent),
-            "val_accuracy": (_best([known]) or {}).get("val_accuracy"),
+            f"val_{metric}": _figure(_best([known], metric) or {}, metric),
         }
     ]
 
 
 def _search_row(search: Search, algorithm: str, variant: str) -> Row:
     return _row(
+        metric_of(task_of(search)),
         algorithm=algorithm,
         variant=variant,
         status="finished" if search.is_finished else "running",
@@ -135,25 +151,27 @@ def _run_row(runs: list[Run]) -> Row:
         raise MetabenchError(f"{listed}: the same run twice (same settings and seed); give it once")
     tested = all(run.test is not None for run in runs)
     trained = all(run.is_trained for run in runs)
-    best = [_best(run.reports) for run in runs]
-    accuracies = [report["val_accuracy"] for report in best if report is not None]
+    metric = metric_of(described["task"])
+    best = [_best(run.reports, metric) for run in runs]
+    figures = [figure for report in best if (figure := _figure(report or {}, metric)) is not None]
     return _row(
+        metric,
         algorithm=described["algorithm"],
         variant=RUN,
         status="finished" if tested else "untested" if trained else "running",
-        **_scores(runs),
+        **_scores(runs, metric),
         seeds_planned=len(runs),
         batch_norm=described["network"]["batch_norm"],
         hyperparameters=described["hyperparameters"],
         trials=1,
         **_cost(run.reports[-1] for run in runs if run.reports),
-        val_accuracy=float(np.mean(accuracies)) if accuracies else None,
         folder=", ".join(_name(run.folder) for run in runs),
+        **{f"val_{metric}": float(np.mean(figures)) if figures else None},
     )
 
 
-def _row(**known: Any) -> Row:
-    row = dict.fromkeys(KEYS)
+def _row(metric: str, **known: Any) -> Row:
+    row = dict.fromkeys(keys(metric))
     return {**row, **known}
 
 
@@ -163,18 +181,18 @@ def _name(folder: Path) -> str:
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def _scores(runs: Sequence[Run]) -> Row:
+def _scores(runs: Sequence[Run], metric: str) -> Row:
     tested = [run.test for run in runs if run.test is not None]
     if not tested:
         return {"seeds": 0}
-    accuracies = np.stack([_array(test) for test in tested])
-    scored = _interval_keys(stats.seeds_and_tasks(accuracies), accuracies.shape[1])
+    figures = np.stack([_array(test) for test in tested])
+    scored = _interval_keys(metric, stats.seeds_and_tasks(figures), figures.shape[1])
     return {**scored, "seeds": len(tested), "times_opened": max(test["times_opened"] for test in tested)}
 
 
-def _interval_keys(interval: stats.Interval, n_tasks: int) -> Row:
+def _interval_keys(metric: str, interval: stats.Interval, n_tasks: int) -> Row:
     bounds = {"ci_low": interval.low, "ci_high": interval.high, "ci_over": interval.over}
-    return {"accuracy": interval.mean, **bounds, "test_tasks": n_tasks}
+    return {metric: interval.mean, **bounds, "test_tasks": n_tasks}
 
 
 def _versus(search: Search, algorithm: str) -> Row | None:
@@ -194,16 +212,23 @@ def _versus(search: Search, algorithm: str) -> Row | None:
     return {"difference": compared.difference, **bounds, "p": compared.p}
 
 
-def _best(reported: Iterable[Record]) -> Record | None:
-    """Return the trial or report of highest meta-validation accuracy; one that diverged has none."""
+def _figure(entry: Record, metric: str) -> float | None:
+    """Return a trial's or report's meta-validation figure; a report holds an error as its score."""
+    known: float | None = entry.get(f"val_{metric}")
+    score = entry.get("val_score")
+    return SIGN[metric] * score if known is None and score is not None else known
+
+
+def _best(reported: Iterable[Record], metric: str) -> Record | None:
+    """Return the trial or report of the best meta-validation; one that diverged has none."""
     judged = [
-        entry
+        (SIGN[metric] * figure, entry)
         for entry in reported
-        if entry.get("val_accuracy") is not None
+        if (figure := _figure(entry, metric)) is not None
         and entry.get("finite", True)
         and entry.get("status") not in ("diverged", "failed")
     ]
-    return max(judged, key=lambda entry: float(entry["val_accuracy"]), default=None)
+    return max(judged, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def _cost(reported: Iterable[Record]) -> Row:
@@ -217,7 +242,7 @@ def _cost(reported: Iterable[Record]) -> Row:
 
 
 def _array(test: Record) -> stats.Floats:
-    return np.asarray(test["accuracy"], dtype=np.float64)  # null becomes NaN
+    return np.asarray(per_task(test), dtype=np.float64)  # null becomes NaN
 
 
 def task_and_rows(sources: Sequence[Search | Run]) -> tuple[Record, list[Row]]:
@@ -225,10 +250,10 @@ def task_and_rows(sources: Sequence[Search | Run]) -> tuple[Record, list[Row]]:
     task = task_of(sources[0])
     rows = [row for source in sources if isinstance(source, Search) for row in search_rows(source)]
     rows += run_rows([source for source in sources if isinstance(source, Run)])
-    rows.append(chance_row(task))
+    rows += chance_rows(task)
     rows = store.plain(rows)  # NaN would have no place in an order
     # Several searches of the same tasks repeat the same baselines.
     distinct = {
         (row["algorithm"] if row["variant"] == BASELINE else index): row for index, row in enumerate(rows)
     }
-    return task, sorted(distinct.values(), key=by_accuracy)
+    return task, sorted(distinct.values(), key=lambda row: order(row, metric_of(task)))

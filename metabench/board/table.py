@@ -15,7 +15,7 @@ from rich.text import Text
 
 from metabench import store
 from metabench.board.columns import COLUMNS, Column
-from metabench.board.rows import KEYS, TUNED
+from metabench.board.rows import TUNED, keys
 
 Board = Mapping[str, Any]
 
@@ -26,18 +26,19 @@ VERSUS = ("difference", "ci_low", "ci_high", "p")
 
 
 def as_json(board: Board) -> str:
-    """Return standard JSON: accuracies in [0, 1], null for what is not known."""
+    """Return standard JSON: accuracies in [0, 1] or errors, null for what is not known."""
     return json.dumps(store.plain(board), indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(board: Board) -> str:
-    """Return one line a row: accuracies in [0, 1], hyperparameters as JSON in one column."""
+    """Return one line a row: accuracies in [0, 1] or errors, hyperparameters as JSON in one column."""
     text = io.StringIO()
-    flat = [key for key in KEYS if key != "vs_default"] + [f"vs_default_{key}" for key in VERSUS]
+    known = [key for key in keys(board["metric"]["name"]) if key != "vs_default"]
+    flat = known + [f"vs_default_{key}" for key in VERSUS]
     writer = csv.DictWriter(text, flat, lineterminator="\n")
     writer.writeheader()
     for row in board["rows"]:
-        values = {key: row[key] for key in KEYS if key != "vs_default"}
+        values = {key: row[key] for key in known}
         if row["hyperparameters"] is not None:
             values["hyperparameters"] = json.dumps(row["hyperparameters"])
         compared = row["vs_default"] or {}
@@ -96,20 +97,23 @@ def _title(board: Board) -> str:
     task = board["task"]
     split = f" ({task['split']})" if task.get("split") else ""
     running = "" if board["status"] == "finished" else ", still running"
-    return f"{task['dataset']}{split}, {task['way']}-way {task['shot']}-shot{running}"
+    ways = f"{task['way']}-way " if task["way"] > 1 else ""
+    return f"{task['dataset']}{split}, {ways}{task['shot']}-shot{running}"
 
 
 def _about(board: Board, common: Sequence[str]) -> str:
-    rows = board["rows"]
+    rows, metric = board["rows"], board["metric"]["name"]
     sentences = ["; ".join([*common, f"protocol: {board['protocol']}"]) + "."]
     trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
     if trained:
         over = " or ".join(sorted(trained))
-        sentences.append(f"Accuracy on meta-test; 95 % intervals over {over}; baselines over tasks.")
+        judged = "Accuracy" if metric == "accuracy" else "Mean squared error"
+        better = "" if metric == "accuracy" else ", lower is better"
+        sentences.append(f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks.")
     if any(row["variant"] == TUNED for row in rows):
         sentences.append("Cost of a tuned row: its whole search; of others: their own runs.")
     if board["status"] != "finished":
-        sentences.append("Rows without an accuracy show the best meta-validation accuracy so far.")
+        sentences.append(f"Rows without an {metric} show the best meta-validation {metric} so far.")
     again = [f"{row['algorithm']} {row['variant']}" for row in rows if (row["times_opened"] or 0) > 1]
     if again:
         sentences.append(f"Meta-test was opened more than once for: {', '.join(again)}.")

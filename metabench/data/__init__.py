@@ -27,10 +27,14 @@ class Dataset(NamedTuple):
     options: type  # frozen dataclass of settings
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_here: Callable[[Path | None], bool]  # whether the files are under root
+    kind: str = "classification"  # or "regression"
 
 
 QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
 """Splits to the setting that says how many queries a class are drawn from them."""
+
+SHAPES = {"classification": (1, 28, 28), "regression": (1,)}
+"""Kinds of data set to what one input of them looks like, for checks before any file is read."""
 
 
 def names() -> list[str]:
@@ -76,8 +80,20 @@ def load(task: TaskConfig, root: Path | None = None) -> Splits:
     return dataset.load(root or default_root(), split, options)
 
 
+def way_problem(way: int, name: str, kind: str) -> str | None:
+    """Say what is wrong with the ways of a task of a data set, or return None."""
+    if kind == "regression" and way != 1:
+        return f"way={way}: {name} is regression, where a task is one function; set way to 1"
+    if kind == "classification" and way < 2:
+        return f"way={way}: {name} is classification; way must be >= 2"
+    return None
+
+
 def check(task: TaskConfig, splits: Splits) -> None:
-    """Refuse a task that needs more classes or examples than a split has."""
+    """Refuse a task of the wrong shape, or one that needs more classes or examples than a split has."""
+    problem = way_problem(task.way, splits.name, splits.kind)
+    if problem:
+        raise MetabenchError(problem)
     wrong = []
     for split, queries in QUERIES.items():
         n_classes, n_examples = getattr(splits, split).images.shape[:2]
@@ -93,7 +109,9 @@ def check(task: TaskConfig, splits: Splits) -> None:
         raise MetabenchError("\n".join(wrong))
 
 
-def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
+def make_splits(
+    name: str, meta_train: Split, meta_validation: Split, meta_test: Split, kind: str = "classification"
+) -> Splits:
     """Put three splits together with the fingerprint of their names and bytes."""
     parts = (meta_train, meta_validation, meta_test)
     digest = hashlib.sha256(name.encode())
@@ -101,4 +119,4 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
         listed = (tuple(part.images.shape), part.classes, part.domains)
         digest.update(repr(listed).encode())
         digest.update(part.images.contiguous().numpy().data)
-    return Splits(name, *parts, digest.hexdigest())
+    return Splits(name, *parts, digest.hexdigest(), kind)

@@ -35,6 +35,7 @@ def search(
         cpus: trials at once on this machine; every core where it is not given.
     """
     from metabench import board, data, store
+    from metabench.objectives import OBJECTIVES
     from metabench.search import cluster, confirm, experiment, final, folder
     from metabench.search.ledger import Ledger
     from metabench.search.watch import Watch
@@ -46,16 +47,17 @@ def search(
     data.check(space.task, splits)
     with store.lock(place):
         continued = folder.claim(place, space, splits, seed)
-        watch = Watch(place, space, quiet)
+        objective = OBJECTIVES[splits.kind]
+        watch = Watch(place, space, quiet, objective)
         watch.say(f"{'continuing' if continued else 'starting'} {place}")
         if not final.is_tested(place):
-            ledger = Ledger(place, space.budget.confirm_top)
+            ledger = Ledger(place, space.budget.confirm_top, objective)
             with cluster.connect(address, place, cpus) as found:
                 with watch.showing(ledger):
                     experiment.explore(place, space, ledger, found, watch, seed)
                 chosen = confirm.choose(place, space, ledger, found, watch)
                 planned = final.plan(space, chosen, seed)
-                final.train_all(place, planned, found, watch)
+                final.train_all(place, planned, objective, found, watch)
                 final.test_all(place, space, splits, planned, found, watch)
         board.write(place)
     return place

@@ -33,7 +33,7 @@ def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any
     known = trial.decisions.get(report["tasks_seen"])
     if known is not None:
         return known
-    score = report["val_accuracy"]
+    score = report["val_score"]
     if not report["finite"] or score is None:
         decision = DIVERGED
     elif report["tasks_seen"] >= budget.tasks:

@@ -18,7 +18,7 @@ from metabench import store
 from metabench.core import MetabenchError
 
 OBJECT_STORE = 100 * 2**20
-"""Bytes of shared memory of a local cluster; only configurations and accuracies pass through it."""
+"""Bytes of shared memory of a local cluster; only configurations and results pass through it."""
 
 TRIALS_PER_GPU = 4
 """Most trials that share one GPU."""

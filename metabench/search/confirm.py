@@ -1,17 +1,18 @@
 """The confirmation: the best settings of each algorithm meet fresh meta-validation tasks, and one is chosen.
 
-The accuracies that a search has selected for are too high by the selection itself; the fresh tasks are not.
+The figures that a search has selected for are too good by the selection itself; those on fresh tasks are not.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
 
 from metabench import episodes, evaluate, spaces, store, train
 from metabench.config import SearchSpace
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, Objective
 from metabench.search import worker
 from metabench.search.cluster import Cluster
 from metabench.search.jobs import run_all
@@ -24,14 +25,15 @@ def choose(
 ) -> dict[str, Any]:
     """Confirm the candidates that are not confirmed yet, and return and write down the setting to go on with.
 
-    Candidates are the trials that reached the highest rung, best meta-validation accuracy first. An algorithm
+    Candidates are the trials that reached the highest rung, best meta-validation score first. An algorithm
     of which no trial was ever judged has no chosen setting: None.
     """
     if (folder / store.CHOSEN).exists():
         return dict(store.read_json(folder / store.CHOSEN))
     candidates = {a: ranked(ledger.of(a))[: space.budget.confirm_top] for a in space.algorithms}
+    described = space.model_dump(mode="json")
     jobs = {
-        trial.name: (str(folder), space.model_dump(mode="json"), trial.algorithm, trial.line())
+        trial.name: (str(folder), described, trial.algorithm, trial.line(ledger.objective))
         for trials in candidates.values()
         for trial in trials
         if not _path(folder, trial).exists()
@@ -47,7 +49,7 @@ def choose(
         raise MetabenchError(
             f"{folder}: not confirmed, so nothing is chosen; the same command tries again\n{listed}"
         )
-    chosen = {algorithm: _best(folder, trials) for algorithm, trials in candidates.items()}
+    chosen = {algorithm: _best(folder, trials, ledger.objective) for algorithm, trials in candidates.items()}
     store.write_json(folder / store.CHOSEN, chosen)
     return chosen
 
@@ -68,7 +70,7 @@ def confirm_trial(folder: str, space: dict[str, Any], algorithm: str, line: dict
         "trial": line["trial"],
         "algorithm": algorithm,
         "hyperparameters": line["hyperparameters"],
-        "accuracy": score.accuracy.tolist(),
+        net.net.objective.metric: score.score.tolist(),
         "tasks_hash": tasks.hash,
     }
 
@@ -77,18 +79,24 @@ def _path(folder: Path, trial: Trial) -> Path:
     return folder / store.CONFIRM / f"{trial.name}.json"
 
 
-def _best(folder: Path, trials: list[Trial]) -> dict[str, Any] | None:
-    """Return the candidate with the highest confirmed accuracy; of equals, the one ranked first."""
-    means = {
-        trial.name: statistics.fmean(store.read_json(_path(folder, trial))["accuracy"]) for trial in trials
-    }
-    best = max(trials, key=lambda trial: means[trial.name], default=None)
-    if best is None:
+def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, Any] | None:
+    """Return the candidate with the best confirmed mean; of equals, the one ranked first."""
+    metric, sign = objective.metric, objective.sign
+    scores = {trial.name: sign * _mean(store.read_json(_path(folder, trial))[metric]) for trial in trials}
+    # A candidate that is not finite on some fresh task stands behind all others.
+    order = {name: score if math.isfinite(score) else -math.inf for name, score in scores.items()}
+    best = max(trials, key=lambda trial: order[trial.name], default=None)
+    if best is None or best.score is None:
         return None
     return {
         "trial": best.name,
         "hyperparameters": best.hyperparameters,
         "is_default": best.is_default,
-        "val_accuracy": best.accuracy,
-        "confirm_accuracy": means[best.name],
+        f"val_{metric}": sign * best.score,
+        f"confirm_{metric}": sign * scores[best.name],
     }
+
+
+def _mean(figures: list[float | None]) -> float:
+    """Average over tasks; null, as a number that is not finite is written, makes the mean NaN."""
+    return statistics.fmean(math.nan if figure is None else figure for figure in figures)

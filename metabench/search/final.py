@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metabench import PROTOCOL, episodes, evaluate, runs, spaces, store
+from metabench import PROTOCOL, episodes, evaluate, figures, runs, spaces, store
 from metabench.config import RunConfig, SearchSpace, TaskConfig
-from metabench.core import Splits
+from metabench.core import Objective, Splits
+from metabench.episodes import FrozenTasks
+from metabench.objectives import OBJECTIVES
 from metabench.search import worker
 from metabench.search.cluster import Cluster
 from metabench.search.jobs import run_all
@@ -49,7 +51,7 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
     return planned
 
 
-def train_all(folder: Path, planned: list[Run], cluster: Cluster, watch: Watch) -> None:
+def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch) -> None:
     """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
     final = folder / store.FINAL
     open_runs = [run for run in planned if run.copy_of is None and not runs.is_finished(final / run.name)]
@@ -57,9 +59,11 @@ def train_all(folder: Path, planned: list[Run], cluster: Cluster, watch: Watch) 
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
     counted = iter(range(1, len(jobs) + 1))
 
-    def done(name: str, accuracy: float | None) -> None:
+    def done(name: str, score: float | None) -> None:
         (final / name / ERROR).unlink(missing_ok=True)
-        told = "diverged" if accuracy is None else f"{accuracy:.1%} on meta-validation"
+        told = "diverged"
+        if score is not None:
+            told = f"{figures.tell(objective.metric, objective.sign * score)} on meta-validation"
         watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {told}")
 
     for name, error in run_all(train_one, jobs, cluster, done).items():
@@ -71,14 +75,14 @@ def train_all(folder: Path, planned: list[Run], cluster: Cluster, watch: Watch) 
 
 
 def train_one(config: dict[str, Any], folder: str) -> float | None:
-    """Train one final run in a worker; return its best meta-validation accuracy, None if it diverged."""
+    """Train one final run in a worker; return its best meta-validation score, None if it diverged."""
     device = worker.prepare()
     run = RunConfig.model_validate(config)
     place = Path(folder)
     tensorboard = place.parent.parent / store.TENSORBOARD / "_final" / place.name
     runs.train_run(run, worker.splits(run.task), place, device=device, tensorboard=tensorboard)
     reports = store.read_lines(Path(folder) / store.REPORTS)
-    return max((line["val_accuracy"] for line in reports if line["finite"]), default=None)
+    return max((line["val_score"] for line in reports if line["finite"]), default=None)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -97,9 +101,7 @@ def test_all(
     tasks = episodes.frozen(splits, "meta_test", space.task, n_tasks, "test")
     record = _record(folder, space, splits, tasks.hash, tested)
     store.write_json(folder / store.META_TEST, record)
-    baseline = evaluate.nearest_mean(splits.meta_test.images, tasks)
-    nearest = {"protocol": PROTOCOL, "accuracy": baseline.accuracy.tolist(), "tasks_hash": tasks.hash}
-    store.write_json(final / store.NEAREST_MEAN, nearest)
+    _write_baseline(final, splits, tasks)
     closed = [name for name in tested if not (final / name / store.TEST).exists()]
     task = space.task.model_dump(mode="json")
     jobs = {name: (task, str(final / name), n_tasks) for name in closed}
@@ -109,6 +111,18 @@ def test_all(
         watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
     if not errors:
         store.write_json(folder / store.META_TEST, {**record, "finished": _now()})
+
+
+def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
+    """Score what learns nothing on the meta-test tasks: nearest mean, or predicting zero."""
+    images, metric = splits.meta_test.images, OBJECTIVES[splits.kind].metric
+    known = {"protocol": PROTOCOL, "tasks_hash": tasks.hash}
+    if splits.kind == "classification":
+        found = evaluate.nearest_mean(images, tasks).score.tolist()
+        store.write_json(final / store.NEAREST_MEAN, {**known, metric: found})
+        return
+    y = episodes.gather(images, tasks.indices, tasks.shot).query.y  # [T, Q, 1]
+    store.write_json(final / store.ZERO, {**known, metric: y.square().mean((1, 2)).tolist()})
 
 
 def test_one(task: dict[str, Any], folder: str, n_tasks: int) -> None:

@@ -13,13 +13,12 @@ from metabench import PROTOCOL, __version__, spaces, store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError, Splits
 from metabench.events import Events
+from metabench.objectives import OBJECTIVES
 
 Resume = Literal["auto", "never", "must"]
 
 BEGINNINGS = {store.LOCK, store.SPACE, store.TENSORBOARD}
 """What a search that was killed before its first record may have left."""
-
-METRICS = ("meta_validation/accuracy", "meta_validation/loss")
 
 
 def check_resume(folder: Path, resume: Resume) -> None:
@@ -61,7 +60,8 @@ def claim(folder: Path, space: SearchSpace, splits: Splits, seed: int) -> bool:
         space.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
     )
     events = Events(root)
-    events.hparams_root(parameters, METRICS)
+    metrics = (OBJECTIVES[splits.kind].metric, "loss")
+    events.hparams_root(parameters, [f"meta_validation/{metric}" for metric in metrics])
     events.text("search", f"```yaml\n{text}```")
     events.close()
     store.write_text(folder / store.SPACE, text)

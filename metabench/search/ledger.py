@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from metabench import store
+from metabench.core import Objective
+from metabench.objectives import OBJECTIVES
 
 JOURNAL = "journal.jsonl"
 WORK = "trials"
@@ -50,13 +52,14 @@ class Trial:
         return int(self.reports[-1]["tasks_seen"]) if self.reports else 0
 
     @property
-    def accuracy(self) -> float | None:
-        """Return the meta-validation accuracy of the last report, None where there is none."""
-        return self.reports[-1]["val_accuracy"] if self.reports else None
+    def score(self) -> float | None:
+        """Return the meta-validation score of the last report, higher is better; None where there is none."""
+        return self.reports[-1]["val_score"] if self.reports else None
 
-    def line(self) -> dict[str, Any]:
+    def line(self, objective: Objective) -> dict[str, Any]:
         """Return the line of trials.jsonl."""
         last = self.reports[-1] if self.reports else {}
+        figure = None if self.score is None else objective.sign * self.score
         return {
             "trial": self.name,
             "algorithm": self.algorithm,
@@ -68,7 +71,7 @@ class Trial:
             "tasks_seen": self.tasks_seen,
             "seconds": last.get("seconds", 0.0),
             "peak_memory": max((report["peak_memory"] for report in self.reports), default=0),
-            "val_accuracy": self.accuracy,
+            f"val_{objective.metric}": figure,
             "val_ci": last.get("val_ci"),
             "reports": self.reports,
             "checkpoint": self.checkpoint,
@@ -77,18 +80,19 @@ class Trial:
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
-    """Sort trials that were judged by the highest rung they reached, then by meta-validation accuracy."""
+    """Sort trials that were judged by the highest rung they reached, then by meta-validation score."""
     judged = [trial for trial in trials if trial.status in (COMPLETE, PRUNED)]
-    return sorted(judged, key=lambda trial: (-trial.tasks_seen, -(trial.accuracy or 0.0), trial.number))
+    return sorted(judged, key=lambda trial: (-trial.tasks_seen, -(trial.score or 0.0), trial.number))
 
 
 class Ledger:
     """Every proposal, report and ending of a search, in memory and on disk."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, objective: Objective = OBJECTIVES["classification"]) -> None:
         """Read what is there; `keep` trials an algorithm keep their state on disk."""
         self.folder = folder
         self.keep = keep
+        self.objective = objective
         self.trials: dict[str, Trial] = {}
         lines = store.read_trials(folder)
         self._written = set(lines)
@@ -143,9 +147,9 @@ class Ledger:
         return sorted(waiting, key=lambda trial: -trial.tasks_seen)
 
     def scores(self, algorithm: str, tasks_seen: int) -> list[float]:
-        """Return the rung table: an algorithm's accuracies at one rung, without those that diverged."""
+        """Return the rung table: an algorithm's scores at one rung, without those that diverged."""
         reports = [report for trial in self.of(algorithm) for report in trial.reports]
-        arrived = [report["val_accuracy"] for report in reports if report["tasks_seen"] == tasks_seen]
+        arrived = [report["val_score"] for report in reports if report["tasks_seen"] == tasks_seen]
         return [score for score in arrived if score is not None]
 
     def _add(self, event: dict[str, Any]) -> Trial:
@@ -179,5 +183,5 @@ class Ledger:
             trial.checkpoint = str(state)
         else:
             shutil.rmtree(self.folder / state, ignore_errors=True)
-        store.append_line(self.folder / store.TRIALS, trial.line())
+        store.append_line(self.folder / store.TRIALS, trial.line(self.objective))
         self._written.add(trial.name)

@@ -67,10 +67,10 @@ class Study:
         """Tell how a trial ended; one without an ending failed."""
         asked = self.asked[trial.number]
         for report in trial.reports:
-            if report["val_accuracy"] is not None:
-                asked.report(report["val_accuracy"], report["tasks_seen"])
+            if report["val_score"] is not None:
+                asked.report(report["val_score"], report["tasks_seen"])
         if trial.status == COMPLETE:
-            self.study.tell(asked, trial.accuracy)
+            self.study.tell(asked, trial.score)
         else:
             self.study.tell(asked, state=TrialState.PRUNED if trial.status == PRUNED else TrialState.FAIL)
 

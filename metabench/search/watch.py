@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from metabench import store
+from metabench import figures, store
 from metabench.config import SearchSpace
+from metabench.core import Objective
+from metabench.objectives import OBJECTIVES
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger
 
 SNAPSHOT_SECONDS = 1.0
@@ -24,9 +26,16 @@ SNAPSHOT_SECONDS = 1.0
 class Watch:
     """Tell how a search goes, on the error stream, so that the output stays clean for programs."""
 
-    def __init__(self, folder: Path, space: SearchSpace, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        space: SearchSpace,
+        quiet: bool = False,
+        objective: Objective = OBJECTIVES["classification"],
+    ) -> None:
         self.folder = folder
         self.space = space
+        self.objective = objective
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self._live: Live | None = None
         self._written = 0.0
@@ -70,9 +79,12 @@ class Watch:
         trial = ledger.trials[name]
         done = sum(other.status is not None for other in ledger.trials.values())
         total = self.space.budget.trials * len(self.space.algorithms)
-        accuracy = "" if trial.accuracy is None else f", {trial.accuracy:.1%} on meta-validation"
+        figure = ""
+        if trial.score is not None:
+            value = self.objective.sign * trial.score
+            figure = f", {figures.tell(self.objective.metric, value)} on meta-validation"
         reason = f": {trial.error.splitlines()[-1]}" if trial.error else ""
-        self.say(f"[{done}/{total}] {name} {trial.status} after {trial.tasks_seen} tasks{accuracy}{reason}")
+        self.say(f"[{done}/{total}] {name} {trial.status} after {trial.tasks_seen} tasks{figure}{reason}")
 
     def _snapshot(self, ledger: Ledger) -> None:
         running = {
@@ -95,12 +107,12 @@ class Watch:
         for algorithm in self.space.algorithms:
             trials = ledger.of(algorithm)
             count = Counter(trial.status for trial in trials)
-            best = max((t.accuracy for t in trials if t.accuracy is not None), default=None)
+            best = max((t.score for t in trials if t.score is not None), default=None)
             table.add_row(
                 algorithm,
                 f"{len(trials) - count[None]}/{self.space.budget.trials}",
                 *(str(count[status]) for status in (None, COMPLETE, PRUNED, DIVERGED, FAILED)),
                 str(sum(trial.tasks_seen for trial in trials)),
-                "-" if best is None else f"{best:.1%}",
+                "-" if best is None else figures.show(self.objective.metric, self.objective.sign * best),
             )
         return table

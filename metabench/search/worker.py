@@ -17,6 +17,7 @@ from metabench import data, runs, spaces, store, train
 from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import Splits
 from metabench.events import Events
+from metabench.objectives import OBJECTIVES
 from metabench.search.ledger import WORK
 
 
@@ -65,7 +66,7 @@ def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> Non
             # would be a rung that nobody judges.
             line = store.plain(report._asdict())
             store.append_line(work / store.REPORTS, line)
-            events.scalars(report.tasks_seen, runs.validation_scalars(report))
+            events.scalars(report.tasks_seen, runs.validation_scalars(report, OBJECTIVES[loaded.kind]))
             train.save_state(work / store.STATE, new_state)
             _tell(line)
     finally:

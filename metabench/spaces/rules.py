@@ -29,18 +29,40 @@ def check(document: Mapping[str, Any]) -> list[str]:
     task = _valid(TypeAdapter(TaskConfig), document.get("task"))
     network = _valid(TypeAdapter(NetworkConfig), document.get("network"))
     wrong = _check_task(task) if task else []
-    if network:
-        wrong += _unknown("network.name", network.name, nets.NETWORKS, "network")
     shared, blocks = _valid_parameters(document.get("shared")), document.get("algorithms")
+    dataset = data.get(task.dataset) if task and task.dataset in data.names() else None
+    if network:
+        wrong += _check_network(network, dataset.kind if dataset else "classification")
+    if dataset and isinstance(blocks, dict):
+        wrong += _check_kind(dataset, blocks)
     return wrong + _check_algorithms(shared, blocks) + _check_also(document.get("also"), shared, blocks)
 
 
 def _check_task(task: TaskConfig) -> list[str]:
     try:
-        data.configure(task)
+        dataset, _, _ = data.configure(task)
     except MetabenchError as error:
         return [f"task: {line}" for line in str(error).splitlines()]
+    problem = data.way_problem(task.way, dataset.name, dataset.kind)
+    return [f"task.{problem}"] if problem else []
+
+
+def _check_network(network: NetworkConfig, kind: str) -> list[str]:
+    try:
+        nets.build(network, 1, data.SHAPES[kind])
+    except MetabenchError as error:
+        return str(error).splitlines()
     return []
+
+
+def _check_kind(dataset: data.Dataset, blocks: Mapping[str, Any]) -> list[str]:
+    """Check that every algorithm can learn the data set's kind."""
+    known = [name for name in blocks if name in algorithms.names()]
+    return [
+        algorithms.refusal(name, dataset.name, dataset.kind)
+        for name in known
+        if dataset.kind not in algorithms.get(name).kinds
+    ]
 
 
 def _unknown(where: str, name: str, allowed: Any, noun: str) -> list[str]:

@@ -17,6 +17,7 @@ def make_report(tasks_seen: int, accuracy: float | None, seconds: float = 1.0) -
     return {
         "tasks_seen": tasks_seen,
         "finite": accuracy is not None,
+        "val_score": accuracy,
         "val_accuracy": accuracy,
         "val_ci": None if accuracy is None else 0.01,
         "val_loss": None if accuracy is None else 1.0,
@@ -26,6 +27,13 @@ def make_report(tasks_seen: int, accuracy: float | None, seconds: float = 1.0) -
         "peak_memory": 1,
         "logs": {},
     }
+
+
+def make_error_report(tasks_seen: int, error: float | None) -> dict[str, Any]:
+    """Return a report of regression as a trial would send it; no error stands for a trial that diverged."""
+    score = None if error is None else -error
+    unknown = {"val_accuracy": None, "train_accuracy": None}
+    return {**make_report(tasks_seen, score), **unknown, "val_loss": error, "train_loss": error}
 
 
 def played_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(
     scores = {"maml-000": 0.5, "maml-001": 0.7, "maml-002": 0.6}
     for name, score in scores.items():
         ledger.propose("maml", {}, {"inner_lr": score}, name == "maml-000", 0)
-        report = {"tasks_seen": 900, "finite": True, "val_accuracy": score, "peak_memory": 1}
+        report = {"tasks_seen": 900, "finite": True, "val_score": score, "peak_memory": 1}
         ledger.record(name, report, "complete")
     ledger.propose("maml_pp", {}, {}, True, 0)
     ledger.fail("maml_pp-000", "broken")
