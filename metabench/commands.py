@@ -85,6 +85,18 @@ def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> No
         raise typer.Exit(1)
 
 
+def told_of(found: Mapping[str, Any], metric: str) -> list[str]:
+    """Say in a few lines what a diagnosis found."""
+    lines = [f"worst tenth of {found['tasks']} tasks: {figures.tell(metric, found['worst_tenth'])}"]
+    if found["calibration_error"] is not None:
+        lines.append(f"expected calibration error: {found['calibration_error']:.3f}")
+    if found["over_steps"] is not None:
+        curve = ", ".join(figures.show(metric, point["mean"]) for point in found["over_steps"])
+        lines.append(f"{metric} after 0, 1, ... inner steps: {curve}")
+        lines.append(f"tasks that diverged in the inner loop: {found['diverged']:.1%}")
+    return lines
+
+
 def validated(objective: Objective, score: float, half_width: float) -> str:
     """Show what meta-validation found, with the half-width of its interval."""
     metric, sign = objective.metric, objective.sign
@@ -126,12 +138,15 @@ def test(folder: Path, n_tasks: int, device: str, as_json: bool) -> None:
     found = store.plain({metric: interval.mean, "ci_low": interval.low, "ci_high": interval.high})
     keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened")
     if as_json:
-        typer.echo(json.dumps({"run": str(folder), **found, **{key: result[key] for key in keys}}))
+        told = {key: result[key] for key in (*keys, "diagnostics")}
+        typer.echo(json.dumps(store.plain({"run": str(folder), **found, **told})))
         return
     low, high = (figures.show(metric, value, 2) for value in (interval.low, interval.high))
     typer.echo(
         f"{folder}: {config.algorithm}, {figures.tell(metric, interval.mean, 2)} on meta-test, 95 % interval "
         f"[{low}, {high}] over {n_tasks} tasks"
     )
+    for line in told_of(result["diagnostics"], metric):
+        typer.echo(f"  {line}")
     if result["times_opened"] > 1:
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)

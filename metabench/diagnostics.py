@@ -18,7 +18,7 @@ from metabench.episodes import FrozenTasks, Indices
 STEPS = 10
 """Inner steps up to which adaptation is followed."""
 
-TASKS = 200
+TASKS = 100
 """Tasks that are looked at, at most: the first of the frozen ones."""
 
 BINS = 15

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import PROTOCOL, __version__, episodes, memory, store, train
+from metabench import PROTOCOL, __version__, diagnostics, episodes, memory, store, train
 from metabench.config import RunConfig
 from metabench.core import MetabenchError, Objective, Report, Splits, Tree
 from metabench.evaluate import evaluate
@@ -63,8 +63,22 @@ def train_run(
         tensorboard: folder of the event files; `tb` in the run folder where it is not given.
     """
     claim(config, splits, folder)
-    if is_finished(folder):
-        return
+    board = tensorboard or folder / store.TENSORBOARD
+    if not is_finished(folder):
+        _train(config, splits, folder, board, device, progress, reported)
+    if (folder / store.WEIGHTS).exists() and not (folder / store.DIAGNOSTICS).exists():
+        _diagnose(splits, folder, board, device)
+
+
+def _train(
+    config: RunConfig,
+    splits: Splits,
+    folder: Path,
+    board: Path,
+    device: torch.device | str,
+    progress: Callable[[int, Mapping[str, float]], None] | None,
+    reported: Callable[[Report], None] | None,
+) -> None:
     state = None
     if (folder / store.STATE / "state.safetensors").exists():
         state = train.load_state(folder / store.STATE, config, splits, device)
@@ -73,7 +87,7 @@ def train_run(
     store.write_lines(folder / store.REPORTS, kept)
     best = max((line["val_score"] for line in kept if line["finite"]), default=-math.inf)
     objective = OBJECTIVES[splits.kind]
-    events = Events(tensorboard or folder / store.TENSORBOARD, resume_step=seen)
+    events = Events(board, resume_step=seen)
 
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
         events.scalars(tasks_seen, dict(means))
@@ -92,6 +106,26 @@ def train_run(
                 reported(report)
     finally:
         events.close()
+
+
+def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | str) -> None:
+    """Look closely at the kept weights on meta-validation; TensorBoard shows it over inner steps."""
+    run = open_run(folder, splits, device)
+    tasks = episodes.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
+    found = diagnose(run, splits.meta_validation.images.to(device), tasks)
+    events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
+    for step, values in diagnostics.scalars(found, run.learner.net.objective.metric):
+        events.scalars(step, values)
+    events.close()
+    store.write_json(folder / store.DIAGNOSTICS, found)
+
+
+def diagnose(run: Run, images: torch.Tensor, tasks: episodes.FrozenTasks) -> dict[str, Any]:
+    """Diagnose a run's weights on frozen tasks; see `diagnostics.diagnose`."""
+    learner = run.learner
+    return diagnostics.diagnose(
+        learner.algorithm, learner.net, run.meta, run.buffers, learner.h, images, tasks
+    )
 
 
 def validation_scalars(report: Report, objective: Objective) -> dict[str, float]:
@@ -182,6 +216,7 @@ def test_run(
         "algorithm": run.config.algorithm,
         run.learner.net.objective.metric: score.score.tolist(),
         "loss": score.loss.tolist(),
+        "diagnostics": diagnose(run, images, tasks),
         "tasks": n_tasks,
         "tasks_hash": tasks.hash,
         "batch_norm": run.config.network.batch_norm,

@@ -28,6 +28,7 @@ REPORTS = "reports.jsonl"
 WEIGHTS = "weights.safetensors"
 STATE = "state"
 TEST = "test.json"
+DIAGNOSTICS = "diagnostics.json"
 
 # A search folder: many trials, and the runs that came of them.
 SEARCH = "search.json"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from metabench import diagnostics, episodes, evaluate, train
+from metabench import diagnostics, episodes, evaluate, runs, store, train
 from metabench.core import Tree
 from tests import small
 
@@ -93,3 +94,22 @@ def test_scalars_hold_the_curve_by_inner_step() -> None:
         "diagnostics/calibration_error",
         "diagnostics/diverged",
     }
+
+
+def test_a_run_keeps_its_diagnosis_and_shows_it_over_inner_steps(tmp_path: Path) -> None:
+    config, splits = small.config(), small.splits()
+    runs.train_run(config, splits, tmp_path)
+    found = store.read_json(tmp_path / store.DIAGNOSTICS)
+    assert len(found["over_steps"]) == 11
+    assert list((tmp_path / store.TENSORBOARD / "adaptation").glob("events.*"))
+    (tmp_path / store.DIAGNOSTICS).unlink()  # as after a kill between training and diagnosis
+    runs.train_run(config, splits, tmp_path)
+    assert store.read_json(tmp_path / store.DIAGNOSTICS) == found
+
+
+def test_meta_test_records_a_diagnosis_of_its_own_tasks(tmp_path: Path) -> None:
+    config, splits = small.config(), small.splits()
+    runs.train_run(config, splits, tmp_path)
+    result = runs.test_run(tmp_path, splits, 20)
+    trained = result["diagnostics"]["over_steps"][config.hyperparameters["inner_steps"]]
+    assert trained["mean"] == pytest.approx(np.mean(result["accuracy"]))
