@@ -144,7 +144,9 @@ class SearchSpace(Model):
         default_factory=dict, description="hyperparameters of all algorithms that have them"
     )
     algorithms: dict[str, dict[str, Parameter]] = Field(
-        min_length=1, description="algorithms to compare, each with its own hyperparameters"
+        min_length=1,
+        description="algorithms to compare, each with its own hyperparameters; "
+        "NAME.LABEL is one more row of NAME, with settings of its own",
     )
     also: list[dict[str, Scalar]] = Field(
         default_factory=list,

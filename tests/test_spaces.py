@@ -41,8 +41,18 @@ def message(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", SPACES, ids=IDS)
-def test_a_shipped_space_compares_all_four_algorithms(path: Path) -> None:
-    assert set(spaces.load(path).algorithms) == {"maml", "fomaml", "alpha_maml", "maml_pp"}
+def test_a_shipped_space_loads_and_compares_several_rows(path: Path) -> None:
+    assert len(spaces.load(path).algorithms) >= 4
+
+
+def test_the_ablation_switches_one_part_on_in_each_row() -> None:
+    space = spaces.load(FOLDER / "maml_pp_ablation.yaml")
+    switches = ("multi_step_loss", "learned_rates", "derivative_annealing", "per_step_weights", "cosine")
+    rows = {name: spaces.resolve(space, name, spaces.defaults(space, name)) for name in space.algorithms}
+    on = {name: [switch for switch in switches if row[switch]] for name, row in rows.items()}
+    assert on.pop("maml_pp.none") == []
+    assert on.pop("maml_pp") == list(switches)
+    assert sorted(on.values()) == sorted([switch] for switch in switches)
 
 
 @pytest.mark.parametrize("path", SPACES, ids=IDS)
@@ -60,6 +70,22 @@ def test_defaults_of_a_shipped_space_resolve_to_every_setting(path: Path) -> Non
 @pytest.mark.parametrize("path", SPACES, ids=IDS)
 def test_a_shipped_space_obeys_the_schema_that_editors_use(path: Path) -> None:
     jsonschema.Draft202012Validator(spaces.schema()).validate(yaml.safe_load(path.read_text()))
+
+
+def test_a_label_makes_one_more_row_of_an_algorithm_with_settings_of_its_own(tmp_path: Path) -> None:
+    blocks = {"maml_pp": {}, "maml_pp.no_msl": {"multi_step_loss": False}}
+    space = spaces.load(write(tmp_path, algorithms=blocks))
+    assert spaces.resolve(space, "maml_pp", {})["multi_step_loss"] is True
+    assert spaces.resolve(space, "maml_pp.no_msl", {})["multi_step_loss"] is False
+    run = spaces.run_config(space, "maml_pp.no_msl", {"multi_step_loss": False}, 0, [90])
+    assert run.algorithm == "maml_pp.no_msl"
+    assert algorithms.get(run.algorithm) is algorithms.get("maml_pp")
+    jsonschema.Draft202012Validator(spaces.schema()).validate({**MINIMAL, "algorithms": blocks})
+
+
+@pytest.mark.parametrize("name", ["maml.", "maml.A b", "maml./x", "maml.a.b"])
+def test_a_label_that_is_no_word_is_refused(tmp_path: Path, name: str) -> None:
+    assert "after the dot comes a label" in message(write(tmp_path, algorithms={name: {}}))
 
 
 def test_the_schema_file_is_current() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import typing
 from functools import cache
 from typing import Any
@@ -28,11 +29,25 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Algorithm:
-    """Look an algorithm up."""
-    if name not in _registry():
-        hint = nearest(name, names())
+    """Look an algorithm up; `NAME.LABEL` is NAME, as another row of the same search."""
+    base, dot, label = name.partition(".")
+    if base not in _registry():
+        hint = nearest(base, names())
         raise MetabenchError(f"algorithm {name!r}: unknown.{hint} Allowed: {', '.join(names())}")
-    return _registry()[name]
+    if dot and not re.fullmatch(r"[a-z0-9_]+", label):
+        raise MetabenchError(
+            f"algorithm {name!r}: what follows the dot labels a row and must be of a-z, 0-9 and _"
+        )
+    return _registry()[base]
+
+
+def is_known(name: str) -> bool:
+    """Tell whether `get` finds a name."""
+    try:
+        get(name)
+    except MetabenchError:
+        return False
+    return True
 
 
 def refusal(name: str, dataset: str, kind: str) -> str:

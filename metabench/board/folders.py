@@ -153,7 +153,7 @@ def _names(paths: list[Path]) -> str:
 
 def _final_folders(final: Path) -> Iterator[tuple[str, str, Path]]:
     for path in sorted(final.glob("*")):
-        match = re.fullmatch(r"(\w+)-(tuned|default)-seed\d+", path.name)
+        match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
         if match and (path / store.CONFIG).is_file():
             yield match[1], match[2], path
 

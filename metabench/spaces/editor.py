@@ -22,7 +22,12 @@ def schema() -> dict[str, Any]:
     shared = {key: value for block in blocks.values() for key, value in block["properties"].items()}
     properties = result["properties"]
     properties["shared"] |= {"properties": shared, "additionalProperties": False}
-    properties["algorithms"] |= {"properties": blocks, "additionalProperties": False}
+    labelled = {rf"^{name}\.[a-z0-9_]+$": block for name, block in blocks.items()}
+    properties["algorithms"] |= {
+        "properties": blocks,
+        "patternProperties": labelled,
+        "additionalProperties": False,
+    }
     return result
 
 

@@ -33,6 +33,7 @@ def read_yaml(path: Path) -> tuple[Any, list[str]]:
     loader = Loader(text)
     try:
         node = loader.get_single_node()
+        twice = _duplicates(node, ())  # first: construction writes what `<<` merges into the nodes
         document = loader.construct_document(node) if node else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -44,7 +45,7 @@ def read_yaml(path: Path) -> tuple[Any, list[str]]:
         loader.dispose()
     if not isinstance(document, dict):
         raise MetabenchError(f"{path}: must be a mapping of keys to values, not {type(document).__name__}")
-    return document, _duplicates(node, ())
+    return document, twice
 
 
 def _duplicates(node: yaml.Node | None, path: tuple[str, ...]) -> list[str]:

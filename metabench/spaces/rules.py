@@ -57,7 +57,7 @@ def _check_network(network: NetworkConfig, kind: str) -> list[str]:
 
 def _check_kind(dataset: data.Dataset, blocks: Mapping[str, Any]) -> list[str]:
     """Check that every algorithm can learn the data set's kind."""
-    known = [name for name in blocks if name in algorithms.names()]
+    known = [name for name in blocks if algorithms.is_known(str(name))]
     return [
         algorithms.refusal(name, dataset.name, dataset.kind)
         for name in known
@@ -86,9 +86,14 @@ def _valid_parameters(block: Any) -> dict[str, Any]:
 def _check_algorithms(shared: Mapping[str, Any], given: Any) -> list[str]:
     blocks = given if isinstance(given, dict) else {}
     wrong: list[str] = []
-    for name in blocks:
-        wrong += _unknown("algorithms", str(name), algorithms.names(), "algorithm")
-    kinds = {name: algorithms.get(name).hparams for name in blocks if name in algorithms.names()}
+    kinds = {}
+    for name in map(str, blocks):
+        if algorithms.is_known(name):
+            kinds[name] = algorithms.get(name).hparams
+        elif name.partition(".")[0] in algorithms.names():
+            wrong.append(f"algorithms={name!r}: after the dot comes a label of a-z, 0-9 and _")
+        else:
+            wrong += _unknown("algorithms", name, algorithms.names(), "algorithm")
     for key, parameter in shared.items():
         having = [kind for kind in kinds.values() if key in get_type_hints(kind)]
         for kind in having or list(kinds.values())[:1]:
