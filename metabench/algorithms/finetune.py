@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, setti
 MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.9, 0.9, 1e-3
 """Of the descent on a support set, as published."""
 
-Logits = Callable[[Tree, Tensor, "Settings"], Tensor]
+Logits = Callable[[Tree, Tensor, Any], Tensor]
 """A classifier: (its parameters, features [n, F], settings) -> [n, O]."""
 
 

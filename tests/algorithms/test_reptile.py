@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,17 +10,19 @@ import torch
 import torch.nn.functional as F
 
 from metabench import algorithms, nets, trees, vectorise
+from metabench import train as training
 from metabench.algorithms import reptile
 from metabench.core import Net, Query, Support, Task, Tree
 from metabench.objectives import OBJECTIVES
+from tests import small
 from tests.algorithms import problems
-from tests.algorithms.test_oracles import close, module, ordered
+from tests.algorithms.modules import close, conv4, load, ordered, values
 
 TORCH = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1, betas=(0.0, 0.999), eps=1e-8),
 }
-SETTINGS = {"inner_lr": 0.1, "inner_steps": 4, "inner_batch": 4}
+SETTINGS: dict[str, Any] = {"inner_lr": 0.1, "inner_steps": 4, "inner_batch": 4}
 
 
 def shot_major(part: Support | Query) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,14 +55,10 @@ def train(
         optimizer.step()
 
 
-def values_of(built: torch.nn.Module) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in built.parameters()]
-
-
-def gradient_of(tasks: Task, buffers: Tree = None, **values: Any) -> tuple[Tree, Tree, Tree]:
+def gradient_of(tasks: Task, buffers: Tree = None, **changes: Any) -> tuple[Tree, Tree, Tree]:
     """Return theta, the meta-gradient and the new buffers."""
     net = problems.network()
-    algorithm, h, meta, fresh = problems.start("reptile", net, **{**SETTINGS, **values})
+    algorithm, h, meta, fresh = problems.start("reptile", net, **{**SETTINGS, **changes})
     start = fresh if buffers is None else buffers
     gradient, _, _, new = vectorise.meta_gradient(algorithm, net, meta, start, tasks, h, 0.5, chunk=3)
     return meta["theta"], gradient["theta"], new
@@ -73,10 +72,10 @@ def test_the_meta_gradient_is_theta_minus_phi_of_torchs_optimiser(inner_optimize
     theta, gradient, _ = gradient_of(tasks, inner_optimizer=inner_optimizer, inner_batch=size)
     apart = []
     for index in range(2):
-        built, task = module(theta), problems.one(tasks, index)
+        built, task = conv4(theta), problems.one(tasks, index)
         examples = shots_of(task.support, task.query)
         train(TORCH[inner_optimizer](built.parameters()), built, examples, 4, size or len(examples))
-        apart.append([a - b for a, b in zip(ordered(theta), values_of(built), strict=True)])
+        apart.append([a - b for a, b in zip(ordered(theta), values(built), strict=True)])
     expected = [torch.stack(parts).mean(0) for parts in zip(*apart, strict=True)]
     assert max(float(part.abs().max()) for part in expected) > 1e-2
     assert close(ordered(gradient), expected)
@@ -87,7 +86,7 @@ def test_one_step_on_all_examples_is_joint_sgd() -> None:
     theta, gradient, _ = gradient_of(
         tasks, inner_optimizer="sgd", inner_steps=1, inner_batch=0, inner_lr=0.25
     )
-    built = module(theta)
+    built = conv4(theta)
     for index in range(3):
         task = problems.one(tasks, index)
         x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
@@ -132,15 +131,13 @@ def test_adams_second_moments_carry_over_to_the_next_task() -> None:
     first, second = (single(tasks, i) for i in (0, 1))
     theta, _, buffers = gradient_of(first)
     _, gradient, buffers = gradient_of(second, buffers)
-    built = module(theta)
+    built = conv4(theta)
     optimizer = TORCH["adam"](built.parameters())
     for index in (0, 1):
-        with torch.no_grad():
-            for parameter, value in zip(built.parameters(), ordered(theta), strict=True):
-                parameter.copy_(value)
+        load(built, theta)
         task = problems.one(tasks, index)
         train(optimizer, built, shots_of(task.support, task.query), 4, 4)
-    assert close(ordered(gradient), [a - b for a, b in zip(ordered(theta), values_of(built), strict=True)])
+    assert close(ordered(gradient), [a - b for a, b in zip(ordered(theta), values(built), strict=True)])
     moments = [optimizer.state[parameter]["exp_avg_sq"] for parameter in built.parameters()]
     assert close(ordered(buffers["v"]), moments)
     assert float(buffers["step"]) == 8
@@ -170,7 +167,7 @@ def test_evaluation_goes_round_the_support_set_from_the_moments_of_training(inne
     )
     _, _, buffers = gradient_of(tasks, inner_optimizer=inner_optimizer)
     task = problems.one(tasks, 0)
-    built = module(meta["theta"])
+    built = conv4(meta["theta"])
     optimizer = TORCH[inner_optimizer](built.parameters())
     if buffers:
         for parameter, moment in zip(built.parameters(), ordered(buffers["v"]), strict=True):
@@ -181,7 +178,7 @@ def test_evaluation_goes_round_the_support_set_from_the_moments_of_training(inne
             }
     train(optimizer, built, shots_of(task.support), 7, 4)
     learner = algorithm.adapt(net, meta, buffers, task.support, h)
-    assert close(ordered(learner["params"]), values_of(built))
+    assert close(ordered(learner["params"]), values(built))
 
 
 def test_the_logged_accuracy_is_that_of_phi_on_queries_it_has_learnt() -> None:
@@ -238,7 +235,7 @@ def test_without_transduction_each_query_is_normalised_beside_the_whole_support_
     net, task = problems.network("with_support"), problems.one(problems.tasks(1), 0)
     algorithm, h, meta, buffers = problems.start("reptile", net, **SETTINGS, eval_steps=2)
     learner = algorithm.adapt(net, meta, buffers, task.support, h)
-    built = module(learner["params"])
+    built = conv4(learner["params"])
     rows = [built(torch.cat([task.support.x, query[None]]))[-1] for query in task.query.x]
     assert close([algorithm.predict(net, learner, task.query.x)], [torch.stack(rows).detach()])
 
@@ -278,3 +275,16 @@ def test_regression_takes_its_points_in_the_order_they_were_drawn() -> None:
     assert close([found["weight"], found["bias"]], [meta["theta"]["head"]["weight"] - w, -b])
     assert float(loss) == pytest.approx(0.5 * float(trees.dot(gradient, gradient)), abs=1e-15)
     assert float(aux.logs["error"]) == pytest.approx(float(((x[4:] @ w.T + b - y[4:]) ** 2).mean()))
+
+
+def test_training_learns_and_resumes_with_its_second_moments_bit_for_bit(tmp_path: Path) -> None:
+    config = small.config("reptile", tasks=96, rungs=(8, 96), inner_steps=5, inner_lr=1e-2, eval_steps=10)
+    (early, stopped), (late, whole) = training.train(config, small.splits())
+    assert late.val_loss < early.val_loss
+    assert late.val_accuracy > 0.65
+    training.save_state(tmp_path, stopped)
+    loaded = training.load_state(tmp_path, config, small.splits())
+    ((_, resumed),) = training.train(config, small.splits(), state=loaded)
+    for mine, theirs in zip(resumed[:3], whole[:3], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(trees.leaves(mine), trees.leaves(theirs), strict=True))
+    assert float(whole.buffers["step"]) == 5 * 24
