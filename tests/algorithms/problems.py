@@ -7,17 +7,40 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from metabench import algorithms, episodes, nets, seeds, trees
+from metabench import algorithms, episodes, nets, objectives, seeds, trees
 from metabench.config import NetworkConfig
-from metabench.core import Net, Task, Tree
+from metabench.core import Net, Objective, Query, Support, Task, Tree
 
 WAY, SHOT, QUERY, SIZE = 3, 2, 3, 16
+CLASSES = 8
 
 
 def network(batch_norm: str = "transductive", norm: str = "batch") -> Net:
-    """Build a Conv4 of four channels."""
-    config = NetworkConfig(width=4, norm=norm, batch_norm=batch_norm)
-    return nets.build(config, WAY, (1, SIZE, SIZE))
+    """Build a Conv4 of four channels, in two groups where the norm is of groups."""
+    config = NetworkConfig(width=4, norm=norm, batch_norm=batch_norm, groups=2)
+    return nets.build(config, WAY, (1, SIZE, SIZE), n_classes=CLASSES)
+
+
+def point_network() -> Net:
+    """Build a small MLP that predicts one number from one."""
+    config = NetworkConfig(name="mlp", width=8, norm="none")
+    return nets.build(config, 1, (1,), objectives.OBJECTIVES["regression"])
+
+
+def linear_network(n_inputs: int, objective: Objective) -> Net:
+    """Build a network that is its head alone, so that a squared error is quadratic in the parameters."""
+    plain = network(norm="none")
+
+    def init(generator: torch.Generator) -> Tree:
+        return {"head": nets.init_head(1, n_inputs, generator)}
+
+    return plain._replace(
+        init=init,
+        embed=lambda params, x, moments=None: (x, {}),
+        features=n_inputs,
+        outputs=1,
+        objective=objective,
+    )
 
 
 def smooth_network(batch_norm: str = "transductive") -> Net:
@@ -48,17 +71,40 @@ def smooth_network(batch_norm: str = "transductive") -> Net:
 def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
     """Draw tasks from seeded noise images whose classes differ in their mean image."""
     generator = seeds.generator("problem")
-    prototypes = torch.rand(8, 1, 1, SIZE, SIZE, generator=generator)
-    noise = torch.rand(8, 6, 1, SIZE, SIZE, generator=generator)
+    prototypes = torch.rand(CLASSES, 1, 1, SIZE, SIZE, generator=generator)
+    noise = torch.rand(CLASSES, 6, 1, SIZE, SIZE, generator=generator)
     images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8).to(device)
-    indices = episodes.sample(generator, 8, 6, WAY, SHOT, QUERY, n_tasks)
+    indices = episodes.sample(generator, CLASSES, 6, WAY, SHOT, QUERY, n_tasks)
     return double(episodes.gather(images, indices, SHOT))
+
+
+def points(n_tasks: int = 4, n_inputs: int = 1, device: str = "cpu") -> Task:
+    """Draw regression tasks: normal inputs, and targets that a line and a little noise give."""
+    generator = seeds.generator("points")
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(n_tasks, *shape, generator=generator, dtype=torch.float64)
+
+    line, halves = draw(n_inputs, 1), []
+    for n_points in (6, 5):
+        x = draw(n_points, n_inputs)
+        halves.append((x.to(device), (x @ line + 0.1 * draw(n_points, 1)).to(device)))
+    classes = torch.zeros(n_tasks, 1, dtype=torch.int64, device=device)
+    return Task(Support(*halves[0]), Query(*halves[1]), classes)
 
 
 def double(task: Task) -> Task:
     """Turn the images of tasks into float64."""
-    support, query = (part._replace(x=part.x.double()) for part in task[:2])
-    return Task(support, query, task.classes)
+    return cast(task, torch.float64)
+
+
+def cast(task: Task, dtype: torch.dtype) -> Task:
+    """Turn all but labels into a floating-point type."""
+    halves = [
+        type(part)(*(leaf.to(dtype) if leaf.is_floating_point() else leaf for leaf in part))
+        for part in task[:2]
+    ]
+    return Task(*halves, task.classes)
 
 
 def one(many: Task, index: int) -> Task:

@@ -15,6 +15,7 @@ EPSILON = 1e-6
 # A central difference in float64 is off by about eps^2 |f'''| + 1e-16 |f| / eps, near 1e-10 here. The network
 # has no kinks: an inner step over one is a jump of the outer loss, which no difference quotient survives.
 TOLERANCE = 1e-7
+MODES = ["transductive", "support_stats", "with_support"]
 
 
 def check(name: str, group: str, progress: float, n_directions: int = 3, **values: Any) -> None:
@@ -49,7 +50,21 @@ def test_alpha_maml_initialisation() -> None:
     check("alpha_maml", "theta", 0.5, inner_lr=0.2, inner_steps=3)
 
 
-@pytest.mark.parametrize("batch_norm", ["transductive", "support_stats"])
+@pytest.mark.parametrize("batch_norm", MODES)
+@pytest.mark.parametrize("rates", ["element", "tensor"])
+@pytest.mark.parametrize("group", ["theta", "alpha"])
+def test_meta_sgd(group: str, rates: str, batch_norm: str) -> None:
+    settings = {"inner_lr": 0.2, "inner_lr_spread": 0.5, "inner_steps": 2}
+    check("meta_sgd", group, 0.5, rates=rates, batch_norm=batch_norm, **settings)
+
+
+@pytest.mark.parametrize("name", ["anil", "boil"])
+@pytest.mark.parametrize("batch_norm", MODES)
+def test_anil_and_boil(name: str, batch_norm: str) -> None:
+    check(name, "theta", 0.5, inner_lr=0.3, inner_steps=3, batch_norm=batch_norm)
+
+
+@pytest.mark.parametrize("batch_norm", MODES)
 def test_learned_rates_of_maml_pp(batch_norm: str) -> None:
     check("maml_pp", "alpha", 0.9, inner_lr=0.2, inner_steps=3, batch_norm=batch_norm)
 
@@ -64,7 +79,7 @@ def test_multi_step_loss_with_respect_to_learned_rates() -> None:
     check("maml_pp", "alpha", 0.2, **settings)
 
 
-@pytest.mark.parametrize("batch_norm", ["transductive", "support_stats"])
+@pytest.mark.parametrize("batch_norm", MODES)
 @pytest.mark.parametrize("adapt_norm", [False, True])
 def test_maml(batch_norm: str, adapt_norm: bool) -> None:
     check("maml", "theta", 0.5, inner_lr=0.3, inner_steps=2, adapt_norm=adapt_norm, batch_norm=batch_norm)

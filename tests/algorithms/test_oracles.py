@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 from metabench import trees, vectorise
-from metabench.core import Task, Tree
+from metabench.core import HEAD, Net, Task, Tree
 from tests.algorithms import problems
 
 ALPHA = 0.3
 TOLERANCE = 1e-8  # float64; differences seen are near 1e-15, and a wrong second order shows above 1e-4
+NORMS: Mapping[str, Callable[[int], nn.Module]] = {
+    "batch": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+    "group": lambda channels: nn.GroupNorm(2, channels),
+    "none": lambda channels: nn.Identity(),
+}
 
 
-def module(theta: Tree) -> nn.Sequential:
+def module(theta: Tree, norm: str) -> nn.Sequential:
     """Build the same Conv4 from torch's own layers, with our weights."""
-    layers: list[nn.Module] = []
+    parts: list[nn.Module] = []
     for index in range(1, 5):
         weight = theta[f"conv{index}"]["weight"]
-        conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False)
-        norm = nn.BatchNorm2d(weight.shape[0], track_running_stats=False)
-        layers += [conv, norm, nn.ReLU(), nn.MaxPool2d(2)]
-    head = nn.Linear(theta["head"]["weight"].shape[1], problems.WAY)
-    built = nn.Sequential(*layers, nn.Flatten(), head).double()
+        parts.append(nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=norm == "none"))
+        parts += [NORMS[norm](weight.shape[0]), nn.ReLU(), nn.MaxPool2d(2)]
+    head = nn.Linear(theta[HEAD]["weight"].shape[1], problems.WAY)
+    built = nn.Sequential(*parts, nn.Flatten(), head).double()
     with torch.no_grad():
         for parameter, value in zip(built.parameters(), ordered(theta), strict=True):
             parameter.copy_(value)
@@ -35,33 +42,45 @@ def module(theta: Tree) -> nn.Sequential:
 
 def ordered(theta: Tree) -> list[torch.Tensor]:
     """List our tensors in the order of the module's parameters."""
+    return [leaf for layer in layer_names(theta) for leaf in in_order(theta[layer])]
+
+
+def layer_names(theta: Tree) -> list[str]:
+    body = [f"{kind}{index}" for index in range(1, 5) for kind in ("conv", "norm")]
+    return [layer for layer in (*body, HEAD) if layer in theta]
+
+
+def in_order(layer: Tree) -> list[torch.Tensor]:
+    return [layer[key] for key in ("weight", "scale", "bias", "shift") if key in layer]
+
+
+def rates(theta: Tree, part: str, adapt_norm: bool) -> list[float]:
+    """Give each of the module's parameters its inner rate: zero where the inner loop leaves it alone."""
+    moves = {
+        "maml": lambda layer: True,
+        "anil": lambda layer: layer == HEAD,
+        "boil": lambda layer: layer != HEAD,
+    }
     found = []
-    for index in range(1, 5):
-        norm = theta[f"norm{index}"]
-        found += [theta[f"conv{index}"]["weight"], norm["scale"], norm["shift"]]
-    return [*found, theta["head"]["weight"], theta["head"]["bias"]]
+    for layer in layer_names(theta):
+        is_fast = moves[part](layer) and (adapt_norm or not layer.startswith("norm"))
+        found += [ALPHA if is_fast else 0.0] * len(theta[layer])
+    return found
 
 
-def groups(built: nn.Sequential, adapt_norm: bool) -> list[dict[str, Any]]:
-    """Give norm layers an inner rate of zero where they are not adapted."""
-    norms = [p for layer in built if isinstance(layer, nn.BatchNorm2d) for p in layer.parameters()]
-    others = [p for p in built.parameters() if all(p is not norm for norm in norms)]
-    return [{"params": others, "lr": ALPHA}, {"params": norms, "lr": ALPHA if adapt_norm else 0.0}]
-
-
-def ours(name: str, tasks: Task, steps: int, adapt_norm: bool = False) -> tuple[Tree, list[torch.Tensor]]:
-    net = problems.network()
-    algorithm, h, meta, buffers = problems.start(
-        name, net, inner_lr=ALPHA, inner_steps=steps, adapt_norm=adapt_norm
-    )
+def ours(name: str, net: Net, tasks: Task, steps: int, **values: Any) -> tuple[Tree, list[torch.Tensor]]:
+    algorithm, h, meta, buffers = problems.start(name, net, inner_lr=ALPHA, inner_steps=steps, **values)
     gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=3)
     return meta["theta"], ordered(gradient["theta"])
 
 
-def with_higher(theta: Tree, task: Task, steps: int, is_second: bool, adapt_norm: bool) -> list[torch.Tensor]:
+def with_higher(
+    built: nn.Sequential, task: Task, steps: int, is_second: bool, lrs: list[float]
+) -> list[torch.Tensor]:
     higher = pytest.importorskip("higher")
-    built = module(theta)
-    optimizer = torch.optim.SGD(groups(built, adapt_norm), lr=ALPHA)
+    parameters = list(built.parameters())
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, lrs, strict=True)]
+    optimizer = torch.optim.SGD(groups, lr=ALPHA)
     with higher.innerloop_ctx(built, optimizer, copy_initial_weights=False, track_higher_grads=is_second) as (
         learner,
         inner,
@@ -69,33 +88,43 @@ def with_higher(theta: Tree, task: Task, steps: int, is_second: bool, adapt_norm
         for _ in range(steps):
             inner.step(F.cross_entropy(learner(task.support.x), task.support.y))
         loss = F.cross_entropy(learner(task.query.x), task.query.y)
-        if is_second:
-            return list(torch.autograd.grad(loss, list(built.parameters())))
-        return list(torch.autograd.grad(loss, list(learner.parameters())))
+        # without its graph, the inner loop leaves the gradient at the adapted weights: first order
+        return list(torch.autograd.grad(loss, parameters if is_second else list(learner.parameters())))
 
 
-def with_torchopt(theta: Tree, task: Task, steps: int) -> list[torch.Tensor]:
+def with_torchopt(
+    built: nn.Sequential, task: Task, steps: int, is_second: bool, lrs: list[float]
+) -> list[torch.Tensor]:
     torchopt = pytest.importorskip("torchopt")
-    built = module(theta)
     start = {name: p.detach().clone().requires_grad_() for name, p in built.named_parameters()}
-    fast = {name: p for name, p in start.items() if not is_norm(built, name)}
-    slow = {name: p for name, p in start.items() if is_norm(built, name)}
-    rule = torchopt.sgd(lr=ALPHA)
+    fast = {name: p for (name, p), lr in zip(start.items(), lrs, strict=True) if lr}
+    params, rule = start, torchopt.sgd(lr=ALPHA)
     state = rule.init(fast)
     for _ in range(steps):
-        logits = torch.func.functional_call(built, {**fast, **slow}, (task.support.x,))
-        loss = F.cross_entropy(logits, task.support.y)
-        gradients = dict(
-            zip(fast, torch.autograd.grad(loss, list(fast.values()), create_graph=True), strict=True)
-        )
-        updates, state = rule.update(gradients, state, inplace=False)
+        loss = F.cross_entropy(functional_call(built, params, (task.support.x,)), task.support.y)
+        slopes = torch.autograd.grad(loss, list(fast.values()), create_graph=is_second)
+        updates, state = rule.update(dict(zip(fast, slopes, strict=True)), state, inplace=False)
         fast = torchopt.apply_updates(fast, updates, inplace=False)
-    logits = torch.func.functional_call(built, {**fast, **slow}, (task.query.x,))
-    return list(torch.autograd.grad(F.cross_entropy(logits, task.query.y), list(start.values())))
+        params = {**params, **fast}
+    loss = F.cross_entropy(functional_call(built, params, (task.query.x,)), task.query.y)
+    return list(torch.autograd.grad(loss, list(start.values())))
 
 
-def is_norm(built: nn.Sequential, name: str) -> bool:
-    return isinstance(built[int(name.split(".")[0])], nn.BatchNorm2d)
+def with_autograd(built: nn.Sequential, task: Task, steps: int, alpha: list[Any]) -> list[torch.Tensor]:
+    """Differentiate parameters and rates through steps at given rates, one a parameter (None: stays)."""
+    names = [name for name, _ in built.named_parameters()]
+    start = [p.detach().clone().requires_grad_() for p in built.parameters()]
+    alpha = [None if rate is None else rate.clone().requires_grad_() for rate in alpha]
+    params = start
+    for _ in range(steps):
+        outputs = functional_call(built, dict(zip(names, params, strict=True)), (task.support.x,))
+        slopes = torch.autograd.grad(F.cross_entropy(outputs, task.support.y), params, create_graph=True)
+        params = [
+            p if rate is None else p - rate * g for p, rate, g in zip(params, alpha, slopes, strict=True)
+        ]
+    outputs = functional_call(built, dict(zip(names, params, strict=True)), (task.query.x,))
+    learnt = [*start, *(rate for rate in alpha if rate is not None)]
+    return list(torch.autograd.grad(F.cross_entropy(outputs, task.query.y), learnt))
 
 
 def mean_over_tasks(tasks: Task, gradient: Any) -> list[torch.Tensor]:
@@ -108,41 +137,67 @@ def close(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
-@pytest.mark.parametrize("adapt_norm", [False, True])
-def test_maml_agrees_with_higher(steps: int, adapt_norm: bool) -> None:
-    tasks = problems.tasks()
-    theta, gradient = ours("maml", tasks, steps, adapt_norm)
-    assert close(
-        gradient, mean_over_tasks(tasks, lambda task: with_higher(theta, task, steps, True, adapt_norm))
+@pytest.mark.parametrize("name", ["maml", "fomaml"])
+@pytest.mark.parametrize(
+    ("norm", "adapt_norm"),
+    [("batch", False), ("batch", True), ("group", False), ("group", True), ("none", False)],
+)
+def test_maml_and_fomaml_agree_with_higher_and_torchopt(
+    norm: str, adapt_norm: bool, name: str, steps: int
+) -> None:
+    tasks, net = problems.tasks(2), problems.network(norm=norm)
+    assert bool(net.norms) == (norm != "none")
+    theta, gradient = ours(name, net, tasks, steps, adapt_norm=adapt_norm)
+    lrs, is_second = rates(theta, "maml", adapt_norm), name == "maml"
+    for oracle in (with_higher, with_torchopt):
+        theirs = partial(oracle, module(theta, norm), steps=steps, is_second=is_second, lrs=lrs)
+        assert close(gradient, mean_over_tasks(tasks, theirs))
+
+
+@pytest.mark.parametrize("derivative", ["second", "first"])
+@pytest.mark.parametrize("name", ["anil", "boil"])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_anil_and_boil_agree_with_higher_where_other_rates_are_zero(
+    norm: str, name: str, derivative: str
+) -> None:
+    tasks, net = problems.tasks(2), problems.network(norm=norm)
+    theta, gradient = ours(name, net, tasks, 3, derivative=derivative)
+    lrs, is_second = rates(theta, name, adapt_norm=False), derivative == "second"
+    theirs = partial(with_higher, module(theta, norm), steps=3, is_second=is_second, lrs=lrs)
+    assert close(gradient, mean_over_tasks(tasks, theirs))
+
+
+@pytest.mark.parametrize("kind", ["element", "tensor"])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_meta_sgd_agrees_with_a_plain_loop(norm: str, steps: int, kind: str) -> None:
+    tasks, net = problems.tasks(2), problems.network(norm=norm)
+    algorithm, h, meta, buffers = problems.start(
+        "meta_sgd", net, inner_lr=ALPHA, inner_lr_spread=0.5, inner_steps=steps, rates=kind
     )
-
-
-@pytest.mark.parametrize("steps", [1, 3, 5])
-def test_fomaml_agrees_with_higher(steps: int) -> None:
-    tasks = problems.tasks()
-    theta, gradient = ours("fomaml", tasks, steps)
-    assert close(gradient, mean_over_tasks(tasks, lambda task: with_higher(theta, task, steps, False, False)))
-
-
-@pytest.mark.parametrize("steps", [1, 3, 5])
-def test_maml_agrees_with_torchopt(steps: int) -> None:
-    tasks = problems.tasks()
-    theta, gradient = ours("maml", tasks, steps)
-    assert close(gradient, mean_over_tasks(tasks, lambda task: with_torchopt(theta, task, steps)))
+    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+    theta, alpha = meta["theta"], {layer: {} for layer in meta["theta"]} | meta["alpha"]
+    given = [
+        rate
+        for layer in layer_names(theta)
+        for rate in (in_order(alpha[layer]) or [None] * len(theta[layer]))
+    ]
+    theirs = partial(with_autograd, module(theta, norm), steps=steps, alpha=given)
+    assert close([*ordered(gradient["theta"]), *ordered(gradient["alpha"])], mean_over_tasks(tasks, theirs))
 
 
 def test_first_and_second_order_really_differ() -> None:
-    tasks = problems.tasks()
-    _, second = ours("maml", tasks, 3)
-    _, first = ours("fomaml", tasks, 3)
+    tasks, net = problems.tasks(), problems.network()
+    _, second = ours("maml", net, tasks, 3)
+    _, first = ours("fomaml", net, tasks, 3)
     assert not close(first, second)
 
 
-@pytest.mark.parametrize("name", ["maml", "fomaml", "alpha_maml", "maml_pp"])
-@pytest.mark.parametrize("batch_norm", ["transductive", "support_stats"])
+@pytest.mark.parametrize("name", ["maml", "fomaml", "anil", "boil", "meta_sgd", "alpha_maml", "maml_pp"])
+@pytest.mark.parametrize("batch_norm", ["transductive", "support_stats", "with_support"])
 @pytest.mark.parametrize("adapt_norm", [False, True])
 def test_vectorised_equals_a_plain_loop(name: str, batch_norm: str, adapt_norm: bool) -> None:
-    tasks, net = problems.tasks(), problems.network(batch_norm)
+    tasks, net = problems.tasks(2), problems.network(batch_norm)
     algorithm, h, meta, buffers = problems.start(
         name, net, inner_lr=ALPHA, inner_steps=2, adapt_norm=adapt_norm
     )
