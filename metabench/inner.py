@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.func import grad
 
 from metabench import nets, optim, trees, vectorise
@@ -82,12 +82,21 @@ def steps_at_evaluation(h: Settings) -> int:
     return h.inner_steps if h.eval_steps < 0 else h.eval_steps
 
 
-def adapted(net: Net, params: Tree, support: Support) -> Tree:
-    """Return a learner: parameters, and what queries are normalised with beside or instead of each other."""
+def init_body(net: Net, generator: Generator) -> Tree:
+    """Draw all layers but the head."""
+    return {name: layer for name, layer in net.init(generator).items() if name != HEAD}
+
+
+def adapted(net: Net, params: Tree, support: Support, moments: Tree = None) -> Tree:
+    """Return a learner: parameters, and what queries are normalised with beside or instead of each other.
+
+    Args:
+        moments: of the support set under these parameters, where they are known.
+    """
     if net.batch_norm == "transductive" or not net.norm_channels:
         return {"params": params}
     if net.batch_norm == "support_stats":
-        return {"params": params, "moments": net.embed(params, support.x)[1]}
+        return {"params": params, "moments": moments or net.embed(params, support.x)[1]}
     return {"params": params, "support": support.x}
 
 

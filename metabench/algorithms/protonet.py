@@ -1,0 +1,61 @@
+"""Prototypical networks: an embedding in which the nearest class mean is the class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from metabench import inner, optim
+from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+
+
+@dataclass(frozen=True)
+class Settings(optim.Settings):
+    """The outer loop is all the training there is."""
+
+    distance_scale: float = setting(1.0, "factor of the squared distance; published: 1", above=0)
+
+
+def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
+    return {"theta": inner.init_body(net, generator)}, {}
+
+
+def task_loss(
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
+) -> tuple[Tensor, Aux]:
+    learner = adapt(net, meta, buffers, task.support, h)
+    return inner.judge(net, predict(net, learner, task.query.x), task.query.y, buffers)
+
+
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
+    features, moments = net.embed(meta["theta"], support.x)
+    learner = inner.adapted(net, meta["theta"], support, moments)
+    # eq. 1: c_k = mean of f(x_i) over S_k
+    c = inner.class_means(features, support.y, net.outputs)
+    scale = torch.as_tensor(h.distance_scale, dtype=features.dtype, device=features.device)
+    return {**learner, "c": c, "scale": scale}
+
+
+def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
+    features, _ = inner.embed(net, learner, x)
+    # eq. 2: p(y = k | x) is proportional to exp(-d(f(x), c_k)), with d the squared Euclidean distance
+    d = (features[:, None] - learner["c"]).square().sum(-1)
+    return -learner["scale"] * d
+
+
+ALGORITHMS = {
+    "protonet": Algorithm(
+        hparams=Settings,
+        init=init,
+        task_loss=task_loss,
+        adapt=adapt,
+        predict=predict,
+        optimizer=optim.descend,
+        reference="Snell, Swersky and Zemel 2017, arXiv 1703.05175, equations 1 and 2. Support and query "
+        "pass through the network apart, as the batch norm mode says; the authors' code trains on them "
+        "together and evaluates with running statistics. Training has as many ways as evaluation, where the "
+        "published results train with more. distance_scale is an addition, without effect at 1.",
+    )
+}
