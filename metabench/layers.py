@@ -1,4 +1,4 @@
-"""Convolution, batch moments and max pooling as one step: fast on a CPU, torch's own layers elsewhere."""
+"""Norm layers, and convolution, batch moments and max pooling as one step that is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -6,10 +6,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabench.core import Tree
+
 try:
     from metabench import fused
 except (ImportError, AttributeError):  # it is built on parts of torch that a release may move
     fused = None  # type: ignore[assignment]
+
+EPSILON = 1e-5
+
+
+def batch_moments(x: Tensor) -> Tree:
+    """Return the mean and biased variance of each channel of [n, C, ...]."""
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    mean = x.mean(axes, keepdim=True)
+    return {"mean": mean.flatten(), "var": (x - mean).square().mean(axes)}
+
+
+def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
+    """Normalise each channel of [n, C, ...] by given moments, then scale and shift it."""
+    # Never torch's affine batch norm: its second-order gradients are wrong under vmap.
+    factor = norm["scale"] * torch.rsqrt(moments["var"] + EPSILON)
+    return _affine(x, factor, norm["shift"] - moments["mean"] * factor)
+
+
+def group_norm(x: Tensor, norm: Tree, groups: int) -> Tensor:
+    """Normalise each group of channels of each example of [n, C, ...], then scale and shift each channel."""
+    rows = x.unflatten(1, (groups, -1)).flatten(2)
+    centred = rows - rows.mean(2, keepdim=True)
+    normalised = centred * torch.rsqrt(centred.square().mean(2, keepdim=True) + EPSILON)
+    return _affine(normalised.reshape(x.shape), norm["scale"], norm["shift"])
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    shape = (-1, *[1] * (x.ndim - 2))
+    return x * scale.view(shape) + shift.view(shape)
 
 
 def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,57 @@
+"""Networks as pure functions over nested dicts of tensors, written for one task; one file a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from metabench.config import NetworkConfig, nearest
+from metabench.core import HEAD, MetabenchError, Net, Objective, Tree
+from metabench.nets.conv4 import conv4
+from metabench.nets.mlp import mlp
+from metabench.nets.parts import init_head
+from metabench.nets.resnet12 import resnet12
+from metabench.objectives import OBJECTIVES
+
+__all__ = ["NETWORKS", "apply", "build", "head", "init_head"]
+
+NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
+    "conv4": conv4,
+    "resnet12": resnet12,
+    "mlp": mlp,
+}
+
+
+def build(
+    network: NetworkConfig,
+    outputs: int,
+    shape: tuple[int, ...],
+    objective: Objective = OBJECTIVES["classification"],
+    n_classes: int = 0,
+) -> Net:
+    """Build the network that a config names.
+
+    Args:
+        outputs: ways, or the numbers to predict.
+        shape: of one input: images `[C, H, W]`, or points `[D]`.
+        n_classes: of meta-train, for what is pre-trained on all of them.
+    """
+    if network.name not in NETWORKS:
+        raise MetabenchError(
+            f"network.name={network.name!r}: unknown network.{nearest(network.name, NETWORKS)} "
+            f"Allowed: {', '.join(NETWORKS)}"
+        )
+    return NETWORKS[network.name](network, outputs, shape)._replace(objective=objective, n_classes=n_classes)
+
+
+def head(params: Tree, features: Tensor) -> Tensor:
+    """Apply a network's last layer to features [n, F]: [n, O]."""
+    return F.linear(features, params["weight"], params["bias"])
+
+
+def apply(net: Net, params: Tree, x: Tensor, moments: Tree = None) -> tuple[Tensor, Tree]:
+    """Return a whole network's outputs [n, O] and the batch norm moments that were used."""
+    features, used = net.embed(params, x, moments)
+    return head(params[HEAD], features), used

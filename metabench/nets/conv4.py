@@ -1,0 +1,110 @@
+"""Conv4: four blocks of 3 x 3 convolution, normalisation and ReLU that halve an image, and a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metabench import layers
+from metabench.config import NetworkConfig
+from metabench.core import Net, Tree
+from metabench.nets import parts
+
+BLOCKS = 4
+
+Block = Callable[[Tree, int, Tensor, Tree | None], tuple[Tensor, Tree]]
+"""(params, number, x, given moments) -> (x of half the size, the batch moments used by layer)."""
+
+HALVE: Mapping[str, Callable[[int], int]] = {
+    "pool": lambda side: side // 2,
+    "stride": lambda side: -(-side // 2),
+}
+"""What becomes of a side of an image."""
+
+
+def conv4(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
+    """Build the MAML paper's network for images (arXiv 1703.03400, sec. 5.2).
+
+    Its mini-ImageNet network pools and flattens; its Omniglot network has stride 2 and a mean over pixels.
+    Stride 2 pads all four borders by one pixel, where TensorFlow's SAME pads even sizes on two sides only.
+    """
+    smallest = 2**BLOCKS if network.shrink == "pool" else 1
+    channels, height, width = parts.image_shape(network, shape, smallest)
+    halve = HALVE[network.shrink]
+    for _ in range(BLOCKS):
+        height, width = halve(height), halve(width)
+    n_pixels = height * width
+    parts.check(network, n_pixels * (4 if network.shrink == "pool" else 1), foreign=("depth",))
+    features = network.width * (1 if network.readout == "mean" else n_pixels)
+    inputs = [channels, *[network.width] * (BLOCKS - 1)]
+    hidden = [
+        parts.Layer(f"conv{block}", f"norm{block}", (network.width, n, 3, 3))
+        for block, n in enumerate(inputs, 1)
+    ]
+    embed = partial(_embed, _block_of(network), READOUTS[network.readout])
+    return parts.describe(network, hidden, embed, features, outputs)
+
+
+READOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "flatten": lambda x: x.flatten(1),
+    "mean": lambda x: x.mean((2, 3)),
+}
+
+
+def _embed(
+    block: Block,
+    readout: Callable[[Tensor], Tensor],
+    params: Tree,
+    x: Tensor,
+    moments: Tree | None = None,
+) -> tuple[Tensor, Tree]:
+    used: Tree = {}
+    for number in range(1, BLOCKS + 1):
+        x, seen = block(params, number, x, moments)
+        used |= seen
+    return readout(x), used
+
+
+def _block_of(network: NetworkConfig) -> Block:
+    norm = parts.norm_of(network)
+    if network.shrink == "stride":
+        return partial(_strided, norm)
+    return {"batch": _pooled_batch_norm, "none": _pooled_bias}.get(network.norm, partial(_pooled, norm))
+
+
+def _pooled_batch_norm(params: Tree, number: int, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
+    # Pooling before scale, shift and ReLU leaves them a quarter of the pixels.
+    name = f"norm{number}"
+    norm, given = params[name], None if moments is None else moments[name]
+    x, mean, var = layers.conv_pool(
+        x, params[f"conv{number}"]["weight"], norm["scale"], has_moments=given is None
+    )
+    used = {"mean": mean, "var": var} if given is None else given
+    return F.relu(layers.normalise(x, norm, used)), {name: used}
+
+
+def _pooled_bias(params: Tree, number: int, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
+    conv = params[f"conv{number}"]
+    x, _, _ = layers.conv_pool(x, conv["weight"], torch.ones_like(conv["bias"]), has_moments=False)
+    return F.relu(x + conv["bias"].view(-1, 1, 1)), {}
+
+
+def _pooled(
+    norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
+) -> tuple[Tensor, Tree]:
+    conv = params[f"conv{number}"]
+    x, used = norm(params, f"norm{number}", F.conv2d(x, conv["weight"], padding=1), moments)
+    return F.relu(F.max_pool2d(x, 2)), used
+
+
+def _strided(
+    norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
+) -> tuple[Tensor, Tree]:
+    conv = params[f"conv{number}"]
+    x = F.conv2d(x, conv["weight"], conv.get("bias"), stride=2, padding=1)
+    x, used = norm(params, f"norm{number}", x, moments)
+    return F.relu(x), used

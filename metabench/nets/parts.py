@@ -1,0 +1,134 @@
+"""What the networks share: norm layers by name, how parameters start, and what `build` refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from metabench import layers
+from metabench.config import NetworkConfig
+from metabench.core import HEAD, MetabenchError, Net, Tree
+from metabench.objectives import OBJECTIVES
+
+Norm = Callable[[Tree, str, Tensor, Tree | None], tuple[Tensor, Tree]]
+"""(params, layer, x [n, C, ...], given moments) -> (normalised x, the batch moments used by layer)."""
+
+
+def norm_of(network: NetworkConfig) -> Norm:
+    """Return the norm layer that a config names."""
+    kinds = {"batch": _batch_norm, "group": partial(_group_norm, network.groups), "none": _no_norm}
+    return kinds[network.norm]
+
+
+def _batch_norm(params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
+    used = layers.batch_moments(x) if moments is None else moments[name]
+    return layers.normalise(x, params[name], used), {name: used}
+
+
+def _group_norm(groups: int, params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
+    return layers.group_norm(x, params[name], groups), {}
+
+
+def _no_norm(params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
+    return x, {}
+
+
+class Layer(NamedTuple):
+    """A hidden layer of weights and the norm layer that follows it."""
+
+    name: str
+    norm: str
+    shape: tuple[int, ...]  # of its weight: [out, in, ...]
+
+
+def describe(
+    network: NetworkConfig,
+    hidden: Sequence[Layer],
+    embed: Callable[..., tuple[Tensor, Tree]],
+    features: int,
+    outputs: int,
+) -> Net:
+    """Put a network together; its objective and the classes of meta-train are the caller's to set."""
+    norms = {layer.norm: layer.shape[0] for layer in hidden}
+    return Net(
+        init=partial(_init, hidden, network.norm != "none", features, outputs),
+        embed=embed,
+        features=features,
+        outputs=outputs,
+        objective=OBJECTIVES["classification"],
+        batch_norm=network.batch_norm,
+        norm_channels=norms if network.norm == "batch" else {},
+        norms=() if network.norm == "none" else tuple(norms),
+        n_classes=0,
+    )
+
+
+def _init(hidden: Sequence[Layer], has_norm: bool, features: int, outputs: int, generator: Generator) -> Tree:
+    params: Tree = {}
+    for layer in hidden:
+        width, fan_in = layer.shape[0], math.prod(layer.shape[1:])
+        params[layer.name] = {"weight": _uniform(layer.shape, fan_in, generator)}
+        if has_norm:  # its shift takes the place of the bias
+            params[layer.norm] = {"scale": torch.ones(width), "shift": torch.zeros(width)}
+        else:
+            params[layer.name]["bias"] = _uniform((width,), fan_in, generator)
+    params[HEAD] = init_head(outputs, features, generator)
+    return params
+
+
+def init_head(outputs: int, features: int, generator: Generator) -> Tree:
+    """Draw a last layer as torch's own starts."""
+    weight = _uniform((outputs, features), features, generator)
+    return {"weight": weight, "bias": _uniform((outputs,), features, generator)}
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, generator: Generator) -> Tensor:
+    # What torch's own layers start from: Kaiming uniform with a = sqrt(5).
+    return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(fan_in)
+
+
+def check(network: NetworkConfig, n_pixels: int, foreign: tuple[str, ...]) -> None:
+    """Refuse settings that a network has no use for, and groups that group norm cannot form.
+
+    Args:
+        n_pixels: of the smallest image that a norm layer sees.
+        foreign: settings of other networks, which must be left at their defaults.
+    """
+    defaults = NetworkConfig()
+    wrong = [
+        f"network.{key}={getattr(network, key)!r}: {network.name} has no such choice; "
+        f"leave it at {getattr(defaults, key)!r}, or choose another network"
+        for key in foreign
+        if getattr(network, key) != getattr(defaults, key)
+    ]
+    width, groups = network.width, network.groups
+    divisors = [n for n in range(1, width + 1) if width % n == 0 and width // n * n_pixels > 1]
+    if network.norm == "group" and groups not in divisors:
+        why = "groups of one number are all zero" if width == groups else "groups must divide width"
+        advice = (
+            f"choose groups among {', '.join(map(str, divisors))}" if divisors else "choose a larger width"
+        )
+        wrong.append(f"network.groups={groups}, network.width={width}: {why}; {advice}")
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+
+
+def image_shape(network: NetworkConfig, shape: tuple[int, ...], smallest: int) -> tuple[int, int, int]:
+    """Return channels, height and width, refusing points and images below a side of `smallest` pixels."""
+    if len(shape) != 3:
+        raise MetabenchError(
+            f"network.name={network.name!r}: inputs of shape {list(shape)} are no images; "
+            f"{network.name} takes [channels, height, width]; choose network mlp"
+        )
+    channels, height, width = shape
+    if min(height, width) < smallest:
+        raise MetabenchError(
+            f"images of {height} x {width} pixels: {network.name} with {network.shrink} needs at least "
+            f"{smallest} x {smallest}; choose a larger image size, network mlp, or conv4 with shrink stride"
+        )
+    return channels, height, width
