@@ -1,4 +1,4 @@
-"""Laws of the learners that classify by distance, attention, ridge regression or prototypes as a head."""
+"""Laws of the learners without or beside an inner loop: by distance, attention, ridge or sequence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from metabench import inner, nets, seeds, trees, vectorise
-from metabench.algorithms import matching, proto_maml, r2d2
+from metabench import inner, seeds, trees, vectorise
+from metabench.algorithms import proto_maml, r2d2
 from metabench.core import Net, Support, Task, Tree
 from tests.algorithms import problems
 
@@ -176,71 +175,6 @@ def test_proto_maml_starts_from_twice_the_prototypes_and_minus_their_squared_len
         prototype = features[task.support.y == k].mean(0)
         assert torch.allclose(head["weight"][k], 2 * prototype)
         assert float(head["bias"][k]) == pytest.approx(-float(prototype @ prototype))
-
-
-@pytest.mark.parametrize("label", ["matching", "matching_in_context"])
-def test_matching_probabilities_sum_to_one(label: str) -> None:
-    total = outputs(label, problems.network(), a_task()).exp().sum(-1)
-    assert torch.allclose(total, torch.ones_like(total), atol=1e-12)
-
-
-def test_matching_adds_up_the_attention_to_each_class() -> None:
-    net, task = problems.network("support_stats"), a_task()
-    theta = problems.start("matching", net)[2]["theta"]
-    support, moments = net.embed(theta, task.support.x)
-    query, _ = net.embed(theta, task.query.x, moments)
-    found = outputs("matching", net, task).exp()
-    for row, f in enumerate(query):
-        weights = [torch.exp(3 * (f @ g) / (f.norm() * g.norm())) for g in support]
-        for k in range(problems.WAY):
-            own = sum(w for w, y in zip(weights, task.support.y, strict=True) if y == k)
-            assert float(found[row, k]) == pytest.approx(float(own / sum(weights)), abs=1e-12)
-
-
-def test_matching_with_one_example_a_class_is_a_softmax_of_cosines() -> None:
-    net, task = problems.network("support_stats"), a_task()
-    single = Support(task.support.x[:: problems.SHOT], task.support.y[:: problems.SHOT])
-    theta = problems.start("matching", net)[2]["theta"]
-    support, moments = net.embed(theta, single.x)
-    query, _ = net.embed(theta, task.query.x, moments)
-    cosine = F.cosine_similarity(query[:, None], support, dim=-1)
-    expected = (3 * cosine).softmax(-1)
-    assert torch.allclose(outputs("matching", net, task, single).exp(), expected, atol=1e-12)
-
-
-def test_matching_stays_finite_where_a_class_is_all_but_impossible() -> None:
-    net, task = problems.network(), a_task()
-    algorithm, h, meta, buffers = problems.start("matching", net, cosine_scale=1e4)
-    learner = algorithm.adapt(net, meta, buffers, task.support, h)
-    log_p = algorithm.predict(net, learner, task.query.x)
-    assert float(log_p.min()) < -800  # whose exponential is zero in float64
-    assert log_p.isfinite().all()
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, problems.tasks(2), h, 0.5, 2)
-    assert trees.is_finite(gradient)
-
-
-def test_the_lstm_equals_torch_lstm_in_both_directions() -> None:
-    generator = seeds.generator("lstm")
-    n, width = 5, 4
-    reference = torch.nn.LSTM(width, width, bidirectional=True).double()
-    context: Tree = {}
-    with torch.no_grad():
-        for name, suffix in (("forward", ""), ("backward", "_reverse")):
-            weights = trees.map(torch.Tensor.double, nets.init_head(4 * width, 2 * width, generator))
-            context[name] = weights
-            getattr(reference, f"weight_ih_l0{suffix}").copy_(weights["weight"][:, :width])
-            getattr(reference, f"weight_hh_l0{suffix}").copy_(weights["weight"][:, width:])
-            getattr(reference, f"bias_ih_l0{suffix}").copy_(weights["bias"])
-            getattr(reference, f"bias_hh_l0{suffix}").zero_()
-        g = torch.randn(n, width, generator=generator, dtype=torch.float64)
-        both = reference(g)[0]
-    expected = both[:, :width] + both[:, width:] + g
-    assert torch.allclose(matching.support_context(context, g), expected, atol=1e-12)
-
-
-def test_no_processing_step_leaves_a_query_as_it_is() -> None:
-    f, g = torch.randn(2, 3, 4, generator=seeds.generator("f"), dtype=torch.float64)
-    assert torch.equal(matching.query_context({}, f, g), f)
 
 
 @pytest.mark.parametrize("n_features", [3, 20])  # fewer and more than there are examples
