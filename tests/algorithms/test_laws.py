@@ -1,4 +1,4 @@
-"""Limits in which one algorithm must become another, and the schedules' closed forms."""
+"""Invariances that hold for every start, and the closed forms of optimisers and schedules."""
 
 from __future__ import annotations
 
@@ -9,69 +9,11 @@ import pytest
 import torch
 
 from metabench import algorithms, optim, trees, vectorise
-from metabench.algorithms import alpha_maml, maml_pp
-from metabench.core import Tree
+from metabench.algorithms import alpha_maml
+from metabench.core import Net, Support, Task, Tree
 from tests.algorithms import problems
 
-NAMES = ["maml", "fomaml", "alpha_maml", "maml_pp"]
-OFF = {
-    "multi_step_loss": False,
-    "learned_rates": False,
-    "derivative_annealing": False,
-    "per_step_weights": False,
-    "per_step_statistics": False,
-    "cosine": False,
-}
-
-
-def theta_gradient(name: str, progress: float = 0.5, **values: Any) -> Tree:
-    net = problems.network()
-    algorithm, h, meta, buffers = problems.start(name, net, **values)
-    theta = problems.start("maml", net)[2]["theta"]
-    gradient, *_ = vectorise.meta_gradient(
-        algorithm, net, {**meta, "theta": theta}, buffers, problems.tasks(), h, progress, chunk=4
-    )
-    return gradient["theta"]
-
-
-def test_maml_pp_with_every_switch_off_is_maml() -> None:
-    off = theta_gradient("maml_pp", inner_lr=0.3, inner_steps=3, **OFF)
-    assert problems.largest_difference(off, theta_gradient("maml", inner_lr=0.3, inner_steps=3)) < 1e-12
-
-
-def test_derivative_annealing_starts_as_fomaml_and_ends_as_maml() -> None:
-    settings = {
-        **OFF,
-        "derivative_annealing": True,
-        "first_order_fraction": 0.4,
-        "inner_lr": 0.3,
-        "inner_steps": 3,
-    }
-    plain = {"inner_lr": 0.3, "inner_steps": 3}
-    early, late = theta_gradient("maml_pp", 0.39, **settings), theta_gradient("maml_pp", 0.4, **settings)
-    assert problems.largest_difference(early, theta_gradient("fomaml", **plain)) < 1e-12
-    assert problems.largest_difference(late, theta_gradient("maml", **plain)) < 1e-12
-
-
-def test_alpha_maml_has_the_meta_gradient_of_maml_at_its_inner_rate() -> None:
-    net = problems.network()
-    algorithm, h, meta, buffers = problems.start("alpha_maml", net, inner_steps=3)
-    meta = {"theta": problems.start("maml", net)[2]["theta"], "alpha": torch.tensor(0.3, dtype=torch.float64)}
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, problems.tasks(), h, 0.5, 4)
-    expected = theta_gradient("maml", inner_lr=0.3, inner_steps=3)
-    assert problems.largest_difference(gradient["theta"], expected) < 1e-12
-
-
-@pytest.mark.parametrize("name", ["fomaml", "alpha_maml"])
-def test_no_inner_step_is_plain_joint_training(name: str) -> None:
-    joint = theta_gradient("maml", inner_lr=0.0, inner_steps=1)
-    assert problems.largest_difference(theta_gradient(name, inner_steps=0), joint) < 1e-12
-
-
-@pytest.mark.parametrize("name", ["maml", "fomaml"])
-def test_an_inner_rate_of_zero_is_plain_joint_training(name: str) -> None:
-    still = theta_gradient(name, inner_lr=0.0, inner_steps=3)
-    assert problems.largest_difference(still, theta_gradient("maml", inner_steps=0)) < 1e-12
+NAMES = ["maml", "fomaml", "anil", "boil", "meta_sgd", "alpha_maml", "maml_pp"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,8 +28,45 @@ def test_order_of_tasks_and_chunk_size_do_not_matter(name: str) -> None:
     assert problems.largest_difference(whole, cut) < 1e-12
 
 
+def relabelled(part: Any, order: torch.Tensor) -> Any:
+    return part._replace(y=order[part.y])
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("batch_norm", ["transductive", "support_stats"])
+def test_names_of_classes_do_not_matter_where_the_head_is_renamed_too(name: str) -> None:
+    net, task, order = problems.network(), problems.one(problems.tasks(1), 0), torch.tensor([2, 0, 1])
+    algorithm, h, meta, buffers = problems.start(name, net, inner_lr=0.2, inner_steps=2)
+
+    def renamed(layers: Tree) -> Tree:
+        # what was class c is now order[c], and so is its row of the head
+        rows = order.argsort()
+        return {**layers, "head": trees.map(lambda leaf: leaf[rows], layers["head"])}
+
+    other = {**meta, "theta": renamed(meta["theta"])}
+    if name == "meta_sgd":
+        other["alpha"] = renamed(meta["alpha"])
+    turned = Task(relabelled(task.support, order), relabelled(task.query, order), task.classes)
+    loss = algorithm.task_loss(net, meta, buffers, task, h, 0.5)[0]
+    assert torch.allclose(
+        loss, algorithm.task_loss(net, other, buffers, turned, h, 0.5)[0], rtol=0, atol=1e-12
+    )
+    assert not torch.allclose(loss, algorithm.task_loss(net, meta, buffers, turned, h, 0.5)[0])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "protonet", "proto_maml", "r2d2", "matching"])
+def test_order_of_support_examples_does_not_matter(name: str) -> None:
+    net, task = problems.network(), problems.one(problems.tasks(1), 0)
+    algorithm, h, meta, buffers = problems.start(name, net)
+    shuffled = Support(*(leaf[torch.tensor([3, 0, 5, 1, 4, 2])] for leaf in task.support))
+    outputs = [
+        algorithm.predict(net, algorithm.adapt(net, meta, buffers, support, h), task.query.x)
+        for support in (task.support, shuffled)
+    ]
+    assert torch.allclose(*outputs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("batch_norm", ["transductive", "support_stats", "with_support"])
 def test_a_query_sees_other_queries_only_where_batch_norm_is_transductive(name: str, batch_norm: str) -> None:
     net, task = problems.network(batch_norm), problems.one(problems.tasks(1), 0)
     algorithm, h, meta, buffers = problems.start(name, net, inner_lr=0.2, inner_steps=2)
@@ -95,42 +74,53 @@ def test_a_query_sees_other_queries_only_where_batch_norm_is_transductive(name: 
     together = algorithm.predict(net, learner, task.query.x)[:1]
     alone = algorithm.predict(net, learner, task.query.x[:1])
     is_same = bool((together - alone).abs().max() < 1e-10)
-    assert is_same == (batch_norm == "support_stats")
+    assert is_same == (batch_norm != "transductive")
 
 
-def test_running_statistics_are_recorded_in_training_and_used_at_evaluation() -> None:
+def trained_statistics(net: Net, tasks: Task) -> tuple[Any, Any, Tree, Tree]:
+    """Start MAML++ with running statistics that have seen one meta-batch."""
+    algorithm, h, meta, buffers = problems.start(
+        "maml_pp", net, inner_lr=0.2, inner_steps=2, per_step_statistics=True
+    )
+    buffers = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.9, chunk=4)[3]
+    return algorithm, h, meta, buffers
+
+
+def test_running_statistics_move_a_tenth_towards_what_each_step_saw() -> None:
     net, tasks = problems.network(), problems.tasks()
-    algorithm, h, meta, buffers = problems.start("maml_pp", net, inner_steps=2, per_step_statistics=True)
-    for _ in range(3):
-        buffers = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.9, chunk=4)[3]
-    mean = buffers["norm1"]["mean"]
-    assert mean.shape == (2, 4)
-    assert not torch.equal(mean[0], mean[1])
+    _, _, meta, buffers = trained_statistics(net, tasks)
+    first = {name: trees.map(lambda rows: rows[0], meta["theta"][name]) for name in net.norms}
+    theta = {**meta["theta"], **first}
+    seen = [net.embed(theta, problems.one(tasks, index).support.x)[1] for index in range(len(tasks.classes))]
+    for name in net.norms:
+        mean, var = (torch.stack([each[name][key] for each in seen]).mean(0) for key in ("mean", "var"))
+        assert torch.allclose(buffers[name]["mean"][0], 0.1 * mean, rtol=0, atol=1e-12)
+        assert torch.allclose(buffers[name]["var"][0], 0.9 + 0.1 * var, rtol=0, atol=1e-12)
+        assert not torch.allclose(buffers[name]["mean"][1], 0.1 * mean)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_running_statistics_of_each_step_are_used_at_evaluation(step: int) -> None:
+    net, tasks = problems.network(), problems.tasks()
+    algorithm, h, meta, buffers = trained_statistics(net, tasks)
+    task = problems.one(tasks, 0)
+    shift = 0.5 * (torch.arange(2) == step).double()[:, None]
+    moved = trees.map(lambda rows: rows + shift, buffers)
+    outputs = [
+        algorithm.predict(net, algorithm.adapt(net, meta, given, task.support, h), task.query.x)
+        for given in (buffers, moved)
+    ]
+    assert not torch.allclose(*outputs)
+
+
+def test_evaluation_under_running_statistics_judges_each_query_alone() -> None:
+    net, tasks = problems.network(), problems.tasks()
+    algorithm, h, meta, buffers = trained_statistics(net, tasks)
     task = problems.one(tasks, 0)
     learner = algorithm.adapt(net, meta, buffers, task.support, h)
-    shifted = trees.map(lambda rows: rows + 0.5, buffers)
-    other = algorithm.adapt(net, meta, shifted, task.support, h)
-    queries = task.query.x
-    assert not torch.allclose(
-        algorithm.predict(net, learner, queries), algorithm.predict(net, other, queries)
-    )
-    alone = algorithm.predict(net, learner, queries[:1])
-    assert torch.allclose(algorithm.predict(net, learner, queries)[:1], alone)
-
-
-@pytest.mark.parametrize("n_steps", [2, 3, 5])
-def test_multi_step_weights_follow_the_published_formula(n_steps: int) -> None:
-    h = algorithms.hparams("maml_pp", {"multi_step_fraction": 0.1})
-    n_epochs = 10
-    for epoch in range(n_epochs):
-        weights = maml_pp.multi_step_weights(n_steps, h, 0.1 * epoch / n_epochs)
-        early = max(1 / n_steps - epoch / (n_steps * n_epochs), 0.03 / n_steps)
-        last = min(
-            1 / n_steps + epoch * (n_steps - 1) / (n_steps * n_epochs), 1 - (n_steps - 1) * 0.03 / n_steps
-        )
-        assert weights == pytest.approx([early] * (n_steps - 1) + [last])
-        assert sum(weights) == pytest.approx(1)
-    assert maml_pp.multi_step_weights(n_steps, h, 0.1) == [0.0] * (n_steps - 1) + [1.0]
+    together = algorithm.predict(net, learner, task.query.x)
+    alone = torch.cat([algorithm.predict(net, learner, x[None]) for x in task.query.x])
+    assert torch.allclose(together, alone, rtol=0, atol=1e-10)
 
 
 def test_adam_equals_torch_adam() -> None:
@@ -177,21 +167,24 @@ def test_alpha_maml_outer_rate_moves_by_the_dot_of_successive_gradients() -> Non
         assert float(logs["lr/outer"]) == pytest.approx(beta)
 
 
-def test_alpha_maml_with_both_rates_still_is_maml() -> None:
-    net, tasks = problems.network(), problems.tasks()
-    ends = []
-    for name, extra in (("maml", {}), ("alpha_maml", {"alpha_lr": 0.0, "beta_lr": 0.0})):
-        algorithm, h, meta, buffers = problems.start(name, net, inner_lr=0.2, inner_steps=2, **extra)
-        meta["theta"] = problems.start("maml", net)[2]["theta"]
-        if name == "alpha_maml":
-            meta["alpha"] = torch.tensor(0.2, dtype=torch.float64)
-        optimizer = algorithm.optimizer(h)
-        state = optimizer.init(meta)
-        for _ in range(3):
-            gradient = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, 4)[0]
-            meta, state, _ = optimizer.update(gradient, state, meta, 0.5)
-        ends.append(meta["theta"])
-    assert problems.largest_difference(*ends) < 1e-12
+def test_alpha_maml_outer_rate_under_adam_moves_by_the_dot_with_adams_last_direction() -> None:
+    settings = {"outer_lr": 0.05, "beta_lr": 1e-4, "alpha_lr": 0.0, "inner_lr": 0.1, "beta_max": 1.0}
+    optimizer = alpha_maml.optimizer(algorithms.hparams("alpha_maml", settings))
+    meta = meta_of(2.0, 0.1)
+    state = optimizer.init(meta)
+    beta, theta, m, v, direction = 0.05, 2.0, 0.0, 0.0, 0.0
+    for step in range(1, 6):
+        gradient = 2 * theta  # of w^2
+        # Baydin et al. 2018, alg. 5: the gradient with the step that Adam took last
+        beta += 1e-4 * gradient * direction
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        direction = m / (1 - 0.9**step) / (math.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        theta -= beta * direction
+        slope = {"theta": {"w": 2 * meta["theta"]["w"]}, "alpha": torch.zeros((), dtype=torch.float64)}
+        meta, state, logs = optimizer.update(slope, state, meta, 0.0)
+        assert float(meta["theta"]["w"]) == pytest.approx(theta, rel=1e-10)
+        assert float(logs["lr/outer"]) == pytest.approx(beta, rel=1e-10)
+    assert beta > 0.051
 
 
 @pytest.mark.parametrize(

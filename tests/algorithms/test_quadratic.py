@@ -210,6 +210,14 @@ def test_evaluation_takes_the_steps_asked_for(name: str, eval_steps: int) -> Non
     assert is_close(flat(learner["params"]), expected)
 
 
+def test_steps_beyond_those_trained_for_take_the_last_learned_rates() -> None:
+    algorithm, h, meta, buffers = problems.start("maml_pp", NET, inner_lr=ALPHA, inner_steps=2, eval_steps=5)
+    learner = algorithm.adapt(NET, meta, buffers, problems.one(TASKS, 0).support, h)
+    alpha = meta["alpha"]["head"]
+    rates = torch.stack([spread(alpha["weight"][k], alpha["bias"][k]) for k in (0, 1, 1, 1, 1)])
+    assert is_close(flat(learner["params"]), point(quadratics()[0], flat(meta["theta"]), rates, 5))
+
+
 @pytest.mark.parametrize("name", ["maml", "alpha_maml", "meta_sgd", "maml_pp"])
 def test_an_inner_gradient_is_limited_element_by_element(name: str) -> None:
     limit = 0.2
