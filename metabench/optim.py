@@ -50,7 +50,12 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Rul
         v = trees.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["v"], gradient)
         m_scale = 1 / (1 - beta1**step)
         v_scale = 1 / (1 - beta2**step)
-        move = trees.map(lambda m, v: m * m_scale / ((v * v_scale).sqrt() + epsilon), m, v)
+
+        def corrected(m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            # A float64 scalar would turn a parameter without dimensions, such as a learned rate, into one.
+            return m * m_scale.to(m.dtype) / ((v * v_scale.to(v.dtype)).sqrt() + epsilon)
+
+        move = trees.map(corrected, m, v)
         return move, {"step": step, "m": m, "v": v}
 
     return Rule(init, direction)
