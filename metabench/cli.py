@@ -109,10 +109,16 @@ def train(
     shot: Annotated[int, typer.Option(help="Support examples a class.")] = 1,
     query: Annotated[int, typer.Option(help="Query examples a class in meta-training.")] = 5,
     test_query: Annotated[int, typer.Option(help="Query examples a class in evaluation.")] = 15,
-    network: Annotated[str, typer.Option(help="Name of a network.")] = "conv4",
-    width: Annotated[int, typer.Option(help="Channels of each layer.")] = 32,
-    norm: Annotated[str, typer.Option(help="batch or none.")] = "batch",
-    batch_norm: Annotated[str, typer.Option(help="transductive or support_stats.")] = "transductive",
+    network: Annotated[str, typer.Option(help="conv4, resnet12 or mlp.")] = "conv4",
+    width: Annotated[int, typer.Option(help="Channels of each layer; of resnet12's first block.")] = 32,
+    depth: Annotated[int, typer.Option(help="Hidden layers of an mlp.")] = 2,
+    norm: Annotated[str, typer.Option(help="batch, group or none.")] = "batch",
+    groups: Annotated[int, typer.Option(help="Groups of channels of group norm; must divide the width.")] = 4,
+    batch_norm: Annotated[
+        str, typer.Option(help="transductive, support_stats or with_support: what normalises queries.")
+    ] = "transductive",
+    shrink: Annotated[str, typer.Option(help="pool or stride: how conv4 halves an image.")] = "pool",
+    readout: Annotated[str, typer.Option(help="flatten or mean: what conv4's head sees.")] = "flatten",
     tasks: Annotated[int, typer.Option(min=1, help="Meta-train tasks.")] = 10000,
     reports: Annotated[int, typer.Option(min=1, help="Meta-validations, evenly spaced.")] = 10,
     validation_tasks: Annotated[int, typer.Option(min=2, help="Frozen meta-validation tasks.")] = 200,
@@ -136,7 +142,16 @@ def train(
         "query": query,
         "test_query": test_query,
     }
-    net = {"name": network, "width": width, "norm": norm, "batch_norm": batch_norm}
+    net = {
+        "name": network,
+        "width": width,
+        "depth": depth,
+        "norm": norm,
+        "groups": groups,
+        "batch_norm": batch_norm,
+        "shrink": shrink,
+        "readout": readout,
+    }
     run = {"tasks": tasks, "validation_tasks": validation_tasks, "seed": seed}
     config = flags.describe_run(algorithm, task, option or [], net, run, set_ or [], reports)
     commands.train(config, out, device, json)

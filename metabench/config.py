@@ -37,10 +37,14 @@ class NetworkConfig(Model):
     """The network that is adapted, and where batch norm takes a query's moments from."""
 
     name: str = Field("conv4", description="name of a network: conv4, resnet12 or mlp")
-    width: int = Field(32, ge=1, description="channels of each layer; of the first block in resnet12")
+    width: int = Field(
+        32,
+        ge=1,
+        description="channels of each conv4 layer, of resnet12's first block, or units of an mlp layer",
+    )
     depth: int = Field(2, ge=1, description="hidden layers of an mlp")
     norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
-    groups: int = Field(4, ge=1, description="groups of channels that group norm normalises together")
+    groups: int = Field(4, ge=1, description="groups of channels of group norm; must divide width")
     batch_norm: Literal["transductive", "support_stats", "with_support"] = Field(
         "transductive",
         description="queries are normalised by their own moments (as is usual), by the support's, "
@@ -50,7 +54,8 @@ class NetworkConfig(Model):
         "pool", description="conv4 halves an image by max pooling or by stride 2"
     )
     readout: Literal["flatten", "mean"] = Field(
-        "flatten", description="conv4's head sees every pixel's features, or their mean over pixels"
+        "flatten",
+        description="conv4's head sees every pixel's features, or, as resnet12's, their mean over pixels",
     )
 
 

@@ -43,7 +43,7 @@ def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
     """Score the nearest class mean of raw pixels by cosine: the floor for anything that learns."""
     baseline = algorithms.get("nearest_mean")
     shape, way = episodes.shapes(images, tasks.indices.classes.shape[1])
-    net = nets.build(NetworkConfig(), way, shape)  # only for what it says of the task
+    net = nets.build(NetworkConfig(name="mlp"), way, shape)  # only for what it says of the task
 
     def score(task: Task) -> Tree:
         learner = baseline.adapt(net, {}, {}, task.support, None)
