@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test slow check schema
+.PHONY: setup demo test slow check mutations schema
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Bugs planted one at a time in a copy of the package: some test must fail for each. Takes some minutes.
+mutations: setup
+	$(BIN)/python -m tests.mutations
 
 # What editors complete search spaces with; to be made again whenever a setting changes.
 schema: setup

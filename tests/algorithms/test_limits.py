@@ -74,6 +74,22 @@ def test_slopes_of_all_learned_rates_add_up_to_that_of_one_rate_for_all(name: st
     assert float(sum(leaf.sum() for leaf in trees.leaves(many))) == pytest.approx(float(one), abs=1e-10)
 
 
+def test_slopes_of_all_steps_norm_weights_add_up_to_those_of_one_for_all() -> None:
+    net, settings = problems.network(), {"inner_lr": 0.3, "inner_steps": 3}
+    algorithm, h, meta, buffers = problems.start(
+        "maml_pp", net, **{**settings, **OFF, "per_step_weights": True}
+    )
+    theta = problems.start("maml", net)[2]["theta"]
+    per_step = {name: trees.map(lambda w: w.expand(3, -1), theta[name]) for name in net.norms}
+    start = {**meta, "theta": {**theta, **per_step}}
+    many = vectorise.meta_gradient(algorithm, net, start, buffers, problems.tasks(), h, 0.5, 4)[0]["theta"]
+    one = meta_gradient("maml", **settings)["theta"]
+    for name in net.norms:
+        assert all(bool((row.abs() > 1e-6).any()) for leaf in trees.leaves(many[name]) for row in leaf)
+    total = {**many, **{name: trees.map(lambda rows: rows.sum(0), many[name]) for name in net.norms}}
+    assert problems.largest_difference(total, one) < SAME
+
+
 def test_alpha_maml_has_the_meta_gradient_of_maml_at_its_inner_rate() -> None:
     settings = {"inner_lr": 0.3, "inner_steps": 3}
     assert difference(meta_gradient("alpha_maml", **settings), meta_gradient("maml", **settings)) < SAME
