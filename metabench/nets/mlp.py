@@ -31,7 +31,8 @@ def mlp(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
 def _embed(
     norm: parts.Norm, depth: int, params: Tree, x: Tensor, moments: Tree | None = None
 ) -> tuple[Tensor, Tree]:
-    x, used = x.flatten(1), {}
+    x = x.flatten(1)
+    used: Tree = {}
     for number in range(1, depth + 1):
         linear = params[f"linear{number}"]
         x = F.linear(x, linear["weight"], linear.get("bias"))

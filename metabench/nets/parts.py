@@ -21,7 +21,11 @@ Norm = Callable[[Tree, str, Tensor, Tree | None], tuple[Tensor, Tree]]
 
 def norm_of(network: NetworkConfig) -> Norm:
     """Return the norm layer that a config names."""
-    kinds = {"batch": _batch_norm, "group": partial(_group_norm, network.groups), "none": _no_norm}
+    kinds: dict[str, Norm] = {
+        "batch": _batch_norm,
+        "group": partial(_group_norm, network.groups),
+        "none": _no_norm,
+    }
     return kinds[network.norm]
 
 
