@@ -70,7 +70,17 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "zero trials": ({"budget": {**BUDGET, "trials": 0}}, "budget.trials=0"),
     "negative tasks": ({"budget": {**BUDGET, "tasks": -5}}, "budget.tasks=-5"),
     "grace above tasks": ({"budget": {**BUDGET, "grace": 91}}, "grace=91: must be <= tasks=90"),
-    "one way": ({"task": {**TASK, "way": 1}}, "task.way=1"),
+    "one way": ({"task": {**TASK, "way": 1}}, "task.way=1: glyphs is classification; way must be >= 2"),
+    "no way": ({"task": {**TASK, "way": 0}}, "task.way=0"),
+    "many ways of one function": (
+        {"task": {"dataset": "sinusoid", "way": 5}},
+        "task.way=5: sinusoid is regression, where a task is one function; set way to 1",
+    ),
+    "a network of images for points": ({"task": {"dataset": "sinusoid", "way": 1}}, "conv4"),
+    "an algorithm of classes for a function": (
+        {"task": {"dataset": "sinusoid", "way": 1}, "algorithms": {"maml": {}, "nearest_mean": {}}},
+        "algorithm 'nearest_mean': not for regression (sinusoid). For regression: ",
+    ),
     "no shot": ({"task": {**TASK, "shot": 0}}, "task.shot=0"),
     "no algorithm": ({"algorithms": {}}, "algorithms"),
     "algorithms as a list": ({"algorithms": ["maml"]}, "algorithms=['maml']"),
@@ -136,6 +146,12 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("changes", "part"), CHANGES.values(), ids=CHANGES.keys())
 def test_a_search_space_with_a_mistake_is_refused(changes: dict[str, Any], part: str) -> None:
     refused_search(yaml.safe_dump({**SPACE, **changes}), part)
+
+
+def test_all_that_does_not_fit_the_kind_of_a_data_set_is_reported_together() -> None:
+    changes = {"task": {"dataset": "sinusoid", "way": 2}, "algorithms": {"nearest_mean": {}}, "bugdet": {}}
+    parts = ("task.way=2", "algorithm 'nearest_mean': not for regression", "conv4", "4 problems", "bugdet")
+    refused_search(yaml.safe_dump({**SPACE, **changes}), *parts)
 
 
 TEXTS = {
@@ -285,7 +301,8 @@ SETTINGS = {
     "unknown choice": (["--set", "outer_optimizer=adamw"], "adam, sgd"),
     "unknown option": (["--option", "n_clases=30"], "Did you mean 'n_classes'?"),
     "unknown split": (["--split", "vinyals"], "split"),
-    "one way": (["--way", "1"], "--way=1"),
+    "one way": (["--way", "1"], "--way=1: glyphs is classification; way must be >= 2"),
+    "no way": (["--way", "0"], "--way=0"),
     "no query": (["--test-query", "0"], "--test-query=0"),
     "no channels": (["--width", "0"], "--width=0"),
     "unknown network": (["--network", "conv5"], "Did you mean 'conv4'?"),
@@ -318,6 +335,22 @@ def test_several_mistakes_in_training_are_reported_together() -> None:
         "0",
     ]
     refused(train(*flags), "innr_lr", "inner_steps='x'", "sed", "--way=0", "--width=0")
+
+
+def test_what_does_not_fit_the_kind_of_a_data_set_is_refused_together() -> None:
+    task = ["--dataset", "sinusoid", "--set", "innr_lr=1", "--way", 2]
+    refused(
+        metabench("train", "--algorithm", "maml", *task),
+        "--way=2: sinusoid is regression",
+        "conv4",
+        "Did you mean 'inner_lr'?",
+    )
+    refused(
+        metabench("train", "--algorithm", "nearest_mean", "--dataset", "sinusoid", "--way", 1),
+        "algorithm 'nearest_mean': not for regression (sinusoid). For regression: ",
+        "conv4",
+    )
+    assert not Path("runs").exists()
 
 
 @pytest.mark.usefixtures("small_data")

@@ -138,7 +138,7 @@ def _search_row(search: Search, algorithm: str, variant: str) -> Row:
         variant=variant,
         status="finished" if search.is_finished else "running",
         seeds_planned=search.config["space"]["budget"]["seeds"],
-        batch_norm=search.config["space"]["network"]["batch_norm"],
+        batch_norm=_batch_norm(search.config["space"]["network"]),
         folder=_name(search.folder),
     )
 
@@ -161,7 +161,7 @@ def _run_row(runs: list[Run]) -> Row:
         status="finished" if tested else "untested" if trained else "running",
         **_scores(runs, metric),
         seeds_planned=len(runs),
-        batch_norm=described["network"]["batch_norm"],
+        batch_norm=_batch_norm(described["network"]),
         hyperparameters=described["hyperparameters"],
         trials=1,
         **_cost(run.reports[-1] for run in runs if run.reports),
@@ -173,6 +173,10 @@ def _run_row(runs: list[Run]) -> Row:
 def _row(metric: str, **known: Any) -> Row:
     row = dict.fromkeys(keys(metric))
     return {**row, **known}
+
+
+def _batch_norm(network: Record) -> str | None:
+    return str(network["batch_norm"]) if network["norm"] == "batch" else None
 
 
 def _name(folder: Path) -> str:

@@ -16,11 +16,21 @@ BEFORE: dict[str, Any] = {"protocol": 1, "data_fingerprint": "f" * 64}
 N_TASKS = 40
 
 
-def report(tasks_seen: int, val_accuracy: float | None, finite: bool = True) -> dict[str, Any]:
+def report(
+    tasks_seen: int, figure: float | None, finite: bool = True, metric: str = "accuracy"
+) -> dict[str, Any]:
     """Make a line of reports.jsonl."""
-    known = {"tasks_seen": tasks_seen, "finite": finite, "val_score": val_accuracy}
-    known["val_accuracy"] = val_accuracy
+    known: dict[str, Any] = {"tasks_seen": tasks_seen, "finite": finite}
+    if metric == "accuracy":
+        known |= {"val_score": figure, "val_accuracy": figure}
+    else:
+        known |= {"val_score": figure and -figure, "val_accuracy": None, "val_loss": figure}
     return {**known, "seconds": tasks_seen / 10, "peak_memory": 1000 + tasks_seen}
+
+
+def task(metric: str) -> dict[str, Any]:
+    """Describe a task that is judged by a metric."""
+    return TASK if metric == "accuracy" else {**TASK, "way": 1, "shot": 10}
 
 
 def accuracies(mean: float, seed: int, n_tasks: int = N_TASKS) -> list[float]:
@@ -30,55 +40,66 @@ def accuracies(mean: float, seed: int, n_tasks: int = N_TASKS) -> list[float]:
 
 
 def make_run(
-    folder: Path, algorithm: str, seed: int, mean: float | None, lr: float = 0.1, tasks_hash: str = "a" * 64
+    folder: Path,
+    algorithm: str,
+    seed: int,
+    mean: float | None,
+    lr: float = 0.1,
+    tasks_hash: str = "a" * 64,
+    metric: str = "accuracy",
 ) -> Path:
     """Write a trained run folder; with a mean it is tested as well."""
     described = {"algorithm": algorithm, "hyperparameters": {"inner_lr": lr, "inner_steps": 5}, "seed": seed}
     store.write_json(
         folder / store.CONFIG,
-        {**BEFORE, "run": {**described, "task": TASK, "network": NETWORK, "tasks": 100}},
+        {**BEFORE, "run": {**described, "task": task(metric), "network": NETWORK, "tasks": 100}},
     )
-    for tasks_seen, accuracy in ((50, 0.55), (100, 0.5)):
-        store.append_line(folder / store.REPORTS, report(tasks_seen, accuracy))
+    for tasks_seen, figure in ((50, 0.55), (100, 0.5)):
+        store.append_line(folder / store.REPORTS, report(tasks_seen, figure, metric=metric))
     if mean is not None:
-        scores = {"accuracy": accuracies(mean, seed), "tasks": N_TASKS, "tasks_hash": tasks_hash}
+        scores = {metric: accuracies(mean, seed), "tasks": N_TASKS, "tasks_hash": tasks_hash}
         store.write_json(
             folder / store.TEST, {"protocol": 1, **scores, "batch_norm": "transductive", "times_opened": 1}
         )
     return folder
 
 
-def make_search(folder: Path, algorithms: tuple[str, ...] = ("maml", "fomaml")) -> Path:
+def make_search(
+    folder: Path, algorithms: tuple[str, ...] = ("maml", "fomaml"), metric: str = "accuracy"
+) -> Path:
     """Write a search in the middle of its trials: two ended an algorithm, one of them diverged, one runs."""
     space = {
-        "task": TASK,
+        "task": task(metric),
         "network": NETWORK,
         "algorithms": {name: {} for name in algorithms},
         "budget": {"seeds": 2},
     }
     store.write_json(folder / store.SEARCH, {**BEFORE, "space": space})
     for algorithm in algorithms:
-        for number, (status, accuracy) in enumerate((("pruned", 0.4), ("diverged", None))):
+        for number, (status, figure) in enumerate((("pruned", 0.4), ("diverged", None))):
             line = {"trial": f"{algorithm}-{number:03d}", "algorithm": algorithm, "status": status}
             known = {"hyperparameters": {"inner_lr": 0.1, "inner_steps": 5}, "is_default": number == 0}
-            store.append_line(folder / store.TRIALS, {**line, **known, **report(30, accuracy)})
-    live = {"algorithm": algorithms[0], **report(60, 0.45)}
+            spent = {key: value for key, value in report(30, None).items() if "val" not in key}
+            store.append_line(folder / store.TRIALS, {**line, **known, **spent, f"val_{metric}": figure})
+    live = {"algorithm": algorithms[0], **report(60, 0.45, metric=metric)}
     store.write_json(folder / store.RUNNING, {"trials": {f"{algorithms[0]}-002": live}})
     return folder
 
 
-def finish(folder: Path, means: dict[str, tuple[float, float]]) -> Path:
+def finish(folder: Path, means: dict[str, tuple[float, float]], metric: str = "accuracy") -> Path:
     """Give a search its chosen settings, final runs and meta-test; means are of tuned and default."""
     (folder / store.RUNNING).unlink()
     chosen: dict[str, Any] = {}
     for algorithm, (tuned, default) in means.items():
-        known = {"trial": f"{algorithm}-000", "val_accuracy": 0.6, "confirm_accuracy": 0.58}
+        known = {"trial": f"{algorithm}-000", f"val_{metric}": 0.6, f"confirm_{metric}": 0.58}
         chosen[algorithm] = {**known, "hyperparameters": {"inner_lr": 0.4, "inner_steps": 5}}
         for seed in (0, 1):
-            make_run(folder / store.FINAL / f"{algorithm}-tuned-seed{seed}", algorithm, seed, tuned, lr=0.4)
-            make_run(folder / store.FINAL / f"{algorithm}-default-seed{seed}", algorithm, seed + 2, default)
+            final = folder / store.FINAL
+            make_run(final / f"{algorithm}-tuned-seed{seed}", algorithm, seed, tuned, lr=0.4, metric=metric)
+            make_run(final / f"{algorithm}-default-seed{seed}", algorithm, seed + 2, default, metric=metric)
     store.write_json(folder / store.CHOSEN, chosen)
-    nearest = {"protocol": 1, "accuracy": accuracies(0.35, 9), "tasks_hash": "a" * 64}
-    store.write_json(folder / store.FINAL / store.NEAREST_MEAN, nearest)
+    floor = {"protocol": 1, metric: accuracies(0.35, 9), "tasks_hash": "a" * 64}
+    name = store.NEAREST_MEAN if metric == "accuracy" else store.ZERO
+    store.write_json(folder / store.FINAL / name, floor)
     store.write_json(folder / store.META_TEST, {"finished": "2026-01-01T00:00:00+00:00"})
     return folder

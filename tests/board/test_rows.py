@@ -12,7 +12,7 @@ import pytest
 
 from metabench import runs, stats, store
 from metabench.board import leaderboard
-from metabench.board.rows import KEYS
+from metabench.board.rows import KEYS, keys
 from metabench.core import MetabenchError
 from tests import small
 from tests.board.folders import BEFORE, TASK, accuracies, finish, make_run, make_search, report
@@ -40,6 +40,7 @@ def test_a_finished_search_has_a_tuned_and_a_default_row_and_baselines_best_firs
         ("chance", "baseline"),
     ]
     assert all(tuple(row) == KEYS for row in board["rows"])
+    assert board["metric"] == {"name": "accuracy", "better": "higher"}
 
 
 def test_the_interval_and_the_paired_difference_are_those_of_the_files(tmp_path: Path) -> None:
@@ -85,6 +86,46 @@ def test_the_baselines_are_nearest_mean_with_an_interval_over_tasks_and_chance_w
         expected
     )
     assert (chance["accuracy"], chance["ci_low"], chance["ci_high"]) == (0.2, None, None)
+
+
+def test_of_regression_the_lowest_error_stands_first_and_nothing_is_called_accuracy(tmp_path: Path) -> None:
+    means = {"maml": (0.2, 0.3), "fomaml": (0.25, 0.24)}
+    board = leaderboard([finish(make_search(tmp_path, metric="error"), means, "error")])
+    assert board["metric"] == {"name": "error", "better": "lower"}
+    assert [(row["algorithm"], row["variant"]) for row in board["rows"]] == [
+        ("maml", "tuned"),
+        ("fomaml", "default"),
+        ("fomaml", "tuned"),
+        ("maml", "default"),
+        ("zero", "baseline"),
+    ]
+    assert all(tuple(row) == keys("error") for row in board["rows"])
+    assert all(row[key] is None for row in board["rows"] for key in KEYS if "accuracy" in key)
+    row = board["rows"][0]
+    expected = stats.seeds_and_tasks([accuracies(0.2, seed) for seed in (0, 1)])
+    assert [row[key] for key in ("error", "ci_low", "ci_high", "ci_over")] == list(expected)
+    assert (row["val_error"], row["confirm_error"]) == (0.6, 0.58)
+    assert row["vs_default"]["difference"] == pytest.approx(-0.1, abs=0.01)
+    assert row["vs_default"]["ci_high"] < 0
+
+
+def test_a_running_search_of_regression_shows_the_lowest_error_so_far(tmp_path: Path) -> None:
+    found = rows(leaderboard([make_search(tmp_path, metric="error")]))
+    assert found.keys() == {
+        ("maml", "tuned"),
+        ("fomaml", "tuned"),
+        ("maml", "default"),
+        ("fomaml", "default"),
+    }
+    assert found["maml", "tuned"]["val_error"] == 0.4  # the trial that ended, not the live one at 0.45
+    run = make_run(tmp_path / "run", "maml", 0, None, metric="error")
+    assert rows(leaderboard([run]))["maml", "run"]["val_error"] == 0.5  # the last report, not the first
+
+
+def test_accuracies_and_errors_do_not_share_a_leaderboard(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / metric, "maml", 0, 0.5, metric=metric) for metric in ("accuracy", "error"))
+    with pytest.raises(MetabenchError, match=r"way: 5 in .*accuracy; 1 in .*error"):
+        leaderboard([a, b])
 
 
 def test_a_running_search_shows_the_best_validation_accuracy_so_far(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from metabench import board, store
+from metabench import board, figures, store
 from metabench.board.columns import COLUMNS
 from metabench.board.rows import KEYS, keys
-from tests.board.folders import finish, make_run, make_search
+from tests.board.folders import accuracies, finish, make_run, make_search
 
 MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
 
@@ -56,6 +57,32 @@ def test_the_terminal_table_fits_eighty_characters_and_breaks_no_cell(finished: 
         assert [row["algorithm"], row["variant"], f"{100 * row['accuracy']:.1f}"] in starts
     for cell in ("67.5–72.5", "+10.1 [+9.6, +10.6]", "inner_lr=0.4, inner_steps=5", "0:00:20"):
         assert cell in text
+
+
+def test_errors_are_plain_numbers_and_the_reader_is_told_that_lower_is_better(tmp_path: Path) -> None:
+    shown = board.leaderboard([finish(make_search(tmp_path, metric="error"), MEANS, "error")])
+    for text in (board.as_markdown(shown), printed(shown, width=80)):
+        flat = " ".join(text.split())
+        assert "small, 10-shot" in text
+        assert "Mean squared error on meta-test, lower is better; 95 % intervals over seeds and tasks" in flat
+        assert "+0.101 [+0.0962, +0.106]" in text
+        assert "0.675–0.725" in text
+        assert "%" not in flat.replace("95 %", "")
+    assert "| Error |" in board.as_markdown(shown)
+    assert f"| zero | baseline | {np.mean(accuracies(0.35, 9)):.3f} |" in board.as_markdown(shown)
+    from_csv = pd.read_csv(io.StringIO(board.as_csv(shown)))
+    assert from_csv["error"].tolist() == [row["error"] for row in shown["rows"]]
+    assert from_csv["accuracy"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.7, "0.700"), (5.0, "5.00"), (123.4, "123"), (0.01234, "0.0123"), (1234.5, "1.23e+03")],
+)
+def test_an_error_has_three_significant_digits(value: float, text: str) -> None:
+    assert figures.plain(value) == text
+    assert figures.show("error", value) == text
+    assert figures.plain(value, "+") == f"+{text}"
 
 
 def test_markdown_is_a_table_of_as_many_cells_a_line(finished: dict[str, Any]) -> None:

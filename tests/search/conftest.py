@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+
 import pytest
 
 from metabench.config import SearchSpace
+from metabench.search import cluster
+
+
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep Ray's files apart; paths of sockets must be short, so not under pytest's folder."""
+    with tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        for name in cluster.ENVIRONMENT:
+            monkeypatch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture

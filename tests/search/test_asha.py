@@ -11,9 +11,10 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from metabench.config import SearchSpace
+from metabench.objectives import OBJECTIVES
 from metabench.search.asha import RungScheduler, is_top, judge
 from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, Ledger
-from tests.search.played import make_report
+from tests.search.played import make_error_report, make_report
 
 
 def add_trials(ledger: Ledger, algorithm: str, count: int) -> list[str]:
@@ -41,6 +42,26 @@ def test_the_decisions_of_a_scripted_history_are_these(tmp_path: Path, space: Se
     ]
     decided = [judge(ledger, space.budget, name, make_report(t, score)) for name, t, score, _ in history]
     assert decided == [decision for *_, decision in history]
+
+
+def test_the_lowest_errors_go_on(tmp_path: Path, space: SearchSpace) -> None:
+    ledger = Ledger(tmp_path, 2, OBJECTIVES["regression"])
+    a, b, c, d, e = add_trials(ledger, "maml", 5)
+    history = [
+        (a, 100, 4.0, CONTINUE),  # the first to arrive
+        (b, 100, 5.0, PRUNED),
+        (c, 100, 0.5, CONTINUE),  # the lowest of 3
+        (d, 100, None, DIVERGED),
+        (e, 100, 0.6, PRUNED),  # 4 there: 1 goes on
+        (c, 300, 0.1, CONTINUE),
+        (a, 300, 0.2, PRUNED),
+        (c, 900, 7.0, COMPLETE),
+    ]
+    decided = [
+        judge(ledger, space.budget, name, make_error_report(t, error)) for name, t, error, _ in history
+    ]
+    assert decided == [decision for *_, decision in history]
+    assert sorted(ledger.scores("maml", 100)) == [-5.0, -4.0, -0.6, -0.5]
 
 
 @pytest.mark.parametrize("reduction_factor", [2, 3, 4])

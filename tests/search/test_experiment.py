@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +17,6 @@ from tests.search.played import played_trial
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture
-def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep Ray's files apart; paths of sockets must be short, so not under pytest's folder."""
-    with tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        for name in cluster.ENVIRONMENT:
-            monkeypatch.delenv(name, raising=False)
-        yield
 
 
 def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(

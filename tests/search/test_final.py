@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metabench import spaces, store
 from metabench.config import SearchSpace
+from metabench.objectives import OBJECTIVES
 from metabench.search import confirm, final
 from metabench.search.cluster import Cluster
 from metabench.search.ledger import Ledger
@@ -73,3 +74,23 @@ def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(
     }
     assert store.read_json(tmp_path / store.CHOSEN) == chosen
     assert confirm.choose(tmp_path, space, Ledger(tmp_path, 2), NOWHERE, watch) == chosen
+
+
+def test_the_lowest_error_on_fresh_tasks_is_chosen_and_one_that_is_not_finite_never(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    only = space.model_copy(update={"algorithms": {"maml": {}}})
+    ledger = Ledger(tmp_path, 3, OBJECTIVES["regression"])
+    fresh = {"maml-000": [0.5, 0.7], "maml-001": [0.1, None], "maml-002": [0.4, 0.5]}
+    for number, (name, errors) in enumerate(fresh.items()):
+        ledger.propose("maml", {}, {"inner_lr": number}, number == 0, 0)
+        report = {"tasks_seen": 900, "finite": True, "val_score": -0.1 * (number + 1), "peak_memory": 1}
+        ledger.record(name, report, "complete")
+        store.write_json(tmp_path / store.CONFIRM / f"{name}.json", {"error": errors})
+    budget = only.budget.model_copy(update={"confirm_top": 3})
+    watch = Watch(tmp_path, only, True, OBJECTIVES["regression"])
+    chosen = confirm.choose(tmp_path, only.model_copy(update={"budget": budget}), ledger, NOWHERE, watch)
+    assert chosen["maml"]["trial"] == "maml-002"
+    assert chosen["maml"]["val_error"] == 0.1 * 3
+    assert chosen["maml"]["confirm_error"] == 0.45
+    assert not any("accuracy" in key for key in chosen["maml"])

@@ -9,9 +9,10 @@ import pytest
 
 from metabench import store
 from metabench.config import SearchSpace
+from metabench.objectives import OBJECTIVES
 from metabench.search.asha import judge
 from metabench.search.ledger import FAILED, JOURNAL, PRUNED, WORK, Ledger, ranked
-from tests.search.played import make_report
+from tests.search.played import make_error_report, make_report
 
 
 def play(folder: Path, space: SearchSpace) -> Ledger:
@@ -35,8 +36,22 @@ def test_every_finished_trial_stands_once_in_trials_jsonl(tmp_path: Path, space:
     assert status == {"maml-001": "pruned", "maml-000": "complete", "maml-002": "failed"}
     assert len(lines) == 3
     assert lines[1]["val_accuracy"] == 0.6
+    assert not any("error" in key for key in lines[1] if key != "error")  # why it failed
     assert [report["tasks_seen"] for report in lines[1]["reports"]] == [100, 900]
     assert lines[2]["error"].endswith("ValueError: no")
+
+
+def test_of_regression_the_lowest_error_ranks_first_and_is_called_an_error(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    ledger = Ledger(tmp_path, 2, OBJECTIVES["regression"])
+    for error in (0.9, 0.3, 0.6):
+        name = ledger.propose("maml", {}, {}, False, 0).name
+        judge(ledger, space.budget, name, make_error_report(900, error))
+    assert [trial.score for trial in ranked(ledger.of("maml"))] == [-0.3, -0.6, -0.9]
+    lines = store.read_lines(tmp_path / store.TRIALS)
+    assert [line["val_error"] for line in lines] == [0.9, 0.3, 0.6]
+    assert not any("accuracy" in key for line in lines for key in line)
 
 
 def test_a_journal_cut_anywhere_is_read_and_finished_without_loss(tmp_path: Path, space: SearchSpace) -> None:

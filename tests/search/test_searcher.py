@@ -15,7 +15,7 @@ from metabench.config import SearchSpace
 from metabench.search.asha import judge
 from metabench.search.ledger import Ledger
 from metabench.search.searcher import FairSearcher
-from tests.search.played import make_report
+from tests.search.played import make_error_report, make_report
 
 
 def score(config: dict[str, Any], tasks_seen: int) -> float:
@@ -103,6 +103,21 @@ def test_the_study_is_told_complete_pruned_and_failed_as_what_they_are(
     assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {100: 0.4})
     assert (diverged.state, failed.state) == (TrialState.FAIL, TrialState.FAIL)
     assert running.state == TrialState.RUNNING
+
+
+def test_the_study_of_a_regression_finds_the_lowest_error_best(tmp_path: Path, space: SearchSpace) -> None:
+    only = space.model_copy(update={"algorithms": {"maml": {}}})
+    searcher = FairSearcher(only, Ledger(tmp_path, 2), seed=0)
+    for trial_id, error in (("a", 3.0), ("b", 0.5), ("c", 2.0)):
+        name = searcher.suggest(trial_id)["trial"]
+        for rung in (100, 300, 900):
+            searcher.ledger.record(
+                name, make_error_report(rung, error), "complete" if rung == 900 else "continue"
+            )
+        searcher.on_trial_complete(trial_id, {})
+    study = searcher.studies["maml"].study
+    assert (study.best_trial.number, study.best_value) == (1, -0.5)
+    assert study.best_trial.intermediate_values == {100: -0.5, 300: -0.5, 900: -0.5}
 
 
 @pytest.mark.parametrize("stop", [1, 5, 17])
