@@ -63,8 +63,8 @@ def _labelled(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.flatten(1, 2), labels.expand(len(x), -1)
 
 
-def _points(rows: Tensor) -> tuple[Tensor, Tensor]:
-    flat = rows.flatten(1, 2)
+def _points(x: Tensor) -> tuple[Tensor, Tensor]:
+    flat = x.flatten(1, 2)
     return flat[..., :-1], flat[..., -1:]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from metabench import inner, optim, trees
-from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, Tree, setting
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
     return inner.adapted(net, phi, support)
 
 
-def optimizer(h: Settings) -> optim.Optimizer:
+def optimizer(h: Settings) -> Optimizer:
     outer = optim.descend(h)
 
-    def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, optim.Logs]:
+    def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
         meta, state, logs = outer.update(gradient, state, meta, progress)
         means = {f"lr/inner/{name}": rates.mean() for name, rates in trees.items(meta["alpha"])}
         return meta, state, {**logs, **means}
 
-    return optim.Optimizer(outer.init, update)
+    return Optimizer(outer.init, update)
 
 
 ALGORITHMS = {

@@ -109,9 +109,7 @@ def check(task: TaskConfig, splits: Splits) -> None:
         raise MetabenchError("\n".join(wrong))
 
 
-def make_splits(
-    name: str, meta_train: Split, meta_validation: Split, meta_test: Split, kind: str = "classification"
-) -> Splits:
+def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
     """Put three splits together with the fingerprint of their names and bytes."""
     parts = (meta_train, meta_validation, meta_test)
     digest = hashlib.sha256(name.encode())
@@ -119,4 +117,4 @@ def make_splits(
         listed = (tuple(part.images.shape), part.classes, part.domains)
         digest.update(repr(listed).encode())
         digest.update(part.images.contiguous().numpy().data)
-    return Splits(name, *parts, digest.hexdigest(), kind)
+    return Splits(name, *parts, digest.hexdigest())
