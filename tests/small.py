@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 
-from metabench import seeds
+from metabench import algorithms, data, seeds
 from metabench.config import NetworkConfig, RunConfig, TaskConfig
 from metabench.core import Split, Splits
 
 TASK = TaskConfig(dataset="small", way=3, shot=1, query=2, test_query=3)
+
+SINUSOIDS = TaskConfig(dataset="sinusoid", options={"functions": 500}, way=1, shot=5, query=5, test_query=10)
 
 
 def splits(size: int = 16, n_examples: int = 6) -> Splits:
@@ -39,3 +42,18 @@ def config(
         validation_tasks=6,
         seed=0,
     )
+
+
+def sinusoids() -> Splits:
+    """Make the data set of a regression: a few hundred functions and their points."""
+    return data.load(SINUSOIDS)
+
+
+def regression(algorithm: str = "maml", tasks: int = 24, **values: Any) -> RunConfig:
+    """Describe a run of a few meta-steps on sinusoids."""
+    described = config(algorithm, tasks, (8, 16, tasks), **values)
+    known = {field.name for field in dataclasses.fields(algorithms.get(algorithm).hparams)}
+    kept = {name: value for name, value in described.hyperparameters.items() if name in known}
+    network = NetworkConfig(name="mlp", width=16, norm="none")
+    changes = {"task": SINUSOIDS, "network": network, "hyperparameters": kept, "validation_tasks": 50}
+    return described.model_copy(update=changes)

@@ -18,6 +18,7 @@ from metabench import search as searching
 from metabench.cli import app
 from tests import small
 
+LOAD = data.load
 COMMANDS = ["search", "train", "test", "leaderboard", "tensorboard", "algorithms", "datasets"]
 TASK = ["--dataset", "glyphs", "--way", "3", "--query", "2", "--test-query", "3", "--width", "4"]
 BUDGET = ["--tasks", "8", "--reports", "2", "--validation-tasks", "4"]
@@ -95,6 +96,7 @@ def test_algorithms_are_listed_with_every_setting() -> None:
     assert all(
         {"name", "type", "default", "help"} <= row.keys() for entry in listed for row in entry["settings"]
     )
+    assert {kind for entry in listed for kind in entry["kinds"]} == {"classification", "regression"}
     text = output("algorithms")
     assert all(name in text for name in algorithms.names())
 
@@ -103,6 +105,8 @@ def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.
     monkeypatch.delenv("METABENCH_DATA", raising=False)
     here = {entry["name"]: entry["is_here"] for entry in json.loads(output("datasets", "--json"))}
     assert here == {"glyphs": True, "omniglot": False, "quickdraw": False, "sinusoid": True}
+    kinds = {entry["name"]: entry["kind"] for entry in json.loads(output("datasets", "--json"))}
+    assert [name for name, kind in kinds.items() if kind == "regression"] == ["sinusoid"]
     assert "quickdraw (not here)" in output("datasets")
 
 
@@ -118,6 +122,28 @@ def test_training_leaves_a_run_folder_that_test_and_leaderboard_read() -> None:
         row for row in json.loads(output("leaderboard", "run", "--json"))["rows"] if row["variant"] == "run"
     ]
     assert (row["algorithm"], row["accuracy"]) == ("maml", scored["accuracy"])
+
+
+def test_regression_is_trained_tested_and_ranked_by_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "load", LOAD)
+    task = ["--dataset", "sinusoid", "--option", "functions=300", "--way", 1, "--shot", 10]
+    network = ["--network", "mlp", "--width", 40, "--norm", "none", "--set", "inner_lr=0.01"]
+    args = ["train", "--algorithm", "maml", *task, *network, *BUDGET, "--out", "run"]
+    result = metabench(*args)
+    assert result.exit_code == 0, result.output
+    assert "tasks: error " in result.stderr
+    assert "%" not in result.stdout
+    last = json.loads(Path("run/reports.jsonl").read_text().splitlines()[-1])
+    trained = json.loads(output(*args, "--json"))
+    assert trained["val_error"] == last["val_loss"] == -last["val_score"] > 0
+    tested = output("test", "run", "--tasks", 6)
+    assert "maml, error " in tested
+    scored = json.loads(output("test", "run", "--tasks", 6, "--json"))
+    assert scored["ci_low"] < scored["error"] < scored["ci_high"]
+    assert not [key for shown in (trained, scored, last) for key in shown if shown[key] and "accuracy" in key]
+    (row,) = json.loads(output("leaderboard", "run", "--json"))["rows"]
+    assert (row["error"], row["val_error"], row["accuracy"]) == (scored["error"], trained["val_error"], None)
+    assert "Error" in output("leaderboard", "run")
 
 
 def test_settings_are_typed_by_the_algorithm_and_kept_with_the_run() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metabench import episodes, evaluate, train
+from metabench import episodes, evaluate, nets, train
 from tests import small
 
 
@@ -61,3 +61,19 @@ def test_nothing_that_evaluation_returns_holds_a_graph() -> None:
         learner.algorithm, learner.net, state.meta, state.buffers, learner.h, splits.meta_test.images, tasks
     )
     assert torch.is_grad_enabled() == before
+
+
+def test_the_score_of_a_regression_is_the_mean_squared_error_of_each_task() -> None:
+    config, splits = small.regression(eval_steps=0), small.sinusoids()
+    learner = train.build(config, splits)
+    state = train.start(config, learner)
+    tasks = episodes.frozen(splits, "meta_test", config.task, 7, "test")
+    images = splits.meta_test.images
+    found = evaluate.evaluate(
+        learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks
+    )
+    drawn = episodes.gather(images, tasks.indices, tasks.shot)
+    for index in range(7):
+        outputs, _ = nets.apply(learner.net, state.meta["theta"], drawn.query.x[index])
+        squares = (outputs - drawn.query.y[index]).numpy() ** 2
+        assert found.score[index] == found.loss[index] == pytest.approx(squares.mean(), rel=1e-5)

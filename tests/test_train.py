@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metabench import train, trees
+from metabench import algorithms, episodes, train, trees
 from metabench.core import Report
 from metabench.train import State
 from tests import small
@@ -104,3 +104,41 @@ def test_the_listener_hears_rates_and_means() -> None:
         "system/tasks_per_second",
     } <= set(heard[0][1])
     assert "lr/inner/conv1.weight/1" in heard[0][1]
+
+
+REGRESSORS = [name for name in algorithms.names() if "regression" in algorithms.get(name).kinds]
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_regression_reports_its_error_as_loss_and_minus_it_as_score(name: str) -> None:
+    heard: list[dict[str, float]] = []
+    training = train.train(
+        small.regression(name), small.sinusoids(), listen=lambda seen, means: heard.append(dict(means))
+    )
+    for report, _ in training:
+        assert report.finite
+        assert report.val_score == -report.val_loss < 0
+        assert math.isnan(report.val_accuracy)
+        assert math.isnan(report.train_accuracy)
+    if algorithms.get(name).is_trained:
+        assert heard[-1]["meta_train/error"] > 0
+    assert not [tag for means in heard for tag in means if "accuracy" in tag]
+
+
+def test_training_on_sinusoids_beats_predicting_zero_by_a_fifth() -> None:
+    splits = small.sinusoids()
+    config = small.regression(inner_lr=0.03, outer_lr=1e-2, task_batch_size=20, tasks=4000)
+    *_, (report, _) = train.train(config, splits)
+    tasks = episodes.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
+    y = episodes.gather(splits.meta_validation.images, tasks.indices, tasks.shot).query.y
+    assert report.val_loss < float(y.square().mean()) * 0.8  # 0.68 where this was written
+
+
+def test_a_regression_resumed_from_disk_equals_not_stopping_bit_for_bit(tmp_path: Path) -> None:
+    config, splits = small.regression(), small.sinusoids()
+    whole = list(train.train(config, splits))
+    train.save_state(tmp_path, whole[0][1])
+    state = train.load_state(tmp_path, config, splits)
+    resumed = list(train.train(config, splits, state=state))
+    assert [report.val_loss for report, _ in resumed] == [report.val_loss for report, _ in whole[1:]]
+    assert is_identical(resumed[-1][1], whole[-1][1])
