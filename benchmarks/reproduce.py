@@ -116,10 +116,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of run folders")
     parser.add_argument("--list", action="store_true", help="list the cells and stop")
     options = parser.parse_args()
-    chosen = [cell for cell in CELLS if any(fnmatch.fnmatch(cell.name, name) for name in options.cells)]
-    chosen = [cell for cell in chosen if cell.short or not options.subset]
-    if not chosen:
-        parser.error(f"no cell is named {' '.join(options.cells)}; --list names them")
+    offered = [cell for cell in CELLS if cell.short or not options.subset]
+    unknown = [name for name in options.cells if not fnmatch.filter([cell.name for cell in offered], name)]
+    if unknown:
+        among = "the subset" if options.subset else "the table"
+        parser.error(f"no cell of {among} is named {' or '.join(unknown)}; --list names them")
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: must be >= 1")
+    chosen = [cell for cell in offered if any(fnmatch.fnmatch(cell.name, name) for name in options.cells)]
     if options.list:
         for cell in chosen:
             print(f"{cell.name:28} {cell.published or '-':>6}  {cell.source}")
