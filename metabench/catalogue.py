@@ -31,7 +31,8 @@ def algorithms(as_json: bool) -> None:
         typer.echo(json.dumps(listed, indent=1))
         return
     for entry in listed:
-        table = Table("setting", "default", "allowed", "meaning", title=entry["name"], title_justify="left")
+        title = f"{entry['name']}: {', '.join(entry['kinds'])}"
+        table = Table("setting", "default", "allowed", "meaning", title=title, title_justify="left")
         for row in entry["settings"]:
             table.add_row(row["name"], str(row["default"]), allowed(row), row["help"])
         Console().print(table)

@@ -105,8 +105,8 @@ def train(
     dataset: Annotated[str, typer.Option(help="Name of a data set; see `metabench datasets`.")],
     split: Annotated[str | None, typer.Option(help="Named split of the data set.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")] = None,
-    way: Annotated[int, typer.Option(help="Classes in a task.")] = 5,
-    shot: Annotated[int, typer.Option(help="Support examples a class.")] = 1,
+    way: Annotated[int, typer.Option(help="Classes in a task; 1 for regression.")] = 5,
+    shot: Annotated[int, typer.Option(help="Support examples a class, or points of a function.")] = 1,
     query: Annotated[int, typer.Option(help="Query examples a class in meta-training.")] = 5,
     test_query: Annotated[int, typer.Option(help="Query examples a class in evaluation.")] = 15,
     network: Annotated[str, typer.Option(help="conv4, resnet12 or mlp.")] = "conv4",
@@ -174,11 +174,11 @@ def test(
 @app.command()
 @guarded()
 def leaderboard(
-    folders: Annotated[list[Path], typer.Argument(help="Search folders.", show_default=False)],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of searches and runs.", show_default=False)],
     format: Annotated[Literal["table", "json", "csv", "md"], typer.Option(help="How to print it.")] = "table",
     json: Json = False,
 ) -> None:
-    """Rank the algorithms of finished or running searches."""
+    """Rank the algorithms of searches and runs, finished or running."""
     from metabench import views
 
     views.leaderboard(folders, "json" if json else format)
