@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from metabench.core import MetabenchError
-
 Scalar = bool | int | float | str
 
 
@@ -246,12 +244,3 @@ def _is_a(value: Any, kind: type) -> bool:
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     return isinstance(value, int | float if kind is float else kind)
-
-
-def make_settings(settings: type, values: Mapping[str, Any]) -> Any:
-    """Build a dataclass of settings from plain values, reporting all that is wrong with them together."""
-    wrong = [problem for name in values if (problem := setting_problem(settings, name, values[name]))]
-    if wrong:
-        raise MetabenchError("\n".join(wrong))
-    kinds = get_type_hints(settings)
-    return settings(**{name: kinds[name](value) for name, value in values.items()})
