@@ -21,6 +21,14 @@ class Settings:
     outer_optimizer: str = setting("adam", "outer optimiser", choices=("adam", "sgd"))
     outer_clip: float = setting(0.0, "largest absolute element of a meta-gradient; 0 for no limit", minimum=0)
     task_batch_size: int = setting(10, "meta-train tasks in one meta-update", minimum=1)
+    cosine: bool = setting(False, "let the outer learning rate fall as half a cosine over the full budget")
+    final_lr_fraction: float = setting(
+        0.01, "outer learning rate at the end as a share of the first, where it falls", minimum=0, maximum=1
+    )
+
+
+Schedule = Callable[[float], Any]
+"""Progress in [0, 1] to a factor of the outer learning rate."""
 
 
 class Rule(NamedTuple):
@@ -74,12 +82,12 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-def cosine(final: Any) -> Callable[[float], Any]:
+def cosine(final: Any) -> Schedule:
     """Return a factor that falls from 1 to `final` as half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
     return lambda progress: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def linear(final: Any) -> Callable[[float], Any]:
+def linear(final: Any) -> Schedule:
     """Return a factor that falls from 1 to `final` along a line."""
     return lambda progress: 1 + (final - 1) * progress
 
@@ -89,12 +97,21 @@ def still() -> Optimizer:
     return Optimizer(lambda meta: {}, lambda gradient, state, meta, progress: (meta, state, {}))
 
 
-def descend(h: Settings, schedule: Callable[[float], Any] = constant) -> Optimizer:
-    """Build the outer optimiser that the settings name."""
-    rule = RULES[h.outer_optimizer]()
+def schedule(h: Settings, otherwise: Schedule = constant) -> Schedule:
+    """Return the cosine where the settings ask for it, else another schedule."""
+    return cosine(h.final_lr_fraction) if h.cosine else otherwise
+
+
+def descend(h: Settings, otherwise: Schedule = constant) -> Optimizer:
+    """Build the outer optimiser that the settings name.
+
+    Args:
+        otherwise: schedule of the outer rate where it is no cosine.
+    """
+    rule, factor = RULES[h.outer_optimizer](), schedule(h, otherwise)
 
     def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
-        lr = h.outer_lr * schedule(progress)
+        lr = h.outer_lr * factor(progress)
         direction, state = rule.direction(clip(gradient, h.outer_clip), state)
         meta = trees.map(lambda w, d: w - lr * d, meta, direction)
         return meta, state, {"lr/outer": torch.as_tensor(lr)}

@@ -96,7 +96,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown norm": ({"network": {"norm": "batsch"}}, "network.norm='batsch'"),
     "unknown batch norm mode": ({"network": {"batch_norm": "inductive"}}, "network.batch_norm='inductive'"),
     "unknown setting": ({"shared": {"inner_rl": 0.1}}, "Did you mean 'inner_lr'?"),
-    "another algorithm's setting": ({"algorithms": {"maml": {"cosine": True}}}, "algorithms.maml.cosine"),
+    "another algorithm's setting": (
+        {"algorithms": {"maml": {"learned_rates": True}}},
+        "algorithms.maml.learned_rates",
+    ),
     "empty range": ({"shared": {"inner_lr": {**RANGE, "low": 1.0}}}, "the range is empty"),
     "log of a negative bound": ({"shared": {"inner_lr": {**RANGE, "low": -1.0, "log": True}}}, "must be > 0"),
     "log of zero": ({"shared": {"inner_lr": {**RANGE, "low": 0.0, "log": True}}}, "must be > 0"),

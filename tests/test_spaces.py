@@ -131,7 +131,9 @@ def test_an_own_parameter_overrules_a_shared_one(tmp_path: Path) -> None:
 
 
 def test_a_shared_parameter_goes_only_to_algorithms_that_have_it(tmp_path: Path) -> None:
-    space = spaces.load(write(tmp_path, shared={"learned_rates": False}, algorithms={"maml": {}, "maml_pp": {}}))
+    space = spaces.load(
+        write(tmp_path, shared={"learned_rates": False}, algorithms={"maml": {}, "maml_pp": {}})
+    )
     assert spaces.parameters(space, "maml") == {}
     assert spaces.parameters(space, "maml_pp") == {"learned_rates": False}
 

@@ -95,7 +95,7 @@ def move(
 
 
 def optimizer(h: Settings) -> Optimizer:
-    rule = optim.RULES[h.outer_optimizer]()
+    rule, factor = optim.RULES[h.outer_optimizer](), optim.schedule(h)
 
     def start(meta: Tree) -> Tree:
         theta = meta["theta"]
@@ -103,7 +103,7 @@ def optimizer(h: Settings) -> Optimizer:
         return {"rule": rule.init(theta), "beta": beta, "direction": trees.map(torch.zeros_like, theta)}
 
     def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
-        # d L_Q / d beta = -<G_t, previous direction>; with SGD that direction is G_(t-1)
+        # d L_Q / d beta = -<G_t, previous direction>; with SGD that is G_(t-1), times its schedule's factor
         beta_change = h.beta_lr * trees.dot(gradient["theta"], state["direction"])
         beta, beta_limited, beta_skipped = move(
             state["beta"], beta_change, h.beta_min, h.beta_max, h.max_change
@@ -115,9 +115,10 @@ def optimizer(h: Settings) -> Optimizer:
         )
         clipped = optim.clip(gradient["theta"], h.outer_clip)
         direction, rule_state = rule.direction(clipped, state["rule"])
+        direction = trees.map(lambda d: d * factor(progress), direction)
         theta = trees.map(lambda w, d: w - beta * d, meta["theta"], direction)
         logs: dict[str, Any] = {
-            "lr/outer": beta,
+            "lr/outer": beta * factor(progress),
             "lr/inner": alpha,
             "lr/inner_hypergradient": gradient["alpha"],
         }

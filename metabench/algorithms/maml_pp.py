@@ -34,9 +34,6 @@ class Settings(inner.Settings):
     per_step_weights: bool = setting(True, "one scale and shift of each batch norm an inner step (BNWB)")
     per_step_statistics: bool = setting(False, "evaluate with running moments, one set an inner step (BNRS)")
     cosine: bool = setting(True, "cosine outer learning rate (CA)")
-    final_lr_fraction: float = setting(
-        0.01, "outer rate at the end as a share of the first (CA)", minimum=0, maximum=1
-    )
 
 
 def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
@@ -162,7 +159,7 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
 
 
 def optimizer(h: Settings) -> Optimizer:
-    inner_optimizer = optim.descend(h, optim.cosine(h.final_lr_fraction) if h.cosine else optim.constant)
+    inner_optimizer = optim.descend(h)
 
     def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Any]:
         meta, state, logs = inner_optimizer.update(gradient, state, meta, progress)

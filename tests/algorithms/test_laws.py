@@ -143,6 +143,22 @@ def test_cosine_falls_from_one_to_its_final_share() -> None:
     assert [schedule(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.55, 0.1])
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", ["maml", "alpha_maml", "reptile"])
+def test_a_cosine_schedule_scales_the_outer_step(name: str, progress: float) -> None:
+    slope = meta_of(2.0, 0.0)
+    moved = []
+    for changes in ({}, {"cosine": True, "final_lr_fraction": 0.1}):
+        values = {"outer_lr": 0.05, "outer_optimizer": "sgd", "final_lr_fraction": 1.0, **changes}
+        optimizer = algorithms.get(name).optimizer(algorithms.hparams(name, values))
+        meta = meta_of(1.0, 0.1)
+        moved.append(
+            1 - float(optimizer.update(slope, optimizer.init(meta), meta, progress)[0]["theta"]["w"])
+        )
+    assert moved[0] == pytest.approx(0.1)
+    assert moved[1] == pytest.approx(0.1 * optim.cosine(0.1)(progress))
+
+
 def meta_of(theta: float, alpha: float) -> Tree:
     return {
         "theta": {"w": torch.tensor([theta], dtype=torch.float64)},
