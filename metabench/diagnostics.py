@@ -18,6 +18,9 @@ from metabench.episodes import FrozenTasks, Indices
 STEPS = 10
 """Inner steps up to which adaptation is followed."""
 
+INNER_STEPS = ("eval_steps", "inner_steps")
+"""The setting that says how many inner steps evaluation takes: the first of these that a learner has."""
+
 TASKS = 100
 """Tasks that are looked at, at most: the first of the frozen ones."""
 
@@ -52,10 +55,11 @@ def diagnose(
         "over_steps": None,
         "diverged": None,
     }
-    if not hasattr(h, "eval_steps"):
+    steps = next((setting for setting in INNER_STEPS if hasattr(h, setting)), None)
+    if steps is None:
         return found
     followed = [
-        _score(*learned, dataclasses.replace(h, eval_steps=step), images, tasks) for step in range(STEPS + 1)
+        _score(*learned, dataclasses.replace(h, **{steps: step}), images, tasks) for step in range(STEPS + 1)
     ]
     after, before = scored["support_loss"], followed[0]["support_loss"]
     return {

@@ -17,8 +17,8 @@ from tests import small
 
 def prepared(name: str = "maml", **values: Any) -> tuple[tuple[Any, ...], Any]:
     config, splits = small.config(name, **values), small.splits()
-    if name == "nearest_mean":
-        config = config.model_copy(update={"hyperparameters": {}})
+    if name != "maml":
+        config = config.model_copy(update={"hyperparameters": values})
     learner = train.build(config, splits)
     state = train.start(config, learner)
     tasks = episodes.frozen(splits, "meta_test", config.task, 12, "test")
@@ -34,6 +34,17 @@ def test_the_curve_over_inner_steps_passes_through_the_evaluation() -> None:
         h = dataclasses.replace(learner.h, eval_steps=step)
         expected = evaluate.evaluate(*args[:4], h, *args[5:]).score.mean()
         assert found["over_steps"][step]["mean"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["scratch", "finetune", "baseline_pp"])
+def test_a_baseline_that_descends_the_support_set_has_its_curve_too(name: str) -> None:
+    args, learner = prepared(name)
+    found = diagnostics.diagnose(*args)
+    for step in (0, 7):
+        h = dataclasses.replace(learner.h, inner_steps=step)
+        expected = evaluate.evaluate(*args[:4], h, *args[5:]).score.mean()
+        assert found["over_steps"][step]["mean"] == pytest.approx(expected)
+    assert 0 <= found["diverged"] <= 1
 
 
 def test_the_worst_tenth_is_the_mean_of_the_lowest_accuracies() -> None:
