@@ -104,6 +104,7 @@ class FairSearcher(Searcher):
         self.ledger = ledger
         self.seed = seed
         self.rungs = spaces.rungs(space.budget)
+        self.trials = {algorithm: spaces.n_trials(space, algorithm) for algorithm in space.algorithms}
         self.studies = {algorithm: Study(space, algorithm, seed) for algorithm in space.algorithms}
         for trial in ledger.trials.values():
             self.studies[trial.algorithm].repeat(trial.sampled)
@@ -114,7 +115,7 @@ class FairSearcher(Searcher):
 
     def remaining(self) -> int:
         """Count the trials still to be handed out."""
-        new = sum(self.space.budget.trials - len(self.ledger.of(algorithm)) for algorithm in self.studies)
+        new = sum(self.trials[algorithm] - len(self.ledger.of(algorithm)) for algorithm in self.studies)
         return len(self.waiting) + new
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
@@ -149,7 +150,7 @@ class FairSearcher(Searcher):
         """Restore nothing: a searcher is rebuilt from the ledger."""
 
     def _new_trial(self) -> Trial:
-        open_ = [a for a in self.studies if len(self.ledger.of(a)) < self.space.budget.trials]
+        open_ = [a for a in self.studies if len(self.ledger.of(a)) < self.trials[a]]
         algorithm = min(open_, key=lambda a: (self._spent(a), len(self.ledger.of(a))))
         number = len(self.ledger.of(algorithm))
         sampled = self.studies[algorithm].propose()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from metabench import figures, store
+from metabench import figures, spaces, store
 from metabench.config import SearchSpace
 from metabench.core import Objective
 from metabench.objectives import OBJECTIVES
@@ -78,7 +78,7 @@ class Watch:
             return
         trial = ledger.trials[name]
         done = sum(other.status is not None for other in ledger.trials.values())
-        total = self.space.budget.trials * len(self.space.algorithms)
+        total = sum(spaces.n_trials(self.space, algorithm) for algorithm in self.space.algorithms)
         figure = ""
         if trial.score is not None:
             value = self.objective.sign * trial.score
@@ -110,7 +110,7 @@ class Watch:
             best = max((t.score for t in trials if t.score is not None), default=None)
             table.add_row(
                 algorithm,
-                f"{len(trials) - count[None]}/{self.space.budget.trials}",
+                f"{len(trials) - count[None]}/{spaces.n_trials(self.space, algorithm)}",
                 *(str(count[status]) for status in (None, COMPLETE, PRUNED, DIVERGED, FAILED)),
                 str(sum(trial.tasks_seen for trial in trials)),
                 "-" if best is None else figures.show(self.objective.metric, self.objective.sign * best),

@@ -21,6 +21,7 @@ __all__ = [
     "defaults",
     "is_active",
     "load",
+    "n_trials",
     "override",
     "parameters",
     "published",
@@ -122,6 +123,12 @@ def published(space: SearchSpace, algorithm: str) -> list[dict[str, Any]]:
 def defaults(space: SearchSpace, algorithm: str) -> dict[str, Any]:
     """Return the published value of every parameter that would be sampled, as one trial."""
     return published(space, algorithm)[0]
+
+
+def n_trials(space: SearchSpace, algorithm: str) -> int:
+    """Count the settings to try of an algorithm: one where there is nothing to choose, else the budget's."""
+    given = parameters(space, algorithm).values()
+    return space.budget.trials if any(isinstance(p, Range | Choices) for p in given) else 1
 
 
 def resolve(space: SearchSpace, algorithm: str, sampled: Mapping[str, Any]) -> dict[str, Any]:

@@ -173,3 +173,14 @@ def test_the_sampler_learns_from_what_it_is_told(tmp_path: Path, space: SearchSp
         return sum(abs(value - 0.3) for value in values) / len(values)
 
     assert miss(late) < miss(early) / 2
+
+
+def test_an_algorithm_with_nothing_to_choose_is_tried_once(tmp_path: Path, space: SearchSpace) -> None:
+    fixed = {**space.algorithms, "scratch": {"inner_lr": 0.1, "inner_steps": 5}}
+    space = space.model_copy(update={"algorithms": fixed})
+    searcher = FairSearcher(space, Ledger(tmp_path, 2), seed=0)
+    n_others = space.budget.trials * (len(fixed) - 1)
+    assert searcher.remaining() == n_others + 1
+    tried = Counter(searcher.suggest(str(index))["algorithm"] for index in range(n_others + 1))
+    assert tried["scratch"] == 1
+    assert searcher.suggest("over") == Searcher.FINISHED
