@@ -138,7 +138,7 @@ CLOUDERA_TABLE = {
 def cloudera(pool: int, way: int, shot: int, published: float, short: int) -> Cell:
     """Describe one of the twelve cells of Cloudera Fast Forward's report: as many queries as shots."""
     is_large = pool == 100
-    settings = {
+    settings: dict[str, Any] = {
         "inner_lr": 0.01 if is_large else 0.005,
         "inner_steps": 5,
         "outer_lr": 1e-3 if is_large else 5e-4,

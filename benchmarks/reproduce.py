@@ -21,6 +21,7 @@ from published import CELLS, Cell
 from metabench import algorithms, data, runs, stats, store
 from metabench.config import NetworkConfig, RunConfig, TaskConfig
 from metabench.core import MetabenchError
+from metabench.flags import pick_device
 
 REPORTS = 20
 
@@ -101,6 +102,26 @@ def as_markdown(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def record(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Put lines into a file of results; those of other cells stay."""
+    measured = {line["cell"] for line in lines}
+    before = store.read_json(path)["cells"] if path.exists() else []
+    kept = [line for line in before if line["cell"] not in measured]
+    store.write_json(path, {"cells": [*kept, *lines]})
+
+
+def choose(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Cell]:
+    """Return the cells that were asked for, or stop where a name or a number is wrong."""
+    offered = [cell for cell in CELLS if cell.short or not options.subset]
+    unknown = [name for name in options.cells if not fnmatch.filter([cell.name for cell in offered], name)]
+    if unknown:
+        among = "the subset" if options.subset else "the table"
+        parser.error(f"no cell of {among} is named {' or '.join(unknown)}; --list names them")
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: must be >= 1")
+    return [cell for cell in offered if any(fnmatch.fnmatch(cell.name, name) for name in options.cells)]
+
+
 def main() -> int:
     """Run the cells that were asked for."""
     parser = argparse.ArgumentParser(
@@ -112,24 +133,21 @@ def main() -> int:
     parser.add_argument("--subset", action="store_true", help="only what two cores finish in about an hour")
     parser.add_argument("--jobs", type=int, default=1, help="cells trained at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of run folders")
     parser.add_argument("--list", action="store_true", help="list the cells and stop")
     options = parser.parse_args()
-    offered = [cell for cell in CELLS if cell.short or not options.subset]
-    unknown = [name for name in options.cells if not fnmatch.filter([cell.name for cell in offered], name)]
-    if unknown:
-        among = "the subset" if options.subset else "the table"
-        parser.error(f"no cell of {among} is named {' or '.join(unknown)}; --list names them")
-    if options.jobs < 1:
-        parser.error(f"--jobs {options.jobs}: must be >= 1")
-    chosen = [cell for cell in offered if any(fnmatch.fnmatch(cell.name, name) for name in options.cells)]
+    chosen = choose(parser, options)
     if options.list:
         for cell in chosen:
             print(f"{cell.name:28} {cell.published or '-':>6}  {cell.source}")
         return 0
+    try:
+        device = str(pick_device(options.device))
+    except MetabenchError as error:
+        parser.error(str(error))
     jobs = [
-        (cell, cell.short if options.subset else cell.tasks, options.seed, options.out, options.device)
+        (cell, cell.short if options.subset else cell.tasks, options.seed, options.out, device)
         for cell in chosen
     ]
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch may hang
@@ -139,7 +157,7 @@ def main() -> int:
             lines.append(result.get())
             print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
     suffix = "-subset" if options.subset else ""
-    store.write_json(options.out / f"results{suffix}-seed{options.seed}.json", {"cells": lines})
+    record(options.out / f"results{suffix}-seed{options.seed}.json", lines)
     print(as_markdown(lines))
     return 0
 

@@ -42,8 +42,9 @@ def test_every_cell_is_a_run_that_can_be_described(script: ModuleType) -> None:
         "unknown cell": (["sinusoid-10s-maml", "nosuch"], "no cell of the table is named nosuch"),
         "cell outside the subset": (["--subset", "omniglot-20w1s-maml"], "no cell of the subset is named"),
         "no jobs": (["--jobs", "0"], "--jobs 0: must be >= 1"),
+        "no such device": (["--device", "abacus"], "--device abacus: not on this machine"),
     }.values(),
-    ids=["unknown cell", "cell outside the subset", "no jobs"],
+    ids=["unknown cell", "cell outside the subset", "no jobs", "no such device"],
 )
 def test_a_mistake_gets_a_message_and_exit_code_2(
     script: ModuleType,
@@ -79,9 +80,11 @@ def test_a_cell_is_trained_tested_and_printed_beside_what_was_published(
     monkeypatch.setattr(script, "REPORTS", 1)
     # Threads of this process in place of new ones, which would not know of the smaller cell.
     monkeypatch.setattr(script, "multiprocessing", SimpleNamespace(get_context=lambda method: ThreadContext))
+    results = tmp_path / "results-seed0.json"
+    store.write_json(results, {"cells": [{"cell": "another"}, {"cell": "sinusoid-10s-maml"}]})
     assert run(script, monkeypatch, "--out", str(tmp_path), "--device", "cpu") == 0
     line = json.loads(capsys.readouterr().err)
     assert line["published"] == 1.5
     assert line["measured"] > 0
     assert line["test_tasks"] == 4
-    assert store.read_json(tmp_path / "results-seed0.json") == {"cells": [line]}
+    assert store.read_json(results) == {"cells": [{"cell": "another"}, line]}  # what was not asked for stays
