@@ -108,15 +108,17 @@ def refuse_mixture(sources: list[Search | Run]) -> None:
     for source in sources:
         for path, what, value in _facts(source):
             seen.setdefault(what, {}).setdefault(value, []).append(path)
-    lines = [
-        f"  {what}: " + "; ".join(f"{value} in {_names(paths)}" for value, paths in found.items())
+    lines = {
+        what: f"  {what}: " + "; ".join(f"{value} in {_names(paths)}" for value, paths in found.items())
         for what, found in seen.items()
         if len(found) > 1
-    ]
+    }
     if lines:
+        is_curable = lines.keys() == {"test tasks"}
+        cure = ", or run `metabench test` again with the same --tasks" if is_curable else ""
         raise MetabenchError(
-            "these results cannot stand on one leaderboard; leave some folders out, or run "
-            "`metabench test` again with the same --tasks:\n" + "\n".join(lines)
+            f"these results cannot stand on one leaderboard; leave some folders out{cure}:\n"
+            + "\n".join(lines.values())
         )
 
 

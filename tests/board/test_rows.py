@@ -248,7 +248,7 @@ def test_folders_of_another_protocol_or_data_are_refused_by_name(tmp_path: Path,
 def test_folders_of_other_test_tasks_are_refused_by_name(tmp_path: Path) -> None:
     search = finish(make_search(tmp_path / "search"), MEANS)
     other = make_run(tmp_path / "other", "maml", 0, 0.5, tasks_hash="b" * 64)
-    expected = r"test tasks: 40 tasks \(hash a{12}\) in .* and 6 more; 40 tasks \(hash b{12}\) in .*other"
+    expected = r"same --tasks:\n  test tasks: 40 tasks \(hash a{12}\) in .*; 40 tasks \(hash b{12}\) in .*other"
     with pytest.raises(MetabenchError, match=expected):
         leaderboard([search, other])
 
@@ -258,7 +258,7 @@ def test_another_task_is_refused_before_any_test(tmp_path: Path) -> None:
     record = store.read_json(b / store.SEARCH)
     record["space"]["task"]["shot"] = 5
     store.write_json(b / store.SEARCH, record)
-    with pytest.raises(MetabenchError, match=r"shot: 1 in .*a; 5 in .*b"):
+    with pytest.raises(MetabenchError, match=r"leave some folders out:\n  shot: 1 in .*a; 5 in .*b"):
         leaderboard([a, b])
 
 
