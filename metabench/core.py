@@ -47,6 +47,8 @@ class Split(NamedTuple):
     images: Tensor  # uint8 [class, example, C, H, W]; regression: float [function, point, D + 1], target last
     classes: tuple[str, ...]
     domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
+    # int64 [class], where classes have fewer examples than the table has room for; rows beyond are zeros
+    counts: Tensor | None = None
 
 
 class Splits(NamedTuple):
@@ -105,6 +107,11 @@ class Optimizer(NamedTuple):
     update: Callable[[Tree, Tree, Tree, float], tuple[Tree, Tree, Logs]]  # (grads, state, meta, progress)
 
 
+def normalised_by(net: Net, h: Any) -> str | None:
+    """Return where a query's batch norm moments come from, None where there is no batch norm."""
+    return net.batch_norm if net.norm_channels else None
+
+
 class Algorithm(NamedTuple):
     """A meta-learning algorithm, written for one task.
 
@@ -120,6 +127,8 @@ class Algorithm(NamedTuple):
     reference: str  # paper, equation numbers, deviations
     kinds: tuple[str, ...] = ("classification",)  # of data sets that it can learn
     is_trained: bool = True  # False: nothing is learnt across tasks, so meta-training is skipped
+    check: Callable[[Any], list[str]] = lambda h: []  # what is wrong with settings that are right one by one
+    batch_norm: Callable[[Net, Any], str | None] = normalised_by  # (net, h), at evaluation
 
 
 class Report(NamedTuple):

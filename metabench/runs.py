@@ -219,7 +219,7 @@ def test_run(
         "diagnostics": diagnose(run, images, tasks),
         "tasks": n_tasks,
         "tasks_hash": tasks.hash,
-        "batch_norm": run.config.network.batch_norm,
+        "batch_norm": run.learner.algorithm.batch_norm(run.learner.net, run.learner.h),
         "config_hash": config_hash(run.config),
         "weights": dict(run.record),
         "opened": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

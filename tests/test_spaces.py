@@ -78,6 +78,15 @@ def test_a_shipped_space_obeys_the_schema_that_editors_use(path: Path) -> None:
     jsonschema.Draft202012Validator(spaces.schema()).validate(yaml.safe_load(path.read_text()))
 
 
+def test_settings_that_do_not_go_together_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    high = {"low": 0.1, "high": 50.0, "log": True, "default": 1.0}
+    either = {"choices": [False, True], "default": False}
+    blocks = {"alpha_maml": {"inner_lr": high}, "anil": {"adapt_norm": either}}
+    text = message(write(tmp_path, algorithms=blocks))
+    assert "inner_lr=50.0: must start within its limits [1e-05, 10.0]" in text
+    assert "adapt_norm=true: has no effect where only the head moves" in text
+
+
 def test_a_label_makes_one_more_row_of_an_algorithm_with_settings_of_its_own(tmp_path: Path) -> None:
     blocks = {"maml_pp": {}, "maml_pp.no_msl": {"multi_step_loss": False}}
     space = spaces.load(write(tmp_path, algorithms=blocks))

@@ -63,4 +63,7 @@ def hparams(name: str, values: dict[str, Any]) -> Any:
     if wrong:
         raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
     types = typing.get_type_hints(kind)
-    return kind(**{key: float(value) if types[key] is float else value for key, value in values.items()})
+    h = kind(**{key: float(value) if types[key] is float else value for key, value in values.items()})
+    if wrong := get(name).check(h):
+        raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
+    return h

@@ -133,6 +133,15 @@ def optimizer(h: Settings) -> Optimizer:
     return Optimizer(start, update)
 
 
+def check(h: Settings) -> list[str]:
+    limits = {"inner_lr": (h.alpha_min, h.alpha_max), "outer_lr": (h.beta_min, h.beta_max)}
+    return [
+        f"{name}={getattr(h, name)}: must start within its limits [{low}, {high}]; change it or them"
+        for name, (low, high) in limits.items()
+        if not low <= getattr(h, name) <= high
+    ]
+
+
 ALGORITHMS = {
     "alpha_maml": Algorithm(
         hparams=Settings,
@@ -147,5 +156,6 @@ ALGORITHMS = {
         "algorithm 5). Limits on both rates are additions. With first-order inner gradients the exact "
         "hypergradient is that of dot_sum.",
         kinds=("classification", "regression"),
+        check=check,
     )
 }

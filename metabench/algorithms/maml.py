@@ -67,17 +67,23 @@ MAML = Algorithm(
     kinds=("classification", "regression"),
 )
 
+
+def check_anil(h: inner.OrderedSettings) -> list[str]:
+    return ["adapt_norm=true: has no effect where only the head moves; leave it out"] if h.adapt_norm else []
+
+
 ALGORITHMS = {
     "maml": MAML,
     "fomaml": MAML._replace(
         task_loss=partial(task_loss, derivative="first"),
         reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2: the inner gradient "
-        "is a constant.",
+        "is a constant. Otherwise as MAML.",
     ),
     "anil": MAML._replace(
         hparams=inner.OrderedSettings,
         task_loss=partial(task_loss, part="head"),
         adapt=partial(adapt, part="head"),
+        check=check_anil,
         reference="Raghu et al. 2020, arXiv 1909.09157, section 4: the inner loop moves the head alone. "
         "Support and query pass through the body apart, as the batch norm mode says, and not together.",
     ),

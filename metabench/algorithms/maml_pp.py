@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from metabench import inner, nets, optim, trees
-from metabench.core import HEAD, Algorithm, Aux, Net, Optimizer, Support, Task, Tree, setting
+from metabench.core import HEAD, Algorithm, Aux, Net, Optimizer, Support, Task, Tree, normalised_by, setting
 
 MOMENTUM = 0.1
 """Weight of a new batch in the running statistics, as in torch's batch norm."""
@@ -170,6 +170,10 @@ def optimizer(h: Settings) -> Optimizer:
     return Optimizer(inner_optimizer.init, update)
 
 
+def batch_norm(net: Net, h: Settings) -> str | None:
+    return "per_step_running" if h.per_step_statistics and net.norm_channels else normalised_by(net, h)
+
+
 ALGORITHMS = {
     "maml_pp": Algorithm(
         hparams=Settings,
@@ -184,5 +188,6 @@ ALGORITHMS = {
         "the authors' code. Running statistics are used at evaluation where asked for, which the authors' "
         "code never does; the test score is a single model's, not an ensemble of five.",
         kinds=("classification", "regression"),
+        batch_norm=batch_norm,
     )
 }

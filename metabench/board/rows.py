@@ -159,14 +159,16 @@ def _run_row(runs: list[Run]) -> Row:
         algorithm=described["algorithm"],
         variant=RUN,
         status="finished" if tested else "untested" if trained else "running",
-        **_scores(runs, metric),
         seeds_planned=len(runs),
-        batch_norm=_batch_norm(described["network"]),
         hyperparameters=described["hyperparameters"],
         trials=1,
         **_cost(run.reports[-1] for run in runs if run.reports),
         folder=", ".join(_name(run.folder) for run in runs),
-        **{f"val_{metric}": float(np.mean(figures)) if figures else None},
+        **{
+            "batch_norm": _batch_norm(described["network"]),
+            f"val_{metric}": float(np.mean(figures)) if figures else None,
+            **_scores(runs, metric),
+        },
     )
 
 
@@ -191,7 +193,13 @@ def _scores(runs: Sequence[Run], metric: str) -> Row:
         return {"seeds": 0}
     figures = np.stack([_array(test) for test in tested])
     scored = _interval_keys(metric, stats.seeds_and_tasks(figures), figures.shape[1])
-    return {**scored, "seeds": len(tested), "times_opened": max(test["times_opened"] for test in tested)}
+    times_opened = max(test["times_opened"] for test in tested)
+    return {
+        **scored,
+        "seeds": len(tested),
+        "times_opened": times_opened,
+        "batch_norm": tested[0]["batch_norm"],  # an algorithm may bring moments of its own
+    }
 
 
 def _interval_keys(metric: str, interval: stats.Interval, n_tasks: int) -> Row:

@@ -8,6 +8,7 @@ complete); and it needs no unpickling. Ray's own folder can be thrown away at an
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -82,7 +83,14 @@ class Trial:
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
     """Sort trials that were judged by the highest rung they reached, then by meta-validation score."""
     judged = [trial for trial in trials if trial.status in (COMPLETE, PRUNED)]
-    return sorted(judged, key=lambda trial: (-trial.tasks_seen, -(trial.score or 0.0), trial.number))
+    return sorted(
+        judged,
+        key=lambda trial: (
+            -trial.tasks_seen,
+            -(-math.inf if trial.score is None else trial.score),
+            trial.number,
+        ),
+    )
 
 
 class Ledger:

@@ -42,10 +42,27 @@ def load(path: Path | str) -> SearchSpace:
     except ValidationError as error:
         wrong += problems(error, SearchSpace)
     wrong += rules.check(document)
+    if space is not None and not wrong:
+        wrong += _check_together(space)
     if wrong or space is None:
         count = "1 problem" if len(wrong) == 1 else f"{len(wrong)} problems"
         raise MetabenchError("\n  ".join([f"{path}: {count}", *wrong]))
     return space
+
+
+def _check_together(space: SearchSpace) -> list[str]:
+    """List what is wrong with settings as a whole: the published ones, and with one value at its ends."""
+    wrong: list[str] = []
+    for algorithm in space.algorithms:
+        tried = published(space, algorithm)
+        for name, parameter in parameters(space, algorithm).items():
+            tried += [_sampled(space, algorithm, {name: value}) for value in _ends(parameter)]
+        for sampled in tried:
+            try:
+                resolve(space, algorithm, sampled)
+            except MetabenchError as error:
+                wrong += [f"algorithms.{line}" for line in str(error).splitlines()]
+    return list(dict.fromkeys(wrong))
 
 
 def override(
@@ -111,13 +128,19 @@ def published(space: SearchSpace, algorithm: str) -> list[dict[str, Any]]:
     """Return the settings to try before any is sampled: the defaults, then those of `also`, none twice."""
     found: list[dict[str, Any]] = []
     for changes in ({}, *space.also):
-        values, sampled = settled(space, algorithm), {}
-        for name, parameter in parameters(space, algorithm).items():
-            if isinstance(parameter, Range | Choices) and is_active(parameter, values):
-                values[name] = sampled[name] = changes.get(name, parameter.default)
+        sampled = _sampled(space, algorithm, changes)
         if sampled not in found:
             found.append(sampled)
     return found
+
+
+def _sampled(space: SearchSpace, algorithm: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the published values, but for some changes, of what is sampled then."""
+    values, sampled = settled(space, algorithm), {}
+    for name, parameter in parameters(space, algorithm).items():
+        if isinstance(parameter, Range | Choices) and is_active(parameter, values):
+            values[name] = sampled[name] = changes.get(name, parameter.default)
+    return sampled
 
 
 def defaults(space: SearchSpace, algorithm: str) -> dict[str, Any]:
@@ -164,6 +187,12 @@ def rungs(budget: BudgetConfig) -> list[int]:
         steps.append(rung)
         rung *= budget.reduction_factor
     return [*steps, budget.tasks]
+
+
+def _ends(parameter: Any) -> list[Any]:
+    if isinstance(parameter, Range):
+        return [parameter.low, parameter.high]
+    return parameter.choices if isinstance(parameter, Choices) else []
 
 
 def _when(parameter: Any) -> Mapping[str, Any]:

@@ -198,9 +198,8 @@ def test_first_and_second_order_really_differ() -> None:
 @pytest.mark.parametrize("adapt_norm", [False, True])
 def test_vectorised_equals_a_plain_loop(name: str, batch_norm: str, adapt_norm: bool) -> None:
     tasks, net = problems.tasks(2), problems.network(batch_norm)
-    algorithm, h, meta, buffers = problems.start(
-        name, net, inner_lr=ALPHA, inner_steps=2, adapt_norm=adapt_norm
-    )
+    values = {"adapt_norm": adapt_norm and name != "anil"}  # ANIL moves the head alone
+    algorithm, h, meta, buffers = problems.start(name, net, inner_lr=ALPHA, inner_steps=2, **values)
     for progress in (0.05, 0.9):
         gradient, loss, _, _ = vectorise.meta_gradient(
             algorithm, net, meta, buffers, tasks, h, progress, chunk=4
