@@ -98,6 +98,11 @@ def as_markdown(lines: Sequence[dict[str, Any]]) -> str:
         for line in lines
         if "skipped" not in line
     ]
+    notes = {line["deviations"]: [] for line in lines if "skipped" not in line}
+    for line in lines:
+        if "skipped" not in line:
+            notes[line["deviations"]].append(line["cell"])
+    rows += [f"\n{', '.join(cells)}: {note}." for note, cells in notes.items()]
     rows += [f"\n{line['cell']}: skipped: {line['skipped']}" for line in lines if "skipped" in line]
     return "\n".join(rows)
 
