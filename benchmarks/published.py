@@ -47,8 +47,8 @@ def omniglot(
         tasks=60_000 * 32,
         short=0,
         test_tasks=1000,
-        deviations="Vinyals' classes; rotations are classes in meta-train and absent from meta-test; torch's own "
-        "first weights; weights of the best meta-validation; 15 test queries a class",
+        deviations="Vinyals' classes; rotations are classes in meta-train and absent from meta-test; torch's "
+        "own first weights; weights of the best meta-validation; 15 test queries a class",
     )
     return cell._replace(**changes)
 
@@ -68,8 +68,8 @@ MAML_PP = {
 PROTONET = {"outer_lr": 1e-3, "task_batch_size": 1}
 PROTO_TASK = {"dataset": "omniglot", "shot": 1, "query": 5, "test_query": 15}
 PROTO_NOTE = (
-    "trained at the way it is tested at, not at 60; constant outer rate; transductive batch norm; rotations are "
-    "classes in meta-train; weights of the best meta-validation"
+    "trained at the way it is tested at, not at 60; constant outer rate; transductive batch norm; rotations "
+    "are classes in meta-train; weights of the best meta-validation"
 )
 
 OMNIGLOT = [

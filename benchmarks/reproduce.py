@@ -98,7 +98,7 @@ def as_markdown(lines: Sequence[dict[str, Any]]) -> str:
         for line in lines
         if "skipped" not in line
     ]
-    notes = {line["deviations"]: [] for line in lines if "skipped" not in line}
+    notes: dict[str, list[str]] = {line["deviations"]: [] for line in lines if "skipped" not in line}
     for line in lines:
         if "skipped" not in line:
             notes[line["deviations"]].append(line["cell"])
