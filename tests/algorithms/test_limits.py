@@ -232,3 +232,11 @@ def test_evaluation_may_take_more_steps_than_training(name: str) -> None:
     assert bool(many.isfinite().all())
     assert not torch.allclose(many, predictions(name, 2, 0.1))
     assert torch.equal(predictions(name, -1, 0.1), predictions(name, 2, 0.1))
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_maml_pp_says_whose_moments_normalise_its_queries(is_running: bool) -> None:
+    algorithm, h, _, _ = problems.start("maml_pp", problems.network(), per_step_statistics=is_running)
+    expected = "per_step_running" if is_running else "transductive"
+    assert algorithm.batch_norm(problems.network(), h) == expected
+    assert algorithm.batch_norm(problems.network(norm="none"), h) is None
