@@ -30,12 +30,26 @@ class FrozenTasks(NamedTuple):
 
 
 def sample(
-    generator: Generator, n_classes: int, n_examples: int, way: int, shot: int, query: int, n_tasks: int
+    generator: Generator,
+    n_classes: int,
+    n_examples: int,
+    way: int,
+    shot: int,
+    query: int,
+    n_tasks: int,
+    counts: Tensor | None = None,
 ) -> Indices:
-    """Draw tasks uniformly: distinct classes, then distinct examples of each."""
+    """Draw tasks uniformly: distinct classes, then distinct examples of each.
+
+    Args:
+        counts: int64 [n_classes], where a class has fewer than n_examples; none has fewer than shot + query.
+    """
     classes = torch.rand(n_tasks, n_classes, generator=generator).topk(way).indices
-    examples = torch.rand(n_tasks, way, n_examples, generator=generator).topk(shot + query).indices
-    return Indices(classes, examples)
+    scores = torch.rand(n_tasks, way, n_examples, generator=generator)
+    if counts is not None:
+        is_missing = torch.arange(n_examples) >= counts[classes][..., None]
+        scores = scores.masked_fill(is_missing, -1)  # below every draw, so that topk takes them last
+    return Indices(classes, scores.topk(shot + query).indices)
 
 
 def shapes(images: Tensor, way: int) -> tuple[tuple[int, ...], int]:
@@ -83,9 +97,12 @@ def frozen(
     n_classes, n_examples = data.images.shape[:2]
     name = (splits.name, split, n_classes, n_examples, task.way, task.shot, task.test_query, pool)
     shape = (n_classes, n_examples, task.way, task.shot, task.test_query)
-    drawn = [sample(seeds.generator("frozen", *name, index), *shape, 1) for index in range(n_tasks)]
+    drawn = [
+        sample(seeds.generator("frozen", *name, index), *shape, 1, data.counts) for index in range(n_tasks)
+    ]
     indices = Indices(torch.cat([d.classes for d in drawn]), torch.cat([d.examples for d in drawn]))
     digest = hashlib.sha256("\x1f".join(map(str, (*name, n_tasks, *data.classes))).encode())
-    for tensor in (*indices, data.images):
-        digest.update(tensor.cpu().numpy().tobytes())
+    counts = () if data.counts is None else (data.counts,)
+    for tensor in (*indices, data.images, *counts):
+        digest.update(tensor.cpu().contiguous().numpy().data)  # no copy: images may not fit in memory
     return FrozenTasks(indices, task.shot, task.test_query, digest.hexdigest())

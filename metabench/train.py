@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metabench import algorithms, episodes, memory, nets, seeds, stats, store, trees, vectorise
 from metabench.config import RunConfig
-from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Splits, Tree
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Split, Splits, Tree
 from metabench.evaluate import Evaluation, evaluate
 from metabench.objectives import OBJECTIVES
 
@@ -83,13 +83,13 @@ def train(
     memory.keep_freed()
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
-    images = splits.meta_train.images.to(device)
+    meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))
     val_images = splits.meta_validation.images.to(device)
     val_tasks = episodes.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
     memory.reset_peak(device)
     for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
         begun = time.perf_counter()
-        state, window = _train_to(rung, config, learner, images, state, listen)
+        state, window = _train_to(rung, config, learner, meta_train, state, listen)
         evaluation = None
         if window.finite:
             args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
@@ -109,21 +109,22 @@ class Window(NamedTuple):
 
 
 def meta_step(
-    config: RunConfig, learner: Learner, images: Tensor, state: State, n_tasks: int
+    config: RunConfig, learner: Learner, data: Split, state: State, n_tasks: int
 ) -> tuple[State, Logs]:
     """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
     algorithm, net, h = learner
     generator = seeds.generator("meta-train", config.seed, state.step)
     task = config.task
-    n_classes, n_examples = images.shape[:2]
-    indices = episodes.sample(generator, n_classes, n_examples, task.way, task.shot, task.query, n_tasks)
+    n_classes, n_examples = data.images.shape[:2]
+    shape = (n_classes, n_examples, task.way, task.shot, task.query)
+    indices = episodes.sample(generator, *shape, n_tasks, data.counts)
     progress = state.tasks_seen / config.tasks
     gradient, loss, logs, buffers = vectorise.meta_gradient(
         algorithm,
         net,
         state.meta,
         state.buffers,
-        episodes.gather(images, indices, task.shot),
+        episodes.gather(data.images, indices, task.shot),
         h,
         progress,
         CHUNK,
@@ -134,7 +135,7 @@ def meta_step(
 
 
 def _train_to(
-    rung: int, config: RunConfig, learner: Learner, images: Tensor, state: State, listen: Listener | None
+    rung: int, config: RunConfig, learner: Learner, data: Split, state: State, listen: Listener | None
 ) -> tuple[State, Window]:
     """Take meta-steps until exactly `rung` tasks are seen; the last step takes what is left of a batch."""
     if not learner.algorithm.is_trained:
@@ -145,7 +146,7 @@ def _train_to(
     while state.tasks_seen < rung:
         n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
         before = state.tasks_seen
-        state, logs = meta_step(config, learner, images, state, n_tasks)
+        state, logs = meta_step(config, learner, data, state, n_tasks)
         whole.add(logs, n_tasks)
         part.add(logs, n_tasks)
         if state.tasks_seen // every > before // every or state.tasks_seen == rung:

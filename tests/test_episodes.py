@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metabench import episodes, seeds
-from metabench.core import Splits
+from metabench import episodes, seeds, train
+from metabench.core import Splits, Task
 from tests import small
 
 
@@ -46,6 +48,64 @@ def test_every_class_and_example_is_drawn_equally_often() -> None:
     assert float((counts - 1 / 6).abs().max()) < 0.014
     counts = torch.bincount(indices.examples.flatten(), minlength=6) / 24000
     assert float((counts - 1 / 6).abs().max()) < 0.010
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(3, 6), min_size=4, max_size=8), seed=st.integers(0, 100))
+def test_where_classes_differ_in_size_only_examples_that_exist_are_drawn(
+    counts: list[int], seed: int
+) -> None:
+    sizes = torch.tensor(counts)
+    indices = episodes.sample(seeds.generator(seed), len(counts), 6, 4, 1, 2, 20, sizes)
+    assert (indices.examples < sizes[indices.classes][..., None]).all()
+    assert all(len(set(row.tolist())) == 3 for task in indices.examples for row in task)
+
+
+def test_counts_that_fill_the_table_change_no_draw() -> None:
+    shape = (6, 6, 3, 1, 2, 50)
+    plain = episodes.sample(seeds.generator("counts"), *shape)
+    counted = episodes.sample(seeds.generator("counts"), *shape, torch.full((6,), 6))
+    assert torch.equal(plain.classes, counted.classes)
+    assert torch.equal(plain.examples, counted.examples)
+
+
+def test_every_example_of_a_small_class_is_drawn_equally_often() -> None:
+    indices = episodes.sample(seeds.generator("uniform"), 2, 6, 2, 1, 1, 3000, torch.tensor([3, 6]))
+    drawn = indices.examples[indices.classes == 0]
+    counts = torch.bincount(drawn.flatten(), minlength=6) / 6000
+    # a share of 1/3 over 6,000 draws has a standard deviation of at most 0.0061
+    assert float((counts[:3] - 1 / 3).abs().max()) < 0.025
+    assert not counts[3:].any()
+
+
+def test_training_and_frozen_tasks_draw_only_examples_that_exist() -> None:
+    parts, counts = [], torch.tensor([6, 6, 3, 3, 4, 5])
+    splits = small.splits()
+    for part in (splits.meta_train, splits.meta_validation, splits.meta_test):
+        is_missing = torch.arange(6) >= counts[:, None]
+        images = part.images.masked_fill(is_missing[..., None, None, None], 0)
+        parts.append(part._replace(images=images, counts=counts))
+    splits = Splits("small", *parts, fingerprint="0" * 64)
+    frozen = episodes.frozen(splits, "meta_test", small.TASK.model_copy(update={"test_query": 2}), 30, "test")
+    assert (frozen.indices.examples < counts[frozen.indices.classes][..., None]).all()
+    drawn = []
+
+    def gathered(images: torch.Tensor, indices: episodes.Indices, shot: int) -> Task:
+        drawn.append(indices)
+        return episodes.gather(images, indices, shot)
+
+    config = small.config()
+    learner = train.build(config, splits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "episodes", SimpleNamespace(sample=episodes.sample, gather=gathered))
+        train.meta_step(config, learner, splits.meta_train, train.start(config, learner), 30)
+    assert (drawn[0].examples < counts[drawn[0].classes][..., None]).all()
+
+
+def test_counts_change_the_hash_of_frozen_tasks() -> None:
+    splits = small.splits()
+    counted = splits.meta_validation._replace(counts=torch.full((6,), 6))
+    assert frozen_hash() != frozen_hash(splits=splits._replace(meta_validation=counted))
 
 
 def frozen_hash(n_tasks: int = 20, pool: str = "search", splits: Splits | None = None) -> str:

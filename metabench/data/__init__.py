@@ -28,6 +28,7 @@ class Dataset(NamedTuple):
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_here: Callable[[Path | None], bool]  # whether the files are under root
     kind: str = "classification"  # or "regression"
+    fetch: Callable[[Path, str, Any, Any], None] | None = None  # (root, split, options, _fetch.Order)
 
 
 QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
@@ -96,14 +97,19 @@ def check(task: TaskConfig, splits: Splits) -> None:
         raise MetabenchError(problem)
     wrong = []
     for split, queries in QUERIES.items():
-        n_classes, n_examples = getattr(splits, split).images.shape[:2]
+        data = getattr(splits, split)
+        n_classes, n_examples = data.images.shape[:2]
+        smallest = ""
+        if data.counts is not None:
+            n_examples = int(data.counts.min())
+            smallest = f" in class {data.classes[int(data.counts.argmin())]!r}"
         if task.way > n_classes:
             wrong.append(f"way={task.way}: {split} of {splits.name} has only {n_classes} classes; lower way")
         n_query = getattr(task, queries)
         if task.shot + n_query > n_examples:
             wrong.append(
                 f"shot={task.shot} and {queries}={n_query} need {task.shot + n_query} examples a class: "
-                f"{split} of {splits.name} has only {n_examples}; lower shot or {queries}"
+                f"{split} of {splits.name} has only {n_examples}{smallest}; lower shot or {queries}"
             )
     if wrong:
         raise MetabenchError("\n".join(wrong))
@@ -116,5 +122,7 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
     for part in parts:
         listed = (tuple(part.images.shape), part.classes, part.domains)
         digest.update(repr(listed).encode())
+        if part.counts is not None:
+            digest.update(repr(part.counts.tolist()).encode())
         digest.update(part.images.contiguous().numpy().data)
     return Splits(name, *parts, digest.hexdigest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ OTHER: dict[str, dict[str, Any]] = {
     "omniglot": {"rotations": False},
     "sinusoid": {"functions": 100, "seed": 1},
 }
-IMAGES = [name for name in data.names() if data.get(name).kind == "classification"]
+OWN = {"array", "folder"}
+"""Data sets without files of their own: the user's, whose tests make them."""
+
+NAMES = [name for name in data.names() if name not in OWN]
+IMAGES = [name for name in NAMES if data.get(name).kind == "classification"]
 
 
 def load_or_skip(name: str, options: dict[str, Any]) -> Splits:
@@ -44,7 +49,7 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert data.names() == ["glyphs", "omniglot", "quickdraw", "sinusoid"]
+    assert data.names() == ["array", "folder", "glyphs", "omniglot", "quickdraw", "sinusoid"]
     assert all(data.get(name).name == name for name in data.names())
 
 
@@ -64,7 +69,7 @@ def test_splits_are_uint8_white_on_black_with_disjoint_classes(name: str) -> Non
     assert not set(parts[1].classes) & set(parts[2].classes)
 
 
-@pytest.mark.parametrize("name", data.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_the_fingerprint_is_of_the_bytes_and_so_of_the_options(name: str) -> None:
     first = load_or_skip(name, SMALL[name])
     assert load_or_skip(name, SMALL[name]).fingerprint == first.fingerprint
@@ -80,10 +85,20 @@ def test_the_fingerprint_sees_one_pixel_one_name_and_one_domain() -> None:
         part._replace(images=images),
         part._replace(classes=("x", "y")),
         part._replace(domains=("x", "x")),
+        part._replace(counts=torch.tensor([2, 1])),
+        part._replace(counts=torch.tensor([1, 2])),
     ]
     rest = (splits.meta_train, splits.meta_validation)
     prints = {data.make_splits("made up", *rest, change).fingerprint for change in changes}
-    assert len(prints | {splits.fingerprint}) == 4
+    assert len(prints | {splits.fingerprint}) == 6
+
+
+def test_the_fingerprint_of_classes_of_one_size_is_what_it_always_was() -> None:
+    digest = hashlib.sha256(b"made up")
+    for part in "abc":
+        digest.update(repr(((2, 2, 1, 4, 4), (f"{part}0", f"{part}1"), ("none", "none"))).encode())
+        digest.update(bytes(2 * 2 * 16))
+    assert made_up(2, 2).fingerprint == digest.hexdigest()
 
 
 def test_an_unknown_data_set_names_the_nearest() -> None:
@@ -112,6 +127,19 @@ def test_a_task_that_needs_more_than_a_split_has_is_refused_with_all_reasons() -
     assert message.count("way=7") == 3
     assert "shot=5 and query=6 need 11 examples a class: meta_train of made up has only 10" in message
     assert "test_query" not in message
+
+
+def test_the_smallest_class_decides_and_is_named() -> None:
+    splits = made_up(n_classes=6, n_examples=10)
+    counts = torch.tensor([10, 10, 4, 10, 10, 10])
+    splits = splits._replace(meta_test=splits.meta_test._replace(counts=counts))
+    data.check(TaskConfig(dataset="x", way=6, shot=1, query=9, test_query=3), splits)
+    with pytest.raises(MetabenchError) as error:
+        data.check(TaskConfig(dataset="x", way=6, shot=1, query=9, test_query=4), splits)
+    assert str(error.value) == (
+        "shot=1 and test_query=4 need 5 examples a class: meta_test of made up has only 4 in class 'c2'; "
+        "lower shot or test_query"
+    )
 
 
 @pytest.mark.parametrize("name", ["omniglot", "quickdraw"])

@@ -1,0 +1,187 @@
+"""Finding image files in folders of classes, and decoding them once a machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import unicodedata
+import warnings
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps
+
+from metabench.data._cache import Array, kept, table_file
+
+VERSION = 1
+"""Raised when the same files give other bytes."""
+
+SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+HIDDEN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
+"""What systems leave behind, in small letters; so is all that starts with a dot."""
+
+LARGEST = 2**28
+"""Pixels of the largest image that is opened."""
+
+THREADS = 8
+
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What decoding damaged files may raise."""
+
+
+class File(NamedTuple):
+    """An image file, with what its content is known by."""
+
+    path: Path
+    size: int
+    changed: int  # nanoseconds
+
+
+class Listing(NamedTuple):
+    """What is in one folder, and what cannot be in a folder of images."""
+
+    folders: list[Path]
+    images: list[File]
+    others: list[Path]
+    problems: list[str]
+
+
+class Unreadable(Exception):
+    """Images cannot be decoded; the arguments say which and why."""
+
+
+def listed(folder: Path) -> Listing:
+    """Sort what a folder holds; hidden files and links back to where they come from are left out."""
+    found = Listing([], [], [], [])
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        found.problems.append(f"folder {str(folder)!r}: {error.strerror or error}")
+        return found
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.name.lower() not in HIDDEN:
+            _sort_in(found, folder, entry)
+    return found
+
+
+def _sort_in(found: Listing, folder: Path, entry: os.DirEntry[str]) -> None:
+    path = Path(entry.path)
+    try:
+        entry.name.encode()
+        status = entry.stat()
+    except UnicodeEncodeError:
+        found.problems.append(f"{str(path)!r}: the name is not Unicode; rename it")
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            found.problems.append(f"{str(path)!r}: {error.strerror or error}")
+        return
+    if stat.S_ISDIR(status.st_mode):
+        here = folder.resolve()
+        is_loop = entry.is_symlink() and path.resolve() in (here, *here.parents)
+        if not is_loop:
+            found.folders.append(path)
+    elif path.suffix.lower() not in SUFFIXES:
+        found.others.append(path)
+    elif not stat.S_ISREG(status.st_mode):
+        found.problems.append(f"{str(path)!r}: is not a file")
+    else:
+        found.images.append(File(path, status.st_size, status.st_mtime_ns))
+
+
+def class_name(folder: Path) -> str:
+    """Return the name of a class, the same letters on every system."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
+def table_key(folder: Path, classes: Sequence[Sequence[File]], look: tuple[int, int, str]) -> object:
+    """Say what a table of images depends on."""
+    files = [
+        [(str(path.relative_to(folder)), size, changed) for path, size, changed in row] for row in classes
+    ]
+    return (VERSION, PIL.__version__, str(folder.resolve()), look, files)
+
+
+def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple[int, int, str]) -> Array:
+    """Decode images, or read the cache: uint8 [class, example, C, H, W], zeros where a class has fewer.
+
+    Args:
+        look: side in pixels, channels, and the colour behind transparent pixels.
+    """
+    side, channels, background = look
+    shape = (len(classes), max(map(len, classes)), channels, side, side)
+
+    def write(path: Path) -> None:
+        problems = []
+        Image.init()  # not in several threads at once
+        with (
+            table_file(path, shape) as put,
+            warnings.catch_warnings(),
+            ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
+        ):
+            warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
+            for row, files in enumerate(classes):
+                decoded = pool.map(lambda file: _try(file.path, side, channels, background), files)
+                for column, image in enumerate(decoded):
+                    if isinstance(image, str):
+                        problems.append(image)
+                    else:
+                        put(row, column, image)
+        if problems:
+            raise Unreadable(*problems)
+
+    return kept(name, key, write)
+
+
+def _try(path: Path, side: int, channels: int, background: str) -> Array | str:
+    try:
+        return decode(path, side, channels, background)
+    except Image.UnidentifiedImageError:
+        return f"{str(path)!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
+    except DAMAGE as error:
+        return f"{str(path)!r}: cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def decode(path: Path, side: int, channels: int, background: str) -> Array:
+    """Decode the first picture of a file, uint8 [C, side, side].
+
+    The camera's orientation is applied; transparent pixels show the background; the largest square in the
+    middle is taken and resized, each pixel a weighted mean of those that it covers (antialiasing).
+    """
+    with Image.open(path, formats=FORMATS) as opened:
+        if opened.width * opened.height > LARGEST:
+            raise ValueError(f"{opened.width}x{opened.height} pixels are more than {LARGEST}")
+        opened.load()
+        image = _eight_bits(ImageOps.exif_transpose(opened))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    box = (left, top, left + short, top + short)
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits to 8, and numbers with a point from [0, 1]; whatever has 8 bits stays as it is."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    highest = 1.0 if image.mode == "F" else 65535.0
+    if not (values.min() >= 0 and values.max() <= highest):
+        raise ValueError(f"values in [{values.min()}, {values.max()}] must lie in [0, {highest:.0f}]")
+    return Image.fromarray(np.round(values * (255 / highest)).astype(np.uint8))
