@@ -122,7 +122,7 @@ def _unpacked(path: Path) -> tuple[dict[str, Array], list[str]]:
     if not path.is_file() or path.suffix.lower() != ".npz":
         return {}, [f"{path}: must be an .npz file, or a folder that holds images.npy and labels.npy"]
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in NAMES[:2] if name not in archive.files]
             if missing:
                 found = ", ".join(sorted(archive.files)) or "nothing"
@@ -142,7 +142,7 @@ def _take(arrays: dict[str, Array], problems: list[str], name: str, where: str, 
             raise ValueError("not an array")
     except DAMAGE as error:
         told = _told(error)
-        if "allow_pickle" in told:
+        if "allow_pickle" in told or "Python objects" in told:
             told = "holds Python objects, which may run code when they are read; save plain numbers or words"
         problems.append(f"{where}: cannot be read: {told}")
         return

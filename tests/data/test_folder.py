@@ -450,7 +450,8 @@ GOOD = st.dictionaries(
 )
 TREES = st.one_of(
     st.dictionaries(NAMES, FILES, max_size=7),
-    st.dictionaries(NAMES, GOOD, min_size=5, max_size=9),
+    st.dictionaries(NAMES, GOOD, min_size=6, max_size=9),
+    st.dictionaries(st.text("abäß 1", min_size=1, max_size=4), GOOD, min_size=6, max_size=9),
     st.fixed_dictionaries(
         {word: st.dictionaries(NAMES, GOOD, max_size=3) for word in ("train", "val", "test")}
     ),
