@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from metabench import algorithms as registry
-from metabench import data
+from metabench import data, flags
+from metabench.config import TaskConfig
+from metabench.core import MetabenchError
+from metabench.data._fetch import Order
 
 
 def algorithms(as_json: bool) -> None:
@@ -67,12 +71,14 @@ def datasets(as_json: bool) -> None:
             key: getattr(found, key)
             for key in ("name", "kind", "summary", "size", "licence", "url", "citation", "splits")
         }
-        listed.append({**entry, "options": settings_of(found.options), "is_here": found.is_here(root)})
+        told = {"is_here": found.is_here(root), "can_fetch": found.fetch is not None}
+        listed.append({**entry, "options": settings_of(found.options), **told})
     if as_json:
         typer.echo(json.dumps(listed, indent=1))
         return
     for entry in listed:
-        here = "here" if entry["is_here"] else "not here"
+        how = f"; to get it: metabench datasets fetch {entry['name']}" if entry["can_fetch"] else ""
+        here = "here" if entry["is_here"] else f"not here{how}"
         Console().print(
             f"[bold]{entry['name']}[/bold] ({here}): {entry['summary']}; {entry['size']}", highlight=False
         )
@@ -81,3 +87,45 @@ def datasets(as_json: bool) -> None:
             typer.echo(f"  option {row['name']}={row['default']}: {row['help']} ({allowed(row)})")
     if root is None:
         typer.echo("METABENCH_DATA is not set: it names the folder of downloaded data sets", err=True)
+
+
+def fetch(
+    name: str, split: str | None, pairs: Sequence[str], url: str | None, jobs: int, is_whole: bool
+) -> None:
+    """Download what a data set's split needs, with a bar."""
+    found = data.get(name)
+    if found.fetch is None:
+        if found.is_here(None):
+            typer.echo(f"{name} needs no download")
+            return
+        fetchable = [other for other in data.names() if data.get(other).fetch]
+        raise MetabenchError(
+            f"{name}: cannot be fetched; get it from {found.url}. Allowed: {', '.join(fetchable)}"
+        )
+    options = flags.parse_settings(found.options, pairs, "--option")
+    found, chosen, settings = data.configure(TaskConfig(dataset=name, split=split, options=options))
+    assert found.fetch is not None
+    root = data.default_root()
+    if root is None:
+        raise MetabenchError(
+            f"{name}: METABENCH_DATA is not set; set it to the folder that is to hold the data: "
+            f"METABENCH_DATA=~/data metabench datasets fetch {name}"
+        )
+    stderr = Console(stderr=True)
+    with Progress(console=stderr) as bar:
+        row = bar.add_task(name, total=None)
+        order = Order(
+            url=url,
+            jobs=jobs,
+            is_whole=is_whole,
+            progress=lambda done, total: bar.update(row, completed=done, total=total),
+            told=lambda line: bar.console.print(line, highlight=False, markup=False),
+        )
+        try:
+            found.fetch(root, chosen, settings, order)
+        except OSError as error:
+            raise MetabenchError(
+                f"{error.filename or root}: {error.strerror or error}; METABENCH_DATA must name a folder "
+                "that can be written, with room enough"
+            ) from error
+    typer.echo(f"{name}: here, under {root / name}")

@@ -207,13 +207,88 @@ def algorithms(json: Json = False) -> None:
     catalogue.algorithms(json)
 
 
-@app.command()
+datasets_app = typer.Typer(help="List, download, show and check the data sets.")
+app.add_typer(datasets_app, name="datasets")
+
+Named = Annotated[str, typer.Argument(help="Name of a data set.", show_default=False)]
+Cut = Annotated[str | None, typer.Option(help="Named split of the data set.")]
+Options = Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")]
+Way = Annotated[int, typer.Option(min=1, help="Classes in a task; 1 for regression.")]
+Shot = Annotated[int, typer.Option(min=1, help="Support examples a class, or points of a function.")]
+Queries = Annotated[int, typer.Option(min=1, help="Query examples a class.")]
+
+
+@datasets_app.callback(invoke_without_command=True)
 @guarded()
-def datasets(json: Json = False) -> None:
-    """List the data sets, and whether their files are here."""
+def datasets(context: typer.Context, json: Json = False) -> None:
+    """List the data sets, and whether their files are here; or download, show and check one."""
+    if context.invoked_subcommand is None:
+        from metabench import catalogue
+
+        catalogue.datasets(json)
+    elif json:
+        raise MetabenchError(f"--json: must stand behind `{context.invoked_subcommand}`, not before it")
+
+
+@datasets_app.command("list")
+@guarded()
+def datasets_list(json: Json = False) -> None:
+    """List the data sets, their splits and options, and whether their files are here."""
     from metabench import catalogue
 
     catalogue.datasets(json)
+
+
+@datasets_app.command()
+@guarded("The same command continues where it stopped.")
+def fetch(
+    name: Named,
+    split: Cut = None,
+    option: Options = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 16,
+    url: Annotated[str | None, typer.Option(help="Address of a mirror's folder of the files.")] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Whole files, where only the rows in need would be fetched.")
+    ] = False,
+) -> None:
+    """Download what a split needs into METABENCH_DATA; what is there already is not fetched again."""
+    from metabench import catalogue
+
+    catalogue.fetch(name, split, option or [], url, jobs, whole)
+
+
+@datasets_app.command()
+@guarded()
+def show(
+    name: Named,
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("sheet.png"),
+    split: Cut = None,
+    option: Options = None,
+    way: Way = 5,
+    shot: Shot = 1,
+    query: Queries = 5,
+    seed: Annotated[int, typer.Option(help="Draws the task.")] = 0,
+) -> None:
+    """Draw one meta-train task, support and query, and count the classes of each split."""
+    from metabench import sheet
+
+    sheet.show(name, split, option or [], out, way, shot, query, seed)
+
+
+@datasets_app.command()
+@guarded()
+def check(
+    name: Named,
+    split: Cut = None,
+    option: Options = None,
+    shot: Shot = 1,
+    query: Queries = 15,
+    json: Json = False,
+) -> None:
+    """Look for images in two splits, blank images and classes too small; exit code 1 if there are any."""
+    from metabench import sheet
+
+    sheet.check(name, split, option or [], shot, query, json)
 
 
 def main() -> None:

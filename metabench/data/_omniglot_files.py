@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import PIL
 from PIL import Image
 
 from metabench.core import MetabenchError
+from metabench.data import _fetch
 from metabench.data._cache import Array, cached
 
 FOLDER = "omniglot"
 SETS = ("images_background", "images_evaluation")
 N_DRAWINGS = 20
 SIDE = 105
-VERSION = 1
+VERSION = 2
 """Raised when the same files give other bytes."""
 
-DOWNLOAD = (
-    "To download: images_background.zip and images_evaluation.zip of "
-    "https://github.com/brendenlake/omniglot/tree/master/python into <METABENCH_DATA>/omniglot/"
-)
+URL = "https://github.com/brendenlake/omniglot/raw/master/python"
+MD5 = {
+    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+}
+DOWNLOAD = "To download: metabench datasets fetch omniglot"
+LARGEST = 100_000
+"""Bytes of one drawing at most; a real one has a few hundred."""
+
+LARGEST_IN_ALL = 500_000_000
+"""Bytes of an unpacked archive at most; the real ones have some 10 million."""
+
+RESIZES = ("box", "nearest", "bilinear", "hamming", "bicubic", "lanczos")
 MEMBER = re.compile(r"(?:images_background|images_evaluation)/([^/]+/character\d\d)/(\d{4}_\d\d\.png)")
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
@@ -48,7 +59,20 @@ def is_here(root: Path | None) -> bool:
     return root is not None and all(_source(root / FOLDER, name) for name in SETS)
 
 
-def read(root: Path | None, characters: list[str]) -> Array:
+def fetch(root: Path, order: _fetch.Order) -> None:
+    """Fetch the official archives of the sets that are not here."""
+    base = (order.url or URL).rstrip("/")
+    client = _fetch.Client(base, 1)
+    folder = root / FOLDER
+    with _fetch.alone(folder, order.told):
+        for name in SETS:
+            if source := _source(folder, name):
+                order.told(f"{source} is here already")
+                continue
+            client.save(f"{base}/{name}.zip", folder / f"{name}.zip", MD5[name], order.progress)
+
+
+def read(root: Path | None, characters: list[str], resize: str = "box") -> Array:
     """Return white strokes on black, uint8 [character, drawer, 28, 28], in the order asked for."""
     if root is None:
         raise MetabenchError(
@@ -60,8 +84,8 @@ def read(root: Path | None, characters: list[str]) -> Array:
         lacks = " and ".join(f"neither {name}.zip nor a folder {name}" for name in missing)
         raise MetabenchError(f"omniglot: {root / FOLDER} holds {lacks}. {DOWNLOAD}")
     found = [source for source in sources if source is not None]
-    key = (VERSION, PIL.__version__, [_state(source) for source in found], characters)
-    return cached("omniglot", key, lambda: _decode(found, characters))
+    key = (VERSION, PIL.__version__, [_state(source) for source in found], characters, resize)
+    return cached("omniglot", key, lambda: _decode(found, characters, resize))
 
 
 def _source(folder: Path, name: str) -> Path | None:
@@ -77,7 +101,7 @@ def _state(source: Path) -> list[tuple[str, int, int]]:
     return [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
 
 
-def _decode(sources: list[Path], characters: list[str]) -> Array:
+def _decode(sources: list[Path], characters: list[str], resize: str) -> Array:
     with ExitStack() as stack:
         drawings: Drawings = {}
         for source in sources:
@@ -89,7 +113,7 @@ def _decode(sources: list[Path], characters: list[str]) -> Array:
         images = np.empty((len(characters), N_DRAWINGS, 28, 28), np.uint8)
         for row, character in enumerate(characters):
             for column, name in enumerate(sorted(drawings[character])):
-                images[row, column] = _image(drawings[character][name], f"{character}/{name}")
+                images[row, column] = _image(drawings[character][name], f"{character}/{name}", resize)
     return images
 
 
@@ -105,9 +129,32 @@ def _packed(path: Path, stack: ExitStack) -> Iterator[tuple[str, Open]]:
         except DAMAGE as error:
             raise _damage(path, error) from error
 
+    _check_members(path, archive.infolist())
     for info in archive.infolist():
-        if info.file_size < 100_000:  # a drawing has a few hundred bytes
-            yield info.filename, lambda info=info: read_member(info)  # type: ignore[misc]
+        yield info.filename, lambda info=info: read_member(info)  # type: ignore[misc]
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse what no honest archive of drawings holds; nothing of it would be unpacked anyway."""
+    for info in members:
+        name = PurePosixPath(info.filename.replace("\\", "/"))
+        problem = None
+        if ".." in name.parts or name.is_absolute() or ":" in name.parts[0]:
+            problem = "leads out of the archive"
+        elif stat.S_ISLNK(info.external_attr >> 16):
+            problem = "is a link"
+        elif MEMBER.fullmatch(info.filename) and info.file_size > LARGEST:
+            problem = f"unpacks to {info.file_size} bytes, must be at most {LARGEST}"
+        if problem:
+            raise MetabenchError(
+                f"omniglot: {path}: {info.filename!r} {problem}. Replace the archive. {DOWNLOAD}"
+            )
+    total = sum(info.file_size for info in members)
+    if total > LARGEST_IN_ALL:
+        raise MetabenchError(
+            f"omniglot: {path}: unpacks to {total} bytes, must be at most {LARGEST_IN_ALL}. Replace the "
+            f"archive. {DOWNLOAD}"
+        )
 
 
 def _unpacked(folder: Path) -> Iterator[tuple[str, Open]]:
@@ -142,13 +189,14 @@ def _check_counts(folder: Path, drawings: Drawings, characters: list[str]) -> No
     )
 
 
-def _image(opens: Open, name: str) -> Array:
-    """Decode one drawing; resizing by area keeps the weight of its strokes."""
+def _image(opens: Open, name: str, resize: str) -> Array:
+    """Decode one drawing; resizing by area ("box") keeps the weight of its strokes."""
     try:
         with Image.open(io.BytesIO(opens()), formats=("PNG",)) as image:
             if image.size != (SIDE, SIDE):
                 raise _not_a_drawing(name, f"must be {SIDE}x{SIDE} pixels, but is {image.size}")
-            return 255 - np.asarray(image.convert("L").resize((28, 28), Image.Resampling.BOX))
+            small = image.convert("L").resize((28, 28), Image.Resampling[resize.upper()])
+            return 255 - np.asarray(small)
     except NO_PICTURE as error:
         raise _not_a_drawing(name, f"is not a picture ({error})") from error
 

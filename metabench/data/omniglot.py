@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,9 +11,46 @@ import torch
 from torch import Tensor
 
 from metabench.core import Split, Splits, setting
-from metabench.data import Dataset, _omniglot_files, make_splits
+from metabench.data import Dataset, _fetch, _omniglot_files, make_splits
 
 NAME = "omniglot"
+
+BACKGROUND = (
+    "Alphabet_of_the_Magi",
+    "Anglo-Saxon_Futhorc",
+    "Arcadian",
+    "Armenian",
+    "Asomtavruli_(Georgian)",
+    "Balinese",
+    "Bengali",
+    "Blackfoot_(Canadian_Aboriginal_Syllabics)",
+    "Braille",
+    "Burmese_(Myanmar)",
+    "Cyrillic",
+    "Early_Aramaic",
+    "Futurama",
+    "Grantha",
+    "Greek",
+    "Gujarati",
+    "Hebrew",
+    "Inuktitut_(Canadian_Aboriginal_Syllabics)",
+    "Japanese_(hiragana)",
+    "Japanese_(katakana)",
+    "Korean",
+    "Latin",
+    "Malay_(Jawi_-_Arabic)",
+    "Mkhedruli_(Georgian)",
+    "N_Ko",
+    "Ojibwe_(Canadian_Aboriginal_Syllabics)",
+    "Sanskrit",
+    "Syriac_(Estrangelo)",
+    "Tagalog",
+    "Tifinagh",
+)
+"""The alphabets of Lake's background set, by name; the other 20 are the evaluation set."""
+
+HELD_OUT = 5
+"""Alphabets of the background set, the last by name, that validate: Lake's split has no validation."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +58,9 @@ class Options:
     """What is added to the drawings."""
 
     rotations: bool = setting(True, "add meta-train characters turned by 90, 180 and 270 degrees as classes")
+    resize: str = setting(
+        "box", "Pillow's filter from 105 to 28 pixels; MAML took lanczos", choices=_omniglot_files.RESIZES
+    )
 
 
 def vinyals_classes() -> dict[str, list[str]]:
@@ -35,16 +76,53 @@ def vinyals_classes() -> dict[str, list[str]]:
     return classes
 
 
+def maml_classes() -> dict[str, list[str]]:
+    """Return 1100, 100 and 423 characters shuffled with seed 1, as MAML's code does.
+
+    That code shuffles in the order of os.listdir, which differs between file systems, under Python 2; so its
+    own draw cannot be had again. Here alphabets, and characters within each, are in the order of their names,
+    and the shuffle is Python 3's.
+    """
+    names = sorted(_all(), key=lambda name: name.split("/"))
+    random.Random(1).shuffle(names)
+    return {"meta_train": names[:1100], "meta_validation": names[1100:1200], "meta_test": names[1200:]}
+
+
+def lake_classes() -> dict[str, list[str]]:
+    """Return Lake's background characters, less whole alphabets for validation, and his evaluation ones."""
+    classes: dict[str, list[str]] = {"meta_train": [], "meta_validation": [], "meta_test": []}
+    for name in sorted(_all(), key=lambda name: name.split("/")):
+        alphabet = name.split("/")[0]
+        is_held_out = alphabet in BACKGROUND[-HELD_OUT:]
+        part = "meta_validation" if is_held_out else "meta_train" if alphabet in BACKGROUND else "meta_test"
+        classes[part].append(name)
+    return classes
+
+
+def _all() -> list[str]:
+    return [name for part in vinyals_classes().values() for name in part]
+
+
+CLASSES = {"vinyals": vinyals_classes, "maml": maml_classes, "lake": lake_classes}
+
+
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read a named split; drawings are resized from 105x105 and inverted, so that strokes are white."""
-    classes = vinyals_classes()
-    names = [name for part in classes.values() for name in part]
-    images = torch.from_numpy(_omniglot_files.read(root, names))
+    classes = CLASSES[split]()
+    names = _all()  # in one order for all splits, so that they share what is decoded
+    position = {name: row for row, name in enumerate(names)}
+    images = torch.from_numpy(_omniglot_files.read(root, names, options.resize))
     parts = {}
-    for part, chunk in zip(classes, images.split([len(names) for names in classes.values()]), strict=True):
+    for part, listed in classes.items():
+        chunk = images[[position[name] for name in listed]]
         is_turned = options.rotations and part == "meta_train"
-        parts[part] = _split(chunk[:, :, None], classes[part], (0, 90, 180, 270) if is_turned else (0,))
+        parts[part] = _split(chunk[:, :, None], listed, (0, 90, 180, 270) if is_turned else (0,))
     return make_splits(f"{NAME}/{split}", **parts)
+
+
+def fetch(root: Path, split: str, options: Options, order: _fetch.Order) -> None:
+    """Fetch the archives, which hold what every split needs."""
+    _omniglot_files.fetch(root, order)
 
 
 def _split(images: Tensor, names: list[str], turns: tuple[int, ...]) -> Split:
@@ -62,10 +140,14 @@ DATASET = Dataset(
     url="https://github.com/brendenlake/omniglot",
     citation=(
         "Lake, Salakhutdinov and Tenenbaum 2015, Science 350; "
-        "split vinyals: Vinyals et al. 2016 (arXiv 1606.04080)"
+        "split vinyals: Vinyals et al. 2016 (arXiv 1606.04080); "
+        "split maml: Finn, Abbeel and Levine 2017 (arXiv 1703.03400), 1100/100/423 characters shuffled with "
+        "seed 1 from the order of their names; split lake: background and evaluation set, where the "
+        "background's last five alphabets by name validate"
     ),
-    splits=("vinyals",),
+    splits=tuple(CLASSES),
     options=Options,
     load=load,
     is_here=_omniglot_files.is_here,
+    fetch=fetch,
 )

@@ -11,16 +11,12 @@ import numpy as np
 import torch
 
 from metabench.core import MetabenchError, Split, Splits, setting
-from metabench.data import Dataset, make_splits
+from metabench.data import Dataset, _fetch, make_splits
+from metabench.data import _quickdraw_files as files
+from metabench.data._quickdraw_files import DOWNLOAD, FOLDER, NAME
 
-NAME = "quickdraw"
-FOLDER = "quickdraw/numpy_bitmap"
 POOL = 100
 """Drawings a category that validation and test draw from, as far as the files have them."""
-
-DOWNLOAD = (
-    f"To download: gsutil -m cp 'gs://quickdraw_dataset/full/numpy_bitmap/*.npy' <METABENCH_DATA>/{FOLDER}/"
-)
 
 Array = np.ndarray[Any, Any]
 Classes = dict[str, list[str]]
@@ -47,7 +43,7 @@ def meta_dataset_classes() -> Classes:
 
 def cloudera_classes() -> Classes:
     """Return the classes of each split of Cloudera Fast Forward's report, in its order."""
-    names = [name for part in meta_dataset_classes().values() for name in part]
+    names = _names(meta_dataset_classes())
     names.sort(key=lambda name: f"{name}.npy")  # file names, whose suffix changes the order of six
     np.random.RandomState(123).shuffle(names)
     return {"meta_train": names[:207], "meta_validation": names[207:276], "meta_test": names[276:]}
@@ -59,60 +55,96 @@ CLASSES = {"cloudera": cloudera_classes, "meta_dataset": meta_dataset_classes}
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read a named split; which rows are drawn is Cloudera's rule for both splits."""
     classes = CLASSES[split]()
-    files = _open(_folder(root), [name for part in classes.values() for name in part])
-    rows = _draw(files, classes, options.examples_per_class)
+    found = files.open_all(root, _names(classes))
+    rows = _draw({name: category.count for name, category in found.items()}, classes, options)
+    lacking = [name for name in rows if len(files.lacking(found[name], rows[name]))]
+    if lacking:
+        n_here = len(rows[lacking[0]]) - len(files.lacking(found[lacking[0]], rows[lacking[0]]))
+        raise MetabenchError(
+            f"{NAME}: {len(lacking)} categories lack some of their rows; {lacking[0]!r} has {n_here} of "
+            f"{len(rows[lacking[0]])}. To fetch them: metabench datasets fetch {NAME} --split {split} "
+            f"--option examples_per_class={options.examples_per_class}"
+        )
     parts = {}
     for part, names in classes.items():
-        images = np.stack([files[name][rows[name]] for name in names])  # [class, example, 784]
+        images = np.stack([files.take(found[name], rows[name]) for name in names])  # [class, example, 784]
         tensor = torch.from_numpy(images).view(len(names), -1, 1, 28, 28)
         parts[part] = Split(tensor, tuple(names), (NAME,) * len(names))
     return make_splits(f"{NAME}/{split}", **parts)
 
 
-def _folder(root: Path | None) -> Path:
-    if root is None:
-        raise MetabenchError(
-            f"{NAME}: METABENCH_DATA is not set; set it to the folder that holds {FOLDER}/<category>.npy. "
-            f"{DOWNLOAD}"
-        )
-    folder = root / FOLDER
-    if not folder.is_dir():
-        raise MetabenchError(f"{NAME}: {folder} is not a folder; METABENCH_DATA must hold it. {DOWNLOAD}")
-    return folder
+def fetch(root: Path, split: str, options: Options, order: _fetch.Order) -> None:
+    """Fetch the rows that a split draws, or whole files where that is asked for."""
+    base = order.url or files.URL
+    client = _fetch.Client(base, order.jobs)
+    with _fetch.alone(root / NAME, order.told):
+        if order.is_whole:
+            _fetch_files(client, base, root / FOLDER, order)
+        else:
+            (root / files.ROWS).mkdir(exist_ok=True)
+            _fetch_rows(client, base, root, CLASSES[split](), options, order)
 
 
-def _open(folder: Path, names: list[str]) -> dict[str, Array]:
-    """Map the file of each category into memory; all that is wrong with them is reported at once."""
+def _fetch_files(client: _fetch.Client, base: str, folder: Path, order: _fetch.Order) -> None:
+    folder.mkdir(exist_ok=True)
+    names = _names(meta_dataset_classes())
     missing = [name for name in names if not (folder / f"{name}.npy").is_file()]
-    files, wrong = {}, []
-    for name in sorted(set(names) - set(missing)):
-        path = folder / f"{name}.npy"
-        try:
-            files[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            wrong.append(f"{path}: cannot be read as a NumPy array ({error}); download it again")
-            continue
-        if files[name].dtype != np.uint8 or files[name].shape[1:] != (784,):
-            found = f"{files[name].dtype} {list(files[name].shape)}"
-            wrong.append(f"{path}: must be uint8 [n, 784], but is {found}; download it again")
-    if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        wrong.insert(
-            0, f"{folder}: {len(missing)} of {len(names)} categories are missing ({some}). {DOWNLOAD}"
-        )
-    if wrong:
-        more = [f"and {len(wrong) - 5} more files"] if len(wrong) > 5 else []
-        raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong[:5] + more))
-    return files
+
+    def save(name: str) -> None:
+        client.save(files.address(base, name), folder / f"{name}.npy")
+
+    for done, _ in enumerate(client.each(order.jobs, missing, save), len(names) - len(missing) + 1):
+        order.progress(done, len(names))
 
 
-def _draw(files: dict[str, Array], classes: Classes, n_train: int) -> dict[str, Array]:
-    """Choose the rows of each category.
+def _fetch_rows(
+    client: _fetch.Client, base: str, root: Path, classes: Classes, options: Options, order: _fetch.Order
+) -> None:
+    """Fetch in two rounds: which rows are drawn depends on how many each category has."""
+    names = _names(classes)
+    found = files.open_present(root, names)
+    n_steps = 2 * len(names)
+
+    def ask(name: str) -> tuple[int, int]:
+        return files.header(client, base, name)
+
+    starts = {}
+    missing = [name for name in names if name not in found]
+    for done, (name, (start, count)) in enumerate(client.each(order.jobs, missing, ask), len(found) + 1):
+        starts[name], found[name] = start, files.nothing_of(count)
+        order.progress(done, n_steps)
+    rows = _draw({name: found[name].count for name in names}, classes, options)
+    lacking = {name: files.lacking(found[name], rows[name]) for name in names}
+    to_fetch = [name for name in names if len(lacking[name]) or name in starts]
+
+    def get(name: str) -> None:
+        start, count = starts.get(name), found[name].count
+        if start is None:
+            start, count = ask(name)
+        if count != found[name].count:
+            path = root / files.ROWS / f"{name}.npz"
+            raise MetabenchError(
+                f"{path}: taken from a file of {found[name].count} rows, but that of {base} has {count}; "
+                "delete it, or take the former --url"
+            )
+        images = files.fetch_rows(client, base, name, start, count, lacking[name])
+        files.store(root, name, found[name], lacking[name], images)
+
+    for done, _ in enumerate(client.each(order.jobs, to_fetch, get), n_steps - len(to_fetch) + 1):
+        order.progress(done, n_steps)
+
+
+def _names(classes: Classes) -> list[str]:
+    return [name for part in classes.values() for name in part]
+
+
+def _draw(available: dict[str, int], classes: Classes, options: Options) -> dict[str, Array]:
+    """Choose the rows of each category among those that it has.
 
     `RandomState.choice` without replacement is a permutation cut short, so the choice of one category does
     not depend on how many are chosen of the others, and fewer rows are the first of more.
     """
-    available = {name: len(files[name]) for name in files}
+    n_train = options.examples_per_class
     short = min(classes["meta_train"], key=lambda name: available[name])
     if available[short] < n_train:
         n_short = sum(available[name] < n_train for name in classes["meta_train"])
@@ -122,7 +154,7 @@ def _draw(files: dict[str, Array], classes: Classes, n_train: int) -> dict[str, 
             f"Set the option examples_per_class to {available[short]} or less, or get all rows. {DOWNLOAD}"
         )
     rng = np.random.RandomState(123)
-    rng.shuffle(np.arange(len(files)))  # Cloudera shuffled its classes with the same generator first
+    rng.shuffle(np.arange(len(available)))  # Cloudera shuffled its classes with the same generator first
     rows: dict[str, Array] = {}
     for part, names in classes.items():
         n_rows = n_train if part == "meta_train" else min(POOL, *(available[name] for name in names))
@@ -131,9 +163,8 @@ def _draw(files: dict[str, Array], classes: Classes, n_train: int) -> dict[str, 
 
 
 def is_here(root: Path | None) -> bool:
-    """Say whether the files of every category are under root."""
-    names = [name for part in meta_dataset_classes().values() for name in part]
-    return root is not None and all((root / FOLDER / f"{name}.npy").is_file() for name in names)
+    """Say whether there is a file of every category under root."""
+    return files.is_here(root, _names(meta_dataset_classes()))
 
 
 DATASET = Dataset(
@@ -150,4 +181,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=is_here,
+    fetch=fetch,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -14,7 +15,9 @@ from PIL import Image
 from metabench import data
 from metabench.config import TaskConfig
 from metabench.core import MetabenchError
-from metabench.data import _omniglot_files, omniglot
+from metabench.data import _fetch, _omniglot_files, omniglot
+from metabench.data._omniglot_files import MD5
+from tests.data.server import serving
 
 CHARACTERS = ["Greek/character01", "Greek/character02", "Latin/character01"]
 HOMES = {"Greek": "images_background", "Latin": "images_evaluation"}
@@ -123,16 +126,105 @@ def test_a_member_that_is_no_drawing_is_named(tmp_path: Path, content: bytes) ->
         _omniglot_files.read(pack(tmp_path, sets), CHARACTERS)
 
 
-def test_nothing_is_unpacked_whatever_members_are_called(tmp_path: Path) -> None:
-    sets = members()
-    sets["images_background"] |= {
-        "../../evil/character01/0000_01.png": drawing(0),
-        "/tmp/evil.png": drawing(0),
-    }
-    root = pack(tmp_path / "a" / "b", sets)
+def link(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, 0o120777 << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "problem"),
+    [
+        ("../../evil/character01/0000_01.png", b"", "leads out of the archive"),
+        ("images_background/../../evil.png", b"", "leads out of the archive"),
+        ("/tmp/evil.png", b"", "leads out of the archive"),
+        ("C:/evil.png", b"", "leads out of the archive"),
+        (link("images_background/Greek/character09/0000_01.png"), b"/etc/passwd", "is a link"),
+        ("images_background/Greek/character09/0000_01.png", bytes(100_001), "unpacks to 100001 bytes"),
+    ],
+    ids=["upward", "upward inside", "absolute", "drive", "link", "bomb"],
+)
+def test_archives_that_no_honest_person_packed_are_refused(
+    tmp_path: Path, member: str | zipfile.ZipInfo, content: bytes, problem: str
+) -> None:
+    root = pack(tmp_path / "a" / "b", members())
+    path = root / "omniglot" / "images_background.zip"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, content)
     before = set(tmp_path.rglob("*"))
-    assert _omniglot_files.read(root, CHARACTERS).shape == (3, 20, 28, 28)
+    with pytest.raises(MetabenchError, match=rf"{path}: '.*' {problem}.*Replace the archive"):
+        _omniglot_files.read(root, CHARACTERS)
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_an_archive_that_is_a_bomb_in_sum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pack(tmp_path, members())
+    monkeypatch.setattr(_omniglot_files, "LARGEST_IN_ALL", 1_000)
+    with pytest.raises(MetabenchError, match=r"unpacks to \d+ bytes, must be at most 1000"):
+        _omniglot_files.read(root, CHARACTERS)
+
+
+def test_the_filter_is_an_option(tmp_path: Path) -> None:
+    root = pack(tmp_path, members())
+    found = {name: _omniglot_files.read(root, CHARACTERS, name).tobytes() for name in _omniglot_files.RESIZES}
+    assert found["box"] == _omniglot_files.read(root, CHARACTERS).tobytes()
+    assert len(set(found.values())) == len(_omniglot_files.RESIZES)
+
+
+@pytest.mark.parametrize(("split", "sizes"), [("maml", [1100, 100, 423]), ("lake", [813, 151, 659])])
+def test_every_split_cuts_the_same_characters_without_overlap(split: str, sizes: list[int]) -> None:
+    classes = omniglot.CLASSES[split]()
+    assert list(classes) == ["meta_train", "meta_validation", "meta_test"]
+    assert [len(part) for part in classes.values()] == sizes
+    names = {name for part in classes.values() for name in part}
+    assert names == {name for part in omniglot.vinyals_classes().values() for name in part}
+
+
+def test_lakes_split_shares_no_alphabet_and_is_that_of_the_archives(data_root: Path) -> None:
+    if not _omniglot_files.is_here(data_root):
+        pytest.skip(f"no Omniglot under {data_root}")
+    classes = omniglot.lake_classes()
+    alphabets = [{name.split("/")[0] for name in part} for part in classes.values()]
+    assert [len(part) for part in alphabets] == [25, 5, 20]
+    with zipfile.ZipFile(data_root / "omniglot" / "images_evaluation.zip") as archive:
+        found = {name.split("/")[1] for name in archive.namelist() if name.endswith(".png")}
+    assert found == alphabets[2]
+
+
+def test_the_archives_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, here = pack(tmp_path / "served", members()) / "omniglot", tmp_path / "here"
+    with serving(served) as (url, behaviour):
+        with pytest.raises(
+            MetabenchError, match=r"images_background.zip: damaged or replaced: its MD5 is \w+, must"
+        ):
+            _omniglot_files.fetch(here, _fetch.Order(url=url))
+        assert not list((here / "omniglot").glob("*.zip*"))
+        sums = {name: hashlib.md5((served / f"{name}.zip").read_bytes()).hexdigest() for name in MD5}
+        monkeypatch.setattr(_omniglot_files, "MD5", sums)
+        behaviour.cuts = [1000, 1000]
+        _omniglot_files.fetch(here, _fetch.Order(url=url))
+        n_seen, told = len(behaviour.seen), []
+        _omniglot_files.fetch(here, _fetch.Order(url=url, told=told.append))
+        assert len(behaviour.seen) == n_seen
+        assert [line.endswith(".zip is here already") for line in told] == [True, True]
+    found = _omniglot_files.read(here, CHARACTERS)
+    assert (found == _omniglot_files.read(tmp_path / "served", CHARACTERS)).all()
+
+
+def test_the_real_archives_are_fetched_byte_for_byte(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives = [data_root / "omniglot" / f"{name}.zip" for name in _omniglot_files.SETS]
+    if not all(path.is_file() for path in archives):
+        pytest.skip(f"no Omniglot archives under {data_root}")
+    sums = {path.stem: hashlib.md5(path.read_bytes()).hexdigest() for path in archives}
+    monkeypatch.setattr(_omniglot_files, "MD5", sums)  # packed again, so not the official ones
+    monkeypatch.setattr(_fetch, "PAUSE", 0.001)
+    with serving(data_root / "omniglot") as (url, behaviour):
+        behaviour.codes, behaviour.cuts = [500, 500], [0, 0, 3_000_000]
+        _omniglot_files.fetch(tmp_path, _fetch.Order(url=url))
+    for path in archives:
+        assert (tmp_path / "omniglot" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_one_missing_set_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""Downloading parts of files or whole ones, tried again, and never half a file under its final name."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+from urllib.request import getproxies
+
+import urllib3
+
+from metabench.core import MetabenchError
+
+TRIES = 5
+"""Attempts in a row that bring nothing before we give up."""
+
+PAUSE = 0.5
+"""Seconds before the second attempt, on average; each later pause is twice as long."""
+
+PATIENCE = 20.0
+"""Seconds that a server may take to connect, or be silent."""
+
+SLOWEST = 1000
+"""Bytes a second below which, after PATIENCE, a connection is given up and made again."""
+
+CHUNK = 1 << 16
+PASSING = {408, 425, 429, 500, 502, 503, 504}
+"""HTTP codes that may be gone at the next attempt."""
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class Order(NamedTuple):
+    """How a data set is to be fetched."""
+
+    url: str | None = None  # folder of a mirror; None for the official address
+    jobs: int = 16  # requests at once
+    is_whole: bool = False  # whole files where rows would do
+    progress: Callable[[int, int], None] = lambda done, total: None
+    told: Callable[[str], None] = lambda line: None  # what the user should know
+
+
+class _Passing(Exception):
+    """What may be gone at the next attempt."""
+
+
+class _Stopped(Exception):
+    """Another thread failed, or the user pressed Ctrl-C."""
+
+
+class Client:
+    """Connections that are kept open between requests, for several threads."""
+
+    def __init__(self, url: str, n_connections: int) -> None:
+        scheme = url.partition("://")[0].lower()
+        if scheme not in ("http", "https"):
+            raise MetabenchError(f"--url {url}: must be an address that starts with https:// or http://")
+        options: dict[str, Any] = {"maxsize": n_connections}  # as many as there are threads, kept open
+        proxy = getproxies().get(scheme)
+        is_local = re.match(r"https?://(127\.0\.0\.1|localhost)[:/]", url)
+        self.pool = (
+            urllib3.ProxyManager(proxy, **options)
+            if proxy and not is_local
+            else urllib3.PoolManager(**options)
+        )
+        self.stopped = threading.Event()
+
+    def part(self, url: str, start: int, stop: int) -> tuple[bytes, int]:
+        """Return bytes [start, stop) of a file, fewer where it ends before, and the length of the file."""
+
+        def attempt() -> tuple[bytes, int]:
+            with self._opened(url, f"bytes={start}-{stop - 1}") as response:
+                if response.status != 206:
+                    raise MetabenchError(
+                        f"{url}: the server answered a request for {stop - start} bytes with HTTP "
+                        f"{response.status}: it sends whole files only. Take another --url, or fetch whole "
+                        "files with --whole"
+                    )
+                first, total = _range_of(response)
+                content = b"".join(self._chunks(response))
+            expected = min(stop, total) - start
+            if first != start or len(content) != expected:
+                raise _Passing(f"{len(content)} bytes from {first} came, must be {expected} from {start}")
+            return content, total
+
+        return self._tried(url, attempt)
+
+    def save(
+        self, url: str, path: Path, md5: str | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Fetch a whole file, going on where an earlier attempt was cut off; hold `alone` meanwhile."""
+        part = path.with_name(f".{path.name}.part")
+        is_continued = part.is_file() and part.stat().st_size > 0
+        with open(part, "ab") as file:
+            while not self._tried(url, lambda: self._more(url, file, md5 is not None, progress)):
+                pass
+            os.fsync(file.fileno())
+        found = _md5(part) if md5 else None
+        if found != md5:
+            part.unlink()
+            if is_continued:  # the rest may have been appended to the start of another version
+                return self.save(url, path, md5, progress)
+            raise MetabenchError(
+                f"{url}: damaged or replaced: its MD5 is {found}, must be {md5}; it was not kept. Run the "
+                "same command again, or take another --url"
+            )
+        os.replace(part, path)
+
+    def _more(
+        self, url: str, file: BinaryIO, is_checked: bool, progress: Callable[[int, int], None] | None
+    ) -> bool:
+        """Append what is missing; False where the connection broke after something came."""
+        here = start = file.seek(0, os.SEEK_END)
+        with self._opened(url, f"bytes={start}-" if start else None) as response:
+            if response.status == 416:  # nothing lies behind what is here
+                if response.headers.get("Content-Range", "").endswith(f"/{start}"):
+                    return True
+                here = file.truncate(0)
+                return False
+            total: int | None
+            if response.status == 206:
+                first, total = _range_of(response)
+                if first != start:
+                    raise _Passing(f"the answer starts at byte {first}, must start at {start}")
+            else:
+                here = start = file.truncate(0)
+                length = response.headers.get("Content-Length")
+                total = int(length) if length else None
+            if total is None and not is_checked:
+                raise MetabenchError(f"{url}: the server does not tell the file's length; take another --url")
+            try:
+                for chunk in self._chunks(response):
+                    here += file.write(chunk)
+                    if progress:
+                        progress(here, total or here)
+            except (urllib3.exceptions.HTTPError, _Passing):
+                if here == start:
+                    raise
+                return False
+        return total is None or here == total
+
+    def _opened(self, url: str, span: str | None) -> urllib3.BaseHTTPResponse:
+        headers = {
+            "Accept-Encoding": "identity",
+            "User-Agent": "metabench",
+            **({"Range": span} if span else {}),
+        }
+        response = self.pool.request(
+            "GET",
+            url,
+            headers=headers,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=PATIENCE, read=PATIENCE),
+            retries=urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=5),
+        )
+        if response.status in (200, 206, 416):
+            return response
+        response.close()
+        if response.status in PASSING:
+            raise _Passing(f"HTTP {response.status} {response.reason}")
+        raise MetabenchError(
+            f"{url}: HTTP {response.status} {response.reason}; check the address, or take another --url"
+        )
+
+    def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        begun, n_bytes = time.monotonic(), 0
+        while chunk := response.read1(CHUNK):
+            yield chunk
+            n_bytes += len(chunk)
+            seconds = time.monotonic() - begun
+            if self.stopped.is_set():
+                raise _Stopped
+            if seconds > PATIENCE and n_bytes < SLOWEST * seconds:
+                raise _Passing(f"{n_bytes} bytes in {seconds:.0f} seconds")
+
+    def _tried(self, url: str, attempt: Callable[[], T]) -> T:
+        for number in range(TRIES):
+            if self.stopped.is_set():
+                raise _Stopped
+            try:
+                return attempt()
+            except (urllib3.exceptions.HTTPError, _Passing) as error:
+                reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+            if number + 1 < TRIES:
+                self.stopped.wait(PAUSE * 2**number * random.uniform(0.5, 1.5))
+        raise MetabenchError(
+            f"{url}: {reason}; given up after {TRIES} attempts. Check the network or take another --url; "
+            "the same command goes on from here"
+        )
+
+    def each(self, jobs: int, items: Iterable[Item], work: Callable[[Item], T]) -> Iterator[tuple[Item, T]]:
+        """Do work on all items in threads; at the first failure, or Ctrl-C, the rest is left."""
+        with ThreadPoolExecutor(jobs) as pool:
+            waiting = {pool.submit(work, item): item for item in items}
+            try:
+                for future in as_completed(waiting):
+                    yield waiting[future], future.result()
+            except BaseException:
+                self.stopped.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int]:
+    """Return the first byte of an answer, and how many the file has."""
+    text = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", text.strip())
+    if not match:
+        raise _Passing(f"Content-Range is {text!r}, must be 'bytes FIRST-LAST/LENGTH'")
+    return int(match[1]), int(match[2])
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+@contextlib.contextmanager
+def alone(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
+    """Let one process at a time fetch into a folder; the others wait, and then find what it fetched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".fetch.lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told(f"Waiting for another process that fetches into {folder}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file releases the lock; the file stays, since removing it would race
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name, which becomes its own when all is written."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
