@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +16,8 @@ import numpy as np
 
 from metabench.core import MetabenchError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # no such lock here: two processes may do the same work, which is only slow
-    fcntl = None  # type: ignore[assignment]
 
 Array = np.ndarray[Any, Any]
 
@@ -106,9 +105,6 @@ def _write(path: Path, write: Callable[[Path], None]) -> Array:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process of a machine at a time in; the system frees the lock of a process that dies."""
-    if fcntl is None:
-        yield
-        return
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -125,6 +121,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _lock(handle: int) -> bool:
+    """Wait for a lock; without locks two processes may do the same work, which is only slow."""
+    if sys.platform == "win32":
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError:  # a file system without locks

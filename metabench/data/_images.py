@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabench.data._cache import Array, kept, table_file
 
@@ -148,7 +148,7 @@ def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple
 def _try(path: Path, side: int, channels: int, background: str) -> Array | str:
     try:
         return decode(path, side, channels, background)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return f"{str(path)!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
     except DAMAGE as error:
         return f"{str(path)!r}: cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"

@@ -93,7 +93,9 @@ def by_list(path: Path, known: Iterable[str]) -> tuple[Classes, list[str]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         return {part: [] for part in PARTS}, [f"list {path}: {reason}"]
-    problems, classes, known = [], {part: [] for part in PARTS}, set(known)
+    problems: list[str] = []
+    classes: Classes = {part: [] for part in PARTS}
+    known = set(known)
     for word, names in found:
         part = part_of(word)
         if part is None:

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import unicodedata
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from metabench import seeds
 from metabench.core import Splits, setting
-from metabench.data import Dataset, _own
+from metabench.data import Dataset, _arrays, _own
 from metabench.data._cache import Array, kept, table_file
 
 NAME = "array"
 VERSION = 1
 """Raised when the same files give other bytes."""
 
-NAMES = ("images", "labels", "split")
 CHANNELS = (1, 3)
 BLOCK = 256
 """Images that are converted at once."""
-
-DAMAGE = (
-    *(OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, RuntimeError, NotImplementedError),
-    *(MemoryError, OverflowError, zipfile.BadZipFile, zlib.error),
-)
-"""What reading damaged files may raise."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +44,6 @@ class Options:
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
 
 
-class _Refused(Exception):
-    """Arrays cannot be used; the arguments say why."""
-
-
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read the arrays, or the cache; all that is wrong is reported at once."""
     problems = _own.shares_problem(options)
@@ -65,8 +51,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     if path is None:
         _own.refuse(NAME, problems + wrong)
     assert path is not None, "or it was refused"
-    files = {name: path / f"{name}.npy" for name in NAMES} if path.is_dir() else {"": path}
-    arrays, wrong = _open(path)
+    arrays, read_images, wrong = _arrays.open_all(path)
     problems += wrong
     problems += _shape_problems(arrays)
     classes: _own.Classes = {part: [] for part in _own.PARTS}
@@ -78,79 +63,18 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         classes, wrong = _split(names, list(rows), arrays.get("split"), options)
         problems += wrong
     rows = {name: _choose(name, found, options) for name, found in rows.items()}
-    key = (VERSION, [_state(file) for file in files.values()], rows)
+    key = (VERSION, _arrays.state(path), rows)
     table = None
     try:
         if rows and "images" in arrays:
-            table = _table(arrays["images"], key, list(rows.values()))
+            table = _table(arrays["images"], read_images, key, list(rows.values()))
         elif "images" in arrays and not _layout(arrays["images"])[1]:
-            problems += _range_problems(arrays["images"], range(len(arrays["images"])))
-    except _Refused as error:
+            problems += _range_problems(read_images(), range(len(arrays["images"])))
+    except _arrays.Unreadable as error:
         problems += error.args
     _own.refuse(NAME, problems)
     assert table is not None, "or something was refused"
     return _own.splits_of(NAME, key, table, {name: len(found) for name, found in rows.items()}, classes)
-
-
-def _state(file: Path) -> tuple[str, int, int] | None:
-    if not file.exists():
-        return None
-    status = file.stat()
-    return str(file.resolve()), status.st_size, status.st_mtime_ns
-
-
-def _open(path: Path) -> tuple[dict[str, Array], list[str]]:
-    """Return the arrays by name; those of a folder are mapped into memory."""
-    if not path.is_dir():
-        return _unpacked(path)
-    arrays, problems = {}, []
-    for name in NAMES:
-        file = path / f"{name}.npy"
-        if not file.exists():
-            if name != "split":
-                problems.append(f"{file}: is not there; the folder must hold images.npy and labels.npy")
-        elif not file.is_file():
-            problems.append(f"{file}: is not a file")
-        else:
-            _take(arrays, problems, name, f"{file}", lambda file=file: np.load(file, "r", allow_pickle=False))
-    return arrays, problems
-
-
-def _unpacked(path: Path) -> tuple[dict[str, Array], list[str]]:
-    arrays: dict[str, Array] = {}
-    problems: list[str] = []
-    if not path.is_file() or path.suffix.lower() != ".npz":
-        return {}, [f"{path}: must be an .npz file, or a folder that holds images.npy and labels.npy"]
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in NAMES[:2] if name not in archive.files]
-            if missing:
-                found = ", ".join(sorted(archive.files)) or "nothing"
-                problems.append(f"{path}: {' and '.join(missing)} not in it; it holds {found}")
-            for name in NAMES:
-                if name in archive.files:
-                    _take(arrays, problems, name, f"{name} of {path}", lambda name=name: archive[name])
-    except DAMAGE as error:
-        problems.append(f"{path}: cannot be read as an .npz file: {_told(error)}")
-    return arrays, problems
-
-
-def _take(arrays: dict[str, Array], problems: list[str], name: str, where: str, read: Any) -> None:
-    try:
-        array = read()
-        if not isinstance(array, np.ndarray):
-            raise ValueError("not an array")
-    except DAMAGE as error:
-        told = _told(error)
-        if "allow_pickle" in told or "Python objects" in told:
-            told = "holds Python objects, which may run code when they are read; save plain numbers or words"
-        problems.append(f"{where}: cannot be read: {told}")
-        return
-    arrays[name] = array
-
-
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
@@ -160,7 +84,7 @@ def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
         problems += _layout(images)[1]
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             problems.append(f"images: {images.dtype}; must be uint8, or floating point in [0, 1]")
-    for name in NAMES[1:]:
+    for name in _arrays.NAMES[1:]:
         array = arrays.get(name)
         if array is None:
             continue
@@ -240,16 +164,18 @@ def _choose(name: str, rows: list[int], options: Options) -> list[int]:
     return sorted(sorted(rows, key=lambda row: rank[row])[: options.examples_per_class])
 
 
-def _table(images: Array, key: object, rows: list[list[int]]) -> Array:
-    """Sort images by class, or read the cache: uint8 [class, example, C, H, W], zeros where one has fewer."""
-    axes, problems = _layout(images)
-    if problems:
-        raise _Refused(*problems)
-    image = images[:0].transpose(axes).shape[1:]
+def _table(like: Array, read: Callable[[], Array], key: object, rows: list[list[int]]) -> Array:
+    """Sort images by class, or read the cache: uint8 [class, example, C, H, W], zeros where one has fewer.
+
+    Args:
+        like: has the images' shape.
+    """
+    axes = _layout(like)[0]
+    image = like[:0].transpose(axes).shape[1:]
     shape = (len(rows), max(map(len, rows)), *(image if len(image) == 3 else (1, *image)))
 
     def write(path: Path) -> None:
-        problems = []
+        images, problems = read(), []
         with table_file(path, shape) as put:
             for row, chosen in enumerate(rows):
                 for start in range(0, len(chosen), BLOCK):
@@ -260,7 +186,7 @@ def _table(images: Array, key: object, rows: list[list[int]]) -> Array:
                     for column, one in enumerate(block, start):
                         put(row, column, one)
         if problems:
-            raise _Refused(*problems)
+            raise _arrays.Unreadable(*problems)
 
     return kept(NAME, key, write)
 
@@ -268,12 +194,10 @@ def _table(images: Array, key: object, rows: list[list[int]]) -> Array:
 def _range_problems(block: Array, rows: Sequence[int]) -> list[str]:
     if block.dtype.kind != "f":
         return []
-    axes = tuple(range(1, block.ndim))
-    is_right = ((block >= 0) & (block <= 1)).all(axes)
     return [
         f"images: image {row} has values in [{one.min()}, {one.max()}]; must lie in [0, 1]"
-        for row, one, right in zip(rows, block, is_right, strict=True)
-        if not right
+        for row, one in zip(rows, block, strict=True)
+        if not (one.min() >= 0 and one.max() <= 1)  # so that no number is refused, too
     ]
 
 

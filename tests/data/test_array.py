@@ -206,7 +206,7 @@ def test_files_that_are_not_there_or_no_arrays_are_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.npy")
     message = refused(tmp_path)
     assert "images.npy: cannot be read" in message
-    assert "labels.npy: is not a file" in message
+    assert "labels.npy: cannot be read: is not a file" in message
 
 
 def test_a_member_of_an_archive_that_is_no_array_is_told(tmp_path: Path) -> None:
@@ -216,10 +216,19 @@ def test_a_member_of_an_archive_that_is_no_array_is_told(tmp_path: Path) -> None
     assert "images of " in refused(path)
 
 
-def test_an_unchanged_file_is_sorted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_sorted_once_and_its_images_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = packed(tmp_path, **GOOD)
     expected = load(path).fingerprint
+    read = np.lib.format.read_array
+
+    def read_small(file: Any, **how: Any) -> Array:
+        assert file.name != "images.npy"
+        return read(file, **how)
+
     monkeypatch.setattr(array, "table_file", lambda *_: pytest.fail("sorted again"))
+    monkeypatch.setattr(np.lib.format, "read_array", read_small)
     assert load(path).fingerprint == expected
 
 
