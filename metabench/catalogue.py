@@ -77,12 +77,13 @@ def datasets(as_json: bool) -> None:
         typer.echo(json.dumps(listed, indent=1))
         return
     for entry in listed:
-        how = f"; to get it: metabench datasets fetch {entry['name']}" if entry["can_fetch"] else ""
-        here = "here" if entry["is_here"] else f"not here{how}"
+        here = "here" if entry["is_here"] else "not here"
         Console().print(
             f"[bold]{entry['name']}[/bold] ({here}): {entry['summary']}; {entry['size']}", highlight=False
         )
         typer.echo(f"  splits: {', '.join(entry['splits'])}; licence: {entry['licence']}")
+        if entry["can_fetch"] and not entry["is_here"]:
+            typer.echo(f"  to get it: metabench datasets fetch {entry['name']}")
         for row in entry["options"]:
             typer.echo(f"  option {row['name']}={row['default']}: {row['help']} ({allowed(row)})")
     if root is None:
