@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
-from urllib.request import getproxies
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
@@ -66,13 +67,10 @@ class Client:
         if scheme not in ("http", "https"):
             raise MetabenchError(f"--url {url}: must be an address that starts with https:// or http://")
         options: dict[str, Any] = {"maxsize": n_connections}  # as many as there are threads, kept open
-        proxy = getproxies().get(scheme)
-        is_local = re.match(r"https?://(127\.0\.0\.1|localhost)[:/]", url)
-        self.pool = (
-            urllib3.ProxyManager(proxy, **options)
-            if proxy and not is_local
-            else urllib3.PoolManager(**options)
-        )
+        host = urlsplit(url).hostname or ""
+        is_direct = host in ("127.0.0.1", "localhost") or proxy_bypass(host)
+        proxy = None if is_direct else getproxies().get(scheme)
+        self.pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
         self.stopped = threading.Event()
 
     def part(self, url: str, start: int, stop: int) -> tuple[bytes, int]:

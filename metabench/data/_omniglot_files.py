@@ -139,7 +139,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     for info in members:
         name = PurePosixPath(info.filename.replace("\\", "/"))
         problem = None
-        if ".." in name.parts or name.is_absolute() or ":" in name.parts[0]:
+        if ".." in name.parts or name.is_absolute() or re.match("[A-Za-z]:", info.filename):
             problem = "leads out of the archive"
         elif stat.S_ISLNK(info.external_attr >> 16):
             problem = "is a link"

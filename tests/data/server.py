@@ -47,6 +47,12 @@ class Handler(BaseHTTPRequestHandler):
             told.connections.add(self.client_address)
             code = told.codes.pop(0) if told.codes else None
             cut = told.cuts.pop(0) if told.cuts else None
+        if self.path.startswith("/moved/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/moved"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         file = told.folder / unquote(self.path).lstrip("/")
         if code or not file.is_file():
             self.send_error(code or 404)

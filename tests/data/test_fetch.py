@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from metabench.core import MetabenchError
 from metabench.data import _fetch
@@ -45,6 +46,19 @@ def test_a_part_is_those_bytes_and_the_length_of_all(server: tuple[str, Behaviou
     assert client.part(f"{url}/file", 1000, 1300) == (CONTENT[1000:1300], len(CONTENT))
     end = len(CONTENT)
     assert client.part(f"{url}/file", end - 10, end + 90) == (CONTENT[-10:], end)
+
+
+def test_a_file_that_moved_is_followed(server: tuple[str, Behaviour]) -> None:
+    url, _ = server
+    found = _fetch.Client(url, 1).part(f"{url}/moved/file", 1000, 1300)
+    assert found == (CONTENT[1000:1300], len(CONTENT))
+
+
+def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "here.org")
+    assert isinstance(_fetch.Client("https://there.org", 1).pool, urllib3.ProxyManager)
+    assert not isinstance(_fetch.Client("https://here.org", 1).pool, urllib3.ProxyManager)
 
 
 def test_one_connection_carries_many_requests(server: tuple[str, Behaviour]) -> None:

@@ -157,6 +157,10 @@ def test_archives_that_no_honest_person_packed_are_refused(
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_member_without_a_name_is_left_alone(tmp_path: Path) -> None:
+    _omniglot_files._check_members(tmp_path, [zipfile.ZipInfo("")])  # zipfile reads such, but writes none
+
+
 def test_an_archive_that_is_a_bomb_in_sum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = pack(tmp_path, members())
     monkeypatch.setattr(_omniglot_files, "LARGEST_IN_ALL", 1_000)
