@@ -50,8 +50,10 @@ def locate(root: Path | None, path: str) -> tuple[Path | None, list[str]]:
             return None, [f"path={path!r}: METABENCH_DATA is not set; set it, or give an absolute path"]
         place = given if root is None else root / given
         place.stat()
-    except (OSError, ValueError, RuntimeError) as error:  # not there, no path, no such user
-        return None, [f"path={path!r}: {getattr(error, 'strerror', None) or error}"]
+    except OSError as error:
+        return None, [f"path={path!r}: {error.filename}: {error.strerror}"]
+    except (ValueError, RuntimeError) as error:  # no path, no such user
+        return None, [f"path={path!r}: {error}"]
     return place, []
 
 
