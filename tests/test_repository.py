@@ -43,6 +43,7 @@ FLOORS: dict[str, float] = {
     "flags": 5,
     "search": 5.5,  # leaves its leaderboard behind
     "views": 5.8,
+    "sheet": 5.5,
     "catalogue": 6,
     "commands": 6,
     "cli": 6.5,
