@@ -123,6 +123,12 @@ def judge(net: Net, outputs: Tensor, y: Tensor, buffers: Tree) -> tuple[Tensor, 
     return net.objective.loss(outputs, y), Aux(logs, buffers)
 
 
+def nearest_prototype(means: Tensor) -> Tree:
+    """Return the head whose outputs rank classes as -|f - p|^2 does, for prototypes [N, F]."""
+    # -|f - p|^2 = 2 p.f - |p|^2 - |f|^2, and |f|^2 is the same for every class
+    return {"weight": 2 * means, "bias": -means.square().sum(-1)}
+
+
 def class_means(x: Tensor, y: Tensor, way: int) -> Tensor:
     """Average rows [n, F] by their labels: [N, F]; every class must have a row."""
     belongs = (y == torch.arange(way, device=y.device)[:, None]).to(x.dtype)  # [N, n]

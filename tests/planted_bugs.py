@@ -173,8 +173,8 @@ BUGS = [
         METRIC + "test_the_prototypical_loss_is_that_of_a_loop_over_queries_and_classes",
     ),
     Bug(
-        "Proto-MAML's first bias has the wrong sign", "algorithms/proto_maml.py",
-        '"bias": -c.square()', '"bias": c.square()',
+        "Proto-MAML's first bias has the wrong sign", "inner.py",
+        '"bias": -means.square()', '"bias": means.square()',
         METRIC + "test_proto_maml_without_inner_steps_is_the_prototypical_network",
     ),
     Bug(

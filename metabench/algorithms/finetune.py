@@ -112,7 +112,7 @@ def adapt_linear(net: Net, meta: Tree, buffers: Tree, support: Support, h: Linea
     theta = meta["theta"]
     features, _ = net.embed(theta, support.x)
     if h.classifier == "prototype":
-        params = {**theta, HEAD: prototypes(inner.class_means(features, support.y, net.outputs))}
+        params = {**theta, HEAD: inner.nearest_prototype(inner.class_means(features, support.y, net.outputs))}
     else:
         zeros = {
             "weight": features.new_zeros(net.outputs, net.features),
@@ -120,11 +120,6 @@ def adapt_linear(net: Net, meta: Tree, buffers: Tree, support: Support, h: Linea
         }
         params = fit(net, theta, zeros, features, support, h, linear)
     return inner.adapted(net, params, support)
-
-
-def prototypes(means: Tensor) -> Tree:
-    # -|f - p|^2 = 2 p.f - |p|^2 - |f|^2, and |f|^2 is the same for every class
-    return {"weight": 2 * means, "bias": -(means * means).sum(-1)}
 
 
 def adapt_cosine(net: Net, meta: Tree, buffers: Tree, support: Support, h: CosineSettings) -> Tree:

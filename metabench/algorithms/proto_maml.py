@@ -17,9 +17,8 @@ def with_head(net: Net, theta: Tree, support: Support) -> Tree:
     """Put the linear layer that classifies as the nearest prototype does on top of theta."""
     features, _ = net.embed(theta, support.x)
     c = inner.class_means(features, support.y, net.outputs)
-    # sec. 3: -|f(x) - c_k|^2 = 2 c_k . f(x) - |c_k|^2 - |f(x)|^2, and the last term is alike for all k:
-    # w_k = 2 c_k, b_k = -|c_k|^2
-    return {**theta, HEAD: {"weight": 2 * c, "bias": -c.square().sum(-1)}}
+    # sec. 3: w_k = 2 c_k, b_k = -|c_k|^2
+    return {**theta, HEAD: inner.nearest_prototype(c)}
 
 
 def descend(

@@ -137,6 +137,10 @@ def _text_sections(text: str) -> list[tuple[str, list[str]]]:
 
 def problems_of(classes: Classes, how: str) -> list[str]:
     """Say which class is in two splits, and which split has too few."""
+    if not any(classes.values()):
+        return [
+            f"holds no class: meta_train, meta_validation and meta_test need {FEWEST} or more each; {how}"
+        ]
     homes: dict[str, list[str]] = {}
     for part, names in classes.items():
         for name in names:

@@ -368,7 +368,7 @@ def test_a_path_that_leads_nowhere_or_to_a_file_is_told(
     assert "a.png is a file; give the folder" in refused(tmp_path / "a.png")
     assert "path is not set" in refused("")
     (tmp_path / "empty").mkdir()
-    assert "has 0 classes" in refused(tmp_path / "empty")
+    assert "holds no class: meta_train, meta_validation and meta_test need 2" in refused(tmp_path / "empty")
     monkeypatch.delenv("METABENCH_DATA", raising=False)
     assert "METABENCH_DATA is not set" in refused("mine")
     assert "embedded null byte" in refused("/a\0b")
