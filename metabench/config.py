@@ -19,6 +19,31 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class AugmentConfig(Model):
+    """How far meta-train images are distorted at most where the setting `augment` asks for it."""
+
+    flip: bool = Field(False, description="mirror every other image, left to right")
+    rotate: float = Field(15, ge=0, le=180, description="degrees to either side")
+    scale: float = Field(0.2, ge=0, le=2, description="of the logarithm of each side, up or down")
+    shear: float = Field(0.2, ge=0, le=2, description="slant, as a share of the height")
+    shift: float = Field(0.1, ge=0, le=1, description="share of a side, to either side")
+    contrast: float = Field(0.0, ge=0, le=2, description="of the logarithm of the contrast, up or down")
+    brightness: float = Field(0.0, ge=0, le=2, description="of the logarithm of the mean, up or down")
+    padding: Literal["zeros", "border", "reflection"] = Field(
+        "zeros", description="what comes in from beyond the border"
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Tell whether any pixel may move."""
+        return bool(self.flip or self.rotate or self.scale or self.shear or self.shift)
+
+    @property
+    def lights(self) -> bool:
+        """Tell whether contrast or brightness may change."""
+        return bool(self.contrast or self.brightness)
+
+
 class TaskConfig(Model):
     """Which problems are learnt: a data set, its split and the shape of a task."""
 
@@ -29,6 +54,7 @@ class TaskConfig(Model):
     shot: int = Field(1, ge=1, description="support examples a class, or points of a function")
     query: int = Field(5, ge=1, description="query examples a class in meta-training")
     test_query: int = Field(15, ge=1, description="query examples a class in meta-validation and meta-test")
+    augment: AugmentConfig = AugmentConfig()
 
 
 class NetworkConfig(Model):

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import torch
 from pydantic import BaseModel, ValidationError
 
-from metabench import algorithms, data, nets
+from metabench import algorithms, augment, data, nets
 from metabench.config import NetworkConfig, RunConfig, TaskConfig, problems, setting_problem
 from metabench.core import MetabenchError
 
@@ -37,6 +37,10 @@ def describe_run(
         wrong += [f"--{problem}"] if problem else []
     if dataset and found and kind not in found.kinds:
         wrong.append(algorithms.refusal(algorithm, dataset.name, kind))
+    if found and values is not None:
+        h = attempt(wrong, algorithms.hparams, algorithm, values)
+        problem = h and augment.problem(h, kind, data.SHAPES[kind])
+        wrong += [f"--set {problem}"] if problem else []
     net = attempt(wrong, validated, NetworkConfig, network)
     if net:
         attempt(wrong, nets.build, net, 1, data.SHAPES[kind])

@@ -25,6 +25,15 @@ class Settings:
     final_lr_fraction: float = setting(
         0.01, "outer learning rate at the end as a share of the first, where it falls", minimum=0, maximum=1
     )
+    augment: str = setting(
+        "none",
+        "the half of a meta-train task whose images are distorted, each on its own",
+        choices=("none", "support", "query", "both"),
+    )
+    turn_classes: bool = setting(
+        False,
+        "turn each class of a meta-train task by 0, 90, 180 or 270 degrees, support and query alike",
+    )
 
 
 Schedule = Callable[[float], Any]

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from metabench import algorithms, episodes, memory, nets, seeds, stats, store, trees, vectorise
+from metabench import algorithms, augment, episodes, memory, nets, seeds, stats, store, trees, vectorise
 from metabench.config import RunConfig
 from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Split, Splits, Tree
 from metabench.evaluate import Evaluation, evaluate
@@ -56,7 +56,11 @@ def build(config: RunConfig, splits: Splits) -> Learner:
     shape, outputs = episodes.shapes(table, config.task.way)
     objective = OBJECTIVES[splits.kind]
     net = nets.build(config.network, outputs, shape, objective, len(table))
-    return Learner(algorithm, net, algorithms.hparams(config.algorithm, config.hyperparameters))
+    h = algorithms.hparams(config.algorithm, config.hyperparameters)
+    problem = augment.problem(h, splits.kind, shape)
+    if problem:
+        raise MetabenchError(problem)
+    return Learner(algorithm, net, h)
 
 
 def start(config: RunConfig, learner: Learner, device: torch.device | str = "cpu") -> State:
@@ -118,13 +122,15 @@ def meta_step(
     n_classes, n_examples = data.images.shape[:2]
     shape = (n_classes, n_examples, task.way, task.shot, task.query)
     indices = episodes.sample(generator, *shape, n_tasks, data.counts)
+    drawn = episodes.gather(data.images, indices, task.shot)
+    drawn = augment.tasks(drawn, h, task.augment, seeds.generator("augment", config.seed, state.step))
     progress = state.tasks_seen / config.tasks
     gradient, loss, logs, buffers = vectorise.meta_gradient(
         algorithm,
         net,
         state.meta,
         state.buffers,
-        episodes.gather(data.images, indices, task.shot),
+        drawn,
         h,
         progress,
         CHUNK,

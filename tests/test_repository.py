@@ -27,6 +27,7 @@ FLOORS: dict[str, float] = {
     "nets": 1,
     "optim": 1,
     "inner": 1.5,  # its settings extend those of optim
+    "augment": 1,
     "episodes": 1,
     "vectorise": 1,
     "data": 1,

@@ -273,3 +273,13 @@ def test_a_condition_that_can_never_hold_is_refused(when: dict[str, Any], part: 
         "first_order_fraction": {"low": 0.1, "high": 0.5, "default": 0.3, "when": when},
     }
     assert part in message(write(tmp_path, algorithms={"maml_pp": own}))
+
+
+def test_a_regression_space_that_may_augment_is_refused(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        task={"dataset": "sinusoid", "way": 1, "shot": 10},
+        network={"name": "mlp", "norm": "none"},
+        shared={"augment": {"choices": ["none", "both"], "default": "none"}},
+    )
+    assert "algorithms.maml: augment='both': only images can be augmented" in message(path)

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ValidationError
 
-from metabench import algorithms
+from metabench import algorithms, augment, data
 from metabench.config import BudgetConfig, Choices, Range, RunConfig, SearchSpace, nearest, problems
 from metabench.core import MetabenchError
 from metabench.spaces import rules
@@ -53,13 +53,16 @@ def load(path: Path | str) -> SearchSpace:
 def _check_together(space: SearchSpace) -> list[str]:
     """List what is wrong with settings as a whole: the published ones, and with one value at its ends."""
     wrong: list[str] = []
+    kind = data.get(space.task.dataset).kind
     for algorithm in space.algorithms:
         tried = published(space, algorithm)
         for name, parameter in parameters(space, algorithm).items():
             tried += [_sampled(space, algorithm, {name: value}) for value in _ends(parameter)]
         for sampled in tried:
             try:
-                resolve(space, algorithm, sampled)
+                h = algorithms.hparams(algorithm, resolve(space, algorithm, sampled))
+                problem = augment.problem(h, kind, data.SHAPES[kind])
+                wrong += [f"algorithms.{algorithm}: {problem}"] if problem else []
             except MetabenchError as error:
                 wrong += [f"algorithms.{line}" for line in str(error).splitlines()]
     return list(dict.fromkeys(wrong))
