@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from metabench import data, figures, runs, spaces, stats, store, views
+from metabench import data, figures, runs, spaces, stats, store, task_lists, views
 from metabench.config import RunConfig, TaskConfig
 from metabench.core import MetabenchError, Objective, Report, Splits
 from metabench.flags import pick_device
@@ -60,7 +60,7 @@ def load_splits(task: TaskConfig) -> Splits:
 def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> None:
     """Train into a run folder and say what came out."""
     task = config.task
-    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
+    name = f"{config.algorithm}-{task.dataset}-{task.told_way}w{task.told_shot}s-seed{config.seed}"
     folder = out or Path("runs") / name
     store.check_writable(folder)
     chosen = pick_device(device)
@@ -126,14 +126,15 @@ def train_progress(
         yield progress, reported
 
 
-def test(folder: Path, n_tasks: int, device: str, as_json: bool) -> None:
+def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_json: bool) -> None:
     """Score a run on meta-test and print accuracy or error, and interval."""
     config = runs.read_config(folder)
     store.check_writable(folder)
     chosen = pick_device(device)
     splits = load_splits(config.task)
     metric = OBJECTIVES[splits.kind].metric
-    result = runs.test_run(folder, splits, n_tasks, chosen)
+    tasks = None if task_list is None else task_lists.read(task_list, splits, "meta_test")
+    result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
     interval = stats.mean_interval(result[metric])
     found = store.plain({metric: interval.mean, "ci_low": interval.low, "ci_high": interval.high})
     keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened")
@@ -144,7 +145,7 @@ def test(folder: Path, n_tasks: int, device: str, as_json: bool) -> None:
     low, high = (figures.show(metric, value, 2) for value in (interval.low, interval.high))
     typer.echo(
         f"{folder}: {config.algorithm}, {figures.tell(metric, interval.mean, 2)} on meta-test, 95 % interval "
-        f"[{low}, {high}] over {n_tasks} tasks"
+        f"[{low}, {high}] over {result['tasks']} tasks"
     )
     for line in told_of(result["diagnostics"], metric):
         typer.echo(f"  {line}")

@@ -26,6 +26,14 @@ class Support(NamedTuple):
     y: Tensor  # [N*K], int64 in [0, N); regression: [K, 1]
 
 
+class SemiSupport(NamedTuple):
+    """A support set with images beside it that have no label; distractors may be among them."""
+
+    x: Tensor  # [N*K, C, H, W]
+    y: Tensor  # [N*K]
+    unlabelled: Tensor  # [(N + D)*U, C, H, W], in random order
+
+
 class Query(NamedTuple):
     """The labelled examples that adaptation is judged on."""
 
@@ -36,7 +44,7 @@ class Query(NamedTuple):
 class Task(NamedTuple):
     """One N-way K-shot problem; after vectorisation every leaf has a leading [T]."""
 
-    support: Support
+    support: Support  # or a SemiSupport, where there are images without a label
     query: Query
     classes: Tensor  # int64 [N], each label's row in the split: what pre-training knows a class by
 
@@ -49,6 +57,8 @@ class Split(NamedTuple):
     domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
     # int64 [class], where classes have fewer examples than the table has room for; rows beyond are zeros
     counts: Tensor | None = None
+    # float [class], how much likelier a class is to be drawn than another; None: all alike
+    weights: Tensor | None = None
 
 
 class Splits(NamedTuple):
@@ -85,7 +95,8 @@ class Net(NamedTuple):
     init: Callable[[Generator], Tree]  # of all layers, the head among them
     embed: Callable[..., tuple[Tensor, Tree]]
     features: int  # F
-    outputs: int  # N, or the numbers to predict
+    outputs: int  # the most ways, or the numbers to predict
+    way: int  # N of the tasks at hand, or again the numbers to predict; outputs beyond are cut off
     objective: Objective
     batch_norm: str  # where query moments come from; see config.NetworkConfig
     norm_channels: Mapping[str, int]  # the batch norm layers and their channels

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabench import evaluate, stats
+from metabench import episodes, evaluate, stats
 from metabench.core import Algorithm, Net, Task, Tree
-from metabench.episodes import FrozenTasks, Indices
+from metabench.episodes import FrozenTasks
 
 STEPS = 10
 """Inner steps up to which adaptation is followed."""
@@ -44,7 +44,7 @@ def diagnose(
         diverged: share of tasks whose support loss is higher after the inner loop than before, or not
             finite; None without an inner loop.
     """
-    tasks = _first(tasks, TASKS)
+    tasks = episodes.first(tasks, TASKS)
     learned = (algorithm, net, meta, buffers)
     scored = _score(*learned, h, images, tasks)
     worst = _worst(net.objective.sign * scored["score"])
@@ -72,7 +72,7 @@ def diagnose(
 def _score(
     algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, images: Tensor, tasks: FrozenTasks
 ) -> dict[str, NDArray[np.float64]]:
-    def look(task: Task) -> Tree:
+    def look(net: Net, task: Task) -> Tree:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         outputs = algorithm.predict(net, learner, task.query.x)
         at_support = algorithm.predict(net, learner, task.support.x)
@@ -84,7 +84,7 @@ def _score(
             found |= _binned(outputs, task.query.y)
         return found
 
-    return evaluate.over(look, images, tasks)
+    return evaluate.over(look, net, images, tasks)
 
 
 def _binned(logits: Tensor, y: Tensor) -> Tree:
@@ -109,10 +109,6 @@ def _worst(score: NDArray[np.float64]) -> float:
 def _point(step: int, score: NDArray[np.float64]) -> dict[str, float]:
     interval = stats.mean_interval(score)
     return {"step": step, "mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
-
-
-def _first(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
-    return tasks._replace(indices=Indices(*(index[:n_tasks] for index in tasks.indices)))
 
 
 def scalars(found: dict[str, Any], metric: str) -> list[tuple[int, dict[str, float]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabench import algorithms, episodes, nets, vectorise
+from metabench import algorithms, draws, episodes, nets, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Algorithm, Net, Objective, Task, Tree
-from metabench.episodes import FrozenTasks, Indices
+from metabench.episodes import FrozenTasks
 
 BLOCK = 50
 """Tasks that are gathered and adapted at once."""
@@ -31,25 +32,25 @@ def evaluate(
 ) -> Evaluation:
     """Adapt to each frozen task's support set and score its queries."""
 
-    def score(task: Task) -> Tree:
+    def score(net: Net, task: Task) -> Tree:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         logits = algorithm.predict(net, learner, task.query.x)
         return _scores(net.objective, logits, task.query.y)
 
-    return Evaluation(**over(score, images, tasks))
+    return Evaluation(**over(score, net, images, tasks))
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
     """Score the nearest class mean of raw pixels by cosine: the floor for anything that learns."""
     baseline = algorithms.get("nearest_mean")
-    shape, way = episodes.shapes(images, tasks.indices.classes.shape[1])
-    net = nets.build(NetworkConfig(name="mlp"), way, shape)  # only for what it says of the task
+    most = max(group.shape.way for group in tasks.groups)
+    net = nets.build(NetworkConfig(name="mlp"), most, episodes.input_shape(images))  # only for the ways
 
-    def score(task: Task) -> Tree:
+    def score(net: Net, task: Task) -> Tree:
         learner = baseline.adapt(net, {}, {}, task.support, None)
         return _scores(net.objective, baseline.predict(net, learner, task.query.x), task.query.y)
 
-    return Evaluation(**over(score, images, tasks))
+    return Evaluation(**over(score, net, images, tasks))
 
 
 def _scores(objective: Objective, outputs: Tensor, y: Tensor) -> Tree:
@@ -57,11 +58,16 @@ def _scores(objective: Objective, outputs: Tensor, y: Tensor) -> Tree:
 
 
 def over(
-    function: Callable[[Task], Tree], images: Tensor, tasks: FrozenTasks
+    function: Callable[[Net, Task], Tree], net: Net, images: Tensor, tasks: FrozenTasks
 ) -> dict[str, NDArray[np.float64]]:
     """Apply a function of one task that returns a dict of tensors to every frozen task: arrays [T, ...]."""
-    blocks = []
-    for start in range(0, len(tasks.indices.classes), BLOCK):
-        part = Indices(*(index[start : start + BLOCK] for index in tasks.indices))
-        blocks.append(vectorise.per_task(function, episodes.gather(images, part, tasks.shot)))
-    return {key: torch.cat([block[key] for block in blocks]).double().cpu().numpy() for key in blocks[0]}
+    blocks, positions = [], []
+    for group in tasks.groups:
+        for start in range(0, len(group.positions), BLOCK):
+            chosen = slice(start, start + BLOCK)
+            block = episodes.gather(images, draws.part(group.indices, chosen), group.shape)
+            blocks.append(vectorise.per_task(partial(function, vectorise.for_tasks(net, block)), block))
+            positions.append(group.positions[chosen])
+    order = torch.cat(positions).argsort()
+    found = {key: torch.cat([block[key] for block in blocks]).double().cpu() for key in blocks[0]}
+    return {key: values[order].numpy() for key, values in found.items()}

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from metabench import algorithms, augment, data, nets
-from metabench.config import NetworkConfig, RunConfig, TaskConfig, problems, setting_problem
+from metabench.config import AugmentConfig, NetworkConfig, RunConfig, TaskConfig, problems, setting_problem
 from metabench.core import MetabenchError
 
 
@@ -18,6 +18,7 @@ def describe_run(
     algorithm: str,
     task: Mapping[str, Any],
     options: Sequence[str],
+    distortion: Sequence[str],
     network: Mapping[str, Any],
     run: Mapping[str, Any],
     settings: Sequence[str],
@@ -29,12 +30,16 @@ def describe_run(
     values = found and attempt(wrong, parse_settings, found.hparams, settings, "--set")
     dataset = attempt(wrong, data.get, task["dataset"])
     chosen = dataset and attempt(wrong, parse_settings, dataset.options, options, "--option")
-    described = attempt(wrong, validated, TaskConfig, {**task, "options": chosen or {}})
+    counts = {key: parse_count(task[key]) for key in ("way", "shot")}
+    far = attempt(wrong, parse_distortion, distortion)
+    described = attempt(
+        wrong, validated, TaskConfig, {**task, **counts, "options": chosen or {}, "augment": far or {}}
+    )
     kind = dataset.kind if dataset else "classification"
     if dataset and described:
         attempt(wrong, data.configure, described)
-        problem = data.way_problem(described.way, dataset.name, kind)
-        wrong += [f"--{problem}"] if problem else []
+        problems_found = data.task_problems(described, dataset.name, kind)
+        wrong += [f"--{problem.replace('_', '-', 1)}" for problem in problems_found]
     if dataset and found and kind not in found.kinds:
         wrong.append(algorithms.refusal(algorithm, dataset.name, kind))
     if found and values is not None:
@@ -103,6 +108,35 @@ def parse_value(text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         return text
+
+
+def parse_count(text: str) -> Any:
+    """Read a number, or a range LOW-HIGH; anything else stays as it is, for the check to refuse."""
+    low, _, high = text.partition("-")
+    if low.isdecimal() and high.isdecimal():
+        return {"low": int(low), "high": int(high)}
+    return int(text) if text.isdecimal() else text
+
+
+def parse_distortion(pairs: Sequence[str]) -> AugmentConfig:
+    """Read key=value pairs as how far images are distorted; all problems are reported at once."""
+    kinds = {key: field.annotation for key, field in AugmentConfig.model_fields.items()}
+    values: dict[str, Any] = {}
+    wrong = []
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        if not sep:
+            wrong.append(f"--distort {pair}: must be key=value")
+            continue
+        kind = kinds.get(key)
+        values[key] = parse_value(text, kind) if kind in (bool, float) else text
+    try:
+        found = AugmentConfig.model_validate(values)
+    except ValidationError as error:
+        wrong += [f"--distort {line}" for line in problems(error, AugmentConfig)]
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    return found
 
 
 def pick_device(name: str) -> torch.device:

@@ -45,8 +45,8 @@ def partition(net: Net, theta: Tree, adapt_norm: bool, part: str = "all") -> tup
 
 def support_loss(net: Net, params: Tree, support: Support, moments: Tree = None) -> tuple[Tensor, Tree]:
     """Return the mean loss on the support set and the batch norm moments that were used."""
-    outputs, moments = nets.apply(net, params, support.x, moments)
-    return net.objective.loss(outputs, support.y), moments
+    predicted, moments = nets.apply(net, params, support.x, moments)
+    return net.objective.loss(predicted, support.y), moments
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def embed(net: Net, learner: Tree, x: Tensor) -> tuple[Tensor, Tree]:
 
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
     """Return the outputs of a learner of `adapted` for queries: [n, O]."""
-    return nets.head(learner["params"][HEAD], embed(net, learner, x)[0])
+    return nets.outputs(net, learner["params"][HEAD], embed(net, learner, x)[0])
 
 
 def judge(net: Net, outputs: Tensor, y: Tensor, buffers: Tree) -> tuple[Tensor, Aux]:

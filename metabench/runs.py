@@ -194,9 +194,18 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def test_run(
-    folder: Path, splits: Splits, n_tasks: int, device: torch.device | str = "cpu"
+    folder: Path,
+    splits: Splits,
+    n_tasks: int,
+    device: torch.device | str = "cpu",
+    tasks: episodes.FrozenTasks | None = None,
 ) -> dict[str, Any]:
-    """Score a run on frozen meta-test tasks and record that the split was opened, and how often."""
+    """Score a run on frozen meta-test tasks and record that the split was opened, and how often.
+
+    Args:
+        n_tasks: how many of the run's own kind, where no others are given.
+        tasks: others, of the same data; none may have more ways than the network has outputs.
+    """
     memory.keep_freed()
     run = open_run(folder, splits, device)
     expected = store.read_json(folder / store.CONFIG)["data_fingerprint"]
@@ -205,7 +214,14 @@ def test_run(
             f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
         )
-    tasks = episodes.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    if tasks is None:
+        tasks = episodes.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    most = max(group.shape.way for group in tasks.groups)
+    if splits.kind == "classification" and most > run.learner.net.outputs:
+        raise MetabenchError(
+            f"{folder}: was trained for {run.learner.net.outputs} ways, and these tasks have up to {most}; "
+            "take tasks of fewer ways"
+        )
     images = splits.meta_test.images.to(device)
     score = evaluate(
         run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks
@@ -217,7 +233,7 @@ def test_run(
         run.learner.net.objective.metric: score.score.tolist(),
         "loss": score.loss.tolist(),
         "diagnostics": diagnose(run, images, tasks),
-        "tasks": n_tasks,
+        "tasks": len(score.score),
         "tasks_hash": tasks.hash,
         "batch_norm": run.learner.algorithm.batch_norm(run.learner.net, run.learner.h),
         "config_hash": config_hash(run.config),

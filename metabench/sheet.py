@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metabench import data, episodes, flags, seeds
+from metabench import data, draws, episodes, flags, seeds, task_lists
 from metabench.config import TaskConfig
 from metabench.core import MetabenchError, Split, Splits, Task
 
@@ -29,22 +29,24 @@ def show(
     if out.suffix.lower() not in FORMS:
         raise MetabenchError(f"--out {out}: must end in one of {', '.join(FORMS)}")
     splits, part = _load(name, split, pairs), "meta_train"
-    problem = data.way_problem(way, splits.name, splits.kind)
+    asked = flags.validated(TaskConfig, {"dataset": name, "way": way, "shot": shot, "query": query})
+    wrong = data.task_problems(asked, splits.name, splits.kind)
     found: Split = getattr(splits, part)
-    n_classes, n_examples = found.images.shape[:2]
+    n_classes = len(found.images)
     smallest = min(_counts(found))
-    if problem or way > n_classes:
-        raise MetabenchError(
-            problem or f"way={way}: {part} of {splits.name} has only {n_classes} classes; lower --way"
-        )
+    if way > n_classes:
+        wrong.append(f"way={way}: {part} of {splits.name} has only {n_classes} classes; lower --way")
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
     if shot + query > smallest:
         raise MetabenchError(
             f"shot={shot} and query={query} need {shot + query} examples a class: {part} of {splits.name} "
             f"has a class of {smallest}; lower --shot or --query"
         )
     generator = seeds.generator("sheet", seed)
-    indices = episodes.sample(generator, n_classes, n_examples, way, shot, query, 1, found.counts)
-    task = episodes.gather(found.images, indices, shot)
+    shape = draws.Shape(way, shot, query)
+    indices = draws.sample(generator, draws.pool(found, asked), shape, 1)
+    task = episodes.gather(found.images, indices, shape)
     chosen = [found.classes[row] for row in indices.classes[0].tolist()]
     figure = _points(task) if splits.kind == "regression" else _images(task, chosen, shot, query)
     figure.suptitle(f"{splits.name}, {part}, seed {seed}", fontsize=9)
@@ -56,6 +58,35 @@ def show(
     for line in counted(splits):
         typer.echo(line)
     typer.echo(f"{out}: {way} classes, {shot} support and {query} query examples of each")
+
+
+def tasks(
+    name: str,
+    split: str | None,
+    pairs: Sequence[str],
+    out: Path,
+    part: episodes.Part,
+    n_tasks: int,
+    shape: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    """Write frozen tasks, those of meta-test or of the confirmation, into a file that is not there yet."""
+    if out.exists():
+        raise MetabenchError(f"--out {out}: is there already; take another name, or remove it")
+    counts = {key: flags.parse_count(str(value)) for key, value in shape.items()}
+    splits = _load(name, split, pairs)
+    options = flags.parse_settings(data.get(name).options, pairs, "--option")
+    described = {"dataset": name, "split": split, "options": options, **counts}
+    task = flags.validated(TaskConfig, described)
+    data.check(task, splits)
+    pool: Literal["test", "confirm"] = "test" if part == "meta_test" else "confirm"
+    drawn = episodes.frozen(splits, part, task, n_tasks, pool)
+    task_lists.write(out, splits, part, task, pool, drawn)
+    told = {"file": str(out), "dataset": splits.name, "part": part, "tasks": n_tasks, "hash": drawn.hash}
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(f"{out}: {n_tasks} tasks of {part} of {splits.name}, hash {drawn.hash}")
 
 
 def counted(splits: Splits) -> list[str]:

@@ -13,9 +13,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from metabench import algorithms, augment, episodes, memory, nets, seeds, stats, store, trees, vectorise
+from metabench import (
+    algorithms,
+    augment,
+    draws,
+    episodes,
+    memory,
+    nets,
+    seeds,
+    stats,
+    store,
+    trees,
+    vectorise,
+)
 from metabench.config import RunConfig
-from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Split, Splits, Tree
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Splits, Tree
+from metabench.draws import Pool
 from metabench.evaluate import Evaluation, evaluate
 from metabench.objectives import OBJECTIVES
 
@@ -53,9 +66,10 @@ def build(config: RunConfig, splits: Splits) -> Learner:
     if splits.kind not in algorithm.kinds:
         raise MetabenchError(algorithms.refusal(config.algorithm, splits.name, splits.kind))
     table = splits.meta_train.images
-    shape, outputs = episodes.shapes(table, config.task.way)
+    shape = episodes.input_shape(table)
+    n_outputs = episodes.n_outputs(table, config.task.ways[1])
     objective = OBJECTIVES[splits.kind]
-    net = nets.build(config.network, outputs, shape, objective, len(table))
+    net = nets.build(config.network, n_outputs, shape, objective, len(table))
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
     problem = augment.problem(h, splits.kind, shape)
     if problem:
@@ -88,12 +102,13 @@ def train(
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
     meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))
+    source = draws.pool(meta_train, config.task)
     val_images = splits.meta_validation.images.to(device)
     val_tasks = episodes.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
     memory.reset_peak(device)
     for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
         begun = time.perf_counter()
-        state, window = _train_to(rung, config, learner, meta_train, state, listen)
+        state, window = _train_to(rung, config, learner, source, state, listen)
         evaluation = None
         if window.finite:
             args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
@@ -113,24 +128,25 @@ class Window(NamedTuple):
 
 
 def meta_step(
-    config: RunConfig, learner: Learner, data: Split, state: State, n_tasks: int
+    config: RunConfig, learner: Learner, source: Pool, state: State, n_tasks: int
 ) -> tuple[State, Logs]:
     """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
     algorithm, net, h = learner
     generator = seeds.generator("meta-train", config.seed, state.step)
     task = config.task
-    n_classes, n_examples = data.images.shape[:2]
-    shape = (n_classes, n_examples, task.way, task.shot, task.query)
-    indices = episodes.sample(generator, *shape, n_tasks, data.counts)
-    drawn = episodes.gather(data.images, indices, task.shot)
-    drawn = augment.tasks(drawn, h, task.augment, seeds.generator("augment", config.seed, state.step))
+    distortion = seeds.generator("augment", config.seed, state.step)
+    groups = []
+    for shape, positions in draws.shapes(task, task.query, n_tasks, generator):
+        indices = draws.sample(generator, source, shape, len(positions))
+        drawn = episodes.gather(source.split.images, indices, shape)
+        groups.append(augment.tasks(drawn, h, task.augment, distortion))
     progress = state.tasks_seen / config.tasks
-    gradient, loss, logs, buffers = vectorise.meta_gradient(
+    gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
         algorithm,
         net,
         state.meta,
         state.buffers,
-        drawn,
+        groups,
         h,
         progress,
         CHUNK,
@@ -141,7 +157,7 @@ def meta_step(
 
 
 def _train_to(
-    rung: int, config: RunConfig, learner: Learner, data: Split, state: State, listen: Listener | None
+    rung: int, config: RunConfig, learner: Learner, source: Pool, state: State, listen: Listener | None
 ) -> tuple[State, Window]:
     """Take meta-steps until exactly `rung` tasks are seen; the last step takes what is left of a batch."""
     if not learner.algorithm.is_trained:
@@ -152,7 +168,7 @@ def _train_to(
     while state.tasks_seen < rung:
         n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
         before = state.tasks_seen
-        state, logs = meta_step(config, learner, data, state, n_tasks)
+        state, logs = meta_step(config, learner, source, state, n_tasks)
         whole.add(logs, n_tasks)
         part.add(logs, n_tasks)
         if state.tasks_seen // every > before // every or state.tasks_seen == rung:

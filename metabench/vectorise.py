@@ -6,7 +6,7 @@ second order for torch's own affine norm layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from metabench import trees
-from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Support, Task, Tree
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree
 
 
 def chunks(tasks: Task, size: int) -> Iterator[Task]:
     """Cut T tasks into groups of at most `size`."""
     for start in range(0, len(tasks.classes), size):
         part = slice(start, start + size)
-        support, query = ([leaf[part] for leaf in half] for half in (tasks.support, tasks.query))
-        yield Task(Support(*support), Query(*query), tasks.classes[part])
+        support = type(tasks.support)(*[leaf[part] for leaf in tasks.support])
+        query = Query(*[leaf[part] for leaf in tasks.query])
+        yield Task(support, query, tasks.classes[part])
 
 
 def meta_gradient(
@@ -52,6 +53,35 @@ def meta_gradient(
         total = summed if total is None else trees.map(torch.add, total, summed)
     mean = trees.map(lambda leaf: leaf / n_tasks, total)
     return mean["gradient"], mean["loss"], mean["logs"], mean["buffers"]
+
+
+def grouped_meta_gradient(
+    algorithm: Algorithm,
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    groups: Sequence[Task],
+    h: Any,
+    progress: float,
+    chunk: int,
+) -> tuple[Tree, Tensor, Logs, Tree]:
+    """Do the same over groups of tasks, as tasks of different ways or shots cannot be computed at once."""
+    n_tasks = sum(len(tasks.classes) for tasks in groups)
+    total: Tree = None
+    for tasks in groups:
+        found = meta_gradient(algorithm, for_tasks(net, tasks), meta, buffers, tasks, h, progress, chunk)
+        if len(groups) == 1:
+            return found
+        share = len(tasks.classes) / n_tasks
+        part = dict(zip(("gradient", "loss", "logs", "buffers"), found, strict=True))
+        part = trees.map(lambda leaf, share=share: leaf * share, part)
+        total = part if total is None else trees.map(torch.add, total, part)
+    return total["gradient"], total["loss"], total["logs"], total["buffers"]
+
+
+def for_tasks(net: Net, tasks: Task) -> Net:
+    """Return a network for the ways of T tasks of one shape."""
+    return net if tasks.query.y.is_floating_point() else net._replace(way=tasks.classes.shape[-1])
 
 
 def per_task(function: Callable[[Task], Tree], tasks: Task) -> Tree:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from metabench import algorithms, augment, seeds, train
+from metabench import algorithms, augment, draws, seeds, train
 from metabench.config import AugmentConfig
 from metabench.core import MetabenchError, Query, Support, Task
 from tests import small
@@ -153,7 +153,9 @@ def test_training_is_augmented_and_evaluation_is_not(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(augment, "tasks", listening)
     learner = train.build(config, splits)
-    train.meta_step(config, learner, splits.meta_train, train.start(config, learner), 2)
+    train.meta_step(
+        config, learner, draws.pool(splits.meta_train, config.task), train.start(config, learner), 2
+    )
     assert seen == [True]
     list(train.train(small.config(), splits))
     assert seen == [True] + [False] * 6  # 24 tasks, four a step; none for meta-validation

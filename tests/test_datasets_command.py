@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from metabench import data
+from metabench import data, task_lists
 from metabench.cli import app
 from metabench.core import Split, Splits
 from metabench.data import quickdraw
@@ -246,3 +246,37 @@ def test_many_findings_are_cut_short_and_json_has_them_all(monkeypatch: pytest.M
     assert "images in two splits: 36" in text
     assert "and 26 more; --json lists all" in text
     assert len(check_of(splits._replace(meta_test=same), monkeypatch, "--json")[1]["in_two_splits"]) == 36
+
+
+def test_tasks_writes_a_list_once_and_says_its_hash(tmp_path: Path) -> None:
+    command = [
+        "datasets",
+        "tasks",
+        "glyphs",
+        "--way",
+        "2-3",
+        "--query",
+        "2",
+        "--tasks",
+        "5",
+        "--out",
+        "a/list",
+    ]
+    told = json.loads(output(*command, "--json"))
+    record = task_lists.describe(tmp_path / "a" / "list")
+    assert told["hash"] == record["hash"]
+    assert record["task"]["way"] == {"low": 2, "high": 3}
+    again = metabench(*command)
+    assert again.exit_code == 2
+    assert "is there already" in again.output
+    assert task_lists.describe(tmp_path / "a" / "list") == record
+
+
+def test_tasks_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
+    result = metabench("datasets", "tasks", "glyphs", "--way", "9-3", "--query", "2")
+    assert result.exit_code == 2
+    assert "low must be < high" in result.output
+    result = metabench("datasets", "tasks", "glyphs", "--query", "15")
+    assert result.exit_code == 2
+    assert "lower shot or test_query" in result.output
+    assert not list(tmp_path.glob("*.safetensors"))

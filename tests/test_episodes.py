@@ -11,9 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metabench import episodes, seeds, train
-from metabench.core import Splits, Task
+from metabench import draws, episodes, seeds, train
+from metabench.core import Split, Splits, Task
+from metabench.draws import Indices, Shape
 from tests import small
+
+
+def sample(
+    generator: torch.Generator, shape: Shape, n_tasks: int, counts: torch.Tensor | None = None
+) -> Indices:
+    n_classes = 6 if counts is None else len(counts)
+    images = torch.zeros(n_classes, 6, 1, 1, 1, dtype=torch.uint8)
+    split = Split(images, tuple(map(str, range(n_classes))), ("one",) * n_classes, counts)
+    return draws.sample(generator, draws.pool(split, small.TASK), shape, n_tasks)
 
 
 @settings(max_examples=30, deadline=None)
@@ -21,7 +31,7 @@ from tests import small
 def test_a_task_has_distinct_classes_and_distinct_examples(
     way: int, shot: int, query: int, n_tasks: int
 ) -> None:
-    indices = episodes.sample(seeds.generator(way, shot), 6, 6, way, shot, query, n_tasks)
+    indices = sample(seeds.generator(way, shot), Shape(way, shot, query), n_tasks)
     assert indices.classes.shape == (n_tasks, way)
     assert indices.examples.shape == (n_tasks, way, shot + query)
     assert all(len(set(row.tolist())) == way for row in indices.classes)
@@ -30,8 +40,9 @@ def test_a_task_has_distinct_classes_and_distinct_examples(
 
 def test_gathered_images_are_the_indexed_ones_scaled_to_one() -> None:
     images = small.splits().meta_train.images
-    indices = episodes.sample(seeds.generator("gather"), 6, 6, 3, 2, 1, 4)
-    task = episodes.gather(images, indices, 2)
+    shape = Shape(3, 2, 1)
+    indices = sample(seeds.generator("gather"), shape, 4)
+    task = episodes.gather(images, indices, shape)
     assert task.support.x.shape == (4, 6, 1, 16, 16)
     assert task.support.y.tolist() == [[0, 0, 1, 1, 2, 2]] * 4
     for row, (label, shot) in enumerate((label, shot) for label in range(3) for shot in range(2)):
@@ -42,7 +53,7 @@ def test_gathered_images_are_the_indexed_ones_scaled_to_one() -> None:
 
 
 def test_every_class_and_example_is_drawn_equally_often() -> None:
-    indices = episodes.sample(seeds.generator("uniform"), 6, 6, 3, 1, 1, 4000)
+    indices = sample(seeds.generator("uniform"), Shape(3, 1, 1), 4000)
     counts = torch.bincount(indices.classes.flatten(), minlength=6) / 12000
     # a share of 1/6 over 12,000 draws has a standard deviation of 0.0034
     assert float((counts - 1 / 6).abs().max()) < 0.014
@@ -56,21 +67,20 @@ def test_where_classes_differ_in_size_only_examples_that_exist_are_drawn(
     counts: list[int], seed: int
 ) -> None:
     sizes = torch.tensor(counts)
-    indices = episodes.sample(seeds.generator(seed), len(counts), 6, 4, 1, 2, 20, sizes)
+    indices = sample(seeds.generator(seed), Shape(4, 1, 2), 20, sizes)
     assert (indices.examples < sizes[indices.classes][..., None]).all()
     assert all(len(set(row.tolist())) == 3 for task in indices.examples for row in task)
 
 
 def test_counts_that_fill_the_table_change_no_draw() -> None:
-    shape = (6, 6, 3, 1, 2, 50)
-    plain = episodes.sample(seeds.generator("counts"), *shape)
-    counted = episodes.sample(seeds.generator("counts"), *shape, torch.full((6,), 6))
+    plain = sample(seeds.generator("counts"), Shape(3, 1, 2), 50)
+    counted = sample(seeds.generator("counts"), Shape(3, 1, 2), 50, torch.full((6,), 6))
     assert torch.equal(plain.classes, counted.classes)
     assert torch.equal(plain.examples, counted.examples)
 
 
 def test_every_example_of_a_small_class_is_drawn_equally_often() -> None:
-    indices = episodes.sample(seeds.generator("uniform"), 2, 6, 2, 1, 1, 3000, torch.tensor([3, 6]))
+    indices = sample(seeds.generator("uniform"), Shape(2, 1, 1), 3000, torch.tensor([3, 6]))
     drawn = indices.examples[indices.classes == 0]
     counts = torch.bincount(drawn.flatten(), minlength=6) / 6000
     # a share of 1/3 over 6,000 draws has a standard deviation of at most 0.0061
@@ -87,18 +97,20 @@ def test_training_and_frozen_tasks_draw_only_examples_that_exist() -> None:
         parts.append(part._replace(images=images, counts=counts))
     splits = Splits("small", *parts, fingerprint="0" * 64)
     frozen = episodes.frozen(splits, "meta_test", small.TASK.model_copy(update={"test_query": 2}), 30, "test")
-    assert (frozen.indices.examples < counts[frozen.indices.classes][..., None]).all()
+    indices = frozen.groups[0].indices
+    assert (indices.examples < counts[indices.classes][..., None]).all()
     drawn = []
 
-    def gathered(images: torch.Tensor, indices: episodes.Indices, shot: int) -> Task:
+    def gathered(images: torch.Tensor, indices: Indices, shape: Shape) -> Task:
         drawn.append(indices)
-        return episodes.gather(images, indices, shot)
+        return episodes.gather(images, indices, shape)
 
     config = small.config()
     learner = train.build(config, splits)
+    source = draws.pool(splits.meta_train, config.task)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "episodes", SimpleNamespace(sample=episodes.sample, gather=gathered))
-        train.meta_step(config, learner, splits.meta_train, train.start(config, learner), 30)
+        patch.setattr(train, "episodes", SimpleNamespace(gather=gathered))
+        train.meta_step(config, learner, source, train.start(config, learner), 30)
     assert (drawn[0].examples < counts[drawn[0].classes][..., None]).all()
 
 
@@ -119,8 +131,8 @@ def test_frozen_tasks_are_the_same_in_another_process() -> None:
 
 
 def test_asking_for_more_frozen_tasks_keeps_the_first_ones() -> None:
-    few = episodes.frozen(small.splits(), "meta_test", small.TASK, 5, "test").indices
-    many = episodes.frozen(small.splits(), "meta_test", small.TASK, 9, "test").indices
+    few = episodes.frozen(small.splits(), "meta_test", small.TASK, 5, "test").groups[0].indices
+    many = episodes.frozen(small.splits(), "meta_test", small.TASK, 9, "test").groups[0].indices
     assert torch.equal(few.classes, many.classes[:5])
     assert torch.equal(few.examples, many.examples[:5])
 

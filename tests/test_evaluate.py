@@ -39,7 +39,8 @@ def test_nearest_mean_equals_numpy() -> None:
     found = evaluate.nearest_mean(splits.meta_test.images, tasks).score
     images = splits.meta_test.images.numpy().reshape(6, 6, -1) / 255
     for index in range(5):
-        classes, examples = (part[index].numpy() for part in tasks.indices)
+        indices = tasks.groups[0].indices
+        classes, examples = indices.classes[index].numpy(), indices.examples[index].numpy()
         unit = images / np.linalg.norm(images, axis=-1, keepdims=True)
         means = np.stack([unit[c, e[:2]].mean(0) for c, e in zip(classes, examples, strict=True)])
         means /= np.linalg.norm(means, axis=-1, keepdims=True)
@@ -72,7 +73,8 @@ def test_the_score_of_a_regression_is_the_mean_squared_error_of_each_task() -> N
     found = evaluate.evaluate(
         learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks
     )
-    drawn = episodes.gather(images, tasks.indices, tasks.shot)
+    (group,) = tasks.groups
+    drawn = episodes.gather(images, group.indices, group.shape)
     for index in range(7):
         outputs, _ = nets.apply(learner.net, state.meta["theta"], drawn.query.x[index])
         squares = (outputs - drawn.query.y[index]).numpy() ** 2

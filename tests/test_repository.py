@@ -28,6 +28,7 @@ FLOORS: dict[str, float] = {
     "optim": 1,
     "inner": 1.5,  # its settings extend those of optim
     "augment": 1,
+    "draws": 0.8,
     "episodes": 1,
     "vectorise": 1,
     "data": 1,
@@ -36,6 +37,7 @@ FLOORS: dict[str, float] = {
     "events": 1,
     "algorithms": 2,
     "spaces": 3,  # checks a space against the settings of floor 2
+    "task_lists": 2.5,
     "evaluate": 3,
     "diagnostics": 3.5,
     "train": 4,

@@ -130,7 +130,7 @@ def test_training_on_sinusoids_beats_predicting_zero_by_a_fifth() -> None:
     config = small.regression(inner_lr=0.03, outer_lr=1e-2, task_batch_size=20, tasks=4000)
     *_, (report, _) = train.train(config, splits)
     tasks = episodes.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
-    y = episodes.gather(splits.meta_validation.images, tasks.indices, tasks.shot).query.y
+    y = episodes.gather(splits.meta_validation.images, tasks.groups[0].indices, tasks.groups[0].shape).query.y
     assert report.val_loss < float(y.square().mean()) * 0.8  # 0.68 where this was written
 
 

@@ -112,11 +112,11 @@ def adapt_linear(net: Net, meta: Tree, buffers: Tree, support: Support, h: Linea
     theta = meta["theta"]
     features, _ = net.embed(theta, support.x)
     if h.classifier == "prototype":
-        params = {**theta, HEAD: inner.nearest_prototype(inner.class_means(features, support.y, net.outputs))}
+        params = {**theta, HEAD: inner.nearest_prototype(inner.class_means(features, support.y, net.way))}
     else:
         zeros = {
-            "weight": features.new_zeros(net.outputs, net.features),
-            "bias": features.new_zeros(net.outputs),
+            "weight": features.new_zeros(net.way, net.features),
+            "bias": features.new_zeros(net.way),
         }
         params = fit(net, theta, zeros, features, support, h, linear)
     return inner.adapted(net, params, support)
@@ -124,10 +124,10 @@ def adapt_linear(net: Net, meta: Tree, buffers: Tree, support: Support, h: Linea
 
 def adapt_cosine(net: Net, meta: Tree, buffers: Tree, support: Support, h: CosineSettings) -> Tree:
     features, _ = net.embed(meta["theta"], support.x)
-    means = inner.class_means(F.normalize(features, dim=-1), support.y, net.outputs)
+    means = inner.class_means(F.normalize(features, dim=-1), support.y, net.way)
     start = {"weight": F.normalize(means, dim=-1)}
     params = fit(net, meta["theta"], start, features, support, h, cosine)
-    factor = torch.as_tensor(scale(h, net.outputs), dtype=features.dtype, device=features.device)
+    factor = torch.as_tensor(scale(h, net.way), dtype=features.dtype, device=features.device)
     return {**inner.adapted(net, params, support), "scale": factor}
 
 

@@ -31,7 +31,7 @@ def descend(
 
 
 def head_loss(net: Net, y: Tensor, params: Tree) -> tuple[Tensor, Tree]:
-    return net.objective.loss(nets.head(params[HEAD], params["features"]), y), {}
+    return net.objective.loss(nets.outputs(net, params[HEAD], params["features"]), y), {}
 
 
 def task_loss(

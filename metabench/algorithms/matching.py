@@ -93,7 +93,7 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
         # The same cell at every step: a learner is a tree of tensors and has no place for a count.
         reads = {str(step): meta["context"]["f"] for step in range(h.processing_steps)}
     scale = torch.as_tensor(h.cosine_scale, dtype=g.dtype, device=g.device)
-    belongs = support.y == torch.arange(net.outputs, device=g.device)[:, None]  # [N, N*K]
+    belongs = support.y == torch.arange(net.way, device=g.device)[:, None]  # [N, N*K]
     return {**learner, "g": g, "belongs": belongs, "scale": scale, "reads": reads}
 
 

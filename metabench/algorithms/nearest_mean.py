@@ -28,7 +28,7 @@ def task_loss(net: Net, meta: Tree, buffers: Tree, task: Task, h: Any, progress:
 
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Any) -> Tree:
     rows = F.normalize(support.x.flatten(1), dim=-1)
-    return {"means": F.normalize(inner.class_means(rows, support.y, net.outputs), dim=-1)}
+    return {"means": F.normalize(inner.class_means(rows, support.y, net.way), dim=-1)}
 
 
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ def init(net: Net, h: inner.OrderedSettings, generator: Generator) -> tuple[Tree
 def with_head(net: Net, theta: Tree, support: Support) -> Tree:
     """Put the linear layer that classifies as the nearest prototype does on top of theta."""
     features, _ = net.embed(theta, support.x)
-    c = inner.class_means(features, support.y, net.outputs)
+    c = inner.class_means(features, support.y, net.way)
     # sec. 3: w_k = 2 c_k, b_k = -|c_k|^2
     return {**theta, HEAD: inner.nearest_prototype(c)}
 

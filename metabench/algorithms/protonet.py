@@ -33,7 +33,7 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
     features, moments = net.embed(meta["theta"], support.x)
     learner = inner.adapted(net, meta["theta"], support, moments)
     # eq. 1: c_k = mean of f(x_i) over S_k
-    c = inner.class_means(features, support.y, net.outputs)
+    c = inner.class_means(features, support.y, net.way)
     scale = torch.as_tensor(h.distance_scale, dtype=features.dtype, device=features.device)
     return {**learner, "c": c, "scale": scale}
 

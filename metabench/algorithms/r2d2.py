@@ -48,7 +48,7 @@ def task_loss(
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
     features, moments = net.embed(meta["theta"], support.x)
     learner = inner.adapted(net, meta["theta"], support, moments)
-    targets = (support.y[:, None] == torch.arange(net.outputs, device=support.y.device)).to(features.dtype)
+    targets = (support.y[:, None] == torch.arange(net.way, device=support.y.device)).to(features.dtype)
     w = solve(features, targets, meta["log_lambda"].exp())
     return {**learner, "w": w, "alpha": meta["alpha"], "beta": meta["beta"]}
 

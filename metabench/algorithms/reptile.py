@@ -43,9 +43,11 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
 
 def in_turn(net: Net, part: Support | Query) -> Support:
     """Order examples that are sorted by class so that classes alternate; points keep their order."""
-    way = 1 if part.y.is_floating_point() else net.outputs
-    n = len(part.y)
-    order = torch.arange(n, device=part.y.device).view(way, n // way).T.reshape(-1)  # [K*N], shot-major
+    if part.y.is_floating_point():
+        return Support(part.x, part.y)
+    is_same = part.y[:, None] == part.y
+    earlier = is_same.tril(-1).sum(1)  # of the same class: a class's first examples come first
+    order = (earlier * net.way + part.y).argsort()
     return Support(part.x[order], part.y[order])
 
 

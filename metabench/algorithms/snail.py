@@ -122,7 +122,7 @@ def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
     steps, weights = learner["steps"], learner["sequence"]
     queries = torch.cat([features, features.new_zeros(len(x), net.outputs)], -1)
     rows = read(weights, torch.cat([steps, queries]), len(steps))
-    return nets.head(weights["output"], rows[len(steps) :])
+    return nets.outputs(net, weights["output"], rows[len(steps) :])
 
 
 ALGORITHMS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,14 @@ from metabench.core import MetabenchError
 
 Record = dict[str, Any]
 
-TASK_KEYS = ("dataset", "split", "options", "way", "shot", "test_query")
+TASK_KEYS: Mapping[str, Any] = {
+    **dict.fromkeys(("dataset", "split", "options", "way", "shot", "test_query")),
+    "most_shots": None,
+    "unlabelled": 0,
+    "distractors": 0,
+    "domains": "any",
+}
+"""What tasks must have in common, with what it is in folders that do not say it."""
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
 
 
@@ -102,6 +109,11 @@ def metric_of(task: Record) -> str:
     return "error" if task["way"] == 1 else "accuracy"
 
 
+def told_count(count: int | Record) -> str:
+    """Write ways or shots: a number, or the range of which each task draws its own."""
+    return f"{count['low']}-{count['high']}" if isinstance(count, dict) else str(count)
+
+
 def refuse_mixture(sources: list[Search | Run]) -> None:
     """Raise MetabenchError, naming folders, unless all results answer the same question."""
     seen: dict[str, dict[str, list[Path]]] = {}
@@ -125,8 +137,8 @@ def refuse_mixture(sources: list[Search | Run]) -> None:
 def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
     task = task_of(source)
     yield source.folder, "protocol", str(source.config["protocol"])
-    for key in TASK_KEYS:
-        yield source.folder, key, str(task.get(key))
+    for key, usual in TASK_KEYS.items():
+        yield source.folder, key, str(task.get(key, usual))
     yield source.folder, "data", str(source.config["data_fingerprint"])[:12]
     runs = [source] if isinstance(source, Run) else [run for group in source.runs.values() for run in group]
     for run in runs:

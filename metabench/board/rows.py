@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def chance_rows(task: Record) -> list[Row]:
     metric = metric_of(task)
     if metric != "accuracy":
         return []
-    guessed = {"algorithm": "chance", "variant": BASELINE, "status": "finished", "accuracy": 1 / task["way"]}
+    way = task["way"]
+    ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
+    chance = statistics.fmean(1 / one for one in ways)  # each as likely
+    guessed = {"algorithm": "chance", "variant": BASELINE, "status": "finished", "accuracy": chance}
     return [_row(metric, **guessed)]
 
 

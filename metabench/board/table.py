@@ -15,6 +15,7 @@ from rich.text import Text
 
 from metabench import store
 from metabench.board.columns import COLUMNS, Column
+from metabench.board.folders import told_count
 from metabench.board.rows import TUNED, keys
 
 Board = Mapping[str, Any]
@@ -97,8 +98,8 @@ def _title(board: Board) -> str:
     task = board["task"]
     split = f" ({task['split']})" if task.get("split") else ""
     running = "" if board["status"] == "finished" else ", still running"
-    ways = f"{task['way']}-way " if task["way"] > 1 else ""
-    return f"{task['dataset']}{split}, {ways}{task['shot']}-shot{running}"
+    ways = f"{told_count(task['way'])}-way " if task["way"] != 1 else ""
+    return f"{task['dataset']}{split}, {ways}{told_count(task['shot'])}-shot{running}"
 
 
 def _about(board: Board, common: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metabench import draws
 from metabench.config import TaskConfig, nearest, setting_problem
 from metabench.core import MetabenchError, Split, Splits
 
@@ -81,21 +82,33 @@ def load(task: TaskConfig, root: Path | None = None) -> Splits:
     return dataset.load(root or default_root(), split, options)
 
 
-def way_problem(way: int, name: str, kind: str) -> str | None:
-    """Say what is wrong with the ways of a task of a data set, or return None."""
-    if kind == "regression" and way != 1:
-        return f"way={way}: {name} is regression, where a task is one function; set way to 1"
-    if kind == "classification" and way < 2:
-        return f"way={way}: {name} is classification; way must be >= 2"
-    return None
+def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
+    """Say what is wrong with a task for a data set of a kind, before its files are opened."""
+    way = task.told_way
+    if kind == "classification":
+        if task.ways[0] >= 2:
+            return []
+        return [f"way={way}: {name} is classification; way must be >= 2"]
+    wrong = []
+    if task.ways != (1, 1):
+        wrong.append(f"way={way}: {name} is regression, where a task is one function; set way to 1")
+    usual = TaskConfig(dataset=name)
+    wrong += [
+        f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
+        for key in ("most_shots", "unlabelled", "distractors", "domains")
+        if getattr(task, key) != getattr(usual, key)
+    ]
+    if task.shots[0] != task.shots[1]:
+        wrong.append(f"shot={task.told_shot}: {name} is regression; give one number of points")
+    return wrong
 
 
 def check(task: TaskConfig, splits: Splits) -> None:
     """Refuse a task of the wrong shape, or one that needs more classes or examples than a split has."""
-    problem = way_problem(task.way, splits.name, splits.kind)
-    if problem:
-        raise MetabenchError(problem)
-    wrong = []
+    wrong = task_problems(task, splits.name, splits.kind)
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    (_, way), (_, shot) = task.ways, task.shots
     for split, queries in QUERIES.items():
         data = getattr(splits, split)
         n_classes, n_examples = data.images.shape[:2]
@@ -103,16 +116,35 @@ def check(task: TaskConfig, splits: Splits) -> None:
         if data.counts is not None:
             n_examples = int(data.counts.min())
             smallest = f" in class {data.classes[int(data.counts.argmin())]!r}"
-        if task.way > n_classes:
-            wrong.append(f"way={task.way}: {split} of {splits.name} has only {n_classes} classes; lower way")
-        n_query = getattr(task, queries)
-        if task.shot + n_query > n_examples:
+        if way + task.distractors > n_classes:
+            more = f" and distractors={task.distractors}" if task.distractors else ""
+            lower = "way or distractors" if task.distractors else "way"
             wrong.append(
-                f"shot={task.shot} and {queries}={n_query} need {task.shot + n_query} examples a class: "
-                f"{split} of {splits.name} has only {n_examples}{smallest}; lower shot or {queries}"
+                f"way={way}{more}: {split} of {splits.name} has only {n_classes} classes; lower {lower}"
             )
+        needed = {"shot": shot, "most_shots": task.most_shots or 0, queries: getattr(task, queries)}
+        needed |= {"unlabelled": task.unlabelled}
+        if task.most_shots:
+            del needed["shot"]
+        asked = {key: number for key, number in needed.items() if number}
+        if sum(asked.values()) > n_examples:
+            told = " and ".join(f"{key}={number}" for key, number in asked.items())
+            wrong.append(
+                f"{told} need {sum(asked.values())} examples a class: "
+                f"{split} of {splits.name} has only {n_examples}{smallest}; lower {' or '.join(asked)}"
+            )
+        if not wrong:
+            wrong += _pool_problems(data, split, task)
     if wrong:
         raise MetabenchError("\n".join(wrong))
+
+
+def _pool_problems(split: Split, part: str, task: TaskConfig) -> list[str]:
+    try:
+        draws.pool(split, task)
+    except MetabenchError as error:
+        return [f"{part}: {error}"]
+    return []
 
 
 def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
@@ -124,5 +156,7 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
         digest.update(repr(listed).encode())
         if part.counts is not None:
             digest.update(repr(part.counts.tolist()).encode())
+        if part.weights is not None:
+            digest.update(repr(part.weights.tolist()).encode())
         digest.update(part.images.contiguous().numpy().data)
     return Splits(name, *parts, digest.hexdigest())

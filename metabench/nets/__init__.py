@@ -15,7 +15,7 @@ from metabench.nets.parts import init_head
 from metabench.nets.resnet12 import resnet12
 from metabench.objectives import OBJECTIVES
 
-__all__ = ["NETWORKS", "apply", "build", "head", "init_head"]
+__all__ = ["NETWORKS", "apply", "build", "head", "init_head", "outputs"]
 
 NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
     "conv4": conv4,
@@ -26,7 +26,7 @@ NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
 
 def build(
     network: NetworkConfig,
-    outputs: int,
+    n_outputs: int,
     shape: tuple[int, ...],
     objective: Objective = OBJECTIVES["classification"],
     n_classes: int = 0,
@@ -34,7 +34,7 @@ def build(
     """Build the network that a config names.
 
     Args:
-        outputs: ways, or the numbers to predict.
+        n_outputs: the most ways, or the numbers to predict.
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
@@ -43,7 +43,9 @@ def build(
             f"network.name={network.name!r}: unknown network.{nearest(network.name, NETWORKS)} "
             f"Allowed: {', '.join(NETWORKS)}"
         )
-    return NETWORKS[network.name](network, outputs, shape)._replace(objective=objective, n_classes=n_classes)
+    return NETWORKS[network.name](network, n_outputs, shape)._replace(
+        objective=objective, n_classes=n_classes
+    )
 
 
 def head(params: Tree, features: Tensor) -> Tensor:
@@ -51,7 +53,12 @@ def head(params: Tree, features: Tensor) -> Tensor:
     return F.linear(features, params["weight"], params["bias"])
 
 
+def outputs(net: Net, params: Tree, features: Tensor) -> Tensor:
+    """Apply a task's last layer to features [n, F]: [n, N], without what is there for tasks of more ways."""
+    return head(params, features)[:, : net.way]
+
+
 def apply(net: Net, params: Tree, x: Tensor, moments: Tree = None) -> tuple[Tensor, Tree]:
-    """Return a whole network's outputs [n, O] and the batch norm moments that were used."""
+    """Return a whole network's outputs [n, N] and the batch norm moments that were used."""
     features, used = net.embed(params, x, moments)
-    return head(params[HEAD], features), used
+    return outputs(net, params[HEAD], features), used

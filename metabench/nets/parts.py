@@ -64,6 +64,7 @@ def describe(
         embed=embed,
         features=features,
         outputs=outputs,
+        way=outputs,
         objective=OBJECTIVES["classification"],
         batch_norm=network.batch_norm,
         norm_channels=norms if network.norm == "batch" else {},

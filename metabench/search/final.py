@@ -121,7 +121,8 @@ def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
         found = evaluate.nearest_mean(images, tasks).score.tolist()
         store.write_json(final / store.NEAREST_MEAN, {**known, metric: found})
         return
-    y = episodes.gather(images, tasks.indices, tasks.shot).query.y  # [T, Q, 1]
+    (group,) = tasks.groups  # functions have one shape
+    y = episodes.gather(images, group.indices, group.shape).query.y  # [T, Q, 1]
     store.write_json(final / store.ZERO, {**known, metric: y.square().mean((1, 2)).tolist()})
 
 

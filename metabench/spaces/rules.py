@@ -43,8 +43,7 @@ def _check_task(task: TaskConfig) -> list[str]:
         dataset, _, _ = data.configure(task)
     except MetabenchError as error:
         return [f"task: {line}" for line in str(error).splitlines()]
-    problem = data.way_problem(task.way, dataset.name, dataset.kind)
-    return [f"task.{problem}"] if problem else []
+    return [f"task.{problem}" for problem in data.task_problems(task, dataset.name, dataset.kind)]
 
 
 def _check_network(network: NetworkConfig, kind: str) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from metabench import algorithms, episodes, nets, objectives, seeds, trees
-from metabench.config import NetworkConfig
-from metabench.core import Net, Objective, Query, Support, Task, Tree
+from metabench import algorithms, draws, episodes, nets, objectives, seeds, trees
+from metabench.config import NetworkConfig, TaskConfig
+from metabench.core import Net, Objective, Query, Split, Support, Task, Tree
 
 WAY, SHOT, QUERY, SIZE = 3, 2, 3, 16
 CLASSES = 8
@@ -39,6 +39,7 @@ def linear_network(n_inputs: int, objective: Objective) -> Net:
         embed=lambda params, x, moments=None: (x, {}),
         features=n_inputs,
         outputs=1,
+        way=1,
         objective=objective,
     )
 
@@ -74,8 +75,9 @@ def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
     prototypes = torch.rand(CLASSES, 1, 1, SIZE, SIZE, generator=generator)
     noise = torch.rand(CLASSES, 6, 1, SIZE, SIZE, generator=generator)
     images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8).to(device)
-    indices = episodes.sample(generator, CLASSES, 6, WAY, SHOT, QUERY, n_tasks)
-    return double(episodes.gather(images, indices, SHOT))
+    shape, names = draws.Shape(WAY, SHOT, QUERY), tuple(map(str, range(CLASSES)))
+    source = draws.pool(Split(images, names, ("noise",) * CLASSES), TaskConfig(dataset="noise"))
+    return double(episodes.gather(images, draws.sample(generator, source, shape, n_tasks), shape))
 
 
 def points(n_tasks: int = 4, n_inputs: int = 1, device: str = "cpu") -> Task:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from metabench import algorithms, episodes, nets, seeds, vectorise
+from metabench import algorithms, draws, episodes, nets, seeds, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Task
 from tests import small
@@ -37,8 +37,9 @@ NET = nets.build(NetworkConfig(name="mlp", width=32, depth=16, norm="none"), WAY
 
 
 def draw() -> Task:
-    images = small.splits(size=4).meta_train.images
-    return episodes.gather(images, episodes.sample(seeds.generator("cost"), 6, 6, WAY, S, Q, 1), S)
+    split, shape = small.splits(size=4).meta_train, draws.Shape(WAY, S, Q)
+    drawn = draws.sample(seeds.generator("cost"), draws.pool(split, small.TASK), shape, 1)
+    return episodes.gather(split.images, drawn, shape)
 
 
 @pytest.mark.parametrize("name", COSTS)

@@ -149,7 +149,7 @@ def test_smaller_classes_are_counted_and_only_their_images_are_drawn(tmp_path: P
     task = TaskConfig(dataset="folder", way=2, shot=1, query=2, test_query=2)
     data.check(task, splits)
     for split in ("meta_validation", "meta_test"):
-        drawn = episodes.frozen(splits, split, task, 20, "test").indices  # type: ignore[arg-type]
+        drawn = episodes.frozen(splits, split, task, 20, "test").groups[0].indices  # type: ignore[arg-type]
         counts = getattr(splits, split).counts
         assert (drawn.examples < counts[drawn.classes][..., None]).all()
     with pytest.raises(MetabenchError, match=r"meta_test of folder/own has only 3 in class 'class\d'"):

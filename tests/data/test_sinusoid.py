@@ -79,7 +79,7 @@ def test_more_functions_keep_the_first_ones() -> None:
 def test_a_task_is_one_function_whose_support_and_query_are_distinct_points() -> None:
     found = splits()
     frozen = episodes.frozen(found, "meta_test", TASK, 6, "test")
-    tasks = episodes.gather(found.meta_test.images, frozen.indices, frozen.shot)
+    tasks = episodes.gather(found.meta_test.images, frozen.groups[0].indices, frozen.groups[0].shape)
     assert tasks.support.x.shape == tasks.support.y.shape == (6, 5, 1)
     assert tasks.query.x.shape == tasks.query.y.shape == (6, 10, 1)
     for index, row in enumerate(tasks.classes.flatten().tolist()):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from metabench import __version__
-from metabench.core import MetabenchError
+from metabench.cli import datasets
+from metabench.cli.base import Json, guarded
 
 app = typer.Typer(
     name="metabench",
@@ -20,33 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto takes a GPU where there is one.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a search or a run.", show_default=False)]
-
-
-def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a user's mistake into one message and exit code 2, and Ctrl-C into a line and exit code 130.
-
-    Args:
-        stopped: what to say after Ctrl-C.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(*args: Any, **kwargs: Any) -> None:
-            try:
-                command(*args, **kwargs)
-            except MetabenchError as error:
-                typer.echo(f"metabench: {error}", err=True)
-                raise typer.Exit(2) from None
-            except KeyboardInterrupt:
-                typer.echo(f"\nmetabench: stopped. {stopped}".rstrip(), err=True)
-                raise typer.Exit(130) from None
-
-        return run
-
-    return decorate
 
 
 def _version(is_asked: bool) -> None:
@@ -105,10 +79,24 @@ def train(
     dataset: Annotated[str, typer.Option(help="Name of a data set; see `metabench datasets`.")],
     split: Annotated[str | None, typer.Option(help="Named split of the data set.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")] = None,
-    way: Annotated[int, typer.Option(help="Classes in a task; 1 for regression.")] = 5,
-    shot: Annotated[int, typer.Option(help="Support examples a class, or points of a function.")] = 1,
+    way: Annotated[
+        str, typer.Option(help="Classes in a task: 5, or 3-10 drawn for each; 1 for regression.")
+    ] = "5",
+    shot: Annotated[
+        str, typer.Option(help="Support examples a class, or points of a function: 1, or 1-5.")
+    ] = "1",
     query: Annotated[int, typer.Option(help="Query examples a class in meta-training.")] = 5,
     test_query: Annotated[int, typer.Option(help="Query examples a class in evaluation.")] = 15,
+    most_shots: Annotated[
+        int | None, typer.Option(help="Unbalanced support: the most examples of a class.")
+    ] = None,
+    unlabelled: Annotated[int, typer.Option(help="Unlabelled images of each class of a task.")] = 0,
+    distractors: Annotated[int, typer.Option(help="Other classes with unlabelled images.")] = 0,
+    domains: Annotated[str, typer.Option(help="any, within or across: where classes come from.")] = "any",
+    distort: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value: how far images are distorted where `--set augment=...` asks for it."),
+    ] = None,
     network: Annotated[str, typer.Option(help="conv4, resnet12 or mlp.")] = "conv4",
     width: Annotated[int, typer.Option(help="Channels of each layer; of resnet12's first block.")] = 32,
     depth: Annotated[int, typer.Option(help="Hidden layers of an mlp.")] = 2,
@@ -141,6 +129,10 @@ def train(
         "shot": shot,
         "query": query,
         "test_query": test_query,
+        "most_shots": most_shots,
+        "unlabelled": unlabelled,
+        "distractors": distractors,
+        "domains": domains,
     }
     net = {
         "name": network,
@@ -153,7 +145,7 @@ def train(
         "readout": readout,
     }
     run = {"tasks": tasks, "validation_tasks": validation_tasks, "seed": seed}
-    config = flags.describe_run(algorithm, task, option or [], net, run, set_ or [], reports)
+    config = flags.describe_run(algorithm, task, option or [], distort or [], net, run, set_ or [], reports)
     commands.train(config, out, device, json)
 
 
@@ -162,13 +154,16 @@ def train(
 def test(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     tasks: Annotated[int, typer.Option(min=2, help="Frozen meta-test tasks.")] = 1000,
+    task_list: Annotated[
+        Path | None, typer.Option(help="File of `metabench datasets tasks` with the tasks to take instead.")
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench import commands
 
-    commands.test(run, tasks, device, json)
+    commands.test(run, tasks, task_list, device, json)
 
 
 @app.command()
@@ -207,88 +202,7 @@ def algorithms(json: Json = False) -> None:
     catalogue.algorithms(json)
 
 
-datasets_app = typer.Typer(help="List, download, show and check the data sets.")
-app.add_typer(datasets_app, name="datasets")
-
-Named = Annotated[str, typer.Argument(help="Name of a data set.", show_default=False)]
-Cut = Annotated[str | None, typer.Option(help="Named split of the data set.")]
-Options = Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")]
-Way = Annotated[int, typer.Option(min=1, help="Classes in a task; 1 for regression.")]
-Shot = Annotated[int, typer.Option(min=1, help="Support examples a class, or points of a function.")]
-Queries = Annotated[int, typer.Option(min=1, help="Query examples a class.")]
-
-
-@datasets_app.callback(invoke_without_command=True)
-@guarded()
-def datasets(context: typer.Context, json: Json = False) -> None:
-    """List the data sets, and whether their files are here; or download, show and check one."""
-    if context.invoked_subcommand is None:
-        from metabench import catalogue
-
-        catalogue.datasets(json)
-    elif json:
-        raise MetabenchError(f"--json: must stand behind `{context.invoked_subcommand}`, not before it")
-
-
-@datasets_app.command("list")
-@guarded()
-def datasets_list(json: Json = False) -> None:
-    """List the data sets, their splits and options, and whether their files are here."""
-    from metabench import catalogue
-
-    catalogue.datasets(json)
-
-
-@datasets_app.command()
-@guarded("The same command continues where it stopped.")
-def fetch(
-    name: Named,
-    split: Cut = None,
-    option: Options = None,
-    jobs: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 16,
-    url: Annotated[str | None, typer.Option(help="Address of a mirror's folder of the files.")] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Whole files, where only the rows in need would be fetched.")
-    ] = False,
-) -> None:
-    """Download what a split needs into METABENCH_DATA; what is there already is not fetched again."""
-    from metabench import catalogue
-
-    catalogue.fetch(name, split, option or [], url, jobs, whole)
-
-
-@datasets_app.command()
-@guarded()
-def show(
-    name: Named,
-    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("sheet.png"),
-    split: Cut = None,
-    option: Options = None,
-    way: Way = 5,
-    shot: Shot = 1,
-    query: Queries = 5,
-    seed: Annotated[int, typer.Option(help="Draws the task.")] = 0,
-) -> None:
-    """Draw one meta-train task, support and query, and count the classes of each split."""
-    from metabench import sheet
-
-    sheet.show(name, split, option or [], out, way, shot, query, seed)
-
-
-@datasets_app.command()
-@guarded()
-def check(
-    name: Named,
-    split: Cut = None,
-    option: Options = None,
-    shot: Shot = 1,
-    query: Queries = 15,
-    json: Json = False,
-) -> None:
-    """Look for images in two splits, blank images and classes too small; exit code 1 if there are any."""
-    from metabench import sheet
-
-    sheet.check(name, split, option or [], shot, query, json)
+app.add_typer(datasets.app, name="datasets")
 
 
 def main() -> None:

@@ -1,0 +1,32 @@
+"""What a user may write, as pydantic models; every problem of a file is reported together."""
+
+from metabench.config.base import Model, Scalar
+from metabench.config.problems import nearest, problems, setting_problem
+from metabench.config.space import (
+    BudgetConfig,
+    Choices,
+    NetworkConfig,
+    Parameter,
+    Range,
+    RunConfig,
+    SearchSpace,
+)
+from metabench.config.task import AugmentConfig, Between, TaskConfig
+
+__all__ = [
+    "AugmentConfig",
+    "Between",
+    "BudgetConfig",
+    "Choices",
+    "Model",
+    "NetworkConfig",
+    "Parameter",
+    "Range",
+    "RunConfig",
+    "Scalar",
+    "SearchSpace",
+    "TaskConfig",
+    "nearest",
+    "problems",
+    "setting_problem",
+]
