@@ -13,8 +13,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from metabench import algorithms as registry
-from metabench import data, flags
-from metabench.config import TaskConfig
+from metabench import data
+from metabench.config import TaskConfig, parse_settings
 from metabench.core import MetabenchError
 from metabench.data._fetch import Order
 
@@ -103,7 +103,7 @@ def fetch(
         raise MetabenchError(
             f"{name}: cannot be fetched; get it from {found.url}. Allowed: {', '.join(fetchable)}"
         )
-    options = flags.parse_settings(found.options, pairs, "--option")
+    options = parse_settings(found.options, pairs, "--option")
     found, chosen, settings = data.configure(TaskConfig(dataset=name, split=split, options=options))
     assert found.fetch is not None
     root = data.default_root()

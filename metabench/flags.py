@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ValidationError
 
 from metabench import algorithms, augment, data, nets
-from metabench.config import AugmentConfig, NetworkConfig, RunConfig, TaskConfig, problems, setting_problem
+from metabench.config import (
+    AugmentConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    parse_settings,
+    parse_value,
+    problems,
+)
 from metabench.core import MetabenchError
 
 
@@ -80,34 +88,6 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
         raise MetabenchError(
             "\n".join(f"--{key.replace('_', '-')}{sep}{rest}" for key, sep, rest in parts)
         ) from None
-
-
-def parse_settings(settings: type, pairs: Sequence[str], flag: str) -> dict[str, Any]:
-    """Read key=value pairs as the types of a dataclass of settings; all problems are reported at once."""
-    kinds = get_type_hints(settings)
-    values: dict[str, Any] = {}
-    wrong = []
-    for pair in pairs:
-        key, sep, text = pair.partition("=")
-        if not sep:
-            wrong.append(f"{flag} {pair}: must be key=value")
-            continue
-        values[key] = parse_value(text, kinds.get(key, str))
-        problem = setting_problem(settings, key, values[key])
-        wrong += [f"{flag} {problem}"] if problem else []
-    if wrong:
-        raise MetabenchError("\n".join(wrong))
-    return values
-
-
-def parse_value(text: str, kind: type) -> Any:
-    """Read text as a type, or return it as it is, for the check to refuse."""
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    try:
-        return kind(text)
-    except ValueError:
-        return text
 
 
 def parse_count(text: str) -> Any:

@@ -216,12 +216,7 @@ def test_run(
         )
     if tasks is None:
         tasks = episodes.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
-    most = max(group.shape.way for group in tasks.groups)
-    if splits.kind == "classification" and most > run.learner.net.outputs:
-        raise MetabenchError(
-            f"{folder}: was trained for {run.learner.net.outputs} ways, and these tasks have up to {most}; "
-            "take tasks of fewer ways"
-        )
+    _refuse_more_ways(folder, run.learner.net.outputs, tasks)
     images = splits.meta_test.images.to(device)
     score = evaluate(
         run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks
@@ -243,3 +238,12 @@ def test_run(
     }
     store.write_json(folder / store.TEST, result)
     return result
+
+
+def _refuse_more_ways(folder: Path, n_outputs: int, tasks: episodes.FrozenTasks) -> None:
+    most = max(group.shape.way for group in tasks.groups)
+    if most > n_outputs:  # a function has one way and one output
+        raise MetabenchError(
+            f"{folder}: was trained for {n_outputs} ways, and these tasks have up to {most}; "
+            "take tasks of fewer ways"
+        )

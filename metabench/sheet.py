@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metabench import data, draws, episodes, flags, seeds, task_lists
-from metabench.config import TaskConfig
+from metabench.config import TaskConfig, parse_settings
 from metabench.core import MetabenchError, Split, Splits, Task
 
 PARTS = ("meta_train", "meta_validation", "meta_test")
@@ -75,7 +75,7 @@ def tasks(
         raise MetabenchError(f"--out {out}: is there already; take another name, or remove it")
     counts = {key: flags.parse_count(str(value)) for key, value in shape.items()}
     splits = _load(name, split, pairs)
-    options = flags.parse_settings(data.get(name).options, pairs, "--option")
+    options = parse_settings(data.get(name).options, pairs, "--option")
     described = {"dataset": name, "split": split, "options": options, **counts}
     task = flags.validated(TaskConfig, described)
     data.check(task, splits)
@@ -163,7 +163,7 @@ def too_small(splits: Splits, n_needed: int) -> list[str]:
 
 
 def _load(name: str, split: str | None, pairs: Sequence[str]) -> Splits:
-    options = flags.parse_settings(data.get(name).options, pairs, "--option")
+    options = parse_settings(data.get(name).options, pairs, "--option")
     return data.load(TaskConfig(dataset=name, split=split, options=options))
 
 

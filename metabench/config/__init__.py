@@ -1,7 +1,7 @@
 """What a user may write, as pydantic models; every problem of a file is reported together."""
 
 from metabench.config.base import Model, Scalar
-from metabench.config.problems import nearest, problems, setting_problem
+from metabench.config.problems import nearest, parse_settings, parse_value, problems, setting_problem
 from metabench.config.space import (
     BudgetConfig,
     Choices,
@@ -27,6 +27,8 @@ __all__ = [
     "SearchSpace",
     "TaskConfig",
     "nearest",
+    "parse_settings",
+    "parse_value",
     "problems",
     "setting_problem",
 ]

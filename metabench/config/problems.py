@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
 from metabench.config import space
 from metabench.config.task import Between
+from metabench.core import MetabenchError
 
 KINDS: dict[str, type[BaseModel]] = {**space.KINDS, "<between>": Between}
 SCALARS = {"bool": "a number, a word, true or false", "int": "a finite number"}  # the first member of a union
@@ -94,6 +95,34 @@ def setting_problem(settings: type, name: str, value: Any, where: str | None = N
     if limits["maximum"] is not None and value > limits["maximum"]:
         return f"{where}={value!r}: must be <= {limits['maximum']}"
     return None
+
+
+def parse_settings(settings: type, pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """Read key=value pairs as the types of a dataclass of settings; all problems are reported at once."""
+    kinds = get_type_hints(settings)
+    values: dict[str, Any] = {}
+    wrong = []
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        if not sep:
+            wrong.append(f"{flag} {pair}: must be key=value")
+            continue
+        values[key] = parse_value(text, kinds.get(key, str))
+        problem = setting_problem(settings, key, values[key])
+        wrong += [f"{flag} {problem}"] if problem else []
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    return values
+
+
+def parse_value(text: str, kind: type) -> Any:
+    """Read text as a type, or return it as it is, for the check to refuse."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -49,7 +49,7 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert data.names() == ["array", "folder", "glyphs", "omniglot", "quickdraw", "sinusoid"]
+    assert data.names() == ["array", "folder", "glyphs", "mixture", "omniglot", "quickdraw", "sinusoid"]
     assert all(data.get(name).name == name for name in data.names())
 
 
