@@ -129,4 +129,4 @@ def fetch(
                 f"{error.filename or root}: {error.strerror or error}; METABENCH_DATA must name a folder "
                 "that can be written, with room enough"
             ) from error
-    typer.echo(f"{name}: here, under {root / name}")
+    typer.echo(f"{name}: here, under {root}")
