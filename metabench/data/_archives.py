@@ -165,10 +165,12 @@ def _zipped(file: IO[bytes], limits: Limits) -> Iterator[Member]:
 
 
 class _Info(tarfile.TarInfo):
-    """A member whose description cannot fill the memory."""
+    """A member whose description cannot fill the memory, and behind whose last one there is a mark."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
+        if len(buf) != BLOCK:  # tarfile itself takes a cut between two members for the end
+            raise tarfile.ReadError("it ends in the middle")
         found = super().frombuf(buf, encoding, errors)
         if found.type in LONG and found.size > LARGEST_HEADER:
             raise _Dubious(f"a name of {found.size} bytes, must be at most {LARGEST_HEADER}")

@@ -29,7 +29,7 @@ OTHER: dict[str, dict[str, Any]] = {
 OWN = {"array", "folder"}
 """Data sets without files of their own: the user's, whose tests make them."""
 
-PHOTOS = {"cifar_fs", "fc100"}
+PHOTOS = {"cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"}
 """Data sets of colour, whose tests make files like theirs."""
 
 NAMES = [name for name in data.names() if name not in OWN | PHOTOS]
@@ -52,7 +52,9 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 
 def test_the_folder_is_the_registry() -> None:
-    expected = "array cifar_fs fc100 folder glyphs omniglot quickdraw sinusoid"
+    expected = (
+        "array cifar_fs cub fc100 folder glyphs mini_imagenet omniglot quickdraw sinusoid tiered_imagenet"
+    )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())
 
