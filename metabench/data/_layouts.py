@@ -117,7 +117,9 @@ def _by_list(
     place = places[0]
     beside = [f"{place}/images" if place else "images", place]
     known = {_last(image): image for folder in reversed(beside) for image in folders.get(folder, [])}
-    lists = {list_part(path): text for path, text in texts.items() if _above(path) == place}
+    lists = {
+        part: text for path, text in texts.items() if _above(path) == place and (part := list_part(path))
+    }
     problems = [
         f"there is no list {word}.csv beside the others"
         for part, word in zip(PARTS, ("train", "val", "test"), strict=True)
@@ -126,7 +128,7 @@ def _by_list(
     images: dict[str, list[str]] = {}
     others, lacking, strayed = [], [], []
     for part, text in lists.items():
-        rows = list(csv.reader(text.splitlines()))
+        rows = _rows(text)
         if not rows or tuple(rows[0]) != LIST or any(len(row) != len(LIST) for row in rows):
             problems.append(
                 f"the list of {part} must have the first line {','.join(LIST)}, and such lines only"
@@ -148,6 +150,13 @@ def _by_list(
             told = list(dict.fromkeys(wrong))
             problems.append(f"{len(told)} {what}: {_some(told)}")
     return Layout({name: sorted(set(row)) for name, row in images.items() if name in homes}, problems)
+
+
+def _rows(text: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(text.splitlines()))
+    except csv.Error:
+        return []
 
 
 def _above(path: str) -> str:

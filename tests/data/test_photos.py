@@ -175,7 +175,7 @@ def test_every_layout_gives_the_same_bytes_in_a_folder_and_in_an_archive(
     tmp_path: Path, name: str, layout: str
 ) -> None:
     unpack(tmp_path / "plain", name, by_class(name))
-    files = LAYOUTS[layout](name) | {"__MACOSX/._x.jpg": b"", "notes.txt": b""}
+    files = LAYOUTS[layout](name) | {"__MACOSX/._x.jpg": b"", "notes.csv": b"x"}
     unpack(tmp_path / "folder", name, files)
     tar(tmp_path / "tar", name, files)
     tar(tmp_path / "gz", name, files, ".tgz")
@@ -281,6 +281,7 @@ WRONG: dict[str, tuple[Callable[[str], Files], Callable[[Files], Files], str]] =
     "twice": (by_split, plus(f"top/val/{CLASS}/x.jpg"), f"1 classes have two folders: {CLASS}"),
     "two places": (by_class, plus(f"other/{CLASS}/x.jpg"), "folders of classes are in 2 places: ., other"),
     "no list": (by_list, without("val.csv"), "there is no list val.csv beside the others"),
+    "no lines": (by_list, plus("val.csv", b"x" * 200_000), "the list of meta_validation must have the first"),
     "no header": (by_list, plus("val.csv", b"a,b\n"), "the list of meta_validation must have the first line"),
     "unlisted": (by_list, without(f"{CLASS}_1"), f"1 images of the lists are not there: {CLASS}_1.jpg"),
     "strange": (by_list, plus("val.csv", b"filename,label\nx.jpg,n9\n"), "1 classes too many: n9"),
