@@ -101,7 +101,8 @@ def fetch(
             return
         fetchable = [other for other in data.names() if data.get(other).fetch]
         raise MetabenchError(
-            f"{name}: cannot be fetched; get it from {found.url}. Allowed: {', '.join(fetchable)}"
+            f"{name}: cannot be fetched; get it from {found.url} (metabench datasets check {name} says where "
+            f"to put it). Allowed: {', '.join(fetchable)}"
         )
     options = parse_settings(found.options, pairs, "--option")
     found, chosen, settings = data.configure(TaskConfig(dataset=name, split=split, options=options))
@@ -129,4 +130,4 @@ def fetch(
                 f"{error.filename or root}: {error.strerror or error}; METABENCH_DATA must name a folder "
                 "that can be written, with room enough"
             ) from error
-    typer.echo(f"{name}: here, under {root / name}")
+    typer.echo(f"{name}: here, under {root}")

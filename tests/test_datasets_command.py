@@ -161,6 +161,24 @@ def test_a_folder_of_data_must_be_named_and_writable(monkeypatch: pytest.MonkeyP
     assert "METABENCH_DATA is not set" in refused("datasets", "fetch", "omniglot")
 
 
+@pytest.mark.parametrize("name", ["mini_imagenet", "tiered_imagenet", "cub"])
+def test_what_may_not_be_passed_on_is_not_fetched_but_told_where_to_get(name: str) -> None:
+    told = refused("datasets", "fetch", name)
+    assert f"cannot be fetched; get it from {data.get(name).url}" in told
+    assert "Allowed: cifar_fs, fc100, omniglot, quickdraw" in told
+    assert f"{name} (not here)" in output("datasets", "list")
+
+
+@pytest.mark.parametrize("name", ["mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100"])
+def test_checking_what_is_not_here_says_what_to_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "load", LOAD)
+    told = refused("datasets", "check", name)
+    assert str(tmp_path / "data") in told
+    assert "To download: " in told or "to get it: " in told
+
+
 def test_what_is_built_in_needs_no_download() -> None:
     assert "glyphs needs no download" in output("datasets", "fetch", "glyphs")
 

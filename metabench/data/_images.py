@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 import struct
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import PIL
@@ -32,6 +33,8 @@ LARGEST = 2**28
 """Pixels of the largest image that is opened."""
 
 THREADS = 8
+BATCH = 64
+"""Pictures that are in memory at once."""
 
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError),
@@ -55,6 +58,15 @@ class Listing(NamedTuple):
     images: list[File]
     others: list[Path]
     problems: list[str]
+
+
+class Picture(NamedTuple):
+    """An encoded image, and where it goes in a table."""
+
+    row: int
+    column: int
+    name: str
+    file: Path | IO[bytes]
 
 
 class Unreadable(Exception):
@@ -120,47 +132,69 @@ def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple
     Args:
         look: side in pixels, channels, and the colour behind transparent pixels.
     """
+    shape = (len(classes), max(map(len, classes)))
+
+    def pictures() -> Iterator[Picture]:
+        for row, files in enumerate(classes):
+            for column, file in enumerate(files):
+                yield Picture(row, column, str(file.path), file.path)
+
+    return table_of(name, key, shape, pictures, look)
+
+
+def table_of(
+    name: str,
+    key: object,
+    shape: tuple[int, int],
+    pictures: Callable[[], Iterator[Picture]],
+    look: tuple[int, int, str],
+) -> Array:
+    """Decode pictures, in any order, into a table, or read the cache.
+
+    Args:
+        shape: classes, and examples of a class.
+    """
     side, channels, background = look
-    shape = (len(classes), max(map(len, classes)), channels, side, side)
 
     def write(path: Path) -> None:
         problems = []
         Image.init()  # not in several threads at once
         with (
-            table_file(path, shape) as put,
+            table_file(path, (*shape, channels, side, side)) as put,
             warnings.catch_warnings(),
             ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
         ):
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
-            for row, files in enumerate(classes):
-                decoded = pool.map(lambda file: _try(file.path, side, channels, background), files)
-                for column, image in enumerate(decoded):
+            waiting = pictures()
+            while batch := list(itertools.islice(waiting, BATCH)):
+                decoded = pool.map(lambda one: _try(one, side, channels, background), batch)
+                for one, image in zip(batch, decoded, strict=True):
                     if isinstance(image, str):
                         problems.append(image)
                     else:
-                        put(row, column, image)
+                        put(one.row, one.column, image)
         if problems:
             raise Unreadable(*problems)
 
     return kept(name, key, write)
 
 
-def _try(path: Path, side: int, channels: int, background: str) -> Array | str:
+def _try(picture: Picture, side: int, channels: int, background: str) -> Array | str:
     try:
-        return decode(path, side, channels, background)
+        return decode(picture.file, side, channels, background)
     except UnidentifiedImageError:
-        return f"{str(path)!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
+        return f"{picture.name!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
     except DAMAGE as error:
-        return f"{str(path)!r}: cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+        return f"{picture.name!r}: cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-def decode(path: Path, side: int, channels: int, background: str) -> Array:
+def decode(file: Path | IO[bytes], side: int, channels: int, background: str) -> Array:
     """Decode the first picture of a file, uint8 [C, side, side].
 
     The camera's orientation is applied; transparent pixels show the background; the largest square in the
     middle is taken and resized, each pixel a weighted mean of those that it covers (antialiasing).
     """
-    with Image.open(path, formats=FORMATS) as opened:
+    with Image.open(file, formats=FORMATS) as opened:
         if opened.width * opened.height > LARGEST:
             raise ValueError(f"{opened.width}x{opened.height} pixels are more than {LARGEST}")
         opened.load()

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-import stat
 import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import PIL
 from PIL import Image
 
 from metabench.core import MetabenchError
-from metabench.data import _fetch
+from metabench.data import _archives, _fetch
 from metabench.data._cache import Array, cached
 
 FOLDER = "omniglot"
@@ -137,14 +136,8 @@ def _packed(path: Path, stack: ExitStack) -> Iterator[tuple[str, Open]]:
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     """Refuse what no honest archive of drawings holds; nothing of it would be unpacked anyway."""
     for info in members:
-        name = PurePosixPath(info.filename.replace("\\", "/"))
-        problem = None
-        if ".." in name.parts or name.is_absolute() or re.match("[A-Za-z]:", info.filename):
-            problem = "leads out of the archive"
-        elif stat.S_ISLNK(info.external_attr >> 16):
-            problem = "is a link"
-        elif MEMBER.fullmatch(info.filename) and info.file_size > LARGEST:
-            problem = f"unpacks to {info.file_size} bytes, must be at most {LARGEST}"
+        largest = LARGEST if MEMBER.fullmatch(info.filename) else LARGEST_IN_ALL
+        problem = _archives.problem_of(info.filename, info.file_size, largest, _archives.is_link(info))
         if problem:
             raise MetabenchError(
                 f"omniglot: {path}: {info.filename!r} {problem}. Replace the archive. {DOWNLOAD}"

@@ -167,13 +167,22 @@ def refuse(name: str, problems: Sequence[str]) -> None:
     raise MetabenchError("\n".join(f"{name}: {line}" for line in told[:SHOWN] + more))
 
 
-def splits_of(name: str, key: object, table: Array, counts: Mapping[str, int], classes: Classes) -> Splits:
+def splits_of(
+    name: str,
+    key: object,
+    table: Array,
+    counts: Mapping[str, int],
+    classes: Classes,
+    split: str = "own",
+    domains: Mapping[str, str] | None = None,
+) -> Splits:
     """Cut a table of images into splits.
 
     Args:
         key: what the table depends on.
         table: uint8 [class, example, C, H, W]; its rows are in the order of counts.
         counts: examples a class.
+        domains: those of the classes; without them all are of one, the data set.
     """
     position = {one: row for row, one in enumerate(counts)}
     chosen = [one for part in PARTS for one in classes[part]]
@@ -185,9 +194,10 @@ def splits_of(name: str, key: object, table: Array, counts: Mapping[str, int], c
         n_examples = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((n_examples == table.shape[1]).all())
         part_images = images[start : start + len(names)]
-        splits.append(Split(part_images, names, (name,) * len(names), None if is_full else n_examples))
+        homes = tuple(domains[one] if domains else name for one in names)
+        splits.append(Split(part_images, names, homes, None if is_full else n_examples))
         start += len(names)
-    return make_splits(f"{name}/own", *splits)
+    return make_splits(f"{name}/{split}", *splits)
 
 
 def _ordered(name: str, key: object, table: Array, rows: list[int], sizes: list[int]) -> Array:
