@@ -6,7 +6,7 @@ Shape letters: P trials, T tasks, N ways, K shots, Q queries, S inner steps, C H
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class Algorithm(NamedTuple):
     is_trained: bool = True  # False: nothing is learnt across tasks, so meta-training is skipped
     check: Callable[[Any], list[str]] = lambda h: []  # what is wrong with settings that are right one by one
     batch_norm: Callable[[Net, Any], str | None] = normalised_by  # (net, h), at evaluation
+    # (h, progress): all that task_loss takes from progress; the same value stands for the same operations
+    phase: Callable[[Any, float], Hashable] = lambda h, progress: None
 
 
 class Report(NamedTuple):

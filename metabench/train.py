@@ -31,6 +31,7 @@ from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Repo
 from metabench.draws import Pool
 from metabench.evaluate import Evaluation, evaluate
 from metabench.objectives import OBJECTIVES
+from metabench.replay import Tape
 
 CHUNK = 32
 """Tasks whose graphs are in memory at once."""
@@ -106,9 +107,10 @@ def train(
     val_images = splits.meta_validation.images.to(device)
     val_tasks = episodes.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
     memory.reset_peak(device)
+    tape = Tape()
     for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
         begun = time.perf_counter()
-        state, window = _train_to(rung, config, learner, source, state, listen)
+        state, window = _train_to(rung, config, learner, source, state, tape, listen)
         evaluation = None
         if window.finite:
             args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
@@ -128,7 +130,7 @@ class Window(NamedTuple):
 
 
 def meta_step(
-    config: RunConfig, learner: Learner, source: Pool, state: State, n_tasks: int
+    config: RunConfig, learner: Learner, source: Pool, state: State, n_tasks: int, tape: Tape | None = None
 ) -> tuple[State, Logs]:
     """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
     algorithm, net, h = learner
@@ -150,6 +152,7 @@ def meta_step(
         h,
         progress,
         CHUNK,
+        tape,
     )
     meta, optimizer, outer = algorithm.optimizer(h).update(gradient, state.optimizer, state.meta, progress)
     state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
@@ -157,7 +160,13 @@ def meta_step(
 
 
 def _train_to(
-    rung: int, config: RunConfig, learner: Learner, source: Pool, state: State, listen: Listener | None
+    rung: int,
+    config: RunConfig,
+    learner: Learner,
+    source: Pool,
+    state: State,
+    tape: Tape,
+    listen: Listener | None,
 ) -> tuple[State, Window]:
     """Take meta-steps until exactly `rung` tasks are seen; the last step takes what is left of a batch."""
     if not learner.algorithm.is_trained:
@@ -168,7 +177,7 @@ def _train_to(
     while state.tasks_seen < rung:
         n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
         before = state.tasks_seen
-        state, logs = meta_step(config, learner, source, state, n_tasks)
+        state, logs = meta_step(config, learner, source, state, n_tasks, tape)
         whole.add(logs, n_tasks)
         part.add(logs, n_tasks)
         if state.tasks_seen // every > before // every or state.tasks_seen == rung:

@@ -7,6 +7,7 @@ second order for torch's own affine norm layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.func import grad_and_value, vmap
 
 from metabench import trees
 from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree
+from metabench.replay import Tape
 
 
 def chunks(tasks: Task, size: int) -> Iterator[Task]:
@@ -35,19 +37,26 @@ def meta_gradient(
     h: Any,
     progress: float,
     chunk: int,
+    tape: Tape | None = None,
 ) -> tuple[Tree, Tensor, Logs, Tree]:
-    """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks."""
+    """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks.
 
-    def task_loss(meta: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
+    Args:
+        chunk: tasks whose graphs are in memory at once.
+        tape: of one algorithm, network and settings; takes over once recording the operations pays.
+    """
+
+    def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
         loss, aux = algorithm.task_loss(net, meta, buffers, task, h, progress)
         return loss, (dict(aux.logs), aux.buffers)
 
-    per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, 0))
+    per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
+    run = per_task if tape is None else partial(tape.run, (net.way, algorithm.phase(h, progress)), per_task)
     n_tasks = len(tasks.classes)
     _refuse_autocast(tasks)
     total: Tree = None
     for part in chunks(tasks, chunk):
-        gradient, (loss, (logs, new_buffers)) = per_task(meta, part)
+        gradient, (loss, (logs, new_buffers)) = run(meta, buffers, part)
         summed = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
         summed = trees.map(lambda leaf: leaf.sum(0), summed)
         total = summed if total is None else trees.map(torch.add, total, summed)
@@ -64,12 +73,15 @@ def grouped_meta_gradient(
     h: Any,
     progress: float,
     chunk: int,
+    tape: Tape | None = None,
 ) -> tuple[Tree, Tensor, Logs, Tree]:
     """Do the same over groups of tasks, as tasks of different ways or shots cannot be computed at once."""
     n_tasks = sum(len(tasks.classes) for tasks in groups)
     total: Tree = None
     for tasks in groups:
-        found = meta_gradient(algorithm, for_tasks(net, tasks), meta, buffers, tasks, h, progress, chunk)
+        found = meta_gradient(
+            algorithm, for_tasks(net, tasks), meta, buffers, tasks, h, progress, chunk, tape
+        )
         if len(groups) == 1:
             return found
         share = len(tasks.classes) / n_tasks

@@ -30,6 +30,7 @@ FLOORS: dict[str, float] = {
     "augment": 1,
     "draws": 0.8,
     "episodes": 1,
+    "replay": 0.8,
     "vectorise": 1,
     "data": 1,
     "memory": 1,

@@ -107,12 +107,17 @@ def multi_step_weights(n_steps: int, h: Settings, progress: float) -> list[float
     return [early] * (n_steps - 1) + [last]
 
 
+def phase(h: Settings, progress: float) -> tuple[bool, tuple[float, ...]]:
+    """Say whether derivatives are of first order, and how the steps' losses are weighed."""
+    first = h.derivative_annealing and progress < h.first_order_fraction
+    return first, tuple(multi_step_weights(max(h.inner_steps, 1), h, progress))
+
+
 def task_loss(
     net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
 ) -> tuple[Tensor, Aux]:
-    first = h.derivative_annealing and progress < h.first_order_fraction
+    first, weights = phase(h, progress)
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
-    weights = multi_step_weights(max(h.inner_steps, 1), h, progress)
     loss = task.query.x.new_zeros(())
     for step, weight in enumerate(weights):
         seen = []
@@ -125,7 +130,9 @@ def task_loss(
             learner = inner.adapted(net, params, task.support)
             features, used = inner.embed(net, learner, task.query.x)
             seen += [used] if used else []
-            step_loss, aux = inner.judge(net, nets.head(params[HEAD], features), task.query.y, buffers)
+            step_loss, aux = inner.judge(
+                net, nets.outputs(net, params[HEAD], features), task.query.y, buffers
+            )
             # eq. 3: sum over steps of v_i * L_Q(theta_i)
             loss = loss + weight * step_loss
         buffers = record(buffers, step, seen)
@@ -189,5 +196,6 @@ ALGORITHMS = {
         "code never does; the test score is a single model's, not an ensemble of five.",
         kinds=("classification", "regression"),
         batch_norm=batch_norm,
+        phase=phase,
     )
 }

@@ -27,7 +27,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "sinusoid": {"functions": 100, "seed": 1},
 }
 OWN = {"array", "folder", "mixture"}
-"""Data sets without files of their own: the user's, and what is put together, which have tests of their own."""
+"""Data sets without files of their own, which have tests of their own."""
 
 PHOTOS = {"cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"}
 """Data sets of colour, whose tests make files like theirs."""

@@ -1,0 +1,55 @@
+"""Operations recorded once and replayed, without what composing them anew costs.
+
+Nested vmap and grad pass every operation through several interpreters, in Python. What is left at the end is
+a list of plain operations that depends on shapes and settings only; running it gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
+
+PAYS_AFTER = 20.0
+"""Seconds that a function must have taken before it is recorded: recording takes some, too."""
+
+
+class Tape:
+    """What one run has recorded."""
+
+    def __init__(self, pays_after: float = PAYS_AFTER) -> None:
+        self.pays_after = pays_after
+        self.seconds: dict[Hashable, float] = {}
+        self.recorded: dict[Hashable, Callable[..., Any]] = {}
+
+    def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+        """Return function(*args), replayed if it has been recorded for arguments of this form.
+
+        Args:
+            name: tells apart what is no argument; under one name and form a function does one and the same.
+            args: nested containers of tensors, the same at each call but for the numbers in the tensors.
+        """
+        form = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in tree_leaves(args))
+        key = (name, form)
+        found = self.recorded.get(key)
+        if found is None and self.seconds.get(key, 0.0) >= self.pays_after:
+            found = self.recorded[key] = record(function, *args)
+        if found is not None:
+            with torch.no_grad():
+                return found(*args)
+        begun = time.perf_counter()
+        result = function(*args)
+        self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - begun
+        return result
+
+
+def record(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """Run a function once and return the plain operations that it came down to."""
+    graph = make_fx(function)(*args)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
