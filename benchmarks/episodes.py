@@ -1,12 +1,13 @@
 """Tasks per second of drawing Omniglot tasks: this package's way beside torchmeta's and learn2learn's.
 
-Both are written anew in `other_ways.py`, as they are documented; neither needs to be installed. What each way does for every image of every task:
+The others' ways are written anew in `other_ways.py`, as they are documented; neither needs to be installed.
+What each does for every image of every task:
 
 - metabench: an index. The split is one uint8 table in memory, and T tasks are gathered from it at once.
 - torchmeta: a decoded drawing of 105x105 becomes a Pillow image, is turned if its class is a turned one,
   resized to 28x28 and made a tensor. A data set a class, a task that joins them, a splitter of classes, a
-  DataLoader that collates images, then tasks. torchmeta reads each drawing from an HDF5 file: so does "torchmeta", where
-  h5py is installed; "torchmeta, decoded" has them in memory, which favours it.
+  DataLoader that collates images, then tasks. torchmeta reads each drawing from an HDF5 file: so does
+  "torchmeta", where h5py is installed; "torchmeta, decoded" has them in memory, which favours it.
 - learn2learn: a PNG file is opened, resized to 28x28 (Lanczos), made a tensor and inverted; task transforms
   choose N ways and K shots, load, remap labels and put them in order, and a task is collated. Its random turn
   of classes is left out, which favours it.
