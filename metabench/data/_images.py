@@ -9,7 +9,7 @@ import struct
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,9 @@ LARGEST = 2**28
 """Pixels of the largest image that is opened."""
 
 THREADS = 8
+
+AHEAD = 8
+"""Images a thread that are decoded at once: a class may be larger than memory."""
 
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError),
@@ -122,6 +125,8 @@ def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple
     """
     side, channels, background = look
     shape = (len(classes), max(map(len, classes)), channels, side, side)
+    n_threads = min(THREADS, os.cpu_count() or 1)
+    size = n_threads * AHEAD
 
     def write(path: Path) -> None:
         problems = []
@@ -129,12 +134,12 @@ def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple
         with (
             table_file(path, shape) as put,
             warnings.catch_warnings(),
-            ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
+            ThreadPoolExecutor(n_threads) as pool,
         ):
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
-            for row, files in enumerate(classes):
+            for row, first, files in _blocks(classes, size):
                 decoded = pool.map(lambda file: _try(file.path, side, channels, background), files)
-                for column, image in enumerate(decoded):
+                for column, image in enumerate(decoded, first):
                     if isinstance(image, str):
                         problems.append(image)
                     else:
@@ -143,6 +148,13 @@ def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple
             raise Unreadable(*problems)
 
     return kept(name, key, write)
+
+
+def _blocks(classes: Sequence[Sequence[File]], size: int) -> Iterator[tuple[int, int, Sequence[File]]]:
+    """Cut each row of files into blocks, with the row and the column where each starts."""
+    for row, files in enumerate(classes):
+        for start in range(0, len(files), size):
+            yield row, start, files[start : start + size]
 
 
 def _try(path: Path, side: int, channels: int, background: str) -> Array | str:

@@ -30,7 +30,7 @@ ALIASES = {
 FEWEST = 2
 """Classes without which no task can be drawn from a split."""
 
-LARGE = 2**30
+LARGE = 2**26
 """Bytes from which a reordered table is kept on disk, not in memory."""
 
 SHOWN = 20
