@@ -29,6 +29,8 @@ class Dataset(NamedTuple):
     is_here: Callable[[Path | None], bool]  # whether the files are under root
     kind: str = "classification"  # or "regression"
     fetch: Callable[[Path, str, Any, Any], None] | None = None  # (root, split, options, _fetch.Order)
+    # (root, split, options) -> the files and folders that loading reads, where they are there
+    sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
 
 
 QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
@@ -79,6 +81,12 @@ def load(task: TaskConfig, root: Path | None = None) -> Splits:
     """
     dataset, split, options = configure(task)
     return dataset.load(root or default_root(), split, options)
+
+
+def sources(task: TaskConfig, root: Path | None = None) -> list[Path]:
+    """List the files and folders that the splits of a task are read from; none where they are computed."""
+    dataset, split, options = configure(task)
+    return dataset.sources(root or default_root(), split, options)
 
 
 def way_problem(way: int, name: str, kind: str) -> str | None:

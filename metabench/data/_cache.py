@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ if sys.platform != "win32":
     import fcntl
 
 Array = np.ndarray[Any, Any]
+
+_used: ContextVar[list[Path] | None] = ContextVar("used", default=None)
 
 MAP_NORESERVE = 0x4000
 """Linux's own number, which Python's mmap names from 3.13 on."""
@@ -54,6 +57,25 @@ def kept(name: str, key: object, write: Callable[[Path], None]) -> Array:
         write: makes an .npy file at a path, piece by piece where it is large.
     """
     path = folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
+    found = _read_or_write(path, write)
+    used = _used.get()
+    if used is not None:
+        used.append(path)
+    return found
+
+
+@contextmanager
+def noted() -> Iterator[list[Path]]:
+    """Give a list that fills with the kept files that are used within."""
+    used: list[Path] = []
+    token = _used.set(used)
+    try:
+        yield used
+    finally:
+        _used.reset(token)
+
+
+def _read_or_write(path: Path, write: Callable[[Path], None]) -> Array:
     found = _read(path)
     if found is not None:
         return found

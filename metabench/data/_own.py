@@ -57,6 +57,12 @@ def locate(root: Path | None, path: str) -> tuple[Path | None, list[str]]:
     return place, []
 
 
+def sources(root: Path | None, split: str, options: Any) -> list[Path]:
+    """Return where the path option leads, if it leads anywhere."""
+    place, _ = locate(root, options.path)
+    return [] if place is None else [place]
+
+
 def part_of(name: str) -> str | None:
     """Return the split that a word means, or None."""
     return ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))

@@ -216,4 +216,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=lambda root: True,
+    sources=_own.sources,
 )
