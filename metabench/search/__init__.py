@@ -56,8 +56,7 @@ def search(
             watch.say(nodes.needs(space.task, splits.name, kept))
             ledger = Ledger(place, space.budget.confirm_top, objective)
             with cluster.connect(address, place, cpus) as found:
-                if address is not None:  # on this machine alone, the data are in the cache by now
-                    nodes.check(space.task, splits)
+                nodes.check(address, space.task, splits)
                 with watch.showing(ledger):
                     experiment.explore(place, space, ledger, found, watch, seed)
                 chosen = confirm.choose(place, space, ledger, found, watch)

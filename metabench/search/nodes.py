@@ -61,8 +61,14 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1000:.0f} kB"
 
 
-def check(task: TaskConfig, splits: Splits) -> None:
-    """Load the data once on each node, which leaves them decoded there, or refuse nodes that lack them."""
+def check(address: str | None, task: TaskConfig, splits: Splits) -> None:
+    """Load the data once on each node, which leaves them decoded there, or refuse nodes that lack them.
+
+    Args:
+        address: of the cluster; None for this machine alone, whose cache has them since they were loaded.
+    """
+    if address is None:
+        return
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
     names = _names(cluster.workers())
     pending = {

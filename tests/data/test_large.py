@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,16 @@ def check(took: dict[str, Any], n_bytes: int, most: int) -> None:
     assert 0.1 < took["mean"] < 0.9
 
 
-def test_loading_arrays_takes_far_less_memory_than_they_have(tmp_path: Path) -> None:
-    n_bytes = write_arrays(tmp_path / "arrays", 200 * MB)
-    took = load(tmp_path / "cache", "array", tmp_path / "arrays")
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_loading_arrays_takes_far_less_memory_than_they_have(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "arrays"
+    n_bytes = write_arrays(path, 200 * MB)
+    if form == "archive":
+        with zipfile.ZipFile(tmp_path / "arrays.npz", "w") as archive:
+            for name in ("images.npy", "labels.npy"):
+                archive.write(path / name, name)
+        path = tmp_path / "arrays.npz"
+    took = load(tmp_path / "cache", "array", path)
     check(took, n_bytes, took["before"] + 100 * MB)  # a block is 67 MB
 
 

@@ -19,6 +19,7 @@ from metabench.config import TaskConfig
 from metabench.core import MetabenchError
 from metabench.data import _cache
 from metabench.search import cluster, nodes
+from tests import small
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -65,7 +66,7 @@ def test_a_node_without_the_data_or_with_others_is_refused_by_name_and_one_with_
         first = ray.get_runtime_context().get_node_id()
         (second,) = (node["NodeID"] for node in cluster.workers() if node["NodeID"] != first)
         with pytest.raises(MetabenchError) as error:
-            nodes.check(TASK, splits)
+            nodes.check(two_nodes, TASK, splits)
         first_line, *rest = str(error.value).splitlines()
         assert f"({second[:8]}): folder: path='mine': {there}/mine: No such file or directory" in first_line
         assert len(rest) == 1, "the node that has the driver's folder is content"
@@ -75,7 +76,7 @@ def test_a_node_without_the_data_or_with_others_is_refused_by_name_and_one_with_
         images(there)
         Image.fromarray(np.full((4, 4), 99, np.uint8)).save(there / "mine" / "class0" / "0.png")
         with pytest.raises(MetabenchError, match="other data than here") as error:
-            nodes.check(TASK, splits)
+            nodes.check(two_nodes, TASK, splits)
         assert f"({second[:8]}): other data" in str(error.value)
         assert f"METABENCH_DATA={str(there)!r} there" in str(error.value)
         assert first[:8] not in str(error.value)
@@ -83,9 +84,13 @@ def test_a_node_without_the_data_or_with_others_is_refused_by_name_and_one_with_
         shutil.rmtree(there)
         images(there)
         shutil.rmtree(tmp_path / "cache there", ignore_errors=True)
-        nodes.check(TASK, splits)
+        nodes.check(two_nodes, TASK, splits)
     assert [path.suffix for path in (tmp_path / "cache there").iterdir()] == [".npy"]
     assert len(list((tmp_path / "cache here").iterdir())) == 1
+
+
+def test_this_machine_alone_is_not_asked_again() -> None:
+    nodes.check(None, TASK, small.splits())  # without a Ray, or the data
 
 
 def test_a_line_says_what_each_node_needs_and_where_it_is_looked_for(
