@@ -30,6 +30,8 @@ class Dataset(NamedTuple):
     is_here: Callable[[Path | None], bool]  # whether the files are under root
     kind: str = "classification"  # or "regression"
     fetch: Callable[[Path, str, Any, Any], None] | None = None  # (root, split, options, _fetch.Order)
+    # (root, split, options) -> the files and folders that loading reads, where they are there
+    sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
 
 
 QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
@@ -101,6 +103,12 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     if task.shots[0] != task.shots[1]:
         wrong.append(f"shot={task.told_shot}: {name} is regression; give one number of points")
     return wrong
+
+
+def sources(task: TaskConfig, root: Path | None = None) -> list[Path]:
+    """List the files and folders that the splits of a task are read from; none where they are computed."""
+    dataset, split, options = configure(task)
+    return dataset.sources(root or default_root(), split, options)
 
 
 def check(task: TaskConfig, splits: Splits) -> None:

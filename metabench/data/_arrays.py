@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from metabench.data import _cache
 from metabench.data._cache import Array
 
 NAMES = ("images", "labels", "split")
+
+PIECE = 2**20
+"""Bytes of an archive that are unpacked at once."""
 
 DAMAGE = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, AttributeError),
@@ -80,10 +86,14 @@ def _mapped(file: Path) -> Array:
 
 def _shown(file: IO[bytes]) -> Array:
     """Return an array of the shape and type that a file tells, without reading it."""
+    shape, _, kind = _header(file)
+    return np.broadcast_to(np.zeros((), kind), shape)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, kind = read(file)
-    return np.broadcast_to(np.zeros((), kind), shape)
+    return read(file)
 
 
 def _archive(path: Path) -> Opened:
@@ -93,7 +103,7 @@ def _archive(path: Path) -> Opened:
     def read_images() -> Array:
         try:
             with zipfile.ZipFile(path) as archive, archive.open("images.npy") as member:
-                return np.lib.format.read_array(member, allow_pickle=False)
+                return _unpacked(member)
         except DAMAGE as error:
             raise Unreadable(f"images of {path}: cannot be read: {_told(error)}") from error
 
@@ -106,6 +116,17 @@ def _archive(path: Path) -> Opened:
     except DAMAGE as error:
         problems.append(f"{path}: cannot be read as an .npz file: {_told(error)}")
     return Opened(arrays, read_images, problems)
+
+
+def _unpacked(member: IO[bytes]) -> Array:
+    """Map an array out of an archive, which may be larger than memory, by way of a file without a name."""
+    folder = _cache.folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        shutil.copyfileobj(member, file, PIECE)
+        file.seek(0)
+        shape, is_fortran, kind = _header(file)
+        return np.memmap(file, kind, "r", file.tell(), shape, "F" if is_fortran else "C")  # type: ignore[arg-type]
 
 
 def _take_members(

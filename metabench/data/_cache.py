@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import math
+import mmap
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,11 @@ if sys.platform != "win32":
     import fcntl
 
 Array = np.ndarray[Any, Any]
+
+_used: ContextVar[list[Path] | None] = ContextVar("used", default=None)
+
+MAP_NORESERVE = 0x4000
+"""Linux's own number, which Python's mmap names from 3.13 on."""
 
 
 def folder() -> Path:
@@ -48,13 +57,34 @@ def kept(name: str, key: object, write: Callable[[Path], None]) -> Array:
         write: makes an .npy file at a path, piece by piece where it is large.
     """
     path = folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
+    found = _read_or_write(path, write)
+    used = _used.get()
+    if used is not None:
+        used.append(path)
+    return found
+
+
+@contextmanager
+def noted() -> Iterator[list[Path]]:
+    """Give a list that fills with the kept files that are used within."""
+    used: list[Path] = []
+    token = _used.set(used)
+    try:
+        yield used
+    finally:
+        _used.reset(token)
+
+
+def _read_or_write(path: Path, write: Callable[[Path], None]) -> Array:
     found = _read(path)
     if found is not None:
         return found
     try:  # before the slow part, so that a folder that cannot be written is told at once
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with _locked(path.with_suffix(".lock")) as is_alone:
             found = _read(path)  # another process may have been faster
+            if is_alone:
+                _clear(path)
             return _write(path, write) if found is None else found
     except OSError as error:
         raise _refusal(path, error) from error
@@ -81,30 +111,68 @@ def table_file(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[int, in
 
 def _read(path: Path) -> Array | None:
     try:
-        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+        return _mapped(path)
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
         return None  # a damaged file is one that we wrote: make it again
     except OSError as error:
         raise _refusal(path, error) from error
 
 
+def _begun(path: Path) -> str:
+    """Return how the names of the files start that this machine writes to become a kept one."""
+    return f"{path.stem}.{platform.node()}."
+
+
+def _clear(path: Path) -> None:
+    """Remove what killed processes of this machine left half written; only for who holds the lock."""
+    for left in path.parent.glob(f"{glob.escape(_begun(path))}*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def _write(path: Path, write: Callable[[Path], None]) -> Array:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_begun(path), suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide a shared cache from a colleague
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)  # where locks do not work, each process replaces the whole file
     finally:
         temporary.unlink(missing_ok=True)
-    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> Array:
+    """Map an .npy file, as numpy's mode "c" does, but without reserving memory for all of it.
+
+    Linux reserves memory for what a process may write into a private mapping, and refuses one that is larger
+    than memory.
+    """
+    if not sys.platform.startswith("linux"):
+        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    with path.open("rb") as file:
+        is_first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        shape, is_fortran, kind = read(file)
+        start = file.tell()
+        if kind.hasobject:
+            raise ValueError("holds Python objects")
+        end = start + math.prod(shape) * kind.itemsize
+        if os.fstat(file.fileno()).st_size < end:
+            raise ValueError("is cut off")
+        how = mmap.MAP_PRIVATE | MAP_NORESERVE
+        mapped = mmap.mmap(file.fileno(), end, flags=how, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return np.ndarray(shape, kind, mapped, start, order="F" if is_fortran else "C")
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process of a machine at a time in; the system frees the lock of a process that dies."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Let one process of a machine at a time in; the system frees the lock of a process that dies.
+
+    Gives whether there are locks at all.
+    """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -112,7 +180,7 @@ def _locked(path: Path) -> Iterator[None]:
             if is_lockable and not _is_at(handle, path):
                 continue  # the holder before us has removed the file: lock the new one
             try:
-                yield
+                yield is_lockable
             finally:
                 path.unlink(missing_ok=True)
             return

@@ -58,6 +58,12 @@ def is_here(root: Path | None) -> bool:
     return root is not None and all(_source(root / FOLDER, name) for name in SETS)
 
 
+def sources(root: Path | None) -> list[Path]:
+    """List the archives or folders of both sets that are under root."""
+    found = [_source(root / FOLDER, name) for name in SETS] if root is not None else []
+    return [source for source in found if source is not None]
+
+
 def fetch(root: Path, order: _fetch.Order) -> None:
     """Fetch the official archives of the sets that are not here."""
     base = (order.url or URL).rstrip("/")

@@ -30,7 +30,7 @@ ALIASES = {
 FEWEST = 2
 """Classes without which no task can be drawn from a split."""
 
-LARGE = 2**30
+LARGE = 2**26
 """Bytes from which a reordered table is kept on disk, not in memory."""
 
 SHOWN = 20
@@ -55,6 +55,12 @@ def locate(root: Path | None, path: str) -> tuple[Path | None, list[str]]:
     except (ValueError, RuntimeError) as error:  # no path, no such user
         return None, [f"path={path!r}: {error}"]
     return place, []
+
+
+def sources(root: Path | None, split: str, options: Any) -> list[Path]:
+    """Return where the path option leads, if it leads anywhere."""
+    place, _ = locate(root, options.path)
+    return [] if place is None else [place]
 
 
 def part_of(name: str) -> str | None:

@@ -53,6 +53,12 @@ def is_here(root: Path | None, names: list[str]) -> bool:
     return root is not None and all(_path(root, name).is_file() for name in names)
 
 
+def sources(root: Path | None, names: list[str]) -> list[Path]:
+    """List the files of the categories that are under root."""
+    found = [_path(root, name) for name in names] if root is not None else []
+    return [path for path in found if path.is_file()]
+
+
 def _path(root: Path, name: str) -> Path:
     """Return the whole file of a category where it is here, or else that of its rows."""
     whole = root / FOLDER / f"{name}.npy"

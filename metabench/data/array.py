@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ VERSION = 1
 """Raised when the same files give other bytes."""
 
 CHANNELS = (1, 3)
-BLOCK = 256
-"""Images that are converted at once."""
+BLOCK = 2**26
+"""Bytes that are converted at once."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,16 @@ def _table(like: Array, read: Callable[[], Array], key: object, rows: list[list[
     axes = _layout(like)[0]
     image = like[:0].transpose(axes).shape[1:]
     shape = (len(rows), max(map(len, rows)), *(image if len(image) == 3 else (1, *image)))
+    size = max(1, BLOCK // (math.prod(image) * like.itemsize))
 
     def write(path: Path) -> None:
         images, problems = read(), []
         with table_file(path, shape) as put:
             for row, chosen in enumerate(rows):
-                for start in range(0, len(chosen), BLOCK):
-                    block = images[chosen[start : start + BLOCK]].transpose(axes)
-                    problems += _range_problems(block, chosen[start : start + BLOCK])
+                for start in range(0, len(chosen), size):
+                    some = chosen[start : start + size]
+                    block = images[some].transpose(axes)
+                    problems += _range_problems(block, some)
                     if block.dtype.kind == "f":
                         block = np.round(np.clip(np.nan_to_num(block), 0, 1) * 255.0).astype(np.uint8)
                     for column, one in enumerate(block, start):
@@ -213,4 +216,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=lambda root: True,
+    sources=_own.sources,
 )

@@ -176,4 +176,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=lambda root: True,
+    sources=_own.sources,
 )

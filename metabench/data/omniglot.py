@@ -150,4 +150,5 @@ DATASET = Dataset(
     load=load,
     is_here=_omniglot_files.is_here,
     fetch=fetch,
+    sources=lambda root, split, options: _omniglot_files.sources(root),
 )

@@ -182,4 +182,5 @@ DATASET = Dataset(
     load=load,
     is_here=is_here,
     fetch=fetch,
+    sources=lambda root, split, options: files.sources(root, _names(meta_dataset_classes())),
 )

@@ -35,15 +35,17 @@ def search(
         cpus: trials at once on this machine; every core where it is not given.
     """
     from metabench import board, data, store
+    from metabench.data import _cache
     from metabench.objectives import OBJECTIVES
-    from metabench.search import cluster, confirm, experiment, final, folder
+    from metabench.search import cluster, confirm, experiment, final, folder, nodes
     from metabench.search.ledger import Ledger
     from metabench.search.watch import Watch
 
     place = (out / name).absolute()
     folder.check_resume(place, resume)
     store.check_writable(place)
-    splits = data.load(space.task)
+    with _cache.noted() as kept:
+        splits = data.load(space.task)
     data.check(space.task, splits)
     with store.lock(place):
         continued = folder.claim(place, space, splits, seed)
@@ -51,8 +53,10 @@ def search(
         watch = Watch(place, space, quiet, objective)
         watch.say(f"{'continuing' if continued else 'starting'} {place}")
         if not final.is_tested(place):
+            watch.say(nodes.needs(space.task, splits.name, kept))
             ledger = Ledger(place, space.budget.confirm_top, objective)
             with cluster.connect(address, place, cpus) as found:
+                nodes.check(address, space.task, splits)
                 with watch.showing(ledger):
                     experiment.explore(place, space, ledger, found, watch, seed)
                 chosen = confirm.choose(place, space, ledger, found, watch)

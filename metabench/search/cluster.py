@@ -38,7 +38,8 @@ ENVIRONMENT = {
 
 KNOCK_SECONDS = 10
 
-FORWARDED = ("METABENCH_DATA", "METABENCH_CACHE")
+FORWARDED = {"METABENCH_DATA": "METABENCH_DRIVER_DATA", "METABENCH_CACHE": "METABENCH_DRIVER_CACHE"}
+"""Variables that a node may set itself, to the names under which it is told those of the driver."""
 
 
 class Cluster(NamedTuple):
@@ -84,7 +85,8 @@ def connect(address: str | None, folder: Path, cpus: int | None = None) -> Itera
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
-    variables = {name: os.environ[name] for name in (*ENVIRONMENT, *FORWARDED) if name in os.environ}
+    variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    variables |= {told: os.environ[name] for name, told in FORWARDED.items() if name in os.environ}
     del quiet["include_dashboard"]
     try:
         _knock(address)
@@ -118,6 +120,18 @@ def offer(resources: dict[str, float]) -> Cluster:
     return Cluster(slots=gpus * share, cpus=1, gpus=1 / share)
 
 
+def settle() -> None:
+    """Take the driver's folders, in a worker on a node that has none of its own."""
+    for name, told in FORWARDED.items():
+        if told in os.environ:
+            os.environ.setdefault(name, os.environ[told])
+
+
+def workers() -> list[dict[str, Any]]:
+    """List the nodes that trials may run on."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
 def _check_nodes(folder: Path) -> None:
     """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
 
@@ -125,9 +139,8 @@ def _check_nodes(folder: Path) -> None:
     def sees(path: str) -> bool:
         return os.path.exists(path)
 
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     blind = []
-    for node in nodes:
+    for node in workers():
         pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
         if not ray.get(pinned.remote(str(folder / store.SEARCH))):
             blind.append(node["NodeManagerAddress"])

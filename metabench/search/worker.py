@@ -18,12 +18,14 @@ from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import Splits
 from metabench.events import Events
 from metabench.objectives import OBJECTIVES
+from metabench.search import cluster
 from metabench.search.ledger import WORK
 
 
 def prepare() -> str:
-    """Keep to one thread, which trials beside each other need, and return the device to compute on."""
+    """Keep to one thread, which trials beside each other need, find the data, and return the device."""
     torch.set_num_threads(1)
+    cluster.settle()
     return "cuda" if ray.get_gpu_ids() else "cpu"
 
 

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as arrays
 from metabench import data
 from metabench.config import TaskConfig
 from metabench.core import MetabenchError, Split, Splits
-from metabench.data import array
+from metabench.data import _arrays, array
 
 Array = np.ndarray[Any, Any]
 
@@ -91,6 +91,15 @@ def test_a_folder_of_files_gives_the_same_as_an_archive(tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", LABELS)
     expected = load(packed(tmp_path, images=images, labels=LABELS)).fingerprint
     assert load(tmp_path).fingerprint == expected
+
+
+def test_what_is_unpacked_of_an_archive_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
+    images = np.asfortranarray(pixels(4, 5))
+    check_contents(load(packed(tmp_path, images=images, labels=LABELS)), images[:, None], LABELS)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
@@ -221,14 +230,8 @@ def test_an_unchanged_file_is_sorted_once_and_its_images_are_not_read_again(
 ) -> None:
     path = packed(tmp_path, **GOOD)
     expected = load(path).fingerprint
-    read = np.lib.format.read_array
-
-    def read_small(file: Any, **how: Any) -> Array:
-        assert file.name != "images.npy"
-        return read(file, **how)
-
     monkeypatch.setattr(array, "table_file", lambda *_: pytest.fail("sorted again"))
-    monkeypatch.setattr(np.lib.format, "read_array", read_small)
+    monkeypatch.setattr(_arrays, "_unpacked", lambda *_: pytest.fail("unpacked again"))
     assert load(path).fingerprint == expected
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -400,43 +398,6 @@ def test_a_large_table_in_another_order_is_kept_on_disk(
     monkeypatch.setattr(_own, "LARGE", 1)
     assert load(tmp_path, **SIX).fingerprint == expected
     assert len(set(cache.glob("folder-split-*")) - before) == 1
-
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from metabench.data import _images
-root, log = Path(sys.argv[1]), Path(sys.argv[2])
-decode = _images.decode
-def counted(path, *look):
-    with log.open("a") as file:
-        file.write("x")
-    return decode(path, *look)
-_images.decode = counted
-print("ready", flush=True)
-sys.stdin.readline()
-rows = [_images.listed(folder).images for folder in _images.listed(root).folders]
-look = (4, 1, "white")
-print(_images.table("folder", _images.table_key(root, rows, look), rows, look).sum())
-"""
-
-
-def test_of_several_processes_one_decodes_and_all_read_the_same(tmp_path: Path) -> None:
-    root, log = six_classes(tmp_path / "images", 30), tmp_path / "log"
-    environment = {**os.environ, "METABENCH_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", PROGRAM, str(root), str(log)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(command, env=environment, **pipes) for _ in range(4)]  # type: ignore[call-overload]
-    for process in running:
-        assert process.stdout.readline() == "ready\n"
-    for process in running:  # at once, and not as each starts
-        process.stdin.write("\n")
-        process.stdin.flush()
-    sums = {process.communicate()[0] for process in running}
-    expected = SIDE * SIDE * sum(10 * row + column for row in range(6) for column in range(30))
-    assert sums == {f"{expected}\n"}
-    assert log.stat().st_size == 6 * 30
-    assert len(list((tmp_path / "cache").iterdir())) == 1, "neither lock nor temporary file is left"
 
 
 NAMES = st.text(
