@@ -134,7 +134,8 @@ def shares(splits: Splits, arguments: argparse.Namespace) -> dict[str, dict[str,
         )
         learner = train.build(config, splits)
         state = train.start(config, learner, splits.meta_train.images.device)
-        step = functools.partial(train.meta_step, config, learner, splits.meta_train, state, n_tasks)
+        source = draws.pool(splits.meta_train, config.task)
+        step = functools.partial(train.meta_step, config, learner, source, state, n_tasks)
         draw = our_way(splits.meta_train, task.way, task.shot, task.query, n_tasks)
         seconds: dict[str, list[float]] = {"step": [], "draw": []}
         for _ in range(arguments.repeats):

@@ -104,7 +104,13 @@ def test_algorithms_are_listed_with_every_setting() -> None:
 def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METABENCH_DATA", raising=False)
     here = {entry["name"]: entry["is_here"] for entry in json.loads(output("datasets", "--json"))}
-    assert [name for name, is_here in here.items() if is_here] == ["array", "folder", "glyphs", "sinusoid"]
+    assert [name for name, is_here in here.items() if is_here] == [
+        "array",
+        "folder",
+        "glyphs",
+        "mixture",
+        "sinusoid",
+    ]
     kinds = {entry["name"]: entry["kind"] for entry in json.loads(output("datasets", "--json"))}
     assert [name for name, kind in kinds.items() if kind == "regression"] == ["sinusoid"]
     assert "quickdraw (not here)" in output("datasets")
