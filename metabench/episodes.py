@@ -70,8 +70,11 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
 
 
 def _cut(images: Tensor, classes: Tensor, examples: Tensor) -> Tensor:
-    drawn = images[classes, examples].to(torch.get_default_dtype())
-    return drawn if images.is_floating_point() else drawn / 255
+    # One flat index and one copy: picking by two indices, element by element, takes twice as long.
+    rows = classes * images.shape[1] + examples
+    drawn = images.flatten(0, 1).index_select(0, rows.flatten()).to(torch.get_default_dtype())
+    drawn = drawn if images.is_floating_point() else drawn.div_(255)
+    return drawn.view(*rows.shape, *images.shape[2:])
 
 
 def _unbalanced(shots: Tensor, n_support: int) -> tuple[Tensor, Tensor]:
