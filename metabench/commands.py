@@ -92,7 +92,7 @@ def told_of(found: Mapping[str, Any], metric: str) -> list[str]:
         lines.append(f"expected calibration error: {found['calibration_error']:.3f}")
     if found["over_steps"] is not None:
         curve = ", ".join(figures.show(metric, point["mean"]) for point in found["over_steps"])
-        lines.append(f"{metric} after 0, 1, ... inner steps: {curve}")
+        lines.append(f"{metric} after 0, 1, ... inner steps, {found['followed']} tasks: {curve}")
         lines.append(f"tasks that diverged in the inner loop: {found['diverged']:.1%}")
     return lines
 

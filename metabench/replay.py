@@ -14,7 +14,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-PAYS_AFTER = 20.0
+PAYS_AFTER = 60.0
 """Seconds that a function must have taken before it is recorded: recording takes some, too."""
 
 

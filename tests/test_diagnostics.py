@@ -124,3 +124,12 @@ def test_meta_test_records_a_diagnosis_of_its_own_tasks(tmp_path: Path) -> None:
     result = runs.test_run(tmp_path, splits, 20)
     trained = result["diagnostics"]["over_steps"][config.hyperparameters["inner_steps"]]
     assert trained["mean"] == pytest.approx(np.mean(result["accuracy"]))
+
+
+def test_only_the_first_tasks_are_followed_over_inner_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "FOLLOWED", 5)
+    args, learner = prepared(inner_steps=2, inner_lr=0.3)
+    found = diagnostics.diagnose(*args)
+    assert (found["tasks"], found["followed"]) == (12, 5)
+    score = evaluate.evaluate(*args[:4], learner.h, *args[5:]).score
+    assert found["over_steps"][2]["mean"] == pytest.approx(score[:5].mean())

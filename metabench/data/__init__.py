@@ -157,7 +157,9 @@ def _pool_problems(split: Split, part: str, task: TaskConfig) -> list[str]:
 
 def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
     """Put three splits together with the fingerprint of their names and bytes."""
-    parts = (meta_train, meta_validation, meta_test)
+    given = (meta_train, meta_validation, meta_test)
+    # Contiguous, so that examples can be picked by one flat index without a copy of the whole.
+    parts = [part._replace(images=part.images.contiguous()) for part in given]
     digest = hashlib.sha256(name.encode())
     for part in parts:
         listed = (tuple(part.images.shape), part.classes, part.domains)
@@ -166,5 +168,5 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
             digest.update(repr(part.counts.tolist()).encode())
         if part.weights is not None:
             digest.update(repr(part.weights.tolist()).encode())
-        digest.update(part.images.contiguous().numpy().data)
-    return Splits(name, *parts, digest.hexdigest())
+        digest.update(part.images.numpy().data)
+    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest())

@@ -50,6 +50,12 @@ def is_here(root: Path | None) -> bool:
     return root is not None and _source(root / FOLDER) is not None
 
 
+def sources(root: Path | None, split: str, options: object) -> list[Path]:
+    """Return the archive or the folder that would be read, if there is one."""
+    source = None if root is None else _source(root / FOLDER)
+    return [] if source is None else [source]
+
+
 def fetch(root: Path, order: _fetch.Order) -> None:
     """Fetch the official archive, where it is not here."""
     base = (order.url or URL).rstrip("/")

@@ -95,6 +95,12 @@ def load(photos: Photos, root: Path | None, options: Options) -> Splits:
     return _own.splits_of(photos.name, key, table, counts, photos.classes, photos.split, photos.domains)
 
 
+def sources(photos: Photos, root: Path | None, split: str, options: Options) -> list[Path]:
+    """Return the folder or archive that would be read, if there is one."""
+    place, _ = _own.locate(root, options.path.strip() or photos.name)
+    return [] if place is None else [place]
+
+
 def is_here(photos: Photos, root: Path | None) -> bool:
     """Say whether something like the data set is under root, without looking at every image."""
     if root is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -60,4 +61,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=is_here,
+    sources=partial(_photos.sources, PHOTOS),
 )

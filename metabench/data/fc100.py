@@ -57,4 +57,5 @@ DATASET = Dataset(
     load=load,
     is_here=_cifar_files.is_here,
     fetch=fetch,
+    sources=_cifar_files.sources,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from metabench.core import Splits
@@ -80,4 +81,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=is_here,
+    sources=partial(_photos.sources, PHOTOS),
 )

@@ -51,7 +51,19 @@ class Source(NamedTuple):
     weight: float
 
 
-def sources(text: str, option: str) -> tuple[list[Source], list[str]]:
+def by_part(options: Options) -> dict[str, list[Source]]:
+    """Read the data sets of each split; all that is wrong is told at once."""
+    if not options.of.strip():
+        raise MetabenchError(f"{NAME}: of is not set; give the option of: {FORM}")
+    texts = {"of": options.of, "validate_on": options.validate_on, "test_on": options.test_on}
+    found = {option: read(text, option) for option, text in texts.items() if text.strip()}
+    wrong = [problem for _, problems in found.values() for problem in problems]
+    if wrong:
+        raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong))
+    return {part: found.get(option, found["of"])[0] for part, option in zip(PARTS, texts, strict=True)}
+
+
+def read(text: str, option: str) -> tuple[list[Source], list[str]]:
     """Read data sets with their weights, and say what is wrong."""
     found: list[Source] = []
     wrong = []
@@ -104,17 +116,9 @@ def _problems(task: TaskConfig) -> list[str]:
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Load every data set of the mixture, make the images alike, and keep test classes out of training."""
-    if not options.of.strip():
-        raise MetabenchError(f"{NAME}: of is not set; give the option of: {FORM}")
-    texts = {"of": options.of, "validate_on": options.validate_on, "test_on": options.test_on}
-    read = {option: sources(text, option) for option, text in texts.items() if text.strip()}
-    wrong = [problem for _, problems in read.values() for problem in problems]
-    if wrong:
-        raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong))
     loaded: dict[str, Splits] = {}
     parts = {}
-    for part, option in zip(PARTS, texts, strict=True):
-        found, _ = read.get(option, read["of"])
+    for part, found in by_part(options).items():
         for source in found:
             key = source.task.model_dump_json()
             loaded[key] = loaded.get(key) or data.load(source.task, root)
@@ -192,6 +196,12 @@ def leaks(parts: Mapping[str, Split]) -> list[str]:
     return shown + ([f"and {len(wrong) - 5} more classes"] if len(wrong) > 5 else [])
 
 
+def sources(root: Path | None, split: str, options: Options) -> list[Path]:
+    """List what the data sets of the mixture are read from."""
+    tasks = [source.task for found in by_part(options).values() for source in found]
+    return list(dict.fromkeys(path for task in tasks for path in data.sources(task, root)))
+
+
 def is_here(root: Path | None) -> bool:
     """A mixture is here where its data sets are."""
     return True
@@ -208,4 +218,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=is_here,
+    sources=sources,
 )

@@ -134,3 +134,11 @@ def test_two_splits_of_omniglot_are_not_mixed_and_other_data_sets_are() -> None:
 )
 def test_what_is_wrong_with_a_mixture_is_told(options: dict[str, str], told: str) -> None:
     assert told in refusal(**options)
+
+
+def test_a_mixture_is_read_from_what_its_data_sets_are_read_from(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "cifar100" / "cifar-100-binary").mkdir(parents=True)
+    (tmp_path / "cub").mkdir()
+    options = {"of": f"glyphs + array?path={photos}", "test_on": "cifar_fs + fc100 + cub"}
+    found = data.sources(TaskConfig(dataset="mixture", options=options), tmp_path)
+    assert found == [photos, tmp_path / "cifar100" / "cifar-100-binary", tmp_path / "cub"]
