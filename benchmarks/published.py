@@ -93,9 +93,9 @@ OMNIGLOT = [
         task={"dataset": "omniglot", "way": 5, "shot": 1, "query": 5, "test_query": 15},
         tasks=30_000,
         short=30_000,
-        deviations="settings and network of our own for a run of minutes: pooling instead of strides, 32 channels, "
-        "5 training queries a class, and an outer rate that falls; rotations are classes in meta-train; "
-        "weights of the best meta-validation",
+        deviations="settings and network of our own for a run of minutes: pooling instead of strides, 32 "
+        "channels, 5 training queries a class, and an outer rate that falls; rotations are classes in "
+        "meta-train; weights of the best meta-validation",
     ),
     omniglot(5, "fomaml", (98.3, 0.5), "Nichol et al. 2018, second hand", settings=MAML_5),
     omniglot(
