@@ -43,13 +43,19 @@ class Options:
         "`# meta_train` and so on, with a class on each line after them",
     )
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
+    domains: bool = setting(
+        False,
+        "folders of domains stand above those of classes: domain/class/image or split/domain/class/image; a "
+        "class may be in several, and goes to one split with all of them",
+    )
 
 
 class Found(NamedTuple):
     """The classes of a folder, by name, and what is wrong."""
 
-    files: dict[str, list[File]]
+    files: dict[str, list[File]]  # by class, or by domain/class
     parts: dict[str, str | None]  # the split of each, where folders say so
+    domains: dict[str, str]  # of each, where there are domains
     is_split: bool
     problems: list[str]
 
@@ -84,7 +90,8 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         problems += error.args
     _own.refuse(NAME, problems)
     assert table is not None, "or no split had a class"
-    return _own.splits_of(NAME, key, table, {one: len(row) for one, row in files.items()}, classes)
+    counts = {one: len(row) for one, row in files.items()}
+    return _own.splits_of(NAME, key, table, counts, classes, domains=found.domains)
 
 
 def _find(folder: Path, options: Options) -> Found:
@@ -93,22 +100,41 @@ def _find(folder: Path, options: Options) -> Found:
     is_split = options.split_by == "folder"
     if not is_split:
         is_split = any(_own.part_of(below.name) and _holds_folders(below) for below in top.folders)
-    found = Found({}, {}, is_split, list(top.problems))
-    stray = list(top.images)
+    found = Found({}, {}, {}, is_split, list(top.problems))
     if not is_split:
-        for below in top.folders:
-            _add(found, below, None)
-    for below in top.folders if is_split else []:
+        _add_all(found, top, None, options)
+        return found
+    _tell_stray(found, top)
+    for below in top.folders:
         part, inside = _own.part_of(below.name), _images.listed(below)
         if part is None:
             found.problems.append(f"folder {str(below)!r}: no name of a split; as {', '.join(_own.PARTS)}")
             continue
         found.problems.extend(inside.problems)
-        stray += inside.images
-        for deeper in inside.folders:
-            _add(found, deeper, part)
-    found.problems.extend(f"{str(image.path)!r}: an image outside the folders of classes" for image in stray)
+        _add_all(found, inside, part, options)
     return found
+
+
+def _add_all(found: Found, inside: _images.Listing, part: str | None, options: Options) -> None:
+    """Add the classes in a folder, or in the folders of domains in it."""
+    _tell_stray(found, inside)
+    for below in inside.folders:
+        if not options.domains:
+            _add(found, below, part, None)
+            continue
+        domain = _images.listed(below)
+        found.problems.extend(domain.problems)
+        _tell_stray(found, domain)
+        if not domain.folders:
+            found.problems.append(f"domain {below.name!r} is empty: {str(below)!r} holds no class")
+        for deeper in domain.folders:
+            _add(found, deeper, part, _images.class_name(below))
+
+
+def _tell_stray(found: Found, inside: _images.Listing) -> None:
+    found.problems.extend(
+        f"{str(image.path)!r}: an image outside the folders of classes" for image in inside.images
+    )
 
 
 def _holds_folders(folder: Path) -> bool:
@@ -116,8 +142,11 @@ def _holds_folders(folder: Path) -> bool:
     return bool(inside.folders) and not inside.images
 
 
-def _add(found: Found, folder: Path, part: str | None) -> None:
+def _add(found: Found, folder: Path, part: str | None, domain: str | None) -> None:
     inside, name = _images.listed(folder), _images.class_name(folder)
+    if domain is not None:
+        name = f"{domain}/{name}"
+        found.domains[name] = domain
     where = str(folder)
     found.problems.extend(inside.problems)
     found.problems.extend(
@@ -137,8 +166,21 @@ def _add(found: Found, folder: Path, part: str | None) -> None:
 
 
 def _split(folder: Path, found: Found, options: Options) -> tuple[_own.Classes, list[str]]:
-    """Return the classes of each split, and what is wrong with them."""
-    names = sorted(found.files)
+    """Return the classes of each split, and what is wrong with them.
+
+    With domains, a class is split by its name alone, so that it is in one split with all its domains.
+    """
+    by_name: dict[str, list[str]] = {}
+    for one in sorted(found.files):
+        by_name.setdefault(one.removeprefix(f"{found.domains.get(one)}/"), []).append(one)
+    classes, wrong = _split_names(folder, found, by_name, options)
+    return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
+
+
+def _split_names(
+    folder: Path, found: Found, by_name: dict[str, list[str]], options: Options
+) -> tuple[_own.Classes, list[str]]:
+    names = list(by_name)
     classes: _own.Classes = {part: [] for part in _own.PARTS}
     if found.is_split and options.split_by in ("seed", "list"):
         return classes, [f"split_by={options.split_by}: the folders are splits already; use folder or auto"]
@@ -148,8 +190,9 @@ def _split(folder: Path, found: Found, options: Options) -> tuple[_own.Classes, 
         classes, wrong = _own.by_list(folder / Path(options.list).expanduser(), names)
         return classes, wrong + _own.problems_of(classes, "name more in the list")
     if found.is_split:
-        for name in found.files:
-            classes[found.parts[name] or ""].append(name)
+        for name, members in by_name.items():
+            for part in dict.fromkeys(found.parts[one] or "" for one in members):
+                classes[part].append(name)
         return classes, _own.problems_of(classes, "add folders of classes to it")
     classes = _own.by_seed(names, options)
     return classes, _own.problems_of(classes, "add classes, or change meta_train and meta_validation")
