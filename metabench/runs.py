@@ -204,40 +204,47 @@ def test_run(
 
     Args:
         n_tasks: how many of the run's own kind, where no others are given.
-        tasks: others, of the same data; none may have more ways than the network has outputs.
+        tasks: others, of the same data; none may have more ways than the network has outputs. Their result
+            is a file of its own, named by their hash, unless they are the run's own tasks.
     """
     memory.keep_freed()
     run = open_run(folder, splits, device)
-    expected = store.read_json(folder / store.CONFIG)["data_fingerprint"]
-    if expected != splits.fingerprint:
-        raise MetabenchError(
-            f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
-            f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
-        )
-    if tasks is None:
-        tasks = episodes.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    _refuse_other_data(folder, splits)
+    n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
+    own = episodes.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    tasks = tasks or own
+    name = store.TEST if tasks.hash == own.hash else f"test-{tasks.hash[:12]}.json"
     _refuse_more_ways(folder, run.learner.net.outputs, tasks)
     images = splits.meta_test.images.to(device)
     score = evaluate(
         run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks
     )
-    before = store.read_json(folder / store.TEST) if (folder / store.TEST).exists() else {"times_opened": 0}
+    opened = [store.read_json(path)["times_opened"] for path in folder.glob("test*.json")]
     result = {
         "protocol": PROTOCOL,
         "algorithm": run.config.algorithm,
         run.learner.net.objective.metric: score.score.tolist(),
         "loss": score.loss.tolist(),
         "diagnostics": diagnose(run, images, tasks),
-        "tasks": len(score.score),
+        "tasks": n_tasks,
         "tasks_hash": tasks.hash,
         "batch_norm": run.learner.algorithm.batch_norm(run.learner.net, run.learner.h),
         "config_hash": config_hash(run.config),
         "weights": dict(run.record),
         "opened": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "times_opened": before["times_opened"] + 1,
+        "times_opened": max(opened, default=0) + 1,
     }
-    store.write_json(folder / store.TEST, result)
+    store.write_json(folder / name, result)
     return result
+
+
+def _refuse_other_data(folder: Path, splits: Splits) -> None:
+    expected = store.read_json(folder / store.CONFIG)["data_fingerprint"]
+    if expected != splits.fingerprint:
+        raise MetabenchError(
+            f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
+            f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
+        )
 
 
 def _refuse_more_ways(folder: Path, n_outputs: int, tasks: episodes.FrozenTasks) -> None:

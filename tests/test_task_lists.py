@@ -121,3 +121,16 @@ def test_tasks_of_more_ways_than_a_run_was_trained_for_are_refused(tmp_path: Pat
     write(path, splits, small.TASK.model_copy(update={"way": 5}))
     with pytest.raises(MetabenchError, match="was trained for 3 ways, and these tasks have up to 5"):
         runs.test_run(tmp_path / "run", splits, 20, tasks=task_lists.read(path, splits, "meta_test"))
+
+
+def test_other_tasks_leave_the_result_of_the_runs_own_alone(tmp_path: Path) -> None:
+    splits, path = small.splits(), tmp_path / "tasks.safetensors"
+    folder = tmp_path / "run"
+    runs.train_run(small.config(), splits, folder)
+    runs.test_run(folder, splits, 20)
+    own = (folder / store.TEST).read_bytes()
+    drawn = write(path, splits, small.TASK.model_copy(update={"way": 2}))
+    result = runs.test_run(folder, splits, 20, tasks=task_lists.read(path, splits, "meta_test"))
+    assert (folder / store.TEST).read_bytes() == own
+    assert store.read_json(folder / f"test-{drawn.hash[:12]}.json")["accuracy"] == result["accuracy"]
+    assert result["times_opened"] == 2
