@@ -91,8 +91,8 @@ OMNIGLOT = [
         settings=MAML_SHORT,
         network={"name": "conv4", "width": 32},
         task={"dataset": "omniglot", "way": 5, "shot": 1, "query": 5, "test_query": 15},
-        tasks=30_000,
-        short=30_000,
+        tasks=60_000,
+        short=60_000,
         deviations="settings and network of our own for a run of minutes: pooling instead of strides, 32 "
         "channels, 5 training queries a class, and an outer rate that falls; rotations are classes in "
         "meta-train; weights of the best meta-validation",
