@@ -224,7 +224,32 @@ BUGS = [
     ),
     Bug(
         "labels alternate where examples come class by class", "episodes.py",
-        ".repeat_interleave(x.shape[2])", ".repeat(x.shape[2])",
+        "labels.repeat_interleave(room)", "labels.repeat(room)",
         "test_episodes.py::test_gathered_images_are_the_indexed_ones_scaled_to_one",
+    ),
+    Bug(
+        "support examples serve as queries", "episodes.py",
+        "examples[:, :, room : room + n_query]", "examples[:, :, :n_query]",
+        "test_draws.py::test_unbalanced_support_has_the_whole_size_and_keeps_every_bound",
+    ),
+    Bug(
+        "a task's classes leave their domain", "draws.py",
+        "keys = keys.masked_fill(~torch.stack(source.groups)[choice], -torch.inf)", "pass",
+        "test_draws.py::test_within_a_domain_all_classes_are_of_one_and_domains_count_by_their_classes",
+    ),
+    Bug(
+        "outputs for more ways compete in tasks of fewer", "nets/__init__.py",
+        "return head(params, features)[:, : net.way]", "return head(params, features)",
+        "test_draws.py::test_a_task_of_fewer_ways_sees_a_network_cut_to_its_ways",
+    ),
+    Bug(
+        "a step is replayed in a phase that it was not recorded in", "vectorise.py",
+        "(net.way, algorithm.phase(h, progress))", "(net.way, None)",
+        "test_replay.py::test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own",
+    ),
+    Bug(
+        "the query is distorted where the support was asked for", "augment.py",
+        'if "support" in halves:', 'if "query" in halves:',
+        "test_augment.py::test_only_the_named_half_is_distorted",
     ),
 ]  # fmt: skip
