@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from metabench import data, figures, runs, spaces, stats, store, task_lists, views
+from metabench import data, figures, interruption, runs, spaces, stats, storage, store, task_lists, views
 from metabench.config import RunConfig, TaskConfig
 from metabench.core import MetabenchError, Objective, Report, Splits
 from metabench.flags import pick_device
@@ -25,6 +25,7 @@ stderr = Console(stderr=True)
 def search(
     path: Path,
     out: Path,
+    storage_at: str | None,
     name: str | None,
     budget: Mapping[str, int | None],
     chosen: Sequence[str] | None,
@@ -43,10 +44,16 @@ def search(
                 f"`metabench search` needs {library}, which is not installed; "
                 "do: pip install 'ray[default,tune]' optuna"
             )
+    url = None
+    if storage_at is not None and storage.is_url(storage_at):
+        url = storage.check_url(storage_at)
+    elif storage_at is not None:
+        out = Path(storage_at)
     from metabench.search import search as run_search
 
-    folder = run_search(space, out, name, **options)
-    views.leaderboard([folder], "json" if as_json else "table")
+    interruption.listen()
+    folder = run_search(space, out, name, storage=url, **options)
+    views.leaderboard([str(folder)], "json" if as_json else "table")
 
 
 def load_splits(task: TaskConfig) -> Splits:
@@ -59,6 +66,7 @@ def load_splits(task: TaskConfig) -> Splits:
 
 def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> None:
     """Train into a run folder and say what came out."""
+    interruption.listen()
     task = config.task
     name = f"{config.algorithm}-{task.dataset}-{task.told_way}w{task.told_shot}s-seed{config.seed}"
     folder = out or Path("runs") / name

@@ -18,6 +18,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from metabench import storage
 from metabench.config import Choices, Parameter, Range, Scalar
 
 FLUSH_SECONDS = 10
@@ -40,7 +41,9 @@ class Events:
             resume_step: the last step that still counts; what the folder holds beyond it is purged.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        before = set(folder.iterdir())
         self._writer = EventFileWriter(str(folder), flush_secs=FLUSH_SECONDS)
+        self._files = set(folder.iterdir()) - before
         if resume_step is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             # Readers drop the events at or after the step of a START.
@@ -104,9 +107,19 @@ class Events:
         self._write(event_pb2.Event(summary=summary))
         self.text("status", status)
 
+    def flush(self) -> None:
+        """Write what is pending, to the storage too."""
+        self._writer.flush()
+        self._put()
+
     def close(self) -> None:
         """Write what is pending and close the file; closing twice is allowed."""
         self._writer.close()
+        self._put()
+
+    def _put(self) -> None:
+        for path in self._files:
+            storage.put(path)
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()

@@ -102,6 +102,7 @@ def _train(
             store.append_line(folder / store.REPORTS, report._asdict())
             train.save_state(folder / store.STATE, new_state)
             events.scalars(report.tasks_seen, validation_scalars(report, objective))
+            events.flush()
             if reported is not None:
                 reported(report)
     finally:

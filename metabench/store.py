@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import metabench
+from metabench import storage
 from metabench.core import MetabenchError
 
 # A run folder: one training run.
@@ -64,6 +67,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.unlink(name)
         raise
     _sync_folder(path.parent)
+    storage.put(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,7 +91,7 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Add one JSON line, safe on disk when this returns; a file has one writer at a time."""
+    """Add one JSON line, safe on disk and stored when this returns; a file has one writer at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(plain(value), allow_nan=False) + "\n"
     with open(path, "ab+") as file:
@@ -95,6 +99,7 @@ def append_line(path: Path, value: Any) -> None:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
+    storage.put(path)
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -135,6 +140,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+@functools.cache
+def code_hash() -> str:
+    """Hash the package's source files, whose change may change numbers."""
+    found = hashlib.sha256()
+    for path in sorted(Path(metabench.__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

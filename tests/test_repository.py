@@ -34,6 +34,8 @@ FLOORS: dict[str, float] = {
     "vectorise": 1,
     "data": 1,
     "memory": 1,
+    "storage": 0.7,
+    "interruption": 0.5,
     "store": 1,
     "events": 1,
     "algorithms": 2,

@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto takes a GPU where there is one.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of a search or a run.", show_default=False)]
+Folder = Annotated[str, typer.Argument(help="Folder or address of a search or a run.", show_default=False)]
 
 
 def _version(is_asked: bool) -> None:
@@ -43,6 +43,10 @@ def root(
 def search(
     space: Annotated[Path, typer.Argument(help="YAML file of the search space.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder that holds search folders.")] = Path("runs"),
+    storage: Annotated[
+        str | None,
+        typer.Option(help="s3://BUCKET/FOLDER or gs://...: keep search folders there; --out holds a copy."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the search folder; else the file's.")] = None,
     trials: Annotated[int | None, typer.Option(help="Settings tried an algorithm, for the space's.")] = None,
     tasks: Annotated[
@@ -58,6 +62,13 @@ def search(
         Literal["auto", "never", "must"],
         typer.Option(help="Continue what is there, never, or insist."),
     ] = "auto",
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Continue with a larger budget, more algorithms or another version, and record it.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     json: Json = False,
@@ -68,7 +79,18 @@ def search(
     budget = {"trials": trials, "tasks": tasks, "seeds": seeds}
     chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
     commands.search(
-        space, out, name, budget, chosen, address=address, resume=resume, seed=seed, quiet=quiet, as_json=json
+        space,
+        out,
+        storage,
+        name,
+        budget,
+        chosen,
+        address=address,
+        resume=resume,
+        accept=accept_changes,
+        seed=seed,
+        quiet=quiet,
+        as_json=json,
     )
 
 
@@ -169,7 +191,9 @@ def test(
 @app.command()
 @guarded()
 def leaderboard(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of searches and runs.", show_default=False)],
+    folders: Annotated[
+        list[str], typer.Argument(help="Folders or addresses of searches and runs.", show_default=False)
+    ],
     format: Annotated[Literal["table", "json", "csv", "md"], typer.Option(help="How to print it.")] = "table",
     json: Json = False,
 ) -> None:

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from metabench.core import MetabenchError
+from metabench.interruption import TRY_AGAIN, Interrupted
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
 def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a user's mistake into one message and exit code 2, and Ctrl-C into a line and exit code 130.
+    """Turn a mistake into one message and exit code 2, Ctrl-C into 130, and a scheduler's signal into 75.
 
     Args:
         stopped: what to say after Ctrl-C.
@@ -28,6 +29,9 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
             except MetabenchError as error:
                 typer.echo(f"metabench: {error}", err=True)
                 raise typer.Exit(2) from None
+            except Interrupted as signal:
+                typer.echo(f"\nmetabench: stopped by {signal}. {stopped}".rstrip(), err=True)
+                raise typer.Exit(TRY_AGAIN) from None
             except KeyboardInterrupt:
                 typer.echo(f"\nmetabench: stopped. {stopped}".rstrip(), err=True)
                 raise typer.Exit(130) from None

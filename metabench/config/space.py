@@ -49,11 +49,22 @@ class BudgetConfig(Model):
     confirm_tasks: int = Field(600, ge=2, description="fresh meta-validation tasks of the confirmation")
     seeds: int = Field(3, ge=1, description="full runs of the confirmed setting, one a seed")
     test_tasks: int = Field(1000, ge=2, description="frozen meta-test tasks")
+    rungs: list[int] | None = Field(
+        None,
+        description="tasks seen at which a trial may be stopped, the last being `tasks`; "
+        "else `grace`, and times `reduction_factor` from there on",
+    )
 
     @model_validator(mode="after")
     def _grace_within_tasks(self) -> BudgetConfig:
         if self.grace > self.tasks:
             raise ValueError(f"grace={self.grace}: must be <= tasks={self.tasks}")
+        if self.rungs is not None and (
+            self.rungs != sorted({*self.rungs, self.tasks})
+            or self.rungs[0] < 1
+            or self.rungs[-1] != self.tasks
+        ):
+            raise ValueError(f"rungs={self.rungs}: must ascend from 1 or more to tasks={self.tasks}")
         return self
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from metabench import storage
 from metabench.core import MetabenchError
 
 if sys.platform != "win32":
@@ -33,7 +34,7 @@ MAP_NORESERVE = 0x4000
 
 def folder() -> Path:
     """Return the cache folder: METABENCH_CACHE, or one in the user's home."""
-    return Path(os.environ.get("METABENCH_CACHE") or "~/.cache/metabench").expanduser()
+    return storage.cache_folder()
 
 
 def cached(name: str, key: object, make: Callable[[], Array]) -> Array:

@@ -9,9 +9,14 @@ the state that it saved itself, and a kill at any moment is harmless.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from metabench.config import SearchSpace
+from metabench.core import Splits
+
+if TYPE_CHECKING:
+    from metabench.search.cluster import Cluster
+    from metabench.search.watch import Watch
 
 
 def search(
@@ -19,8 +24,10 @@ def search(
     out: Path,
     name: str,
     *,
+    storage: str | None = None,
     address: str | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
+    accept: bool = False,
     seed: int = 0,
     quiet: bool = False,
     cpus: int | None = None,
@@ -30,38 +37,50 @@ def search(
     Args:
         out: folder of search folders.
         name: of the search folder.
+        storage: address under which the search folder is kept in object storage, such as s3://bucket/searches.
         address: Ray cluster to join; without it Ray is started on this machine.
         resume: continue what is there if it is the same search (auto), never, or insist on it (must).
+        accept: continue with a larger budget, more algorithms or another version, and record that.
         cpus: trials at once on this machine; every core where it is not given.
     """
-    from metabench import board, data, store
+    from metabench import board, data
     from metabench.data import _cache
     from metabench.objectives import OBJECTIVES
-    from metabench.search import cluster, confirm, experiment, final, folder, nodes
-    from metabench.search.ledger import Ledger
+    from metabench.search import cluster, final, folder, nodes
     from metabench.search.watch import Watch
 
     place = (out / name).absolute()
-    folder.check_resume(place, resume)
-    store.check_writable(place)
+    url = None if storage is None else f"{storage}/{name}"
+    if url is None:
+        folder.check_resume(place, resume)
     with _cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
-    with store.lock(place):
-        continued = folder.claim(place, space, splits, seed)
-        objective = OBJECTIVES[splits.kind]
-        watch = Watch(place, space, quiet, objective)
-        watch.say(f"{'continuing' if continued else 'starting'} {place}")
+    watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
+    with folder.opened(place, url, resume, watch.say):
+        space, continued = folder.claim(place, space, splits, seed, accept)
+        watch.space = space
+        watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))
-            ledger = Ledger(place, space.budget.confirm_top, objective)
             with cluster.connect(address, place, cpus) as found:
                 nodes.check(address, space.task, splits)
-                with watch.showing(ledger):
-                    experiment.explore(place, space, ledger, found, watch, seed)
-                chosen = confirm.choose(place, space, ledger, found, watch)
-                planned = final.plan(space, chosen, seed)
-                final.train_all(place, planned, objective, found, watch)
-                final.test_all(place, space, splits, planned, found, watch)
+                _run_stages(place, space, splits, seed, found, watch)
         board.write(place)
     return place
+
+
+def _run_stages(
+    place: Path, space: SearchSpace, splits: Splits, seed: int, found: Cluster, watch: Watch
+) -> None:
+    """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
+    from metabench.search import confirm, experiment, final
+    from metabench.search.ledger import Ledger
+
+    ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
+    with watch.showing(ledger):
+        experiment.explore(place, space, ledger, found, watch, seed)
+    chosen = confirm.choose(place, space, ledger, found, watch)
+    planned = final.plan(space, chosen, seed)
+    final.train_all(place, planned, watch.objective, found, watch)
+    final.test_all(place, space, splits, planned, found, watch)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from metabench import store
+from metabench import interruption, storage, store
 from metabench.core import MetabenchError
 
 OBJECT_STORE = 100 * 2**20
@@ -76,6 +76,7 @@ def connect(address: str | None, folder: Path, cpus: int | None = None) -> Itera
         ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
     else:
         _join(address, quiet)
+    interruption.keep_listening()  # Ray has put its own handlers in place
     try:
         if address is not None:
             _check_nodes(folder)
@@ -134,17 +135,28 @@ def workers() -> list[dict[str, Any]]:
 
 def _check_nodes(folder: Path) -> None:
     """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
-
-    @ray.remote(num_cpus=0)
-    def sees(path: str) -> bool:
-        return os.path.exists(path)
-
+    place = storage.place_of(folder)
+    remote = ray.remote(num_cpus=0)(problem_of)
     blind = []
     for node in workers():
-        pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        if not ray.get(pinned.remote(str(folder / store.SEARCH))):
-            blind.append(node["NodeManagerAddress"])
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        problem = ray.get(remote.options(scheduling_strategy=strategy).remote(place))
+        if problem:
+            blind.append(f"{node['NodeManagerAddress']}: {problem}")
     if blind:
-        raise MetabenchError(
-            f"{folder}: not seen by cluster node(s) {', '.join(blind)}; give --out on storage that all share"
-        )
+        advice = "give --out on a file system that all share, or --storage"
+        if storage.is_url(place):
+            advice = "a node needs its own credentials, by its environment or its role, and the library"
+        raise MetabenchError(f"{place}: not seen by cluster node(s); {advice}:\n" + "\n".join(blind))
+
+
+def problem_of(place: str) -> str:
+    """Say, on a node, why a search folder cannot be seen from there; nothing where it can."""
+    settle()
+    if not storage.is_url(place):
+        return "" if (Path(place) / store.SEARCH).exists() else "no such folder"
+    try:
+        found = storage.Copy(Path(), place).read(store.SEARCH)
+    except MetabenchError as error:
+        return str(error)
+    return "no such folder" if found is None else ""

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from metabench import episodes, evaluate, spaces, store, train
+from metabench import episodes, evaluate, spaces, storage, store, train
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError, Objective
 from metabench.search import worker
@@ -33,7 +33,7 @@ def choose(
     candidates = {a: ranked(ledger.of(a))[: space.budget.confirm_top] for a in space.algorithms}
     described = space.model_dump(mode="json")
     jobs = {
-        trial.name: (str(folder), described, trial.algorithm, trial.line(ledger.objective))
+        trial.name: (storage.place_of(folder), described, trial.algorithm, trial.line(ledger.objective))
         for trials in candidates.values()
         for trial in trials
         if not _path(folder, trial).exists()
@@ -54,14 +54,17 @@ def choose(
     return chosen
 
 
-def confirm_trial(folder: str, space: dict[str, Any], algorithm: str, line: dict[str, Any]) -> dict[str, Any]:
+def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[str, Any]) -> dict[str, Any]:
     """Score a trial's last state on the confirmation's tasks, in a worker."""
     device = worker.prepare()
     parsed = SearchSpace.model_validate(space)
     rungs = spaces.rungs(parsed.budget)
     run = spaces.run_config(parsed, algorithm, line["hyperparameters"], line["seed"], rungs)
     splits = worker.splits(run.task)
-    state = train.load_state(Path(folder) / line["checkpoint"], run, splits, device)
+    checkpoint = storage.work_in(place) / line["checkpoint"]
+    storage.refresh(checkpoint)
+    state = train.load_state(checkpoint, run, splits, device)
+    storage.forget(checkpoint)
     net = train.build(run, splits)
     tasks = episodes.frozen(splits, "meta_validation", run.task, parsed.budget.confirm_tasks, "confirm")
     images = splits.meta_validation.images.to(device)

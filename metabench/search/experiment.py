@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from metabench import store
+from metabench import interruption, storage, store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
 from metabench.events import Events
@@ -58,7 +58,9 @@ def _fit(
         folder / store.RAY, ignore_errors=True
     )  # Ray's own notes on what has ended; nobody reads them
     resources = {"cpu": cluster.cpus, "gpu": cluster.gpus}
-    bound = tune.with_parameters(trainable, folder=str(folder), space=space.model_dump(mode="json"))
+    bound = tune.with_parameters(
+        trainable, place=storage.place_of(folder), space=space.model_dump(mode="json")
+    )
     ledger = searcher.ledger
     tuner = tune.Tuner(
         tune.with_resources(bound, resources),
@@ -92,6 +94,11 @@ class Endings(tune.Callback):
     def __init__(self, ledger: Ledger, watch: Watch) -> None:
         self.ledger = ledger
         self.watch = watch
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Listen to signals again: Tune takes SIGUSR1 for itself when it starts."""
+        if iteration <= 1:
+            interruption.keep_listening()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts."""

@@ -9,13 +9,14 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metabench import PROTOCOL, episodes, evaluate, figures, runs, spaces, store
+from metabench import PROTOCOL, episodes, evaluate, figures, runs, spaces, storage, store
 from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import Objective, Splits
 from metabench.episodes import FrozenTasks
 from metabench.objectives import OBJECTIVES
-from metabench.search import worker
+from metabench.search import changes, worker
 from metabench.search.cluster import Cluster
+from metabench.search.folder import is_of_workers
 from metabench.search.jobs import run_all
 from metabench.search.watch import Watch
 
@@ -54,13 +55,15 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
 def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch) -> None:
     """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
     final = folder / store.FINAL
+    _set_aside(folder, planned)
     open_runs = [run for run in planned if run.copy_of is None and not runs.is_finished(final / run.name)]
-    jobs = {run.name: (run.config.model_dump(mode="json"), str(final / run.name)) for run in open_runs}
+    place = storage.place_of(folder)
+    jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
     counted = iter(range(1, len(jobs) + 1))
 
     def done(name: str, score: float | None) -> None:
-        (final / name / ERROR).unlink(missing_ok=True)
+        storage.remove(final / name / ERROR)
         told = "diverged"
         if score is not None:
             told = f"{figures.tell(objective.metric, objective.sign * score)} on meta-validation"
@@ -69,27 +72,43 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
     for name, error in run_all(train_one, jobs, cluster, done).items():
         store.write_text(final / name / ERROR, error)
         watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / ERROR})")
+    storage.refresh(folder, skip=is_of_workers)
     for run in planned:
         if run.copy_of is not None and (final / run.copy_of).exists() and not (final / run.name).exists():
             _copy(final / run.copy_of, final / run.name)
 
 
-def train_one(config: dict[str, Any], folder: str) -> float | None:
+def _set_aside(folder: Path, planned: list[Run]) -> None:
+    """Move away the runs of a choice that was made before the search was extended."""
+    where = changes.earlier(folder)
+    for run in planned:
+        path = folder / store.FINAL / run.name / store.CONFIG
+        if where is not None and path.exists():
+            wanted = json.loads(run.config.model_dump_json())
+            if store.read_json(path)["run"] != wanted:
+                changes.move(folder, [f"{store.FINAL}/{run.name}"], where)
+
+
+def train_one(config: dict[str, Any], place: str, name: str) -> float | None:
     """Train one final run in a worker; return its best meta-validation score, None if it diverged."""
     device = worker.prepare()
     run = RunConfig.model_validate(config)
-    place = Path(folder)
-    tensorboard = place.parent.parent / store.TENSORBOARD / "_final" / place.name
-    runs.train_run(run, worker.splits(run.task), place, device=device, tensorboard=tensorboard)
-    reports = store.read_lines(Path(folder) / store.REPORTS)
+    search = storage.work_in(place)
+    folder = search / store.FINAL / name
+    storage.refresh(folder)
+    tensorboard = search / store.TENSORBOARD / "_final" / name
+    runs.train_run(run, worker.splits(run.task), folder, device=device, tensorboard=tensorboard)
+    reports = store.read_lines(folder / store.REPORTS)
     return max((line["val_score"] for line in reports if line["finite"]), default=None)
 
 
 def _copy(source: Path, target: Path) -> None:
+    storage.refresh(source)
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(source, temporary)
     temporary.rename(target)
+    storage.put(target)
 
 
 def test_all(
@@ -102,15 +121,20 @@ def test_all(
     record = _record(folder, space, splits, tasks.hash, tested)
     store.write_json(folder / store.META_TEST, record)
     _write_baseline(final, splits, tasks)
-    closed = [name for name in tested if not (final / name / store.TEST).exists()]
+    closed = [name for name in tested if not _is_tested_on(final / name / store.TEST, tasks)]
     task = space.task.model_dump(mode="json")
-    jobs = {name: (task, str(final / name), n_tasks) for name in closed}
+    jobs = {name: (task, storage.place_of(folder), name, n_tasks) for name in closed}
     watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
     errors = run_all(test_one, jobs, cluster, lambda name, result: None)
     for name, error in errors.items():
         watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
+    storage.refresh(folder, skip=is_of_workers)
     if not errors:
         store.write_json(folder / store.META_TEST, {**record, "finished": _now()})
+
+
+def _is_tested_on(path: Path, tasks: FrozenTasks) -> bool:
+    return path.exists() and store.read_json(path)["tasks_hash"] == tasks.hash
 
 
 def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
@@ -126,11 +150,13 @@ def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
     store.write_json(final / store.ZERO, {**known, metric: y.square().mean((1, 2)).tolist()})
 
 
-def test_one(task: dict[str, Any], folder: str, n_tasks: int) -> None:
+def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> None:
     """Test one final run in a worker."""
     device = worker.prepare()
+    folder = storage.work_in(place) / store.FINAL / name
+    storage.refresh(folder)
     splits = worker.splits(TaskConfig.model_validate(task))
-    runs.test_run(Path(folder), splits, n_tasks, device)
+    runs.test_run(folder, splits, n_tasks, device)
 
 
 def is_tested(folder: Path) -> bool:
@@ -144,6 +170,7 @@ def _record(
 ) -> dict[str, Any]:
     path = folder / store.META_TEST
     before = store.read_json(path) if path.exists() else {"opened": _now()}
+    earlier = list(folder.glob(f"{changes.EARLIER}/*/{store.META_TEST}"))
     described = json.dumps(space.model_dump(mode="json"), sort_keys=True)
     return {
         "protocol": PROTOCOL,
@@ -153,6 +180,7 @@ def _record(
         "data_fingerprint": splits.fingerprint,
         "tasks": space.budget.test_tasks,
         "tasks_hash": tasks_hash,
+        "times_opened": len(earlier) + 1,
         "runs": names,
     }
 

@@ -1,24 +1,60 @@
-"""The search folder: started, or found to hold the very same search, or refused."""
+"""The search folder: opened by one driver, started, or found to hold the very same search, or refused."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from metabench import PROTOCOL, __version__, spaces, store
+from metabench import PROTOCOL, __version__, spaces, storage, store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError, Splits
 from metabench.events import Events
 from metabench.objectives import OBJECTIVES
+from metabench.search import changes
+from metabench.search.ledger import WORK
+from metabench.storage import lease
 
 Resume = Literal["auto", "never", "must"]
 
-BEGINNINGS = {store.LOCK, store.SPACE, store.TENSORBOARD}
+BEGINNINGS = {store.LOCK, store.SPACE, store.TENSORBOARD, storage.ORIGIN}
 """What a search that was killed before its first record may have left."""
+
+
+@contextlib.contextmanager
+def opened(folder: Path, url: str | None, resume: Resume, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a search folder for this process alone; one in object storage is brought here first.
+
+    Args:
+        url: address that the folder is a copy of; None where it is kept on disk only.
+    """
+    if url is None:
+        check_resume(folder, resume)
+        store.check_writable(folder)
+        with store.lock(folder):
+            yield
+        return
+    _check_origin(folder, url)
+    store.check_writable(folder)
+    with store.lock(folder):
+        copy = storage.attach(folder, url)
+        try:
+            with lease.hold(copy, say):
+                copy.fetch(skip=is_of_workers)
+                check_resume(folder, resume)
+                yield
+        finally:
+            storage.detach(folder)
+
+
+def is_of_workers(name: str) -> bool:
+    """Tell of a path in a search folder whether the workers need it and the driver does not."""
+    return name.split("/", 1)[0] in (WORK, store.TENSORBOARD, store.RAY) or f"/{store.STATE}/" in name
 
 
 def check_resume(folder: Path, resume: Resume) -> None:
@@ -29,7 +65,7 @@ def check_resume(folder: Path, resume: Resume) -> None:
         raise MetabenchError(f"{folder}: is a file; choose another --name")
     if resume == "must" and not is_search:
         raise MetabenchError(f"--resume must: {folder} holds no search to continue; check --out and --name")
-    if resume == "never" and found - {store.LOCK}:
+    if resume == "never" and found - {store.LOCK, storage.ORIGIN}:
         raise MetabenchError(f"--resume never: {folder} is there already; choose another --name or remove it")
     if not is_search and found - BEGINNINGS:
         listed = ", ".join(sorted(found - BEGINNINGS)[:5])
@@ -38,58 +74,60 @@ def check_resume(folder: Path, resume: Resume) -> None:
         )
 
 
-def claim(folder: Path, space: SearchSpace, splits: Splits, seed: int) -> bool:
+def claim(
+    folder: Path, space: SearchSpace, splits: Splits, seed: int, accept: bool = False
+) -> tuple[SearchSpace, bool]:
     """Record what is searched, before anything is, or refuse a folder that records something else.
 
+    Args:
+        accept: go on with a changed budget, another version, or more algorithms, and record that.
+
     Returns:
-        whether there was a search to continue.
+        the space to search, and whether there was a search to continue.
     """
     description = {
         "protocol": PROTOCOL,
         "seed": seed,
         "data_fingerprint": splits.fingerprint,
+        "version": __version__,
+        "code": store.code_hash(),
         "space": space.model_dump(mode="json"),
     }
     if (folder / store.SEARCH).exists():
-        _refuse_changes(folder, store.read_json(folder / store.SEARCH), description)
-        return True
+        return changes.settle(folder, space, description, accept), True
     root = folder / store.TENSORBOARD
     shutil.rmtree(root, ignore_errors=True)
+    describe(folder, space, OBJECTIVES[splits.kind].metric)
+    record = {**description, "created": now(), **store.environment()}
+    store.write_json(folder / store.SEARCH, record)  # last: from here on there is a search to continue
+    return space, False
+
+
+def describe(folder: Path, space: SearchSpace, metric: str) -> None:
+    """Write what is searched for people, and for TensorBoard."""
     parameters = {algorithm: spaces.parameters(space, algorithm) for algorithm in space.algorithms}
     text = yaml.safe_dump(
         space.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
     )
-    events = Events(root)
-    metrics = (OBJECTIVES[splits.kind].metric, "loss")
-    events.hparams_root(parameters, [f"meta_validation/{metric}" for metric in metrics])
+    events = Events(folder / store.TENSORBOARD)
+    events.hparams_root(parameters, [f"meta_validation/{metric}", "meta_validation/loss"])
     events.text("search", f"```yaml\n{text}```")
     events.close()
     store.write_text(folder / store.SPACE, text)
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    record = {**description, "version": __version__, "created": created, **store.environment()}
-    store.write_json(folder / store.SEARCH, record)  # last: from here on there is a search to continue
-    return False
 
 
-def _refuse_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = (_flatten({key: found.get(key) for key in now}) for found in (before, store.plain(now)))
-    changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    if changed:
-        lines = [f"  {key}: {_show(old, key)} there, {_show(new, key)} given" for key in changed]
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _check_origin(folder: Path, url: str) -> None:
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} - {store.LOCK, storage.ORIGIN}:
+        return
+    origin: Any = None
+    if (folder / storage.ORIGIN).exists():
+        origin = store.read_json(folder / storage.ORIGIN).get("url")
+    if origin != url:
         raise MetabenchError(
-            f"{folder}: holds another search; choose another --name, or undo what is different:\n"
-            + "\n".join(lines)
+            f"{folder}: is there already and is no copy of {url}; choose another --out or --name"
         )
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}.{key}".removeprefix(".space.").removeprefix("."))
-    return flat
-
-
-def _show(flat: dict[str, Any], key: str) -> str:
-    return repr(flat[key]) if key in flat else "nothing"

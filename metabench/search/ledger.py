@@ -9,13 +9,12 @@ complete); and it needs no unpickling. Ray's own folder can be thrown away at an
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metabench import store
+from metabench import storage, store
 from metabench.core import Objective
 from metabench.objectives import OBJECTIVES
 
@@ -96,8 +95,19 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
 class Ledger:
     """Every proposal, report and ending of a search, in memory and on disk."""
 
-    def __init__(self, folder: Path, keep: int, objective: Objective = OBJECTIVES["classification"]) -> None:
-        """Read what is there; `keep` trials an algorithm keep their state on disk."""
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        objective: Objective = OBJECTIVES["classification"],
+        tasks: int | None = None,
+    ) -> None:
+        """Read what is there.
+
+        Args:
+            keep: how many trials of an algorithm keep their state on disk.
+            tasks: the full budget; trials that completed a smaller one go on where their state was kept.
+        """
         self.folder = folder
         self.keep = keep
         self.objective = objective
@@ -109,6 +119,15 @@ class Ledger:
         for name, line in lines.items():
             self.trials[name].checkpoint = line["checkpoint"]
         for trial in self.trials.values():
+            if (
+                tasks is not None
+                and trial.status == COMPLETE
+                and trial.tasks_seen < tasks
+                and trial.checkpoint
+            ):
+                trial.decisions[trial.tasks_seen] = CONTINUE
+                trial.status = None
+                self._written.discard(trial.name)
             if trial.status is not None:
                 self._finish(trial)  # a kill may have come between the decision and its line
 
@@ -190,6 +209,6 @@ class Ledger:
         if trial in ranked(self.of(trial.algorithm))[: self.keep]:
             trial.checkpoint = str(state)
         else:
-            shutil.rmtree(self.folder / state, ignore_errors=True)
+            storage.remove(self.folder / state)
         store.append_line(self.folder / store.TRIALS, trial.line(self.objective))
         self._written.add(trial.name)

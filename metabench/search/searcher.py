@@ -69,10 +69,11 @@ class Study:
         for report in trial.reports:
             if report["val_score"] is not None:
                 asked.report(report["val_score"], report["tasks_seen"])
-        if trial.status == COMPLETE:
+        if trial.status == COMPLETE and trial.tasks_seen >= self.space.budget.tasks:
             self.study.tell(asked, trial.score)
-        else:
-            self.study.tell(asked, state=TrialState.PRUNED if trial.status == PRUNED else TrialState.FAIL)
+        else:  # a trial that completed the smaller budget of a search that was extended counts as pruned
+            is_judged = trial.status in (PRUNED, COMPLETE)
+            self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
 
     def _ask(self) -> dict[str, Any]:
         asked = self.study.ask()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from metabench import figures, spaces, store
+from metabench import figures, spaces, storage, store
 from metabench.config import SearchSpace
 from metabench.core import Objective
 from metabench.objectives import OBJECTIVES
@@ -21,6 +21,9 @@ from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger
 
 SNAPSHOT_SECONDS = 1.0
 """Least time between two writings of running.json for mere reports."""
+
+SLOWER_IN_STORAGE = 5
+"""How many times longer that is where each writing is a request."""
 
 
 class Watch:
@@ -61,11 +64,12 @@ class Watch:
             if self._live is not None:
                 self._live.stop()
                 self._live = None
-            (self.folder / store.RUNNING).unlink(missing_ok=True)
+            storage.remove(self.folder / store.RUNNING)
 
     def refresh(self, ledger: Ledger) -> None:
         """Show the present state."""
-        if time.monotonic() - self._written > SNAPSHOT_SECONDS:
+        pause = SNAPSHOT_SECONDS * (1 if storage.copy_of(self.folder) is None else SLOWER_IN_STORAGE)
+        if time.monotonic() - self._written > pause:
             self._snapshot(ledger)
         if self._live is not None:
             self._live.update(self._table(ledger))

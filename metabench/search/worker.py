@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import ray
 import torch
 from ray import tune
 
-from metabench import data, runs, spaces, store, train
+from metabench import data, runs, spaces, storage, store, train
 from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import Splits
 from metabench.events import Events
@@ -39,7 +38,7 @@ def _load(task: str) -> Splits:
     return data.load(TaskConfig.model_validate_json(task))
 
 
-def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> None:
+def run_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
     """Train one setting, telling Tune of every rung; Tune stops it from within `tune.report`.
 
     What was reported before a restart is reported again: the driver answers as it did then, so a rung that it
@@ -51,10 +50,11 @@ def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> Non
     run = spaces.run_config(
         whole_space, config["algorithm"], config["hyperparameters"], config["seed"], rungs
     )
-    work = Path(folder) / WORK / config["trial"]
+    folder = storage.work_in(place)
+    work = folder / WORK / config["trial"]
     loaded = splits(run.task)
     state, reports = _resume(work, run, loaded, device)
-    board = Path(folder) / store.TENSORBOARD / config["algorithm"] / config["trial"]
+    board = folder / store.TENSORBOARD / config["algorithm"] / config["trial"]
     events = Events(board, resume_step=0 if state is None else state.tasks_seen)
     events.hparams_run(_shown(whole_space, config), config["trial"])
     try:
@@ -70,17 +70,20 @@ def run_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> Non
             store.append_line(work / store.REPORTS, line)
             events.scalars(report.tasks_seen, runs.validation_scalars(report, OBJECTIVES[loaded.kind]))
             train.save_state(work / store.STATE, new_state)
+            events.flush()
             _tell(line)
     finally:
         events.close()
+        storage.forget(work)
 
 
 def _resume(
     work: Path, run: RunConfig, loaded: Splits, device: str
 ) -> tuple[train.State | None, list[dict[str, Any]]]:
     """Read the last state and the reports up to it; nothing is left of what came after it."""
+    storage.refresh(work)
     if not (work / store.STATE / "state.safetensors").exists():
-        shutil.rmtree(work, ignore_errors=True)
+        storage.remove(work)
         return None, []
     state = train.load_state(work / store.STATE, run, loaded, device)
     reports = [

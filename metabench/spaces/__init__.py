@@ -82,6 +82,7 @@ def override(
     budget |= {key: value for key, value in given.items() if value is not None}
     if tasks is not None and tasks > 0:
         budget["grace"] = max(1, round(space.budget.grace * tasks / space.budget.tasks))
+        budget["rungs"] = None
     wrong: list[str] = []
     changed = space.budget
     try:
@@ -184,6 +185,8 @@ def run_config(
 
 def rungs(budget: BudgetConfig) -> list[int]:
     """List the tasks seen at which a trial may be stopped, ascending; the last is the full budget."""
+    if budget.rungs is not None:
+        return budget.rungs
     steps = []
     rung = budget.grace
     while rung < budget.tasks:

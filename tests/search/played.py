@@ -36,10 +36,10 @@ def make_error_report(tasks_seen: int, error: float | None) -> dict[str, Any]:
     return {**make_report(tasks_seen, score), **unknown, "val_loss": error, "train_loss": error}
 
 
-def played_trial(config: dict[str, Any], folder: str, space: dict[str, Any]) -> None:
+def played_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
     """Raise, crash once, diverge or report ever worse accuracies, by name; leave a line for each attempt."""
     name = config["trial"]
-    work = Path(folder) / "played" / name
+    work = Path(place) / "played" / name
     attempts = len(store.read_lines(work))
     store.append_line(work, {"attempt": attempts})
     number = int(name[-3:])

@@ -28,14 +28,14 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_search_records_itself_and_is_continued_as_the_same(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    assert not claim(tmp_path / "a", space, splits, seed=0)
+    assert claim(tmp_path / "a", space, splits, seed=0) == (space, False)
     record = store.read_json(tmp_path / "a" / store.SEARCH)
     assert record["seed"] == 0
     assert record["data_fingerprint"] == splits.fingerprint
     assert {"protocol", "version", "space", "created", "versions", "commit", "device"} <= set(record)
     assert spaces.load(tmp_path / "a" / store.SPACE) == space
     before = files(tmp_path / "a")
-    assert claim(tmp_path / "a", space, splits, seed=0)
+    assert claim(tmp_path / "a", space, splits, seed=0) == (space, True)
     assert files(tmp_path / "a") == before
 
 
@@ -84,7 +84,7 @@ def test_a_start_that_was_killed_before_its_record_is_a_new_start(
     claim(tmp_path, space, splits, seed=0)
     (tmp_path / store.SEARCH).unlink()
     check_resume(tmp_path, "auto")
-    assert not claim(tmp_path, space, splits, seed=5)
+    assert claim(tmp_path, space, splits, seed=5) == (space, False)
     assert len(list((tmp_path / store.TENSORBOARD).iterdir())) == 1
 
 

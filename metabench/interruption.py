@@ -1,0 +1,38 @@
+"""Signals with which a scheduler asks a command to stop, turned into an exception as Ctrl-C is."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+SIGNALS = ("SIGTERM", "SIGUSR1")
+"""What Kubernetes and clouds send before they take a machine back, and what Slurm is asked to send."""
+
+TRY_AGAIN = 75
+"""Exit code that asks for the same command again: EX_TEMPFAIL of sysexits.h."""
+
+_is_listening = False
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to stop, and to be run again."""
+
+
+def listen() -> None:
+    """Raise `Interrupted` in the main thread when one of the signals comes."""
+    global _is_listening
+    _is_listening = True
+    keep_listening()
+
+
+def keep_listening() -> None:
+    """Listen again, after a library has put its own handlers in place of ours."""
+    if _is_listening and threading.current_thread() is threading.main_thread():
+        for name in SIGNALS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), _interrupt)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise Interrupted(signal.Signals(number).name)
