@@ -196,6 +196,18 @@ def lock(folder: Path) -> Iterator[None]:
         yield  # closing the file releases the lock; the file stays, since removing it would race
 
 
+def is_locked(folder: Path) -> bool:
+    """Tell whether a process of this machine holds a folder."""
+    if not (folder / LOCK).exists():
+        return False
+    with open(folder / LOCK, encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _end_of_last_line(file: Any) -> int:
     end: int = file.seek(0, os.SEEK_END)
     while end > 0:

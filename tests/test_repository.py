@@ -49,6 +49,7 @@ FLOORS: dict[str, float] = {
     "flags": 5,
     "search": 5.5,  # leaves its leaderboard behind
     "views": 5.8,
+    "status": 5.9,
     "sheet": 5.5,
     "catalogue": 6,
     "commands": 6,

@@ -190,6 +190,15 @@ def test(
 
 @app.command()
 @guarded()
+def status(folder: Folder, json: Json = False) -> None:
+    """Show how a search stands: trials, rungs, incumbents, budget spent, nodes, expected end."""
+    from metabench import status as standing
+
+    standing.show(folder, json)
+
+
+@app.command()
+@guarded()
 def leaderboard(
     folders: Annotated[
         list[str], typer.Argument(help="Folders or addresses of searches and runs.", show_default=False)

@@ -65,6 +65,7 @@ def search(
             watch.say(nodes.needs(space.task, splits.name, kept))
             with cluster.connect(address, place, cpus) as found:
                 nodes.check(address, space.task, splits)
+                watch.slots, watch.nodes = found.slots, cluster.describe
                 _run_stages(place, space, splits, seed, found, watch)
         board.write(place)
     return place

@@ -92,12 +92,12 @@ def earlier(folder: Path) -> str | None:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted keys."""
+    """Return nested values by dotted keys; those of the space without its name."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= flatten(item, f"{prefix}.{key}".removeprefix(".space.").removeprefix("."))
+        flat |= flatten(item, key if prefix in ("", "space") else f"{prefix}.{key}")
     return flat
 
 

@@ -133,6 +133,18 @@ def workers() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
+def describe() -> list[dict[str, Any]]:
+    """List the nodes that trials may run on, for people."""
+    return [
+        {
+            "address": node["NodeManagerAddress"],
+            "cpus": node["Resources"].get("CPU", 0.0),
+            "gpus": node["Resources"].get("GPU", 0.0),
+        }
+        for node in workers()
+    ]
+
+
 def _check_nodes(folder: Path) -> None:
     """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
     place = storage.place_of(folder)

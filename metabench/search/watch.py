@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ class Watch:
         self.space = space
         self.objective = objective
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.slots: int | None = None
+        self.nodes: Callable[[], list[dict[str, Any]]] = list
+        """Returns the nodes of the cluster."""
         self._live: Live | None = None
         self._written = 0.0
 
@@ -99,7 +103,8 @@ class Watch:
             }
             for trial in ledger.unfinished()
         }
-        store.write_json(self.folder / store.RUNNING, {"trials": running})
+        known = {"updated": _now(), "slots": self.slots, "nodes": self.nodes()}
+        store.write_json(self.folder / store.RUNNING, {**known, "trials": running})
         self._written = time.monotonic()
 
     def _table(self, ledger: Ledger) -> Table:
@@ -120,3 +125,7 @@ class Watch:
                 "-" if best is None else figures.show(self.objective.metric, self.objective.sign * best),
             )
         return table
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
