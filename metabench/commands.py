@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from metabench import data, figures, interruption, runs, spaces, stats, storage, store, task_lists, views
-from metabench.config import RunConfig, TaskConfig
+from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import MetabenchError, Objective, Report, Splits
 from metabench.flags import pick_device
 from metabench.objectives import OBJECTIVES
@@ -31,6 +31,7 @@ def search(
     chosen: Sequence[str] | None,
     *,
     as_json: bool,
+    plan: bool = False,
     **options: Any,
 ) -> None:
     """Check a search from end to end, run it, and print its leaderboard."""
@@ -49,11 +50,23 @@ def search(
         url = storage.check_url(storage_at)
     elif storage_at is not None:
         out = Path(storage_at)
+    if plan:
+        views.plan(_planned(space, options), as_json)
+        return
     from metabench.search import search as run_search
 
     interruption.listen()
     folder = run_search(space, out, name, storage=url, **options)
     views.leaderboard([str(folder)], "json" if as_json else "table")
+
+
+def _planned(space: SearchSpace, options: Mapping[str, Any]) -> dict[str, Any]:
+    from metabench.search import cluster
+    from metabench.search.plan import plan
+
+    share = cluster.Share(options["cpus_per_trial"], options["gpus_per_trial"])
+    with stderr.status("Measuring how fast the algorithms are here"):
+        return plan(space, options["address"], options["seed"], share)
 
 
 def load_splits(task: TaskConfig) -> Splits:

@@ -10,6 +10,16 @@ from pathlib import Path
 import torch
 
 
+def cap(share: float) -> None:
+    """Keep this process to its share of a GPU's memory, so that trials beside each other cannot starve.
+
+    Args:
+        share: of one GPU; a whole one needs no limit.
+    """
+    if share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
 def reset_peak(device: torch.device | str) -> None:
     """Start measuring anew, where the system can."""
     if torch.device(device).type == "cuda":

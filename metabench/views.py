@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from metabench import board, storage, store
 from metabench.core import MetabenchError
@@ -35,6 +38,33 @@ def leaderboard(folders: Sequence[str], form: str) -> None:
         Console().print(shown)
     else:
         typer.echo(shown, nl=False)
+
+
+def plan(found: Mapping[str, Any], as_json: bool) -> None:
+    """Print what a search would take."""
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("algorithm", "trials", "at rungs", "trial tasks", "final tasks", "ms/task", "hours"):
+        table.add_column(name, justify="left" if name == "algorithm" else "right")
+    for name, own in found["algorithms"].items():
+        reached = "/".join(f"{n:g}" for n in own["trials_at_rungs"])
+        counts = (str(own["trials"]), reached, str(own["trial_tasks"]), str(own["final_tasks"]))
+        table.add_row(name, *counts, f"{1000 * own['training']:.1f}", f"{own['seconds'] / 3600:.2f}")
+    console = Console()
+    console.print(table)
+    for node in found["nodes"]:
+        console.print(f"node {node['address']}: {node['cpus']:g} cores, {node['gpus']:g} GPUs", markup=False)
+    share = f" with {found['gpus_per_trial']:g} GPUs each" if found["gpus_per_trial"] else ""
+    console.print(
+        f"{found['slots']} trials at once{share}; rungs at {', '.join(map(str, found['rungs']))} tasks\n"
+        f"about {found['accelerator_hours']:.2f} accelerator-hours (at most "
+        f"{found['at_most_accelerator_hours']:.2f}), {found['hours']:.2f} hours; speeds measured here, on "
+        f"{found['device']}; nothing was started",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def tensorboard(folder: str, port: int) -> None:

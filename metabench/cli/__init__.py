@@ -58,6 +58,15 @@ def search(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; without it, Ray starts on this machine.")
     ] = None,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="Cores of each trial.")] = 1,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="GPUs of each trial: a share, such as 0.25, or a number; else what fits."),
+    ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Start nothing; measure speeds here and say what runs where, how long."),
+    ] = False,
     resume: Annotated[
         Literal["auto", "never", "must"],
         typer.Option(help="Continue what is there, never, or insist."),
@@ -85,7 +94,10 @@ def search(
         name,
         budget,
         chosen,
+        plan=plan,
         address=address,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
         resume=resume,
         accept=accept_changes,
         seed=seed,

@@ -31,6 +31,8 @@ def search(
     seed: int = 0,
     quiet: bool = False,
     cpus: int | None = None,
+    cpus_per_trial: int = 1,
+    gpus_per_trial: float | None = None,
 ) -> Path:
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
@@ -41,7 +43,8 @@ def search(
         address: Ray cluster to join; without it Ray is started on this machine.
         resume: continue what is there if it is the same search (auto), never, or insist on it (must).
         accept: continue with a larger budget, more algorithms or another version, and record that.
-        cpus: trials at once on this machine; every core where it is not given.
+        cpus: cores of this machine to use; all where it is not given.
+        gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
     """
     from metabench import board, data
     from metabench.data import _cache
@@ -63,7 +66,8 @@ def search(
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))
-            with cluster.connect(address, place, cpus) as found:
+            share = cluster.Share(cpus_per_trial, gpus_per_trial)
+            with cluster.connect(address, place, share, cpus) as found:
                 nodes.check(address, space.task, splits)
                 watch.slots, watch.nodes = found.slots, cluster.describe
                 _run_stages(place, space, splits, seed, found, watch)

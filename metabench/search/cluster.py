@@ -42,6 +42,16 @@ FORWARDED = {"METABENCH_DATA": "METABENCH_DRIVER_DATA", "METABENCH_CACHE": "META
 """Variables that a node may set itself, to the names under which it is told those of the driver."""
 
 
+class Share(NamedTuple):
+    """What each trial gets of a node."""
+
+    cpus: int = 1
+    gpus: float | None = None  # None: as many trials share one as there are cores for, up to a limit
+
+
+DEFAULT_SHARE = Share()
+
+
 class Cluster(NamedTuple):
     """What a cluster offers to trials."""
 
@@ -51,13 +61,25 @@ class Cluster(NamedTuple):
 
 
 @contextlib.contextmanager
-def connect(address: str | None, folder: Path, cpus: int | None = None) -> Iterator[Cluster]:
+def connect(
+    address: str | None, folder: Path, share: Share = DEFAULT_SHARE, cpus: int | None = None
+) -> Iterator[Cluster]:
     """Start Ray on this machine, or join the cluster at an address, and leave it in the end.
 
     Args:
         folder: search folder, which every node must see.
-        cpus: trials at once on a local cluster; every core where it is not given.
+        share: what each trial gets of a node.
+        cpus: cores of a local cluster; all where it is not given.
     """
+    with joined(address, cpus):
+        if address is not None:
+            _check_nodes(folder)
+        yield offer(ray.cluster_resources(), share)
+
+
+@contextlib.contextmanager
+def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
+    """Start or join Ray, and leave it in the end."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in FORWARDED:
@@ -78,11 +100,14 @@ def connect(address: str | None, folder: Path, cpus: int | None = None) -> Itera
         _join(address, quiet)
     interruption.keep_listening()  # Ray has put its own handlers in place
     try:
-        if address is not None:
-            _check_nodes(folder)
-        yield offer(ray.cluster_resources())
+        yield
     finally:
         ray.shutdown()
+
+
+def resources() -> dict[str, float]:
+    """Return what the nodes of the cluster have together."""
+    return ray.cluster_resources()
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
@@ -110,15 +135,26 @@ def _knock(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
 
 
-def offer(resources: dict[str, float]) -> Cluster:
-    """Divide what a cluster has among trials: one core each, and a share of a GPU where there are any."""
+def offer(resources: dict[str, float], share: Share = DEFAULT_SHARE) -> Cluster:
+    """Divide what a cluster has among trials: cores, and GPUs or shares of them where there are any."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if cpus < 1:
-        raise MetabenchError("the Ray cluster has no CPUs to run trials on; add a worker node")
-    if not gpus:
-        return Cluster(slots=cpus, cpus=1, gpus=0)
-    share = min(TRIALS_PER_GPU, max(1, cpus // gpus))
-    return Cluster(slots=gpus * share, cpus=1, gpus=1 / share)
+    if cpus < share.cpus:
+        raise MetabenchError(
+            f"the cluster has {cpus} cores, and a trial takes {share.cpus}; add a worker node, or lower "
+            "--cpus-per-trial"
+        )
+    slots = cpus // share.cpus
+    if share.gpus == 0 or not (gpus or share.gpus):
+        return Cluster(slots=slots, cpus=share.cpus, gpus=0)
+    if share.gpus is None:
+        in_one = min(TRIALS_PER_GPU, max(1, slots // gpus))
+        return Cluster(slots=gpus * in_one, cpus=share.cpus, gpus=1 / in_one)
+    if share.gpus > 1 and share.gpus != int(share.gpus):
+        raise MetabenchError(f"--gpus-per-trial {share.gpus:g}: must be a share of one GPU or a whole number")
+    fit = int(gpus // share.gpus) if share.gpus >= 1 else gpus * int(1 / share.gpus)
+    if not fit:
+        raise MetabenchError(f"--gpus-per-trial {share.gpus:g}: the cluster has {gpus} GPUs")
+    return Cluster(slots=min(slots, fit), cpus=share.cpus, gpus=share.gpus)
 
 
 def settle() -> None:

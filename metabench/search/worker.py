@@ -12,7 +12,7 @@ import ray
 import torch
 from ray import tune
 
-from metabench import data, runs, spaces, storage, store, train
+from metabench import data, memory, runs, spaces, storage, store, train
 from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import Splits
 from metabench.events import Events
@@ -22,10 +22,13 @@ from metabench.search.ledger import WORK
 
 
 def prepare() -> str:
-    """Keep to one thread, which trials beside each other need, find the data, and return the device."""
+    """Keep to one thread and to a share of a GPU, as trials beside each other need; return the device."""
     torch.set_num_threads(1)
     cluster.settle()
-    return "cuda" if ray.get_gpu_ids() else "cpu"
+    if not ray.get_gpu_ids():
+        return "cpu"
+    memory.cap(ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0))
+    return "cuda"
 
 
 def splits(task: TaskConfig) -> Splits:

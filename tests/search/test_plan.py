@@ -1,0 +1,101 @@
+"""What a search would take: the shares of a cluster, the expected cost, and a plan that starts nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from metabench import memory
+from metabench.cli import app
+from metabench.config import SearchSpace
+from metabench.core import MetabenchError
+from metabench.search import cluster, plan
+from tests.search.test_kill import SPACE
+
+
+@pytest.mark.parametrize(
+    ("resources", "share", "found"),
+    [
+        ({"CPU": 8}, cluster.Share(), (8, 1, 0)),
+        ({"CPU": 8}, cluster.Share(cpus=3), (2, 3, 0)),
+        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=0), (8, 1, 0)),
+        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=1), (2, 1, 1)),
+        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=2), (1, 1, 2)),
+        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=0.25), (8, 1, 0.25)),
+        ({"CPU": 4, "GPU": 2}, cluster.Share(gpus=0.25), (4, 1, 0.25)),  # too few cores for all shares
+        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=0.4), (4, 1, 0.4)),  # a share lies on one GPU
+        ({"CPU": 6, "GPU": 2}, cluster.Share(), (6, 1, 1 / 3)),
+        ({"CPU": 6, "GPU": 2}, cluster.Share(cpus=2), (2, 2, 1)),
+    ],
+)
+def test_a_cluster_is_divided_as_asked(
+    resources: dict[str, float], share: cluster.Share, found: tuple[float, float, float]
+) -> None:
+    assert cluster.offer(resources, share) == pytest.approx(cluster.Cluster(*found))
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (cluster.Share(gpus=1.5), "a share of one GPU or a whole number"),
+        (cluster.Share(gpus=4), "--gpus-per-trial 4: the cluster has 2 GPUs"),
+        (cluster.Share(cpus=16), "has 8 cores, and a trial takes 16"),
+    ],
+)
+def test_a_share_that_no_node_can_give_is_refused(share: cluster.Share, told: str) -> None:
+    with pytest.raises(MetabenchError, match=told):
+        cluster.offer({"CPU": 8, "GPU": 2}, share)
+
+
+def test_a_gpu_that_is_asked_for_where_there_is_none_is_refused() -> None:
+    with pytest.raises(MetabenchError, match="the cluster has 0 GPUs"):
+        cluster.offer({"CPU": 8}, cluster.Share(gpus=0.5))
+
+
+def test_one_in_so_many_is_expected_at_each_rung() -> None:
+    assert plan.reaching(27, [1, 3, 9, 27], 3) == [27, 9, 3, 1]
+    assert plan.reaching(2, [1, 3, 9], 3) == [2, 1, 1]
+
+
+def test_the_cost_is_that_of_the_stages(space: SearchSpace) -> None:
+    found = plan.cost(space, "maml", plan.Pace(training=0.1, evaluation=0.01, slowest=0.2))
+    # 9 trials to 100 tasks, 3 of them to 300, 1 to 900
+    assert found["trials_at_rungs"] == [9, 3, 1]
+    assert found["trial_tasks"] == 9 * 100 + 3 * 200 + 1 * 600
+    assert found["final_tasks"] == 2 * 2 * 900
+    training = 0.1 * (2100 + 3600)
+    evaluation = 0.01 * (13 * 10 + 2 * 10 + 4 * 10 * 10 + 4 * 20)
+    assert found["seconds"] == pytest.approx(training + evaluation)
+    at_most = 9 * (0.2 * 900 + 3 * 10 * 0.01) + 0.2 + 0.1 * 3600 + 0.01 * (400 + 80)
+    assert found["at_most_seconds"] == pytest.approx(at_most)
+
+
+def test_a_plan_tells_what_it_would_do_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "SECONDS", 0.05)
+    Path("space.yaml").write_text(yaml.safe_dump(SPACE))
+    shown = CliRunner().invoke(app, ["search", "space.yaml", "--plan", "--json"])
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert found["slots"] >= 1
+    assert found["algorithms"]["maml"]["training"] > 0
+    assert 0 < found["accelerator_hours"] <= found["at_most_accelerator_hours"]
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_process_is_kept_to_its_share_of_a_gpu() -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    memory.cap(0.1)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.2 * total), dtype=torch.uint8, device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
