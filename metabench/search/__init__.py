@@ -80,6 +80,7 @@ def _run_stages(
     ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, found, watch, seed)
+    watch.sum_up(ledger)
     chosen = confirm.choose(place, space, ledger, found, watch)
     planned = final.plan(space, chosen, seed)
     final.train_all(place, planned, watch.objective, found, watch)

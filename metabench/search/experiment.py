@@ -13,7 +13,7 @@ from metabench import interruption, storage, store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
 from metabench.events import Events
-from metabench.search.asha import RungScheduler
+from metabench.search.asha import RungScheduler, scalars
 from metabench.search.cluster import Cluster
 from metabench.search.ledger import Ledger
 from metabench.search.searcher import FairSearcher
@@ -123,7 +123,11 @@ class Endings(tune.Callback):
     def _ended(self, name: str) -> None:
         trial = self.ledger.trials[name]
         # The worker cannot know: a crash may be tried again, and how a report was answered is decided here.
+        # And only now: TensorBoard leaves a file for good once there is a newer one, so that a file for
+        # each decision would hide what the trial goes on to write.
         events = Events(self.ledger.folder / store.TENSORBOARD / trial.algorithm / name)
+        for seen, basis in trial.bases.items():
+            events.scalars(seen, scalars(basis, self.ledger.objective.sign))
         events.end(str(trial.status))
         events.close()
         self.watch.ended(self.ledger, name)

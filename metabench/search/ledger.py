@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metabench import storage, store
 from metabench.core import Objective
@@ -29,6 +29,13 @@ DIVERGED = "diverged"
 FAILED = "failed"
 
 
+class Arrival(NamedTuple):
+    """A trial's score at a rung, higher is better."""
+
+    trial: str
+    score: float
+
+
 @dataclass
 class Trial:
     """One setting that is or was tried."""
@@ -42,6 +49,7 @@ class Trial:
     seed: int
     reports: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[int, str] = field(default_factory=dict)  # tasks seen -> decision
+    bases: dict[int, dict[str, Any]] = field(default_factory=dict)  # tasks seen -> what it rests on
     status: str | None = None  # None while it is unfinished
     error: str | None = None
     checkpoint: str | None = None  # its state, relative to the search folder
@@ -55,6 +63,11 @@ class Trial:
     def score(self) -> float | None:
         """Return the meta-validation score of the last report, higher is better; None where there is none."""
         return self.reports[-1]["val_score"] if self.reports else None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Tell whether it was stopped within the noise of its validation tasks."""
+        return self.status == PRUNED and bool(self.bases[self.tasks_seen].get("doubtful"))
 
     def line(self, objective: Objective) -> dict[str, Any]:
         """Return the line of trials.jsonl."""
@@ -74,6 +87,10 @@ class Trial:
             f"val_{objective.metric}": figure,
             "val_ci": last.get("val_ci"),
             "reports": self.reports,
+            "decisions": [
+                {"tasks_seen": seen, "decision": decision, **self.bases[seen]}
+                for seen, decision in self.decisions.items()
+            ],
             "checkpoint": self.checkpoint,
             "error": self.error,
         }
@@ -112,6 +129,7 @@ class Ledger:
         self.keep = keep
         self.objective = objective
         self.trials: dict[str, Trial] = {}
+        self._rungs: dict[tuple[str, int], list[Arrival]] = {}
         lines = store.read_trials(folder)
         self._written = set(lines)
         for event in store.read_lines(folder / JOURNAL):
@@ -153,9 +171,10 @@ class Ledger:
         }
         return self._add(event)
 
-    def record(self, name: str, report: dict[str, Any], decision: str) -> None:
-        """Write down a report with what was decided on it, and the trial's end where it has come."""
-        trial = self._add({"event": "report", "trial": name, "report": report, "decision": decision})
+    def record(self, name: str, report: dict[str, Any], decision: str, basis: dict[str, Any]) -> None:
+        """Write down a report with what was decided on it and why, and the trial's end where it has come."""
+        event = {"event": "report", "trial": name, "report": report, "decision": decision, "basis": basis}
+        trial = self._add(event)
         if trial.status is not None:
             self._finish(trial)
 
@@ -173,11 +192,18 @@ class Ledger:
         waiting = [trial for trial in self.trials.values() if trial.status is None]
         return sorted(waiting, key=lambda trial: -trial.tasks_seen)
 
-    def scores(self, algorithm: str, tasks_seen: int) -> list[float]:
-        """Return the rung table: an algorithm's scores at one rung, without those that diverged."""
-        reports = [report for trial in self.of(algorithm) for report in trial.reports]
-        arrived = [report["val_score"] for report in reports if report["tasks_seen"] == tasks_seen]
-        return [score for score in arrived if score is not None]
+    def rung(self, algorithm: str, tasks_seen: int) -> list[Arrival]:
+        """Return the rung table: who arrived at one rung, in order, without those that diverged."""
+        return self._rungs.get((algorithm, tasks_seen), [])
+
+    def task_scores(self, name: str, tasks_seen: int) -> list[float]:
+        """Read the scores of single tasks that a trial reported at a rung; [] where they are gone.
+
+        They stay in the trials' own files: in memory, and in the journal, they would outweigh all else.
+        """
+        lines = store.read_lines(self.folder / WORK / name / store.REPORTS)
+        found = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
+        return found[-1] if found else []
 
     def _add(self, event: dict[str, Any]) -> Trial:
         event = store.plain(event)
@@ -191,9 +217,13 @@ class Ledger:
                 fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
                 self.trials[name] = Trial(name, **fields)
             case "report":
-                trial = self.trials[name]
+                trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 trial.reports.append(event["report"])
-                trial.decisions[event["report"]["tasks_seen"]] = event["decision"]
+                trial.decisions[seen] = event["decision"]
+                trial.bases[seen] = event.get("basis", {})
+                if event["decision"] != DIVERGED:
+                    arrival = Arrival(name, event["report"]["val_score"])
+                    self._rungs.setdefault((trial.algorithm, seen), []).append(arrival)
                 if event["decision"] != CONTINUE:
                     trial.status = event["decision"]
             case "failed":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metabench import store
 from metabench.config import SearchSpace
@@ -40,11 +42,22 @@ def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
         assert attempts == {name: often.get(name, 1) for name in lines}
         assert Counter(line["algorithm"] for line in lines.values()) == {"maml": 5, "maml_pp": 5}
         assert len(store.read_lines(tmp_path / store.TRIALS)) == 10
+        check_decisions_in_tensorboard(tmp_path, lines["maml-000"])
         journal = (tmp_path / JOURNAL).read_bytes()
         again = Ledger(tmp_path, keep=2)
         experiment.explore(tmp_path, space, again, found, watch, seed=0, trainable=played_trial)
         assert (tmp_path / JOURNAL).read_bytes() == journal  # nothing is left to do
     assert not (tmp_path / store.RUNNING).exists()
+
+
+def check_decisions_in_tensorboard(folder: Path, line: dict[str, Any]) -> None:
+    """Each rung's decision stands at its step, as in trials.jsonl."""
+    events = EventAccumulator(str(folder / store.TENSORBOARD / "maml" / "maml-000"))
+    events.Reload()
+    assert [decision["decision"] for decision in line["decisions"]] == ["continue", "continue", COMPLETE]
+    shown = {key: [(e.step, e.value) for e in events.Scalars(f"asha/{key}")] for key in ("rung", "rank")}
+    assert shown["rung"] == [(100, 0), (300, 1), (900, 2)]
+    assert shown["rank"] == [(d["tasks_seen"], d["rank"]) for d in line["decisions"][:2]]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])

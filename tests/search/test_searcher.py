@@ -112,7 +112,7 @@ def test_the_study_of_a_regression_finds_the_lowest_error_best(tmp_path: Path, s
         name = searcher.suggest(trial_id)["trial"]
         for rung in (100, 300, 900):
             searcher.ledger.record(
-                name, make_error_report(rung, error), "complete" if rung == 900 else "continue"
+                name, make_error_report(rung, error), "complete" if rung == 900 else "continue", {}
             )
         searcher.on_trial_complete(trial_id, {})
     study = searcher.studies["maml"].study
