@@ -44,6 +44,14 @@ class BudgetConfig(Model):
     trials: int = Field(ge=1, description="hyperparameter settings tried an algorithm")
     grace: int = Field(ge=1, description="tasks seen before a trial may be stopped: the lowest rung")
     reduction_factor: int = Field(3, ge=2, description="one in this many trials passes a rung")
+    sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
+        "tpe", description="Optuna's sampler that proposes settings; random is the control"
+    )
+    scheduler: Literal["asha", "none", "top_k"] = Field(
+        "asha",
+        description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
+        "tasks, the best one in `reduction_factor`, to the full budget",
+    )
     validation_tasks: int = Field(200, ge=2, description="frozen meta-validation tasks at each rung")
     confirm_top: int = Field(3, ge=1, description="settings an algorithm that are confirmed on fresh tasks")
     confirm_tasks: int = Field(600, ge=2, description="fresh meta-validation tasks of the confirmation")

@@ -46,9 +46,10 @@ def search(
     from metabench import board, data
     from metabench.data import _cache
     from metabench.objectives import OBJECTIVES
-    from metabench.search import cluster, final, folder, nodes
+    from metabench.search import cluster, final, folder, nodes, samplers
     from metabench.search.watch import Watch
 
+    samplers.check(space.budget.sampler)
     place = (out / name).absolute()
     url = None if storage is None else f"{storage}/{name}"
     if url is None:

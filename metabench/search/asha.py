@@ -8,6 +8,9 @@ decision is final: what arrives later takes nothing back, who was stopped is not
 never filled from a higher one. A score that is not a finite number ends its trial and enters no table. At
 the full budget there is nothing to decide: who gets there is complete.
 
+Two controls: `none` lets everybody go on, and `top_k` has one rung, at grace, where all wait until the last
+has arrived, and are then judged as above, each among all the others.
+
 Written by ourselves because Ray's ASHA forgets its rungs on restore (ray#30838), fills lower rungs with later
 scores and lets NaN run on. Here a rung table is no state at all: it is read from the ledger, where every
 report stands exactly once, at the rung it was made for.
@@ -24,7 +27,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from metabench import spaces, stats
 from metabench.config import BudgetConfig
-from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, Arrival, Ledger
+from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, WAIT, Arrival, Ledger
 
 SCORES = "val_scores"
 """A report's scores of single tasks: decided with, and left in the trial's own reports."""
@@ -69,12 +72,32 @@ def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any
         decision = DIVERGED
     elif seen >= budget.tasks:
         decision = COMPLETE
+    elif budget.scheduler != "asha":
+        decision = CONTINUE if budget.scheduler == "none" else WAIT
     else:
         found = standing(score, ledger.rung(trial.algorithm, seen), budget.reduction_factor)
         decision = CONTINUE if found.goes_on else PRUNED
         basis |= _basis(ledger, seen, found, report.get(SCORES, ()))
     ledger.record(name, {key: report[key] for key in report if key != SCORES}, decision, basis)
     return decision
+
+
+def choose_top(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: int) -> list[str]:
+    """Decide on an algorithm's trials that wait, once all have arrived or ended; return who was stopped."""
+    trials = ledger.of(algorithm)
+    if len(trials) < n_trials or any(trial.status is None and not trial.reports for trial in trials):
+        return []
+    stopped = []
+    for trial in [trial for trial in trials if trial.is_waiting]:  # some: a kill may have come in between
+        seen = trial.tasks_seen
+        arrived = ledger.rung(algorithm, seen)
+        (own,) = (arrival for arrival in arrived if arrival.trial == trial.name)
+        others = [arrival for arrival in arrived if arrival.trial != trial.name]
+        found = standing(own.score, others, budget.reduction_factor)
+        basis = {"rung": 0, **_basis(ledger, seen, found, ledger.task_scores(trial.name, seen))}
+        ledger.settle(trial.name, CONTINUE if found.goes_on else PRUNED, basis)
+        stopped += [] if found.goes_on else [trial.name]
+    return stopped
 
 
 def _basis(ledger: Ledger, seen: int, found: Standing, scores: Sequence[float]) -> dict[str, Any]:
@@ -123,4 +146,5 @@ class RungScheduler(FIFOScheduler):
 
     def debug_string(self) -> str:
         """Name the rule."""
-        return f"One rung table an algorithm, the best 1/{self.budget.reduction_factor} go on."
+        budget = self.budget
+        return f"One rung table an algorithm, {budget.scheduler}, factor {budget.reduction_factor}."

@@ -23,10 +23,15 @@ WORK = "trials"
 """Folder of what the trials themselves write: their state and reports, one folder a trial."""
 
 CONTINUE = "continue"
+WAIT = "wait"  # until all of the algorithm's trials have arrived
 COMPLETE = "complete"
 PRUNED = "pruned"
 DIVERGED = "diverged"
 FAILED = "failed"
+
+PROPOSED = "proposed"
+WAITS = "waits"
+ENDED = "ended"
 
 
 class Arrival(NamedTuple):
@@ -63,6 +68,11 @@ class Trial:
     def score(self) -> float | None:
         """Return the meta-validation score of the last report, higher is better; None where there is none."""
         return self.reports[-1]["val_score"] if self.reports else None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether it stands still until all of its algorithm's trials have arrived at its rung."""
+        return self.decisions.get(self.tasks_seen) == WAIT
 
     @property
     def is_doubtful(self) -> bool:
@@ -129,6 +139,7 @@ class Ledger:
         self.keep = keep
         self.objective = objective
         self.trials: dict[str, Trial] = {}
+        self.history: list[tuple[str, str]] = []  # PROPOSED, WAITS or ENDED, and which
         self._rungs: dict[tuple[str, int], list[Arrival]] = {}
         lines = store.read_trials(folder)
         self._written = set(lines)
@@ -178,9 +189,17 @@ class Ledger:
         if trial.status is not None:
             self._finish(trial)
 
+    def settle(self, name: str, decision: str, basis: dict[str, Any]) -> None:
+        """Write down what was decided on a trial that has waited."""
+        seen = self.trials[name].tasks_seen
+        event = {"event": "settled", "trial": name, "tasks_seen": seen, "decision": decision, "basis": basis}
+        trial = self._add(event)
+        if trial.status is not None:
+            self._finish(trial)
+
     def fail(self, name: str, error: str) -> None:
-        """Write down that a trial failed for good; one that ended before keeps its ending."""
-        if self.trials[name].status is None:
+        """Write down that a trial failed for good; one that ended before, or waits, stays what it is."""
+        if self.trials[name].status is None and not self.trials[name].is_waiting:
             self._finish(self._add({"event": "failed", "trial": name, "error": error}))
 
     def of(self, algorithm: str) -> list[Trial]:
@@ -216,20 +235,30 @@ class Ledger:
             case "proposed":
                 fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
                 self.trials[name] = Trial(name, **fields)
+                self.history.append((PROPOSED, name))
             case "report":
                 trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 trial.reports.append(event["report"])
-                trial.decisions[seen] = event["decision"]
-                trial.bases[seen] = event.get("basis", {})
                 if event["decision"] != DIVERGED:
                     arrival = Arrival(name, event["report"]["val_score"])
                     self._rungs.setdefault((trial.algorithm, seen), []).append(arrival)
-                if event["decision"] != CONTINUE:
-                    trial.status = event["decision"]
+                self._decide(trial, seen, event)
+            case "settled":
+                self._decide(self.trials[name], event["tasks_seen"], event)
             case "failed":
                 self.trials[name].status = FAILED
                 self.trials[name].error = event["error"]
+                self.history.append((ENDED, name))
         return self.trials[name]
+
+    def _decide(self, trial: Trial, seen: int, event: dict[str, Any]) -> None:
+        trial.decisions[seen] = event["decision"]
+        trial.bases[seen] = event.get("basis", {})
+        if event["decision"] == WAIT:
+            self.history.append((WAITS, trial.name))
+        elif event["decision"] != CONTINUE:
+            trial.status = event["decision"]
+            self.history.append((ENDED, trial.name))
 
     def _finish(self, trial: Trial) -> None:
         """Add the trial's line to trials.jsonl once; keep its state only while it may still be confirmed."""

@@ -97,6 +97,8 @@ def test_the_study_is_told_complete_pruned_and_failed_as_what_they_are(
     searcher.on_trial_complete("b", {})
     searcher.on_trial_complete("c", {})
     searcher.on_trial_complete("d", error=True)
+    searcher.ledger.fail(names[3], "broken")  # Tune tells the searcher first
+    searcher.catch_up()
     complete, pruned, diverged, failed, running = searcher.studies["maml"].study.trials
     assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.7)
     assert complete.intermediate_values == {100: 0.5, 300: 0.6, 900: 0.7}
