@@ -8,6 +8,11 @@ decision is final: what arrives later takes nothing back, who was stopped is not
 never filled from a higher one. A score that is not a finite number ends its trial and enters no table. At
 the full budget there is nothing to decide: who gets there is complete.
 
+Where a decision is within the noise of the validation tasks, and the budget has `borderline_tasks`, the
+trial is validated on more of them first. It is then compared with each of the others on the tasks that both
+have, since a mean over other tasks may be better for easier ones; and only with those that had arrived when
+it did, so that the decision is the same whatever happens while it is looked at again.
+
 Two controls: `none` lets everybody go on, and `top_k` has one rung, at grace, where all wait until the last
 has arrived, and are then judged as above, each among all the others.
 
@@ -27,7 +32,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from metabench import spaces, stats
 from metabench.config import BudgetConfig
+from metabench.search.borderline import Answers, Desk
 from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, WAIT, Arrival, Ledger
+
+AGAIN = "again"
+"""No decision yet: the trial is to be validated on more tasks, and to report once more."""
 
 SCORES = "val_scores"
 """A report's scores of single tasks: decided with, and left in the trial's own reports."""
@@ -39,8 +48,9 @@ class Standing(NamedTuple):
     rank: int  # 1 is the best; those that tie share it
     arrived: int  # itself included
     # The other that decides: it would have to be passed, or would have to pass, for the other decision.
-    against: Arrival | None
-    margin: float | None  # score minus that of `against`: who has a negative one is stopped
+    against: str | None
+    cutoff: float | None  # the score of that other
+    margin: float | None  # the score minus the cut-off: who has a negative one is stopped
 
     @property
     def goes_on(self) -> bool:
@@ -48,16 +58,24 @@ class Standing(NamedTuple):
         return self.margin is None or self.margin >= 0
 
 
-def standing(score: float, others: Sequence[Arrival], reduction_factor: int) -> Standing:
-    """Place a score among those that have arrived at its rung, in the order of their arrival."""
+def standing(own: Arrival, others: Sequence[Arrival], reduction_factor: int) -> Standing:
+    """Place a trial among those that have arrived at its rung, in the order of their arrival."""
     arrived = len(others) + 1
-    rank = 1 + sum(other.score > score for other in others)
+    pairs = [_on_common_tasks(own, other) for other in others]
+    rank = 1 + sum(score < theirs for score, theirs in pairs)
     if not others:
-        return Standing(rank, arrived, None, None)
+        return Standing(rank, arrived, None, None, None)
     # Of n the best k go on, and with itself out of n its k-th best opponent has the first place that is lost.
     kept = max(1, arrived // reduction_factor)
-    against = sorted(others, key=lambda other: -other.score)[kept - 1]
-    return Standing(rank, arrived, against, score - against.score)
+    margins = [score - theirs for score, theirs in pairs]
+    decisive = sorted(range(len(others)), key=margins.__getitem__)[kept - 1]
+    return Standing(rank, arrived, others[decisive].trial, pairs[decisive][1], margins[decisive])
+
+
+def _on_common_tasks(own: Arrival, other: Arrival) -> tuple[float, float]:
+    if own.more is None or other.more is None:
+        return own.score, other.score
+    return own.more, other.more
 
 
 def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any]) -> str:
@@ -66,19 +84,26 @@ def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any
     seen = report["tasks_seen"]
     if seen in trial.decisions:
         return trial.decisions[seen]
-    score = report["val_score"]
+    own = Arrival(name, report["val_score"], report.get("borderline_score"))
     basis: dict[str, Any] = {"rung": spaces.rungs(budget).index(seen)}
-    if not report["finite"] or score is None or not math.isfinite(score):
+    if not report["finite"] or own.score is None or not math.isfinite(own.score):
         decision = DIVERGED
     elif seen >= budget.tasks:
         decision = COMPLETE
     elif budget.scheduler != "asha":
         decision = CONTINUE if budget.scheduler == "none" else WAIT
+    elif seen in trial.doubts and own.more is None:
+        return AGAIN
     else:
-        found = standing(score, ledger.rung(trial.algorithm, seen), budget.reduction_factor)
+        others = ledger.rung(trial.algorithm, seen)[: trial.doubts.get(seen)]
+        found = standing(own, others, budget.reduction_factor)
         decision = CONTINUE if found.goes_on else PRUNED
         basis |= _basis(ledger, seen, found, report.get(SCORES, ()))
-    ledger.record(name, {key: report[key] for key in report if key != SCORES}, decision, basis)
+        if basis["doubtful"] and budget.borderline_tasks is not None and seen not in trial.doubts:
+            ledger.doubt(name, seen, len(others), basis)
+            return AGAIN
+    short = {key: report[key] for key in report if key != SCORES}
+    ledger.record(name, {**short, "val_tasks": len(report.get(SCORES, ()))}, decision, basis)
     return decision
 
 
@@ -93,7 +118,7 @@ def choose_top(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: i
         arrived = ledger.rung(algorithm, seen)
         (own,) = (arrival for arrival in arrived if arrival.trial == trial.name)
         others = [arrival for arrival in arrived if arrival.trial != trial.name]
-        found = standing(own.score, others, budget.reduction_factor)
+        found = standing(own, others, budget.reduction_factor)
         basis = {"rung": 0, **_basis(ledger, seen, found, ledger.task_scores(trial.name, seen))}
         ledger.settle(trial.name, CONTINUE if found.goes_on else PRUNED, basis)
         stopped += [] if found.goes_on else [trial.name]
@@ -103,22 +128,19 @@ def choose_top(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: i
 def _basis(ledger: Ledger, seen: int, found: Standing, scores: Sequence[float]) -> dict[str, Any]:
     """Say what a decision rests on, and whether the tasks were enough for it."""
     basis = {
-        "rank": found.rank,
-        "arrived": found.arrived,
-        "against": found.against and found.against.trial,
-        "cutoff": found.against and found.against.score,
-        "margin": found.margin,
+        **found._asdict(),
         "tasks": None,
         "paired_se": None,
         "doubtful": False,
     }
     if found.against is None or found.margin is None:
         return basis
-    theirs = ledger.task_scores(found.against.trial, seen)
-    if len(scores) != len(theirs) or len(scores) < 2:
+    theirs = ledger.task_scores(found.against, seen)
+    n_tasks = min(len(scores), len(theirs))
+    if n_tasks < 2:
         return basis  # its reports are gone, and with them what the noise could be told from
-    noise = stats.paired_se(scores, theirs)
-    return basis | {"tasks": len(scores), "paired_se": noise, "doubtful": abs(found.margin) < noise}
+    noise = stats.paired_se(scores[:n_tasks], theirs[:n_tasks])
+    return basis | {"tasks": n_tasks, "paired_se": noise, "doubtful": abs(found.margin) < noise}
 
 
 def scalars(basis: Mapping[str, Any], sign: int) -> dict[str, float]:
@@ -134,15 +156,20 @@ def scalars(basis: Mapping[str, Any], sign: int) -> dict[str, float]:
 class RungScheduler(FIFOScheduler):
     """Stop a trial when the ledger says so; a trial that reached its full budget is stopped too."""
 
-    def __init__(self, ledger: Ledger, budget: BudgetConfig) -> None:
+    def __init__(self, ledger: Ledger, budget: BudgetConfig, desk: Desk | Answers | None = None) -> None:
+        """Judge by the ledger; trials ask at the desk whether they are to be looked at again."""
         super().__init__()
         self.ledger = ledger
         self.budget = budget
+        self.desk = desk
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge one report."""
-        decision = judge(self.ledger, self.budget, trial.config["trial"], json.loads(result["report"]))
-        return TrialScheduler.CONTINUE if decision == CONTINUE else TrialScheduler.STOP
+        name, report = trial.config["trial"], json.loads(result["report"])
+        decision = judge(self.ledger, self.budget, name, report)
+        if self.desk is not None:
+            self.desk.answer(name, report["tasks_seen"], decision == AGAIN)
+        return TrialScheduler.CONTINUE if decision in (CONTINUE, AGAIN) else TrialScheduler.STOP
 
     def debug_string(self) -> str:
         """Name the rule."""

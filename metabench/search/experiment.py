@@ -14,6 +14,7 @@ from metabench.config import SearchSpace
 from metabench.core import MetabenchError
 from metabench.events import Events
 from metabench.search.asha import RungScheduler, choose_top, scalars
+from metabench.search.borderline import Desk
 from metabench.search.cluster import Cluster
 from metabench.search.ledger import Ledger
 from metabench.search.searcher import FairSearcher
@@ -63,15 +64,15 @@ def _fit(
         folder / store.RAY, ignore_errors=True
     )  # Ray's own notes on what has ended; nobody reads them
     resources = {"cpu": cluster.cpus, "gpu": cluster.gpus}
-    bound = tune.with_parameters(
-        trainable, place=storage.place_of(folder), space=space.model_dump(mode="json")
-    )
+    desk = None if space.budget.borderline_tasks is None else Desk()
+    given = {"place": storage.place_of(folder), "space": space.model_dump(mode="json")}
+    bound = tune.with_parameters(trainable, **given, **({} if desk is None else {"desk": desk}))
     ledger = searcher.ledger
     tuner = tune.Tuner(
         tune.with_resources(bound, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=RungScheduler(ledger, space.budget),
+            scheduler=RungScheduler(ledger, space.budget, desk),
             num_samples=searcher.remaining(),
             max_concurrent_trials=cluster.slots,
             reuse_actors=True,
@@ -88,6 +89,8 @@ def _fit(
     )
     tuner.fit()
     searcher.catch_up()
+    if desk is not None:
+        desk.close()
 
 
 def _name(trial: Any) -> str:

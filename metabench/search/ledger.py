@@ -38,7 +38,8 @@ class Arrival(NamedTuple):
     """A trial's score at a rung, higher is better."""
 
     trial: str
-    score: float
+    score: float  # over the tasks that every trial is validated on
+    more: float | None = None  # over more of them, where it was looked at again
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Trial:
     seed: int
     reports: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[int, str] = field(default_factory=dict)  # tasks seen -> decision
+    doubts: dict[int, int] = field(default_factory=dict)  # tasks seen -> how many had arrived there before
     bases: dict[int, dict[str, Any]] = field(default_factory=dict)  # tasks seen -> what it rests on
     status: str | None = None  # None while it is unfinished
     error: str | None = None
@@ -94,6 +96,7 @@ class Trial:
             "tasks_seen": self.tasks_seen,
             "seconds": last.get("seconds", 0.0),
             "peak_memory": max((report["peak_memory"] for report in self.reports), default=0),
+            "validation_tasks": sum(report.get("val_tasks", 0) for report in self.reports),
             f"val_{objective.metric}": figure,
             "val_ci": last.get("val_ci"),
             "reports": self.reports,
@@ -189,6 +192,11 @@ class Ledger:
         if trial.status is not None:
             self._finish(trial)
 
+    def doubt(self, name: str, tasks_seen: int, arrived: int, basis: dict[str, Any]) -> None:
+        """Write down that a trial is to be looked at again and judged among those who have arrived by now."""
+        event = {"event": "doubted", "trial": name, "tasks_seen": tasks_seen, "arrived": arrived}
+        self._add({**event, "basis": basis})
+
     def settle(self, name: str, decision: str, basis: dict[str, Any]) -> None:
         """Write down what was decided on a trial that has waited."""
         seen = self.trials[name].tasks_seen
@@ -240,9 +248,13 @@ class Ledger:
                 trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 trial.reports.append(event["report"])
                 if event["decision"] != DIVERGED:
-                    arrival = Arrival(name, event["report"]["val_score"])
+                    arrival = Arrival(
+                        name, event["report"]["val_score"], event["report"].get("borderline_score")
+                    )
                     self._rungs.setdefault((trial.algorithm, seen), []).append(arrival)
                 self._decide(trial, seen, event)
+            case "doubted":
+                self.trials[name].doubts[event["tasks_seen"]] = event["arrived"]
             case "settled":
                 self._decide(self.trials[name], event["tasks_seen"], event)
             case "failed":

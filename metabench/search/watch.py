@@ -106,8 +106,9 @@ class Watch:
         basis = trial.bases[trial.tasks_seen]
         gap, noise = (figures.gap(self.objective.metric, basis[key]) for key in ("margin", "paired_se"))
         self.say(
-            f"{name} was stopped {gap} short of the cut-off at {trial.tasks_seen} tasks, within the noise of "
-            f"{basis['tasks']} validation tasks ({noise}); more --validation-tasks would tell"
+            f"{name} was stopped {gap} short of the cut-off at {trial.tasks_seen} tasks, within the noise "
+            f"of {basis['tasks']} validation tasks ({noise}); more --validation-tasks, or borderline_tasks, "
+            "would tell"
         )
 
     def sum_up(self, ledger: Ledger) -> None:
