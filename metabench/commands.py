@@ -27,7 +27,7 @@ def search(
     out: Path,
     storage_at: str | None,
     name: str | None,
-    budget: Mapping[str, int | None],
+    budget: Mapping[str, int | str | None],
     chosen: Sequence[str] | None,
     *,
     as_json: bool,

@@ -153,6 +153,7 @@ class Report(NamedTuple):
     val_accuracy: float  # mean over the frozen meta-validation tasks, in [0, 1]; NaN for regression
     val_ci: float  # half-width of the 95 % t interval over tasks, of accuracy or error
     val_loss: float  # for regression: the error
+    val_scores: tuple[float, ...]  # of each frozen task, as val_score, to 6 digits
     train_accuracy: float  # mean over the meta-train queries since the last report; NaN for regression
     train_loss: float
     seconds: float  # of training and validation so far, restarts included

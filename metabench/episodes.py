@@ -150,3 +150,13 @@ def first(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
         if chosen.any():
             kept.append(Group(group.shape, group.positions[chosen], draws.part(group.indices, chosen)))
     return FrozenTasks(tuple(kept), tasks.hash)
+
+
+def rest(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
+    """Return the tasks of a list after its first ones, under the hash of the whole."""
+    kept = []
+    for group in tasks.groups:
+        chosen = group.positions >= n_tasks
+        if chosen.any():
+            kept.append(Group(group.shape, group.positions[chosen], draws.part(group.indices, chosen)))
+    return FrozenTasks(tuple(kept), tasks.hash)

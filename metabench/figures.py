@@ -27,6 +27,11 @@ def tell(metric: str, value: float, digits: int = 1) -> str:
     return ("" if metric == "accuracy" else f"{metric} ") + show(metric, value, digits)
 
 
+def gap(metric: str, value: float) -> str:
+    """Show a difference without its sign: of accuracies in points of percent, of errors as a number."""
+    return f"{100 * abs(value):.1f} points" if metric == "accuracy" else plain(abs(value))
+
+
 def plain(value: float, sign: str = "") -> str:
     """Show a number with three significant digits; with sign "+", also where it is positive."""
     return f"{value:{sign}#.3g}".removesuffix(".")

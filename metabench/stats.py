@@ -79,6 +79,14 @@ def paired(a: ArrayLike, b: ArrayLike, seed: int = 0) -> Paired:
     return Paired(difference, low, high, _p_value(x.mean(axis=0), y.mean(axis=0)), over)
 
 
+def paired_se(a: ArrayLike, b: ArrayLike) -> float:
+    """Return the standard error, over tasks, of the mean difference of [T] and [T] on the same tasks."""
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"shapes {x.shape} and {y.shape}: a paired comparison needs the same tasks")
+    return float((x - y).std(ddof=1) / np.sqrt(x.size)) if x.size > 1 else np.nan
+
+
 def _matrix(accuracies: ArrayLike) -> Floats:
     x = np.asarray(accuracies, dtype=np.float64)
     if x.ndim != 2 or x.size == 0:

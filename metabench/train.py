@@ -223,11 +223,12 @@ def _report(
     objective: Objective, state: State, window: Window, evaluation: Evaluation | None, peak_memory: int
 ) -> Report:
     nan = float("nan")
-    mean, half_width, loss = nan, nan, nan
+    mean, half_width, loss, scores = nan, nan, nan, ()
     if evaluation is not None:
         interval = stats.mean_interval(evaluation.score)
         mean, half_width = interval.mean, (interval.high - interval.low) / 2
         loss = float(evaluation.loss.mean())
+        scores = tuple((objective.sign * evaluation.score).round(6).tolist())
     return Report(
         tasks_seen=state.tasks_seen,
         finite=window.finite and math.isfinite(loss),
@@ -235,6 +236,7 @@ def _report(
         val_accuracy=mean if objective.metric == "accuracy" else nan,
         val_ci=half_width,
         val_loss=loss,
+        val_scores=scores,
         train_accuracy=window.means.get("meta_train/accuracy", nan),
         train_loss=window.means.get("meta_train/loss", nan),
         seconds=state.seconds,

@@ -127,3 +127,17 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     x = crossed(np.random.default_rng(10), 3, 50, 0.01)
     assert stats.seeds_and_tasks(x, seed=1) == stats.seeds_and_tasks(x, seed=1)
     assert stats.seeds_and_tasks(x, seed=1) != stats.seeds_and_tasks(x, seed=2)
+
+
+def test_the_paired_error_is_that_of_the_differences_mean() -> None:
+    rng = np.random.default_rng(1)
+    a, shared = rng.normal(size=40), rng.normal(size=40)
+    interval = stats.mean_interval(a - shared)
+    width = scipy_stats.t.ppf(0.975, 39) * stats.paired_se(a, shared)
+    assert (interval.high - interval.low) / 2 == pytest.approx(width, rel=1e-12)
+    assert stats.paired_se(a + shared, shared + 1) == pytest.approx(
+        stats.paired_se(a, np.zeros(40)), rel=1e-9
+    )
+    assert stats.paired_se(a, a) == 0
+    with pytest.raises(ValueError, match="same tasks"):
+        stats.paired_se(a, shared[:20])

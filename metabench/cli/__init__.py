@@ -53,6 +53,15 @@ def search(
         int | None,
         typer.Option(help="Meta-train tasks of a full run, for the space's; the grace keeps its share."),
     ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="tpe, random, gp, cma-es or qmc: what proposes, for the space's.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="asha, none or top_k: who goes on, for the space's.")
+    ] = None,
+    validation_tasks: Annotated[
+        int | None, typer.Option(help="Frozen meta-validation tasks at each rung, for the space's.")
+    ] = None,
     algorithms: Annotated[str | None, typer.Option(help="Only these of the space's, with commas.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Final runs an algorithm, for the space's.")] = None,
     address: Annotated[
@@ -85,7 +94,14 @@ def search(
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
     from metabench import commands
 
-    budget = {"trials": trials, "tasks": tasks, "seeds": seeds}
+    budget = {
+        "trials": trials,
+        "tasks": tasks,
+        "seeds": seeds,
+        "sampler": sampler,
+        "scheduler": scheduler,
+        "validation_tasks": validation_tasks,
+    }
     chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
     commands.search(
         space,

@@ -44,7 +44,20 @@ class BudgetConfig(Model):
     trials: int = Field(ge=1, description="hyperparameter settings tried an algorithm")
     grace: int = Field(ge=1, description="tasks seen before a trial may be stopped: the lowest rung")
     reduction_factor: int = Field(3, ge=2, description="one in this many trials passes a rung")
+    sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
+        "tpe", description="Optuna's sampler that proposes settings; random is the control"
+    )
+    scheduler: Literal["asha", "none", "top_k"] = Field(
+        "asha",
+        description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
+        "tasks, the best one in `reduction_factor`, to the full budget",
+    )
     validation_tasks: int = Field(200, ge=2, description="frozen meta-validation tasks at each rung")
+    borderline_tasks: int | None = Field(
+        None,
+        ge=2,
+        description="as many, those of `validation_tasks` among them, before a decision within their noise",
+    )
     confirm_top: int = Field(3, ge=1, description="settings an algorithm that are confirmed on fresh tasks")
     confirm_tasks: int = Field(600, ge=2, description="fresh meta-validation tasks of the confirmation")
     seeds: int = Field(3, ge=1, description="full runs of the confirmed setting, one a seed")
@@ -56,7 +69,8 @@ class BudgetConfig(Model):
     )
 
     @model_validator(mode="after")
-    def _grace_within_tasks(self) -> BudgetConfig:
+    def _together(self) -> BudgetConfig:
+        more = self.borderline_tasks
         if self.grace > self.tasks:
             raise ValueError(f"grace={self.grace}: must be <= tasks={self.tasks}")
         if self.rungs is not None and (
@@ -65,6 +79,13 @@ class BudgetConfig(Model):
             or self.rungs[-1] != self.tasks
         ):
             raise ValueError(f"rungs={self.rungs}: must ascend from 1 or more to tasks={self.tasks}")
+        if more is not None and more <= self.validation_tasks:
+            raise ValueError(f"borderline_tasks={more}: must be > validation_tasks={self.validation_tasks}")
+        if more is not None and self.scheduler != "asha":
+            raise ValueError(
+                f"borderline_tasks={more}: with scheduler={self.scheduler} no decision is made while a trial "
+                "runs; leave it out, or take asha"
+            )
         return self
 
 

@@ -49,9 +49,10 @@ def search(
     from metabench import board, data
     from metabench.data import _cache
     from metabench.objectives import OBJECTIVES
-    from metabench.search import cluster, final, folder, nodes
+    from metabench.search import cluster, final, folder, nodes, samplers
     from metabench.search.watch import Watch
 
+    samplers.check(space.budget.sampler)
     place = (out / name).absolute()
     url = None if storage is None else f"{storage}/{name}"
     if url is None:
@@ -85,6 +86,7 @@ def _run_stages(
     ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, found, watch, seed)
+    watch.sum_up(ledger)
     chosen = confirm.choose(place, space, ledger, found, watch)
     planned = final.plan(space, chosen, seed)
     final.train_all(place, planned, watch.objective, found, watch)

@@ -9,11 +9,12 @@ from typing import Any
 
 from ray import tune
 
-from metabench import interruption, storage, store
+from metabench import interruption, spaces, storage, store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
 from metabench.events import Events
-from metabench.search.asha import RungScheduler
+from metabench.search.asha import RungScheduler, choose_top, scalars
+from metabench.search.borderline import Desk
 from metabench.search.cluster import Cluster
 from metabench.search.ledger import Ledger
 from metabench.search.searcher import FairSearcher
@@ -37,11 +38,16 @@ def explore(
     trainable: Callable[..., None] = run_trial,
 ) -> None:
     """Run what is left of every algorithm's trials."""
-    for _ in range(ROUNDS):
+    endings = Endings(ledger, watch)
+    for _ in range(ROUNDS + (space.budget.scheduler == "top_k")):
+        for algorithm in space.algorithms:
+            for name in choose_top(ledger, space.budget, algorithm, spaces.n_trials(space, algorithm)):
+                endings.ended(name)
         searcher = FairSearcher(space, ledger, seed)
         if not searcher.remaining():
+            watch.sum_up(ledger)
             return
-        _fit(folder, space, searcher, cluster, watch, trainable)
+        _fit(folder, space, searcher, cluster, endings, trainable)
     lost = ", ".join(trial.name for trial in ledger.unfinished())
     raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
 
@@ -51,22 +57,22 @@ def _fit(
     space: SearchSpace,
     searcher: FairSearcher,
     cluster: Cluster,
-    watch: Watch,
+    endings: Endings,
     trainable: Callable[..., None],
 ) -> None:
     shutil.rmtree(
         folder / store.RAY, ignore_errors=True
     )  # Ray's own notes on what has ended; nobody reads them
     resources = {"cpu": cluster.cpus, "gpu": cluster.gpus}
-    bound = tune.with_parameters(
-        trainable, place=storage.place_of(folder), space=space.model_dump(mode="json")
-    )
+    desk = None if space.budget.borderline_tasks is None else Desk()
+    given = {"place": storage.place_of(folder), "space": space.model_dump(mode="json")}
+    bound = tune.with_parameters(trainable, **given, **({} if desk is None else {"desk": desk}))
     ledger = searcher.ledger
     tuner = tune.Tuner(
         tune.with_resources(bound, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=RungScheduler(ledger, space.budget),
+            scheduler=RungScheduler(ledger, space.budget, desk),
             num_samples=searcher.remaining(),
             max_concurrent_trials=cluster.slots,
             reuse_actors=True,
@@ -77,11 +83,14 @@ def _fit(
             name="experiment",
             storage_path=str((folder / store.RAY).absolute()),
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[Endings(ledger, watch)],
+            callbacks=[endings],
             verbose=0,
         ),
     )
     tuner.fit()
+    searcher.catch_up()
+    if desk is not None:
+        desk.close()
 
 
 def _name(trial: Any) -> str:
@@ -111,19 +120,27 @@ class Endings(tune.Callback):
         self.watch.refresh(self.ledger)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show an ending; a trial that ended without one has failed."""
+        """Show an ending; a trial that ended without one, and does not wait, has failed."""
         self.ledger.fail(trial.config["trial"], "ended before its full budget without being stopped")
-        self._ended(trial.config["trial"])
+        self.ended(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write down the error of a trial that is not tried again."""
         self.ledger.fail(trial.config["trial"], _error_text(trial))
-        self._ended(trial.config["trial"])
+        self.ended(trial.config["trial"])
 
-    def _ended(self, name: str) -> None:
+    def ended(self, name: str) -> None:
+        """Show an ending, and leave it in the trial's TensorBoard folder."""
         trial = self.ledger.trials[name]
+        if trial.is_waiting:
+            self.watch.refresh(self.ledger)
+            return
         # The worker cannot know: a crash may be tried again, and how a report was answered is decided here.
+        # And only now: TensorBoard leaves a file for good once there is a newer one, so that a file for
+        # each decision would hide what the trial goes on to write.
         events = Events(self.ledger.folder / store.TENSORBOARD / trial.algorithm / name)
+        for seen, basis in trial.bases.items():
+            events.scalars(seen, scalars(basis, self.ledger.objective.sign))
         events.end(str(trial.status))
         events.close()
         self.watch.ended(self.ledger, name)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metabench import storage, store
 from metabench.core import Objective
@@ -23,10 +23,23 @@ WORK = "trials"
 """Folder of what the trials themselves write: their state and reports, one folder a trial."""
 
 CONTINUE = "continue"
+WAIT = "wait"  # until all of the algorithm's trials have arrived
 COMPLETE = "complete"
 PRUNED = "pruned"
 DIVERGED = "diverged"
 FAILED = "failed"
+
+PROPOSED = "proposed"
+WAITS = "waits"
+ENDED = "ended"
+
+
+class Arrival(NamedTuple):
+    """A trial's score at a rung, higher is better."""
+
+    trial: str
+    score: float  # over the tasks that every trial is validated on
+    more: float | None = None  # over more of them, where it was looked at again
 
 
 @dataclass
@@ -42,6 +55,8 @@ class Trial:
     seed: int
     reports: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[int, str] = field(default_factory=dict)  # tasks seen -> decision
+    doubts: dict[int, int] = field(default_factory=dict)  # tasks seen -> how many had arrived there before
+    bases: dict[int, dict[str, Any]] = field(default_factory=dict)  # tasks seen -> what it rests on
     status: str | None = None  # None while it is unfinished
     error: str | None = None
     checkpoint: str | None = None  # its state, relative to the search folder
@@ -55,6 +70,16 @@ class Trial:
     def score(self) -> float | None:
         """Return the meta-validation score of the last report, higher is better; None where there is none."""
         return self.reports[-1]["val_score"] if self.reports else None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether it stands still until all of its algorithm's trials have arrived at its rung."""
+        return self.decisions.get(self.tasks_seen) == WAIT
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Tell whether it was stopped within the noise of its validation tasks."""
+        return self.status == PRUNED and bool(self.bases[self.tasks_seen].get("doubtful"))
 
     def line(self, objective: Objective) -> dict[str, Any]:
         """Return the line of trials.jsonl."""
@@ -71,9 +96,14 @@ class Trial:
             "tasks_seen": self.tasks_seen,
             "seconds": last.get("seconds", 0.0),
             "peak_memory": max((report["peak_memory"] for report in self.reports), default=0),
+            "validation_tasks": sum(report.get("val_tasks", 0) for report in self.reports),
             f"val_{objective.metric}": figure,
             "val_ci": last.get("val_ci"),
             "reports": self.reports,
+            "decisions": [
+                {"tasks_seen": seen, "decision": decision, **self.bases[seen]}
+                for seen, decision in self.decisions.items()
+            ],
             "checkpoint": self.checkpoint,
             "error": self.error,
         }
@@ -112,6 +142,8 @@ class Ledger:
         self.keep = keep
         self.objective = objective
         self.trials: dict[str, Trial] = {}
+        self.history: list[tuple[str, str]] = []  # PROPOSED, WAITS or ENDED, and which
+        self._rungs: dict[tuple[str, int], list[Arrival]] = {}
         lines = store.read_trials(folder)
         self._written = set(lines)
         for event in store.read_lines(folder / JOURNAL):
@@ -153,15 +185,29 @@ class Ledger:
         }
         return self._add(event)
 
-    def record(self, name: str, report: dict[str, Any], decision: str) -> None:
-        """Write down a report with what was decided on it, and the trial's end where it has come."""
-        trial = self._add({"event": "report", "trial": name, "report": report, "decision": decision})
+    def record(self, name: str, report: dict[str, Any], decision: str, basis: dict[str, Any]) -> None:
+        """Write down a report with what was decided on it and why, and the trial's end where it has come."""
+        event = {"event": "report", "trial": name, "report": report, "decision": decision, "basis": basis}
+        trial = self._add(event)
+        if trial.status is not None:
+            self._finish(trial)
+
+    def doubt(self, name: str, tasks_seen: int, arrived: int, basis: dict[str, Any]) -> None:
+        """Write down that a trial is to be looked at again and judged among those who have arrived by now."""
+        event = {"event": "doubted", "trial": name, "tasks_seen": tasks_seen, "arrived": arrived}
+        self._add({**event, "basis": basis})
+
+    def settle(self, name: str, decision: str, basis: dict[str, Any]) -> None:
+        """Write down what was decided on a trial that has waited."""
+        seen = self.trials[name].tasks_seen
+        event = {"event": "settled", "trial": name, "tasks_seen": seen, "decision": decision, "basis": basis}
+        trial = self._add(event)
         if trial.status is not None:
             self._finish(trial)
 
     def fail(self, name: str, error: str) -> None:
-        """Write down that a trial failed for good; one that ended before keeps its ending."""
-        if self.trials[name].status is None:
+        """Write down that a trial failed for good; one that ended before, or waits, stays what it is."""
+        if self.trials[name].status is None and not self.trials[name].is_waiting:
             self._finish(self._add({"event": "failed", "trial": name, "error": error}))
 
     def of(self, algorithm: str) -> list[Trial]:
@@ -173,11 +219,18 @@ class Ledger:
         waiting = [trial for trial in self.trials.values() if trial.status is None]
         return sorted(waiting, key=lambda trial: -trial.tasks_seen)
 
-    def scores(self, algorithm: str, tasks_seen: int) -> list[float]:
-        """Return the rung table: an algorithm's scores at one rung, without those that diverged."""
-        reports = [report for trial in self.of(algorithm) for report in trial.reports]
-        arrived = [report["val_score"] for report in reports if report["tasks_seen"] == tasks_seen]
-        return [score for score in arrived if score is not None]
+    def rung(self, algorithm: str, tasks_seen: int) -> list[Arrival]:
+        """Return the rung table: who arrived at one rung, in order, without those that diverged."""
+        return self._rungs.get((algorithm, tasks_seen), [])
+
+    def task_scores(self, name: str, tasks_seen: int) -> list[float]:
+        """Read the scores of single tasks that a trial reported at a rung; [] where they are gone.
+
+        They stay in the trials' own files: in memory, and in the journal, they would outweigh all else.
+        """
+        lines = store.read_lines(self.folder / WORK / name / store.REPORTS)
+        found = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
+        return found[-1] if found else []
 
     def _add(self, event: dict[str, Any]) -> Trial:
         event = store.plain(event)
@@ -190,16 +243,34 @@ class Ledger:
             case "proposed":
                 fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
                 self.trials[name] = Trial(name, **fields)
+                self.history.append((PROPOSED, name))
             case "report":
-                trial = self.trials[name]
+                trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 trial.reports.append(event["report"])
-                trial.decisions[event["report"]["tasks_seen"]] = event["decision"]
-                if event["decision"] != CONTINUE:
-                    trial.status = event["decision"]
+                if event["decision"] != DIVERGED:
+                    arrival = Arrival(
+                        name, event["report"]["val_score"], event["report"].get("borderline_score")
+                    )
+                    self._rungs.setdefault((trial.algorithm, seen), []).append(arrival)
+                self._decide(trial, seen, event)
+            case "doubted":
+                self.trials[name].doubts[event["tasks_seen"]] = event["arrived"]
+            case "settled":
+                self._decide(self.trials[name], event["tasks_seen"], event)
             case "failed":
                 self.trials[name].status = FAILED
                 self.trials[name].error = event["error"]
+                self.history.append((ENDED, name))
         return self.trials[name]
+
+    def _decide(self, trial: Trial, seen: int, event: dict[str, Any]) -> None:
+        trial.decisions[seen] = event["decision"]
+        trial.bases[seen] = event.get("basis", {})
+        if event["decision"] == WAIT:
+            self.history.append((WAITS, trial.name))
+        elif event["decision"] != CONTINUE:
+            trial.status = event["decision"]
+            self.history.append((ENDED, trial.name))
 
     def _finish(self, trial: Trial) -> None:
         """Add the trial's line to trials.jsonl once; keep its state only while it may still be confirmed."""

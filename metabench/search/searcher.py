@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from metabench import seeds, spaces
 from metabench.config import Choices, Range, SearchSpace
-from metabench.search.ledger import COMPLETE, PRUNED, Ledger, Trial
-
-STARTUP = 10
-"""Random settings before the sampler learns from results; fewer where the whole budget is small."""
+from metabench.search import samplers
+from metabench.search.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial
 
 TRIAL_SEEDS = 1_000_000
 """Where the seeds of trials start, far from those of the final runs, so that no final run repeats a trial."""
-
-
-def suggest(trial: optuna.Trial, name: str, parameter: Range | Choices) -> Any:
-    """Ask a study's trial for one parameter of a search space."""
-    if isinstance(parameter, Choices):
-        return trial.suggest_categorical(name, parameter.choices)
-    low, high, step = parameter.low, parameter.high, parameter.step
-    if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(name, low, high, log=parameter.log, step=int(step or 1))
-    return trial.suggest_float(name, low, high, log=parameter.log, step=step)
 
 
 class Study:
@@ -44,6 +31,8 @@ class Study:
         self.algorithm = algorithm
         self.seed = seed
         self.parameters = spaces.parameters(space, algorithm)
+        self.first = spaces.published(space, algorithm)
+        self.keeps_notes = space.budget.sampler in samplers.KEEPS_NOTES
         self.asked: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
@@ -51,20 +40,34 @@ class Study:
     def propose(self) -> dict[str, Any]:
         """Sample the next setting; the published ones come first."""
         number = len(self.asked)
-        published = spaces.published(self.space, self.algorithm)
-        if number < len(published):
-            return self.repeat(published[number])
-        self.study.sampler = self._sampler(number)
-        return self._ask()
+        if number < len(self.first):
+            return self.repeat(self.first[number])
+        if self.keeps_notes:
+            self.study.sampler = self._sampler(number)
+            return self._ask()
+        # Asked of a copy: a sampler leaves beside a running trial what it proposed for conditions that do not
+        # hold, and the next proposal would depend on that, which the ledger does not know.
+        copy = optuna.create_study(direction="maximize", sampler=self._sampler(number))
+        copy.add_trials(self.study.get_trials(deepcopy=False))
+        sampled, _ = self._sample(copy)
+        return self.repeat(sampled)
 
     def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Ask for a given setting."""
-        self.study.sampler = RandomSampler(seed=0)  # proposes nothing: every value is given
+        number = len(self.asked)
+        if self.keeps_notes and number >= len(self.first):
+            self.study.sampler = self._sampler(number)
+        else:
+            self.study.sampler = RandomSampler(seed=0)  # proposes nothing: every value is given
         self.study.enqueue_trial(sampled)
         return self._ask()
 
     def tell(self, trial: Trial) -> None:
-        """Tell how a trial ended; one without an ending failed."""
+        """Tell how a trial ended; one that waits is told as pruned, so that it can be learnt from.
+
+        When what waits is decided, all proposals have been made, and whoever continues the search builds the
+        study anew.
+        """
         asked = self.asked[trial.number]
         for report in trial.reports:
             if report["val_score"] is not None:
@@ -72,27 +75,30 @@ class Study:
         if trial.status == COMPLETE and trial.tasks_seen >= self.space.budget.tasks:
             self.study.tell(asked, trial.score)
         else:  # a trial that completed the smaller budget of a search that was extended counts as pruned
-            is_judged = trial.status in (PRUNED, COMPLETE)
+            is_judged = trial.status in (PRUNED, COMPLETE) or trial.is_waiting
             self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
 
     def _ask(self) -> dict[str, Any]:
-        asked = self.study.ask()
-        self.asked[len(self.asked)] = asked
+        sampled, self.asked[len(self.asked)] = self._sample(self.study)
+        return sampled
+
+    def _sample(self, study: optuna.Study) -> tuple[dict[str, Any], optuna.Trial]:
+        asked = study.ask()
+        # A sampler proposes when this is first read, and leaves its notes, even where all values are given.
+        _ = asked.relative_params
         values = spaces.settled(self.space, self.algorithm)
         sampled = {}
         for name, parameter in self.parameters.items():
             if isinstance(parameter, Range | Choices) and spaces.is_active(parameter, values):
-                values[name] = sampled[name] = suggest(asked, name, parameter)
-        return sampled
+                values[name] = sampled[name] = samplers.suggest(asked, name, parameter)
+        return sampled, asked
 
     def _sampler(self, number: int) -> BaseSampler:
+        series = seeds.seed("series", self.seed, self.algorithm) % 2**32
         seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
-        startup = min(STARTUP, max(1, self.space.budget.trials // 3))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(
-                n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, seed=seed
-            )
+        budget = self.space.budget
+        startup = min(samplers.STARTUP, max(1, budget.trials // 3))
+        return samplers.make(budget.sampler, self.parameters, startup, series, seed)
 
 
 class FairSearcher(Searcher):
@@ -107,27 +113,38 @@ class FairSearcher(Searcher):
         self.rungs = spaces.rungs(space.budget)
         self.trials = {algorithm: spaces.n_trials(space, algorithm) for algorithm in space.algorithms}
         self.studies = {algorithm: Study(space, algorithm, seed) for algorithm in space.algorithms}
-        for trial in ledger.trials.values():
-            self.studies[trial.algorithm].repeat(trial.sampled)
-            if trial.status is not None:
-                self.studies[trial.algorithm].tell(trial)
-        self.waiting = [trial.name for trial in ledger.unfinished()]
-        self.handed: dict[str, str] = {}  # Tune's trial id -> our name
+        self._heard = 0  # of the ledger's history
+        self.catch_up()
+        self.unfinished = [trial.name for trial in ledger.unfinished() if not trial.is_waiting]
+
+    def catch_up(self) -> None:
+        """Tell the studies what the ledger has noted since, in its order.
+
+        A study is told in this way only, so one that is rebuilt has lived through the same.
+        """
+        history = self.ledger.history
+        for what, name in history[self._heard :]:
+            trial = self.ledger.trials[name]
+            study = self.studies[trial.algorithm]
+            if what == PROPOSED and trial.number == len(study.asked):  # or the study itself has proposed it
+                study.repeat(trial.sampled)
+            elif what == ENDED or (what == WAITS and trial.is_waiting):
+                study.tell(trial)
+        self._heard = len(history)
 
     def remaining(self) -> int:
         """Count the trials still to be handed out."""
         new = sum(self.trials[algorithm] - len(self.ledger.of(algorithm)) for algorithm in self.studies)
-        return len(self.waiting) + new
+        return len(self.unfinished) + new
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Return the configuration of the next trial, or FINISHED when every budget is spent."""
-        if self.waiting:
-            trial = self.ledger.trials[self.waiting.pop(0)]
+        if self.unfinished:
+            trial = self.ledger.trials[self.unfinished.pop(0)]
         elif self.remaining():
             trial = self._new_trial()
         else:
             return Searcher.FINISHED
-        self.handed[trial_id] = trial.name
         return {
             "algorithm": trial.algorithm,
             "trial": trial.name,
@@ -138,11 +155,8 @@ class FairSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how a trial ended, once; the ledger knows."""
-        name = self.handed.pop(trial_id, None)
-        if name is not None:
-            trial = self.ledger.trials[name]
-            self.studies[trial.algorithm].tell(trial)
+        """Tell the studies how trials ended; the ledger knows."""
+        self.catch_up()
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger is on disk already."""
@@ -151,6 +165,7 @@ class FairSearcher(Searcher):
         """Restore nothing: a searcher is rebuilt from the ledger."""
 
     def _new_trial(self) -> Trial:
+        self.catch_up()
         open_ = [a for a in self.studies if len(self.ledger.of(a)) < self.trials[a]]
         algorithm = min(open_, key=lambda a: (self._spent(a), len(self.ledger.of(a))))
         number = len(self.ledger.of(algorithm))
@@ -164,5 +179,6 @@ class FairSearcher(Searcher):
         total = 0
         for trial in self.ledger.of(algorithm):
             ahead = [rung for rung in self.rungs if rung > trial.tasks_seen]
-            total += ahead[0] if trial.status is None and ahead else trial.tasks_seen
+            is_running = trial.status is None and not trial.is_waiting
+            total += ahead[0] if is_running and ahead else trial.tasks_seen
         return total

@@ -26,6 +26,9 @@ SNAPSHOT_SECONDS = 1.0
 SLOWER_IN_STORAGE = 5
 """How many times longer that is where each writing is a request."""
 
+DOUBTS_TOLD = 3
+"""Most trials an algorithm of which a line says that noise may have stopped them."""
+
 
 class Watch:
     """Tell how a search goes, on the error stream, so that the output stays clean for programs."""
@@ -83,7 +86,11 @@ class Watch:
         self._snapshot(ledger)
         if self._live is not None:
             self._live.update(self._table(ledger))
-            return
+        else:
+            self._tell_end(ledger, name)
+        self._tell_doubt(ledger, name)
+
+    def _tell_end(self, ledger: Ledger, name: str) -> None:
         trial = ledger.trials[name]
         done = sum(other.status is not None for other in ledger.trials.values())
         total = sum(spaces.n_trials(self.space, algorithm) for algorithm in self.space.algorithms)
@@ -93,6 +100,31 @@ class Watch:
             figure = f", {figures.tell(self.objective.metric, value)} on meta-validation"
         reason = f": {trial.error.splitlines()[-1]}" if trial.error else ""
         self.say(f"[{done}/{total}] {name} {trial.status} after {trial.tasks_seen} tasks{figure}{reason}")
+
+    def _tell_doubt(self, ledger: Ledger, name: str) -> None:
+        """Say of the first few trials of an algorithm that were stopped within the noise that they were."""
+        trial = ledger.trials[name]
+        doubtful = [other for other in ledger.of(trial.algorithm) if other.is_doubtful]
+        if not trial.is_doubtful or len(doubtful) > DOUBTS_TOLD:
+            return
+        basis = trial.bases[trial.tasks_seen]
+        gap, noise = (figures.gap(self.objective.metric, basis[key]) for key in ("margin", "paired_se"))
+        self.say(
+            f"{name} was stopped {gap} short of the cut-off at {trial.tasks_seen} tasks, within the noise "
+            f"of {basis['tasks']} validation tasks ({noise}); more --validation-tasks, or borderline_tasks, "
+            "would tell"
+        )
+
+    def sum_up(self, ledger: Ledger) -> None:
+        """Count the trials that were stopped within the noise."""
+        stopped = [trial for trial in ledger.trials.values() if trial.status == PRUNED]
+        count = Counter(trial.algorithm for trial in stopped if trial.is_doubtful)
+        if count:
+            listed = ", ".join(f"{algorithm} {n}" for algorithm, n in count.items())
+            self.say(
+                f"of {len(stopped)} trials stopped early, {count.total()} were within the noise of their "
+                f"validation tasks: {listed}"
+            )
 
     def _snapshot(self, ledger: Ledger) -> None:
         running = {

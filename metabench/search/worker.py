@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from metabench.core import Splits
 from metabench.events import Events
 from metabench.objectives import OBJECTIVES
 from metabench.search import cluster
+from metabench.search.borderline import Answers, Desk, look_again
 from metabench.search.ledger import WORK
 
 
@@ -41,11 +42,16 @@ def _load(task: str) -> Splits:
     return data.load(TaskConfig.model_validate_json(task))
 
 
-def run_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
+def run_trial(
+    config: dict[str, Any], place: str, space: dict[str, Any], desk: Desk | Answers | None = None
+) -> None:
     """Train one setting, telling Tune of every rung; Tune stops it from within `tune.report`.
 
     What was reported before a restart is reported again: the driver answers as it did then, so a rung that it
     never heard of is still judged, and none is judged twice.
+
+    Args:
+        desk: where to ask whether a report is to be made again with more validation tasks.
     """
     device = prepare()
     whole_space = SearchSpace.model_validate(space)
@@ -60,9 +66,11 @@ def run_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> None
     board = folder / store.TENSORBOARD / config["algorithm"] / config["trial"]
     events = Events(board, resume_step=0 if state is None else state.tasks_seen)
     events.hparams_run(_shown(whole_space, config), config["trial"])
+    n_tasks = whole_space.budget.borderline_tasks or 0
+    again = functools.partial(look_again, run, loaded, device, n_tasks)
+    settle = functools.partial(_settle, desk, work, again)
     try:
-        for line in reports:
-            _tell(line)
+        reports = [settle(line, state) for line in reports]
         if reports and not reports[-1]["finite"]:
             return
         training = train.train(run, loaded, device=device, state=state, listen=_listener(events))
@@ -70,11 +78,12 @@ def run_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> None
             # The state comes last: a report without its state is made again, a state without its report
             # would be a rung that nobody judges.
             line = store.plain(report._asdict())
+            line["seconds"] += sum(before.get("borderline_seconds", 0.0) for before in reports)
             store.append_line(work / store.REPORTS, line)
             events.scalars(report.tasks_seen, runs.validation_scalars(report, OBJECTIVES[loaded.kind]))
             train.save_state(work / store.STATE, new_state)
             events.flush()
-            _tell(line)
+            reports.append(settle(line, new_state))
     finally:
         events.close()
         storage.forget(work)
@@ -109,6 +118,23 @@ def _listener(events: Events) -> Any:
         events.scalars(tasks_seen, dict(means))
 
     return listen
+
+
+def _settle(
+    desk: Desk | Answers | None,
+    work: Path,
+    again: Callable[[train.State, dict[str, Any]], dict[str, Any]],
+    line: dict[str, Any],
+    state: train.State | None,
+) -> dict[str, Any]:
+    """Tell a report, and once more with more tasks where the driver wants them; return the last."""
+    _tell(line)
+    if desk is None or state is None or not desk.ask(work.name, line["tasks_seen"]):
+        return line
+    line = store.plain(again(state, line))
+    store.write_lines(work / store.REPORTS, [*store.read_lines(work / store.REPORTS)[:-1], line])
+    _tell(line)
+    return line
 
 
 def _tell(line: Mapping[str, Any]) -> None:

@@ -69,18 +69,17 @@ def _check_together(space: SearchSpace) -> list[str]:
 
 
 def override(
-    space: SearchSpace,
-    *,
-    trials: int | None = None,
-    tasks: int | None = None,
-    seeds: int | None = None,
-    names: Sequence[str] | None = None,
+    space: SearchSpace, *, names: Sequence[str] | None = None, **changes: int | str | None
 ) -> SearchSpace:
-    """Return the space with another budget or fewer algorithms; the grace keeps its share of the tasks."""
+    """Return the space with another budget or fewer algorithms; the grace keeps its share of the tasks.
+
+    Args:
+        changes: settings of the budget by name; None leaves what the space says.
+    """
     budget = space.budget.model_dump()
-    given = {"trials": trials, "tasks": tasks, "seeds": seeds}
-    budget |= {key: value for key, value in given.items() if value is not None}
-    if tasks is not None and tasks > 0:
+    budget |= {key: value for key, value in changes.items() if value is not None}
+    tasks = changes.get("tasks")
+    if isinstance(tasks, int) and tasks > 0:
         budget["grace"] = max(1, round(space.budget.grace * tasks / space.budget.tasks))
         budget["rungs"] = None
     wrong: list[str] = []
@@ -88,7 +87,8 @@ def override(
     try:
         changed = BudgetConfig.model_validate(budget)
     except ValidationError as error:
-        wrong += [f"--{line}" for line in problems(error, BudgetConfig)]
+        parts = [line.partition("=") for line in problems(error, BudgetConfig)]
+        wrong += [f"--{key.replace('_', '-')}{sep}{rest}" for key, sep, rest in parts]
     for name in names or ():
         if name not in space.algorithms:
             hint = nearest(name, space.algorithms)
@@ -184,9 +184,11 @@ def run_config(
 
 
 def rungs(budget: BudgetConfig) -> list[int]:
-    """List the tasks seen at which a trial may be stopped, ascending; the last is the full budget."""
+    """List the tasks seen at which a trial reports, ascending; the last is the full budget."""
     if budget.rungs is not None:
         return budget.rungs
+    if budget.scheduler == "top_k":
+        return sorted({budget.grace, budget.tasks})
     steps = []
     rung = budget.grace
     while rung < budget.tasks:

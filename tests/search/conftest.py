@@ -4,11 +4,44 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from metabench.config import SearchSpace
 from metabench.search import cluster
+
+SPACE: dict[str, Any] = {
+    "task": {"dataset": "glyphs"},
+    "network": {"width": 4},
+    "budget": {
+        "tasks": 900,
+        "trials": 9,
+        "grace": 100,
+        "reduction_factor": 3,
+        "validation_tasks": 10,
+        "confirm_top": 2,
+        "confirm_tasks": 10,
+        "seeds": 2,
+        "test_tasks": 20,
+    },
+    "shared": {
+        "inner_lr": {"low": 0.01, "high": 1.0, "log": True, "default": 0.1},
+        "inner_steps": {"low": 1, "high": 5, "default": 1},
+    },
+    "algorithms": {
+        "maml": {},
+        "maml_pp": {
+            "multi_step_loss": {"choices": [True, False], "default": True},
+            "multi_step_fraction": {
+                "low": 0.05,
+                "high": 0.5,
+                "default": 0.1,
+                "when": {"multi_step_loss": True},
+            },
+        },
+    },
+}
 
 
 @pytest.fixture
@@ -24,36 +57,4 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def space() -> SearchSpace:
     """Return two algorithms with rungs at 100, 300 and 900 tasks and a conditional setting."""
-    return SearchSpace.model_validate(
-        {
-            "task": {"dataset": "glyphs"},
-            "network": {"width": 4},
-            "budget": {
-                "tasks": 900,
-                "trials": 9,
-                "grace": 100,
-                "reduction_factor": 3,
-                "validation_tasks": 10,
-                "confirm_top": 2,
-                "confirm_tasks": 10,
-                "seeds": 2,
-                "test_tasks": 20,
-            },
-            "shared": {
-                "inner_lr": {"low": 0.01, "high": 1.0, "log": True, "default": 0.1},
-                "inner_steps": {"low": 1, "high": 5, "default": 1},
-            },
-            "algorithms": {
-                "maml": {},
-                "maml_pp": {
-                    "multi_step_loss": {"choices": [True, False], "default": True},
-                    "multi_step_fraction": {
-                        "low": 0.05,
-                        "high": 0.5,
-                        "default": 0.1,
-                        "when": {"multi_step_loss": True},
-                    },
-                },
-            },
-        }
-    )
+    return SearchSpace.model_validate(SPACE)

@@ -1,24 +1,127 @@
-"""Who may go on from a rung."""
+"""Who may go on from a rung, and what is written down of why."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from metabench.config import SearchSpace
+from metabench import spaces, store
+from metabench.config import BudgetConfig, SearchSpace
 from metabench.objectives import OBJECTIVES
-from metabench.search.asha import RungScheduler, is_top, judge
-from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, Ledger
+from metabench.search.asha import RungScheduler, judge, scalars, standing
+from metabench.search.ledger import (
+    COMPLETE,
+    CONTINUE,
+    DIVERGED,
+    JOURNAL,
+    PRUNED,
+    WORK,
+    Arrival,
+    Ledger,
+)
 from tests.search.played import make_error_report, make_report
 
 
 def add_trials(ledger: Ledger, algorithm: str, count: int) -> list[str]:
     return [ledger.propose(algorithm, {}, {}, False, 0).name for _ in range(count)]
+
+
+def arrivals(scores: Sequence[float]) -> list[Arrival]:
+    return [Arrival(f"maml-{index:03d}", score) for index, score in enumerate(scores)]
+
+
+def goes_on(score: float, others: Sequence[float], reduction_factor: int) -> bool:
+    return standing(score, arrivals(others), reduction_factor).goes_on
+
+
+NAN, INF = math.nan, math.inf
+ARRIVING = [0.50, 0.40, 0.60, 0.55, 0.55, 0.60, NAN, 0.58, 0.10, INF, 0.90, 0.60, 0.95, 0.70, 0.65]
+
+# Worked out by hand. With a factor of 4: 0.50 is the first; of 2 to 7 there one goes on, so 0.40, twice 0.55
+# and 0.58 are stopped and the second 0.60 ties with the best; of 9 there two go on: 0.90 and 0.60; 0.70 is
+# the third of 12, of which three go on; 0.65 is the fourth of 13. NaN and infinity end trials uncounted.
+GOLDEN = {2: "CPCCCCDCPDCCCCC", 3: "CPCPPCDPPDCCCCC", 4: "CPCPPCDPPDCCCCP"}
+
+
+@pytest.mark.parametrize("reduction_factor", GOLDEN)
+def test_scores_that_arrive_in_this_order_are_decided_so(
+    tmp_path: Path, space: SearchSpace, reduction_factor: int
+) -> None:
+    budget = space.budget.model_copy(update={"reduction_factor": reduction_factor})
+    ledger = Ledger(tmp_path, keep=2)
+    names = add_trials(ledger, "maml", len(ARRIVING))
+    reports = [make_report(100, score) for score in ARRIVING]
+    decided = [judge(ledger, budget, name, report) for name, report in zip(names, reports, strict=True)]
+    letters = {CONTINUE: "C", PRUNED: "P", DIVERGED: "D"}
+    assert "".join(letters[decision] for decision in decided) == GOLDEN[reduction_factor]
+    finite = [score for score in ARRIVING if math.isfinite(score)]
+    assert [arrival.score for arrival in ledger.rung("maml", 100)] == finite
+    again = [judge(ledger, budget, name, report) for name, report in zip(names, reports, strict=True)]
+    assert again == decided  # whatever came after them
+
+
+SCORES = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), max_size=15)
+
+
+@given(score=st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), others=SCORES, factor=st.integers(2, 5))
+def test_the_best_share_of_a_sorted_rung_goes_on_and_the_margin_says_so(
+    score: float, others: list[float], factor: int
+) -> None:
+    best_first = sorted([score, *others], reverse=True)
+    n = len(best_first)
+    last_that_goes_on = best_first[max(1, n // factor) - 1]
+    found = standing(score, arrivals(others), factor)
+    assert found.goes_on == (score >= last_that_goes_on)
+    assert (found.rank, found.arrived) == (best_first.index(score) + 1, n)
+    if not others:
+        assert found.against is found.margin is None
+        return
+    assert found.against is not None
+    assert found.margin == score - found.against.score
+    assert (found.margin >= 0) == found.goes_on
+    if not found.goes_on:
+        assert found.against.score == last_that_goes_on
+    # The other is what decides: just above it goes on, just below it is stopped.
+    assert goes_on(found.against.score, others, factor)
+    assert not goes_on(found.against.score - 0.01, others, factor)
+
+
+@pytest.mark.parametrize(
+    ("grace", "tasks", "factor", "expected"),
+    [
+        (1, 1000, 10, [1, 10, 100, 1000]),  # log(1000) / log(10) is below 3 in floating point
+        (1, 243, 3, [1, 3, 9, 27, 81, 243]),
+        (100, 900, 3, [100, 300, 900]),
+        (100, 901, 3, [100, 300, 900, 901]),
+        (7, 100, 4, [7, 28, 100]),
+        (5, 5, 2, [5]),
+        (10**15, 10**18, 10, [10**15, 10**16, 10**17, 10**18]),
+    ],
+)
+def test_rungs_are_exact_powers_below_the_full_budget(
+    grace: int, tasks: int, factor: int, expected: list[int]
+) -> None:
+    budget = BudgetConfig(tasks=tasks, trials=1, grace=grace, reduction_factor=factor)
+    assert spaces.rungs(budget) == expected
+
+
+def test_a_report_beside_the_rungs_is_refused(tmp_path: Path, space: SearchSpace) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    (name,) = add_trials(ledger, "maml", 1)
+    with pytest.raises(ValueError, match="101"):
+        judge(ledger, space.budget, name, make_report(101, 0.5))
+    assert ledger.trials[name].reports == []
 
 
 def test_the_decisions_of_a_scripted_history_are_these(tmp_path: Path, space: SearchSpace) -> None:
@@ -61,27 +164,28 @@ def test_the_lowest_errors_go_on(tmp_path: Path, space: SearchSpace) -> None:
         judge(ledger, space.budget, name, make_error_report(t, error)) for name, t, error, _ in history
     ]
     assert decided == [decision for *_, decision in history]
-    assert sorted(ledger.scores("maml", 100)) == [-5.0, -4.0, -0.6, -0.5]
+    assert [arrival.score for arrival in ledger.rung("maml", 100)] == [-4.0, -5.0, -0.5, -0.6]
 
 
 @pytest.mark.parametrize("reduction_factor", [2, 3, 4])
 def test_of_scores_that_arrive_worst_last_exactly_the_share_goes_on(reduction_factor: int) -> None:
     scores = [1 - index / 100 for index in range(60)]
-    kept = [is_top(score, scores[:index], reduction_factor) for index, score in enumerate(scores)]
+    kept = [goes_on(score, scores[:index], reduction_factor) for index, score in enumerate(scores)]
     assert kept == [True] + [False] * 59  # each is worse than all before it, so only the first is in the top
     rising = [
-        is_top(score, scores[::-1][:index], reduction_factor) for index, score in enumerate(scores[::-1])
+        goes_on(score, scores[::-1][:index], reduction_factor) for index, score in enumerate(scores[::-1])
     ]
     assert all(rising)  # a new best always goes on
 
 
 def test_the_decision_depends_on_the_set_of_scores_not_on_their_order() -> None:
-    decisions = {is_top(0.5, others, 3) for others in itertools.permutations([0.1, 0.2, 0.6, 0.7, 0.5])}
-    assert len(decisions) == 1
+    orders = itertools.permutations([0.1, 0.2, 0.6, 0.7, 0.5])
+    placed = [standing(0.5, arrivals(others), 3)._replace(against=None) for others in orders]
+    assert len(set(placed)) == 1
 
 
 def test_a_tie_at_the_cut_goes_on() -> None:
-    assert is_top(0.2, [0.2] * 10, 3)
+    assert goes_on(0.2, [0.2] * 10, 3)
 
 
 def test_rungs_of_one_algorithm_do_not_judge_another(tmp_path: Path, space: SearchSpace) -> None:
@@ -95,7 +199,7 @@ def test_lower_rungs_are_never_filled_by_later_reports(tmp_path: Path, space: Se
     ledger = Ledger(tmp_path, keep=2)
     first, second = add_trials(ledger, "maml", 2)
     judge(ledger, space.budget, first, make_report(300, 0.9))
-    assert ledger.scores("maml", 100) == []
+    assert ledger.rung("maml", 100) == []
     assert judge(ledger, space.budget, second, make_report(100, 0.1)) == CONTINUE
 
 
@@ -107,7 +211,7 @@ def test_a_report_told_twice_is_recorded_once_and_answered_alike(tmp_path: Path,
     assert (
         judge(ledger, space.budget, first, make_report(100, 0.3)) == CONTINUE
     )  # though it would be pruned now
-    assert sorted(ledger.scores("maml", 100)) == [0.3, 0.9]
+    assert [arrival.score for arrival in ledger.rung("maml", 100)] == [0.3, 0.9]
 
 
 def test_a_restart_after_every_decision_changes_no_decision(tmp_path: Path, space: SearchSpace) -> None:
@@ -146,3 +250,76 @@ def test_the_scheduler_stops_what_the_ledger_ends_and_nan_never_goes_on(
     assert ask(names[2], 100, 0.4) == TrialScheduler.STOP
     assert ask(names[0], 900, 0.6) == TrialScheduler.STOP
     assert [ledger.trials[name].status for name in names] == [COMPLETE, DIVERGED, PRUNED]
+
+
+def report_scores(ledger: Ledger, name: str, tasks_seen: int, scores: Sequence[float]) -> dict[str, Any]:
+    """Leave a report where a trial leaves it, and return it."""
+    report = make_report(tasks_seen, statistics.fmean(scores), scores=scores)
+    store.append_line(ledger.folder / WORK / name / store.REPORTS, report)
+    return report
+
+
+def test_what_a_decision_rests_on_is_written_down_with_hand_made_numbers(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    names = add_trials(ledger, "maml", 4)
+    tasks = [[0.8, 0.6, 0.4, 0.6], [0.4, 0.6, 0.6, 0.4], [0.7, 0.5, 0.3, 0.5], [0.9, 0.9, 0.9, 0.9]]
+    for name, scores in zip(names, tasks, strict=True):
+        judge(ledger, space.budget, name, report_scores(ledger, name, 100, scores))
+    first, noisy, sure, best = (ledger.trials[name].bases[100] for name in names)
+    assert first == {
+        **dict.fromkeys(("against", "cutoff", "margin", "tasks", "paired_se")),
+        "rung": 0,
+        "rank": 1,
+        "arrived": 1,
+        "doubtful": False,
+    }
+    # Differences -0.4, 0, 0.2, -0.2: mean -0.1, squares .09 + .01 + .09 + .01 = 0.2, variance 0.2 / 3.
+    assert noisy["paired_se"] == pytest.approx(math.sqrt(0.2 / 3 / 4))
+    assert (noisy["rank"], noisy["arrived"], noisy["against"], noisy["tasks"]) == (2, 2, names[0], 4)
+    assert (noisy["cutoff"], noisy["margin"]) == (0.6, pytest.approx(-0.1))
+    assert noisy["doubtful"]
+    # 0.1 behind on every task: no further from the cut-off, but beyond doubt
+    assert (sure["margin"], sure["paired_se"]) == (pytest.approx(-0.1), pytest.approx(0, abs=1e-12))
+    assert not sure["doubtful"]
+    # The best goes on; 0.6, whose place it takes, is what it could have fallen behind.
+    assert (best["rank"], best["against"], best["cutoff"]) == (1, names[0], 0.6)
+    assert best["margin"] == pytest.approx(0.3)
+    assert [ledger.trials[name].is_doubtful for name in names] == [False, True, False, False]
+
+
+def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_do_not(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    first, second = add_trials(ledger, "maml", 2)
+    judge(ledger, space.budget, first, report_scores(ledger, first, 100, [0.5, 0.6]))
+    judge(ledger, space.budget, second, report_scores(ledger, second, 100, [0.6, 0.4]))
+    events = [event for event in store.read_lines(tmp_path / JOURNAL) if event["event"] == "report"]
+    assert [event["basis"] for event in events] == [ledger.trials[n].bases[100] for n in (first, second)]
+    assert "val_scores" not in (tmp_path / JOURNAL).read_text()
+    assert not any("val_scores" in report for t in ledger.trials.values() for report in t.reports)
+    line = store.read_trials(tmp_path)[second]
+    assert line["decisions"] == [{"tasks_seen": 100, "decision": PRUNED, **events[1]["basis"]}]
+    assert "val_scores" not in json.dumps(line)
+    assert Ledger(tmp_path, keep=2).trials == ledger.trials
+    shown = scalars(ledger.trials[second].bases[100], sign=1)
+    assert shown == {
+        "asha/rung": 0,
+        "asha/rank": 2,
+        "asha/cutoff": 0.55,
+        "asha/margin": pytest.approx(-0.05),
+    }
+    assert scalars({"cutoff": -0.3, "margin": -0.1}, sign=-1) == {"asha/cutoff": 0.3, "asha/margin": -0.1}
+
+
+def test_without_the_others_reports_the_decision_stands_and_its_noise_is_unknown(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    first, second = add_trials(ledger, "maml", 2)
+    judge(ledger, space.budget, first, make_report(100, 0.5, scores=[0.4, 0.6]))  # left no file
+    judge(ledger, space.budget, second, make_report(100, 0.4, scores=[0.3, 0.5]))
+    basis = ledger.trials[second].bases[100]
+    assert (basis["margin"], basis["paired_se"], basis["doubtful"]) == (pytest.approx(-0.1), None, False)

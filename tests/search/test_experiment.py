@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metabench import store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
 from metabench.search import cluster, experiment
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
+from metabench.search.searcher import FairSearcher
 from metabench.search.watch import Watch
 from tests.search.played import played_trial
 
@@ -19,32 +25,94 @@ from tests.search.played import played_trial
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
+@pytest.fixture(scope="module")
+def found() -> Iterator[cluster.Cluster]:
+    """Start one Ray for all searches of this file; paths of its sockets must be short."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
+        for name in cluster.ENVIRONMENT:
+            patch.delenv(name, raising=False)
+        with cluster.connect(None, Path(folder), cpus=2) as started:
+            yield started
+
+
+def explore(folder: Path, space: SearchSpace, found: cluster.Cluster) -> list[FairSearcher]:
+    """Search with played trials and return the searchers that were used."""
+    searchers: list[FairSearcher] = []
+
+    def make(*args: Any) -> FairSearcher:
+        searchers.append(FairSearcher(*args))
+        return searchers[-1]
+
+    ledger, watch = Ledger(folder, keep=2), Watch(folder, space, quiet=True)
+    with pytest.MonkeyPatch.context() as patch, watch.showing(ledger):
+        patch.setattr(experiment, "FairSearcher", make)
+        experiment.explore(folder, space, ledger, found, watch, seed=0, trainable=played_trial)
+    return searchers
+
+
+def check_studies(searcher: FairSearcher) -> None:
+    """The studies hold what the ledger holds, and nothing that still runs."""
+    for algorithm, study in searcher.studies.items():
+        status = Counter(trial.status for trial in searcher.ledger.of(algorithm))
+        states = Counter(trial.state for trial in study.study.trials)
+        assert states[TrialState.RUNNING] == status[None] == 0
+        assert states[TrialState.FAIL] == status[FAILED] + status[DIVERGED]
+        assert (states[TrialState.COMPLETE], states[TrialState.PRUNED]) == (status[COMPLETE], status[PRUNED])
+
+
 def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
-    tmp_path: Path, space: SearchSpace, ray_folder: None
+    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
 ) -> None:
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 5})})
-    ledger = Ledger(tmp_path, keep=2)
-    with cluster.connect(None, tmp_path, cpus=2) as found:
-        watch = Watch(tmp_path, space, quiet=True)
-        with watch.showing(ledger):
-            experiment.explore(tmp_path, space, ledger, found, watch, seed=0, trainable=played_trial)
-        lines = store.read_trials(tmp_path)
-        status = {name: line["status"] for name, line in lines.items()}
-        assert status["maml-000"] == status["maml_pp-000"] == COMPLETE  # the best of their algorithms
-        assert status["maml-001"] == FAILED
-        assert status["maml-003"] == status["maml_pp-003"] == DIVERGED
-        assert status["maml_pp-002"] in (COMPLETE, PRUNED)  # which of them depends on who comes first
-        assert "maml-001 is broken" in lines["maml-001"]["error"]
-        attempts = {name: len(store.read_lines(tmp_path / "played" / name)) for name in lines}
-        often = {"maml-001": 1 + experiment.MAX_FAILURES, "maml_pp-002": 2}
-        assert attempts == {name: often.get(name, 1) for name in lines}
-        assert Counter(line["algorithm"] for line in lines.values()) == {"maml": 5, "maml_pp": 5}
-        assert len(store.read_lines(tmp_path / store.TRIALS)) == 10
-        journal = (tmp_path / JOURNAL).read_bytes()
-        again = Ledger(tmp_path, keep=2)
-        experiment.explore(tmp_path, space, again, found, watch, seed=0, trainable=played_trial)
-        assert (tmp_path / JOURNAL).read_bytes() == journal  # nothing is left to do
+    used, _nothing_left = explore(tmp_path, space, found)
+    check_studies(used)
+    lines = store.read_trials(tmp_path)
+    status = {name: line["status"] for name, line in lines.items()}
+    assert status["maml-000"] == status["maml_pp-000"] == COMPLETE  # the best of their algorithms
+    assert status["maml-001"] == FAILED
+    assert status["maml-003"] == status["maml_pp-003"] == DIVERGED
+    assert status["maml_pp-002"] in (COMPLETE, PRUNED)  # which of them depends on who comes first
+    assert "maml-001 is broken" in lines["maml-001"]["error"]
+    attempts = {name: len(store.read_lines(tmp_path / "played" / name)) for name in lines}
+    often = {"maml-001": 1 + experiment.MAX_FAILURES, "maml_pp-002": 2}
+    assert attempts == {name: often.get(name, 1) for name in lines}
+    assert Counter(line["algorithm"] for line in lines.values()) == {"maml": 5, "maml_pp": 5}
+    assert len(store.read_lines(tmp_path / store.TRIALS)) == 10
+    check_decisions_in_tensorboard(tmp_path, lines["maml-000"])
+    journal = (tmp_path / JOURNAL).read_bytes()
+    explore(tmp_path, space, found)
+    assert (tmp_path / JOURNAL).read_bytes() == journal  # nothing is left to do
     assert not (tmp_path / store.RUNNING).exists()
+
+
+def test_where_all_wait_for_the_last_the_best_of_all_go_on(
+    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
+) -> None:
+    budget = space.budget.model_copy(update={"scheduler": "top_k", "trials": 7})
+    space = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
+    first, second, _nothing_left = explore(tmp_path, space, found)
+    assert (len(first.studies["fomaml"].asked), second.remaining()) == (7, 0)
+    check_studies(second)
+    status = [line["status"] for _, line in sorted(store.read_trials(tmp_path).items())]
+    # Accuracy falls with the number, and the fourth diverges: of six that arrive, two go on.
+    assert status == [COMPLETE, COMPLETE, PRUNED, DIVERGED, PRUNED, PRUNED, PRUNED]
+    events = EventAccumulator(str(tmp_path / store.TENSORBOARD / "fomaml" / "fomaml-006"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("asha/rank")] == [(100, 6)]
+
+
+def check_decisions_in_tensorboard(folder: Path, line: dict[str, Any]) -> None:
+    """Each rung's decision stands at its step, as in trials.jsonl."""
+    events = EventAccumulator(str(folder / store.TENSORBOARD / "maml" / "maml-000"))
+    events.Reload()
+    assert [decision["decision"] for decision in line["decisions"]] == ["continue", "continue", COMPLETE]
+    shown = {key: [(e.step, e.value) for e in events.Scalars(f"asha/{key}")] for key in ("rung", "rank")}
+    assert shown["rung"] == [(100, 0), (300, 1), (900, 2)]
+    assert shown["rank"] == [(d["tasks_seen"], d["rank"]) for d in line["decisions"][:2]]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])

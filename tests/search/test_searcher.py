@@ -97,6 +97,8 @@ def test_the_study_is_told_complete_pruned_and_failed_as_what_they_are(
     searcher.on_trial_complete("b", {})
     searcher.on_trial_complete("c", {})
     searcher.on_trial_complete("d", error=True)
+    searcher.ledger.fail(names[3], "broken")  # Tune tells the searcher first
+    searcher.catch_up()
     complete, pruned, diverged, failed, running = searcher.studies["maml"].study.trials
     assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.7)
     assert complete.intermediate_values == {100: 0.5, 300: 0.6, 900: 0.7}
@@ -112,7 +114,7 @@ def test_the_study_of_a_regression_finds_the_lowest_error_best(tmp_path: Path, s
         name = searcher.suggest(trial_id)["trial"]
         for rung in (100, 300, 900):
             searcher.ledger.record(
-                name, make_error_report(rung, error), "complete" if rung == 900 else "continue"
+                name, make_error_report(rung, error), "complete" if rung == 900 else "continue", {}
             )
         searcher.on_trial_complete(trial_id, {})
     study = searcher.studies["maml"].study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metabench import spaces, store, train
 from metabench.config import SearchSpace
 from metabench.search import worker
-from metabench.search.ledger import WORK
+from metabench.search.ledger import WORK, Ledger
 from tests import small
 
 NAME = "maml-000"
@@ -53,6 +54,19 @@ def run(folder: Path, space: SearchSpace, stop_after: int, **values: Any) -> lis
 def numbers(reports: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     keys = ("tasks_seen", "finite", "val_accuracy", "val_ci", "val_loss", "train_accuracy", "train_loss")
     return [tuple(report[key] for key in keys) for report in reports]
+
+
+def test_a_report_tells_the_score_of_every_task_and_leaves_it_in_the_trials_own_file(
+    tmp_path: Path, tiny: SearchSpace
+) -> None:
+    told = run(tmp_path, tiny, stop_after=9)
+    assert [len(report["val_scores"]) for report in told] == [tiny.budget.validation_tasks] * 3
+    for report in told:
+        assert statistics.fmean(report["val_scores"]) == pytest.approx(report["val_score"], abs=1e-6)
+    assert told == store.read_lines(tmp_path / WORK / NAME / store.REPORTS)
+    ledger = Ledger(tmp_path, keep=1)
+    assert ledger.task_scores(NAME, 16) == told[1]["val_scores"]
+    assert ledger.task_scores(NAME, 17) == ledger.task_scores("maml-999", 16) == []
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
