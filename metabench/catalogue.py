@@ -82,6 +82,8 @@ def datasets(as_json: bool) -> None:
             f"[bold]{entry['name']}[/bold] ({here}): {entry['summary']}; {entry['size']}", highlight=False
         )
         typer.echo(f"  splits: {', '.join(entry['splits'])}; licence: {entry['licence']}")
+        if entry["citation"]:
+            typer.echo(f"  cite: {entry['citation']}")
         if entry["can_fetch"] and not entry["is_here"]:
             typer.echo(f"  to get it: metabench datasets fetch {entry['name']}")
         for row in entry["options"]:

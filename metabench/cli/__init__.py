@@ -72,6 +72,10 @@ def search(
         float | None,
         typer.Option(min=0.0, help="GPUs of each trial: a share, such as 0.25, or a number; else what fits."),
     ] = None,
+    fetch: Annotated[
+        str | None,
+        typer.Option(help="official, or a mirror's address: nodes that lack the data download them."),
+    ] = None,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Start nothing; measure speeds here and say what runs where, how long."),
@@ -111,6 +115,7 @@ def search(
         budget,
         chosen,
         plan=plan,
+        fetch=fetch,
         address=address,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,

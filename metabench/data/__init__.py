@@ -34,6 +34,9 @@ class Dataset(NamedTuple):
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
 
 
+OFFICIAL = "official"
+"""Stands for the address that a data set itself names."""
+
 QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
 """Splits to the setting that says how many queries a class are drawn from them."""
 
@@ -82,6 +85,27 @@ def load(task: TaskConfig, root: Path | None = None) -> Splits:
     """
     dataset, split, options = configure(task)
     return dataset.load(root or default_root(), split, options)
+
+
+def obtain(task: TaskConfig, url: str) -> None:
+    """Download what a task's splits need, unless it is here; one process of a machine at a time.
+
+    Args:
+        url: address of a mirror's folder of the files; `official` for where the data set comes from.
+    """
+    dataset, split, options = configure(task)
+    if dataset.fetch is None:
+        return
+    root = default_root()
+    if root is None:
+        raise MetabenchError(f"{dataset.name}: METABENCH_DATA is not set; set it to the folder of the data")
+    from metabench.data import _cache, _fetch
+
+    with _cache.alone(f"fetch-{dataset.name}"):
+        try:
+            dataset.fetch(root, split, options, _fetch.Order(url=None if url == OFFICIAL else url))
+        except OSError as error:
+            raise MetabenchError(f"{error.filename or root}: {error.strerror or error}") from error
 
 
 def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:

@@ -169,6 +169,15 @@ def _mapped(path: Path) -> Array:
 
 
 @contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Let one process of a machine at a time do what has a name."""
+    path = folder() / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        yield
+
+
+@contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Let one process of a machine at a time in; the system frees the lock of a process that dies.
 

@@ -31,6 +31,7 @@ def search(
     seed: int = 0,
     quiet: bool = False,
     cpus: int | None = None,
+    fetch: str | None = None,
     cpus_per_trial: int = 1,
     gpus_per_trial: float | None = None,
 ) -> Path:
@@ -44,6 +45,7 @@ def search(
         resume: continue what is there if it is the same search (auto), never, or insist on it (must).
         accept: continue with a larger budget, more algorithms or another version, and record that.
         cpus: cores of this machine to use; all where it is not given.
+        fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
     """
     from metabench import board, data
@@ -57,6 +59,8 @@ def search(
     url = None if storage is None else f"{storage}/{name}"
     if url is None:
         folder.check_resume(place, resume)
+    if fetch is not None:
+        data.obtain(space.task, fetch)
     with _cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
@@ -69,7 +73,7 @@ def search(
             watch.say(nodes.needs(space.task, splits.name, kept))
             share = cluster.Share(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, share, cpus) as found:
-                nodes.check(address, space.task, splits)
+                nodes.check(address, space.task, splits, fetch)
                 watch.slots, watch.nodes = found.slots, cluster.describe
                 _run_stages(place, space, splits, seed, found, watch)
         board.write(place)

@@ -61,11 +61,12 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1000:.0f} kB"
 
 
-def check(address: str | None, task: TaskConfig, splits: Splits) -> None:
+def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | None = None) -> None:
     """Load the data once on each node, which leaves them decoded there, or refuse nodes that lack them.
 
     Args:
         address: of the cluster; None for this machine alone, whose cache has them since they were loaded.
+        fetch: whence a node without the data downloads them; None for nodes that must have them.
     """
     if address is None:
         return
@@ -73,7 +74,7 @@ def check(address: str | None, task: TaskConfig, splits: Splits) -> None:
     names = _names(cluster.workers())
     pending = {
         node: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            task.model_dump(mode="json")
+            task.model_dump(mode="json"), fetch
         )
         for node in names
     }
@@ -94,12 +95,15 @@ def check(address: str | None, task: TaskConfig, splits: Splits) -> None:
         raise MetabenchError("\n".join([*problems, _advice(task)]))
 
 
-def look(task: dict[str, Any]) -> tuple[str, str, str]:
+def look(task: dict[str, Any], fetch: str | None = None) -> tuple[str, str, str]:
     """Load the data in a worker on a node; return what `Found` holds."""
     cluster.settle()
     root = os.environ.get("METABENCH_DATA", "")
+    described = TaskConfig.model_validate(task)
     try:
-        return data.load(TaskConfig.model_validate(task)).fingerprint, "", root
+        if fetch is not None:
+            data.obtain(described, fetch)
+        return data.load(described).fingerprint, "", root
     except MetabenchError as error:
         return "", str(error), root
 
@@ -118,7 +122,7 @@ def _names(nodes: Sequence[dict[str, Any]]) -> dict[str, str]:
 def _advice(task: TaskConfig) -> str:
     fetch = ""
     if data.get(task.dataset).fetch is not None:
-        fetch = f", or run `metabench datasets fetch {task.dataset}` there"
+        fetch = f", or run `metabench datasets fetch {task.dataset}` there, or search with --fetch official"
     return (
         "To mend it, put the same files there, or set METABENCH_DATA to storage that all nodes share "
         f"(on a node, before `ray start`; else yours is taken){fetch}"

@@ -20,6 +20,7 @@ from metabench.core import MetabenchError
 from metabench.data import _cache
 from metabench.search import cluster, nodes
 from tests import small
+from tests.data.server import serving
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -87,6 +88,23 @@ def test_a_node_without_the_data_or_with_others_is_refused_by_name_and_one_with_
         nodes.check(two_nodes, TASK, splits)
     assert [path.suffix for path in (tmp_path / "cache there").iterdir()] == [".npy"]
     assert len(list((tmp_path / "cache here").iterdir())) == 1
+
+
+def test_a_node_without_the_data_downloads_them_once_where_it_is_told_to(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskConfig(dataset="quickdraw", options={"examples_per_class": 20})
+    monkeypatch.setenv("METABENCH_DATA", str(data_root))
+    here = data.load(task)
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "node"))
+    assert "quickdraw" in nodes.look(task.model_dump(mode="json"))[1]
+    with serving(data_root / "quickdraw/numpy_bitmap") as (url, behaviour):
+        for _ in range(2):
+            found = nodes.Found(*nodes.look(task.model_dump(mode="json"), url))
+            assert found == (here.fingerprint, "", str(tmp_path / "node"))
+            n_requests = len(behaviour.seen)
+            behaviour.codes = [500] * 1000  # a second download would fail
+    assert n_requests > 345
 
 
 def test_this_machine_alone_is_not_asked_again() -> None:
