@@ -91,7 +91,7 @@ def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any
     elif seen >= budget.tasks:
         decision = COMPLETE
     elif budget.scheduler != "asha":
-        decision = CONTINUE if budget.scheduler == "none" else WAIT
+        decision = WAIT if budget.scheduler == "top_k" and basis["rung"] == 0 else CONTINUE
     elif seen in trial.doubts and own.more is None:
         return AGAIN
     else:

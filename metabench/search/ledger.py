@@ -158,7 +158,7 @@ class Ledger:
                 and trial.checkpoint
             ):
                 trial.decisions[trial.tasks_seen] = CONTINUE
-                trial.status = None
+                self._reopen(trial)
                 self._written.discard(trial.name)
             if trial.status is not None:
                 self._finish(trial)  # a kill may have come between the decision and its line
@@ -228,7 +228,9 @@ class Ledger:
 
         They stay in the trials' own files: in memory, and in the journal, they would outweigh all else.
         """
-        lines = store.read_lines(self.folder / WORK / name / store.REPORTS)
+        work = self.folder / WORK / name
+        storage.refresh(work, skip=lambda path: f"/{store.STATE}/" in path)
+        lines = store.read_lines(work / store.REPORTS)
         found = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
         return found[-1] if found else []
 
@@ -246,6 +248,8 @@ class Ledger:
                 self.history.append((PROPOSED, name))
             case "report":
                 trial, seen = self.trials[name], event["report"]["tasks_seen"]
+                if trial.status is not None:
+                    self._reopen(trial)  # for a larger budget than it once completed
                 trial.reports.append(event["report"])
                 if event["decision"] != DIVERGED:
                     arrival = Arrival(
@@ -262,6 +266,10 @@ class Ledger:
                 self.trials[name].error = event["error"]
                 self.history.append((ENDED, name))
         return self.trials[name]
+
+    def _reopen(self, trial: Trial) -> None:
+        trial.status = None
+        self.history.remove((ENDED, trial.name))
 
     def _decide(self, trial: Trial, seen: int, event: dict[str, Any]) -> None:
         trial.decisions[seen] = event["decision"]

@@ -19,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from metabench import spaces, store
 from metabench.config import BudgetConfig, SearchSpace
 from metabench.objectives import OBJECTIVES
-from metabench.search.asha import RungScheduler, judge, scalars, standing
+from metabench.search.asha import RungScheduler, Standing, judge, scalars, standing
 from metabench.search.ledger import (
     COMPLETE,
     CONTINUE,
@@ -41,8 +41,12 @@ def arrivals(scores: Sequence[float]) -> list[Arrival]:
     return [Arrival(f"maml-{index:03d}", score) for index, score in enumerate(scores)]
 
 
+def place(score: float, others: Sequence[float], reduction_factor: int) -> Standing:
+    return standing(Arrival("own", score), arrivals(others), reduction_factor)
+
+
 def goes_on(score: float, others: Sequence[float], reduction_factor: int) -> bool:
-    return standing(score, arrivals(others), reduction_factor).goes_on
+    return place(score, others, reduction_factor).goes_on
 
 
 NAN, INF = math.nan, math.inf
@@ -81,20 +85,21 @@ def test_the_best_share_of_a_sorted_rung_goes_on_and_the_margin_says_so(
     best_first = sorted([score, *others], reverse=True)
     n = len(best_first)
     last_that_goes_on = best_first[max(1, n // factor) - 1]
-    found = standing(score, arrivals(others), factor)
+    found = place(score, others, factor)
     assert found.goes_on == (score >= last_that_goes_on)
     assert (found.rank, found.arrived) == (best_first.index(score) + 1, n)
     if not others:
-        assert found.against is found.margin is None
+        assert found.against is found.cutoff is found.margin is None
         return
-    assert found.against is not None
-    assert found.margin == score - found.against.score
+    assert found.margin is not None
+    assert found.cutoff == others[int(str(found.against)[-3:])]
+    assert found.margin == score - found.cutoff
     assert (found.margin >= 0) == found.goes_on
     if not found.goes_on:
-        assert found.against.score == last_that_goes_on
+        assert found.cutoff == last_that_goes_on
     # The other is what decides: just above it goes on, just below it is stopped.
-    assert goes_on(found.against.score, others, factor)
-    assert not goes_on(found.against.score - 0.01, others, factor)
+    assert goes_on(found.cutoff, others, factor)
+    assert not goes_on(found.cutoff - 0.01, others, factor)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +185,7 @@ def test_of_scores_that_arrive_worst_last_exactly_the_share_goes_on(reduction_fa
 
 def test_the_decision_depends_on_the_set_of_scores_not_on_their_order() -> None:
     orders = itertools.permutations([0.1, 0.2, 0.6, 0.7, 0.5])
-    placed = [standing(0.5, arrivals(others), 3)._replace(against=None) for others in orders]
+    placed = [place(0.5, others, 3)._replace(against=None) for others in orders]
     assert len(set(placed)) == 1
 
 

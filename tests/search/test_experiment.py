@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from metabench.search import cluster, experiment
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
 from metabench.search.searcher import FairSearcher
 from metabench.search.watch import Watch
-from tests.search.played import played_trial
+from tests.search.played import doubtful_trial, played_trial
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -39,7 +39,9 @@ def found() -> Iterator[cluster.Cluster]:
             yield started
 
 
-def explore(folder: Path, space: SearchSpace, found: cluster.Cluster) -> list[FairSearcher]:
+def explore(
+    folder: Path, space: SearchSpace, found: cluster.Cluster, trainable: Callable[..., None] = played_trial
+) -> list[FairSearcher]:
     """Search with played trials and return the searchers that were used."""
     searchers: list[FairSearcher] = []
 
@@ -50,7 +52,7 @@ def explore(folder: Path, space: SearchSpace, found: cluster.Cluster) -> list[Fa
     ledger, watch = Ledger(folder, keep=2), Watch(folder, space, quiet=True)
     with pytest.MonkeyPatch.context() as patch, watch.showing(ledger):
         patch.setattr(experiment, "FairSearcher", make)
-        experiment.explore(folder, space, ledger, found, watch, seed=0, trainable=played_trial)
+        experiment.explore(folder, space, ledger, found, watch, seed=0, trainable=trainable)
     return searchers
 
 
@@ -103,6 +105,25 @@ def test_where_all_wait_for_the_last_the_best_of_all_go_on(
     events = EventAccumulator(str(tmp_path / store.TENSORBOARD / "fomaml" / "fomaml-006"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("asha/rank")] == [(100, 6)]
+
+
+def test_trials_look_again_where_a_decision_is_within_the_noise(
+    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
+) -> None:
+    changed = {"trials": 5, "validation_tasks": 4, "borderline_tasks": 8}
+    budget = space.budget.model_copy(update=changed)
+    space = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
+    used, _nothing_left = explore(tmp_path, space, found, doubtful_trial)
+    check_studies(used)
+    events = store.read_lines(tmp_path / JOURNAL)
+    doubted = {(e["trial"], e["tasks_seen"]) for e in events if e["event"] == "doubted"}
+    judged = [(e["trial"], e["report"]["tasks_seen"]) for e in events if e["event"] == "report"]
+    assert doubted
+    assert len(judged) == len(set(judged))
+    for event in events:
+        if event["event"] == "report":
+            n_tasks = 8 if (event["trial"], event["report"]["tasks_seen"]) in doubted else 4
+            assert event["report"]["val_tasks"] == n_tasks
 
 
 def check_decisions_in_tensorboard(folder: Path, line: dict[str, Any]) -> None:
