@@ -85,7 +85,11 @@ def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any
     if seen in trial.decisions:
         return trial.decisions[seen]
     own = Arrival(name, report["val_score"], report.get("borderline_score"))
-    basis: dict[str, Any] = {"rung": spaces.rungs(budget).index(seen)}
+    rungs = spaces.rungs(budget)
+    if report["finite"] and seen not in rungs:
+        raise ValueError(f"{name}: reports at {seen} tasks, beside the rungs {rungs}")
+    # A trial that diverges reports where it stands, short of the rung that it ran towards.
+    basis: dict[str, Any] = {"rung": sum(rung < seen for rung in rungs)}
     if not report["finite"] or own.score is None or not math.isfinite(own.score):
         decision = DIVERGED
     elif seen >= budget.tasks:

@@ -328,3 +328,12 @@ def test_without_the_others_reports_the_decision_stands_and_its_noise_is_unknown
     judge(ledger, space.budget, second, make_report(100, 0.4, scores=[0.3, 0.5]))
     basis = ledger.trials[second].bases[100]
     assert (basis["margin"], basis["paired_se"], basis["doubtful"]) == (pytest.approx(-0.1), None, False)
+
+
+def test_a_trial_that_diverges_between_two_rungs_ends_there(tmp_path: Path, space: SearchSpace) -> None:
+    ledger = Ledger(tmp_path, keep=1)
+    (name,) = add_trials(ledger, "maml", 1)
+    judge(ledger, space.budget, name, make_report(100, 0.5))
+    assert judge(ledger, space.budget, name, make_report(117, None)) == DIVERGED
+    assert ledger.trials[name].bases[117]["rung"] == 1  # it ran towards 300
+    assert Ledger(tmp_path, keep=1).trials[name].status == DIVERGED
