@@ -91,6 +91,10 @@ def search(
             help="Continue with a larger budget, more algorithms or another version, and record it.",
         ),
     ] = False,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(help="Folder of an earlier search, or its trials.jsonl: what it found is known here."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     json: Json = False,
@@ -121,6 +125,7 @@ def search(
         gpus_per_trial=gpus_per_trial,
         resume=resume,
         accept=accept_changes,
+        warm_start=warm_start,
         seed=seed,
         quiet=quiet,
         as_json=json,

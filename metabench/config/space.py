@@ -41,7 +41,9 @@ class BudgetConfig(Model):
     """How much compute is spent on each algorithm, and how the best setting is confirmed."""
 
     tasks: int = Field(ge=1, description="meta-train tasks of a full run")
-    trials: int = Field(ge=1, description="hyperparameter settings tried an algorithm")
+    trials: int = Field(
+        ge=1, description="hyperparameter settings tried an algorithm; at most, where seconds are the unit"
+    )
     grace: int = Field(ge=1, description="tasks seen before a trial may be stopped: the lowest rung")
     reduction_factor: int = Field(3, ge=2, description="one in this many trials passes a rung")
     sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
@@ -62,6 +64,14 @@ class BudgetConfig(Model):
     confirm_tasks: int = Field(600, ge=2, description="fresh meta-validation tasks of the confirmation")
     seeds: int = Field(3, ge=1, description="full runs of the confirmed setting, one a seed")
     test_tasks: int = Field(1000, ge=2, description="frozen meta-test tasks")
+    unit: Literal["tasks", "seconds"] = Field(
+        "tasks", description="what is the same for all algorithms: trials and their tasks, or seconds"
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="of training and validation, all trials of an algorithm together; with unit=seconds",
+    )
     rungs: list[int] | None = Field(
         None,
         description="tasks seen at which a trial may be stopped, the last being `tasks`; "
@@ -85,6 +95,20 @@ class BudgetConfig(Model):
             raise ValueError(
                 f"borderline_tasks={more}: with scheduler={self.scheduler} no decision is made while a trial "
                 "runs; leave it out, or take asha"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _unit(self) -> BudgetConfig:
+        if self.unit == "seconds" and self.seconds is None:
+            raise ValueError("unit=seconds: needs `seconds`, the budget of each algorithm")
+        if self.unit == "seconds" and self.scheduler == "top_k":
+            raise ValueError(
+                "unit=seconds: scheduler=top_k needs to know how many trials there are; take tasks"
+            )
+        if self.unit == "tasks" and self.seconds is not None:
+            raise ValueError(
+                f"seconds={self.seconds}: counts with unit=seconds only; set it, or leave this out"
             )
         return self
 

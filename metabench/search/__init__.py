@@ -28,6 +28,7 @@ def search(
     address: str | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
     accept: bool = False,
+    warm_start: str | None = None,
     seed: int = 0,
     quiet: bool = False,
     cpus: int | None = None,
@@ -38,12 +39,12 @@ def search(
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
     Args:
-        out: folder of search folders.
-        name: of the search folder.
+        out, name: folder of search folders, and the name of this one.
         storage: address under which the search folder is kept in object storage, such as s3://bucket/searches.
         address: Ray cluster to join; without it Ray is started on this machine.
         resume: continue what is there if it is the same search (auto), never, or insist on it (must).
         accept: continue with a larger budget, more algorithms or another version, and record that.
+        warm_start: folder of an earlier search whose trials this one is to know of.
         cpus: cores of this machine to use; all where it is not given.
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
@@ -66,7 +67,7 @@ def search(
     data.check(space.task, splits)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
-        space, continued = folder.claim(place, space, splits, seed, accept)
+        space, continued = folder.claim(place, space, splits, seed, accept, warm_start, watch.say)
         watch.space = space
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place):

@@ -13,6 +13,8 @@ trial is validated on more of them first. It is then compared with each of the o
 have, since a mean over other tasks may be better for easier ones; and only with those that had arrived when
 it did, so that the decision is the same whatever happens while it is looked at again.
 
+Where seconds are the budget, a trial is stopped at the report with which its algorithm's are spent.
+
 Two controls: `none` lets everybody go on, and `top_k` has one rung, at grace, where all wait until the last
 has arrived, and are then judged as above, each among all the others.
 
@@ -33,7 +35,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from metabench import spaces, stats
 from metabench.config import BudgetConfig
 from metabench.search.borderline import Answers, Desk
-from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, WAIT, Arrival, Ledger
+from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, WAIT, Arrival, Ledger, Trial
 
 AGAIN = "again"
 """No decision yet: the trial is to be validated on more tasks, and to report once more."""
@@ -94,6 +96,8 @@ def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any
         decision = DIVERGED
     elif seen >= budget.tasks:
         decision = COMPLETE
+    elif _is_spent(ledger, budget, trial, report):
+        decision, basis["is_spent"] = PRUNED, True
     elif budget.scheduler != "asha":
         decision = WAIT if budget.scheduler == "top_k" and basis["rung"] == 0 else CONTINUE
     elif seen in trial.doubts and own.more is None:
@@ -109,6 +113,15 @@ def judge(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any
     short = {key: report[key] for key in report if key != SCORES}
     ledger.record(name, {**short, "val_tasks": len(report.get(SCORES, ()))}, decision, basis)
     return decision
+
+
+def _is_spent(ledger: Ledger, budget: BudgetConfig, trial: Trial, report: dict[str, Any]) -> bool:
+    """Tell whether an algorithm's seconds are spent with this report: then none of its trials goes on."""
+    if budget.seconds is None:
+        return False
+    before = trial.reports[-1]["seconds"] if trial.reports else 0.0
+    spent: bool = ledger.seconds(trial.algorithm) + report["seconds"] - before >= budget.seconds
+    return spent
 
 
 def choose_top(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: int) -> list[str]:

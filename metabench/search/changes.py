@@ -12,8 +12,17 @@ from metabench import spaces, storage, store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
 
-FIXED = ("protocol", "seed", "data_fingerprint", "task", "network")
-"""What all numbers of a search depend on: where it differs, they could not be compared."""
+FIXED = (
+    "protocol",
+    "seed",
+    "data_fingerprint",
+    "task",
+    "network",
+    "warm_start",
+    "budget.validation_tasks",
+    "budget.borderline_tasks",
+)
+"""What all numbers of a search, or what it knew before them, depend on: they could not be compared."""
 
 REOPENS = (
     "budget.trials",
@@ -53,7 +62,7 @@ def settle(folder: Path, space: SearchSpace, described: dict[str, Any], accept: 
     if not changed:
         return space
     lines = [f"  {key}: {_show(old, key)} there, {_show(new, key)} given" for key in changed]
-    fixed = [key for key in changed if key.split(".")[0] in FIXED]
+    fixed = [key for key in changed if key in FIXED or key.split(".")[0] in FIXED]
     if fixed or not accept:
         advice = "choose another --name, or undo what is different"
         if not fixed:

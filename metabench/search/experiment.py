@@ -13,6 +13,7 @@ from metabench import interruption, spaces, storage, store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
 from metabench.events import Events
+from metabench.search import warm
 from metabench.search.asha import RungScheduler, choose_top, scalars
 from metabench.search.borderline import Desk
 from metabench.search.cluster import Cluster
@@ -43,9 +44,8 @@ def explore(
         for algorithm in space.algorithms:
             for name in choose_top(ledger, space.budget, algorithm, spaces.n_trials(space, algorithm)):
                 endings.ended(name)
-        searcher = FairSearcher(space, ledger, seed)
+        searcher = FairSearcher(space, ledger, seed, warm.known(folder))
         if not searcher.remaining():
-            watch.sum_up(ledger)
             return
         _fit(folder, space, searcher, cluster, endings, trainable)
     lost = ", ".join(trial.name for trial in ledger.unfinished())

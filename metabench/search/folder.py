@@ -16,7 +16,7 @@ from metabench.config import SearchSpace
 from metabench.core import MetabenchError, Splits
 from metabench.events import Events
 from metabench.objectives import OBJECTIVES
-from metabench.search import changes
+from metabench.search import changes, warm
 from metabench.search.ledger import WORK
 from metabench.storage import lease
 
@@ -75,12 +75,19 @@ def check_resume(folder: Path, resume: Resume) -> None:
 
 
 def claim(
-    folder: Path, space: SearchSpace, splits: Splits, seed: int, accept: bool = False
+    folder: Path,
+    space: SearchSpace,
+    splits: Splits,
+    seed: int,
+    accept: bool = False,
+    warm_start: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[SearchSpace, bool]:
     """Record what is searched, before anything is, or refuse a folder that records something else.
 
     Args:
         accept: go on with a changed budget, another version, or more algorithms, and record that.
+        warm_start: an earlier search, of which what is known goes into the record, so that it is read once.
 
     Returns:
         the space to search, and whether there was a search to continue.
@@ -91,14 +98,20 @@ def claim(
         "data_fingerprint": splits.fingerprint,
         "version": __version__,
         "code": store.code_hash(),
+        "warm_start": warm_start,
         "space": space.model_dump(mode="json"),
     }
     if (folder / store.SEARCH).exists():
         return changes.settle(folder, space, description, accept), True
+    known: dict[str, Any] = {}
+    if warm_start is not None:
+        known["known"], told = warm.read(warm_start, space, splits, OBJECTIVES[splits.kind])
+        for line in told:
+            say(line)
     root = folder / store.TENSORBOARD
     shutil.rmtree(root, ignore_errors=True)
     describe(folder, space, OBJECTIVES[splits.kind].metric)
-    record = {**description, "created": now(), **store.environment()}
+    record = {**description, "created": now(), **store.environment(), **known}
     store.write_json(folder / store.SEARCH, record)  # last: from here on there is a search to continue
     return space, False
 

@@ -214,6 +214,10 @@ class Ledger:
         """List the trials of an algorithm in the order they were proposed."""
         return [trial for trial in self.trials.values() if trial.algorithm == algorithm]
 
+    def seconds(self, algorithm: str) -> float:
+        """Add up what an algorithm's trials have taken up to their last reports."""
+        return float(sum(trial.reports[-1]["seconds"] for trial in self.of(algorithm) if trial.reports))
+
     def unfinished(self) -> list[Trial]:
         """List the trials that have not ended, those that got furthest first."""
         waiting = [trial for trial in self.trials.values() if trial.status is None]

@@ -68,14 +68,21 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     """Work out what an algorithm takes in tasks and seconds of one process."""
     budget, rungs = space.budget, spaces.rungs(space.budget)
     n_trials = spaces.n_trials(space, algorithm)
-    expected = reaching(n_trials, rungs, budget.reduction_factor)
+    factor = 1 if budget.scheduler == "none" else budget.reduction_factor
+    expected = reaching(n_trials, rungs, factor)
     steps = [rung - before for rung, before in zip(rungs, [0, *rungs], strict=False)]
+    trained = sum(n * step for n, step in zip(expected, steps, strict=True)) * pace.training
+    taken = trained + sum(expected) * budget.validation_tasks * pace.evaluation
+    if budget.seconds is not None and taken > 0:
+        expected = [n * min(1.0, budget.seconds / taken) for n in expected]
     tasks = sum(n * step for n, step in zip(expected, steps, strict=True))
     validated = sum(expected) * budget.validation_tasks + budget.confirm_top * budget.confirm_tasks
     runs = 2 * budget.seeds  # tuned and default
     own_run = budget.tasks * pace.training + final.REPORTS * budget.validation_tasks * pace.evaluation
     after = runs * (own_run + budget.test_tasks * pace.evaluation)
     every = n_trials * (budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation)
+    if budget.seconds is not None:
+        every = min(every, budget.seconds)
     return {
         "trials": n_trials,
         "trials_at_rungs": [round(n, 1) for n in expected],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -11,7 +12,7 @@ from ray.tune.search import Searcher
 
 from metabench import seeds, spaces
 from metabench.config import Choices, Range, SearchSpace
-from metabench.search import samplers
+from metabench.search import samplers, warm
 from metabench.search.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial
 
 TRIAL_SEEDS = 1_000_000
@@ -26,7 +27,10 @@ class Study:
     proposal, by search seed, algorithm and number, so a proposal depends on the history alone.
     """
 
-    def __init__(self, space: SearchSpace, algorithm: str, seed: int) -> None:
+    def __init__(
+        self, space: SearchSpace, algorithm: str, seed: int, known: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Start a study that knows of trials of an earlier search."""
         self.space = space
         self.algorithm = algorithm
         self.seed = seed
@@ -36,9 +40,14 @@ class Study:
         self.asked: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
+        found = warm.frozen(space, algorithm, known)
+        self.study.add_trials(found)
+        best = warm.best(found)
+        if best is not None and best not in self.first:
+            self.first.append(best)
 
     def propose(self) -> dict[str, Any]:
-        """Sample the next setting; the published ones come first."""
+        """Sample the next setting; the published ones, and the best of an earlier search, come first."""
         number = len(self.asked)
         if number < len(self.first):
             return self.repeat(self.first[number])
@@ -104,17 +113,27 @@ class Study:
 class FairSearcher(Searcher):
     """Hand out trials: what a stopped search left unfinished, then new ones, to each algorithm alike."""
 
-    def __init__(self, space: SearchSpace, ledger: Ledger, seed: int) -> None:
-        """Rebuild the studies from the ledger."""
+    def __init__(
+        self, space: SearchSpace, ledger: Ledger, seed: int, known: Mapping[str, Any] | None = None
+    ) -> None:
+        """Rebuild the studies from the ledger.
+
+        Args:
+            known: algorithms to trials of an earlier search.
+        """
         super().__init__()
         self.space = space
         self.ledger = ledger
         self.seed = seed
         self.rungs = spaces.rungs(space.budget)
         self.trials = {algorithm: spaces.n_trials(space, algorithm) for algorithm in space.algorithms}
-        self.studies = {algorithm: Study(space, algorithm, seed) for algorithm in space.algorithms}
+        self.studies = {
+            algorithm: Study(space, algorithm, seed, (known or {}).get(algorithm, ()))
+            for algorithm in space.algorithms
+        }
         self._heard = 0  # of the ledger's history
         self.catch_up()
+        self.running: set[str] = set()  # Tune's ids of what was handed out
         self.unfinished = [trial.name for trial in ledger.unfinished() if not trial.is_waiting]
 
     def catch_up(self) -> None:
@@ -133,18 +152,22 @@ class FairSearcher(Searcher):
         self._heard = len(history)
 
     def remaining(self) -> int:
-        """Count the trials still to be handed out."""
-        new = sum(self.trials[algorithm] - len(self.ledger.of(algorithm)) for algorithm in self.studies)
-        return len(self.unfinished) + new
+        """Count the trials still to be handed out; at most, where seconds are the budget."""
+        new = [self.trials[a] - len(self.ledger.of(a)) for a in self.studies if not self._is_spent(a)]
+        return len(self.unfinished) + sum(new)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Return the configuration of the next trial, or FINISHED when every budget is spent."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the configuration of the next trial, None for not yet, or FINISHED when all is spent."""
+        self.catch_up()
         if self.unfinished:
             trial = self.ledger.trials[self.unfinished.pop(0)]
-        elif self.remaining():
-            trial = self._new_trial()
+        elif open_ := [a for a in self.studies if self._is_open(a)]:
+            trial = self._new_trial(open_)
+        elif self.running and self.remaining():
+            return None  # what runs may yet leave something of the budget that it is expected to spend
         else:
             return Searcher.FINISHED
+        self.running.add(trial_id)
         return {
             "algorithm": trial.algorithm,
             "trial": trial.name,
@@ -156,6 +179,7 @@ class FairSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell the studies how trials ended; the ledger knows."""
+        self.running.discard(trial_id)
         self.catch_up()
 
     def save(self, checkpoint_path: str) -> None:
@@ -164,21 +188,35 @@ class FairSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing: a searcher is rebuilt from the ledger."""
 
-    def _new_trial(self) -> Trial:
-        self.catch_up()
-        open_ = [a for a in self.studies if len(self.ledger.of(a)) < self.trials[a]]
-        algorithm = min(open_, key=lambda a: (self._spent(a), len(self.ledger.of(a))))
+    def _new_trial(self, open_: list[str]) -> Trial:
+        algorithm = min(open_, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
         number = len(self.ledger.of(algorithm))
         sampled = self.studies[algorithm].propose()
         hyperparameters = spaces.resolve(self.space, algorithm, sampled)
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
         return self.ledger.propose(algorithm, sampled, hyperparameters, number == 0, seed)
 
-    def _spent(self, algorithm: str) -> int:
-        """Count tasks seen; an unfinished trial counts as having reached the rung that it runs towards."""
-        total = 0
-        for trial in self.ledger.of(algorithm):
-            ahead = [rung for rung in self.rungs if rung > trial.tasks_seen]
-            is_running = trial.status is None and not trial.is_waiting
-            total += ahead[0] if is_running and ahead else trial.tasks_seen
-        return total
+    def _is_spent(self, algorithm: str) -> bool:
+        seconds = self.space.budget.seconds
+        return seconds is not None and self.ledger.seconds(algorithm) >= seconds
+
+    def _is_open(self, algorithm: str) -> bool:
+        """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
+        seconds = self.space.budget.seconds
+        is_left = seconds is None or self._expected(algorithm) < seconds
+        return is_left and len(self.ledger.of(algorithm)) < self.trials[algorithm]
+
+    def _expected(self, algorithm: str) -> float:
+        """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""
+        trials = self.ledger.of(algorithm)
+        seen = sum(trial.tasks_seen for trial in trials)
+        ahead = sum(self._ahead(trial) for trial in trials)
+        if self.space.budget.seconds is None:
+            return seen + ahead
+        spent = self.ledger.seconds(algorithm)
+        return spent + ahead * spent / max(seen, 1)
+
+    def _ahead(self, trial: Trial) -> int:
+        if trial.status is not None or trial.is_waiting:
+            return 0
+        return next((rung - trial.tasks_seen for rung in self.rungs if rung > trial.tasks_seen), 0)

@@ -93,13 +93,17 @@ class Watch:
     def _tell_end(self, ledger: Ledger, name: str) -> None:
         trial = ledger.trials[name]
         done = sum(other.status is not None for other in ledger.trials.values())
-        total = sum(spaces.n_trials(self.space, algorithm) for algorithm in self.space.algorithms)
+        total = str(sum(spaces.n_trials(self.space, algorithm) for algorithm in self.space.algorithms))
+        if self.space.budget.seconds is not None:
+            spent = ledger.seconds(trial.algorithm)
+            total = f"{trial.algorithm} {spent:.0f} of {self.space.budget.seconds:.0f} s"
         figure = ""
         if trial.score is not None:
             value = self.objective.sign * trial.score
             figure = f", {figures.tell(self.objective.metric, value)} on meta-validation"
         reason = f": {trial.error.splitlines()[-1]}" if trial.error else ""
-        self.say(f"[{done}/{total}] {name} {trial.status} after {trial.tasks_seen} tasks{figure}{reason}")
+        count = f"{done}; {total}" if self.space.budget.seconds is not None else f"{done}/{total}"
+        self.say(f"[{count}] {name} {trial.status} after {trial.tasks_seen} tasks{figure}{reason}")
 
     def _tell_doubt(self, ledger: Ledger, name: str) -> None:
         """Say of the first few trials of an algorithm that were stopped within the noise that they were."""
@@ -116,7 +120,14 @@ class Watch:
         )
 
     def sum_up(self, ledger: Ledger) -> None:
-        """Count the trials that were stopped within the noise."""
+        """Count the trials that were stopped within the noise, and say of seconds that were left over."""
+        seconds = self.space.budget.seconds
+        for algorithm in self.space.algorithms:
+            spent, n_trials = ledger.seconds(algorithm), spaces.n_trials(self.space, algorithm)
+            if seconds is not None and spent < seconds and n_trials > 1:
+                self.say(
+                    f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
+                )
         stopped = [trial for trial in ledger.trials.values() if trial.status == PRUNED]
         count = Counter(trial.algorithm for trial in stopped if trial.is_doubtful)
         if count:

@@ -48,10 +48,8 @@ def run_trial(
     """Train one setting, telling Tune of every rung; Tune stops it from within `tune.report`.
 
     What was reported before a restart is reported again: the driver answers as it did then, so a rung that it
-    never heard of is still judged, and none is judged twice.
-
-    Args:
-        desk: where to ask whether a report is to be made again with more validation tasks.
+    never heard of is still judged, and none is judged twice. At the desk, where there is one, it asks whether
+    to make a report again with more validation tasks.
     """
     device = prepare()
     whole_space = SearchSpace.model_validate(space)
