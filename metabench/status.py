@@ -16,8 +16,8 @@ from rich.table import Table
 from metabench import figures, spaces, store, views
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
+from metabench.search.ledger import Ledger
 
-JOURNAL = "journal.jsonl"
 STATES = ("running", "complete", "pruned", "diverged", "failed")
 STAGES = ("search", "confirmation", "final runs", "meta-test", "finished")
 
@@ -71,21 +71,20 @@ def read(folder: Path) -> dict[str, Any]:
 
 def _trials(folder: Path) -> dict[str, dict[str, Any]]:
     """Follow the journal: each trial with its state, its scores by rung and what it has cost."""
-    trials: dict[str, dict[str, Any]] = {}
-    for event in store.read_lines(folder / JOURNAL):
-        if event["event"] == "proposed":
-            empty = {"state": "running", "scores": {}, "tasks_seen": 0, "seconds": 0.0, "error": None}
-            trials[event["trial"]] = {**event, **empty}
-            continue
-        trial = trials[event["trial"]]
-        if event["event"] == "failed":
-            trial |= {"state": "failed", "error": event["error"]}
-            continue
-        report = event["report"]
-        trial["scores"][report["tasks_seen"]] = report["val_score"]
-        trial |= {"tasks_seen": report["tasks_seen"], "seconds": report["seconds"]}
-        trial["state"] = "running" if event["decision"] == "continue" else event["decision"]
-    return trials
+    found = Ledger(folder, keep=0, is_driver=False).trials
+    return {
+        name: {
+            "trial": name,
+            "algorithm": trial.algorithm,
+            "hyperparameters": trial.hyperparameters,
+            "state": trial.status or "running",
+            "scores": {report["tasks_seen"]: report["val_score"] for report in trial.reports},
+            "tasks_seen": trial.tasks_seen,
+            "seconds": trial.reports[-1]["seconds"] if trial.reports else 0.0,
+            "error": trial.error,
+        }
+        for name, trial in found.items()
+    }
 
 
 def _algorithm(

@@ -82,3 +82,32 @@ def test_reading_changes_nothing_and_a_lock_is_seen(folder: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     with store.lock(folder):
         assert status.read(folder)["is_driven"]
+
+
+def test_a_trial_that_is_looked_at_again_or_waits_is_running(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    store.write_json(tmp_path / store.SEARCH, {"space": space.model_dump(mode="json")})
+    ledger = Ledger(tmp_path, 2)
+    names = [ledger.propose("maml", {}, {"inner_lr": 0.1}, False, 0).name for _ in range(3)]
+    ledger.record(names[0], make_report(100, 0.5), "continue", {})
+    ledger.doubt(names[1], 100, 1, {})
+    ledger.record(names[2], make_report(100, 0.4), "wait", {})
+    assert status.read(tmp_path)["algorithms"]["maml"]["running"] == 3
+    ledger.settle(names[2], "pruned", {})
+    assert status.read(tmp_path)["algorithms"]["maml"]["pruned"] == 1
+
+
+def test_looking_at_a_journal_finishes_nothing_that_a_kill_has_left(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    ledger = Ledger(tmp_path, 2)
+    name = ledger.propose("maml", {}, {"inner_lr": 0.1}, False, 0).name
+    ledger.record(name, make_report(100, 0.5), "pruned", {})
+    (tmp_path / store.TRIALS).unlink()  # as if killed before this was written
+    assert Ledger(tmp_path, 0, is_driver=False).trials[name].status == "pruned"
+    assert not (tmp_path / store.TRIALS).exists()
+    Ledger(tmp_path, 2)
+    assert (tmp_path / store.TRIALS).exists()

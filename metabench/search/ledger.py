@@ -131,12 +131,15 @@ class Ledger:
         keep: int,
         objective: Objective = OBJECTIVES["classification"],
         tasks: int | None = None,
+        *,
+        is_driver: bool = True,
     ) -> None:
         """Read what is there.
 
         Args:
             keep: how many trials of an algorithm keep their state on disk.
             tasks: the full budget; trials that completed a smaller one go on where their state was kept.
+            is_driver: put right what a kill has left; who only looks must not touch a file.
         """
         self.folder = folder
         self.keep = keep
@@ -148,6 +151,8 @@ class Ledger:
         self._written = set(lines)
         for event in store.read_lines(folder / JOURNAL):
             self._apply(event)
+        if not is_driver:
+            return
         for name, line in lines.items():
             self.trials[name].checkpoint = line["checkpoint"]
         for trial in self.trials.values():
