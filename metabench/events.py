@@ -7,14 +7,20 @@ writes its own: what is conditional on another algorithm would vanish from the H
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
+from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2, summary_v2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -22,6 +28,12 @@ from metabench import storage
 from metabench.config import Choices, Parameter, Range, Scalar
 
 FLUSH_SECONDS = 10
+
+BUCKETS = 30
+"""Of a histogram."""
+
+BUCKETS = 30
+"""Of a histogram."""
 
 SESSION_STATUS = {
     "complete": api_pb2.STATUS_SUCCESS,
@@ -67,6 +79,63 @@ class Events:
         metadata = text_metadata.create_summary_metadata(display_name=tag, description="")
         summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
         self._write(event_pb2.Event(step=step, summary=summary))
+
+    def histogram(self, step: int, tag: str, values: Sequence[float]) -> None:
+        """Write how the finite ones of some numbers are spread, in buckets of equal width."""
+        finite = [value for value in values if math.isfinite(value)]
+        if not finite:
+            return
+        low, high = min(finite), max(finite)
+        width = (high - low) / BUCKETS or 1.0
+        counts = Counter(min(BUCKETS - 1, int((value - low) / width)) for value in finite)
+        rows = [(low + k * width, low + (k + 1) * width, float(counts[k])) for k in range(BUCKETS)]
+        shape = tensor_shape_pb2.TensorShapeProto(dim=[_dim(BUCKETS), _dim(3)])
+        tensor = tensor_pb2.TensorProto(
+            dtype=types_pb2.DT_DOUBLE,
+            tensor_shape=shape,
+            double_val=[number for row in rows for number in row],
+        )
+        summary = summary_pb2.Summary()
+        metadata = histogram_metadata.create_summary_metadata(display_name=tag, description="")
+        summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
+        self._write(event_pb2.Event(step=step, summary=summary))
+
+    def image(self, step: int, tag: str, png: bytes, width: int, height: int) -> None:
+        """Write a picture, encoded as PNG."""
+        given = [str(width).encode(), str(height).encode(), png]
+        shape = tensor_shape_pb2.TensorShapeProto(dim=[_dim(len(given))])
+        tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=given)
+        summary = summary_pb2.Summary()
+        metadata = image_metadata.create_summary_metadata(display_name=tag, description="")
+        summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
+        self._write(event_pb2.Event(step=step, summary=summary))
+
+    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Arrange charts in TensorBoard's custom scalars, once, in the root folder.
+
+        Args:
+            charts: category -> title -> patterns of the tags in one chart, as a list; or, as a tuple, the
+                tags of a value, its lower and its upper bound.
+        """
+        found = layout_pb2.Layout()
+        for category, titles in charts.items():
+            group = found.category.add(title=category)
+            for title, tags in titles.items():
+                chart = group.chart.add(title=title)
+                if isinstance(tags, tuple):
+                    value, lower, upper = tags
+                    chart.margin.series.add(value=value, lower=lower, upper=upper)
+                else:
+                    chart.multiline.tag.extend(tags)
+        tensor = tensor_pb2.TensorProto(
+            dtype=types_pb2.DT_STRING,
+            tensor_shape=tensor_shape_pb2.TensorShapeProto(),
+            string_val=[found.SerializeToString()],
+        )
+        summary = summary_pb2.Summary()
+        metadata = custom_scalar_metadata.create_summary_metadata()
+        summary.value.add(tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
+        self._write(event_pb2.Event(summary=summary))
 
     def hparams_root(self, parameters: Mapping[str, Mapping[str, Parameter]], metrics: Iterable[str]) -> None:
         """Describe the experiment, once, in its root folder.
@@ -124,6 +193,10 @@ class Events:
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
         self._writer.add_event(event)
+
+
+def _dim(size: int) -> Any:
+    return tensor_shape_pb2.TensorShapeProto.Dim(size=size)
 
 
 def _domain(parameters: list[Parameter]) -> Any:

@@ -101,7 +101,7 @@ def _train(
                 _save_weights(folder, report, objective, new_state)
             store.append_line(folder / store.REPORTS, report._asdict())
             train.save_state(folder / store.STATE, new_state)
-            events.scalars(report.tasks_seen, validation_scalars(report, objective))
+            write_report(events, report, objective)
             events.flush()
             if reported is not None:
                 reported(report)
@@ -129,10 +129,21 @@ def diagnose(run: Run, images: torch.Tensor, tasks: episodes.FrozenTasks) -> dic
     )
 
 
+def write_report(events: Events, report: Report, objective: Objective) -> None:
+    """Show a report in TensorBoard: its figures, and how the learned inner rates are spread."""
+    events.scalars(report.tasks_seen, validation_scalars(report, objective))
+    rates = [value for name, value in report.logs.items() if name.startswith("lr/inner/")]
+    if len(rates) > 1:
+        events.histogram(report.tasks_seen, "lr/inner_rates", rates)
+
+
 def validation_scalars(report: Report, objective: Objective) -> dict[str, float]:
     """Name a report's meta-validation figures as TensorBoard shows them."""
+    figure = objective.sign * report.val_score
     return {
-        f"meta_validation/{objective.metric}": objective.sign * report.val_score,
+        f"meta_validation/{objective.metric}": figure,
+        f"meta_validation/{objective.metric}/low": figure - report.val_ci,
+        f"meta_validation/{objective.metric}/high": figure + report.val_ci,
         "meta_validation/loss": report.val_loss,
         "system/seconds": report.seconds,
         "system/peak_memory_bytes": float(report.peak_memory),

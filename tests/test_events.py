@@ -14,7 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+from tensorboard.util.tensor_util import make_ndarray
 
 from metabench.config import Choices, Parameter, Range
 from metabench.events import Events
@@ -69,6 +71,52 @@ def test_text_comes_back(tmp_path: Path) -> None:
     assert accumulator.PluginTagToContent("text").keys() == {"run card"}
     (event,) = accumulator.Tensors("run card")
     assert event.tensor_proto.string_val[0].decode() == "# A title\n\n| a | é |"
+
+
+def reloaded(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance=KEEP_ALL)
+    accumulator.Reload()
+    return accumulator
+
+
+def test_a_histogram_counts_every_finite_number_once(tmp_path: Path) -> None:
+    events = Events(tmp_path)
+    events.histogram(5, "rates", [0.0, 0.1, 0.1, 0.5, 1.0, math.nan, math.inf])
+    events.histogram(6, "rates", [0.25, 0.25])
+    events.histogram(7, "rates", [math.nan])
+    events.close()
+    first, second = reloaded(tmp_path).Tensors("rates")
+    rows = make_ndarray(first.tensor_proto)
+    assert rows.shape == (30, 3)
+    assert (rows[0, 0], rows[-1, 1]) == (0.0, pytest.approx(1.0))
+    assert rows[:, 2].sum() == 5
+    assert rows[0, 2] == 1
+    assert rows[3, 2] == 2  # 0.1 lies on the edge of the fourth bucket
+    assert rows[-1, 2] == 1  # the largest belongs to the last bucket
+    assert make_ndarray(second.tensor_proto)[:, 2].sum() == 2
+
+
+def test_an_image_comes_back(tmp_path: Path) -> None:
+    events = Events(tmp_path)
+    events.image(0, "episode", b"png", 3, 2)
+    events.close()
+    found = reloaded(tmp_path)
+    assert found.PluginTagToContent("images").keys() == {"episode"}
+    (event,) = found.Tensors("episode")
+    assert list(event.tensor_proto.string_val) == [b"3", b"2", b"png"]
+
+
+def test_the_layout_names_tags_that_runs_write(tmp_path: Path) -> None:
+    events = Events(tmp_path)
+    events.layout({"a": {"lines": ["x/.*", "y"], "band": ("v", "v/low", "v/high")}})
+    events.close()
+    (event,) = reloaded(tmp_path).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    (category,) = layout.category
+    lines, band = category.chart
+    assert list(lines.multiline.tag) == ["x/.*", "y"]
+    (series,) = band.margin.series
+    assert (series.value, series.lower, series.upper) == ("v", "v/low", "v/high")
 
 
 def test_resuming_purges_the_steps_that_no_longer_count(tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ def search(
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
     """
-    from metabench import board, data
+    from metabench import data
     from metabench.data import _cache
     from metabench.objectives import OBJECTIVES
-    from metabench.search import cluster, final, folder, nodes, samplers
+    from metabench.search import cluster, dashboard, final, folder, nodes, samplers
     from metabench.search.watch import Watch
 
     samplers.check(space.budget.sampler)
@@ -77,7 +77,7 @@ def search(
                 nodes.check(address, space.task, splits, fetch)
                 watch.slots, watch.nodes = found.slots, cluster.describe
                 _run_stages(place, space, splits, seed, found, watch)
-        board.write(place)
+        dashboard.write_leaderboard(place)
     return place
 
 

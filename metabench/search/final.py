@@ -13,6 +13,7 @@ from metabench import PROTOCOL, episodes, evaluate, figures, runs, spaces, stora
 from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import Objective, Splits
 from metabench.episodes import FrozenTasks
+from metabench.events import Events
 from metabench.objectives import OBJECTIVES
 from metabench.search import changes, worker
 from metabench.search.cluster import Cluster
@@ -97,6 +98,9 @@ def train_one(config: dict[str, Any], place: str, name: str) -> float | None:
     folder = search / store.FINAL / name
     storage.refresh(folder)
     tensorboard = search / store.TENSORBOARD / "_final" / name
+    events = Events(tensorboard)
+    events.hparams_run({"algorithm": run.algorithm, **run.hyperparameters}, name.rpartition("-seed")[0])
+    events.close()
     runs.train_run(run, worker.splits(run.task), folder, device=device, tensorboard=tensorboard)
     reports = store.read_lines(folder / store.REPORTS)
     return max((line["val_score"] for line in reports if line["finite"]), default=None)

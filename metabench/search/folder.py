@@ -16,7 +16,7 @@ from metabench.config import SearchSpace
 from metabench.core import MetabenchError, Splits
 from metabench.events import Events
 from metabench.objectives import OBJECTIVES
-from metabench.search import changes, warm
+from metabench.search import changes, dashboard, warm
 from metabench.search.ledger import WORK
 from metabench.storage import lease
 
@@ -124,9 +124,33 @@ def describe(folder: Path, space: SearchSpace, metric: str) -> None:
     )
     events = Events(folder / store.TENSORBOARD)
     events.hparams_root(parameters, [f"meta_validation/{metric}", "meta_validation/loss"])
+    events.layout(dashboard.layout(metric))
     events.text("search", f"```yaml\n{text}```")
+    events.text("run card", _card(space))
     events.close()
     store.write_text(folder / store.SPACE, text)
+
+
+def _card(space: SearchSpace) -> str:
+    """Describe a search for people: what is compared on what, with which budget, by which versions."""
+    task, budget = space.task, space.budget
+    known = store.environment()
+    rows = {
+        "task": f"{task.told_way}-way {task.told_shot}-shot {task.dataset}",
+        "network": f"{space.network.name}, width {space.network.width}, norm {space.network.norm}",
+        "algorithms": ", ".join(space.algorithms),
+        "trials an algorithm": budget.trials,
+        "tasks of a full run": budget.tasks,
+        "rungs": ", ".join(map(str, spaces.rungs(budget))),
+        "sampler, scheduler": f"{budget.sampler}, {budget.scheduler}",
+        "seeds": budget.seeds,
+        "meta-test tasks": budget.test_tasks,
+        "protocol": PROTOCOL,
+        "versions": ", ".join(f"{name} {version}" for name, version in known["versions"].items()),
+        "commit, code": f"{known['commit']}, {store.code_hash()}",
+        "device": known["device"],
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def now() -> str:

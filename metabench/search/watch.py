@@ -18,6 +18,7 @@ from metabench import figures, spaces, storage, store
 from metabench.config import SearchSpace
 from metabench.core import Objective
 from metabench.objectives import OBJECTIVES
+from metabench.search.dashboard import Progress
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger
 
 SNAPSHOT_SECONDS = 1.0
@@ -49,6 +50,7 @@ class Watch:
         """Returns the nodes of the cluster."""
         self._live: Live | None = None
         self._written = 0.0
+        self._progress: Progress | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the terminal out where Tune pickles its callbacks."""
@@ -61,6 +63,7 @@ class Watch:
     @contextlib.contextmanager
     def showing(self, ledger: Ledger) -> Iterator[None]:
         """Show trials while they run."""
+        self._progress = Progress(self.folder, self.space, self.objective)
         self._snapshot(ledger)
         if self.console.is_terminal and not self.console.quiet:
             self._live = Live(self._table(ledger), console=self.console, refresh_per_second=2)
@@ -71,6 +74,8 @@ class Watch:
             if self._live is not None:
                 self._live.stop()
                 self._live = None
+            self._progress.close()
+            self._progress = None
             storage.remove(self.folder / store.RUNNING)
 
     def refresh(self, ledger: Ledger) -> None:
@@ -146,6 +151,8 @@ class Watch:
             }
             for trial in ledger.unfinished()
         }
+        if self._progress is not None:
+            self._progress.show(ledger, self.slots)
         known = {"updated": _now(), "slots": self.slots, "nodes": self.nodes()}
         store.write_json(self.folder / store.RUNNING, {**known, "trials": running})
         self._written = time.monotonic()

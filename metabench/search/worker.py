@@ -78,7 +78,7 @@ def run_trial(
             line = store.plain(report._asdict())
             line["seconds"] += sum(before.get("borderline_seconds", 0.0) for before in reports)
             store.append_line(work / store.REPORTS, line)
-            events.scalars(report.tasks_seen, runs.validation_scalars(report, OBJECTIVES[loaded.kind]))
+            runs.write_report(events, report, OBJECTIVES[loaded.kind])
             train.save_state(work / store.STATE, new_state)
             events.flush()
             reports.append(settle(line, new_state))

@@ -1,0 +1,115 @@
+"""What TensorBoard is sent of a search: every chart of the layout finds a tag that some run writes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from metabench import data, runs, store
+from metabench.config import SearchSpace
+from metabench.core import Report, Split
+from metabench.events import Events
+from metabench.objectives import OBJECTIVES
+from metabench.search import dashboard
+from metabench.search.asha import judge
+from metabench.search.experiment import Endings
+from metabench.search.folder import claim
+from metabench.search.ledger import Ledger
+from metabench.search.searcher import FairSearcher
+from metabench.search.watch import Watch
+from tests.search.played import make_report
+
+
+@pytest.fixture
+def folder(tmp_path: Path, space: SearchSpace) -> Path:
+    """Return a search of which two trials were judged at two rungs, with all that TensorBoard is sent."""
+    split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
+    claim(tmp_path, space, data.make_splits("squares", split, split, split), seed=0)
+    ledger = Ledger(tmp_path, 2)
+    searcher = FairSearcher(space, ledger, seed=0)
+    watch = Watch(tmp_path, space, quiet=True)
+    watch.slots = 4
+    endings = Endings(ledger, watch)
+    with watch.showing(ledger):
+        names = [searcher.suggest(str(number))["trial"] for number in range(3)]
+        for name, accuracies in ((names[0], (0.4, 0.5, 0.6)), (names[2], (0.3,))):
+            trial = ledger.trials[name]
+            events = Events(tmp_path / store.TENSORBOARD / trial.algorithm / name)
+            for rung, accuracy in zip((100, 300, 900), accuracies, strict=False):
+                given = {**make_report(rung, accuracy), "val_scores": (accuracy,)}
+                logs = {"lr/inner/a": 0.1, "lr/inner/b": 0.2, "lr/outer": 0.01}
+                report = Report(**{**given, "logs": logs})
+                runs.write_report(events, report, OBJECTIVES["classification"])
+                events.scalars(rung, logs)
+                judge(ledger, space.budget, name, given)
+            events.close()
+            endings.ended(name)
+    return tmp_path
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    found.Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_the_search_run_tells_counts_cost_and_incumbents(folder: Path) -> None:
+    found = scalars(folder / store.TENSORBOARD / dashboard.SEARCH_RUN)
+    last = {tag: values[-1] for tag, values in found.items()}
+    assert last["trials/complete"] == (1000, 1)
+    assert last["trials/pruned"] == (1000, 1)
+    assert last["trials/running"] == (1000, 1)
+    assert last["system/utilisation"] == (1000, 0.25)
+    assert [last[f"rungs/{rung}"][1] for rung in (100, 300, 900)] == [2, 1, 1]
+    assert last["incumbent/maml"][1] == pytest.approx(0.6)
+    assert "incumbent/maml_pp" not in last
+    assert last["spent/tasks/maml"] == (1000, 1000)
+
+
+def test_every_chart_of_the_layout_finds_tags(folder: Path) -> None:
+    root = EventAccumulator(str(folder / store.TENSORBOARD), size_guidance={"tensors": 0})
+    root.Reload()
+    (event,) = root.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    written: set[str] = set()
+    for path in (folder / store.TENSORBOARD).rglob("*"):
+        if path.is_dir():
+            written |= set(scalars(path))
+    for category in layout.category:
+        for chart in category.chart:
+            margin = [
+                tag for series in chart.margin.series for tag in (series.value, series.lower, series.upper)
+            ]
+            patterns = [*chart.multiline.tag, *margin]
+            assert patterns, chart.title
+            for pattern in patterns:
+                assert any(re.fullmatch(pattern, tag) for tag in written), f"{chart.title}: {pattern}"
+    assert root.Tensors("run card")
+
+
+def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row: dict[str, Any] = {"algorithm": "maml", "variant": "tuned", "accuracy": 0.7, "ci_low": 0.6}
+    found = {"metric": {"name": "accuracy"}, "rows": [{**row, "ci_high": 0.8}]}
+
+    def write(folder: Path) -> dict[str, Any]:
+        store.write_json(folder / f"{store.LEADERBOARD}.json", found)
+        return found
+
+    monkeypatch.setattr(dashboard.board, "write", write)
+    monkeypatch.setattr(dashboard.board, "as_markdown", lambda board: "a table")
+    for _ in range(2):
+        dashboard.write_leaderboard(tmp_path)
+    run = tmp_path / store.TENSORBOARD / dashboard.LEADERBOARD_RUN
+    assert len(list(run.iterdir())) == 1
+    values = {tag: value for tag, [(_, value)] in scalars(run).items()}
+    assert values == pytest.approx(
+        {"meta_test/maml-tuned": 0.7, "meta_test/maml-tuned/low": 0.6, "meta_test/maml-tuned/high": 0.8}
+    )
