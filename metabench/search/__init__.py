@@ -59,7 +59,7 @@ def search(
     place = (out / name).absolute()
     url = None if storage is None else f"{storage}/{name}"
     if url is None:
-        folder.check_resume(place, resume)
+        folder.check_resume(place, resume, warm_start)
     if fetch is not None:
         data.obtain(space.task, fetch)
     with _cache.noted() as kept:
@@ -75,7 +75,6 @@ def search(
             share = cluster.Share(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, share, cpus) as found:
                 nodes.check(address, space.task, splits, fetch)
-                watch.slots, watch.nodes = found.slots, cluster.describe
                 _run_stages(place, space, splits, seed, found, watch)
         board.write(place)
     return place
@@ -85,9 +84,10 @@ def _run_stages(
     place: Path, space: SearchSpace, splits: Splits, seed: int, found: Cluster, watch: Watch
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
-    from metabench.search import confirm, experiment, final
+    from metabench.search import cluster, confirm, experiment, final
     from metabench.search.ledger import Ledger
 
+    watch.slots, watch.nodes = found.slots, cluster.describe
     ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, found, watch, seed)
