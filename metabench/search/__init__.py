@@ -39,7 +39,6 @@ def search(
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
     Args:
-        out, name: folder of search folders, and the name of this one.
         storage: address under which the search folder is kept in object storage, such as s3://bucket/searches.
         address: Ray cluster to join; without it Ray is started on this machine.
         resume: continue what is there if it is the same search (auto), never, or insist on it (must).
