@@ -66,15 +66,14 @@ def search(
     data.check(space.task, splits)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
-        space, continued = folder.claim(place, space, splits, seed, accept, warm_start, watch.say)
-        watch.space = space
+        watch.space, continued = folder.claim(place, space, splits, seed, accept, warm_start, watch.say)
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))
             share = cluster.Share(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, share, cpus) as found:
                 nodes.check(address, space.task, splits, fetch)
-                _run_stages(place, space, splits, seed, found, watch)
+                _run_stages(place, watch.space, splits, seed, found, watch)
         board.write(place)
     return place
 
