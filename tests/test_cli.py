@@ -215,10 +215,13 @@ def test_search_hands_the_space_and_the_flags_over(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(searching, "search", search)
     Path("my_space.yaml").write_text(yaml.safe_dump(SPACE))
     flags = ["--trials", 2, "--tasks", 9, "--algorithms", "fomaml", "--seeds", 1, "--seed", 5, "--quiet"]
+    flags += ["--sampler", "random", "--scheduler", "top_k", "--validation-tasks", 30, "--warm-start", "x"]
     board = json.loads(output("search", "my_space.yaml", *flags, "--resume", "never", "--json"))
     assert board["rows"]
     budget = seen["space"].budget
     assert (budget.trials, budget.tasks, budget.grace, budget.seeds) == (2, 9, 1, 1)
+    assert (budget.sampler, budget.scheduler, budget.validation_tasks) == ("random", "top_k", 30)
+    assert seen["warm_start"] == "x"
     assert list(seen["space"].algorithms) == ["fomaml"]
     assert (seen["out"], seen["name"]) == (Path("runs"), "my_space")
     assert (seen["address"], seen["resume"], seen["seed"], seen["quiet"]) == (None, "never", 5, True)

@@ -39,7 +39,6 @@ def search(
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
     Args:
-        out, name: folder of search folders, and the name of this one.
         storage: address under which the search folder is kept in object storage, such as s3://bucket/searches.
         address: Ray cluster to join; without it Ray is started on this machine.
         resume: continue what is there if it is the same search (auto), never, or insist on it (must).
@@ -59,7 +58,7 @@ def search(
     place = (out / name).absolute()
     url = None if storage is None else f"{storage}/{name}"
     if url is None:
-        folder.check_resume(place, resume)
+        folder.check_resume(place, resume, warm_start)
     if fetch is not None:
         data.obtain(space.task, fetch)
     with _cache.noted() as kept:
@@ -67,16 +66,14 @@ def search(
     data.check(space.task, splits)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
-        space, continued = folder.claim(place, space, splits, seed, accept, warm_start, watch.say)
-        watch.space = space
+        watch.space, continued = folder.claim(place, space, splits, seed, accept, warm_start, watch.say)
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))
             share = cluster.Share(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, share, cpus) as found:
                 nodes.check(address, space.task, splits, fetch)
-                watch.slots, watch.nodes = found.slots, cluster.describe
-                _run_stages(place, space, splits, seed, found, watch)
+                _run_stages(place, watch.space, splits, seed, found, watch)
         dashboard.write_leaderboard(place)
     return place
 
@@ -85,9 +82,10 @@ def _run_stages(
     place: Path, space: SearchSpace, splits: Splits, seed: int, found: Cluster, watch: Watch
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
-    from metabench.search import confirm, experiment, final
+    from metabench.search import cluster, confirm, experiment, final
     from metabench.search.ledger import Ledger
 
+    watch.slots, watch.nodes = found.slots, cluster.describe
     ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, found, watch, seed)

@@ -57,8 +57,8 @@ def is_of_workers(name: str) -> bool:
     return name.split("/", 1)[0] in (WORK, store.TENSORBOARD, store.RAY) or f"/{store.STATE}/" in name
 
 
-def check_resume(folder: Path, resume: Resume) -> None:
-    """Refuse to overwrite, or to continue nothing; touches no file."""
+def check_resume(folder: Path, resume: Resume, warm_start: str | None = None) -> None:
+    """Refuse to overwrite, to continue nothing, or to start from nothing; touches no file."""
     is_search = (folder / store.SEARCH).exists()
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if folder.exists() and not folder.is_dir():
@@ -72,6 +72,8 @@ def check_resume(folder: Path, resume: Resume) -> None:
         raise MetabenchError(
             f"{folder}: holds something else than a search ({listed}); choose another --name"
         )
+    if warm_start is not None and not is_search:
+        warm.check(warm_start)
 
 
 def claim(

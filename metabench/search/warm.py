@@ -31,13 +31,7 @@ def read(place: str, space: SearchSpace, splits: Splits, objective: Objective) -
     Args:
         place: a search folder, or its trials.jsonl.
     """
-    path = Path(place)
-    path = path / store.TRIALS if path.is_dir() else path
-    if not path.is_file():
-        raise MetabenchError(
-            f"--warm-start {place}: is not there; give the folder of a search, or its {store.TRIALS}"
-        )
-    lines = _judged(path, place, objective)
+    lines = _judged(place, objective)
     known: Known = {}
     told = []
     for algorithm in space.algorithms:
@@ -52,15 +46,33 @@ def read(place: str, space: SearchSpace, splits: Splits, objective: Objective) -
             f"--warm-start {place}: no trial there lies in this space; judged there: {len(lines)}, "
             f"of {listed}; give a search of the same algorithms with ranges that overlap, or leave it out"
         )
-    return known, [f"known from {place}: {'; '.join(told)}", *_differences(path.parent, space, splits)]
+    return known, [
+        f"known from {place}: {'; '.join(told)}",
+        *_differences(_file(place).parent, space, splits),
+    ]
 
 
-def _judged(path: Path, place: str, objective: Objective) -> list[dict[str, Any]]:
+def check(place: str) -> dict[str, dict[str, Any]]:
+    """Return the trials at a place by name, or raise MetabenchError where there are none."""
+    path = _file(place)
+    if not path.is_file():
+        raise MetabenchError(
+            f"--warm-start {place}: is not there; give the folder of a search, or its {store.TRIALS}"
+        )
     lines = store.read_lines(path)
     needed = {"trial", "algorithm", "status", "hyperparameters", "reports"}
     if not all(isinstance(line, dict) and needed <= line.keys() for line in lines):
         raise MetabenchError(f"--warm-start {place}: {path.name} holds something else than a search's trials")
-    latest = {line["trial"]: line for line in lines}  # one that went on with a larger budget has two
+    return {line["trial"]: line for line in lines}  # one that went on with a larger budget has two
+
+
+def _file(place: str) -> Path:
+    path = Path(place)
+    return path / store.TRIALS if path.is_dir() else path
+
+
+def _judged(place: str, objective: Objective) -> list[dict[str, Any]]:
+    latest = check(place)
     found = [line for line in latest.values() if line["status"] in (COMPLETE, PRUNED)]
     other = next((line for line in found if f"val_{objective.metric}" not in line), None)
     if other is not None:

@@ -85,6 +85,9 @@ def test_what_makes_numbers_incomparable_is_refused_whatever_is_told(
         other = space if given is not splits else space.model_copy(update={"task": task})
         with pytest.raises(MetabenchError, match=r"allows no other (data_fingerprint|task.shot)"):
             claim(tmp_path, other, given, seed=0, accept=True)
+    for changed in ({"validation_tasks": 20}, {"borderline_tasks": 20}):
+        with pytest.raises(MetabenchError, match=f"allows no other budget.{next(iter(changed))}"):
+            claim(tmp_path, larger(space, **changed), splits, seed=0, accept=True)
 
 
 def test_a_search_is_not_shortened(tmp_path: Path, space: SearchSpace, splits: Splits) -> None:

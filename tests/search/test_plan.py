@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,23 @@ def test_the_cost_is_that_of_the_stages(space: SearchSpace) -> None:
     assert found["seconds"] == pytest.approx(training + evaluation)
     at_most = 9 * (0.2 * 900 + 3 * 10 * 0.01) + 0.2 + 0.1 * 3600 + 0.01 * (400 + 80)
     assert found["at_most_seconds"] == pytest.approx(at_most)
+
+
+def test_the_cost_of_other_schedulers_and_of_seconds_is_theirs(space: SearchSpace) -> None:
+    pace = plan.Pace(training=0.1, evaluation=0.01, slowest=0.2)
+
+    def cost(**budget: Any) -> dict[str, Any]:
+        given = space.model_copy(update={"budget": space.budget.model_copy(update=budget)})
+        return plan.cost(given, "maml", pace)
+
+    after = cost()["seconds"] - (0.1 * 2100 + 0.01 * (13 * 10 + 2 * 10))
+    assert cost(scheduler="none")["trial_tasks"] == 9 * 900
+    assert cost(scheduler="top_k")["trials_at_rungs"] == [9, 3]
+    assert cost(scheduler="top_k")["trial_tasks"] == 9 * 100 + 3 * 800
+    timed = cost(unit="seconds", seconds=60.0)
+    assert timed["seconds"] == pytest.approx(60 + 0.01 * 2 * 10 + after)  # and the confirmation
+    assert timed["at_most_seconds"] == pytest.approx(timed["seconds"])
+    assert cost(unit="seconds", seconds=1e6)["seconds"] == cost()["seconds"]
 
 
 def test_a_plan_tells_what_it_would_do_and_leaves_nothing(
