@@ -16,7 +16,7 @@ from rich.table import Table
 
 from metabench import figures, spaces, storage, store
 from metabench.config import SearchSpace
-from metabench.core import Objective
+from metabench.core import Objective, OutOfOrder
 from metabench.objectives import OBJECTIVES
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger
 
@@ -71,7 +71,10 @@ class Watch:
             if self._live is not None:
                 self._live.stop()
                 self._live = None
-            storage.remove(self.folder / store.RUNNING)
+            with contextlib.suppress(
+                OutOfOrder
+            ):  # who leaves because of it is to hear of it, and not of this
+                storage.remove(self.folder / store.RUNNING)
 
     def refresh(self, ledger: Ledger) -> None:
         """Show the present state."""
