@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from metabench import data, figures, interruption, runs, spaces, stats, storage, store, task_lists, views
+from metabench import data, figures, runs, spaces, stats, storage, store, task_lists, views
 from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import MetabenchError, Objective, Report, Splits
 from metabench.flags import pick_device
@@ -55,7 +55,6 @@ def search(
         return
     from metabench.search import search as run_search
 
-    interruption.listen()
     folder = run_search(space, out, name, storage=url, **options)
     views.leaderboard([str(folder)], "json" if as_json else "table")
 
@@ -79,7 +78,6 @@ def load_splits(task: TaskConfig) -> Splits:
 
 def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> None:
     """Train into a run folder and say what came out."""
-    interruption.listen()
     task = config.task
     name = f"{config.algorithm}-{task.dataset}-{task.told_way}w{task.told_shot}s-seed{config.seed}"
     folder = out or Path("runs") / name
@@ -90,7 +88,15 @@ def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> No
     with store.lock(folder):
         runs.claim(config, splits, folder)
         with train_progress(config.tasks, objective) as (progress, reported):
-            runs.train_run(config, splits, folder, device=chosen, progress=progress, reported=reported)
+            runs.train_run(
+                config,
+                splits,
+                folder,
+                device=chosen,
+                progress=progress,
+                reported=reported,
+                damaged=lambda problem: stderr.print(f"{problem}; trained again", soft_wrap=True),
+            )
     last = store.read_lines(folder / store.REPORTS)[-1]
     if as_json:
         figure = None if last["val_score"] is None else objective.sign * last["val_score"]

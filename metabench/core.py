@@ -184,3 +184,7 @@ def setting(
 
 class MetabenchError(Exception):
     """A mistake in what a user gave; its message is all that the user is shown."""
+
+
+class OutOfOrder(MetabenchError):
+    """A machine, disk, storage or copy of the data is not as it should be: no fault of what ran there."""

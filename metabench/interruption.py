@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any
 
 SIGNALS = ("SIGTERM", "SIGUSR1")
@@ -13,6 +14,7 @@ TRY_AGAIN = 75
 """Exit code that asks for the same command again: EX_TEMPFAIL of sysexits.h."""
 
 _is_listening = False
+_asked: tuple[str, float] | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,5 +36,21 @@ def keep_listening() -> None:
                 signal.signal(getattr(signal, name), _interrupt)
 
 
+def check() -> None:
+    """Raise `Interrupted` once more where a signal has come: what it raised may have been swallowed.
+
+    Python prints and forgets what is raised while it collects garbage, or calls back from a library in C.
+    """
+    if _asked is not None:
+        raise Interrupted(_asked[0])
+
+
+def seconds_since() -> float | None:
+    """Return how long ago the process was asked to stop; None where it was not."""
+    return None if _asked is None else time.monotonic() - _asked[1]
+
+
 def _interrupt(number: int, frame: Any) -> None:
-    raise Interrupted(signal.Signals(number).name)
+    global _asked
+    _asked = (signal.Signals(number).name, time.monotonic())
+    raise Interrupted(_asked[0])

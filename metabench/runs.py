@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import PROTOCOL, __version__, diagnostics, episodes, memory, store, train
+from metabench import (
+    PROTOCOL,
+    __version__,
+    diagnostics,
+    episodes,
+    memory,
+    resumption,
+    storage,
+    store,
+    tensors,
+    train,
+)
 from metabench.config import RunConfig
 from metabench.core import MetabenchError, Objective, Report, Splits, Tree
 from metabench.evaluate import evaluate
@@ -54,6 +65,7 @@ def train_run(
     progress: Callable[[int, Mapping[str, float]], None] | None = None,
     reported: Callable[[Report], None] | None = None,
     tensorboard: Path | None = None,
+    damaged: Callable[[str], None] = lambda problem: None,
 ) -> None:
     """Train into a folder; continue where an interrupted run of the same configuration stopped.
 
@@ -61,11 +73,12 @@ def train_run(
         progress: called with tasks seen and running means, about fifty times a run.
         reported: called with each Report once it is on disk.
         tensorboard: folder of the event files; `tb` in the run folder where it is not given.
+        damaged: called with each file that is not what was written, and that is trained again.
     """
     claim(config, splits, folder)
     board = tensorboard or folder / store.TENSORBOARD
     if not is_finished(folder):
-        _train(config, splits, folder, board, device, progress, reported)
+        _train(config, splits, folder, board, device, progress, reported, damaged)
     if (folder / store.WEIGHTS).exists() and not (folder / store.DIAGNOSTICS).exists():
         _diagnose(splits, folder, board, device)
 
@@ -78,13 +91,13 @@ def _train(
     device: torch.device | str,
     progress: Callable[[int, Mapping[str, float]], None] | None,
     reported: Callable[[Report], None] | None,
+    damaged: Callable[[str], None],
 ) -> None:
-    state = None
-    if (folder / store.STATE / "state.safetensors").exists():
-        state = train.load_state(folder / store.STATE, config, splits, device)
+    turn = resumption.Turn(folder)
+    state, kept, problems = resumption.resume(config, splits, folder, device)
+    for problem in problems:
+        damaged(problem)
     seen = 0 if state is None else state.tasks_seen
-    kept = [line for line in store.read_lines(folder / store.REPORTS) if line["tasks_seen"] <= seen]
-    store.write_lines(folder / store.REPORTS, kept)
     best = max((line["val_score"] for line in kept if line["finite"]), default=-math.inf)
     objective = OBJECTIVES[splits.kind]
     events = Events(board, resume_step=seen)
@@ -96,6 +109,7 @@ def _train(
 
     try:
         for report, new_state in train.train(config, splits, device=device, state=state, listen=listen):
+            turn.check()
             if report.finite and report.val_score > best:
                 best = report.val_score
                 _save_weights(folder, report, objective, new_state)
@@ -107,6 +121,12 @@ def _train(
                 reported(report)
     finally:
         events.close()
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run has learnt, so that it is trained anew."""
+    for name in (store.REPORTS, store.STATE, store.WEIGHTS, store.DIAGNOSTICS):
+        storage.remove(folder / name)
 
 
 def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | str) -> None:
@@ -173,7 +193,7 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
 def _save_weights(folder: Path, report: Report, objective: Objective, state: train.State) -> None:
     figure = repr(objective.sign * report.val_score)
     record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
-    train.save_tensors(folder / store.WEIGHTS, {"meta": state.meta, "buffers": state.buffers}, record)
+    tensors.save(folder / store.WEIGHTS, {"meta": state.meta, "buffers": state.buffers}, record)
 
 
 def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
@@ -184,7 +204,7 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
             f"{folder}: has no {store.WEIGHTS}: it was stopped before its first report, or diverged"
         )
     learner = train.build(config, splits)
-    flat, record = train.load_tensors(folder / store.WEIGHTS, device)
+    flat, record = tensors.load(folder / store.WEIGHTS, device)
     meta, buffers = train.fill_learner(config, learner, flat, device)
     return Run(config, learner, meta, buffers, {key: float(value) for key, value in record.items()})
 

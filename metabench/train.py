@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metabench import (
@@ -22,7 +20,8 @@ from metabench import (
     nets,
     seeds,
     stats,
-    store,
+    storage,
+    tensors,
     trees,
     vectorise,
 )
@@ -38,6 +37,9 @@ CHUNK = 32
 
 LISTEN = 50
 """How often in a full run the listener hears of meta-training."""
+
+STATES = ("state.safetensors", "previous.safetensors")
+"""Files of the last two states of a run, in its folder of states."""
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
@@ -246,20 +248,25 @@ def _report(
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Write a state into a folder, tensors as safetensors; the old state stays until the new one is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a state into a folder as safetensors; the one before it stays, should this one be damaged."""
     groups = {"meta": state.meta, "buffers": state.buffers, "optimizer": state.optimizer}
-    metadata = {"step": str(state.step), "tasks_seen": str(state.tasks_seen), "seconds": repr(state.seconds)}
-    save_tensors(folder / "state.safetensors", groups, metadata)
+    text = {"step": str(state.step), "tasks_seen": str(state.tasks_seen), "seconds": repr(state.seconds)}
+    last, before = (folder / name for name in STATES)
+    if last.exists():
+        last.replace(before)
+        storage.put(before)
+    tensors.save(last, groups, text)
 
 
-def load_state(folder: Path, config: RunConfig, splits: Splits, device: torch.device | str = "cpu") -> State:
-    """Read a state back for the run it was saved by."""
+def load_state(
+    folder: Path, config: RunConfig, splits: Splits, device: torch.device | str = "cpu", name: str = STATES[0]
+) -> State:
+    """Read a state back for the run it was saved by; raise `Damaged` where its file is."""
+    flat, text = tensors.load(folder / name, device)
     fresh = start(config, build(config, splits), device)
-    flat, metadata = load_tensors(folder / "state.safetensors", device)
     groups = {"meta": fresh.meta, "buffers": fresh.buffers, "optimizer": fresh.optimizer}
     trees_read = trees.fill(groups, flat)
-    position = int(metadata["step"]), int(metadata["tasks_seen"]), float(metadata["seconds"])
+    position = int(text["step"]), int(text["tasks_seen"]), float(text["seconds"])
     return State(trees_read["meta"], trees_read["buffers"], trees_read["optimizer"], *position)
 
 
@@ -270,17 +277,3 @@ def fill_learner(
     fresh = start(config, learner, device)
     filled = trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat)
     return filled["meta"], filled["buffers"]
-
-
-def save_tensors(path: Path, tree: Tree, metadata: Mapping[str, str]) -> None:
-    """Write a nested dict of tensors and some text to one safetensors file, all or nothing."""
-    flat = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in trees.items(tree)}
-    store.write_bytes(path, save(flat, metadata=dict(metadata)))
-
-
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `save_tensors` wrote: dotted names to tensors, and the text."""
-    flat = load_file(path, device=str(device))
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    return flat, metadata

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from metabench import interruption
 from metabench.core import MetabenchError
 from metabench.interruption import TRY_AGAIN, Interrupted
+
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
@@ -25,9 +29,16 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
         @functools.wraps(command)
         def run(*args: Any, **kwargs: Any) -> None:
             try:
+                if stopped:
+                    interruption.listen()
                 command(*args, **kwargs)
             except MetabenchError as error:
                 typer.echo(f"metabench: {error}", err=True)
+                raise typer.Exit(2) from None
+            except OSError as error:
+                if error.errno not in DISK_TROUBLE:
+                    raise
+                typer.echo(f"metabench: {error}; mend the disk, or make room. {stopped}".rstrip(), err=True)
                 raise typer.Exit(2) from None
             except Interrupted as signal:
                 typer.echo(f"\nmetabench: stopped by {signal}. {stopped}".rstrip(), err=True)

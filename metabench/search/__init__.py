@@ -71,7 +71,7 @@ def search(
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))
             share = cluster.Share(cpus_per_trial, gpus_per_trial)
-            with cluster.connect(address, place, share, cpus) as found:
+            with cluster.connect(address, place, share, cpus, watch.say) as found:
                 nodes.check(address, space.task, splits, fetch)
                 _run_stages(place, watch.space, splits, seed, found, watch)
         dashboard.write_leaderboard(place)

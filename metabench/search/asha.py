@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -36,12 +37,20 @@ from metabench import spaces, stats
 from metabench.config import BudgetConfig
 from metabench.search.borderline import Answers, Desk
 from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, WAIT, Arrival, Ledger, Trial
+from metabench.search.mishaps import Attempts, Avoided
 
 AGAIN = "again"
 """No decision yet: the trial is to be validated on more tasks, and to report once more."""
 
 SCORES = "val_scores"
 """A report's scores of single tasks: decided with, and left in the trial's own reports."""
+
+
+PROBLEM = "problem"
+"""What a trial tells instead of a report: something is out of order where it runs."""
+
+NOTE = "note"
+"""What a trial tells beside a report."""
 
 
 class Standing(NamedTuple):
@@ -173,22 +182,54 @@ def scalars(basis: Mapping[str, Any], sign: int) -> dict[str, float]:
 class RungScheduler(FIFOScheduler):
     """Stop a trial when the ledger says so; a trial that reached its full budget is stopped too."""
 
-    def __init__(self, ledger: Ledger, budget: BudgetConfig, desk: Desk | Answers | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        budget: BudgetConfig,
+        desk: Desk | Answers | None = None,
+        attempts: Attempts | None = None,
+        avoided: Avoided | None = None,
+    ) -> None:
         """Judge by the ledger; trials ask at the desk whether they are to be looked at again."""
         super().__init__()
         self.ledger = ledger
         self.budget = budget
         self.desk = desk
+        self.attempts = attempts
+        self.avoided = avoided
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judge one report."""
+        """Judge one report; a trial that meets something out of order is stopped, and handed out again."""
+        if PROBLEM in result:
+            if self.avoided is not None:
+                self.avoided.add(result["node"], result[PROBLEM])
+            return TrialScheduler.STOP
         name, report = trial.config["trial"], json.loads(result["report"])
+        if NOTE in result and self.attempts is not None:
+            self.attempts.note(name, result[NOTE])
         decision = judge(self.ledger, self.budget, name, report)
         if self.desk is not None:
             self.desk.answer(name, report["tasks_seen"], decision == AGAIN)
         return TrialScheduler.CONTINUE if decision in (CONTINUE, AGAIN) else TrialScheduler.STOP
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Note a trial that ended although nobody stopped it."""
+        if self.attempts is not None and PROBLEM not in result:
+            name = trial.config["trial"]
+            self.attempts.failed(name, "ended before its full budget without being stopped")
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note a failure; Tune asks what to do with the trial's place only after this."""
+        if self.attempts is not None:
+            self.attempts.failed(trial.config["trial"], _error_text(trial))
+
     def debug_string(self) -> str:
         """Name the rule."""
         budget = self.budget
         return f"One rung table an algorithm, {budget.scheduler}, factor {budget.reduction_factor}."
+
+
+def _error_text(trial: Any) -> str:
+    path = trial.error_file
+    text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else "unknown error"
+    return text[-4000:].strip()

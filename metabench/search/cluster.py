@@ -7,15 +7,17 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metabench import interruption, storage, store
 from metabench.core import MetabenchError
+from metabench.search.mishaps import Avoided
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a local cluster; only configurations and results pass through it."""
@@ -58,11 +60,22 @@ class Cluster(NamedTuple):
     slots: int  # trials at once
     cpus: float  # of each trial
     gpus: float  # of each trial
+    avoided: Avoided | None = None
+
+    def request(self) -> tune.PlacementGroupFactory:
+        """Return what a trial asks for."""
+        if self.avoided is not None:
+            return self.avoided.request(self.cpus, self.gpus)
+        return tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": self.gpus}])
 
 
 @contextlib.contextmanager
 def connect(
-    address: str | None, folder: Path, share: Share = DEFAULT_SHARE, cpus: int | None = None
+    address: str | None,
+    folder: Path,
+    share: Share = DEFAULT_SHARE,
+    cpus: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Cluster]:
     """Start Ray on this machine, or join the cluster at an address, and leave it in the end.
 
@@ -70,11 +83,12 @@ def connect(
         folder: search folder, which every node must see.
         share: what each trial gets of a node.
         cpus: cores of a local cluster; all where it is not given.
+        say: tells of nodes that are found to be out of order.
     """
     with joined(address, cpus):
         if address is not None:
             _check_nodes(folder)
-        yield offer(ray.cluster_resources(), share)
+        yield offer(ray.cluster_resources(), share)._replace(avoided=Avoided(workers, say))
 
 
 @contextlib.contextmanager

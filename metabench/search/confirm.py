@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from metabench import episodes, evaluate, spaces, storage, store, train
-from metabench.config import SearchSpace
-from metabench.core import MetabenchError, Objective
+from metabench.config import RunConfig, SearchSpace
+from metabench.core import MetabenchError, Objective, Splits
 from metabench.search import worker
 from metabench.search.cluster import Cluster
 from metabench.search.jobs import run_all
 from metabench.search.ledger import Ledger, Trial, ranked
 from metabench.search.watch import Watch
+from metabench.tensors import Damaged
 
 
 def choose(
@@ -41,6 +42,8 @@ def choose(
     watch.say(f"confirming {len(jobs)} settings on {space.budget.confirm_tasks} fresh meta-validation tasks")
 
     def done(name: str, result: dict[str, Any]) -> None:
+        if note := result.pop("note"):
+            watch.say(f"{name}: {note}")
         store.write_json(folder / store.CONFIRM / f"{name}.json", result)
 
     errors = run_all(confirm_trial, jobs, cluster, done)
@@ -60,10 +63,10 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
     parsed = SearchSpace.model_validate(space)
     rungs = spaces.rungs(parsed.budget)
     run = spaces.run_config(parsed, algorithm, line["hyperparameters"], line["seed"], rungs)
-    splits = worker.splits(run.task)
+    splits = worker.splits(run.task, place)
     checkpoint = storage.work_in(place) / line["checkpoint"]
     storage.refresh(checkpoint)
-    state = train.load_state(checkpoint, run, splits, device)
+    state, note = _state(run, splits, checkpoint, line["tasks_seen"], device)
     storage.forget(checkpoint)
     net = train.build(run, splits)
     tasks = episodes.frozen(splits, "meta_validation", run.task, parsed.budget.confirm_tasks, "confirm")
@@ -75,7 +78,31 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
         "hyperparameters": line["hyperparameters"],
         net.net.objective.metric: score.score.tolist(),
         "tasks_hash": tasks.hash,
+        "note": note,
     }
+
+
+def _state(
+    run: RunConfig, splits: Splits, checkpoint: Path, tasks_seen: int, device: str
+) -> tuple[train.State, str]:
+    """Read a trial's last state, or train it again from what is whole, and say so."""
+    damaged, before = [], None
+    for name in train.STATES:
+        try:
+            before = train.load_state(checkpoint, run, splits, device, name)
+        except FileNotFoundError:
+            damaged.append(f"{checkpoint / name}: is gone")
+        except Damaged as error:
+            damaged.append(str(error))
+        else:
+            break
+    if before is not None and before.tasks_seen == tasks_seen:
+        return before, ""
+    for _, state in train.train(run, splits, device=device, state=before):
+        if state.tasks_seen == tasks_seen:
+            train.save_state(checkpoint, state)
+            return state, f"{'; '.join(damaged)}; trained again"
+    raise AssertionError(f"{checkpoint}: trained again, it does not come to {tasks_seen} tasks")
 
 
 def _path(folder: Path, trial: Trial) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,10 @@ from metabench.search.asha import RungScheduler, choose_top, scalars
 from metabench.search.borderline import Desk
 from metabench.search.cluster import Cluster
 from metabench.search.ledger import Ledger
+from metabench.search.mishaps import Attempts
 from metabench.search.searcher import FairSearcher
 from metabench.search.watch import Watch
 from metabench.search.worker import run_trial
-
-MAX_FAILURES = 2
-"""How often a trial is started again after a crash, from its last state."""
 
 ROUNDS = 3
 """How often Tune is started again for trials that it lost without a word."""
@@ -40,6 +39,7 @@ def explore(
 ) -> None:
     """Run what is left of every algorithm's trials."""
     endings = Endings(ledger, watch)
+    attempts = Attempts(ledger, watch.say)
     for _ in range(ROUNDS + (space.budget.scheduler == "top_k")):
         for algorithm in space.algorithms:
             for name in choose_top(ledger, space.budget, algorithm, spaces.n_trials(space, algorithm)):
@@ -47,7 +47,7 @@ def explore(
         searcher = FairSearcher(space, ledger, seed, warm.known(folder))
         if not searcher.remaining():
             return
-        _fit(folder, space, searcher, cluster, endings, trainable)
+        _fit(folder, space, searcher, cluster, endings, attempts, trainable)
     lost = ", ".join(trial.name for trial in ledger.unfinished())
     raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
 
@@ -58,22 +58,22 @@ def _fit(
     searcher: FairSearcher,
     cluster: Cluster,
     endings: Endings,
+    attempts: Attempts,
     trainable: Callable[..., None],
 ) -> None:
-    shutil.rmtree(
-        folder / store.RAY, ignore_errors=True
-    )  # Ray's own notes on what has ended; nobody reads them
-    resources = {"cpu": cluster.cpus, "gpu": cluster.gpus}
+    # Ray's own notes on what has ended; nobody reads them.
+    shutil.rmtree(folder / store.RAY, ignore_errors=True)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told, and written down, here
     desk = None if space.budget.borderline_tasks is None else Desk()
     given = {"place": storage.place_of(folder), "space": space.model_dump(mode="json")}
     bound = tune.with_parameters(trainable, **given, **({} if desk is None else {"desk": desk}))
-    ledger = searcher.ledger
     tuner = tune.Tuner(
-        tune.with_resources(bound, resources),
+        # Asked for each trial, since nodes may be found to be out of order.
+        tune.with_resources(bound, lambda config: cluster.request()),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=RungScheduler(ledger, space.budget, desk),
-            num_samples=searcher.remaining(),
+            scheduler=RungScheduler(searcher.ledger, space.budget, desk, attempts, cluster.avoided),
+            num_samples=-1,  # the searcher says when all is done: what a dead worker left is handed out again
             max_concurrent_trials=cluster.slots,
             reuse_actors=True,
             trial_name_creator=_name,
@@ -82,8 +82,7 @@ def _fit(
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=str((folder / store.RAY).absolute()),
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[endings],
+            callbacks=[endings, Lost(searcher)],
             verbose=0,
         ),
     )
@@ -98,7 +97,7 @@ def _name(trial: Any) -> str:
 
 
 class Endings(tune.Callback):
-    """Write down why a trial failed, and keep the watchers informed."""
+    """Keep the watchers informed."""
 
     def __init__(self, ledger: Ledger, watch: Watch) -> None:
         self.ledger = ledger
@@ -108,6 +107,7 @@ class Endings(tune.Callback):
         """Listen to signals again: Tune takes SIGUSR1 for itself when it starts."""
         if iteration <= 1:
             interruption.keep_listening()
+        interruption.check()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts."""
@@ -120,19 +120,17 @@ class Endings(tune.Callback):
         self.watch.refresh(self.ledger)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show an ending; a trial that ended without one, and does not wait, has failed."""
-        self.ledger.fail(trial.config["trial"], "ended before its full budget without being stopped")
+        """Show an ending, if it is one."""
         self.ended(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Write down the error of a trial that is not tried again."""
-        self.ledger.fail(trial.config["trial"], _error_text(trial))
+        """Show an ending, if the trial is not tried again."""
         self.ended(trial.config["trial"])
 
     def ended(self, name: str) -> None:
         """Show an ending, and leave it in the trial's TensorBoard folder."""
         trial = self.ledger.trials[name]
-        if trial.is_waiting:
+        if trial.status is None:
             self.watch.refresh(self.ledger)
             return
         # The worker cannot know: a crash may be tried again, and how a report was answered is decided here.
@@ -146,7 +144,14 @@ class Endings(tune.Callback):
         self.watch.ended(self.ledger, name)
 
 
-def _error_text(trial: Any) -> str:
-    path = trial.error_file
-    text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else "unknown error"
-    return text[-4000:].strip()
+class Lost(tune.Callback):
+    """Have what Tune lost without a word handed out again, for which the searcher would wait for ever."""
+
+    def __init__(self, searcher: FairSearcher) -> None:
+        self.searcher = searcher
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look whether anything runs."""
+        if all(trial.is_finished() for trial in trials):
+            for trial_id in list(self.searcher.handed):
+                self.searcher.on_trial_complete(trial_id)

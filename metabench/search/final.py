@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import shutil
@@ -20,6 +21,7 @@ from metabench.search.cluster import Cluster
 from metabench.search.folder import is_of_workers
 from metabench.search.jobs import run_all
 from metabench.search.watch import Watch
+from metabench.tensors import Damaged
 
 REPORTS = 10
 """Meta-validations of a final run, evenly spaced; the weights of the best one are tested."""
@@ -63,14 +65,21 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
     counted = iter(range(1, len(jobs) + 1))
 
-    def done(name: str, score: float | None) -> None:
+    def done(name: str, found: tuple[float | None, str]) -> None:
+        score, note = found
+        if note:
+            watch.say(f"{name}: {note}")
         storage.remove(final / name / ERROR)
         told = "diverged"
         if score is not None:
             told = f"{figures.tell(objective.metric, objective.sign * score)} on meta-validation"
         watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {told}")
 
-    for name, error in run_all(train_one, jobs, cluster, done).items():
+    def progress(name: str) -> int:
+        storage.refresh(final / name, skip=is_of_workers)
+        return len(store.read_lines(final / name / store.REPORTS))
+
+    for name, error in run_all(train_one, jobs, cluster, done, progress).items():
         store.write_text(final / name / ERROR, error)
         watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / ERROR})")
     storage.refresh(folder, skip=is_of_workers)
@@ -90,20 +99,31 @@ def _set_aside(folder: Path, planned: list[Run]) -> None:
                 changes.move(folder, [f"{store.FINAL}/{run.name}"], where)
 
 
-def train_one(config: dict[str, Any], place: str, name: str) -> float | None:
-    """Train one final run in a worker; return its best meta-validation score, None if it diverged."""
+def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | None, str]:
+    """Train one final run in a worker; return its best score, None if it diverged, and a note."""
     device = worker.prepare()
     run = RunConfig.model_validate(config)
+    splits = worker.splits(run.task, place)
     search = storage.work_in(place)
     folder = search / store.FINAL / name
     storage.refresh(folder)
-    tensorboard = search / store.TENSORBOARD / "_final" / name
-    events = Events(tensorboard)
+    damaged: list[str] = []
+    board = search / store.TENSORBOARD / "_final" / name
+    events = Events(board)
     events.hparams_run({"algorithm": run.algorithm, **run.hyperparameters}, name.rpartition("-seed")[0])
     events.close()
-    runs.train_run(run, worker.splits(run.task), folder, device=device, tensorboard=tensorboard)
+    train_run = functools.partial(
+        runs.train_run, run, splits, folder, device=device, tensorboard=board, damaged=damaged.append
+    )
+    try:
+        train_run()
+    except Damaged as error:
+        damaged.append(str(error))
+        runs.forget(folder)
+        train_run()
     reports = store.read_lines(folder / store.REPORTS)
-    return max((line["val_score"] for line in reports if line["finite"]), default=None)
+    note = f"{'; '.join(damaged)}; trained again" if damaged else ""
+    return max((line["val_score"] for line in reports if line["finite"]), default=None), note
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -129,7 +149,12 @@ def test_all(
     task = space.task.model_dump(mode="json")
     jobs = {name: (task, storage.place_of(folder), name, n_tasks) for name in closed}
     watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
-    errors = run_all(test_one, jobs, cluster, lambda name, result: None)
+
+    def done(name: str, note: str) -> None:
+        if note:
+            watch.say(f"{name}: {note}")
+
+    errors = run_all(test_one, jobs, cluster, done)
     for name, error in errors.items():
         watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
     storage.refresh(folder, skip=is_of_workers)
@@ -154,13 +179,21 @@ def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
     store.write_json(final / store.ZERO, {**known, metric: y.square().mean((1, 2)).tolist()})
 
 
-def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> None:
-    """Test one final run in a worker."""
+def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
+    """Test one final run in a worker; return a note."""
     device = worker.prepare()
+    splits = worker.splits(TaskConfig.model_validate(task), place)
     folder = storage.work_in(place) / store.FINAL / name
     storage.refresh(folder)
-    splits = worker.splits(TaskConfig.model_validate(task))
-    runs.test_run(folder, splits, n_tasks, device)
+    note = ""
+    try:
+        runs.test_run(folder, splits, n_tasks, device)
+    except Damaged as error:
+        runs.forget(folder)
+        train_one(runs.read_config(folder).model_dump(mode="json"), place, name)
+        runs.test_run(folder, splits, n_tasks, device)
+        note = f"{error}; trained again"
+    return note
 
 
 def is_tested(folder: Path) -> bool:

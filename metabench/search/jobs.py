@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
+from metabench.core import OutOfOrder
 from metabench.search.cluster import Cluster
+from metabench.search.mishaps import MAX_FAILURES
 
-MAX_RETRIES = 2
-"""How often a job is started again when its worker or node dies."""
+
+class Outcome(NamedTuple):
+    """What became of a job on its node."""
+
+    result: Any
+    problem: str  # what is out of order there, so that nothing came of it
+    node: str
 
 
 def run_all(
@@ -18,25 +25,57 @@ def run_all(
     jobs: Mapping[str, tuple[Any, ...]],
     cluster: Cluster,
     done: Callable[[str, Any], None],
+    progress: Callable[[str], int] = lambda name: 0,
 ) -> dict[str, str]:
     """Call a function once a job, as many at once as the cluster has room for, and return the errors by job.
+
+    A job whose worker dies is started again as long as it gets on; where a node is out of order, elsewhere.
 
     Args:
         jobs: name -> arguments.
         done: called with name and result as each job ends well.
+        progress: tells how far a job has got that goes on where it was when it is started again.
     """
-    remote = ray.remote(function).options(
-        num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=MAX_RETRIES, retry_exceptions=False
-    )
-    pending = {remote.remote(*arguments): name for name, arguments in jobs.items()}
+    failures: dict[tuple[str, int], int] = {}
+    pending = {_start(function, jobs[name], cluster): name for name in jobs}
     errors = {}
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
         name = pending.pop(ready)
         try:
-            result = ray.get(ready)
-        except ray.exceptions.RayError as error:
+            outcome = Outcome(*ray.get(ready))
+        except ray.exceptions.RayTaskError as error:
             errors[name] = str(error)
+        except ray.exceptions.RayError as error:
+            key = (name, progress(name))
+            failures[key] = failures.get(key, 0) + 1
+            if failures[key] > MAX_FAILURES:
+                errors[name] = str(error)
+            else:
+                pending[_start(function, jobs[name], cluster)] = name
         else:
-            done(name, result)
+            if not outcome.problem:
+                done(name, outcome.result)
+                continue
+            if cluster.avoided is None:
+                raise OutOfOrder(outcome.problem)
+            cluster.avoided.add(outcome.node, outcome.problem)
+            pending[_start(function, jobs[name], cluster)] = name
     return errors
+
+
+def _start(function: Callable[..., Any], arguments: tuple[Any, ...], cluster: Cluster) -> Any:
+    labels = {} if cluster.avoided is None else cluster.avoided.selector()
+    remote = ray.remote(attempt).options(
+        num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=0, label_selector=labels
+    )
+    return remote.remote(function, arguments)
+
+
+def attempt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
+    """Run a job in a worker; what is out of order there is no error of the job."""
+    node = ray.get_runtime_context().get_node_id()
+    try:
+        return Outcome(function(*arguments), "", node)
+    except (OSError, OutOfOrder) as error:
+        return Outcome(None, str(error) or type(error).__name__, node)

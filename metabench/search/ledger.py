@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metabench import storage, store
-from metabench.core import Objective
+from metabench.core import MetabenchError, Objective
 from metabench.objectives import OBJECTIVES
 from metabench.search.trial import (
     COMPLETE,
@@ -170,7 +170,10 @@ class Ledger:
         """
         work = self.folder / WORK / name
         storage.refresh(work, skip=lambda path: f"/{store.STATE}/" in path)
-        lines = store.read_lines(work / store.REPORTS)
+        try:
+            lines = store.read_lines(work / store.REPORTS)
+        except MetabenchError:
+            return []  # damaged: whoever goes on with that trial finds out, and makes them again
         found = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
         return found[-1] if found else []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from metabench import data
 from metabench.config import TaskConfig
 from metabench.core import MetabenchError, Splits
 from metabench.data import _cache
-from metabench.search import cluster
+from metabench.search import cluster, mishaps
 
 
 class Found(NamedTuple):
@@ -71,7 +70,7 @@ def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | No
     if address is None:
         return
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
-    names = _names(cluster.workers())
+    names = mishaps.names(cluster.workers())
     pending = {
         node: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
             task.model_dump(mode="json"), fetch
@@ -106,17 +105,6 @@ def look(task: dict[str, Any], fetch: str | None = None) -> tuple[str, str, str]
         return data.load(described).fingerprint, "", root
     except MetabenchError as error:
         return "", str(error), root
-
-
-def _names(nodes: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return node ids with what people call them: the address, and more of it where two share one."""
-    often = Counter(node["NodeManagerAddress"] for node in nodes)
-    return {
-        node["NodeID"]: node["NodeManagerAddress"]
-        if often[node["NodeManagerAddress"]] == 1
-        else f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-        for node in nodes
-    }
 
 
 def _advice(task: TaskConfig) -> str:

@@ -131,9 +131,9 @@ class FairSearcher(Searcher):
             algorithm: Study(space, algorithm, seed, (known or {}).get(algorithm, ()))
             for algorithm in space.algorithms
         }
+        self.handed: dict[str, str] = {}  # Tune's id of what runs -> our name
         self._heard = 0  # of the ledger's history
         self.catch_up()
-        self.running: set[str] = set()  # Tune's ids of what was handed out
         self.unfinished = [trial.name for trial in ledger.unfinished() if not trial.is_waiting]
 
     def catch_up(self) -> None:
@@ -157,17 +157,20 @@ class FairSearcher(Searcher):
         return len(self.unfinished) + sum(new)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the configuration of the next trial, None for not yet, or FINISHED when all is spent."""
+        """Return the configuration of the next trial, None for not yet, or FINISHED when all is done.
+
+        As long as a trial runs, its worker may die, and it is to be handed out once more.
+        """
         self.catch_up()
         if self.unfinished:
             trial = self.ledger.trials[self.unfinished.pop(0)]
         elif open_ := [a for a in self.studies if self._is_open(a)]:
             trial = self._new_trial(open_)
-        elif self.running and self.remaining():
-            return None  # what runs may yet leave something of the budget that it is expected to spend
+        elif self.handed:
+            return None  # and what runs may leave something of the budget that it is expected to spend
         else:
             return Searcher.FINISHED
-        self.running.add(trial_id)
+        self.handed[trial_id] = trial.name
         return {
             "algorithm": trial.algorithm,
             "trial": trial.name,
@@ -178,9 +181,14 @@ class FairSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the studies how trials ended; the ledger knows."""
-        self.running.discard(trial_id)
+        """Tell the studies how trials ended, which the ledger knows; hand out again what has not ended."""
         self.catch_up()
+        name = self.handed.pop(trial_id, None)
+        if name is None:
+            return
+        trial = self.ledger.trials[name]
+        if trial.status is None and not trial.is_waiting:
+            self.unfinished.append(name)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger is on disk already."""

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from metabench import figures, spaces, storage, store
 from metabench.config import SearchSpace
-from metabench.core import Objective
+from metabench.core import Objective, OutOfOrder
 from metabench.objectives import OBJECTIVES
 from metabench.search.dashboard import Progress
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger
@@ -74,9 +74,11 @@ class Watch:
             if self._live is not None:
                 self._live.stop()
                 self._live = None
-            self._progress.close()
-            self._progress = None
-            storage.remove(self.folder / store.RUNNING)
+            # Who leaves because the storage is out of order is to hear of it, and not of this.
+            with contextlib.suppress(OutOfOrder):
+                self._progress.close()
+                self._progress = None
+                storage.remove(self.folder / store.RUNNING)
 
     def refresh(self, ledger: Ledger) -> None:
         """Show the present state."""

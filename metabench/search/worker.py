@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,18 @@ import ray
 import torch
 from ray import tune
 
-from metabench import data, memory, runs, spaces, storage, store, train
-from metabench.config import RunConfig, SearchSpace, TaskConfig
-from metabench.core import Splits
+from metabench import __version__, data, memory, resumption, runs, spaces, storage, store, train
+from metabench.config import SearchSpace, TaskConfig
+from metabench.core import MetabenchError, OutOfOrder, Splits
 from metabench.events import Events
 from metabench.objectives import OBJECTIVES
 from metabench.search import cluster
+from metabench.search.asha import NOTE, PROBLEM
 from metabench.search.borderline import Answers, Desk, look_again
 from metabench.search.ledger import WORK
+
+TRACE = "METABENCH_TRACE"
+"""Variable that may name a file: each trial then tells there where it starts, and how far it is."""
 
 
 def prepare() -> str:
@@ -32,14 +39,42 @@ def prepare() -> str:
     return "cuda"
 
 
-def splits(task: TaskConfig) -> Splits:
-    """Load a task's data once a process."""
-    return _load(task.model_dump_json())
+def splits(task: TaskConfig, place: str) -> Splits:
+    """Load a task's data once a process; raise OutOfOrder where they are not those of a search."""
+    with of_this_node():
+        loaded, record = _load(task.model_dump_json()), _record(place)
+    here = {"data_fingerprint": loaded.fingerprint, "code": store.code_hash()}
+    for key, found in here.items():
+        if record[key] != found:
+            root = os.environ.get("METABENCH_DATA", "")
+            raise OutOfOrder(
+                f"not the search's {key}: {found[:12]} there, {record[key][:12]} in {store.SEARCH}; "
+                f"METABENCH_DATA={root!r} and metabench {__version__} there"
+            )
+    return loaded
 
 
 @functools.lru_cache(maxsize=1)
 def _load(task: str) -> Splits:
     return data.load(TaskConfig.model_validate_json(task))
+
+
+@functools.lru_cache(maxsize=1)
+def _record(place: str) -> dict[str, Any]:
+    path = storage.work_in(place) / store.SEARCH
+    record: dict[str, Any] = json.loads(storage.read(path) or b"null")
+    if record is None:
+        raise OutOfOrder(f"{path}: is not seen from there; give --out on a file system that all share")
+    return record
+
+
+@contextlib.contextmanager
+def of_this_node() -> Iterator[None]:
+    """Raise OutOfOrder for what this node lacks: its data, its disk, its way to the storage."""
+    try:
+        yield
+    except (OSError, MetabenchError) as error:
+        raise OutOfOrder(str(error)) from error
 
 
 def run_trial(
@@ -51,28 +86,38 @@ def run_trial(
     never heard of is still judged, and none is judged twice. At the desk, where there is one, it asks whether
     to make a report again with more validation tasks.
     """
+    try:
+        _run(config, place, SearchSpace.model_validate(space), desk)
+    except (OSError, OutOfOrder) as error:
+        # Told, not raised: it is no failure of the trial, which may do better on another node.
+        node = ray.get_runtime_context().get_node_id()
+        tune.report({"tasks_seen": 0, PROBLEM: str(error), "node": node})
+
+
+def _run(config: dict[str, Any], place: str, space: SearchSpace, desk: Desk | Answers | None) -> None:
     device = prepare()
-    whole_space = SearchSpace.model_validate(space)
-    rungs = spaces.rungs(whole_space.budget)
-    run = spaces.run_config(
-        whole_space, config["algorithm"], config["hyperparameters"], config["seed"], rungs
-    )
+    rungs = spaces.rungs(space.budget)
+    run = spaces.run_config(space, config["algorithm"], config["hyperparameters"], config["seed"], rungs)
+    loaded = splits(run.task, place)
     folder = storage.work_in(place)
     work = folder / WORK / config["trial"]
-    loaded = splits(run.task)
-    state, reports = _resume(work, run, loaded, device)
+    storage.refresh(work)
+    turn = resumption.Turn(work)
+    state, known, damaged = resumption.resume(run, loaded, work, device)
+    _trace(work.name, start=0 if state is None else state.tasks_seen, damaged=damaged)
+    tell = _Teller(damaged, state)
     board = folder / store.TENSORBOARD / config["algorithm"] / config["trial"]
     events = Events(board, resume_step=0 if state is None else state.tasks_seen)
-    events.hparams_run(_shown(whole_space, config), config["trial"])
-    n_tasks = whole_space.budget.borderline_tasks or 0
-    again = functools.partial(look_again, run, loaded, device, n_tasks)
-    settle = functools.partial(_settle, desk, work, again)
+    events.hparams_run(_shown(space, config), config["trial"])
+    again = functools.partial(look_again, run, loaded, device, space.budget.borderline_tasks or 0)
+    settle = functools.partial(_settle, tell, desk, work, again)
     try:
-        reports = [settle(line, state) for line in reports]
+        reports = [settle(line, state) for line in known]
         if reports and not reports[-1]["finite"]:
             return
-        training = train.train(run, loaded, device=device, state=state, listen=_listener(events))
+        training = train.train(run, loaded, device=device, state=state, listen=_listener(events, work.name))
         for report, new_state in training:
+            turn.check()
             # The state comes last: a report without its state is made again, a state without its report
             # would be a rung that nobody judges.
             line = store.plain(report._asdict())
@@ -87,22 +132,6 @@ def run_trial(
         storage.forget(work)
 
 
-def _resume(
-    work: Path, run: RunConfig, loaded: Splits, device: str
-) -> tuple[train.State | None, list[dict[str, Any]]]:
-    """Read the last state and the reports up to it; nothing is left of what came after it."""
-    storage.refresh(work)
-    if not (work / store.STATE / "state.safetensors").exists():
-        storage.remove(work)
-        return None, []
-    state = train.load_state(work / store.STATE, run, loaded, device)
-    reports = [
-        line for line in store.read_lines(work / store.REPORTS) if line["tasks_seen"] <= state.tasks_seen
-    ]
-    store.write_lines(work / store.REPORTS, reports)
-    return state, reports
-
-
 def _shown(space: SearchSpace, config: dict[str, Any]) -> dict[str, Any]:
     """Return what the space says of a trial; what its conditions exclude is left out."""
     values = config["hyperparameters"]
@@ -111,14 +140,23 @@ def _shown(space: SearchSpace, config: dict[str, Any]) -> dict[str, Any]:
     return {"algorithm": config["algorithm"], **{name: values[name] for name in active}}
 
 
-def _listener(events: Events) -> Any:
+def _listener(events: Events, trial: str) -> Any:
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
         events.scalars(tasks_seen, dict(means))
+        _trace(trial, at=tasks_seen)
 
     return listen
 
 
+def _trace(trial: str, **what: Any) -> None:
+    path = os.environ.get(TRACE)
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"trial": trial, "pid": os.getpid(), "time": time.time(), **what}) + "\n")
+
+
 def _settle(
+    tell: _Teller,
     desk: Desk | Answers | None,
     work: Path,
     again: Callable[[train.State, dict[str, Any]], dict[str, Any]],
@@ -126,15 +164,24 @@ def _settle(
     state: train.State | None,
 ) -> dict[str, Any]:
     """Tell a report, and once more with more tasks where the driver wants them; return the last."""
-    _tell(line)
+    tell(line)
     if desk is None or state is None or not desk.ask(work.name, line["tasks_seen"]):
         return line
     line = store.plain(again(state, line))
     store.write_lines(work / store.REPORTS, [*store.read_lines(work / store.REPORTS)[:-1], line])
-    _tell(line)
+    tell(line)
     return line
 
 
-def _tell(line: Mapping[str, Any]) -> None:
-    # As text: Tune flattens nested metrics, and NaN has become null.
-    tune.report({"tasks_seen": line["tasks_seen"], "report": json.dumps(line)})
+class _Teller:
+    """Tells Tune of reports, and with the first one what was found damaged before it."""
+
+    def __init__(self, damaged: Sequence[str], state: train.State | None) -> None:
+        start = "the beginning" if state is None else f"{state.tasks_seen} tasks"
+        self.note = f"{'; '.join(damaged)}; trained again from {start}" if damaged else ""
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        note = {NOTE: self.note} if self.note else {}
+        self.note = ""
+        # As text: Tune flattens nested metrics, and NaN has become null.
+        tune.report({"tasks_seen": line["tasks_seen"], "report": json.dumps(line), **note})

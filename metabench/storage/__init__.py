@@ -29,6 +29,7 @@ __all__ = [
     "is_url",
     "place_of",
     "put",
+    "read",
     "refresh",
     "remove",
     "work_in",
@@ -105,6 +106,14 @@ def refresh(path: Path, skip: Callable[[str], bool] = lambda name: False) -> Non
     if copy is not None:
         within = path.absolute().relative_to(copy.local).as_posix()
         copy.fetch("" if within == "." else within, skip)
+
+
+def read(path: Path) -> bytes | None:
+    """Read a file as it is in the store where it lies in a copy, else on disk; None where there is none."""
+    copy = copy_of(path)
+    if copy is not None:
+        return copy.read(path.absolute().relative_to(copy.local).as_posix())
+    return path.read_bytes() if path.exists() else None
 
 
 def cache_folder() -> Path:

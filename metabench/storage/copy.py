@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from metabench.core import MetabenchError
+from metabench import interruption
+from metabench.core import OutOfOrder
 from metabench.storage import address
 from metabench.storage.parts import part_name, split, whole_name
 
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 PATIENCE = 300.0
 """Seconds for which a store that does not answer is asked again, before the process gives up."""
+
+LEAVING = 10.0
+"""Seconds for the same once the process was asked to stop: it will be killed if it does not."""
 
 ORIGIN = ".storage"
 """File of a copy that says which address it is a copy of."""
@@ -169,13 +173,12 @@ class Copy:
             except (FileNotFoundError, FileExistsError):
                 raise
             except PermissionError as error:
-                raise MetabenchError(
-                    f"{what}: access is denied; check the credentials and the bucket"
-                ) from error
+                raise OutOfOrder(f"{what}: access is denied; check the credentials and the bucket") from error
             except address.faults() as error:
-                if time.monotonic() - begun + pause > PATIENCE:
-                    raise MetabenchError(
-                        f"{what}: the storage has not answered for {PATIENCE:.0f} s "
+                patience = PATIENCE if interruption.seconds_since() is None else LEAVING
+                if time.monotonic() - begun + pause > patience:
+                    raise OutOfOrder(
+                        f"{what}: the storage has not answered for {time.monotonic() - begun:.0f} s "
                         f"({type(error).__name__}); what was stored is safe, and the same command goes on"
                     ) from error
                 time.sleep(pause)

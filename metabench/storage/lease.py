@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, OutOfOrder
 from metabench.storage.copy import Copy
 
 NAME = ".lease.json"
@@ -55,7 +55,8 @@ def hold(copy: Copy, say: Callable[[str], None] = lambda text: None) -> Iterator
         ended.set()
         keeper.join()
         if not state["lost"]:
-            copy.write(NAME, _content(token, 0, is_free=True))
+            with contextlib.suppress(OutOfOrder):  # who comes next waits until it has been silent for a while
+                copy.write(NAME, _content(token, 0, is_free=True))
 
 
 def _take(copy: Copy, token: str, say: Callable[[str], None]) -> None:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metabench import store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError
-from metabench.search import cluster, experiment
+from metabench.search import cluster, experiment, mishaps
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
 from metabench.search.searcher import FairSearcher
 from metabench.search.watch import Watch
@@ -80,7 +80,7 @@ def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
     assert status["maml_pp-002"] in (COMPLETE, PRUNED)  # which of them depends on who comes first
     assert "maml-001 is broken" in lines["maml-001"]["error"]
     attempts = {name: len(store.read_lines(tmp_path / "played" / name)) for name in lines}
-    often = {"maml-001": 1 + experiment.MAX_FAILURES, "maml_pp-002": 2}
+    often = {"maml-001": 1 + mishaps.MAX_FAILURES, "maml_pp-002": 2}
     assert attempts == {name: often.get(name, 1) for name in lines}
     assert Counter(line["algorithm"] for line in lines.values()) == {"maml": 5, "maml_pp": 5}
     assert len(store.read_lines(tmp_path / store.TRIALS)) == 10

@@ -185,4 +185,8 @@ def test_an_algorithm_with_nothing_to_choose_is_tried_once(tmp_path: Path, space
     assert searcher.remaining() == n_others + 1
     tried = Counter(searcher.suggest(str(index))["algorithm"] for index in range(n_others + 1))
     assert tried["scratch"] == 1
+    assert searcher.suggest("over") is None  # the worker of one that runs may die
+    for index, name in enumerate(dict(searcher.handed).values()):
+        searcher.ledger.fail(name, "broken")
+        searcher.on_trial_complete(str(index))
     assert searcher.suggest("over") == Searcher.FINISHED

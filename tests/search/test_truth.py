@@ -71,9 +71,9 @@ class Driver(RuleBasedStateMachine):
         self.end(data.draw(st.sampled_from(sorted(self.running))), error=True)
 
     def end(self, trial_id: str, error: bool) -> None:
-        """End a trial in the order of Tune's own calls: the searcher first, then `experiment.Endings`."""
-        self.searcher.on_trial_complete(trial_id, error=error)
+        """End a trial in the order of Tune's own calls: the scheduler first, then the searcher."""
         self.ledger.fail(self.running.pop(trial_id), "crashed once too often")
+        self.searcher.on_trial_complete(trial_id, error=error)
 
     @rule()
     def kill(self) -> None:

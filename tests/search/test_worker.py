@@ -24,7 +24,7 @@ NAME = "maml-000"
 def tiny(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     """Return a space whose trials report after 8, 16 and 32 tasks of the small data set."""
     monkeypatch.setattr(worker, "prepare", lambda: "cpu")
-    monkeypatch.setattr(worker, "splits", lambda task: small.splits())
+    monkeypatch.setattr(worker, "splits", lambda task, place: small.splits())
     changed = {"tasks": 32, "grace": 8, "reduction_factor": 2, "validation_tasks": 6}
     budget = space.budget.model_copy(update=changed)
     return space.model_copy(update={"budget": budget, "task": small.TASK})
