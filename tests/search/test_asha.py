@@ -319,6 +319,14 @@ def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_
     assert scalars({"cutoff": -0.3, "margin": -0.1}, sign=-1) == {"asha/cutoff": 0.3, "asha/margin": -0.1}
 
 
+def test_a_twin_is_beyond_doubt(tmp_path: Path, space: SearchSpace) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    for name in add_trials(ledger, "maml", 2):
+        assert judge(ledger, space.budget, name, report_scores(ledger, name, 100, [0.5, 0.7])) == CONTINUE
+    basis = ledger.trials["maml-001"].bases[100]
+    assert (basis["margin"], basis["paired_se"], basis["doubtful"]) == (0, 0, False)
+
+
 def test_without_the_others_reports_the_decision_stands_and_its_noise_is_unknown(
     tmp_path: Path, space: SearchSpace
 ) -> None:

@@ -244,8 +244,22 @@ def test_a_trial_looks_again_once_and_a_crash_in_between_changes_nothing(
     ]
     assert len(files[0]) == 2  # one line a rung
     assert again[-1]["val_scores"] == whole[-1]["val_scores"]
-    if wanted_at == 8:  # what the second look took is not forgotten at the next rung
-        assert files[0][1]["seconds"] > files[0][0]["seconds"]
+
+
+def test_what_a_second_look_took_is_counted_at_the_next_rung_too(
+    tmp_path: Path, tiny: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_again = worker.look_again
+
+    def slowly(*args: Any) -> dict[str, Any]:
+        line = look_again(*args)
+        return {**line, "borderline_seconds": 100.0, "seconds": line["seconds"] + 100}
+
+    monkeypatch.setattr(worker, "look_again", slowly)
+    told = run(tmp_path / "whole", tiny, wanted_at=8)
+    assert [line["seconds"] > 100 for line in told] == [False, True, True]
+    run(tmp_path / "killed", tiny, wanted_at=8, stop="second")
+    assert run(tmp_path / "killed", tiny, wanted_at=8)[-1]["seconds"] > 100
 
 
 def test_the_second_look_finds_what_one_look_at_all_tasks_finds(tmp_path: Path, tiny: SearchSpace) -> None:

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from metabench import store
 from metabench.config import SearchSpace
 from metabench.search.asha import judge
-from metabench.search.ledger import CONTINUE, PRUNED, Ledger
+from metabench.search.ledger import COMPLETE, CONTINUE, PRUNED, Ledger
 from metabench.search.searcher import FairSearcher
 from metabench.search.watch import Watch
 from tests.search.conftest import SPACE
@@ -87,13 +87,15 @@ def test_when_seconds_are_spent_nobody_starts_or_goes_on(tmp_path: Path) -> None
     searcher = FairSearcher(space, ledger, seed=0)
     configs = [searcher.suggest(str(index)) for index in range(3)]
     first = next(config["trial"] for config in configs if config["algorithm"] == "maml")
+    second = ledger.propose("maml", {}, {}, False, 0).name
     assert judge(ledger, space.budget, first, make_report(100, 0.5, seconds=4.0)) == CONTINUE
-    assert judge(ledger, space.budget, first, make_report(300, 0.6, seconds=11.0)) == PRUNED
-    assert ledger.trials[first].bases[300] == {"rung": 1, "is_spent": True}
-    assert not ledger.trials[first].is_doubtful
+    assert judge(ledger, space.budget, first, make_report(300, 0.6, seconds=9.0)) == CONTINUE  # 9 in all
+    assert judge(ledger, space.budget, second, make_report(100, 0.9, seconds=1.0)) == PRUNED  # 10 in all
+    assert ledger.trials[second].bases[100] == {"rung": 0, "is_spent": True}
+    assert not ledger.trials[second].is_doubtful
     further = [searcher.suggest(str(index)) for index in range(3, 9)]
     assert "maml" not in {config["algorithm"] for config in further}
-    assert judge(ledger, space.budget, first, make_report(300, 0.6, seconds=11.0)) == PRUNED
+    assert judge(ledger, space.budget, first, make_report(900, 0.6, seconds=20.0)) == COMPLETE
 
 
 def test_a_search_waits_while_what_runs_may_spend_the_rest(tmp_path: Path) -> None:

@@ -60,6 +60,21 @@ def test_quasi_random_proposals_fill_every_eighth_of_every_range_across_a_restar
     assert len({int(8 * (value - 0.05) / 0.45) for value in fractions}) == 4
 
 
+def test_quasi_random_points_have_parameters_that_the_published_setting_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = proposals.space_of(sampler="qmc", trials=9).model_dump()
+    space["algorithms"]["maml_pp"]["multi_step_loss"]["default"] = False
+
+    def refuse(*args: Any) -> None:
+        pytest.fail(f"{args[3]} is drawn apart from the sequence")
+
+    monkeypatch.setattr(samplers.Points, "sample_independent", refuse)
+    found = proposals.play(tmp_path, SearchSpace.model_validate(space), restarts=(4,))
+    assert "multi_step_fraction" not in found[0]
+    assert sum("multi_step_fraction" in values for values in found) == 4
+
+
 def test_tpe_draws_all_parameters_of_a_branch_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
