@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from metabench import interruption
-from metabench.core import OutOfOrder
+from metabench.core import MetabenchError, OutOfOrder
 from metabench.storage import address
 from metabench.storage.parts import part_name, split, whole_name
 
@@ -124,11 +124,21 @@ class Copy:
             )
         except FileExistsError:
             return False
+        except FileNotFoundError as error:
+            raise MetabenchError(f"{self.url}: there is no such bucket; make it first") from error
         return True
 
     def write(self, name: str, data: bytes) -> None:
         """Write one object."""
-        self._patiently(lambda: self.fs.pipe_file(f"{self.root}/{name}", data), f"{self.url}/{name}")
+        self._patiently(lambda: self._write(name, data), f"{self.url}/{name}")
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            self.fs.pipe_file(f"{self.root}/{name}", data)
+        except FileNotFoundError as error:
+            raise ConnectionError(
+                f"{self.url}: the bucket is gone"
+            ) from error  # it was there, and may be again
 
     def _delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

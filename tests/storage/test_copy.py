@@ -198,3 +198,8 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(address.EXTRAS, "gs", ("no_such_library", "gcs"))
     with pytest.raises(MetabenchError, match=r"needs no_such_library.*pip install 'metabench\[gcs\]'"):
         address.check_url("gs://bucket/x")
+
+
+def test_a_bucket_that_is_not_there_is_named_at_once(tmp_path: Path, s3: server.Server) -> None:
+    with pytest.raises(MetabenchError, match="s3://nowhere/x: there is no such bucket; make it first"):
+        storage.Copy(tmp_path, "s3://nowhere/x").create("lease", b"")
