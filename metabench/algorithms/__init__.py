@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-import typing
 from functools import cache
 from typing import Any
 
-from metabench.config import nearest, setting_problem
+from metabench.config import field_types, nearest, setting_problem
 from metabench.core import Algorithm, MetabenchError
 
 
@@ -62,7 +61,7 @@ def hparams(name: str, values: dict[str, Any]) -> Any:
     wrong = [problem for key in values if (problem := setting_problem(kind, key, values[key]))]
     if wrong:
         raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
-    types = typing.get_type_hints(kind)
+    types = field_types(kind)
     h = kind(**{key: float(value) if types[key] is float else value for key, value in values.items()})
     if wrong := get(name).check(h):
         raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))

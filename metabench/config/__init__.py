@@ -1,7 +1,14 @@
 """What a user may write, as pydantic models; every problem of a file is reported together."""
 
 from metabench.config.base import Model, Scalar
-from metabench.config.problems import nearest, parse_settings, parse_value, problems, setting_problem
+from metabench.config.problems import (
+    field_types,
+    nearest,
+    parse_settings,
+    parse_value,
+    problems,
+    setting_problem,
+)
 from metabench.config.space import (
     BudgetConfig,
     Choices,
@@ -26,6 +33,7 @@ __all__ = [
     "Scalar",
     "SearchSpace",
     "TaskConfig",
+    "field_types",
     "nearest",
     "parse_settings",
     "parse_value",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, get_type_hints
@@ -69,6 +70,12 @@ def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
 KIND_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
 
 
+@functools.cache
+def field_types(settings: type) -> dict[str, Any]:
+    """Return the types of a class's fields by name; a search asks thousands of times."""
+    return get_type_hints(settings)
+
+
 def setting_problem(settings: type, name: str, value: Any, where: str | None = None) -> str | None:
     """Say what is wrong with one setting of a dataclass of settings, or return None.
 
@@ -80,7 +87,7 @@ def setting_problem(settings: type, name: str, value: Any, where: str | None = N
     where = where or name
     if name not in fields:
         return f"{where}: unknown setting.{nearest(name, fields)} Allowed: {', '.join(fields)}"
-    kind = get_type_hints(settings)[name]
+    kind = field_types(settings)[name]
     limits = fields[name].metadata
     if not _is_a(value, kind):
         return f"{where}={value!r}: must be {KIND_NAMES[kind]}"
@@ -99,7 +106,7 @@ def setting_problem(settings: type, name: str, value: Any, where: str | None = N
 
 def parse_settings(settings: type, pairs: Sequence[str], flag: str) -> dict[str, Any]:
     """Read key=value pairs as the types of a dataclass of settings; all problems are reported at once."""
-    kinds = get_type_hints(settings)
+    kinds = field_types(settings)
     values: dict[str, Any] = {}
     wrong = []
     for pair in pairs:

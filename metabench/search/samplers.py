@@ -15,6 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
 
 from metabench.config import Choices, Range
 from metabench.core import MetabenchError
@@ -56,6 +57,23 @@ def suggest(trial: optuna.Trial, name: str, parameter: Range | Choices) -> Any:
         return trial.suggest_categorical(name, found.choices)
     method = trial.suggest_int if isinstance(found, IntDistribution) else trial.suggest_float
     return method(name, found.low, found.high, log=found.log, step=found.step)
+
+
+class WithoutNotes(InMemoryStorage):
+    """Trials in memory, without what a sampler notes beside a trial that it proposes.
+
+    TPE notes values for conditions that do not hold, and learns from them while the trial runs: the next
+    proposal would depend on what the ledger, from which a study is rebuilt, does not know.
+    """
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Forget a note."""
+
+
+def start_study(name: str) -> optuna.Study:
+    """Start the study in which a sampler, or one of the same name, will propose."""
+    storage = InMemoryStorage() if name in KEEPS_NOTES else WithoutNotes()
+    return optuna.create_study(storage=storage, direction="maximize", sampler=RandomSampler(seed=0))
 
 
 class Points(QMCSampler):

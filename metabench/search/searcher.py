@@ -39,7 +39,7 @@ class Study:
         self.keeps_notes = space.budget.sampler in samplers.KEEPS_NOTES
         self.asked: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
+        self.study = samplers.start_study(space.budget.sampler)
         found = warm.frozen(space, algorithm, known)
         self.study.add_trials(found)
         best = warm.best(found)
@@ -51,15 +51,8 @@ class Study:
         number = len(self.asked)
         if number < len(self.first):
             return self.repeat(self.first[number])
-        if self.keeps_notes:
-            self.study.sampler = self._sampler(number)
-            return self._ask()
-        # Asked of a copy: a sampler leaves beside a running trial what it proposed for conditions that do not
-        # hold, and the next proposal would depend on that, which the ledger does not know.
-        copy = optuna.create_study(direction="maximize", sampler=self._sampler(number))
-        copy.add_trials(self.study.get_trials(deepcopy=False))
-        sampled, _ = self._sample(copy)
-        return self.repeat(sampled)
+        self.study.sampler = self._sampler(number)
+        return self._ask()
 
     def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Ask for a given setting."""
@@ -88,11 +81,7 @@ class Study:
             self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
 
     def _ask(self) -> dict[str, Any]:
-        sampled, self.asked[len(self.asked)] = self._sample(self.study)
-        return sampled
-
-    def _sample(self, study: optuna.Study) -> tuple[dict[str, Any], optuna.Trial]:
-        asked = study.ask()
+        asked = self.asked[len(self.asked)] = self.study.ask()
         # A sampler proposes when this is first read, and leaves its notes, even where all values are given.
         _ = asked.relative_params
         values = spaces.settled(self.space, self.algorithm)
@@ -100,7 +89,7 @@ class Study:
         for name, parameter in self.parameters.items():
             if isinstance(parameter, Range | Choices) and spaces.is_active(parameter, values):
                 values[name] = sampled[name] = samplers.suggest(asked, name, parameter)
-        return sampled, asked
+        return sampled
 
     def _sampler(self, number: int) -> BaseSampler:
         series = seeds.seed("series", self.seed, self.algorithm) % 2**32

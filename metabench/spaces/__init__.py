@@ -6,12 +6,21 @@ import dataclasses
 import graphlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import ValidationError
 
 from metabench import algorithms, augment, data
-from metabench.config import BudgetConfig, Choices, Range, RunConfig, SearchSpace, nearest, problems
+from metabench.config import (
+    BudgetConfig,
+    Choices,
+    Range,
+    RunConfig,
+    SearchSpace,
+    field_types,
+    nearest,
+    problems,
+)
 from metabench.core import MetabenchError
 from metabench.spaces import rules
 from metabench.spaces.editor import schema
@@ -106,7 +115,7 @@ def parameters(space: SearchSpace, algorithm: str) -> dict[str, Any]:
 
     A parameter comes after those its `when` names; numbers are floats where the setting is a float.
     """
-    kinds = get_type_hints(algorithms.get(algorithm).hparams)
+    kinds = field_types(algorithms.get(algorithm).hparams)
     shared = {name: parameter for name, parameter in space.shared.items() if name in kinds}
     merged = {**shared, **space.algorithms[algorithm]}
     graph = {name: [key for key in _when(merged[name]) if key in merged] for name in merged}
