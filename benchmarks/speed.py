@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import platform
+import queue
 import statistics
 import time
 from multiprocessing.synchronize import Barrier
@@ -49,7 +50,7 @@ LOOPED = 6
 """Tasks that those who loop over tasks are given at once."""
 
 TOLERANCE = 2e-2
-"""Relative difference of float32 meta-gradients; a wrong second order is far above, rounding at ReLUs below."""
+"""Relative difference of float32 meta-gradients: a wrong second order is far above it, rounding below."""
 
 
 class Contest:
@@ -161,7 +162,15 @@ def sitting(arguments: argparse.Namespace, processes: int, threads: int) -> dict
     ]
     for worker in workers:
         worker.start()
-    found = [results.get() for _ in workers]
+    found: list[Any] = []
+    while len(found) < processes:
+        try:
+            found.append(results.get(timeout=1.0))
+        except queue.Empty:
+            if any(worker.exitcode for worker in workers):
+                for worker in workers:
+                    worker.kill()
+                raise SystemExit("a process of the benchmark failed; its error stands above") from None
     for worker in workers:
         worker.join()
     speeds = {}
