@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -24,6 +25,9 @@ class Interrupted(KeyboardInterrupt):
 def listen() -> None:
     """Raise `Interrupted` in the main thread when one of the signals comes."""
     global _is_listening
+    if not _is_listening:
+        before = sys.unraisablehook
+        sys.unraisablehook = lambda what: None if isinstance(what.exc_value, Interrupted) else before(what)
     _is_listening = True
     keep_listening()
 
@@ -39,7 +43,7 @@ def keep_listening() -> None:
 def check() -> None:
     """Raise `Interrupted` once more where a signal has come: what it raised may have been swallowed.
 
-    Python prints and forgets what is raised while it collects garbage, or calls back from a library in C.
+    Python forgets what is raised while it collects garbage, forks, or is called back from a library in C.
     """
     if _asked is not None:
         raise Interrupted(_asked[0])

@@ -82,9 +82,11 @@ def _run_stages(
     place: Path, space: SearchSpace, splits: Splits, seed: int, found: Cluster, watch: Watch
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
+    from metabench import interruption
     from metabench.search import cluster, confirm, experiment, final
     from metabench.search.ledger import Ledger
 
+    interruption.check()
     watch.slots, watch.nodes = found.slots, cluster.describe
     ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
     with watch.showing(ledger):

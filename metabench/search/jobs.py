@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import ray
 
+from metabench import interruption
 from metabench.core import OutOfOrder
 from metabench.search.cluster import Cluster
 from metabench.search.mishaps import MAX_FAILURES
@@ -40,10 +41,13 @@ def run_all(
     pending = {_start(function, jobs[name], cluster): name for name in jobs}
     errors = {}
     while pending:
-        (ready,), _ = ray.wait(list(pending), num_returns=1)
-        name = pending.pop(ready)
+        interruption.check()
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)
+        if not ready:
+            continue
+        name = pending.pop(ready[0])
         try:
-            outcome = Outcome(*ray.get(ready))
+            outcome = Outcome(*ray.get(ready[0]))
         except ray.exceptions.RayTaskError as error:
             errors[name] = str(error)
         except ray.exceptions.RayError as error:
