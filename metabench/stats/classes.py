@@ -45,10 +45,27 @@ def design(classes: Sequence[Sequence[int]]) -> Design:
     values = np.repeat([1 / len(task) for task in classes], [len(task) for task in classes])
     shares = sparse.csr_array((values, (rows, places)), shape=(len(classes), len(columns)))
     sums = np.asarray(shares.sum(axis=0)).ravel()
-    centred = (shares.T @ shares).toarray() - np.outer(sums, sums) / len(classes)
-    eigenvalues = np.linalg.eigvalsh(centred)
-    traces = tuple(float((eigenvalues**power).sum()) for power in (1, 2, 3, 4))
-    return Design(shares, traces, float(np.square(sums).sum()) / len(classes) ** 2)  # type: ignore[arg-type]
+    return Design(shares, _traces(shares, sums), float(np.square(sums).sum()) / len(classes) ** 2)
+
+
+def _traces(shares: sparse.csr_array, sums: Floats) -> tuple[float, float, float, float]:
+    """Return the traces of the first powers of A - u u' / T: A the shares' cross product, u their sums.
+
+    A stays sparse where there are as many classes as tasks; the centred matrix would not.
+    """
+    n = shares.shape[0]
+    a = (shares.T @ shares).tocsr()
+    twice = a @ a
+    plain = (a.trace(), (a * a).sum(), (twice * a).sum(), (twice * twice).sum())
+    v = a @ sums
+    w = a @ v
+    u0, u1, u2, u3 = sums @ sums / n, sums @ v / n, v @ v / n, v @ w / n  # u' A^k u / T
+    return (
+        float(plain[0] - u0),
+        float(plain[1] - 2 * u1 + u0**2),
+        float(plain[2] - 3 * u2 + 3 * u1 * u0 - u0**3),
+        float(plain[3] - 4 * u3 + 4 * u2 * u0 + 2 * u1**2 - 4 * u1 * u0**2 + u0**4),
+    )
 
 
 def of_classes(per_task: Floats, found: Design) -> Part:
