@@ -75,6 +75,7 @@ class Ledger:
         self.folder = folder
         self.keep = keep
         self.objective = objective
+        self.gpus: float | None = None  # of each trial that reports from now on
         self.trials: dict[str, Trial] = {}
         self.history: list[tuple[str, str]] = []  # PROPOSED, WAITS or ENDED, and which
         self._rungs: dict[tuple[str, int], list[Arrival]] = {}
@@ -123,7 +124,8 @@ class Ledger:
 
     def record(self, name: str, report: dict[str, Any], decision: str, basis: dict[str, Any]) -> None:
         """Write down a report with what was decided on it and why, and the trial's end where it has come."""
-        event = {"event": "report", "trial": name, "report": report, "decision": decision, "basis": basis}
+        told = report if self.gpus is None else {**report, "gpus": self.gpus}
+        event = {"event": "report", "trial": name, "report": told, "decision": decision, "basis": basis}
         trial = self._add(event)
         if trial.status is not None:
             self._finish(trial)
