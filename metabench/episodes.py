@@ -143,7 +143,7 @@ def digest(name: tuple[object, ...], data: Split, groups: tuple[Group, ...]) -> 
 
 
 def classes_of(tasks: FrozenTasks) -> list[list[int]]:
-    """List the classes that each task asks about, by their rows in the split, those of its queries included."""
+    """List the classes that each task asks about, by their rows in the split, its queries' included."""
     found: dict[int, list[int]] = {}
     for group in tasks.groups:
         classes = group.indices.classes
