@@ -142,6 +142,17 @@ def digest(name: tuple[object, ...], data: Split, groups: tuple[Group, ...]) -> 
     return found.hexdigest()
 
 
+def classes_of(tasks: FrozenTasks) -> list[list[int]]:
+    """List the classes that each task asks about, by their rows in the split, its queries' included."""
+    found: dict[int, list[int]] = {}
+    for group in tasks.groups:
+        classes = group.indices.classes
+        if group.indices.query_classes is not None:
+            classes = torch.cat([classes, group.indices.query_classes], 1)
+        found |= zip(group.positions.tolist(), classes.tolist(), strict=True)
+    return [found[position] for position in sorted(found)]
+
+
 def first(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
     """Return the first tasks of a list, under the hash of the whole."""
     kept = []

@@ -258,6 +258,8 @@ def test_run(
         run.learner.net.objective.metric: score.score.tolist(),
         "loss": score.loss.tolist(),
         "diagnostics": diagnose(run, images, tasks),
+        "classes": [" ".join(map(str, one)) for one in episodes.classes_of(tasks)],
+        "class_names": splits.meta_test.classes,
         "tasks": n_tasks,
         "tasks_hash": tasks.hash,
         "batch_norm": run.learner.algorithm.batch_norm(run.learner.net, run.learner.h),
@@ -265,6 +267,8 @@ def test_run(
         "weights": dict(run.record),
         "opened": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "times_opened": max(opened, default=0) + 1,
+        "code": store.code_hash(),
+        **store.environment(),
     }
     store.write_json(folder / name, result)
     return result

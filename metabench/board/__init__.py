@@ -7,37 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from metabench import store
+from metabench.board import build
 from metabench.board import folders as reading
-from metabench.board import rows as making
-from metabench.board.table import FORMATS, as_csv, as_json, as_markdown, as_table
+from metabench.board.latex import as_latex
+from metabench.board.table import as_csv, as_json, as_markdown, as_table
 from metabench.core import MetabenchError
-from metabench.figures import BETTER
 
-__all__ = ["FORMATS", "as_csv", "as_json", "as_markdown", "as_table", "leaderboard", "write"]
+__all__ = [
+    "FORMATS",
+    "as_csv",
+    "as_json",
+    "as_latex",
+    "as_markdown",
+    "as_table",
+    "leaderboard",
+    "read",
+    "write",
+]
+
+FORMATS = {"table": as_table, "json": as_json, "csv": as_csv, "md": as_markdown, "latex": as_latex}
 
 
-def leaderboard(folders: Sequence[Path]) -> dict[str, Any]:
+def read(folders: Sequence[Path]) -> list[reading.Search | reading.Run]:
+    """Read search and run folders, each once."""
+    distinct = {folder.resolve(): folder for folder in folders}
+    return [reading.read(folder) for folder in distinct.values()]
+
+
+def leaderboard(folders: Sequence[Path], published: bool = False) -> dict[str, Any]:
     """Rank what search and run folders hold by now, or refuse what cannot be compared.
 
+    Args:
+        published: show published figures of the same setting beside what was measured.
+
     Returns:
-        what leaderboard.json holds: accuracies in [0, 1] or errors, rows best first, None for what is
-        not known.
+        what leaderboard.json holds: accuracies in [0, 1] or errors, rows best first, comparisons of all
+        pairs, None for what is not known.
     """
     if not folders:
         raise MetabenchError("a leaderboard needs at least one folder of a search or a run")
-    distinct = {folder.resolve(): folder for folder in folders}
-    sources = [reading.read(folder) for folder in distinct.values()]
-    reading.refuse_mixture(sources)
-    task, rows = making.task_and_rows(sources)
-    metric = reading.metric_of(task)
-    is_finished = all(row["status"] == "finished" for row in rows)
-    return {
-        "protocol": sources[0].config["protocol"],
-        "task": task,
-        "metric": {"name": metric, "better": BETTER[metric]},
-        "status": "finished" if is_finished else "running",
-        "rows": rows,
-    }
+    return build.assemble(read(folders), published)
 
 
 def write(folder: Path) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
 
 from metabench import store
 from metabench.core import MetabenchError
@@ -25,6 +29,9 @@ TASK_KEYS: Mapping[str, Any] = {
 
 BASELINES = (store.NEAREST_MEAN, store.ZERO)
 
+EARLIER = "earlier"
+"""Where a search keeps what it had before it was extended."""
+
 
 class Run(NamedTuple):
     """A training run as far as it got."""
@@ -33,6 +40,7 @@ class Run(NamedTuple):
     config: Record
     reports: list[Record]
     test: Record | None  # None until meta-test was opened
+    parameters: int | None  # numbers learnt across tasks; None until there are weights
 
     @property
     def is_trained(self) -> bool:
@@ -51,7 +59,13 @@ class Search(NamedTuple):
     chosen: dict[str, Record | None]
     runs: dict[tuple[str, str], list[Run]]  # (algorithm, "tuned" or "default") to one run a seed
     baselines: dict[str, Record]  # by name: what learns nothing, on the meta-test tasks
-    is_finished: bool
+    opened: Record | None  # the latest opening of meta-test
+    times_opened: int
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether meta-test was opened and every final run scored."""
+        return self.opened is not None and self.opened.get("finished") is not None
 
 
 def read(folder: Path) -> Search | Run:
@@ -70,7 +84,8 @@ def read(folder: Path) -> Search | Run:
 def read_run(folder: Path) -> Run:
     """Read a run folder."""
     reports = store.read_lines(folder / store.REPORTS)
-    return Run(folder, store.read_json(folder / store.CONFIG), reports, _optional(folder / store.TEST))
+    test, parameters = _optional(folder / store.TEST), _parameters(folder / store.WEIGHTS)
+    return Run(folder, store.read_json(folder / store.CONFIG), reports, test, parameters)
 
 
 def read_search(folder: Path) -> Search:
@@ -80,7 +95,9 @@ def read_search(folder: Path) -> Search:
     runs: dict[tuple[str, str], list[Run]] = {}
     for algorithm, variant, path in _final_folders(folder / store.FINAL):
         runs.setdefault((algorithm, variant), []).append(read_run(path))
+    earlier = [store.read_json(path) for path in sorted(folder.glob(f"{EARLIER}/*/{store.META_TEST}"))]
     opened = _optional(folder / store.META_TEST)
+    counted = (opened or {}).get("times_opened", 1 if opened else 0)
     return Search(
         folder=folder,
         config=store.read_json(folder / store.SEARCH),
@@ -94,7 +111,8 @@ def read_search(folder: Path) -> Search:
             for name in BASELINES
             if (folder / store.FINAL / name).exists()
         },
-        is_finished=opened is not None and opened.get("finished") is not None,
+        opened=opened,
+        times_opened=max(counted, len(earlier) + (opened is not None)),
     )
 
 
@@ -134,6 +152,17 @@ def refuse_mixture(sources: list[Search | Run]) -> None:
         )
 
 
+def refuse_copies(sources: list[Search | Run]) -> None:
+    """Raise MetabenchError where a search is given twice, as from a disk and from its copy elsewhere."""
+    seen: dict[str, Path] = {}
+    for source in sources:
+        if isinstance(source, Search) and source.config.get("created"):
+            same = {key: source.config.get(key) for key in ("created", "seed", "space")}
+            first = seen.setdefault(json.dumps(same, sort_keys=True), source.folder)
+            if first != source.folder:
+                raise MetabenchError(f"{first} and {source.folder} hold the same search; give it once")
+
+
 def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
     task = task_of(source)
     yield source.folder, "protocol", str(source.config["protocol"])
@@ -170,6 +199,18 @@ def _final_folders(final: Path) -> Iterator[tuple[str, str, Path]]:
         match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
         if match and (path / store.CONFIG).is_file():
             yield match[1], match[2], path
+
+
+def _parameters(weights: Path) -> int | None:
+    """Count what a run has learnt across tasks, from the shapes alone."""
+    if not weights.exists():
+        return None
+    try:
+        with safe_open(weights, framework="np") as file:
+            names = [name for name in file.offset_keys() if name.startswith("meta.")]
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    except SafetensorError as error:
+        raise MetabenchError(f"{weights}: no weights ({error}); copy the run again") from error
 
 
 def _optional(path: Path) -> Record | None:

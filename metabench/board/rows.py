@@ -5,46 +5,68 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metabench import stats, store
-from metabench.board.folders import Record, Run, Search, metric_of, per_task, task_of
+from metabench.board.folders import Record, Run, Search, metric_of, task_of
+from metabench.board.scores import Entry, Row, Scored, array, scored, versus
+from metabench.board.trials import best, cost, figure
 from metabench.core import MetabenchError
 from metabench.figures import SIGN
-
-Row = dict[str, Any]
 
 TUNED = "tuned"
 DEFAULT = "default"
 RUN = "run"
 BASELINE = "baseline"
+PUBLISHED = "published"
 
 KEYS = (
+    "name",  # algorithm:variant, and @folder where several rows would have the same
     "algorithm",
-    "variant",  # tuned and default of a search; run: a bare run folder; baseline
+    "variant",  # tuned and default of a search; run: a bare run folder; baseline; published: by others
     "status",  # finished, running, or untested: a bare run whose meta-test was not opened
+    "rank",  # the best that it may have, by tests that are adjusted for their number
+    "rank_worst",
     "accuracy",
     "ci_low",
     "ci_high",
     "ci_over",  # what the interval speaks of: "seeds and tasks", or "tasks" where there is one seed
+    "seed_low",  # t interval of the seeds' means: training again, these very tasks
+    "seed_high",
+    "class_low",  # of other test classes
+    "class_high",
+    "class_over",
+    "classes",  # that the test tasks have
     "seeds",  # tested; fewer than planned where a run diverged
     "seeds_planned",
     "test_tasks",
+    "model",  # single, or an ensemble of how many
     "batch_norm",
     "hyperparameters",
-    "trials",  # tuned: of the algorithm's whole search, as the next two; else what the row itself took
+    "trials",  # tuned: of the algorithm's whole search, as the next four; else what the row itself took
     "tasks_seen",
     "seconds",
+    "accelerator_seconds",  # seconds times the share of a GPU; of a process where there is none
     "peak_memory",
+    "parameters",  # numbers learnt across tasks
     "val_accuracy",
     "confirm_accuracy",
+    "val_optimism",  # by how much the validation looked better than the test
+    "confirm_optimism",
     "vs_default",
+    "vs_best",
     "times_opened",  # how often meta-test was, at most
+    "opened",  # when it was, for the last time
+    "config_hash",
+    "tasks_hash",
+    "code",
+    "commit",
     "folder",
+    "source",  # of a published figure
 )
 
 ERROR_KEYS = ("error", "val_error", "confirm_error")
@@ -56,39 +78,54 @@ def keys(metric: str) -> tuple[str, ...]:
     return (*KEYS, *ERROR_KEYS) if metric == "error" else KEYS
 
 
-def search_rows(search: Search) -> list[Row]:
+def search_entries(search: Search) -> list[Entry]:
     """Make the tuned and the default row of each algorithm, and those of what learns nothing."""
-    rows = []
+    entries = []
     metric = metric_of(task_of(search))
     for algorithm in search.config["space"]["algorithms"]:
-        rows.append(_tuned_row(search, algorithm))
-        rows += _default_row(search, algorithm)
+        entries.append(_tuned(search, algorithm))
+        entries += _default(search, algorithm)
     for name, baseline in search.baselines.items():
-        figures = _array(baseline)
-        scored = _interval_keys(metric, stats.mean_interval(figures), len(figures))
-        rows.append(_row(metric, algorithm=name, variant=BASELINE, status="finished", **scored))
-    return rows
+        known = {"algorithm": name, "variant": BASELINE, "status": "finished"}
+        row = make_row(metric, **known, tasks_hash=baseline["tasks_hash"])
+        entries.append(Entry(row, Scored(array(baseline)[None], is_trained=False)))
+    return entries
 
 
-def run_rows(runs: Sequence[Run]) -> list[Row]:
+def run_entries(runs: Sequence[Run]) -> list[Entry]:
     """Make one row of the run folders that differ in their seed only."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         described = {key: value for key, value in run.config["run"].items() if key != "seed"}
         groups.setdefault(json.dumps(described, sort_keys=True), []).append(run)
-    return [_run_row(group) for group in groups.values()]
+    return [_run(group) for group in groups.values()]
 
 
-def chance_rows(task: Record) -> list[Row]:
+def chance(task: Record) -> list[Entry]:
     """Make the row of guessing, where there are classes to guess."""
     metric = metric_of(task)
     if metric != "accuracy":
         return []
     way = task["way"]
     ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
-    chance = statistics.fmean(1 / one for one in ways)  # each as likely
-    guessed = {"algorithm": "chance", "variant": BASELINE, "status": "finished", "accuracy": chance}
-    return [_row(metric, **guessed)]
+    guessed = statistics.fmean(1 / one for one in ways)  # each as likely
+    row = make_row(metric, algorithm="chance", variant=BASELINE, status="finished", accuracy=guessed)
+    return [Entry(row)]
+
+
+def make_row(metric: str, **known: Any) -> Row:
+    """Make a row of what is known; the rest is None."""
+    row = dict.fromkeys(keys(metric))
+    return {**row, **known}
+
+
+def name_all(entries: Sequence[Entry]) -> None:
+    """Name rows by algorithm and variant, and by folder where that is not enough."""
+    short = [f"{entry.row['algorithm']}:{entry.row['variant']}" for entry in entries]
+    count = Counter(short)
+    for entry, name in zip(entries, short, strict=True):
+        where = entry.row["folder"] or entry.row["source"]
+        entry.row["name"] = f"{name}@{where}" if count[name] > 1 and where else name
 
 
 def order(row: Row, metric: str) -> float:
@@ -97,46 +134,43 @@ def order(row: Row, metric: str) -> float:
     return -SIGN[metric] * float(next(known, -SIGN[metric] * math.inf))
 
 
-def _tuned_row(search: Search, algorithm: str) -> Row:
+def _tuned(search: Search, algorithm: str) -> Entry:
     ended = [trial for trial in search.trials if trial["algorithm"] == algorithm]
     live = [trial for trial in search.running if trial["algorithm"] == algorithm]
     runs = search.runs.get((algorithm, TUNED), [])
     metric = metric_of(task_of(search))
-    chosen = search.chosen.get(algorithm) or _best([*ended, *live], metric) or {}
-    return _search_row(search, algorithm, TUNED) | {
-        **_scores(runs, metric),
+    chosen = search.chosen.get(algorithm) or best([*ended, *live], metric) or {}
+    row = _search_row(search, algorithm, TUNED, runs) | {
         "hyperparameters": chosen.get("hyperparameters"),
         "trials": len(ended),
-        **_cost([*ended, *live]),
-        f"val_{metric}": _figure(chosen, metric),
+        **cost([*ended, *live]),
+        f"val_{metric}": figure(chosen, metric),
         f"confirm_{metric}": chosen.get(f"confirm_{metric}"),
         "vs_default": _versus(search, algorithm),
     }
+    return Entry(row, scored(runs))
 
 
-def _default_row(search: Search, algorithm: str) -> list[Row]:
+def _default(search: Search, algorithm: str) -> list[Entry]:
     """Return the row of the published setting, or nothing while nothing is known of it."""
     runs = search.runs.get((algorithm, DEFAULT), [])
     trial = next((t for t in search.trials if t["algorithm"] == algorithm and t["is_default"]), None)
     if not runs and trial is None:
         return []
     known, metric = trial or {}, metric_of(task_of(search))
-    hyperparameters = runs[0].config["run"]["hyperparameters"] if runs else known["hyperparameters"]
-    spent = [run.reports[-1] for run in runs if run.reports] or [known]
-    return [
-        _search_row(search, algorithm, DEFAULT)
-        | {
-            **_scores(runs, metric),
-            "hyperparameters": hyperparameters,
-            "trials": 1,
-            **_cost(spent),
-            f"val_{metric}": _figure(_best([known], metric) or {}, metric),
-        }
-    ]
+    gpus = (search.opened or {}).get("gpus")
+    spent = [{**run.reports[-1], "gpus": gpus} for run in runs if run.reports] or [known]
+    row = _search_row(search, algorithm, DEFAULT, runs) | {
+        "hyperparameters": runs[0].config["run"]["hyperparameters"] if runs else known["hyperparameters"],
+        "trials": 1,
+        **cost(spent),
+        f"val_{metric}": figure(best([known], metric) or {}, metric),
+    }
+    return [Entry(row, scored(runs))]
 
 
-def _search_row(search: Search, algorithm: str, variant: str) -> Row:
-    return _row(
+def _search_row(search: Search, algorithm: str, variant: str, runs: Sequence[Run]) -> Row:
+    row = make_row(
         metric_of(task_of(search)),
         algorithm=algorithm,
         variant=variant,
@@ -145,9 +179,14 @@ def _search_row(search: Search, algorithm: str, variant: str) -> Row:
         batch_norm=_batch_norm(search.config["space"]["network"]),
         folder=_name(search.folder),
     )
+    row |= _tested(runs)
+    if row["times_opened"]:
+        row["times_opened"] = max(row["times_opened"], search.times_opened)
+        row["config_hash"] = (search.opened or {}).get("config_hash", row["config_hash"])
+    return row
 
 
-def _run_row(runs: list[Run]) -> Row:
+def _run(runs: list[Run]) -> Entry:
     described = runs[0].config["run"]
     seeds = [run.config["run"]["seed"] for run in runs]
     if len(set(seeds)) < len(seeds):
@@ -156,9 +195,9 @@ def _run_row(runs: list[Run]) -> Row:
     tested = all(run.test is not None for run in runs)
     trained = all(run.is_trained for run in runs)
     metric = metric_of(described["task"])
-    best = [_best(run.reports, metric) for run in runs]
-    figures = [figure for report in best if (figure := _figure(report or {}, metric)) is not None]
-    return _row(
+    looked = [figure(best(run.reports, metric) or {}, metric) for run in runs]
+    figures = [one for one in looked if one is not None]
+    row = make_row(
         metric,
         algorithm=described["algorithm"],
         variant=RUN,
@@ -166,19 +205,30 @@ def _run_row(runs: list[Run]) -> Row:
         seeds_planned=len(runs),
         hyperparameters=described["hyperparameters"],
         trials=1,
-        **_cost(run.reports[-1] for run in runs if run.reports),
+        **cost([{**run.reports[-1], "gpus": 0} for run in runs if run.reports]),  # a device of its own
         folder=", ".join(_name(run.folder) for run in runs),
-        **{
-            "batch_norm": _batch_norm(described["network"]),
-            f"val_{metric}": float(np.mean(figures)) if figures else None,
-            **_scores(runs, metric),
-        },
+        batch_norm=_batch_norm(described["network"]),
     )
+    row |= {f"val_{metric}": float(np.mean(figures)) if figures else None, **_tested(runs)}
+    return Entry(row, scored(runs))
 
 
-def _row(metric: str, **known: Any) -> Row:
-    row = dict.fromkeys(keys(metric))
-    return {**row, **known}
+def _tested(runs: Sequence[Run]) -> Row:
+    """Say what is recorded of the tested runs of a row, and of their opening of meta-test."""
+    known = {"parameters": next((run.parameters for run in runs if run.parameters is not None), None)}
+    tested = [run.test for run in runs if run.test is not None]
+    if not tested:
+        return {**known, "seeds": 0}
+    first = tested[0]
+    return {
+        **known,
+        "seeds": len(tested),
+        "model": first.get("model", "single"),
+        "times_opened": max(test["times_opened"] for test in tested),
+        "opened": max(test.get("opened") or "" for test in tested) or None,
+        "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
+        **{key: first.get(key) for key in ("config_hash", "tasks_hash", "code", "commit")},
+    }
 
 
 def _batch_norm(network: Record) -> str | None:
@@ -191,26 +241,6 @@ def _name(folder: Path) -> str:
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def _scores(runs: Sequence[Run], metric: str) -> Row:
-    tested = [run.test for run in runs if run.test is not None]
-    if not tested:
-        return {"seeds": 0}
-    figures = np.stack([_array(test) for test in tested])
-    scored = _interval_keys(metric, stats.seeds_and_tasks(figures), figures.shape[1])
-    times_opened = max(test["times_opened"] for test in tested)
-    return {
-        **scored,
-        "seeds": len(tested),
-        "times_opened": times_opened,
-        "batch_norm": tested[0]["batch_norm"],  # an algorithm may bring moments of its own
-    }
-
-
-def _interval_keys(metric: str, interval: stats.Interval, n_tasks: int) -> Row:
-    bounds = {"ci_low": interval.low, "ci_high": interval.high, "ci_over": interval.over}
-    return {metric: interval.mean, **bounds, "test_tasks": n_tasks}
-
-
 def _versus(search: Search, algorithm: str) -> Row | None:
     """Compare tuned with default; where the default itself was chosen they are the same runs."""
     pair = [
@@ -220,56 +250,5 @@ def _versus(search: Search, algorithm: str) -> Row | None:
     if not all(pair):
         return None
     tuned, default = (runs[0].config["run"]["hyperparameters"] for runs in pair)
-    if tuned == default:
-        return None
-    a, b = (np.stack([_array(run.test or {}) for run in runs]) for runs in pair)
-    compared = stats.paired(a, b)
-    bounds = {"ci_low": compared.low, "ci_high": compared.high}
-    return {"difference": compared.difference, **bounds, "p": compared.p}
-
-
-def _figure(entry: Record, metric: str) -> float | None:
-    """Return a trial's or report's meta-validation figure; a report holds an error as its score."""
-    known: float | None = entry.get(f"val_{metric}")
-    score = entry.get("val_score")
-    return SIGN[metric] * score if known is None and score is not None else known
-
-
-def _best(reported: Iterable[Record], metric: str) -> Record | None:
-    """Return the trial or report of the best meta-validation; one that diverged has none."""
-    judged = [
-        (SIGN[metric] * figure, entry)
-        for entry in reported
-        if (figure := _figure(entry, metric)) is not None
-        and entry.get("finite", True)
-        and entry.get("status") not in ("diverged", "failed")
-    ]
-    return max(judged, key=lambda pair: pair[0], default=(0.0, None))[1]
-
-
-def _cost(reported: Iterable[Record]) -> Row:
-    """Add up last reports; one that is not there yet cost nothing that is known."""
-    entries = list(reported)
-    return {
-        "tasks_seen": sum(entry.get("tasks_seen") or 0 for entry in entries),
-        "seconds": sum(entry.get("seconds") or 0.0 for entry in entries),
-        "peak_memory": max((entry.get("peak_memory") or 0 for entry in entries), default=0),
-    }
-
-
-def _array(test: Record) -> stats.Floats:
-    return np.asarray(per_task(test), dtype=np.float64)  # null becomes NaN
-
-
-def task_and_rows(sources: Sequence[Search | Run]) -> tuple[Record, list[Row]]:
-    """Return the task that all folders share, and their rows, best first."""
-    task = task_of(sources[0])
-    rows = [row for source in sources if isinstance(source, Search) for row in search_rows(source)]
-    rows += run_rows([source for source in sources if isinstance(source, Run)])
-    rows += chance_rows(task)
-    rows = store.plain(rows)  # NaN would have no place in an order
-    # Several searches of the same tasks repeat the same baselines.
-    distinct = {
-        (row["algorithm"] if row["variant"] == BASELINE else index): row for index, row in enumerate(rows)
-    }
-    return task, sorted(distinct.values(), key=lambda row: order(row, metric_of(task)))
+    a, b = (scored(runs) for runs in pair)
+    return None if tuned == default or a is None or b is None else versus(a, b)

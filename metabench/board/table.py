@@ -14,108 +14,102 @@ from rich.table import Table
 from rich.text import Text
 
 from metabench import store
-from metabench.board.columns import COLUMNS, Column
-from metabench.board.folders import told_count
+from metabench.board.columns import COLUMNS, WHO, Column, choose
 from metabench.board.rows import TUNED, keys
+from metabench.board.words import about, title
+from metabench.core import MetabenchError
 
 Board = Mapping[str, Any]
 
-WHO = COLUMNS[:2]
-"""The columns that say which row it is."""
+VERSUS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "p_holm", "higher", "verdict")
+NARROW = 10  # a heading of a difference that is longer takes two lines
+PARTS = ("result", "choice", "cost", "setting")
 
-VERSUS = ("difference", "ci_low", "ci_high", "p")
 
-
-def as_json(board: Board) -> str:
+def as_json(board: Board, asked: Sequence[str] = ()) -> str:
     """Return standard JSON: accuracies in [0, 1] or errors, null for what is not known."""
+    _refuse_choice(asked)
     return json.dumps(store.plain(board), indent=1, allow_nan=False) + "\n"
 
 
-def as_csv(board: Board) -> str:
+def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
     """Return one line a row: accuracies in [0, 1] or errors, hyperparameters as JSON in one column."""
+    _refuse_choice(asked)
     text = io.StringIO()
-    known = [key for key in keys(board["metric"]["name"]) if key != "vs_default"]
-    flat = known + [f"vs_default_{key}" for key in VERSUS]
+    compared = ("vs_default", "vs_best")
+    known = [key for key in keys(board["metric"]["name"]) if key not in compared]
+    flat = known + [f"{key}_{part}" for key in compared for part in VERSUS]
     writer = csv.DictWriter(text, flat, lineterminator="\n")
     writer.writeheader()
     for row in board["rows"]:
-        values = {key: row[key] for key in known}
+        values = {key: row.get(key) for key in known}
         if row["hyperparameters"] is not None:
             values["hyperparameters"] = json.dumps(row["hyperparameters"])
-        compared = row["vs_default"] or {}
-        writer.writerow(values | {f"vs_default_{key}": compared.get(key) for key in VERSUS})
+        for key in compared:
+            found = row.get(key) or {}
+            values |= {f"{key}_{part}": found.get(part) for part in VERSUS}
+        writer.writerow(values)
     return text.getvalue()
 
 
-def as_markdown(board: Board) -> str:
+def as_markdown(board: Board, asked: Sequence[str] = ()) -> str:
     """Return a title, a table and what a reader must know of it."""
-    columns, common = _split(board["rows"])
+    columns, common = split(board["rows"], asked)
     cells = [[column.title for column in columns]]
     cells.append(["---:" if column.is_number else "---" for column in columns])
     cells += [[column.show(row).replace("|", r"\|") for column in columns] for row in board["rows"]]
     lines = [f"| {' | '.join(line)} |" for line in cells]
-    return "\n\n".join([f"**{_title(board)}**", _about(board, common), "\n".join(lines)]) + "\n"
+    return "\n\n".join([f"**{title(board)}**", about(board, common), "\n".join(lines)]) + "\n"
 
 
-def as_table(board: Board) -> RenderableType:
-    """Return what rich prints: results, costs and settings, each narrow, and what a reader must know."""
-    columns, common = _split(board["rows"])
-    parts: list[RenderableType] = [Text(_title(board), style="bold")]
-    for part in ("result", "cost", "setting"):
+def as_table(board: Board, asked: Sequence[str] = ()) -> RenderableType:
+    """Return what rich prints: results, choices, costs and settings, each narrow, and what to know of them.
+
+    Args:
+        asked: names of columns, for one table of these instead.
+    """
+    columns, common = split(board["rows"], asked)
+    parts: list[RenderableType] = [Text(title(board), style="bold")]
+    if asked:
+        parts += [_rich(columns, board["rows"]), ""]
+    for part in () if asked else PARTS:
         own = [column for column in columns if column.part == part and column not in WHO]
         rows = [row for row in board["rows"] if any(column.show(row) for column in own)]
         if rows:
             parts += [_rich([*WHO, *own], rows), ""]
-    return Group(*parts, Text(_about(board, common), style="dim"))
+    return Group(*parts, Text(about(board, common), style="dim"))
 
 
-FORMATS = {"table": as_table, "json": as_json, "csv": as_csv, "md": as_markdown}
+def split(rows: Sequence[Mapping[str, Any]], asked: Sequence[str] = ()) -> tuple[list[Column], list[str]]:
+    """Return the columns that have something to show, and what is the same for all rows, in words.
+
+    Args:
+        asked: names of columns that are shown whatever is in them, and no others.
+    """
+    columns, common = [], []
+    chosen = choose(asked) if asked else [column for column in COLUMNS if column.part != "asked"]
+    for column in COLUMNS:
+        shown = {column.show(row) for row in rows} - {""}
+        if asked or column not in chosen:
+            continue
+        if column.if_shared == "show" or len(shown) != 1:
+            columns += [column] if shown else []
+        elif column.if_shared == "say":
+            common.append(f"{column.title.lower()}: {shown.pop()}")
+    return (chosen, []) if asked else (columns, common)
 
 
 def _rich(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for column in columns:
-        table.add_column(Text(column.title), justify="right" if column.is_number else "left", overflow="fold")
+        heading = Text(column.title.replace(" − ", "\n− ") if len(column.title) > NARROW else column.title)
+        table.add_column(heading, justify="right" if column.is_number else "left", overflow="fold")
     for row in rows:
         style = "bold" if row["variant"] == TUNED else ""
         table.add_row(*(Text(column.show(row)) for column in columns), style=style)
     return table
 
 
-def _split(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Column], list[str]]:
-    """Return the columns that have something to show, and what is the same for all rows, in words."""
-    columns, common = [], []
-    for column in COLUMNS:
-        shown = {column.show(row) for row in rows} - {""}
-        if column.if_shared == "show" or len(shown) != 1:
-            columns += [column] if shown else []
-        elif column.if_shared == "say":
-            common.append(f"{column.title.lower()}: {shown.pop()}")
-    return columns, common
-
-
-def _title(board: Board) -> str:
-    task = board["task"]
-    split = f" ({task['split']})" if task.get("split") else ""
-    running = "" if board["status"] == "finished" else ", still running"
-    ways = f"{told_count(task['way'])}-way " if task["way"] != 1 else ""
-    return f"{task['dataset']}{split}, {ways}{told_count(task['shot'])}-shot{running}"
-
-
-def _about(board: Board, common: Sequence[str]) -> str:
-    rows, metric = board["rows"], board["metric"]["name"]
-    sentences = ["; ".join([*common, f"protocol: {board['protocol']}"]) + "."]
-    trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
-    if trained:
-        over = " or ".join(sorted(trained))
-        judged = "Accuracy" if metric == "accuracy" else "Mean squared error"
-        better = "" if metric == "accuracy" else ", lower is better"
-        sentences.append(f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks.")
-    if any(row["variant"] == TUNED for row in rows):
-        sentences.append("Cost of a tuned row: its whole search; of others: their own runs.")
-    if board["status"] != "finished":
-        sentences.append(f"Rows without an {metric} show the best meta-validation {metric} so far.")
-    again = [f"{row['algorithm']} {row['variant']}" for row in rows if (row["times_opened"] or 0) > 1]
-    if again:
-        sentences.append(f"Meta-test was opened more than once for: {', '.join(again)}.")
-    return " ".join(sentences)
+def _refuse_choice(asked: Sequence[str]) -> None:
+    if asked:
+        raise MetabenchError("--columns: JSON and CSV hold every column; choose them with the other formats")

@@ -40,6 +40,7 @@ def explore(
     """Run what is left of every algorithm's trials."""
     endings = Endings(ledger, watch)
     attempts = Attempts(ledger, watch.say)
+    ledger.gpus = cluster.gpus
     for _ in range(ROUNDS + (space.budget.scheduler == "top_k")):
         for algorithm in space.algorithms:
             for name in choose_top(ledger, space.budget, algorithm, spaces.n_trials(space, algorithm)):

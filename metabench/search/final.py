@@ -142,7 +142,7 @@ def test_all(
     final, n_tasks = folder / store.FINAL, space.budget.test_tasks
     tested = [run.name for run in planned if (final / run.name / store.WEIGHTS).exists()]
     tasks = episodes.frozen(splits, "meta_test", space.task, n_tasks, "test")
-    record = _record(folder, space, splits, tasks.hash, tested)
+    record = {**_record(folder, space, splits, tasks.hash, tested), "gpus": cluster.gpus}
     store.write_json(folder / store.META_TEST, record)
     _write_baseline(final, splits, tasks)
     closed = [name for name in tested if not _is_tested_on(final / name / store.TEST, tasks)]
@@ -219,6 +219,8 @@ def _record(
         "tasks_hash": tasks_hash,
         "times_opened": len(earlier) + 1,
         "runs": names,
+        "code": store.code_hash(),
+        **store.environment(),
     }
 
 

@@ -14,6 +14,10 @@ TASK |= {"way": 5, "shot": 1, "query": 5, "test_query": 15}
 NETWORK = {"name": "conv4", "width": 8, "norm": "batch", "batch_norm": "transductive"}
 BEFORE: dict[str, Any] = {"protocol": 1, "data_fingerprint": "f" * 64}
 N_TASKS = 40
+N_CLASSES = 12
+CLASSES = [" ".join(map(str, np.random.default_rng(t).permutation(N_CLASSES)[:5])) for t in range(N_TASKS)]
+NAMES = [f"class {number}" for number in range(N_CLASSES)]
+"""What a test result says of its tasks; those of older folders do not."""
 
 
 def report(
@@ -47,6 +51,7 @@ def make_run(
     lr: float = 0.1,
     tasks_hash: str = "a" * 64,
     metric: str = "accuracy",
+    classes: bool = True,
 ) -> Path:
     """Write a trained run folder; with a mean it is tested as well."""
     described = {"algorithm": algorithm, "hyperparameters": {"inner_lr": lr, "inner_steps": 5}, "seed": seed}
@@ -58,6 +63,9 @@ def make_run(
         store.append_line(folder / store.REPORTS, report(tasks_seen, figure, metric=metric))
     if mean is not None:
         scores = {metric: accuracies(mean, seed), "tasks": N_TASKS, "tasks_hash": tasks_hash}
+        if classes:
+            scores |= {"classes": CLASSES, "class_names": NAMES, "loss": accuracies(1, seed)}
+            scores |= {"opened": "2026-01-01T00:00:00+00:00", "code": "c" * 16, "config_hash": "d" * 64}
         store.write_json(
             folder / store.TEST, {"protocol": 1, **scores, "batch_norm": "transductive", "times_opened": 1}
         )

@@ -51,9 +51,15 @@ def test_the_interval_and_the_paired_difference_are_those_of_the_files(tmp_path:
     expected = stats.seeds_and_tasks(tuned)
     assert interval(row) == pytest.approx(expected)
     compared = stats.paired(tuned, default)
-    assert row["vs_default"] == pytest.approx(
-        {"difference": compared.difference, "ci_low": compared.low, "ci_high": compared.high, "p": compared.p}
-    )
+    assert row["vs_default"] == {
+        "difference": compared.difference,
+        "ci_low": compared.low,
+        "ci_high": compared.high,
+        "over": "seeds and tasks",
+        "p": compared.p,
+        "p_tasks": compared.p_tasks,
+        "higher": compared.higher,
+    }
     assert row["vs_default"]["ci_low"] > 0
     assert found["maml", "default"]["vs_default"] is None
 

@@ -42,8 +42,9 @@ def test_write_leaves_three_files_that_say_the_same(tmp_path: Path) -> None:
 def test_pandas_reads_json_and_csv_to_the_same_numbers(tmp_path: Path, finished: dict[str, Any]) -> None:
     from_csv = pd.read_csv(io.StringIO(board.as_csv(finished)))
     from_json = pd.json_normalize(json.loads(board.as_json(finished))["rows"], sep="_", max_level=1)
-    assert set(KEYS) - {"vs_default"} <= set(from_csv.columns)
-    for key in ("accuracy", "ci_low", "ci_high", "tasks_seen", "vs_default_difference", "vs_default_p"):
+    assert set(KEYS) - {"vs_default", "vs_best"} <= set(from_csv.columns)
+    exact = ("accuracy", "ci_low", "ci_high", "class_low", "seed_high", "val_optimism", "tasks_seen", "rank")
+    for key in (*exact, "vs_default_difference", "vs_default_p", "vs_best_p_holm", "vs_best_difference"):
         pd.testing.assert_series_equal(from_csv[key], from_json[key], check_dtype=False)
     settings = [json.loads(text) for text in from_csv["hyperparameters"].dropna()]
     assert settings == [row["hyperparameters"] for row in finished["rows"] if row["hyperparameters"]]
@@ -52,10 +53,12 @@ def test_pandas_reads_json_and_csv_to_the_same_numbers(tmp_path: Path, finished:
 def test_the_terminal_table_fits_eighty_characters_and_breaks_no_cell(finished: dict[str, Any]) -> None:
     text = printed(finished, width=80)
     assert "small, 5-way 1-shot" in text
-    starts = [line.split()[:3] for line in text.splitlines()]
-    for row in finished["rows"]:
-        assert [row["algorithm"], row["variant"], f"{100 * row['accuracy']:.1f}"] in starts
-    for cell in ("67.5–72.5", "+10.1 [+9.6, +10.6]", "inner_lr=0.4, inner_steps=5", "0:00:20"):
+    starts = [line.split()[:4] for line in text.splitlines()]
+    for row in finished["rows"][:-1]:
+        rank, accuracy = str(row["rank"]), f"{100 * row['accuracy']:.1f}"
+        assert [row["algorithm"], row["variant"], rank, accuracy] in starts
+    cells = ("67.5–72.5", "+10.1 [+9.6, +10.5]", "-6.1 [-6.5, -5.6]", "inner_lr=0.4, inner_steps=5", "0:00:20")
+    for cell in cells:
         assert cell in text
 
 
@@ -65,11 +68,11 @@ def test_errors_are_plain_numbers_and_the_reader_is_told_that_lower_is_better(tm
         flat = " ".join(text.split())
         assert "small, 10-shot" in text
         assert "Mean squared error on meta-test, lower is better; 95 % intervals over seeds and tasks" in flat
-        assert "+0.101 [+0.0962, +0.106]" in text
+        assert "+0.101 [+0.0965, +0.105]" in text
         assert "0.675–0.725" in text
         assert "%" not in flat.replace("95 %", "")
     assert "| Error |" in board.as_markdown(shown)
-    assert f"| zero | baseline | {np.mean(accuracies(0.35, 9)):.3f} |" in board.as_markdown(shown)
+    assert f"| zero | baseline | 5 | {np.mean(accuracies(0.35, 9)):.3f} |" in board.as_markdown(shown)
     from_csv = pd.read_csv(io.StringIO(board.as_csv(shown)))
     assert from_csv["error"].tolist() == [row["error"] for row in shown["rows"]]
     assert from_csv["accuracy"].isna().all()
@@ -89,13 +92,13 @@ def test_markdown_is_a_table_of_as_many_cells_a_line(finished: dict[str, Any]) -
     lines = [line for line in board.as_markdown(finished).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(finished["rows"])
     assert len({line.count("|") for line in lines}) == 1
-    assert "| maml | tuned | 70.0 |" in lines[2]
+    assert "| maml | tuned | 1 | 70.0 |" in lines[2]
     assert "inner_lr=0.4, inner_steps=5" in lines[2]
 
 
 def test_what_all_rows_share_is_said_once(finished: dict[str, Any]) -> None:
     text = board.as_markdown(finished)
-    assert "seeds: 2; test tasks: 40; batch norm: transductive" in text
+    assert "seeds: 2; test tasks: 40; test classes: 12; model: single; batch norm: transductive" in text
     assert "Batch norm |" not in text
     finished["rows"][0]["batch_norm"] = "support_stats"
     assert "Batch norm |" in board.as_markdown(finished)
@@ -125,6 +128,8 @@ def test_a_bar_in_a_setting_does_not_break_the_markdown_table(tmp_path: Path) ->
 
 
 def test_every_column_shows_every_row(finished: dict[str, Any]) -> None:
-    assert {column.key for column in COLUMNS} <= set(keys("error"))
+    of_best = {"verdict", "p", "p_holm", "p_tasks", "higher"}  # parts of vs_best
+    assert {column.key for column in COLUMNS} <= set(keys("error")) | of_best
+    assert len({column.name for column in COLUMNS}) == len(COLUMNS)
     assert all(isinstance(column.show(row), str) for column in COLUMNS for row in finished["rows"])
-    assert set(board.FORMATS) == {"table", "json", "csv", "md"}
+    assert set(board.FORMATS) == {"table", "json", "csv", "md", "latex"}

@@ -1,0 +1,242 @@
+"""Draw results whose truth is known, again and again, and count how often each 95 % interval covers it.
+
+A result is what a leaderboard gets: the accuracies of S seeds on the same T tasks, with an effect of each
+seed, of each task, of each class in a task, and of both seed and task. "normal": all effects are normal;
+"accuracy": 75 queries a task, each right with a probability that is beta distributed over tasks; "ceiling":
+the same near 98 %, where the distribution over tasks is far from normal.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metabench import stats
+
+Floats = NDArray[np.float64]
+
+MEAN = 0.6
+TASK_SD = 0.10  # 5-way 1-shot, 15 queries a class
+BOTH_SD = 0.07  # of a task under one seed, about its mean over seeds
+QUERIES = 75
+KINDS = {"normal": MEAN, "accuracy": MEAN, "ceiling": 0.98}
+KINDS_AND_SPREADS = {"normal": (0.0, 0.005, 0.02), "accuracy": (0.005,), "ceiling": (0.005,)}
+"""The last leaves no room for seeds that differ by more."""
+
+WAY = 5
+BAND = (0.93, 0.97)
+
+
+class Drawn(NamedTuple):
+    """Scores [seeds, tasks], and the truths that intervals may promise to cover."""
+
+    scores: Floats
+    everywhere: float  # new seeds, new tasks
+    these_networks: float  # these seeds, new tasks
+    these_tasks: float  # new seeds, these tasks
+
+
+class Covered(NamedTuple):
+    """How often an interval covered, and how wide it was."""
+
+    share: float
+    half_width: float
+    other: float  # how often it covered the truth for new seeds and new tasks, promised or not
+
+
+def draw(
+    rng: np.random.Generator,
+    kind: str,
+    n_seeds: int,
+    n_tasks: int,
+    seed_sd: float,
+    hard: Floats | None = None,
+) -> Drawn:
+    """Draw a result.
+
+    Args:
+        hard: effects of the tasks [T], where they are not to be drawn here; normal kind only.
+    """
+    mean = KINDS[kind]
+    if kind == "normal":
+        tasks = rng.normal(0, TASK_SD, n_tasks) if hard is None else hard
+        seeds = rng.normal(0, seed_sd, n_seeds)
+        both = rng.normal(0, BOTH_SD, (n_seeds, n_tasks))
+        scores = mean + seeds[:, None] + tasks + both
+        return Drawn(scores, mean, mean + float(seeds.mean()), mean + float(tasks.mean()))
+    sharpness = mean * (1 - mean) / TASK_SD**2 - 1 if kind == "accuracy" else 12.0
+    tasks = rng.beta(mean * sharpness, (1 - mean) * sharpness, n_tasks)
+    # Seeds move probabilities that have room to move; the mean over seeds of each task stays.
+    room = tasks * (1 - tasks)
+    typical = mean * (1 - mean) * sharpness / (sharpness + 1)  # the mean of room
+    seeds = np.clip(rng.normal(0, seed_sd / typical, n_seeds), -1, 1)
+    scores = rng.binomial(QUERIES, tasks + seeds[:, None] * room) / QUERIES
+    return Drawn(scores, mean, mean + float(seeds.mean()) * typical, float(tasks.mean()))
+
+
+def cover(
+    interval: Callable[[Floats], stats.Interval],
+    truth: Callable[[Drawn], float],
+    drawn: Iterator[Drawn],
+    repeats: int,
+) -> Covered:
+    """Count how often an interval covers a truth."""
+    found = []
+    for _ in range(repeats):
+        one = next(drawn)
+        _, low, high, _ = interval(one.scores)
+        found.append((low <= truth(one) <= high, (high - low) / 2, low <= one.everywhere <= high))
+    share, half, other = np.mean(found, axis=0)
+    return Covered(float(share), float(half), float(other))
+
+
+def results(rng: np.random.Generator, *given: object) -> Iterator[Drawn]:
+    """Draw results without end; arguments as of `draw`."""
+    while True:
+        yield draw(rng, *given)  # type: ignore[arg-type]
+
+
+def tasks_of(rng: np.random.Generator, n_tasks: int, n_classes: int) -> NDArray[np.int64]:
+    """Draw the classes of tasks [T, WAY], distinct within each."""
+    return rng.random((n_tasks, n_classes)).argpartition(WAY, axis=1)[:, :WAY]
+
+
+def with_classes(
+    rng: np.random.Generator,
+    classes: NDArray[np.int64],
+    n_seeds: int,
+    seed_sd: float,
+    of_classes: float,
+    of_pairs: float = 0.0,
+) -> Iterator[Drawn]:
+    """Draw results on tasks of given classes without end.
+
+    Args:
+        of_classes: share of the variance over tasks that is a sum of effects of single classes.
+        of_pairs: share that belongs to pairs of classes, such as two that are easily confused.
+    """
+    n_tasks, way = classes.shape
+    n_classes = int(classes.max()) + 1
+    pairs = [(i, j) for i in range(way) for j in range(i)]
+    while True:
+        hard = rng.normal(0, 1, n_classes)[classes].sum(1) * np.sqrt(of_classes / way)
+        if of_pairs:
+            together = np.triu(rng.normal(0, 1, (n_classes, n_classes)), 1)
+            together += together.T
+            both = [together[classes[:, i], classes[:, j]] for i, j in pairs]
+            hard += sum(both) * np.sqrt(of_pairs / len(pairs))
+        hard += rng.normal(0, 1, n_tasks) * np.sqrt(1 - of_classes - of_pairs)
+        yield draw(rng, "normal", n_seeds, n_tasks, seed_sd, TASK_SD * hard)
+
+
+def false_alarms(
+    rng: np.random.Generator, n_seeds: int, n_tasks: int, seed_sd: float, repeats: int
+) -> tuple[float, float, float]:
+    """Compare two settings that are equally good.
+
+    Returns:
+        how often the interval of the difference covers zero; how often the test over tasks alone says that
+        one is better; and how often that of seeds and tasks does.
+    """
+    found = []
+    for _ in range(repeats):
+        hard = rng.normal(0, TASK_SD, n_tasks)
+        a, b = (draw(rng, "normal", n_seeds, n_tasks, seed_sd, hard).scores for _ in "ab")
+        compared = stats.paired(a, b)
+        found.append((compared.low <= 0 <= compared.high, compared.p_tasks < 0.05, compared.p < 0.05))
+    covered, by_tasks, by_both = np.mean(found, axis=0)
+    return float(covered), float(by_tasks), float(by_both)
+
+
+def told(covered: Covered) -> str:
+    """Write coverage in percent, marked where it leaves the band, and the half-width in points."""
+    mark = " " if BAND[0] <= covered.share <= BAND[1] else "*"
+    return f"{100 * covered.share:5.1f}{mark} {100 * covered.half_width:5.2f}"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=2000, help="results that are drawn for each figure")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[600, 10_000])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 5, 10])
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    options = parser.parse_args()
+    for n_tasks in options.tasks:
+        _seeds_and_tasks(options, n_tasks)
+        _differences(options, n_tasks)
+        _classes(options, n_tasks)
+
+
+def _seeds_and_tasks(options: argparse.Namespace, n_tasks: int) -> None:
+    print(f"\n{n_tasks} tasks: coverage % and half-width in points; * outside 93 to 97")
+    print("  kind      seed SD  seeds   bootstrap      of new seeds   seeds' t")
+    for kind, spreads in KINDS_AND_SPREADS.items():
+        for seed_sd in spreads:
+            for n_seeds in options.seeds:
+                rng = np.random.default_rng([options.seed, n_tasks, n_seeds, int(1000 * seed_sd)])
+                drawn = results(rng, kind, n_seeds, n_tasks, seed_sd)
+                one = n_seeds == 1
+                both = cover(
+                    stats.seeds_and_tasks,
+                    lambda d, one=one: d.these_networks if one else d.everywhere,
+                    drawn,
+                    options.repeats,
+                )
+                over_seeds = "      -"
+                if not one:
+                    over_seeds = told(
+                        cover(stats.seed_interval, lambda d: d.these_tasks, drawn, options.repeats)
+                    )
+                print(
+                    f"  {kind:9} {100 * seed_sd:6.1f} {n_seeds:6}   {told(both)}   {100 * both.other:8.1f}"
+                    f"       {over_seeds}",
+                    flush=True,
+                )
+
+
+def _differences(options: argparse.Namespace, n_tasks: int) -> None:
+    print(f"\n{n_tasks} tasks: two equally good settings; false alarms in % at p < 0.05")
+    print("  seed SD  seeds   interval covers   test of tasks alone   of seeds and tasks")
+    for seed_sd in (0.0, 0.005, 0.02):
+        for n_seeds in options.seeds:
+            rng = np.random.default_rng([options.seed, n_tasks, n_seeds, int(1000 * seed_sd), 1])
+            covered, by_tasks, by_both = false_alarms(rng, n_seeds, n_tasks, seed_sd, options.repeats)
+            print(
+                f"  {100 * seed_sd:7.1f} {n_seeds:6}   {100 * covered:15.1f}   {100 * by_tasks:19.1f}"
+                f"   {100 * by_both:18.1f}",
+                flush=True,
+            )
+
+
+def _classes(options: argparse.Namespace, n_tasks: int) -> None:
+    print(f"\n{n_tasks} tasks of {WAY} classes: coverage of the truth for other classes; seed SD 0.5 points")
+    print("  classes  of single %  of pairs %  seeds   over classes    over seeds and tasks")
+    for n_classes in (20, 69, 423):
+        for of_classes, of_pairs in ((0.0, 0.0), (0.1, 0.0), (0.4, 0.0), (0.2, 0.2)):
+            for n_seeds in (1, 3, 10):
+                rng = np.random.default_rng([options.seed, n_tasks, n_seeds, n_classes, int(10 * of_classes)])
+                classes = tasks_of(rng, n_tasks, n_classes)
+                found = stats.design(classes.tolist())
+                spread = 0.005 if n_seeds > 1 else 0.0
+                drawn = with_classes(rng, classes, n_seeds, spread, of_classes, of_pairs)
+                ours = cover(
+                    lambda x, found=found: stats.class_interval(x, found),
+                    lambda d: d.everywhere,
+                    drawn,
+                    options.repeats,
+                )
+                few = max(200, options.repeats // 5)  # it strays so far that few are enough
+                plain = cover(stats.seeds_and_tasks, lambda d: d.everywhere, drawn, few)
+                cell = f"  {n_classes:7} {100 * of_classes:12.0f} {100 * of_pairs:11.0f} {n_seeds:6}"
+                print(f"{cell}   {told(ours)}    {told(plain)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

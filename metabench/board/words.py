@@ -1,0 +1,85 @@
+"""What a reader must know of a leaderboard, in sentences below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metabench.board.folders import told_count
+from metabench.board.rows import BASELINE, PUBLISHED, TUNED
+from metabench.board.scores import ALIKE
+from metabench.stats import FEW_SEEDS
+
+Board = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+MOST_NAMED = 8
+
+
+def title(board: Board) -> str:
+    """Name the setting, and say whether it is still running."""
+    return setting(board["task"]) + ("" if board["status"] == "finished" else ", still running")
+
+
+def setting(task: Mapping[str, Any]) -> str:
+    """Name data, ways and shots."""
+    split = f" ({task['split']})" if task.get("split") else ""
+    ways = f"{told_count(task['way'])}-way " if task["way"] != 1 else ""
+    return f"{task['dataset']}{split}, {ways}{told_count(task['shot'])}-shot"
+
+
+def about(board: Board, common: Sequence[str]) -> str:
+    """Say what the numbers are, and where they promise less than they seem to."""
+    rows, metric = board["rows"], board["metric"]["name"]
+    sentences = ["; ".join([*common, f"protocol: {board['protocol']}"]) + "."]
+    sentences += _on_intervals(rows, metric)
+    sentences += _on_comparisons(rows)
+    if any(row["variant"] == TUNED for row in rows):
+        sentences.append("Cost of a tuned row: its whole search; of others: their own runs.")
+    if board["status"] != "finished":
+        sentences.append(f"Rows without an {metric} show the best meta-validation {metric} so far.")
+    again = [_who(row) for row in rows if (row["times_opened"] or 0) > 1]
+    if again:
+        sentences.append(f"Meta-test was opened more than once for: {_named(again)}.")
+    if any(row["variant"] == PUBLISHED for row in rows):
+        sentences.append("Published rows are references: not measured here, on other tasks, without a rank.")
+    return " ".join(sentences)
+
+
+def _on_intervals(rows: Rows, metric: str) -> list[str]:
+    trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
+    if not trained:
+        return []
+    judged = "Accuracy" if metric == "accuracy" else "Mean squared error"
+    better = "" if metric == "accuracy" else ", lower is better"
+    over = " or ".join(sorted(trained))
+    found = [f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks."]
+    if any(row.get("class_low") is not None for row in rows):
+        found.append('"New classes": the interval for other test classes than these.')
+    one = [_who(row) for row in rows if row["seeds"] == 1]
+    if one:
+        found.append(f"One seed, whose interval says nothing of training again: {_named(one)}.")
+    few = [_who(row) for row in rows if row["seeds"] and 1 < row["seeds"] < FEW_SEEDS]
+    if few:
+        found.append(f"Two seeds, whose interval is only rough: {_named(few)}.")
+    return found
+
+
+def _on_comparisons(rows: Rows) -> list[str]:
+    best = next((row for row in rows if row.get("rank") is not None and row.get("vs_best") is None), None)
+    if best is None:
+        return []
+    alike = [_who(row) for row in rows if (row.get("vs_best") or {}).get("verdict") == ALIKE]
+    if alike:
+        return [f"Not distinguishable from {_who(best)} (p < 0.05, Holm): {_named(alike)}."]
+    others = [row for row in rows if row.get("vs_best") is not None]
+    return [f"{_who(best)} is better than every other row (p < 0.05, Holm)."] if others else []
+
+
+def _who(row: Mapping[str, Any]) -> str:
+    return str(row["algorithm"] if row["variant"] == BASELINE else f"{row['algorithm']} {row['variant']}")
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

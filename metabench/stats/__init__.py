@@ -1,0 +1,47 @@
+"""Intervals over seeds, tasks and classes, and comparisons; numbers in, numbers out, NaN stays NaN.
+
+docs/statistics.md explains each number, and `benchmarks/coverage.py` shows by simulation that the intervals
+cover what they promise.
+"""
+
+from __future__ import annotations
+
+from metabench.stats.classes import Design, class_interval, design
+from metabench.stats.compare import Paired, holm, paired, paired_classes, paired_se, rank_ranges
+from metabench.stats.crossed import CONFIDENCE, Floats
+from metabench.stats.intervals import (
+    CLASSES,
+    FEW_SEEDS,
+    SEEDS,
+    SEEDS_AND_TASKS,
+    SEEDS_CLASSES,
+    TASKS,
+    Interval,
+    mean_interval,
+    seed_interval,
+    seeds_and_tasks,
+)
+
+__all__ = [
+    "CLASSES",
+    "CONFIDENCE",
+    "FEW_SEEDS",
+    "SEEDS",
+    "SEEDS_AND_TASKS",
+    "SEEDS_CLASSES",
+    "TASKS",
+    "Design",
+    "Floats",
+    "Interval",
+    "Paired",
+    "class_interval",
+    "design",
+    "holm",
+    "mean_interval",
+    "paired",
+    "paired_classes",
+    "paired_se",
+    "rank_ranges",
+    "seed_interval",
+    "seeds_and_tasks",
+]

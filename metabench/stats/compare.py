@@ -1,0 +1,104 @@
+"""Comparisons on the same tasks: a difference, its test, many tests at once, and what they leave of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metabench.stats.classes import Design, of_classes
+from metabench.stats.crossed import Floats, Part, half_width, matrix, of_seeds, of_tasks, p_value
+from metabench.stats.intervals import CLASSES, SEEDS_AND_TASKS, SEEDS_CLASSES, TASKS, Interval, around
+
+
+class Paired(NamedTuple):
+    """How much higher one setting is than another on the same tasks."""
+
+    difference: float
+    low: float
+    high: float
+    p: float  # two-sided, below 0.05 where the interval excludes zero; NaN where all differences are equal
+    over: str  # as in Interval; "seeds and tasks" only where both sides have several seeds
+    p_tasks: float  # paired t test over tasks, of these very trained networks: blind to training again
+    higher: float  # probability that a seed of the first is higher on a task than one of the second
+
+
+def paired(a: ArrayLike, b: ArrayLike, trained: tuple[bool, bool] = (True, True)) -> Paired:
+    """Compare [seeds, T] with [seeds, T] on the same tasks.
+
+    The two sides' seeds are independent trainings, even where their numbers agree.
+
+    Args:
+        trained: False for a side that training again could not change, such as a baseline.
+    """
+    x, y = _same_tasks(a, b)
+    difference = float(x.mean() - y.mean())
+    per_task = x.mean(axis=0) - y.mean(axis=0)
+    seeds = _seed_parts(x, y, trained)
+    parts = [of_tasks(per_task), *seeds]
+    half = half_width(parts)
+    over = SEEDS_AND_TASKS if seeds else TASKS
+    p, p_tasks = p_value(difference, parts), p_value(difference, parts[:1])
+    return Paired(difference, difference - half, difference + half, p, over, p_tasks, _higher(x, y))
+
+
+def paired_classes(
+    a: ArrayLike, b: ArrayLike, found: Design, trained: tuple[bool, bool] = (True, True)
+) -> Interval:
+    """Return the difference of [seeds, T] and [seeds, T] with its interval over classes, tasks and seeds."""
+    x, y = _same_tasks(a, b)
+    seeds = _seed_parts(x, y, trained)
+    parts = [of_classes(x.mean(axis=0) - y.mean(axis=0), found), *seeds]
+    return around(float(x.mean() - y.mean()), parts, SEEDS_CLASSES if seeds else CLASSES)
+
+
+def paired_se(a: ArrayLike, b: ArrayLike) -> float:
+    """Return the standard error, over tasks, of the mean difference of [T] and [T] on the same tasks."""
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"shapes {x.shape} and {y.shape}: a paired comparison needs the same tasks")
+    return float((x - y).std(ddof=1) / np.sqrt(x.size)) if x.size > 1 else np.nan
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p values for their number (Holm 1979); NaN is no test and stays NaN."""
+    p = np.asarray(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted.tolist()
+
+
+def rank_ranges(is_better: ArrayLike) -> list[tuple[int, int]]:
+    """Return the best and the worst rank that each row may have.
+
+    Args:
+        is_better: [rows, rows], whether the first is better than the second beyond doubt.
+    """
+    better = np.asarray(is_better, dtype=bool)
+    n_rows = len(better)
+    best, worst = 1 + better.sum(axis=0), n_rows - better.sum(axis=1)
+    return [(int(low), int(high)) for low, high in zip(best, worst, strict=True)]
+
+
+def _same_tasks(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    x, y = matrix(a), matrix(b)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"{x.shape[1]} and {y.shape[1]} tasks: a paired comparison needs the same tasks")
+    return x, y
+
+
+def _seed_parts(x: Floats, y: Floats, trained: tuple[bool, bool]) -> list[Part]:
+    """Return the variance of both sides' seeds, or none where a trained side has one seed only."""
+    sides = [side for side, is_trained in zip((x, y), trained, strict=True) if is_trained]
+    return [of_seeds(*sides)] if sides and all(len(side) > 1 for side in sides) else []
+
+
+def _higher(x: Floats, y: Floats) -> float:
+    if np.isnan(x).any() or np.isnan(y).any():
+        return np.nan
+    against = np.stack([np.where(one > y, 1.0, np.where(one == y, 0.5, 0.0)).mean() for one in x])
+    return float(against.mean())

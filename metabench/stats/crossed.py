@@ -1,0 +1,116 @@
+"""Variances of a mean over seeds and tasks, and what a sum of estimated variances promises.
+
+Seeds and tasks are crossed: every seed is tested on the same frozen tasks. With effects of seeds, of tasks
+and of both together, the mean of S seeds and T tasks has the variance
+
+    var(seed) / S + var(task) / T + var(both) / (S T)
+
+The spread of the tasks' means over seeds holds the second and third term; that of the seeds' means holds the
+first and, again, the third, which is therefore taken off.
+
+A sum of variances that are known on few degrees of freedom has no t distribution. Satterthwaite's
+approximation covered 92 % of simulated truths with three seeds; the rule of Cochran and Cox, which averages
+the quantiles of the parts by their variances, covered 93.5 to 97 % from three seeds on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+
+class Part(NamedTuple):
+    """One of the variances that add up to that of a mean, and the degrees of freedom it is known on."""
+
+    variance: float
+    freedom: float
+
+
+def matrix(scores: ArrayLike) -> Floats:
+    """Return [seeds, tasks] as float64; any other shape is a ValueError."""
+    x = np.asarray(scores, dtype=np.float64)
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"shape {x.shape}: accuracies must be [seeds, tasks] and not empty")
+    return x
+
+
+def of_tasks(per_task: Floats) -> Part:
+    """Return the variance that tasks [T], averaged over seeds, give to their mean."""
+    n_tasks = len(per_task)
+    if n_tasks < 2:
+        return Part(np.nan, 1)
+    return Part(float(per_task.var(ddof=1)) / n_tasks, n_tasks - 1)
+
+
+def of_seeds(*sides: Floats) -> Part:
+    """Return the variance that seeds give to a mean, or to a difference of two, beside that of tasks.
+
+    Args:
+        sides: [seeds, tasks] each, of at least two seeds.
+    """
+    freedoms = [len(side) - 1 for side in sides]
+    spreads = [float(side.mean(axis=1).var(ddof=1)) / len(side) for side in sides]
+    spread = sum(spreads)
+    variance = spread
+    # With two seeds there is one degree of freedom: taking the noise off covered 89 % at worst.
+    if min(freedoms) > 1:
+        variance = float(np.maximum(spread - _NOISE_OFF[len(sides)] * sum(map(_noise, sides)), 0.0))
+    if spread == 0:
+        return Part(variance, min(freedoms))
+    # Welch: the noisier side decides.
+    shares = sum(one**2 / freedom for one, freedom in zip(spreads, freedoms, strict=True))
+    return Part(variance, spread**2 / shares)
+
+
+_NOISE_OFF = {1: 1.0, 2: 0.5}
+"""How much of the noise is taken off: all of it made differences between three seeds cover 91 % at worst,
+where one side's seeds agree and the other's do not; half of it made them cover 93 to 98 %."""
+
+
+def _noise(x: Floats) -> float:
+    """Return the part of the spread of seeds' means that is of both seed and task."""
+    n_seeds, n_tasks = x.shape
+    rest = x - x.mean(axis=1, keepdims=True) - x.mean(axis=0) + x.mean()
+    return float(np.square(rest).sum()) / ((n_seeds - 1) * (n_tasks - 1)) / (n_seeds * n_tasks)
+
+
+def total(parts: Sequence[Part]) -> float:
+    """Add up variances."""
+    return sum(part.variance for part in parts)
+
+
+def quantile(parts: Sequence[Part], tail: float) -> float:
+    """Return how many standard errors a mean strays with this probability to one side (Cochran and Cox)."""
+    known = [(part.variance, -float(special.stdtrit(part.freedom, tail))) for part in parts]
+    whole = total(parts)
+    if whole == 0:
+        return max(one for _, one in known)
+    return sum(variance * one for variance, one in known) / whole
+
+
+def half_width(parts: Sequence[Part]) -> float:
+    """Return half the width of the 95 % interval of a mean whose variance has these parts."""
+    return quantile(parts, (1 - CONFIDENCE) / 2) * float(np.sqrt(total(parts)))
+
+
+def p_value(distance: float, parts: Sequence[Part]) -> float:
+    """Return the two-sided p at which the interval of a mean just reaches zero; NaN where nothing varies."""
+    error = float(np.sqrt(total(parts)))
+    if not np.isfinite(error) or not np.isfinite(distance) or error == 0:
+        return np.nan
+    away = abs(distance) / error
+    if away == 0:
+        return 1.0
+    lowest = 1e-30  # beyond it, p says no more
+    if quantile(parts, lowest) < away:
+        return 2 * lowest
+    logged = optimize.brentq(lambda log: quantile(parts, np.exp(log)) - away, np.log(lowest), np.log(0.5))
+    return float(2 * np.exp(logged))
