@@ -46,6 +46,10 @@ cpus=${SLURM_CPUS_PER_TASK:-1}
 # The name of a node may lead to its own loopback address there, which the others cannot reach.
 ip=$(getent ahostsv4 "$head" | awk '!ip && $1 !~ /^127\./ {ip = $1} END {print ip}') || ip=
 [ -n "$ip" ] || ip=$(hostname -I | awk '{print $1}')
+if [ -z "$ip" ]; then
+  say "$head has no address that other nodes could reach"
+  exit 1
+fi
 address="$ip:$port"
 
 search='' cancelled='' signals=0
@@ -99,7 +103,7 @@ await() {
       }
     done
     [ "$SECONDS" -lt "$deadline" ] || return 1
-    sleep 1
+    sleep 0.2
   done
 }
 # shellcheck disable=SC2329  # await calls both
