@@ -39,6 +39,10 @@ def search(
     name = path.stem if name is None else name
     if Path(name).name != name or name in ("", ".."):
         raise MetabenchError(f"--name {name!r}: must be the name of one folder, without slashes")
+    if options["workers"] is not None and options["address"] is None:
+        raise MetabenchError(
+            "--workers: is for a cluster that grows; give its --address too, or leave it out"
+        )
     for library in ("ray", "optuna"):
         if importlib.util.find_spec(library) is None:
             raise MetabenchError(

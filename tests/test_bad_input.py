@@ -213,6 +213,8 @@ FLAGS = {
     "algorithm that the space lacks": (["--algorithms", "maml_pp"], "not in this space"),
     "unknown resume": (["--resume", "maybe"], "maybe"),
     "unknown flag": (["--trails", "3"], "--trails"),
+    "no workers": (["--address", "auto", "--workers", "0"], "--workers"),
+    "workers of no cluster": (["--workers", "2"], "--workers: is for a cluster that grows"),
     "name with a slash": (["--name", "a/b"], "without slashes"),
     "name that climbs": (["--name", ".."], "must be the name of one folder"),
 }

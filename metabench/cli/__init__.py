@@ -67,6 +67,10 @@ def search(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; without it, Ray starts on this machine.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Nodes for trials that the cluster's autoscaler may go up to."),
+    ] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="Cores of each trial.")] = 1,
     gpus_per_trial: Annotated[
         float | None,
@@ -121,6 +125,7 @@ def search(
         plan=plan,
         fetch=fetch,
         address=address,
+        workers=workers,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         resume=resume,

@@ -26,6 +26,7 @@ def search(
     *,
     storage: str | None = None,
     address: str | None = None,
+    workers: int | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
     accept: bool = False,
     warm_start: str | None = None,
@@ -40,7 +41,7 @@ def search(
 
     Args:
         storage: address under which the search folder is kept in object storage, such as s3://bucket/searches.
-        address: Ray cluster to join; without it Ray is started on this machine.
+        address, workers: Ray cluster to join, else this machine; and how many nodes it may grow to.
         resume: continue what is there if it is the same search (auto), never, or insist on it (must).
         accept: continue with a larger budget, more algorithms or another version, and record that.
         warm_start: folder of an earlier search whose trials this one is to know of.
@@ -71,7 +72,7 @@ def search(
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))
             share = cluster.Share(cpus_per_trial, gpus_per_trial)
-            with cluster.connect(address, place, share, cpus, watch.say) as found:
+            with cluster.connect(address, place, share, cpus, watch.say, workers) as found:
                 nodes.check(address, space.task, splits, fetch)
                 _run_stages(place, watch.space, splits, seed, found, watch)
         dashboard.write_leaderboard(place)

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metabench import interruption, storage, store
 from metabench.core import MetabenchError
+from metabench.search import growth
 from metabench.search.mishaps import Avoided
 
 OBJECT_STORE = 100 * 2**20
@@ -76,6 +77,7 @@ def connect(
     share: Share = DEFAULT_SHARE,
     cpus: int | None = None,
     say: Callable[[str], None] = lambda text: None,
+    n_workers: int | None = None,
 ) -> Iterator[Cluster]:
     """Start Ray on this machine, or join the cluster at an address, and leave it in the end.
 
@@ -84,11 +86,14 @@ def connect(
         share: what each trial gets of a node.
         cpus: cores of a local cluster; all where it is not given.
         say: tells of nodes that are found to be out of order.
+        n_workers: nodes that a joined cluster may grow to; it stays as it is where this is not given.
     """
     with joined(address, cpus):
         if address is not None:
-            _check_nodes(folder)
-        yield offer(ray.cluster_resources(), share)._replace(avoided=Avoided(workers, say))
+            with growth.first_node(workers) if n_workers is not None else contextlib.nullcontext():
+                _check_nodes(folder)
+        room = growth.expected(workers(), n_workers)
+        yield offer(room, share)._replace(avoided=Avoided(workers, say))
 
 
 @contextlib.contextmanager
@@ -155,7 +160,7 @@ def offer(resources: dict[str, float], share: Share = DEFAULT_SHARE) -> Cluster:
     if cpus < share.cpus:
         raise MetabenchError(
             f"the cluster has {cpus} cores, and a trial takes {share.cpus}; add a worker node, or lower "
-            "--cpus-per-trial"
+            "--cpus-per-trial; of a cluster that grows, say by --workers how many nodes there may be"
         )
     slots = cpus // share.cpus
     if share.gpus == 0 or not (gpus or share.gpus):

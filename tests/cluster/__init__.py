@@ -1,0 +1,1 @@
+"""Tests of the files that start a search on a cluster."""
