@@ -16,7 +16,7 @@ from metabench.objectives import OBJECTIVES
 from metabench.search import curves
 from metabench.search.asha import judge
 from metabench.search.curves import Point, pack, unpack
-from metabench.search.ledger import Ledger
+from metabench.search.ledger import WORK, Ledger
 from metabench.search.scenario import describe
 from tests.search.played import make_error_report, make_report
 from tests.search.recorded import N_TASKS, curve, many, only_maml, recording, write
@@ -81,6 +81,41 @@ def test_a_folder_of_a_search_is_read_with_all_its_endings(tmp_path: Path, space
         MetabenchError, match=r"--validation-tasks 5: the scores of single tasks were not kept"
     ):
         describe(read, {"validation_tasks": 5})
+
+
+def test_scores_of_single_tasks_come_from_the_trials_own_files(tmp_path: Path, space: SearchSpace) -> None:
+    space = only_maml(space, validation_tasks=2, borderline_tasks=4)
+    known = {"maml": [{"trial": "x", "sampled": {}, "scores": {"900": 0.5}}]}
+    record = {"space": space.model_dump(mode="json"), "data_fingerprint": "0", "known": known}
+    store.write_json(tmp_path / store.SEARCH, record)
+    ledger = Ledger(tmp_path, keep=2)
+    name = ledger.propose("maml", {"inner_lr": 0.1, "inner_steps": 1}, {}, False, 0).name
+    looked = {"borderline_score": 0.4, "borderline_seconds": 7.0}
+    reports = [
+        {**make_report(100, 0.3, 1.0 + 7, [0.2, 0.4, 0.5, 0.5]), **looked},
+        make_report(300, 0.5, 3.0 + 7, [0.4, 0.6]),
+    ]
+    store.write_lines(tmp_path / WORK / name / store.REPORTS, reports)
+    for report in reports:
+        judge(ledger, space.budget, name, report)
+    read = curves.read([tmp_path])
+    assert read.curves["maml"][0].points == (
+        Point(100, 1, 0, 0.3, (0.2, 0.4)),
+        Point(300, 3, 0, 0.5, (0.4, 0.6)),
+    )
+    assert (read.is_per_task, read.known) == (True, known)
+    told = describe(read, {})
+    assert told.notes == ("no second look at 4 tasks: not every trial's were recorded",)
+    assert told.space.budget.borderline_tasks is None
+    with pytest.raises(MetabenchError, match=r"--borderline-tasks 4: must be <= 2, those recorded"):
+        describe(read, {"borderline_tasks": 4})
+
+
+def test_rungs_that_a_space_lists_give_way_to_a_grace(space: SearchSpace) -> None:
+    made = recording(only_maml(space, trials=3, rungs=[300, 900]), many(3, seed=0))
+    assert describe(made, {}).rungs == [300, 900]
+    assert describe(made, {"grace": 100}).rungs == [100, 300, 900]
+    assert describe(made, {"scheduler": "top_k"}).rungs == [100, 900]
 
 
 def test_of_errors_the_lowest_is_the_best(tmp_path: Path, space: SearchSpace) -> None:

@@ -280,6 +280,10 @@ def test_a_second_look_can_turn_a_decision(space: SearchSpace) -> None:
     assert [event.decision for event in played.events] == [CONTINUE, COMPLETE, AGAIN, CONTINUE, COMPLETE]
     spent = [round(event.time, 6) for event in played.events]
     assert spent == [3, 13, 16, 18, 28]
+    # 13 seconds for the first, 3 to the doubt, 2 for the look: then these are spent, and not before
+    short = in_order(made, trials=2, validation_tasks=2, borderline_tasks=4, seconds=17.5)
+    played = play(made, short, seed=0).played["maml"]
+    assert [event.decision for event in played.events] == [CONTINUE, COMPLETE, AGAIN, PRUNED]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
