@@ -19,7 +19,7 @@ from metabench.cli import app
 from tests import small
 
 LOAD = data.load
-COMMANDS = ["search", "train", "test", "leaderboard", "tensorboard", "algorithms", "datasets"]
+COMMANDS = ["search", "train", "test", "simulate", "leaderboard", "tensorboard", "algorithms", "datasets"]
 TASK = ["--dataset", "glyphs", "--way", "3", "--query", "2", "--test-query", "3", "--width", "4"]
 BUDGET = ["--tasks", "8", "--reports", "2", "--validation-tasks", "4"]
 TRAIN = [

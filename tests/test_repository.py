@@ -54,6 +54,7 @@ FLOORS: dict[str, float] = {
     "status": 5.9,
     "sheet": 5.5,
     "catalogue": 6,
+    "simulations": 6,
     "commands": 6,
     "cli": 6.5,
 }

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from metabench import __version__
-from metabench.cli import datasets
+from metabench.cli import datasets, simulate
 from metabench.cli.base import Json, guarded
 
 app = typer.Typer(
@@ -229,6 +229,9 @@ def test(
     from metabench import commands
 
     commands.test(run, tasks, task_list, device, json)
+
+
+app.command()(simulate.simulate)
 
 
 @app.command()

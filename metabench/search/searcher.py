@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -82,6 +82,10 @@ class Study:
 
     def _ask(self) -> dict[str, Any]:
         asked = self.asked[len(self.asked)] = self.study.ask()
+        return self.sample(asked)
+
+    def sample(self, asked: optuna.Trial) -> dict[str, Any]:
+        """Read the setting that a trial of Optuna's proposes."""
         # A sampler proposes when this is first read, and leaves its notes, even where all values are given.
         _ = asked.relative_params
         values = spaces.settled(self.space, self.algorithm)
@@ -103,12 +107,18 @@ class FairSearcher(Searcher):
     """Hand out trials: what a stopped search left unfinished, then new ones, to each algorithm alike."""
 
     def __init__(
-        self, space: SearchSpace, ledger: Ledger, seed: int, known: Mapping[str, Any] | None = None
+        self,
+        space: SearchSpace,
+        ledger: Ledger,
+        seed: int,
+        known: Mapping[str, Any] | None = None,
+        study: Callable[..., Study] = Study,
     ) -> None:
         """Rebuild the studies from the ledger.
 
         Args:
             known: algorithms to trials of an earlier search.
+            study: makes the study of one algorithm.
         """
         super().__init__()
         self.space = space
@@ -117,7 +127,7 @@ class FairSearcher(Searcher):
         self.rungs = spaces.rungs(space.budget)
         self.trials = {algorithm: spaces.n_trials(space, algorithm) for algorithm in space.algorithms}
         self.studies = {
-            algorithm: Study(space, algorithm, seed, (known or {}).get(algorithm, ()))
+            algorithm: study(space, algorithm, seed, (known or {}).get(algorithm, ()))
             for algorithm in space.algorithms
         }
         self.handed: dict[str, str] = {}  # Tune's id of what runs -> our name
