@@ -31,13 +31,66 @@ def found(place: str) -> Path:
     return folder
 
 
-def leaderboard(folders: Sequence[str], form: str) -> None:
-    """Print what the folders hold by now."""
-    shown = board.FORMATS[form](board.leaderboard([found(folder) for folder in folders]))
+def leaderboard(
+    folders: Sequence[str], form: str, columns: Sequence[str] = (), published: bool = False
+) -> None:
+    """Print what the folders hold by now.
+
+    Args:
+        columns: names of those to show, in place of the most important.
+    """
+    shown = board.FORMATS[form](board.leaderboard([found(folder) for folder in folders], published), columns)
     if form == "table":
         Console().print(shown)
     else:
         typer.echo(shown, nl=False)
+
+
+def compare(folders: Sequence[str], rows: Sequence[str], as_json: bool) -> None:
+    """Print which of two rows is better, and how sure that is."""
+    from metabench.board import versus
+
+    answer = versus.compare(board.read([found(folder) for folder in folders]), rows)
+    typer.echo(json.dumps(answer, indent=1) if as_json else answer["sentence"])
+
+
+def export(folders: Sequence[str], out: Path) -> None:
+    """Write everything that folders hold as tables, and the leaderboard in its forms."""
+    from metabench.board import export as exporting
+
+    store.check_writable(out)
+    places = [found(folder) for folder in folders]
+    shown = board.leaderboard(places)
+    paths = exporting.write(out, exporting.tables(board.read(places), shown))
+    for suffix, text in (("json", board.as_json), ("md", board.as_markdown), ("tex", board.as_latex)):
+        paths.append(out / f"{store.LEADERBOARD}.{suffix}")
+        store.write_text(paths[-1], text(shown))
+    typer.echo(f"{out}: {', '.join(path.name for path in paths)}")
+
+
+def across(folders: Sequence[str], diagram: Path | None, as_json: bool) -> None:
+    """Print how rows rank over several settings, and draw the critical-difference diagram if asked to."""
+    from metabench.board import across as ranking
+    from metabench.board.words import about_settings
+
+    answer = ranking.across(board.read([found(folder) for folder in folders]))
+    if diagram is not None:
+        store.check_writable(diagram.parent)
+        store.write_bytes(diagram, ranking.diagram(answer))
+    if as_json:
+        typer.echo(json.dumps(answer, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    ratios = list(answer["rows"][0]["profile"])
+    for name in ("row", "mean rank", "first", *(f"≤ {ratio}" for ratio in ratios[1:])):
+        table.add_column(name, justify="left" if name == "row" else "right")
+    for row in answer["rows"]:
+        shares = ["" if row["profile"][one] is None else f"{row['profile'][one]:.0%}" for one in ratios[1:]]
+        rank = "" if row["mean_rank"] is None else f"{row['mean_rank']:.2f}"
+        table.add_row(row["name"], rank, str(row["wins"]), *shares)
+    console = Console()
+    console.print(table)
+    console.print(about_settings(answer), soft_wrap=True, markup=False)
 
 
 def plan(found: Mapping[str, Any], as_json: bool) -> None:

@@ -138,9 +138,9 @@ def word(key: str) -> Callable[[Row], str]:
     return lambda row: str(row.get(key) or "")
 
 
-def short(key: str) -> Callable[[Row], str]:
-    """Show the beginning of a hash."""
-    return lambda row: str(row.get(key) or "")[:12]
+def short(key: str, length: int = 12) -> Callable[[Row], str]:
+    """Show the beginning of a hash, or the day of a time."""
+    return lambda row: str(row.get(key) or "")[:length]
 
 
 def verdict(row: Row) -> str:
@@ -201,7 +201,7 @@ COLUMNS = (
     Column("p_tasks", "p over tasks", of_best("p_tasks", 3), part="asked"),
     Column("higher", "P(higher)", of_best("higher", 2), part="asked"),
     Column("times_opened", "Opened", lambda row: count(row["times_opened"]), part="asked"),
-    Column("opened", "Last opened", word("opened"), False, "asked"),
+    Column("opened", "Last opened", short("opened", 10), False, "asked"),
     Column("config_hash", "Configuration", short("config_hash"), False, "asked"),
     Column("tasks_hash", "Task list", short("tasks_hash"), False, "asked"),
     Column("code", "Code", short("code"), False, "asked"),

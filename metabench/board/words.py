@@ -7,8 +7,9 @@ from typing import Any
 
 from metabench.board.folders import told_count
 from metabench.board.rows import BASELINE, PUBLISHED, TUNED
-from metabench.board.scores import ALIKE
+from metabench.board.scores import ALIKE, LEVEL
 from metabench.stats import FEW_SEEDS
+from metabench.stats.settings import LEAST_SETTINGS
 
 Board = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -83,3 +84,28 @@ def _who(row: Mapping[str, Any]) -> str:
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
+
+
+def about_settings(found: Mapping[str, Any]) -> str:
+    """Say what ranks over settings are, and what can be told apart."""
+    sentences = [f"{len(found['settings'])} settings: {'; '.join(found['settings'])}."]
+    sentences.append('"≤ 1.1": share of settings in which the error is at most 1.1 times the lowest.')
+    if found["missing"]:
+        sentences.append(f"Left out, since not every setting has them: {', '.join(found['missing'])}.")
+    tests = found["tests"]
+    if tests is None:
+        sentences.append(f"Too few settings for a test over settings; {LEAST_SETTINGS} are needed.")
+        return " ".join(sentences)
+    names = [row["name"] for row in found["rows"]]
+    table = tests["signed_rank_p_holm"]
+    pairs = [(a, b) for b in range(len(names)) for a in range(b)]
+    apart = [f"{names[a]} > {names[b]}" for a, b in pairs if table[a][b] < LEVEL]
+    least = len(pairs) * 2 ** (1 - len(found["settings"]))  # of the surest pair, once it is adjusted
+    if least >= LEVEL:
+        sentences.append(
+            f"{len(found['settings'])} settings are too few for {len(pairs)} pairs: the surest would have "
+            f"p = {least:.2g}."
+        )
+    told = ", ".join(apart) if apart else "none"
+    sentences.append(f"Told apart over settings (signed ranks, Holm, p < 0.05): {told}.")
+    return " ".join(sentences)

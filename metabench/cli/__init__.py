@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from metabench import __version__
-from metabench.cli import datasets, simulate
+from metabench.cli import datasets, results, simulate
 from metabench.cli.base import Json, guarded
 
 app = typer.Typer(
@@ -243,19 +243,7 @@ def status(folder: Folder, json: Json = False) -> None:
     standing.show(folder, json)
 
 
-@app.command()
-@guarded()
-def leaderboard(
-    folders: Annotated[
-        list[str], typer.Argument(help="Folders or addresses of searches and runs.", show_default=False)
-    ],
-    format: Annotated[Literal["table", "json", "csv", "md"], typer.Option(help="How to print it.")] = "table",
-    json: Json = False,
-) -> None:
-    """Rank the algorithms of searches and runs, finished or running."""
-    from metabench import views
-
-    views.leaderboard(folders, "json" if json else format)
+results.add_to(app)
 
 
 @app.command()
