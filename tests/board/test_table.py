@@ -57,7 +57,13 @@ def test_the_terminal_table_fits_eighty_characters_and_breaks_no_cell(finished: 
     for row in finished["rows"][:-1]:
         rank, accuracy = str(row["rank"]), f"{100 * row['accuracy']:.1f}"
         assert [row["algorithm"], row["variant"], rank, accuracy] in starts
-    cells = ("67.5–72.5", "+10.1 [+9.6, +10.5]", "-6.1 [-6.5, -5.6]", "inner_lr=0.4, inner_steps=5", "0:00:20")
+    cells = (
+        "67.5–72.5",
+        "+10.1 [+9.6, +10.5]",
+        "-6.1 [-6.5, -5.6]",
+        "inner_lr=0.4, inner_steps=5",
+        "0:00:20",
+    )
     for cell in cells:
         assert cell in text
 
