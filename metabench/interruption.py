@@ -49,6 +49,11 @@ def check() -> None:
         raise Interrupted(_asked[0])
 
 
+def asked() -> str | None:
+    """Return the signal by which the process was asked to stop; None where it was not."""
+    return None if _asked is None else _asked[0]
+
+
 def seconds_since() -> float | None:
     """Return how long ago the process was asked to stop; None where it was not."""
     return None if _asked is None else time.monotonic() - _asked[1]

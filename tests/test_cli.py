@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from metabench import __version__, algorithms, commands, data
+from metabench import __version__, algorithms, commands, data, interruption
 from metabench import search as searching
 from metabench.cli import app
 from tests import small
@@ -240,3 +242,19 @@ def test_ctrl_c_exits_with_130_and_says_how_to_continue(
     result = metabench(*args)
     assert result.exit_code == 130
     assert "The same command continues" in result.stderr
+
+
+@pytest.mark.parametrize("name", interruption.SIGNALS)
+def test_a_signal_exits_with_75_also_when_ray_makes_a_plain_keyboard_interrupt_of_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waiting(*args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(interruption.Interrupted):
+            os.kill(os.getpid(), signal.Signals[name])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruption, "_asked", None)  # and forgotten again after the test
+    monkeypatch.setattr(commands, "search", waiting)
+    result = metabench("search", "space.yaml")
+    assert result.exit_code == interruption.TRY_AGAIN
+    assert f"stopped by {name}. The same command continues" in result.stderr

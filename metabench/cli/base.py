@@ -40,12 +40,12 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
                     raise
                 typer.echo(f"metabench: {error}; mend the disk, or make room. {stopped}".rstrip(), err=True)
                 raise typer.Exit(2) from None
-            except Interrupted as signal:
-                typer.echo(f"\nmetabench: stopped by {signal}. {stopped}".rstrip(), err=True)
-                raise typer.Exit(TRY_AGAIN) from None
-            except KeyboardInterrupt:
-                typer.echo(f"\nmetabench: stopped. {stopped}".rstrip(), err=True)
-                raise typer.Exit(130) from None
+            except KeyboardInterrupt as stop:
+                # Ray makes a plain one of what a signal raises while Ray waits.
+                asked = str(stop) if isinstance(stop, Interrupted) else interruption.asked()
+                by = f" by {asked}" if asked else ""
+                typer.echo(f"\nmetabench: stopped{by}. {stopped}".rstrip(), err=True)
+                raise typer.Exit(TRY_AGAIN if asked else 130) from None
 
         return run
 
