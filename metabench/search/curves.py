@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from metabench import data, spaces, store
-from metabench.config import SearchSpace
+from metabench.config import SearchSpace, problems
 from metabench.core import MetabenchError, Objective
 from metabench.objectives import OBJECTIVES
 from metabench.search import warm
@@ -132,8 +134,8 @@ def _read_file(path: Path) -> Recording:
         n_tasks, fingerprint = int(header["validation_tasks"]), str(header["data_fingerprint"])
     except (KeyError, IndexError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise MetabenchError(
-            f"{path}: is no file of curves ({type(error).__name__}: {error}); record one with "
-            "benchmarks/curves.py, or give the folder of a search"
+            f"{path}: is no file of curves ({_brief(error)}); record one with benchmarks/curves.py, or give "
+            "the folder of a search"
         ) from None
     if not curves:
         raise MetabenchError(f"{path}: holds no setting yet; let benchmarks/curves.py finish one")
@@ -161,6 +163,13 @@ def _ending(points: Sequence[Point], tasks: int) -> Ending:
     return "whole" if points and points[-1].tasks_seen == tasks else "cut"
 
 
+def _brief(error: Exception) -> str:
+    """Say in one line what was wrong with a file; pydantic would take many."""
+    if isinstance(error, ValidationError):
+        return "; ".join(problems(error, SearchSpace))
+    return f"{type(error).__name__}: {error}"
+
+
 def _read_folder(folder: Path) -> Recording:
     if not (folder / store.SEARCH).exists():
         raise MetabenchError(f"{folder}: holds no search; give the folder that has {store.SEARCH} in it")
@@ -169,8 +178,8 @@ def _read_folder(folder: Path) -> Recording:
         space, fingerprint = SearchSpace.model_validate(record["space"]), str(record["data_fingerprint"])
     except (KeyError, TypeError, ValueError) as error:
         raise MetabenchError(
-            f"{folder}: its {store.SEARCH} is not one that this version reads ({error}); simulate a search "
-            "of this version"
+            f"{folder}: its {store.SEARCH} is not one that this version reads ({_brief(error)}); simulate a "
+            "search of this version"
         ) from None
     objective = OBJECTIVES[data.get(space.task.dataset).kind]
     ledger = Ledger(folder, 0, objective, is_driver=False)
