@@ -167,14 +167,15 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[600, 10_000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 5, 10])
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parts = {"means": _means, "differences": _differences, "classes": _classes}
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="which tables")
     options = parser.parse_args()
     for n_tasks in options.tasks:
-        _seeds_and_tasks(options, n_tasks)
-        _differences(options, n_tasks)
-        _classes(options, n_tasks)
+        for part in options.parts:
+            parts[part](options, n_tasks)
 
 
-def _seeds_and_tasks(options: argparse.Namespace, n_tasks: int) -> None:
+def _means(options: argparse.Namespace, n_tasks: int) -> None:
     print(f"\n{n_tasks} tasks: coverage % and half-width in points; * outside 93 to 97")
     print("  kind      seed SD  seeds   bootstrap      of new seeds   seeds' t")
     for kind, spreads in KINDS_AND_SPREADS.items():

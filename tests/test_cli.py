@@ -21,7 +21,10 @@ from metabench.cli import app
 from tests import small
 
 LOAD = data.load
-COMMANDS = ["search", "train", "test", "simulate", "leaderboard", "tensorboard", "algorithms", "datasets"]
+COMMANDS = [
+    *("search", "train", "test", "simulate", "status", "leaderboard", "compare", "across", "export"),
+    *("tensorboard", "algorithms", "datasets"),
+]
 TASK = ["--dataset", "glyphs", "--way", "3", "--query", "2", "--test-query", "3", "--width", "4"]
 BUDGET = ["--tasks", "8", "--reports", "2", "--validation-tasks", "4"]
 TRAIN = [
@@ -182,7 +185,7 @@ def test_training_that_diverges_says_so_and_fails() -> None:
     assert "diverged" in result.stderr
 
 
-@pytest.mark.parametrize("form", ["table", "json", "csv", "md"])
+@pytest.mark.parametrize("form", ["table", "json", "csv", "md", "latex"])
 def test_a_leaderboard_is_printed_in_every_format(form: str) -> None:
     output(*TRAIN, "--out", "run")
     text = output("leaderboard", "run", "--format", form)

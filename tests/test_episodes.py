@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metabench import draws, episodes, seeds, train
+from metabench.config.task import Between
 from metabench.core import Split, Splits, Task
 from metabench.draws import Indices, Shape
+from metabench.episodes import FrozenTasks
 from tests import small
 
 
@@ -144,3 +146,17 @@ def test_pools_images_and_number_of_tasks_change_the_hash() -> None:
     touched = splits._replace(meta_validation=splits.meta_validation._replace(images=images))
     hashes = {frozen_hash(), frozen_hash(pool="confirm"), frozen_hash(21), frozen_hash(splits=touched)}
     assert len(hashes) == 4
+
+
+def test_the_classes_of_tasks_are_listed_in_their_order_with_those_of_their_queries() -> None:
+    task = small.TASK.model_copy(update={"way": Between(low=2, high=4)})
+    tasks = episodes.frozen(small.splits(), "meta_test", task, 12, "test")
+    assert len(tasks.groups) > 1
+    found = episodes.classes_of(tasks)
+    for group in tasks.groups:
+        for row, position in enumerate(group.positions.tolist()):
+            assert found[position] == group.indices.classes[row].tolist()
+    others = torch.tensor([[5, 6]])
+    indices = Indices(torch.tensor([[1, 2]]), torch.zeros(1, 2, 2), query_classes=others)
+    one = FrozenTasks((episodes.Group(Shape(2, 1, 1), torch.tensor([0]), indices),), "")
+    assert episodes.classes_of(one) == [[1, 2, 5, 6]]

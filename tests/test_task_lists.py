@@ -113,6 +113,11 @@ def test_a_run_tested_on_a_list_has_the_results_and_the_hash_of_its_own_drawing(
     assert listed["tasks"] == 20
     assert listed["tasks_hash"] == own["tasks_hash"] == drawn.hash
     assert store.read_json(folder / store.TEST)["times_opened"] == 2
+    classes = [[int(row) for row in line.split()] for line in listed["classes"]]
+    assert classes == drawn.groups[0].indices.classes.tolist()
+    assert listed["class_names"] == splits.meta_test.classes
+    assert listed["code"] == store.code_hash()
+    assert {"commit", "versions", "config_hash", "opened"} <= listed.keys()
 
 
 def test_tasks_of_more_ways_than_a_run_was_trained_for_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from metabench import board, figures, store
 from metabench.board.columns import COLUMNS
 from metabench.board.rows import KEYS, keys
+from metabench.core import MetabenchError
 from tests.board.folders import accuracies, finish, make_run, make_search
 
 MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
@@ -78,7 +79,7 @@ def test_errors_are_plain_numbers_and_the_reader_is_told_that_lower_is_better(tm
         assert "0.675–0.725" in text
         assert "%" not in flat.replace("95 %", "")
     assert "| Error |" in board.as_markdown(shown)
-    assert f"| zero | baseline | 5 | {np.mean(accuracies(0.35, 9)):.3f} |" in board.as_markdown(shown)
+    assert f"| zero | baseline | 1 | {np.mean(accuracies(0.35, 9)):.3f} |" in board.as_markdown(shown)
     from_csv = pd.read_csv(io.StringIO(board.as_csv(shown)))
     assert from_csv["error"].tolist() == [row["error"] for row in shown["rows"]]
     assert from_csv["accuracy"].isna().all()
@@ -139,3 +140,36 @@ def test_every_column_shows_every_row(finished: dict[str, Any]) -> None:
     assert len({column.name for column in COLUMNS}) == len(COLUMNS)
     assert all(isinstance(column.show(row), str) for column in COLUMNS for row in finished["rows"])
     assert set(board.FORMATS) == {"table", "json", "csv", "md", "latex"}
+
+
+def test_asked_columns_are_shown_alone_and_a_typo_gets_the_nearest_name(finished: dict[str, Any]) -> None:
+    lines = board.as_markdown(finished, ["p_holm", "rank", "opened", "class_ci"]).splitlines()
+    assert "| Algorithm | Setting | p (Holm) | Rank | Last opened | New classes |" in lines
+    assert any(line.startswith("| maml | tuned |  | 1 | 2026-01-01 | ") for line in lines)
+    with pytest.raises(MetabenchError, match=r"no column 'clas_ci'. Did you mean 'class_ci'\?"):
+        board.as_markdown(finished, ["clas_ci"])
+    for whole in (board.as_json, board.as_csv):
+        with pytest.raises(MetabenchError, match="hold every column"):
+            whole(finished, ["rank"])
+
+
+def test_latex_holds_every_cell_and_escapes_its_marks(finished: dict[str, Any]) -> None:
+    finished["rows"][0]["algorithm"] = "ma_ml & 50 %"
+    text = board.as_latex(finished)
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
+    cells = [line.removesuffix(r" \\").split(" & ") for line in body]
+    assert r"ma\_ml \& 50 \% & tuned & 1 & 70.0 & 67.5--72.5" in text
+    assert len(body) == len(finished["rows"])
+    columns = text[text.index("{tabular}{") + len("{tabular}{") :].split("}")[0]
+    assert {len(line) for line in cells[1:]} == {len(columns)}
+    header = text[text.index(r"\toprule") : text.index(r"\midrule")]
+    assert r"Tuned $-$ default" in header
+    assert all(line.startswith("%") for line in text[: text.index(r"\begin")].splitlines())
+
+
+def test_a_board_of_many_rows_stays_within_its_width(tmp_path: Path) -> None:
+    names = [f"algorithm_{number}" for number in range(12)]
+    means = {name: (0.9 - 0.01 * number, 0.5) for number, name in enumerate(names)}
+    shown = board.leaderboard([finish(make_search(tmp_path, tuple(names)), means)])
+    for width in (80, 100, 120):
+        assert max(len(line) for line in printed(shown, width).splitlines()) <= width

@@ -86,5 +86,5 @@ def test_equal_settings_are_told_apart_as_rarely_as_promised_but_not_by_tasks_al
             np.random.default_rng(4), n_seeds, 600, 0.02, REPEATS
         )
         assert by_both == pytest.approx(1 - covered)
-        assert LEAST <= covered <= 0.985  # differences of three seeds cover a little more
+        assert LEAST <= covered <= (0.985 if n_seeds < 5 else MOST)  # three seeds cover a little more
         assert by_tasks > 0.4
