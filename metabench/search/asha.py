@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +52,10 @@ PROBLEM = "problem"
 
 NOTE = "note"
 """What a trial tells beside a report."""
+
+
+PATIENCE = 600.0
+"""Seconds after which a trial takes whichever worker is free, since its own does not come."""
 
 
 class Standing(NamedTuple):
@@ -197,6 +202,26 @@ class RungScheduler(FIFOScheduler):
         self.desk = desk
         self.attempts = attempts
         self.avoided = avoided
+        self._pending: dict[
+            Any, float
+        ] = {}  # Tune's trials that wait for a worker -> since when, oldest first
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Note a trial that is to run."""
+        self._pending[trial] = time.monotonic()
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Give a free worker to the newest trial, since those before it have workers of their own that start.
+
+        Tune itself gives it to the oldest and throws the worker away that was starting for it: where trials
+        are shorter than a worker's start, it never gets a second one. It also looks through all trials.
+        """
+        self._pending = {trial: since for trial, since in self._pending.items() if trial.status == "PENDING"}
+        if not self._pending:
+            return None
+        oldest, since = next(iter(self._pending.items()))
+        is_late = time.monotonic() - since > PATIENCE
+        return oldest if is_late else next(reversed(self._pending))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge one report; a trial that meets something out of order is stopped, and handed out again."""

@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C needs no last checkpoint: the ledger is on disk
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be writing
     "TUNE_WARN_THRESHOLD_S": "5",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # nobody reads what Tune would save again and again
     # Each trial runs in a thread of its own; with a heap for each, a worker keeps what every trial freed.
     "MALLOC_ARENA_MAX": "1",
 }

@@ -109,6 +109,7 @@ class Endings(tune.Callback):
         if iteration <= 1:
             interruption.keep_listening()
         interruption.check()
+        self.watch.catch_up(self.ledger)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts."""
@@ -121,7 +122,9 @@ class Endings(tune.Callback):
         self.watch.refresh(self.ledger)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show an ending, if it is one."""
+        """Show an ending, if it is one; drop statistics that Tune would keep of it and nobody reads."""
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
         self.ended(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -153,6 +156,6 @@ class Lost(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Look whether anything runs."""
-        if all(trial.is_finished() for trial in trials):
+        if all(trial.is_finished() for trial in reversed(trials)):  # who runs is found soonest from the end
             for trial_id in list(self.searcher.handed):
                 self.searcher.on_trial_complete(trial_id)

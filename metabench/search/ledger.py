@@ -8,6 +8,7 @@ complete); and it needs no unpickling. Ray's own folder can be thrown away at an
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ ENDED = "ended"
 
 
 class Ledger:
-    """Every proposal, report and ending of a search, in memory and on disk."""
+    """Every proposal, report and ending of a search, in memory and on disk.
+
+    What is asked for at every trial is kept up to date, so that none costs more the more there are.
+    """
 
     def __init__(
         self,
@@ -79,6 +83,13 @@ class Ledger:
         self.trials: dict[str, Trial] = {}
         self.history: list[tuple[str, str]] = []  # PROPOSED, WAITS or ENDED, and which
         self._rungs: dict[tuple[str, int], list[Arrival]] = {}
+        self._of: dict[str, list[Trial]] = {}
+        self._open: dict[
+            str, Trial
+        ] = {}  # whoever has not ended, and some who have since they were looked for
+        self._best: dict[str, list[Trial]] = {}  # as many as keep their states
+        self._tasks: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
         lines = store.read_trials(folder)
         self._written = set(lines)
         for event in store.read_lines(folder / JOURNAL):
@@ -97,8 +108,11 @@ class Ledger:
                 trial.decisions[trial.tasks_seen] = CONTINUE
                 self._reopen(trial)
                 self._written.discard(trial.name)
-            if trial.status is not None:
-                self._finish(trial)  # a kill may have come between the decision and its line
+        ended = [trial for trial in self.trials.values() if trial.status is not None]
+        for trial in ended:
+            self._rank(trial)
+        for trial in ended:
+            self._finish(trial)  # a kill may have come between the decision and its line
 
     def propose(
         self,
@@ -150,16 +164,20 @@ class Ledger:
 
     def of(self, algorithm: str) -> list[Trial]:
         """List the trials of an algorithm in the order they were proposed."""
-        return [trial for trial in self.trials.values() if trial.algorithm == algorithm]
+        return self._of.get(algorithm, [])
+
+    def tasks(self, algorithm: str) -> int:
+        """Return the tasks that an algorithm's trials have seen together."""
+        return self._tasks[algorithm]
 
     def seconds(self, algorithm: str) -> float:
-        """Add up what an algorithm's trials have taken up to their last reports."""
-        return float(sum(trial.reports[-1]["seconds"] for trial in self.of(algorithm) if trial.reports))
+        """Return what an algorithm's trials have taken together up to their last reports."""
+        return self._seconds.get(algorithm, 0.0)
 
     def unfinished(self) -> list[Trial]:
         """List the trials that have not ended, those that got furthest first."""
-        waiting = [trial for trial in self.trials.values() if trial.status is None]
-        return sorted(waiting, key=lambda trial: -trial.tasks_seen)
+        self._open = {name: trial for name, trial in self._open.items() if trial.status is None}
+        return sorted(self._open.values(), key=lambda trial: -trial.tasks_seen)
 
     def rung(self, algorithm: str, tasks_seen: int) -> list[Arrival]:
         """Return the rung table: who arrived at one rung, in order, without those that diverged."""
@@ -189,12 +207,14 @@ class Ledger:
         match event["event"]:
             case "proposed":
                 fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
-                self.trials[name] = Trial(name, **fields)
+                trial = self.trials[name] = self._open[name] = Trial(name, **fields)
+                self._of.setdefault(trial.algorithm, []).append(trial)
                 self.history.append((PROPOSED, name))
             case "report":
                 trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 if trial.status is not None:
                     self._reopen(trial)  # for a larger budget than it once completed
+                self._spend(trial, event["report"])
                 trial.reports.append(event["report"])
                 if event["decision"] != DIVERGED:
                     arrival = Arrival(
@@ -212,8 +232,15 @@ class Ledger:
                 self.history.append((ENDED, name))
         return self.trials[name]
 
+    def _spend(self, trial: Trial, report: dict[str, Any]) -> None:
+        """Add what a trial has spent since its last report."""
+        before = trial.reports[-1]["seconds"] if trial.reports else 0.0
+        self._tasks[trial.algorithm] += report["tasks_seen"] - trial.tasks_seen
+        self._seconds[trial.algorithm] = self.seconds(trial.algorithm) + report["seconds"] - before
+
     def _reopen(self, trial: Trial) -> None:
         trial.status = None
+        self._open[trial.name] = trial
         self.history.remove((ENDED, trial.name))
 
     def _decide(self, trial: Trial, seen: int, event: dict[str, Any]) -> None:
@@ -225,12 +252,18 @@ class Ledger:
             trial.status = event["decision"]
             self.history.append((ENDED, trial.name))
 
+    def _rank(self, trial: Trial) -> None:
+        """Take an ended trial among the best of its algorithm, if it belongs there."""
+        others = [other for other in self._best.get(trial.algorithm, []) if other is not trial]
+        self._best[trial.algorithm] = ranked([*others, trial])[: self.keep]
+
     def _finish(self, trial: Trial) -> None:
         """Add the trial's line to trials.jsonl once; keep its state only while it may still be confirmed."""
         if trial.name in self._written:
             return
         state = Path(WORK) / trial.name / store.STATE
-        if trial in ranked(self.of(trial.algorithm))[: self.keep]:
+        self._rank(trial)
+        if any(best is trial for best in self._best[trial.algorithm]):
             trial.checkpoint = str(state)
         else:
             storage.remove(self.folder / state)

@@ -215,9 +215,8 @@ class FairSearcher(Searcher):
 
     def _expected(self, algorithm: str) -> float:
         """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""
-        trials = self.ledger.of(algorithm)
-        seen = sum(trial.tasks_seen for trial in trials)
-        ahead = sum(self._ahead(trial) for trial in trials)
+        seen = self.ledger.tasks(algorithm)
+        ahead = sum(self._ahead(trial) for trial in self.ledger.unfinished() if trial.algorithm == algorithm)
         if self.space.budget.seconds is None:
             return seen + ahead
         spent = self.ledger.seconds(algorithm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from metabench.search.dashboard import Progress
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger
 
 SNAPSHOT_SECONDS = 1.0
-"""Least time between two writings of running.json for mere reports."""
+"""Least time between two writings of running.json, however fast trials report and end."""
 
 SLOWER_IN_STORAGE = 5
 """How many times longer that is where each writing is a request."""
@@ -50,6 +51,7 @@ class Watch:
         """Returns the nodes of the cluster."""
         self._live: Live | None = None
         self._written = 0.0
+        self._is_stale = False
         self._progress: Progress | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,30 +78,36 @@ class Watch:
                 self._live = None
             # Who leaves because the storage is out of order is to hear of it, and not of this.
             with contextlib.suppress(OutOfOrder):
+                if self._is_stale:
+                    self._progress.show(ledger, self.slots)
                 self._progress.close()
                 self._progress = None
                 storage.remove(self.folder / store.RUNNING)
 
     def refresh(self, ledger: Ledger) -> None:
-        """Show the present state."""
+        """Show the present state, now or as soon as the last one has stood for a moment."""
+        self._is_stale = True
+        self.catch_up(ledger)
+
+    def catch_up(self, ledger: Ledger) -> None:
+        """Show what has changed, once the last state has stood for a moment."""
         pause = SNAPSHOT_SECONDS * (1 if storage.copy_of(self.folder) is None else SLOWER_IN_STORAGE)
-        if time.monotonic() - self._written > pause:
-            self._snapshot(ledger)
+        if not self._is_stale or time.monotonic() - self._written <= pause:
+            return
+        self._snapshot(ledger)
         if self._live is not None:
             self._live.update(self._table(ledger))
 
     def ended(self, ledger: Ledger, name: str) -> None:
         """Show that a trial ended."""
-        self._snapshot(ledger)
-        if self._live is not None:
-            self._live.update(self._table(ledger))
-        else:
+        self.refresh(ledger)
+        if self._live is None:
             self._tell_end(ledger, name)
         self._tell_doubt(ledger, name)
 
     def _tell_end(self, ledger: Ledger, name: str) -> None:
         trial = ledger.trials[name]
-        done = sum(other.status is not None for other in ledger.trials.values())
+        done = len(ledger.trials) - len(ledger.unfinished())
         total = str(sum(spaces.n_trials(self.space, algorithm) for algorithm in self.space.algorithms))
         if self.space.budget.seconds is not None:
             spent = ledger.seconds(trial.algorithm)
@@ -115,8 +123,10 @@ class Watch:
     def _tell_doubt(self, ledger: Ledger, name: str) -> None:
         """Say of the first few trials of an algorithm that were stopped within the noise that they were."""
         trial = ledger.trials[name]
-        doubtful = [other for other in ledger.of(trial.algorithm) if other.is_doubtful]
-        if not trial.is_doubtful or len(doubtful) > DOUBTS_TOLD:
+        if not trial.is_doubtful:
+            return
+        doubtful = (other for other in ledger.of(trial.algorithm) if other.is_doubtful)
+        if len(list(itertools.islice(doubtful, DOUBTS_TOLD + 1))) > DOUBTS_TOLD:
             return
         basis = trial.bases[trial.tasks_seen]
         gap, noise = (figures.gap(self.objective.metric, basis[key]) for key in ("margin", "paired_se"))
@@ -158,6 +168,7 @@ class Watch:
         known = {"updated": _now(), "slots": self.slots, "nodes": self.nodes()}
         store.write_json(self.folder / store.RUNNING, {**known, "trials": running})
         self._written = time.monotonic()
+        self._is_stale = False
 
     def _table(self, ledger: Ledger) -> Table:
         names = ("trials", "running", COMPLETE, PRUNED, DIVERGED, FAILED, "tasks", "best")
