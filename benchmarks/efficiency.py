@@ -20,9 +20,10 @@ from metabench import figures, stats, store
 from metabench.core import MetabenchError
 from metabench.search import curves
 from metabench.search.curves import Recording
+from metabench.search.histories import Incumbent
 from metabench.search.outcomes import true_scores
 from metabench.search.scenario import Scenario, describe
-from metabench.search.simulate import Incumbent, legs, play
+from metabench.search.simulate import legs, play
 
 RESAMPLES = 4000
 """Bootstrap draws of a ratio's interval."""

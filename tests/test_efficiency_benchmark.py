@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from metabench.config import SearchSpace
-from metabench.search.simulate import Incumbent
+from metabench.search.histories import Incumbent
 from tests.search.recorded import curve, many, only_maml, write
 from tests.test_simulations import SPACE
 

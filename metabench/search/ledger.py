@@ -84,9 +84,7 @@ class Ledger:
         self.history: list[tuple[str, str]] = []  # PROPOSED, WAITS or ENDED, and which
         self._rungs: dict[tuple[str, int], list[Arrival]] = {}
         self._of: dict[str, list[Trial]] = {}
-        self._open: dict[
-            str, Trial
-        ] = {}  # whoever has not ended, and some who have since they were looked for
+        self._open: dict[str, Trial] = {}  # not ended, and some who have since they were looked for
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
         self._tasks: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
@@ -99,12 +97,8 @@ class Ledger:
         for name, line in lines.items():
             self.trials[name].checkpoint = line["checkpoint"]
         for trial in self.trials.values():
-            if (
-                tasks is not None
-                and trial.status == COMPLETE
-                and trial.tasks_seen < tasks
-                and trial.checkpoint
-            ):
+            is_shorter = tasks is not None and trial.tasks_seen < tasks
+            if is_shorter and trial.status == COMPLETE and trial.checkpoint:
                 trial.decisions[trial.tasks_seen] = CONTINUE
                 self._reopen(trial)
                 self._written.discard(trial.name)

@@ -9,9 +9,10 @@ from typing import Any
 
 from metabench import stats
 from metabench.search.curves import Recording
+from metabench.search.histories import Replay
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, PRUNED
 from metabench.search.scenario import Scenario
-from metabench.search.simulate import CENSORED, Replay, legs
+from metabench.search.simulate import CENSORED, legs
 
 COUNTS = (COMPLETE, PRUNED, DIVERGED, FAILED, CENSORED)
 

@@ -11,8 +11,8 @@ import heapq
 import itertools
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from metabench.config import BudgetConfig, SearchSpace
 from metabench.core import Objective
 from metabench.search.asha import AGAIN, SCORES, choose_top, judge
 from metabench.search.curves import Curve, Point, Recording
+from metabench.search.histories import Event, Incumbent, Played, Replay
 from metabench.search.ledger import CONTINUE, FAILED, PRUNED, Ledger, Trial, ranked
 from metabench.search.replayed import Deck, RecordedStudy
 from metabench.search.scenario import Scenario
@@ -28,47 +29,6 @@ from metabench.search.searcher import FairSearcher, Study
 
 CENSORED = "censored"
 """What became of a trial that would have gone on further than its curve was recorded."""
-
-
-class Event(NamedTuple):
-    """A report and what was decided on it."""
-
-    time: float  # on the clock, in seconds since the start
-    trial: str
-    curve: str
-    tasks_seen: int
-    score: float | None
-    decision: str
-
-
-class Incumbent(NamedTuple):
-    """Who leads from some moment on, and what had been spent on its algorithm by then."""
-
-    curve: str
-    time: float
-    tasks: int
-    seconds: float  # of all workers, trials still running included
-
-
-@dataclass
-class Played:
-    """What became of one algorithm in a replay."""
-
-    events: list[Event] = field(default_factory=list)
-    incumbents: list[Incumbent] = field(default_factory=list)
-    curves: list[str] = field(default_factory=list)  # that played its trials, by number
-    endings: list[str] = field(default_factory=list)  # of its trials, by number
-    tasks: int = 0
-    seconds: float = 0.0
-    distance: float = 0.0  # mean from a proposal to the setting that played it
-
-
-class Replay(NamedTuple):
-    """One simulated search."""
-
-    seed: int
-    played: Mapping[str, Played]
-    time: float  # when the last worker had finished
 
 
 class Memory(Ledger):

@@ -11,9 +11,10 @@ import pytest
 from metabench.config import SearchSpace
 from metabench.search.asha import AGAIN, judge
 from metabench.search.curves import Point, Recording
+from metabench.search.histories import Event, Incumbent
 from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
 from metabench.search.scenario import Scenario, describe
-from metabench.search.simulate import CENSORED, Event, Incumbent, play
+from metabench.search.simulate import CENSORED, play
 from tests.search.played import make_report
 from tests.search.recorded import curve, many, only_maml, recording
 
