@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from metabench import store
 from tests.cluster.files import CLUSTER, ROOT
 from tests.search.test_kill import PATIENCE, SPACE
 
@@ -118,8 +119,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:
     return job, told
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -285,20 +286,36 @@ def test_shellcheck_finds_nothing(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_search_ends_on_a_real_cluster_of_two_nodes(job: Job) -> None:
-    venv = Path(sys.executable).parent.parent
+def test_a_real_search_on_a_real_cluster_of_two_nodes_stops_in_time_and_ends_in_its_next_turn(
+    job: Job,
+) -> None:
     program(job.folder / "bin" / "getent", "exit 2")
     program(job.folder / "bin" / "hostname", "exec /usr/bin/hostname -I")
     (job.folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    script = job.start(
-        *["space.yaml", "--out", ".", "--name", "it"],
-        METABENCH_VENV=str(venv),
-        PYTHONPATH=str(ROOT),
-        SLURM_JOB_NUM_NODES="2",
-        SLURM_CPUS_PER_TASK="1",
-    )
+
+    def turn() -> subprocess.Popen[str]:
+        return job.start(
+            *["space.yaml", "--out", ".", "--name", "it"],
+            METABENCH_VENV=str(Path(sys.executable).parent.parent),
+            PYTHONPATH=str(ROOT),
+            SLURM_JOB_NUM_NODES="2",
+            SLURM_CPUS_PER_TASK="1",
+        )
+
+    trials = job.folder / "it" / store.TRIALS
+    script = turn()
+    wait_for(lambda: trials.exists() or script.poll() is not None, PATIENCE)
+    script.send_signal(signal.SIGUSR1)
+    told, _ = script.communicate(timeout=PATIENCE)
+    assert script.returncode == 75, told
+    assert "not all of the" not in told
+    assert job.was_requeued()
+    finished = trials.read_bytes()
+    (job.folder / "calls").unlink()
+
+    script = turn()
     told, _ = script.communicate(timeout=PATIENCE)
     assert script.returncode == 0, told
-    assert "not all of the" not in told
+    assert trials.read_bytes().startswith(finished)
     assert (job.folder / "it" / "leaderboard.json").exists()
     assert not job.was_requeued()
