@@ -13,6 +13,7 @@ from metabench.search.cluster import Cluster
 from metabench.search.ledger import Ledger
 from metabench.search.searcher import TRIAL_SEEDS
 from metabench.search.watch import Watch
+from tests.search.played import make_error_report, make_report
 
 NOWHERE = Cluster(slots=1, cpus=1, gpus=0)
 
@@ -55,8 +56,7 @@ def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(
     scores = {"maml-000": 0.5, "maml-001": 0.7, "maml-002": 0.6}
     for name, score in scores.items():
         ledger.propose("maml", {}, {"inner_lr": score}, name == "maml-000", 0)
-        report = {"tasks_seen": 900, "finite": True, "val_score": score, "peak_memory": 1}
-        ledger.record(name, report, "complete", {})
+        ledger.record(name, make_report(900, score), "complete", {})
     ledger.propose("maml_pp", {}, {}, True, 0)
     ledger.fail("maml_pp-000", "broken")
     fresh = {"maml-001": [0.4, 0.5], "maml-002": [0.5, 0.6]}  # the other way round than in the search
@@ -84,8 +84,7 @@ def test_the_lowest_error_on_fresh_tasks_is_chosen_and_one_that_is_not_finite_ne
     fresh = {"maml-000": [0.5, 0.7], "maml-001": [0.1, None], "maml-002": [0.4, 0.5]}
     for number, (name, errors) in enumerate(fresh.items()):
         ledger.propose("maml", {}, {"inner_lr": number}, number == 0, 0)
-        report = {"tasks_seen": 900, "finite": True, "val_score": -0.1 * (number + 1), "peak_memory": 1}
-        ledger.record(name, report, "complete", {})
+        ledger.record(name, make_error_report(900, 0.1 * (number + 1)), "complete", {})
         store.write_json(tmp_path / store.CONFIRM / f"{name}.json", {"error": errors})
     budget = only.budget.model_copy(update={"confirm_top": 3})
     watch = Watch(tmp_path, only, True, OBJECTIVES["regression"])
