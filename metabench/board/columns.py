@@ -172,7 +172,7 @@ COLUMNS = (
     Column("confirm_error", "Confirm", lambda row: number(row.get("confirm_error")), part="choice"),
     Column("val_optimism", "Val. − test", optimism("val_optimism"), part="choice"),
     Column("confirm_optimism", "Confirm − test", optimism("confirm_optimism"), part="choice"),
-    Column("seeds", "Seeds", seeds, if_shared="say"),
+    Column("seeds", "Seeds", seeds, part="choice", if_shared="say"),
     Column("test_tasks", "Test tasks", lambda row: count(row["test_tasks"]), if_shared="say"),
     Column("classes", "Test classes", lambda row: count(row.get("classes")), if_shared="say"),
     Column("trials", "Trials", lambda row: count(row["trials"]), part="cost"),

@@ -76,7 +76,7 @@ def sentence(found: dict[str, Any]) -> str:
     gain = 1 if difference >= 0 else -1
     better, worse = who if SIGN[metric] * difference >= 0 else who[::-1]
     apart = figures.gap(metric, difference)
-    p = "" if found["p"] is None or math.isnan(found["p"]) else f", p = {found['p']:.2g}"
+    p = "" if math.isnan(found["p"]) else ", p < 0.001" if found["p"] < 0.001 else f", p = {found['p']:.2g}"
     facts = f"95 % interval over {found['over']} {_bounds(found, 'ci', gain)}{p}; {_basis(found)}"
     if found["verdict"] == ALIKE:
         words = [f"{better} and {worse} are not distinguishable: {apart} apart ({facts})."]

@@ -38,7 +38,7 @@ def test_two_rows_of_a_search_are_compared_in_a_sentence(tmp_path: Path) -> None
     assert found["sentence"].startswith(
         "fomaml:tuned (65.0%) is better than maml:default (59.9%) by "
         f"{-100 * expected.difference:.1f} points (95 % interval over seeds and tasks "
-        f"[{low:+.1f}, {high:+.1f}] points, p = "
+        f"[{low:+.1f}, {high:+.1f}] points, p = {expected.p:.2g}; "
     )
     assert "the same 40 tasks; 2 seeds against 2 seeds" in found["sentence"]
     assert "On other test classes that" in found["sentence"]
