@@ -143,7 +143,7 @@ def _search_row(search: Search, algorithm: str, variant: str) -> Row:
         status="finished" if search.is_finished else "running",
         seeds_planned=search.config["space"]["budget"]["seeds"],
         batch_norm=_batch_norm(search.config["space"]["network"]),
-        folder=_name(search.folder),
+        folder=told_folder(search.folder),
     )
 
 
@@ -167,7 +167,7 @@ def _run_row(runs: list[Run]) -> Row:
         hyperparameters=described["hyperparameters"],
         trials=1,
         **_cost(run.reports[-1] for run in runs if run.reports),
-        folder=", ".join(_name(run.folder) for run in runs),
+        folder=", ".join(told_folder(run.folder) for run in runs),
         **{
             "batch_norm": _batch_norm(described["network"]),
             f"val_{metric}": float(np.mean(figures)) if figures else None,
@@ -185,7 +185,8 @@ def _batch_norm(network: Record) -> str | None:
     return str(network["batch_norm"]) if network["norm"] == "batch" else None
 
 
-def _name(folder: Path) -> str:
+def told_folder(folder: Path) -> str:
+    """Name a folder as rows do."""
     # A leaderboard is published; where its author's home lies is nobody's business.
     here = Path.cwd()
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
