@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from metabench import algorithms, store
-from metabench.board.folders import Run, Search, told_count
+from metabench.board.folders import Run, Search
 from metabench.board.rows import told_folder
 from metabench.config import AugmentConfig, RunConfig
 from metabench.report.reading import Found

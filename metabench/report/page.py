@@ -1,4 +1,4 @@
-"""The page: sections of pictures and tables, put into the template, which escapes everything that it is given."""
+"""The page: pictures and tables in sections, put into the template, which escapes all that it is given."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def render(
         beside=beside,
         made=made,
         version=__version__,
-        style=Markup(_style()),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        style=Markup(_style()),
+        script=Markup(script),
         digest=digest,
     )
 
@@ -87,9 +87,9 @@ def _title(found: Found) -> str:
 def _about(found: Found) -> list[str]:
     """Say what the report is of, and how far that has come."""
     ended = sum(tried.trial.status is not None for tried in found.trials)
-    lines = [
-        f"{len(found.searches)} searches and {len(found.runs)} single runs; protocol {found.board['protocol']}."
-    ]
+    counted = ((len(found.searches), "search", "searches"), (len(found.runs), "single run", "single runs"))
+    told = " and ".join(f"{n} {one if n == 1 else many}" for n, one, many in counted if n)
+    lines = [f"{told}; protocol {found.board['protocol']}."]
     if found.trials:
         lines.append(f"{ended} of {len(found.trials)} trials have ended.")
     if found.board["status"] != "finished":

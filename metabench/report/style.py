@@ -40,7 +40,7 @@ FIFTHS = tuple(f"fifth-{number}" for number in range(1, 6))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
-WIDTH = 10.0
+WIDTH = 10.8
 """Inches of a picture, at 96 pixels each."""
 
 
@@ -117,7 +117,13 @@ def new(height: float, width: float = WIDTH) -> Figure:
 
 
 def panels(n_panels: int, height: float, columns: int = 3, share_y: bool = True) -> tuple[Figure, list[Axes]]:
-    """Return a figure of so many axes of a height in inches, in rows; what is left of the last row is gone."""
+    """Return a figure of so many axes of a height in inches, in rows; what is left of the last row is gone.
+
+    Args:
+        columns: at most; one more where that leaves a smaller gap, and panels may be so narrow.
+    """
+    if columns == 3 and -n_panels % 4 < -n_panels % 3:
+        columns = 4
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
     figure = new(height * rows + 0.6, WIDTH if columns > 1 else 0.7 * WIDTH)

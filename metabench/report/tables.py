@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from metabench import figures, status
 from metabench.board.columns import COLUMNS, Column, count, duration
 from metabench.board.rows import TUNED
-from metabench.report import style
 from metabench.report.pictures.slices import SETTINGS
 from metabench.report.reading import Found, Tried
 
@@ -51,20 +50,20 @@ def _cell(column: Column, row: Mapping[str, Any]) -> Cell:
     shown, raw = column.show(row), row.get(column.key)
     if isinstance(raw, Mapping):
         raw = raw.get("difference")
-    is_number = column.is_number and isinstance(raw, int | float)
-    return Cell(shown, float(raw) if is_number else None, row["variant"] == TUNED and column is COLUMNS[0])
+    key = float(raw) if column.is_number and isinstance(raw, int | float) else None
+    return Cell(shown, key, row["variant"] == TUNED and column is COLUMNS[0])
 
 
 def budget(found: Found) -> Table:
     """Show where each algorithm's budget went: trials by how they ended, rungs, tasks, seconds."""
-    states = [state for state in status.STATES]
-    head = ["algorithm", "search", "trials", *states, "reached", "tasks", "seconds", "share of seconds"]
+    states = list(status.STATES)
+    head = ["algorithm", "search", "trials", *states, "reached rungs", "tasks", "seconds", "share of seconds"]
     standing = [status.read(search.folder) for search in found.searches]
     total = sum(own["seconds"] for found_ in standing for own in found_["algorithms"].values()) or 1.0
     rows = []
     for search, stands in zip(found.searches, standing, strict=True):
         for algorithm, own in stands["algorithms"].items():
-            reached = ", ".join(f"{n} at {style.brief(float(rung))}" for rung, n in own["rungs"].items())
+            reached = " → ".join(str(n) for n in own["rungs"].values())
             rows.append(
                 [
                     Cell(algorithm),
@@ -77,12 +76,12 @@ def budget(found: Found) -> Table:
                     Cell(f"{own['seconds'] / total:.0%}", own["seconds"]),
                 ]
             )
-    finals = _final_budget(found)
     caption = (
-        "Every algorithm had the same number of trials and the same rungs; tasks differ as far as trials were "
-        f"stopped, seconds as far as steps cost. {finals}"
+        "Every algorithm had the same budget of trials (one, where nothing varies) and the same rungs; its "
+        "tasks differ as far as trials were stopped, its seconds as far as steps cost. Reached rungs: how "
+        f"many trials arrived at each in turn. {_final_budget(found)}"
     )
-    words = {"algorithm", "search", "reached"}
+    words = {"algorithm", "search", "reached rungs"}
     return Table("budget", "Budget", caption, [(name, name not in words) for name in head], rows)
 
 
@@ -109,8 +108,8 @@ def trials(found: Found) -> Table | None:
     ]
     rows = [list(_trial(found, tried, names)) for tried in found.trials]
     caption = (
-        "Figures are those of the last report: only trials with the same tasks seen may be compared. Filter for "
-        "an algorithm, a setting such as cosine=true, or how a trial ended."
+        "Figures are those of the last report: only trials with the same tasks seen may be compared. Filter "
+        "for an algorithm, a setting such as cosine=true, or how a trial ended."
     )
     return Table("trials", "All trials", caption, columns, rows)
 
@@ -121,9 +120,7 @@ def _trial(found: Found, tried: Tried, names: Sequence[str]) -> Iterator[Cell]:
     figure = found.figure(last.get("val_score"))
     yield Cell(trial.name)
     yield Cell(tried.label)
-    yield Cell(
-        "published setting" if trial.is_default and trial.status is None else trial.status or "running"
-    )
+    yield Cell(trial.status or "running")
     yield Cell(count(trial.tasks_seen), trial.tasks_seen)
     yield _figure(found.metric, figure)
     yield _figure(found.metric, last.get("val_ci"))

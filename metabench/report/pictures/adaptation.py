@@ -53,7 +53,8 @@ def draw(found: Found) -> Drawn:
     named: dict[str, Any] = {}
     for axis in axes:
         named |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    style.legend(figure, list(named.values()), list(named))
+    shown = [label for label in found.labels if label in named]
+    style.legend(figure, [named[label] for label in shown], shown)
     caption = (
         "The same weights after more or fewer inner steps than they are tested with (ring); where there are "
         "several seeds, their mean, and a band from the lowest to the highest, else the 95 % interval over "
@@ -104,12 +105,13 @@ def _steps(hyperparameters: Mapping[str, Any]) -> int:
 def _draw_line(axis: Axes, metric: str, one: Followed, look: style.Line, has_band: bool) -> None:
     x = range(len(one.means))
     y = [style.value(metric, mean) for mean in one.means]
-    axis.plot(x, y, label=one.label, markersize=4, **{k: v for k, v in look._asdict().items()})
+    how: dict[str, Any] = look._asdict()
+    axis.plot(x, y, label=one.label, markersize=4, **how)
     if has_band:
         low, high = ([style.value(metric, end) for end in ends] for ends in (one.lows, one.highs))
         axis.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
     if one.own_steps < len(y):
-        ring = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
+        ring: dict[str, Any] = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
         axis.plot(one.own_steps, y[one.own_steps], marker="o", color=look.color, **ring)
 
 

@@ -51,13 +51,14 @@ def draw(found: Found) -> Drawn:
     _draw_key(figure, found, rows)
     better = "up and to the left" if found.metric == "accuracy" else "down and to the left"
     caption = (
-        f"Better is {better}. The grey line joins the Pareto front: for less than each of its rows had, nobody "
-        "was better. A tuned row has paid for its whole search, a published setting or a run for itself alone; "
-        "bars are 95 % intervals."
+        f"Better is {better}. The grey line joins the Pareto front: for less than each of its rows had, "
+        "nobody was better. A tuned row has paid for its whole search, a published setting or a run for "
+        "itself alone; bars are 95 % intervals."
     )
     told = ", ".join(f"{found.label(p.row)} {p.row['variant']}" for p in fronts["tasks_seen"])
     said = [_words(found, row) for row in rows[:10]]
-    alt = f"Points of cost and {found.metric}. On the front by tasks, cheapest first: {told}. {'; '.join(said)}."
+    on_front = f"On the front by tasks, cheapest first: {told}"
+    alt = f"Points of cost and {found.metric}. {on_front}. {'; '.join(said)}."
     return [Picture("cost", title, caption, alt, figure)]
 
 

@@ -59,9 +59,9 @@ def _trials(found: Found) -> Picture | Left:
     handles = [_end_key(status) for status in present]
     style.legend(figure, handles, [ENDS[status][0] for status in present])
     caption = (
-        "Each line is a trial: its meta-validation figure at each rung (dotted) that it reached. Coloured lines "
-        "saw the full budget, grey ones did not. Where grey and coloured lines cross after the first rung, "
-        "early figures were a poor guide, and a later first rung (grace) may be worth its cost."
+        "Each line is a trial: its meta-validation figure at each rung (dotted) that it reached. Coloured "
+        "lines saw the full budget, grey ones did not. Where grey and coloured lines cross after the first "
+        "rung, early figures were a poor guide, and a later first rung (grace) may be worth its cost."
     )
     return Picture("curves", TRIALS, caption, _alt(found, labels), figure)
 
@@ -138,8 +138,8 @@ def _finals(found: Found) -> Picture | Left:
     style.legend(figure, handles, [{DEFAULT: "published setting"}.get(kind, kind) for kind in shown])
     caption = (
         "Each line is a run to the full budget, one a seed. The weights of its best report are the ones that "
-        "are tested. Lines that still rise at the end would gain from a larger budget; lines of one kind that "
-        "lie apart say how much the seed matters."
+        "are tested. Lines that still rise at the end would gain from a larger budget; lines of one kind "
+        "that lie apart say how much the seed matters."
     )
     said = [f"{label} {_span(found, [f for f in finals if f.label == label])}" for label in labels]
     alt = f"A panel of learning curves an algorithm; best meta-validation {found.metric}: {'; '.join(said)}."

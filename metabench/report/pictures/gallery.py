@@ -1,6 +1,7 @@
-"""An episode gallery: what trained learners predict on fresh meta-validation tasks, which are not chosen by result.
+"""An episode gallery: what trained learners predict on fresh meta-validation tasks.
 
-Meta-test stays closed: a picture of its tasks would be one more look at them.
+The tasks are the first of their pool, not chosen by result. Meta-test stays closed: a picture
+of its tasks would be one more look at them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from metabench import data, episodes, runs, vectorise
+from metabench import data, episodes, runs, store, vectorise
 from metabench.board.rows import DEFAULT
 from metabench.core import MetabenchError, Net, Splits, Task
 from metabench.report import style
@@ -69,9 +70,7 @@ def _n_tasks(way: int) -> int:
 def _learners(found: Found) -> Iterator[Final]:
     """Pick the first seed of the tuned settings, or runs, that stand best on the leaderboard."""
     order = dict.fromkeys(found.label(row) for row in found.board["rows"])
-    finals = [
-        f for f in found.finals if f.variant != DEFAULT and (f.run.folder / "weights.safetensors").exists()
-    ]
+    finals = [f for f in found.finals if f.variant != DEFAULT and (f.run.folder / store.WEIGHTS).exists()]
     first = {final.label: final for final in reversed(finals)}
     yield from [first[label] for label in order if label in first][:LEARNERS]
 
@@ -101,9 +100,15 @@ def predict(final: Final, splits: Splits, tasks: episodes.FrozenTasks) -> Iterat
         predicted = vectorise.per_task(partial(outputs, vectorise.for_tasks(run.learner.net, block)), block)
         for index, found in enumerate(predicted):
             guess = found.flatten() if splits.kind == "regression" else found.argmax(-1)
-            labelled = (block.support.x, block.support.y, block.query.x, block.query.y)
             chosen = tuple(names[row] for row in block.classes[index].tolist())
-            yield Episode(*(leaf[index] for leaf in labelled), guess, chosen)
+            yield Episode(
+                block.support.x[index],
+                block.support.y[index],
+                block.query.x[index],
+                block.query.y[index],
+                guess,
+                chosen,
+            )
 
 
 def _classification(name: str, title: str, seen: Sequence[Episode]) -> Picture:
@@ -128,11 +133,12 @@ def _classification(name: str, title: str, seen: Sequence[Episode]) -> Picture:
         Line2D([], [], color=style.RIGHT, linewidth=1.5),
         Line2D([], [], color=style.WRONG, linewidth=3, linestyle=(0, (2, 1))),
     ]
-    style.legend(figure, handles, ["right", "wrong, and what it was taken for"])
+    style.legend(figure, handles, ["right", "wrong, with the letter of the class that it was taken for"])
     caption = (
-        "Support images on the left, some of the queries on the right: a thin blue frame where the prediction "
-        "is right; a thick dashed orange one where it is wrong, with what it was taken for. The tasks are the "
-        "first of the fresh meta-validation tasks, the same for all learners; meta-test stays closed."
+        "Support images on the left, some of the queries on the right: a thin blue frame where the "
+        "prediction is right; a thick dashed orange one where it is wrong, with the letter of the class it "
+        "was taken for. The tasks are the first of the fresh meta-validation tasks, the same for all "
+        "learners; meta-test stays closed."
     )
     said = []
     for number, one in enumerate(seen, start=1):
@@ -151,7 +157,8 @@ def _draw_episode(axis: Axes, one: Episode, top: float, number: int, n_support: 
     axis.text(-2.35, top + 0.4, told, fontweight="bold", va="center")
     for label, name in enumerate(one.classes):
         y = top + 0.7 + 1.25 * label
-        axis.text(-0.12, y + 0.5, style.short(name, 20), ha="right", va="center", fontsize=9)
+        told_class = f"{style.short(name, 22)}  {_letter(label)}"
+        axis.text(-0.12, y + 0.5, told_class, ha="right", va="center", fontsize=9)
         for column, image in enumerate(one.support[one.support_y == label][:n_support]):
             _draw_image(axis, image, column, y)
         picked = (one.query_y == label).nonzero().flatten()[:n_query].tolist()
@@ -159,7 +166,12 @@ def _draw_episode(axis: Axes, one: Episode, top: float, number: int, n_support: 
             x = n_support + 0.5 + column
             guess = int(one.guess[index])
             _draw_image(axis, one.query[index], x, y)
-            _draw_frame(axis, x, y, None if guess == label else one.classes[guess])
+            _draw_frame(axis, x, y, None if guess == label else _letter(guess))
+
+
+def _letter(label: int) -> str:
+    """Name a class of a task in one letter, or a number where there are too many."""
+    return chr(ord("A") + label) if label < 26 else str(label + 1)
 
 
 def _draw_image(axis: Axes, image: Tensor, x: float, y: float) -> None:
@@ -182,7 +194,7 @@ def _draw_frame(axis: Axes, x: float, y: float, taken_for: str | None) -> None:
     look = {"color": style.RIGHT, "linewidth": 1.5}
     if taken_for is not None:
         look = {"color": style.WRONG, "linewidth": 3, "linestyle": (0, (2, 1))}
-        axis.text(x + 0.5, y + 1.1, style.short(taken_for, 13), ha="center", va="center", fontsize=7.5)
+        axis.text(x + 0.5, y + 1.1, f"taken for {taken_for}", ha="center", va="center", fontsize=8)
     axis.plot([left, right, right, left, left], [low, low, high, high, low], **look)  # type: ignore[arg-type]
 
 

@@ -59,10 +59,10 @@ def _picture(found: Found, measured: dict[str, Importance], without: str) -> Pic
         axis.set_xlabel("share of the importance, %")
     caption = (
         "PED-ANOVA: how much each hyperparameter helps to tell the best trials (the best "
-        f"{min(told.n_best for told in measured.values())} or more of an algorithm) from all that saw the full "
-        "budget; shares add up to 100 %. Who was stopped is left out, so a setting that decided at the first "
-        "rung may look small here. It says what mattered within the ranges that were searched, and no more."
-        + without
+        f"{min(told.n_best for told in measured.values())} or more of an algorithm) from all that saw the "
+        "full budget; shares add up to 100 %. Who was stopped is left out, so a setting that decided at the "
+        "first rung may look small here. It says what mattered within the ranges that were searched, and no "
+        "more." + without
     )
     said = [f"{label}: {_words(told)}" for label, told in measured.items()]
     return Picture("importance", TITLE, caption, f"Bars of shares. {'; '.join(said)}.", figure)

@@ -16,7 +16,7 @@ from metabench.report.picture import Drawn, Left, Picture
 from metabench.report.reading import Found, Tried
 
 TITLE = "Parallel coordinates"
-UNSET = -0.16
+UNSET = -0.3
 """Where a line passes an axis whose setting it does not have."""
 
 
@@ -31,7 +31,7 @@ def draw(found: Found) -> Drawn:
     figure.set_figwidth(style.WIDTH)
     for axis, label in zip(axes, labels, strict=True):
         _draw_panel(axis, found, [tried for tried in judged if tried.label == label])
-        axis.set_title(style.short(label), pad=20)
+        axis.set_title(style.short(label), pad=8)
     handles = [Line2D([], [], color=style.light(fifth), linewidth=2.2) for fifth in style.FIFTHS[::-1]]
     words = ["best fifth", "second", "third", "fourth", "last fifth"]
     handles.append(Line2D([], [], color=style.FAINT, linewidth=0.8, linestyle=(0, (3, 2))))
@@ -67,9 +67,10 @@ def _draw_panel(axis: Axes, found: Found, own: Sequence[Tried]) -> None:
     _draw_ends(axis, len(parameters), ends)
     names = [style.wrapped(name) for name in parameters]
     axis.set_xticks(range(len(names) + 1), [*names, f"meta-val.\n{found.metric}"])
-    axis.tick_params(axis="x", length=0, labelcolor=style.INK, pad=12)
+    axis.tick_params(axis="x", length=0, labelcolor=style.INK, pad=2)
     axis.set_xlim(-0.3, len(names) + 0.3)
-    axis.set_ylim(UNSET - 0.04, 1.05)
+    is_conditional = any(name not in tried.trial.sampled for tried in own for name in parameters)
+    axis.set_ylim(UNSET - 0.04 if is_conditional else -0.18, 1.14)
     axis.set_yticks([])
     axis.grid(visible=False)
     for spine in axis.spines.values():
@@ -79,8 +80,7 @@ def _draw_panel(axis: Axes, found: Found, own: Sequence[Tried]) -> None:
 def _placing(parameter: Any) -> Callable[[Any], float]:
     """Return where a value stands on an axis from 0 to 1, on the scale on which it was sampled."""
     if isinstance(parameter, Choices):
-        steps = max(1, len(parameter.choices) - 1)
-        order = {str(choice): index / steps for index, choice in enumerate(parameter.choices)}
+        order = {str(choice): height for choice, height in _heights(parameter)}
         return lambda choice: order.get(str(choice), math.nan)
     scale: Callable[[float], float] = math.log if parameter.log else float
     low, high = scale(parameter.low), scale(parameter.high)
@@ -110,15 +110,28 @@ def _draw_axes(axis: Axes, parameters: Mapping[str, Any]) -> None:
         if isinstance(parameter, Range):
             _draw_ends(axis, place, [style.brief(parameter.low), style.brief(parameter.high)])
         elif isinstance(parameter, Choices):
-            steps = max(1, len(parameter.choices) - 1)
-            for index, choice in enumerate(parameter.choices):
-                height = index / steps
-                axis.text(place + 0.03, height, _told(choice), fontsize=8.5, va="center", color=style.SOFT)
+            for choice, height in _heights(parameter):
+                _draw_text(axis, place + 0.04, height, _told(choice), ha="left", va="center")
 
 
 def _draw_ends(axis: Axes, place: int, ends: Sequence[str]) -> None:
     for height, text, side in ((-0.03, ends[0], "top"), (1.03, ends[1], "bottom")):
-        axis.text(place, height, text, fontsize=8.5, ha="center", va=side, color=style.SOFT)
+        _draw_text(axis, place, height, text, ha="center", va=side)
+
+
+def _draw_text(axis: Axes, x: float, y: float, text: str, **where: Any) -> None:
+    """Write above the lines, on ground of its own."""
+    ground = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    axis.text(x, y, text, fontsize=8.5, color=style.INK, bbox=ground, zorder=5, **where)
+
+
+def _heights(parameter: Choices) -> list[tuple[Any, float]]:
+    """Spread choices over an axis: numbers and no before yes in their order, others as they were given."""
+    choices = list(parameter.choices)
+    if all(isinstance(choice, int | float) for choice in choices):
+        choices.sort(key=float)
+    steps = max(1, len(choices) - 1)
+    return [(choice, index / steps) for index, choice in enumerate(choices)]
 
 
 def _told(choice: Any) -> str:

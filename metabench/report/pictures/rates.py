@@ -88,8 +88,8 @@ def _by_step(learned: list[Learned]) -> Picture:
         axis.set_title(f"{style.short(one.label, 24)} (from {style.brief(one.first)}{seeds})")
     caption = (
         "The inner rate that each layer learned for each inner step; blue adapts, white stands still, orange "
-        "steps backwards. Rows that stay white are layers that the inner loop leaves alone; columns that pale "
-        "to the right are steps of which only the first ones count."
+        "steps backwards. Rows that stay white are layers that the inner loop leaves alone; columns that "
+        "pale to the right are steps of which only the first ones count."
     )
     said = [f"{one.label}: {_extremes({k: v.mean(0) for k, v in one.layers.items()})}" for one in learned]
     return Picture("rates_by_step", BY_STEP, caption, f"Tables of rates. {'; '.join(said)}.", figure)
@@ -124,9 +124,9 @@ def _by_layer(found: Found, learned: list[Learned]) -> Picture:
         axis.set_title(f"{style.short(one.label, 30)}{seeds}")
         axis.set_xlabel("learned inner rate")
     caption = (
-        "The inner rates that each layer learned: a point for the median, a thick bar for the middle half and a "
-        "thin one for the middle nine tenths of its elements, all seeds together; an algorithm of one rate has "
-        "a point a seed. The dashed line is where all rates started: distance from it was learned."
+        "The inner rates that each layer learned: a point for the median, a thick bar for the middle half "
+        "and a thin one for the middle nine tenths of its elements, all seeds together; an algorithm of one "
+        "rate has a point a seed. The dashed line is where all rates started: distance from it was learned."
     )
     said = [f"{one.label}: {_extremes(one.layers)}" for one in learned]
     return Picture("rates_by_layer", BY_LAYER, caption, f"Bars of rates. {'; '.join(said)}.", figure)

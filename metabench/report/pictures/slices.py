@@ -50,9 +50,9 @@ def draw(found: Found) -> Drawn:
     handles = [Line2D([], [], linestyle="", marker="o", **look) for _, look in keys]
     style.legend(figure, handles, [words for words, _ in keys])
     caption = (
-        "Each point is a trial's last meta-validation figure over one setting, all others varying too. Filled "
-        "points saw the full budget; hollow ones were stopped earlier, so they may only be compared among "
-        "themselves. A best region at the end of an axis says that the range ought to be wider."
+        "Each point is a trial's last meta-validation figure over one setting, all others varying too. "
+        "Filled points saw the full budget; hollow ones were stopped earlier, so they may only be compared "
+        "among themselves. A best region at the end of an axis says that the range ought to be wider."
     )
     return [Picture("slices", TITLE, caption, _alt(found, judged, labels, varied), figure)]
 
@@ -93,7 +93,8 @@ def _scale(axis: Axes, parameter: Any, values: Sequence[float]) -> None:
         margin = 0.06 * (high - low)
         axis.set_xlim(low - margin, high + margin)
         return
-    ticks = sorted(parameter.choices) if isinstance(parameter, Choices) else sorted(set(values))
+    chosen = parameter.choices if isinstance(parameter, Choices) else values
+    ticks = sorted({float(value) for value in chosen})
     middle = (ticks[-1] - ticks[0]) or abs(ticks[0]) or 1.0
     shown = style.spaced(ticks, lambda tick: (tick - ticks[0]) / middle, 0.16)
     axis.set_xticks(shown, [style.brief(tick) for tick in shown])
