@@ -37,6 +37,8 @@ def _search(search: Search) -> Recipe:
     text = yaml.safe_dump(_without_none(config["space"]), sort_keys=False, allow_unicode=True)
     parent = told_folder(search.folder.parent.absolute())
     command = ["metabench", "search", space, "--out", parent, "--name", name, "--seed", str(config["seed"])]
+    if config.get("warm_start"):
+        command += ["--warm-start", str(config["warm_start"])]
     path = search.folder / store.META_TEST
     opened = store.read_json(path) if path.exists() else {}
     facts = _facts(config)

@@ -6,6 +6,7 @@ the reader's choice of light or dark; no other colour may carry meaning on the p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -198,6 +199,13 @@ def spaced(ticks: Sequence[float], place: Callable[[float], float], gap: float) 
     return kept[::-1]
 
 
-def best_first(metric: str) -> Callable[[float], float]:
-    """Return a key that sorts figures, best first."""
-    return (lambda figure: -figure) if metric == "accuracy" else (lambda figure: figure)
+def log_ticks(low: float, high: float, gap: float = 0.16) -> list[float]:
+    """Return ticks of a logarithmic axis: both ends, and round numbers that keep their distance."""
+    span = math.log(high / low)
+    kept = [low, high]
+    for first in (1, 2, 5):
+        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+            tick = first * 10.0**power
+            if low < tick < high and all(abs(math.log(tick / other)) >= gap * span for other in kept):
+                kept.append(tick)
+    return sorted(kept)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from metabench import figures, status
 from metabench.board.columns import COLUMNS, Column, count, duration
 from metabench.board.rows import TUNED
+from metabench.config import BudgetConfig
 from metabench.report.pictures.slices import SETTINGS
 from metabench.report.reading import Found, Tried
 
@@ -77,12 +78,22 @@ def budget(found: Found) -> Table:
                 ]
             )
     caption = (
-        "Every algorithm had the same budget of trials (one, where nothing varies) and the same rungs; its "
+        f"Every algorithm had the same budget: {_same(found)}, and the same rungs; its "
         "tasks differ as far as trials were stopped, its seconds as far as steps cost. Reached rungs: how "
         f"many trials arrived at each in turn. {_final_budget(found)}"
     )
     words = {"algorithm", "search", "reached rungs"}
     return Table("budget", "Budget", caption, [(name, name not in words) for name in head], rows)
+
+
+def _same(found: Found) -> str:
+    """Say what was the same for all algorithms of a search."""
+    told = []
+    for budget in dict.fromkeys(space.budget.model_dump_json() for space in found.spaces):
+        own = BudgetConfig.model_validate_json(budget)
+        trials = f"{own.trials} trials (one, where nothing varies)"
+        told.append(trials if own.seconds is None else f"{own.seconds:g} seconds, at most {trials}")
+    return ", or ".join(dict.fromkeys(told))
 
 
 def _final_budget(found: Found) -> str:

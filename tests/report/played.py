@@ -27,8 +27,8 @@ SPACE: dict[str, Any] = {
     "budget": {
         "tasks": 2700,
         "trials": 125,
-        "grace": 100,
-        "reduction_factor": 3,
+        "grace": 400,
+        "reduction_factor": 2,
         "sampler": "random",  # the quickest to ask
         "validation_tasks": 6,
         "confirm_top": 2,

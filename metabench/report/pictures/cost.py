@@ -98,9 +98,10 @@ def _draw_panel(axis: Axes, found: Found, points: Sequence[Point], best: Sequenc
     costs = [point.cost for point in points]
     if max(costs) > 3 * min(costs):
         axis.set_xscale("log")
-        ends = [min(costs), (min(costs) * max(costs)) ** 0.5, max(costs)]
-        axis.set_xlim(ends[0] / (ends[2] / ends[0]) ** 0.08, ends[2] * (ends[2] / ends[0]) ** 0.08)
-        axis.set_xticks(ends, [style.brief(end) for end in ends])
+        low, high = min(costs), max(costs)
+        axis.set_xlim(low / (high / low) ** 0.08, high * (high / low) ** 0.08)
+        ticks = style.log_ticks(low, high)
+        axis.set_xticks(ticks, [style.brief(tick) for tick in ticks])
         axis.set_xticks([], minor=True)
     else:
         axis.xaxis.set_major_formatter(lambda number, _: style.brief(number))

@@ -118,8 +118,8 @@ def _classification(name: str, title: str, seen: Sequence[Episode]) -> Picture:
     columns = n_support + 0.5 + n_query
     rows = sum(len(one.classes) for one in seen)
     height = 1.25 * rows + 0.7 * len(seen)
-    unit = style.WIDTH / (columns + 2.4)
-    figure = style.new(unit * height + 0.5)
+    unit = min(0.9, style.WIDTH / (columns + 2.4))
+    figure = style.new(unit * height + 0.4, max(5.5, unit * (columns + 2.4)))
     axis = figure.subplots()
     axis.axis("off")
     top = 0.0

@@ -43,12 +43,13 @@ def draw(found: Found) -> Drawn:
     right.spines["right"].set_visible(False)
     handles, names = _key(shown, metric)
     style.legend(figure, handles, names)
+    title = f"{metric.capitalize()} with 95 % intervals"
     left_out = f" The best {MOST} of {len(rows)} rows." if len(rows) > MOST else ""
     caption = (
         "Each row's figure with its 95 % interval, best on top. Rows whose intervals do not overlap differ; "
         f"of those that do, the paired comparison in the table says more.{left_out}"
     )
-    return [Picture("leaderboard", "Leaderboard", caption, _alt(found, shown), figure)]
+    return [Picture("leaderboard", title, caption, _alt(found, shown), figure)]
 
 
 def told(found: Found, row: Row) -> str:

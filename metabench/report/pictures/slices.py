@@ -86,19 +86,19 @@ def _scale(axis: Axes, parameter: Any, values: Sequence[float]) -> None:
             axis.set_xscale("log")
             margin = (high / low) ** 0.06
             axis.set_xlim(low / margin, high * margin)
-            middle = (low * high) ** 0.5
-            axis.set_xticks([low, middle, high], [style.brief(tick) for tick in (low, middle, high)])
+            ticks = style.log_ticks(low, high, 0.24)
+            axis.set_xticks(ticks, [style.brief(tick) for tick in ticks])
             axis.set_xticks([], minor=True)
             return
         margin = 0.06 * (high - low)
         axis.set_xlim(low - margin, high + margin)
         return
     chosen = parameter.choices if isinstance(parameter, Choices) else values
-    ticks = sorted({float(value) for value in chosen})
-    middle = (ticks[-1] - ticks[0]) or abs(ticks[0]) or 1.0
-    shown = style.spaced(ticks, lambda tick: (tick - ticks[0]) / middle, 0.16)
+    steps = sorted({float(value) for value in chosen})
+    middle = (steps[-1] - steps[0]) or abs(steps[0]) or 1.0
+    shown = style.spaced(steps, lambda tick: (tick - steps[0]) / middle, 0.16)
     axis.set_xticks(shown, [style.brief(tick) for tick in shown])
-    axis.set_xlim(ticks[0] - 0.12 * middle, ticks[-1] + 0.12 * middle)
+    axis.set_xlim(steps[0] - 0.12 * middle, steps[-1] + 0.12 * middle)
 
 
 def _alt(found: Found, judged: Sequence[Tried], labels: Sequence[str], varied: Sequence[str]) -> str:
