@@ -81,6 +81,7 @@ def rules() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(
             {
+                "axes.axisbelow": True,
                 "axes.edgecolor": FAINT,
                 "axes.facecolor": "none",
                 "axes.grid": True,
