@@ -49,12 +49,13 @@ def write(folders: Sequence[Path], out: Path) -> list[Picture]:
     store.check_writable(out.parent)
     found = reading.read(folders)
     with style.rules():
-        sections = list(_sections(found))
-        made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        text = page.render(found, sections, again.recipes(found), f"{beside(out).name}/", made)
+        sections = _sections(found)
         pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
-        for picture in pictures:
-            svg.write(picture, beside(out))
+        rendered = {picture.name: svg.render(picture) for picture in pictures}
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    text = page.render(found, sections, rendered, again.recipes(found), f"{beside(out).name}/", made)
+    for name, picture in rendered.items():
+        svg.write(picture, beside(out), name)
     store.write_text(out, text)
     return pictures
 

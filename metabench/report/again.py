@@ -34,7 +34,6 @@ def recipes(found: Found) -> list[Recipe]:
 def _search(search: Search) -> Recipe:
     config, name = search.config, search.folder.name
     space = f"{name}.yaml"
-    text = yaml.safe_dump(_without_none(config["space"]), sort_keys=False, allow_unicode=True)
     parent = told_folder(search.folder.parent.absolute())
     command = ["metabench", "search", space, "--out", parent, "--name", name, "--seed", str(config["seed"])]
     if config.get("warm_start"):
@@ -49,7 +48,12 @@ def _search(search: Search) -> Recipe:
     ]
     for change in config.get("changes", []):
         facts.append((f"changed on {change['date']}", ", ".join(change["changed"])))
-    return Recipe(told_folder(search.folder), [*_setup(config), shlex.join(command)], {space: text}, facts)
+    return Recipe(
+        told_folder(search.folder),
+        [*_setup(config), shlex.join(command)],
+        {space: as_yaml(config["space"])},
+        facts,
+    )
 
 
 def _run(run: Run) -> Recipe:
@@ -85,6 +89,11 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         **{f"version of {name}": number for name, number in config.get("versions", {}).items()},
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def as_yaml(space: Mapping[str, Any]) -> str:
+    """Write a recorded space as a file that `metabench search` reads."""
+    return str(yaml.safe_dump(_without_none(space), sort_keys=False, allow_unicode=True))
 
 
 def train_command(run: Mapping[str, Any], out: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from metabench import __version__
 from metabench.board.folders import told_count
-from metabench.report import svg
 from metabench.report.again import Recipe
 from metabench.report.picture import Left, Picture
 from metabench.report.reading import Found
 from metabench.report.style import COLOURS
+from metabench.report.svg import Rendered
 from metabench.report.tables import Table
 
 HERE = Path(__file__).parent
@@ -32,11 +32,17 @@ class Section(NamedTuple):
 
 
 def render(
-    found: Found, sections: Sequence[Section], recipes: Sequence[Recipe], beside: str, made: str
+    found: Found,
+    sections: Sequence[Section],
+    rendered: Mapping[str, Rendered],
+    recipes: Sequence[Recipe],
+    beside: str,
+    made: str,
 ) -> str:
     """Return the whole page as one document that needs nothing else.
 
     Args:
+        rendered: the pictures by name.
         beside: where the pictures lie as files.
         made: when, in words.
     """
@@ -51,7 +57,7 @@ def render(
     return environment.get_template("page.html").render(
         title=_title(found),
         about=_about(found),
-        sections=[(section, [_part(part) for part in section.parts]) for section in sections],
+        sections=[(section, [_part(part, rendered) for part in section.parts]) for section in sections],
         recipes=recipes,
         beside=beside,
         made=made,
@@ -62,9 +68,9 @@ def render(
     )
 
 
-def _part(part: Picture | Left | Table) -> dict[str, Any]:
+def _part(part: Picture | Left | Table, rendered: Mapping[str, Rendered]) -> dict[str, Any]:
     if isinstance(part, Picture):
-        return {"kind": "picture", "of": part, "svg": svg.inline(part)}
+        return {"kind": "picture", "of": part, "svg": rendered[part.name].inline}
     return {"kind": "left" if isinstance(part, Left) else "table", "of": part}
 
 

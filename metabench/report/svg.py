@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import re
 import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 from xml.etree import ElementTree as XML
 
 import matplotlib as mpl
@@ -24,51 +26,59 @@ PIXELS = 96 / 72
 """Of a page, for each of the points that a figure is measured in."""
 
 
-def inline(picture: Picture) -> Markup:
-    """Return a picture as an element of a page.
+class Rendered(NamedTuple):
+    """A picture as part of a page and as files."""
 
-    Labels are text of the page, escaped by the XML writer, so the result needs no escaping.
+    inline: Markup
+    svg: bytes
+    png: bytes
+
+
+def render(picture: Picture) -> Rendered:
+    """Render a picture.
+
+    Its words are text of the page, escaped by the XML writer, so the inline part needs no escaping.
     """
     root = _tree(picture)
     width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
+    file = copy.deepcopy(root)
+    file.insert(2, XML.Element(f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": PAPER}))
     for name in ("width", "height"):
-        root.attrib.pop(name, None)
+        del root.attrib[name]
     root.set("class", "picture")
     root.set("style", f"width:{width * PIXELS:.0f}px;aspect-ratio:{width:.0f}/{height:.0f}")
-    _describe(root, picture)
     _rename(root, picture.name)
-    text = XML.tostring(root, encoding="unicode", short_empty_elements=True)
-    return Markup(COLOUR.sub(lambda found: VARIABLES[found[0]], text))
+    text = XML.tostring(root, encoding="unicode")
+    return Rendered(
+        inline=Markup(COLOUR.sub(lambda found: VARIABLES[found[0]], text)),
+        svg=XML.tostring(file, encoding="utf-8", xml_declaration=True),
+        png=_saved(picture, "png", PAPER),
+    )
 
 
-def write(picture: Picture, folder: Path) -> list[Path]:
-    """Write a picture as NAME.svg and NAME.png, on white."""
-    root = _tree(picture, PAPER)
-    _describe(root, picture)
-    paths = [folder / f"{picture.name}.{suffix}" for suffix in ("svg", "png")]
-    store.write_bytes(paths[0], XML.tostring(root, encoding="utf-8", xml_declaration=True))
-    store.write_bytes(paths[1], _saved(picture, "png", PAPER))
-    return paths
+def write(rendered: Rendered, folder: Path, name: str) -> None:
+    """Write NAME.svg and NAME.png, both on white."""
+    store.write_bytes(folder / f"{name}.svg", rendered.svg)
+    store.write_bytes(folder / f"{name}.png", rendered.png)
 
 
 def _saved(picture: Picture, form: str, ground: str) -> bytes:
     target = io.BytesIO()
-    nothing = (
-        {"Date": None, "Creator": None, "Format": None, "Type": None} if form == "svg" else {"Software": None}
-    )
+    dated = ("Date", "Creator", "Format", "Type") if form == "svg" else ("Software",)
     with warnings.catch_warnings():
         # Of letters that the drawn font lacks: browsers have others, and a PNG shows boxes.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        picture.figure.savefig(
-            target, format=form, dpi=150 if form == "png" else 72, facecolor=ground, metadata=nothing
-        )
+        dpi = 150 if form == "png" else 72
+        how: dict[str, Any] = {"facecolor": ground, "metadata": dict.fromkeys(dated)}
+        picture.figure.savefig(target, format=form, dpi=dpi, **how)
+    picture.figure.set_layout_engine("none")  # what was laid out once stays where it is
     return target.getvalue()
 
 
-def _tree(picture: Picture, ground: str = "none") -> XML.Element:
-    """Return the figure's SVG, with numbers of as many digits as can be seen."""
+def _tree(picture: Picture) -> XML.Element:
+    """Return the figure's SVG on no ground, with its words, and numbers of as many digits as can be seen."""
     with mpl.rc_context({"svg.hashsalt": picture.name}):
-        text = _saved(picture, "svg", ground).decode()
+        text = _saved(picture, "svg", "none").decode()
     XML.register_namespace("", SVG)
     root = XML.fromstring(text)
     for part in root.findall(f"{{{SVG}}}metadata"):
@@ -79,6 +89,7 @@ def _tree(picture: Picture, ground: str = "none") -> XML.Element:
         elif element.tag != f"{{{SVG}}}image":  # whose scale may be small
             for name, value in element.attrib.items():
                 element.set(name, NUMBER.sub(_rounded, value))
+    _describe(root, picture)
     return root
 
 
@@ -89,10 +100,10 @@ def _rounded(number: re.Match[str]) -> str:
 def _describe(root: XML.Element, picture: Picture) -> None:
     root.set("role", "img")
     root.set("aria-labelledby", f"{picture.name}-title {picture.name}-alt")
-    for place, (tag, text) in enumerate((("title", picture.title), ("desc", picture.alt))):
-        element = XML.Element(
-            f"{{{SVG}}}{tag}", {"id": f"{picture.name}-{'title' if tag == 'title' else 'alt'}"}
-        )
+    for place, (tag, key, text) in enumerate(
+        (("title", "title", picture.title), ("desc", "alt", picture.alt))
+    ):
+        element = XML.Element(f"{{{SVG}}}{tag}", {"id": f"{picture.name}-{key}"})
         element.text = text
         root.insert(place, element)
 

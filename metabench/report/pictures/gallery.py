@@ -58,7 +58,7 @@ def draw(found: Found) -> Drawn:
         if splits.fingerprint != shown[0].run.config["data_fingerprint"]:
             return [Left(TITLE, f"the data of {task.dataset} here are others than those it was trained on")]
         tasks = episodes.frozen(splits, "meta_validation", task, _n_tasks(task.ways[1]), "confirm")
-        return [_picture(final, splits, tasks) for final in shown]
+        return [_picture(number, final, splits, tasks) for number, final in enumerate(shown, start=1)]
     except MetabenchError as error:
         return [Left(TITLE, str(error))]
 
@@ -75,11 +75,11 @@ def _learners(found: Found) -> Iterator[Final]:
     yield from [first[label] for label in order if label in first][:LEARNERS]
 
 
-def _picture(final: Final, splits: Splits, tasks: episodes.FrozenTasks) -> Picture:
+def _picture(number: int, final: Final, splits: Splits, tasks: episodes.FrozenTasks) -> Picture:
     seen = list(predict(final, splits, tasks))
     described = final.run.config["run"]
     title = f"{final.label}, {final.variant}, seed {described['seed']}"
-    name = f"episodes_{re.sub('[^a-z0-9]+', '_', final.label.lower()).strip('_')}"
+    name = f"episodes_{number}_{re.sub('[^a-z0-9]+', '_', final.label.lower()).strip('_')}"
     if splits.kind == "regression":
         return _regression(name, title, seen)
     return _classification(name, title, seen)
@@ -157,7 +157,7 @@ def _draw_episode(axis: Axes, one: Episode, top: float, number: int, n_support: 
     axis.text(-2.35, top + 0.4, told, fontweight="bold", va="center")
     for label, name in enumerate(one.classes):
         y = top + 0.7 + 1.25 * label
-        told_class = f"{style.short(name, 22)}  {_letter(label)}"
+        told_class = f"{_letter(label)}: {style.short(name, 22)}"
         axis.text(-0.12, y + 0.5, told_class, ha="right", va="center", fontsize=9)
         for column, image in enumerate(one.support[one.support_y == label][:n_support]):
             _draw_image(axis, image, column, y)

@@ -65,7 +65,8 @@ def _draw_panel(axis: Axes, found: Found, own: Sequence[Tried]) -> None:
         figures.show(found.metric, end / 100 if found.metric == "accuracy" else end) for end in (low, high)
     ]
     _draw_ends(axis, len(parameters), ends)
-    names = [style.wrapped(name) for name in parameters]
+    room = int(72 * style.WIDTH / (len(parameters) + 1.6) / 5.5)  # characters
+    names = [style.wrapped(name, min(13, room)) for name in parameters]
     axis.set_xticks(range(len(names) + 1), [*names, f"meta-val.\n{found.metric}"])
     axis.tick_params(axis="x", length=0, labelcolor=style.INK, pad=2)
     axis.set_xlim(-0.3, len(names) + 0.3)
