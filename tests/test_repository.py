@@ -52,6 +52,7 @@ FLOORS: dict[str, float] = {
     "search": 5.5,  # leaves its leaderboard behind
     "views": 5.8,
     "status": 5.9,
+    "report": 5.95,  # shows what all floors below have left
     "sheet": 5.5,
     "catalogue": 6,
     "simulations": 6,
@@ -63,6 +64,7 @@ ONLY_IN = {"ray": {"search"}, "optuna": {"search"}}
 NEVER_IN = {
     "board": {"ray", "optuna", "torch"},
     "views": {"ray", "torch"},
+    "report": {"ray", "optuna"},
     "stats": {"torch"},
     "config": {"torch"},
     "store": {"torch", "ray"},

@@ -177,7 +177,7 @@ def _search_row(search: Search, algorithm: str, variant: str, runs: Sequence[Run
         status="finished" if search.is_finished else "running",
         seeds_planned=search.config["space"]["budget"]["seeds"],
         batch_norm=_batch_norm(search.config["space"]["network"]),
-        folder=_name(search.folder),
+        folder=told_folder(search.folder),
     )
     row |= _tested(runs)
     if row["times_opened"]:
@@ -206,7 +206,7 @@ def _run(runs: list[Run]) -> Entry:
         hyperparameters=described["hyperparameters"],
         trials=1,
         **cost([{**run.reports[-1], "gpus": 0} for run in runs if run.reports]),  # a device of its own
-        folder=", ".join(_name(run.folder) for run in runs),
+        folder=", ".join(told_folder(run.folder) for run in runs),
         batch_norm=_batch_norm(described["network"]),
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None, **_tested(runs)}
@@ -235,7 +235,8 @@ def _batch_norm(network: Record) -> str | None:
     return str(network["batch_norm"]) if network["norm"] == "batch" else None
 
 
-def _name(folder: Path) -> str:
+def told_folder(folder: Path) -> str:
+    """Name a folder as rows do."""
     # A leaderboard is published; where its author's home lies is nobody's business.
     here = Path.cwd()
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

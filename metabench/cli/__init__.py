@@ -248,6 +248,22 @@ results.add_to(app)
 
 @app.command()
 @guarded()
+def report(
+    folders: Annotated[
+        list[str], typer.Argument(help="Folders or addresses of searches and runs.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="HTML file to write; its pictures lie beside it as PNG and SVG.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML file of searches and runs: leaderboard, curves, hyperparameters, episodes, cost."""
+    from metabench import report as reporting
+
+    reporting.show(folders, out)
+
+
+@app.command()
+@guarded()
 def tensorboard(
     folder: Folder,
     port: Annotated[
