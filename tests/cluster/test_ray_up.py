@@ -111,7 +111,7 @@ def test_the_whole_package_can_be_built_from_what_is_copied(copied: tuple[str, .
     assert built == {
         str(path.relative_to(ROOT))
         for path in (ROOT / "metabench").rglob("*")
-        if path.suffix in (".py", ".json", ".txt") or path.name == "py.typed"
+        if path.is_file() and "__pycache__" not in path.parts
     }
 
 
