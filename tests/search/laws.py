@@ -130,7 +130,7 @@ def same_numbers(folder: Path) -> Iterator[str]:
 
 
 def _judged(report: dict[str, Any]) -> dict[str, Any]:
-    return {key: report[key] for key in numbers_of(report) if key not in (SCORES, "val_tasks")}
+    return {key: value for key, value in numbers_of(report).items() if key not in (SCORES, "val_tasks")}
 
 
 def same_results(folder: Path) -> Iterator[str]:

@@ -95,7 +95,7 @@ class Nodes:
         self.environment = {
             "RAY_TMPDIR": str(place),
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         self._process = subprocess.Popen(

@@ -6,14 +6,17 @@ import json
 import shutil
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metabench import spaces, store, train
+from metabench import data, spaces, store, train
 from metabench.config import SearchSpace
+from metabench.core import MetabenchError, OutOfOrder
 from metabench.search import worker
+from metabench.search.asha import NOTE, PROBLEM
 from metabench.search.ledger import WORK, Ledger
 from tests import small
 
@@ -30,11 +33,24 @@ def tiny(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     return space.model_copy(update={"budget": budget, "task": small.TASK})
 
 
-def run(folder: Path, space: SearchSpace, stop_after: int, **values: Any) -> list[dict[str, Any]]:
+def run(
+    folder: Path,
+    space: SearchSpace,
+    stop_after: int,
+    notes: list[str] | None = None,
+    problems: list[dict[str, Any]] | None = None,
+    **values: Any,
+) -> list[dict[str, Any]]:
     """Run the trial until it has told a number of reports, and return what it told."""
     told: list[dict[str, Any]] = []
+    notes = [] if notes is None else notes
+    problems = [] if problems is None else problems
 
     def report(metrics: dict[str, Any]) -> None:
+        if PROBLEM in metrics:
+            problems.append(metrics)
+            raise SystemExit
+        notes.extend([metrics[NOTE]] if NOTE in metrics else [])
         told.append(json.loads(metrics["report"]))
         if len(told) == stop_after:
             raise SystemExit  # how Tune stops a function
@@ -47,7 +63,7 @@ def run(folder: Path, space: SearchSpace, stop_after: int, **values: Any) -> lis
         try:
             worker.run_trial(config, str(folder), space.model_dump(mode="json"))
         except SystemExit:
-            assert len(told) == stop_after
+            assert problems or len(told) == stop_after
     return told
 
 
@@ -111,6 +127,66 @@ def test_a_trial_that_lost_its_state_starts_anew(tmp_path: Path, tiny: SearchSpa
     first = run(tmp_path, tiny, stop_after=2)
     shutil.rmtree(tmp_path / WORK / NAME / store.STATE)
     assert numbers(run(tmp_path, tiny, stop_after=2)) == numbers(first)
+
+
+def test_a_damaged_state_is_noticed_told_and_trained_again_to_the_same_numbers(
+    tmp_path: Path, tiny: SearchSpace
+) -> None:
+    whole = run(tmp_path / "whole", tiny, stop_after=9)
+    run(tmp_path / "damaged", tiny, stop_after=2)
+    states = tmp_path / "damaged" / WORK / NAME / store.STATE
+    last = states / train.STATES[0]
+    content = bytearray(last.read_bytes())
+    content[-5] ^= 16  # a bit of some weight, which nothing but a checksum shows
+    last.write_bytes(content)
+    notes: list[str] = []
+    assert numbers(run(tmp_path / "damaged", tiny, stop_after=9, notes=notes)) == numbers(whole)
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{last}: is damaged")
+    assert notes[0].endswith("trained again from 8 tasks")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OutOfOrder("other data")])
+def test_what_is_out_of_order_is_told_as_no_failure_of_the_trial(
+    tmp_path: Path, tiny: SearchSpace, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "save_state", fail)
+    context = SimpleNamespace(get_node_id=lambda: "node-1")
+    monkeypatch.setattr(worker.ray, "get_runtime_context", lambda: context)
+    problems: list[dict[str, Any]] = []
+    assert run(tmp_path, tiny, stop_after=9, problems=problems) == []
+    assert problems == [{"tasks_seen": 0, PROBLEM: str(error), "node": "node-1"}]
+
+
+def test_a_worker_refuses_data_and_code_that_are_not_those_of_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = small.splits()
+    monkeypatch.setattr(data, "load", lambda task: loaded)
+    right = {"data_fingerprint": loaded.fingerprint, "code": store.code_hash()}
+    for key, value in {"": "", "data_fingerprint": "f" * 64, "code": "0" * 16}.items():
+        place = tmp_path / (key or "right")
+        store.write_json(place / store.SEARCH, {**right, key: value})
+        if not key:
+            assert worker.splits(small.TASK, str(place)) is loaded
+            continue
+        with pytest.raises(
+            OutOfOrder, match=f"not the search's {key}: {right[key][:12]} there, {value[:12]}"
+        ):
+            worker.splits(small.TASK, str(place))
+    with pytest.raises(OutOfOrder, match="is not seen from there"):
+        worker.splits(small.TASK, str(tmp_path / "nowhere"))
+
+    def fail(task: object) -> None:
+        raise MetabenchError("no such images")
+
+    monkeypatch.setattr(data, "load", fail)
+    worker._load.cache_clear()
+    with pytest.raises(OutOfOrder, match="no such images"):
+        worker.splits(small.TASK, str(tmp_path / "right"))
 
 
 def test_a_trial_that_diverges_says_so_once_and_ends(tmp_path: Path, tiny: SearchSpace) -> None:

@@ -1,0 +1,41 @@
+"""A scheduler's signal ends a command even where what it raises is swallowed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import signal, time, os
+from metabench import interruption
+
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, NAME))
+        time.sleep(0.01)  # where the handler runs: Python prints what is raised here, and goes on
+
+interruption.check()
+assert interruption.seconds_since() is None
+interruption.listen()
+interruption.listen()
+Swallows()
+print("swallowed", 0 <= interruption.seconds_since() < 5)
+try:
+    interruption.check()
+except interruption.Interrupted as error:
+    print(error)
+class Other:
+    def __del__(self):
+        raise ValueError("of another kind")
+Other()
+"""
+
+
+def test_a_signal_that_was_swallowed_is_raised_at_the_next_look_and_not_printed() -> None:
+    for name in ("SIGTERM", "SIGUSR1"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"NAME = {name!r}\n{CODE}"], capture_output=True, text=True
+        )
+        assert done.stdout.splitlines() == ["swallowed True", name], done.stderr
+        assert name not in done.stderr
+        assert "of another kind" in done.stderr, "what others raise is still told"
