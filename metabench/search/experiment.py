@@ -27,6 +27,12 @@ from metabench.search.worker import run_trial
 ROUNDS = 3
 """How often Tune is started again for trials that it lost without a word."""
 
+ROUND_TRIALS = 500
+"""Trials for each place after which Tune is started anew, as it keeps something of every trial.
+
+Places stand empty until the last trial of a round has ended: with so many, for about a hundredth of the time.
+"""
+
 
 def explore(
     folder: Path,
@@ -49,6 +55,8 @@ def explore(
         if not searcher.remaining():
             return
         _fit(folder, space, searcher, cluster, endings, attempts, trainable)
+        while not searcher.left and searcher.remaining():
+            _fit(folder, space, searcher, cluster, endings, attempts, trainable)
     lost = ", ".join(trial.name for trial in ledger.unfinished())
     raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
 
@@ -62,6 +70,7 @@ def _fit(
     attempts: Attempts,
     trainable: Callable[..., None],
 ) -> None:
+    searcher.start_round(ROUND_TRIALS * cluster.slots)
     # Ray's own notes on what has ended; nobody reads them.
     shutil.rmtree(folder / store.RAY, ignore_errors=True)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told, and written down, here

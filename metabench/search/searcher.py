@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -132,8 +133,18 @@ class FairSearcher(Searcher):
         }
         self.handed: dict[str, str] = {}  # Tune's id of what runs -> our name
         self._heard = 0  # of the ledger's history
+        self.start_round()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave all out of what Tune pickles and nobody reads."""
+        return {}
+
+    def start_round(self, n_trials: float = math.inf) -> None:
+        """Begin anew with what is unfinished, and hand out no more than so many trials."""
         self.catch_up()
-        self.unfinished = [trial.name for trial in ledger.unfinished() if not trial.is_waiting]
+        self.handed.clear()
+        self.left = n_trials
+        self.unfinished = [trial.name for trial in self.ledger.unfinished() if not trial.is_waiting]
 
     def catch_up(self) -> None:
         """Tell the studies what the ledger has noted since, in its order.
@@ -161,6 +172,8 @@ class FairSearcher(Searcher):
         As long as a trial runs, its worker may die, and it is to be handed out once more.
         """
         self.catch_up()
+        if not self.left:
+            return Searcher.FINISHED
         if self.unfinished:
             trial = self.ledger.trials[self.unfinished.pop(0)]
         elif open_ := [a for a in self.studies if self._is_open(a)]:
@@ -169,6 +182,7 @@ class FairSearcher(Searcher):
             return None  # and what runs may leave something of the budget that it is expected to spend
         else:
             return Searcher.FINISHED
+        self.left -= 1
         self.handed[trial_id] = trial.name
         return {
             "algorithm": trial.algorithm,

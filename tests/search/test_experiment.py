@@ -107,6 +107,26 @@ def test_where_all_wait_for_the_last_the_best_of_all_go_on(
     assert [(event.step, event.value) for event in events.Scalars("asha/rank")] == [(100, 6)]
 
 
+def test_a_search_in_rounds_tries_every_setting_once_and_proposes_with_all_that_came_before(
+    tmp_path: Path, space: SearchSpace, found: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "ROUND_TRIALS", 2)
+    rounds = []
+
+    class Tuner(experiment.tune.Tuner):  # type: ignore[name-defined]
+        def fit(self) -> Any:
+            rounds.append(len(Ledger(tmp_path, 2, is_driver=False).trials))
+            return super().fit()
+
+    monkeypatch.setattr(experiment.tune, "Tuner", Tuner)
+    only = space.model_copy(update={"algorithms": {"fomaml": {}}})
+    (used, _nothing_left) = explore(tmp_path, only, found)
+    assert rounds == [0, 4, 8]  # two places
+    check_studies(used)
+    attempts = [len(store.read_lines(path)) for path in (tmp_path / "played").iterdir()]
+    assert attempts == [1] * 9
+
+
 def test_trials_look_again_where_a_decision_is_within_the_noise(
     tmp_path: Path, space: SearchSpace, found: cluster.Cluster
 ) -> None:

@@ -139,6 +139,35 @@ def test_after_a_restart_the_proposals_are_the_same_as_without(
     assert len({values["inner_lr"] for values in whole.values()}) > 15  # a restart repeats no random number
 
 
+@pytest.mark.parametrize("n_trials", [1, 4, 7])
+def test_in_rounds_the_proposals_are_the_same_as_without(
+    tmp_path: Path, space: SearchSpace, n_trials: int
+) -> None:
+    whole = FairSearcher(space, Ledger(tmp_path / "whole", 2), seed=3)
+    rounds = FairSearcher(space, Ledger(tmp_path / "rounds", 2), seed=3)
+    for index in range(18):
+        run_next(whole, str(index))
+        if index % n_trials == 0:
+            rounds.start_round(n_trials)
+        run_next(rounds, str(index))
+        if index % n_trials == n_trials - 1:
+            assert rounds.suggest("one more") == Searcher.FINISHED
+    proposed = [[trial.sampled for trial in one.ledger.trials.values()] for one in (whole, rounds)]
+    assert proposed[0] == proposed[1]
+
+
+def test_a_round_begins_with_what_the_last_one_left_unfinished(tmp_path: Path, space: SearchSpace) -> None:
+    searcher = FairSearcher(space, Ledger(tmp_path, 2), seed=0)
+    searcher.start_round(2)
+    names = [searcher.suggest(trial_id)["trial"] for trial_id in "ab"]
+    judge(searcher.ledger, space.budget, names[0], make_report(100, None))  # diverges
+    searcher.on_trial_complete("a", {})
+    searcher.on_trial_complete("b", error=True)  # its worker died
+    assert (searcher.suggest("c"), searcher.left) == (Searcher.FINISHED, 0)
+    searcher.start_round(2)
+    assert searcher.suggest("d")["trial"] == names[1]
+
+
 def test_another_seed_proposes_other_settings(tmp_path: Path, space: SearchSpace) -> None:
     def second(folder: Path, seed: int) -> Any:
         searcher = FairSearcher(space, Ledger(folder, 2), seed)
