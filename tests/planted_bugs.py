@@ -252,4 +252,31 @@ BUGS = [
         'if "support" in halves:', 'if "query" in halves:',
         "test_augment.py::test_only_the_named_half_is_distorted",
     ),
+    # the leaderboard
+    Bug(
+        "what is of both seed and task counts twice", "stats/crossed.py",
+        "spread - noise * (0.5 if is_rough else 1.0)", "spread",
+        "stats/test_crossed.py::test_effects_of_seeds_alone_are_their_variance_and_noise_is_taken_off",
+    ),
+    Bug(
+        "classes have no part in their interval", "stats/classes.py",
+        "variance = effect * found.weight + noise / n_tasks", "variance = noise / n_tasks",
+        "stats/test_classes.py::test_variance_and_degrees_of_freedom_are_those_of_the_whole_matrices",
+    ),
+    Bug(
+        "the surest of many tests is adjusted least", "stats/compare.py",
+        "np.arange(len(order), 0, -1)", "np.arange(1, len(order) + 1)",
+        "stats/test_compare.py::test_holms_adjustment_is_that_of_the_textbook",
+    ),
+    Bug(
+        "a low error looks like optimism", "board/build.py",
+        "SIGN[metric] * float(before - row[metric])", "float(before - row[metric])",
+        "board/test_scores.py::test_of_errors_the_lower_is_better",
+    ),
+    Bug(
+        "the best row of a folder is chosen by its test", "board/versus.py",
+        'shown = (entry.row[f"{when}_{metric}"] for when in ("confirm", "val"))',
+        "shown = [entry.row[metric]]",
+        "board/test_versus.py::test_the_best_row_of_each_folder_is_chosen_without_the_test",
+    ),
 ]  # fmt: skip

@@ -68,6 +68,8 @@ def versus(key: str) -> Callable[[Row], str]:
     def shown(row: Row) -> str:
         if row.get(key) is None:
             return ""
+        if row[key].get("verdict") == "identical":
+            return "identical"
         parts = [signed(row[key][part], "error" in row) for part in ("difference", "ci_low", "ci_high")]
         return f"{parts[0]} [{parts[1]}, {parts[2]}]"
 

@@ -18,6 +18,16 @@ LEVEL = 1 - stats.CONFIDENCE
 BEST = "best"
 WORSE = "worse"
 ALIKE = "not distinguishable"
+IDENTICAL = "identical"
+
+ONE_RESULT: Row = {
+    **dict.fromkeys(("difference", "ci_low", "ci_high"), 0.0),
+    "over": None,
+    **dict.fromkeys(("p", "p_tasks"), float("nan")),
+    "higher": 0.5,
+    "verdict": IDENTICAL,
+}
+"""What is to be said of two rows with the very same results."""
 
 
 class Scored(NamedTuple):
@@ -82,21 +92,35 @@ def versus(a: Scored, b: Scored) -> Row:
 
 
 def compare(entries: Sequence[Entry], metric: str) -> list[Record]:
-    """Compare every pair of rows with results, the better first; p is adjusted for the number of pairs."""
+    """Compare every pair of rows with results, the better first; p is adjusted for the number of tests.
+
+    A published setting that was also chosen stands on the board twice with the same results: it is tested
+    once, and the two are not compared.
+    """
     known = [entry for entry in entries if entry.scored is not None]
     known.sort(key=lambda entry: _order(entry, metric))
-    found = []
-    for place, better in enumerate(known):
-        for worse in known[place + 1 :]:
-            assert better.scored is not None, "or it is not known"
-            assert worse.scored is not None, "or it is not known"
-            who = {"a": better.row["name"], "b": worse.row["name"]}
-            found.append({**who, **versus(better.scored, worse.scored)})
-    adjusted = stats.holm([pair["p"] for pair in found])
-    return [
-        {**pair, "p_holm": p, "verdict": verdict(pair["difference"], p, metric)}
-        for pair, p in zip(found, adjusted, strict=True)
-    ]
+    results = {entry.row["name"]: _fingerprint(entry) for entry in known}
+    tests: dict[tuple[bytes, bytes], Row] = {}
+    pairs = [(better, worse) for place, better in enumerate(known) for worse in known[place + 1 :]]
+    for better, worse in pairs:
+        assert better.scored is not None, "or it is not known"
+        assert worse.scored is not None, "or it is not known"
+        key = results[better.row["name"]], results[worse.row["name"]]
+        if key not in tests:
+            tests[key] = dict(ONE_RESULT) if key[0] == key[1] else versus(better.scored, worse.scored)
+    adjusted = stats.holm([test["p"] for test in tests.values()])
+    for test, p in zip(tests.values(), adjusted, strict=True):
+        test["p_holm"] = p
+        test["verdict"] = test.get("verdict") or verdict(test["difference"], p, metric)
+    names = [(better.row["name"], worse.row["name"]) for better, worse in pairs]
+    return [{"a": a, "b": b, **tests[results[a], results[b]]} for a, b in names]
+
+
+def _fingerprint(entry: Entry) -> bytes:
+    assert entry.scored is not None, "or there is no result"
+    return (
+        repr((entry.scored.is_trained, entry.scored.figures.shape)).encode() + entry.scored.figures.tobytes()
+    )
 
 
 def verdict(difference: float, p: float, metric: str) -> str | None:
@@ -132,7 +156,9 @@ def _turned(pair: Mapping[str, Any], metric: str) -> Row:
     turned = {"difference": -pair["difference"], "ci_low": -pair["ci_high"], "ci_high": -pair["ci_low"]}
     turned |= {"higher": 1 - pair["higher"]}
     kept = {key: pair[key] for key in ("over", "p", "p_tasks", "p_holm")}
-    return {**turned, **kept, "verdict": verdict(turned["difference"], pair["p_holm"], metric)}
+    is_same = pair["verdict"] == IDENTICAL
+    found = IDENTICAL if is_same else verdict(turned["difference"], pair["p_holm"], metric)
+    return {**turned, **kept, "verdict": found}
 
 
 def _order(entry: Entry, metric: str) -> float:

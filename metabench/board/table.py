@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,7 @@ from metabench.core import MetabenchError
 Board = Mapping[str, Any]
 
 VERSUS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "p_holm", "higher", "verdict")
+MOST_WORDS = 24  # characters of a column of words that have to fit; more may be broken
 NARROW = 10  # a heading of a difference that is longer takes two lines
 PARTS = ("result", "choice", "cost", "setting")
 
@@ -66,17 +67,17 @@ def as_table(board: Board, asked: Sequence[str] = ()) -> RenderableType:
     """Return what rich prints: results, choices, costs and settings, each narrow, and what to know of them.
 
     Args:
-        asked: names of columns, for one table of these instead.
+        asked: names of columns that are shown instead.
     """
     columns, common = split(board["rows"], asked)
     parts: list[RenderableType] = [Text(title(board), style="bold")]
     if asked:
-        parts += [_rich(columns, board["rows"]), ""]
+        parts += [Packed(columns, board["rows"]), ""]
     for part in () if asked else PARTS:
         own = [column for column in columns if column.part == part and column not in WHO]
         rows = [row for row in board["rows"] if any(column.show(row) for column in own)]
         if rows:
-            parts += [_rich([*WHO, *own], rows), ""]
+            parts += [Packed([*WHO, *own], rows), ""]
     return Group(*parts, Text(about(board, common), style="dim"))
 
 
@@ -99,15 +100,48 @@ def split(rows: Sequence[Mapping[str, Any]], asked: Sequence[str] = ()) -> tuple
     return (chosen, []) if asked else (columns, common)
 
 
-def _rich(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    for column in columns:
-        heading = Text(column.title.replace(" − ", "\n− ") if len(column.title) > NARROW else column.title)
-        table.add_column(heading, justify="right" if column.is_number else "left", overflow="fold")
-    for row in rows:
-        style = "bold" if row["variant"] == TUNED else ""
-        table.add_row(*(Text(column.show(row)) for column in columns), style=style)
-    return table
+class Packed:
+    """Columns in as many tables, one below the other, as a terminal's width takes to break no number."""
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+        self.columns = [column for column in columns if column not in WHO]
+        self.rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the tables."""
+        room = options.max_width - sum(self._width(column) + 1 for column in WHO)
+        tables: list[list[Column]] = [[]]
+        left = room
+        for column in self.columns:
+            width = self._width(column) + 1
+            if tables[-1] and left < width - 1:
+                tables.append([])
+                left = room
+            tables[-1].append(column)
+            left -= width
+        for number, own in enumerate(tables):
+            if number:
+                yield ""
+            yield self._table([*WHO, *own])
+
+    def _width(self, column: Column) -> int:
+        cells = [*_heading(column).split("\n"), *(column.show(row) for row in self.rows)]
+        width = max(map(len, cells))
+        return width if column.is_number else min(width, MOST_WORDS)
+
+    def _table(self, columns: Sequence[Column]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        for column in columns:
+            justify: Literal["left", "right"] = "right" if column.is_number else "left"
+            table.add_column(Text(_heading(column)), justify=justify, overflow="fold")
+        for row in self.rows:
+            style = "bold" if row["variant"] == TUNED else ""
+            table.add_row(*(Text(column.show(row)) for column in columns), style=style)
+        return table
+
+
+def _heading(column: Column) -> str:
+    return column.title.replace(" − ", "\n− ") if len(column.title) > NARROW else column.title
 
 
 def _refuse_choice(asked: Sequence[str]) -> None:

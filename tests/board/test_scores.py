@@ -26,26 +26,52 @@ def change(path: Path, **values: Any) -> None:
 
 
 def test_rows_that_cannot_be_told_apart_share_their_ranks_and_it_is_said(tmp_path: Path) -> None:
-    board = leaderboard([finish(make_search(tmp_path), MEANS)])
+    seeds = {"maml": (0, 1, 2), "fomaml": (3, 4, 5), "reptile": (6, 7, 8)}
+    means = {"maml": 0.7, "fomaml": 0.7, "reptile": 0.5}
+    runs = [
+        make_run(tmp_path / f"{name}{seed}", name, seed, means[name])
+        for name in seeds
+        for seed in seeds[name]
+    ]
+    board = leaderboard(runs)
     found = rows(board)
     ranks = {name: (row["rank"], row["rank_worst"]) for name, row in found.items()}
-    # The tuned rows are the same numbers, as the fixture's seeds agree.
     assert ranks == {
-        "maml:tuned": (1, 2),
-        "fomaml:tuned": (1, 2),
-        "fomaml:default": (3, 3),
-        "maml:default": (4, 4),
-        "nearest_mean:baseline": (5, 5),
+        "maml:run": (1, 2),
+        "fomaml:run": (1, 2),
+        "reptile:run": (3, 3),
         "chance:baseline": (None, None),
     }
-    alike, best = sorted((found["maml:tuned"], found["fomaml:tuned"]), key=lambda row: row["vs_best"] is None)
+    best, alike = sorted((found["maml:run"], found["fomaml:run"]), key=lambda row: -row["accuracy"])
     assert best["vs_best"] is None
     assert alike["vs_best"]["verdict"] == "not distinguishable"
     told = as_markdown(board)
     assert (
-        f"Not distinguishable from {best['algorithm']} tuned (p < 0.05, Holm): {alike['algorithm']} tuned."
+        f"Not distinguishable from {best['algorithm']} run (p < 0.05, Holm): {alike['algorithm']} run."
         in told
     )
+
+
+def test_a_default_that_was_chosen_is_tested_once_and_not_against_itself(tmp_path: Path) -> None:
+    search = finish(make_search(tmp_path), {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)})
+    for seed in (0, 1):
+        make_run(search / store.FINAL / f"maml-default-seed{seed}", "maml", seed, 0.7, lr=0.4)
+    board = leaderboard([search])
+    verdicts = {(pair["a"], pair["b"]): pair for pair in board["comparisons"]}
+    same = verdicts["maml:tuned", "maml:default"]
+    assert (same["verdict"], same["difference"], same["p"]) == ("identical", 0, None)
+    tuned, default = (verdicts[name, "fomaml:default"] for name in ("maml:tuned", "maml:default"))
+    assert {**tuned, "a": ""} == {**default, "a": ""}
+    # Six tests of four results, and not ten of five rows.
+    distinct = {pair["p"]: pair["p_holm"] for pair in board["comparisons"] if pair["p"] is not None}
+    assert len(distinct) == 6
+    assert list(distinct.values()) == pytest.approx(stats.holm(list(distinct)))
+    found = rows(board)
+    assert [(found[name]["rank"], found[name]["rank_worst"]) for name in ("maml:tuned", "maml:default")] == [
+        (1, 2),
+        (1, 2),
+    ]
+    assert "| maml | default | 1–2 | 70.0 | 67.5–72.5 | 67.5–72.5 | identical |" in as_markdown(board)
 
 
 def test_every_pair_is_compared_once_the_better_first_and_adjusted_together(tmp_path: Path) -> None:

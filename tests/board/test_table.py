@@ -171,5 +171,32 @@ def test_a_board_of_many_rows_stays_within_its_width(tmp_path: Path) -> None:
     names = [f"algorithm_{number}" for number in range(12)]
     means = {name: (0.9 - 0.01 * number, 0.5) for number, name in enumerate(names)}
     shown = board.leaderboard([finish(make_search(tmp_path, tuple(names)), means)])
-    for width in (80, 100, 120):
+    for width in (60, 80, 100, 120):
         assert max(len(line) for line in printed(shown, width).splitlines()) <= width
+
+
+def test_columns_that_have_no_room_go_into_a_further_table_and_no_number_is_broken(
+    finished: dict[str, Any],
+) -> None:
+    asked = [
+        "rank",
+        "accuracy",
+        "ci",
+        "seed_ci",
+        "class_ci",
+        "vs_best",
+        "vs_default",
+        "p_holm",
+        "higher",
+        "opened",
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(board.as_table(finished, asked))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("Algorithm") == 3
+    row = finished["rows"][1]
+    for column in COLUMNS:
+        if column.name in asked:
+            assert column.show(row) in text
