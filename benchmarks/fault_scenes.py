@@ -264,7 +264,7 @@ class ManyNodes(Scene):
         self.rays = getattr(self, "rays", 0) + 1
         files = self.place / f"r{self.rays}"
         files.mkdir()
-        self.nodes = processes.Nodes(files, **self.environment)
+        self.nodes = processes.Nodes(files, **{**self.environment, "RAY_TMPDIR": str(files)})
         self.raylets = [self.nodes.add(), self.nodes.add()]
         self.environment |= self.nodes.environment
 

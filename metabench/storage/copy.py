@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 import zlib
@@ -39,6 +40,8 @@ class Copy:
         self.is_scratch = is_scratch
         self.url = address.check_url(url)
         options = address.OPTIONS.get(urlsplit(url).scheme, {})
+        # It prints a traceback for each connection that breaks, which is seen, and tried again, here.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # Listings are asked for anew: other processes write there.
         self.fs, self.root = fsspec.core.url_to_fs(
             self.url, use_listings_cache=False, skip_instance_cache=True, **options

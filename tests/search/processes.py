@@ -97,11 +97,12 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            **environment,
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.search.processes"],
             cwd=ROOT,
-            env={**os.environ, **environment, **self.environment, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **self.environment, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
