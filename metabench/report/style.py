@@ -7,6 +7,7 @@ the reader's choice of light or dark; no other colour may carry meaning on the p
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -169,14 +170,22 @@ def short(text: str, length: int = 34) -> str:
 
 
 def wrapped(name: str, width: int = 13) -> str:
-    """Break the name of a setting at its underscores."""
+    """Break a name between its parts, so that a row has so many characters, or a single part."""
     rows = [""]
-    for number, part in enumerate(name.split("_")):
-        piece = part if number == 0 else f"_{part}"
-        if rows[-1] and len(rows[-1]) + len(piece) > width:
+    for part in re.findall(r"[_. ]*[^_. ]+|[_. ]+$", name):
+        if rows[-1] and len(rows[-1]) + len(part) > width:
             rows.append("")
-        rows[-1] += piece
-    return "\n".join(rows)
+        rows[-1] += part
+    return "\n".join(row.strip() for row in rows)
+
+
+def title(axis: Axes, text: str) -> None:
+    """Set the title of axes in as many rows as it needs there."""
+    place, figure = axis.get_subplotspec(), axis.get_figure(root=True)
+    columns = 1 if place is None else place.get_gridspec().ncols
+    width = WIDTH if figure is None else figure.get_figwidth()
+    room = int(72 * width / columns / 7.2) - 6
+    axis.set_title("\n".join(short(row, room) for row in wrapped(text, room).split("\n")))
 
 
 def brief(number: float) -> str:

@@ -99,7 +99,8 @@ def _rounded(number: re.Match[str]) -> str:
 
 def _describe(root: XML.Element, picture: Picture) -> None:
     root.set("role", "img")
-    root.set("aria-labelledby", f"{picture.name}-title {picture.name}-alt")
+    root.set("aria-labelledby", f"{picture.name}-title")
+    root.set("aria-describedby", f"{picture.name}-alt")
     for place, (tag, key, text) in enumerate(
         (("title", "title", picture.title), ("desc", "alt", picture.alt))
     ):

@@ -77,7 +77,10 @@ def accuracy(hyperparameters: dict[str, Any], share: float, noise: float) -> flo
 
 
 def play(folder: Path, space: SearchSpace, splits: Splits, until: int | None = None) -> Path:
-    """Search, or stop in the middle of a trial after so many of them; some fail, some diverge."""
+    """Search, or do so until so many trials have begun, of which the first still runs.
+
+    Some trials fail, some diverge.
+    """
     claim(folder, space, splits, seed=0)
     ledger = Ledger(folder, space.budget.confirm_top)
     searcher = FairSearcher(space, ledger, seed=0)
@@ -88,14 +91,14 @@ def play(folder: Path, space: SearchSpace, splits: Splits, until: int | None = N
         assert isinstance(config, dict)
         if number % 97 == 50:
             ledger.fail(config["trial"], f"Traceback\nRuntimeError: no memory for {config['trial']}")
-            continue
-        is_last = until is not None and number == until - 1
-        for rung in rungs[:1] if is_last else rungs:
+        is_left = until is not None and number in (0, until - 1)
+        for rung in rungs[:1] if is_left else rungs if number % 97 != 50 else []:
             figure = accuracy(config["hyperparameters"], rung / rungs[-1], float(rng.normal(0, 0.02)))
             report = make_report(rung, figure, seconds=rung / 50 * (1 + number % 4))
             if judge(ledger, space.budget, config["trial"], report) != "continue":
                 break
-        searcher.on_trial_complete(str(number), {})
+        if not is_left:
+            searcher.on_trial_complete(str(number), {})
     return folder
 
 

@@ -126,7 +126,8 @@ def test_a_shortened_name_fits_and_keeps_both_ends(name: str) -> None:
     assert (cut == name) if len(name) <= 20 else (cut[:10] == name[:10] and cut[-9:] == name[-9:])
 
 
-def test_names_are_broken_at_underscores() -> None:
+def test_names_are_broken_between_their_parts() -> None:
+    assert style.wrapped("maml_pp.without_msl and more", 8) == "maml_pp\n.without\n_msl and\nmore"
     assert style.wrapped("multi_step_fraction") == "multi_step\n_fraction"
     assert style.wrapped("derivative_annealing", 6).split("\n") == ["derivative", "_annealing"]
     assert style.wrapped("lr") == "lr"

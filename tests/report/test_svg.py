@@ -16,7 +16,7 @@ def picture(name: str = "one", label: str = CANARY) -> Picture:
     axis = figure.subplots()
     axis.plot([1, 2], [1, 2.123456], "o-", color=style.light("blue"))
     axis.text(1, 1, label)
-    return Picture(name, label, "", label, figure)
+    return Picture(name, "one picture", "", label, figure)
 
 
 def render(name: str = "one", label: str = CANARY) -> svg.Rendered:
@@ -29,14 +29,15 @@ def test_words_are_escaped_and_stay_as_they_are() -> None:
     assert "<script" not in rendered.inline
     for text in (rendered.inline, rendered.svg.decode()):
         words = [element.text for element in XML.fromstring(text).iter() if element.text == CANARY]
-        assert len(words) == 3  # in the drawing, as title and as description
+        assert len(words) == 2  # in the drawing, and as its description
 
 
 def test_a_picture_says_what_it_is_to_who_cannot_see_it() -> None:
     root = XML.fromstring(str(render(label="two points").inline))
     ids = {element.get("id"): element.text for element in root.iter() if element.get("id")}
     assert root.get("role") == "img"
-    assert [ids[name] for name in root.get("aria-labelledby", "").split()] == ["two points", "two points"]
+    named, told = (ids[root.get(name)] for name in ("aria-labelledby", "aria-describedby"))
+    assert (named, told) == ("one picture", "two points")
 
 
 def test_pictures_of_one_page_share_no_id_and_find_their_own() -> None:

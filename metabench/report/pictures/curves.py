@@ -51,7 +51,7 @@ def _trials(found: Found) -> Picture | Left:
         # The stopped first, so that those that went on lie above them.
         for tried in sorted(own, key=lambda tried: tried.is_full):
             _draw_trial(axis, found, tried, looks[label].color, len(own))
-        axis.set_title(style.short(label))
+        style.title(axis, label)
         axis.set_xlabel("meta-train tasks")
         if style.is_first(axis):
             axis.set_ylabel(style.axis_label(found.metric, "meta-validation"))
@@ -126,7 +126,7 @@ def _finals(found: Found) -> Picture | Left:
         for final in finals:
             if final.label == label:
                 _draw_final(axis, found, final, looks[label].color)
-        axis.set_title(style.short(label))
+        style.title(axis, label)
         axis.set_xlabel("meta-train tasks")
         axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
         axis.xaxis.set_major_formatter(lambda number, _: style.brief(number))

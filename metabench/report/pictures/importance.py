@@ -54,7 +54,7 @@ def _picture(found: Found, measured: dict[str, Importance], without: str) -> Pic
     figure, axes = style.panels(len(measured), 0.27 * rows + 0.75, columns=2, share_y=False)
     for axis, (label, told) in zip(axes, measured.items(), strict=True):
         _draw_panel(axis, told, looks[label].color, rows)
-        axis.set_title(f"{style.short(label)}  ({told.n_trials} trials)")
+        style.title(axis, f"{label} ({told.n_trials} trials)")
     for axis in axes[-2:]:
         axis.set_xlabel("share of the importance, %")
     caption = (

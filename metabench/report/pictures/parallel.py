@@ -31,7 +31,7 @@ def draw(found: Found) -> Drawn:
     figure.set_figwidth(style.WIDTH)
     for axis, label in zip(axes, labels, strict=True):
         _draw_panel(axis, found, [tried for tried in judged if tried.label == label])
-        axis.set_title(style.short(label), pad=8)
+        style.title(axis, label)
     handles = [Line2D([], [], color=style.light(fifth), linewidth=2.2) for fifth in style.FIFTHS[::-1]]
     words = ["best fifth", "second", "third", "fourth", "last fifth"]
     handles.append(Line2D([], [], color=style.FAINT, linewidth=0.8, linestyle=(0, (3, 2))))

@@ -85,7 +85,7 @@ def _by_step(learned: list[Learned]) -> Picture:
     for axis, one in zip(axes, learned, strict=True):
         _draw_cells(axis, one)
         seeds = "" if one.n_seeds == 1 else f", mean of {one.n_seeds} seeds"
-        axis.set_title(f"{style.short(one.label, 24)} (from {style.brief(one.first)}{seeds})")
+        style.title(axis, f"{one.label} (from {style.brief(one.first)}{seeds})")
     caption = (
         "The inner rate that each layer learned for each inner step; blue adapts, white stands still, orange "
         "steps backwards. Rows that stay white are layers that the inner loop leaves alone; columns that "
@@ -121,7 +121,7 @@ def _by_layer(found: Found, learned: list[Learned]) -> Picture:
     for axis, one in zip(axes, learned, strict=True):
         _draw_spread(axis, one, looks[one.label].color)
         seeds = "" if one.n_seeds == 1 else f" ({one.n_seeds} seeds)"
-        axis.set_title(f"{style.short(one.label, 30)}{seeds}")
+        style.title(axis, f"{one.label}{seeds}")
         axis.set_xlabel("learned inner rate")
     caption = (
         "The inner rates that each layer learned: a point for the median, a thick bar for the middle half "

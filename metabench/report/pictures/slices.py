@@ -40,7 +40,7 @@ def draw(found: Found) -> Drawn:
         own = [tried for tried in judged if tried.label == label]
         for axis, name in zip(row, varied, strict=True):
             _draw_panel(axis, found, own, name, looks[label])
-        row[0].set_title(style.short(label))
+        row[0].set_title(style.short(label, 80))
         row[0].set_ylabel(
             style.axis_label(found.metric, "val.") if found.metric == "accuracy" else "val. error"
         )
