@@ -23,7 +23,7 @@ from tests import small
 LOAD = data.load
 COMMANDS = [
     *("search", "train", "test", "simulate", "status", "leaderboard", "compare", "across", "export"),
-    *("tensorboard", "algorithms", "datasets"),
+    *("report", "tensorboard", "algorithms", "datasets"),
 ]
 TASK = ["--dataset", "glyphs", "--way", "3", "--query", "2", "--test-query", "3", "--width", "4"]
 BUDGET = ["--tasks", "8", "--reports", "2", "--validation-tasks", "4"]

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from metabench import __version__
-from metabench.board.folders import told_count
+from metabench.board import words
 from metabench.report.again import Recipe
 from metabench.report.picture import Left, Picture
 from metabench.report.reading import Found
@@ -55,7 +55,7 @@ def render(
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
-        title=_title(found),
+        title=words.title(found.board),
         about=_about(found),
         sections=[(section, [_part(part, rendered) for part in section.parts]) for section in sections],
         recipes=recipes,
@@ -81,13 +81,6 @@ def _style() -> str:
     # Browsers without light-dark() keep the light colours.
     colours = f":root{{{bright}}}\n@supports (color:light-dark(red,red)){{:root{{{both}}}}}\n"
     return colours + (HERE / "page.css").read_text(encoding="utf-8")
-
-
-def _title(found: Found) -> str:
-    task = found.board["task"]
-    split = f" ({task['split']})" if task.get("split") else ""
-    ways = f"{told_count(task['way'])}-way " if task["way"] != 1 else ""
-    return f"{task['dataset']}{split}, {ways}{told_count(task['shot'])}-shot"
 
 
 def _about(found: Found) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from metabench import figures, status
 from metabench.board.columns import COLUMNS, Column, count, duration
 from metabench.board.rows import TUNED
+from metabench.board.table import split
+from metabench.board.words import about
 from metabench.config import BudgetConfig
 from metabench.report.pictures.slices import SETTINGS
 from metabench.report.reading import Found, Tried
@@ -34,14 +36,11 @@ class Table(NamedTuple):
 def leaderboard(found: Found) -> Table:
     """Show all that the leaderboard knows of each row."""
     rows = found.board["rows"]
-    columns = [column for column in COLUMNS if any(column.show(row) for row in rows)]
-    caption = "Best first. Cost of a tuned row: its whole search; of others: their own runs."
-    if any(row.get(found.metric) is None for row in rows):
-        caption += f" Rows without an {found.metric} stand where their meta-validation puts them so far."
+    columns, common = split(rows)
     return Table(
         "leaderboard-table",
         "All rows",
-        caption,
+        about(found.board, common),
         [(column.title, column.is_number) for column in columns],
         [[_cell(column, row) for column in columns] for row in rows],
     )
@@ -99,6 +98,8 @@ def _same(found: Found) -> str:
 def _final_budget(found: Found) -> str:
     last = [final.run.reports[-1] for final in found.finals if final.run.reports]
     tasks, seconds = (sum(report[key] for report in last) for key in ("tasks_seen", "seconds"))
+    if not last:
+        return "No run to the full budget has reported yet."
     return f"Besides, {len(last)} runs to the full budget took {count(tasks)} tasks and {duration(seconds)}."
 
 

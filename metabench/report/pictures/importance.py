@@ -43,9 +43,14 @@ def draw(found: Found) -> Drawn:
             measured[label] = told
     why = f"a share needs {measuring.LEAST} trials at the full budget and a setting that varies"
     if not measured:
-        return [Left(TITLE, f"{why}: {', '.join(silent) or 'there is no trial yet'}")]
-    without = f" Left out, as {why}: {', '.join(silent)}." if silent else ""
+        return [Left(TITLE, f"{why}; by now, {_told(silent) or 'there is no trial'}")]
+    without = f" Left out, as {why}: {_told(silent)}." if silent else ""
     return [_picture(found, measured, without)]
+
+
+def _told(silent: list[str]) -> str:
+    more = f", and {len(silent) - 5} more have fewer too" if len(silent) > 6 else ""
+    return ", ".join(silent[:5] if more else silent) + more
 
 
 def _picture(found: Found, measured: dict[str, Importance], without: str) -> Picture:

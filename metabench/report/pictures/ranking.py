@@ -46,8 +46,8 @@ def draw(found: Found) -> Drawn:
     title = f"{metric.capitalize()} with 95 % intervals"
     left_out = f" The best {MOST} of {len(rows)} rows." if len(rows) > MOST else ""
     caption = (
-        "Each row's figure with its 95 % interval, best on top. Rows whose intervals do not overlap differ; "
-        f"of those that do, the paired comparison in the table says more.{left_out}"
+        "Each row's figure with its 95 % interval, best on top. Whether two rows whose intervals overlap "
+        f"differ is for the paired comparison in the table to say, which is sharper.{left_out}"
     )
     return [Picture("leaderboard", title, caption, _alt(found, shown), figure)]
 
