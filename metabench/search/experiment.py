@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.error import TuneError
 
 from metabench import interruption, spaces, storage, store
 from metabench.config import SearchSpace
@@ -96,10 +97,21 @@ def _fit(
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except TuneError as error:
+        raise _cause(error) from None
     searcher.catch_up()
     if desk is not None:
         desk.close()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what Tune has made its own error of: of what we raise while it asks us, it keeps the text."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, MetabenchError | OSError):
+        found = found.__cause__ or found.__context__
+    return error if found is None else found
 
 
 def _name(trial: Any) -> str:

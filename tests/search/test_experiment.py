@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.tune
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metabench import store
 from metabench.config import SearchSpace
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, OutOfOrder
 from metabench.search import cluster, experiment, mishaps
+from metabench.search.asha import PROBLEM
 from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
 from metabench.search.searcher import FairSearcher
 from metabench.search.watch import Watch
@@ -173,3 +176,31 @@ def test_trials_share_gpus_as_far_as_there_are_cpus(
     resources: dict[str, float], slots: int, gpus: float
 ) -> None:
     assert cluster.offer(resources) == cluster.Cluster(slots, 1, gpus)
+
+
+def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
+    """Tell that something is out of order on the only node, as a trial does that finds the disk full."""
+    node = ray.get_runtime_context().get_node_id()
+    ray.tune.report({"tasks_seen": 0, PROBLEM: "no space left", "node": node})
+
+
+def test_where_no_node_is_left_the_search_ends_with_what_is_out_of_order_and_has_failed_nothing(
+    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
+) -> None:
+    fresh = found._replace(avoided=mishaps.Avoided(cluster.workers, lambda text: None))
+    with pytest.raises(OutOfOrder, match=r"node .*: no space left\nNothing is lost; .*the same command"):
+        explore(tmp_path, space, fresh, broken_place)
+    ledger = Ledger(tmp_path, keep=2)
+    assert {trial.status for trial in ledger.trials.values()} == {None}
+
+
+def test_an_error_of_the_disk_while_tune_asks_us_is_what_comes_out(
+    tmp_path: Path, space: SearchSpace, found: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Ledger, "record", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        explore(tmp_path, space, found)
+    assert error.value.errno == errno.ENOSPC
