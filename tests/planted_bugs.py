@@ -279,4 +279,20 @@ BUGS = [
         "shown = [entry.row[metric]]",
         "board/test_versus.py::test_the_best_row_of_each_folder_is_chosen_without_the_test",
     ),
+    # the report
+    Bug(
+        "who was stopped early has a say in what matters", "search/importance.py",
+        "for trial in trials if is_full(space, trial)]", "for trial in trials if trial.score is not None]",
+        "search/test_importance.py::test_who_did_not_see_the_full_budget_changes_nothing",
+    ),
+    Bug(
+        "who costs more for the same stands on the front", "report/pictures/cost.py",
+        "sign * point.figure > sign * kept[-1].figure", "sign * point.figure >= sign * kept[-1].figure",
+        "report/test_reading.py::test_the_front_is_whom_nobody_as_cheap_beats",
+    ),
+    Bug(
+        "names are put into the page as they are", "report/page.py",
+        "autoescape=True", "autoescape=False",
+        "report/test_report.py::test_markup_in_names_and_errors_is_text",
+    ),
 ]  # fmt: skip

@@ -70,7 +70,11 @@ def _sections(found: Found) -> Sequence[Section]:
     tried = tables.trials(found)
     none: list[Picture | Left | Table] = []
     return [
-        Section("ranking", "Leaderboard", [*ranking.draw(found), tables.leaderboard(found)]),
+        Section(
+            "ranking",
+            "Leaderboard",
+            [*ranking.draw(found), tables.leaderboard(found), tables.settings(found)],
+        ),
         Section("cost", "Cost", [*cost.draw(found), *listed]),
         Section("search", "Search", [*anytime.draw(found), *curves.draw(found)]),
         Section(

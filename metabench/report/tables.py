@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabench import figures, status
-from metabench.board.columns import COLUMNS, Column, count, duration
+from metabench.board.columns import COLUMNS, WHO, Column, count, duration
 from metabench.board.rows import TUNED
 from metabench.board.table import split
 from metabench.board.words import about
 from metabench.config import BudgetConfig
 from metabench.report.pictures.slices import SETTINGS
 from metabench.report.reading import Found, Tried
+
+SETTING = "setting"
+"""The part of the leaderboard's columns that are long."""
 
 
 class Cell(NamedTuple):
@@ -31,19 +34,28 @@ class Table(NamedTuple):
     caption: str
     columns: list[tuple[str, bool]]  # title, and whether it holds numbers
     rows: list[list[Cell]]
+    is_folded: bool = True  # long cells, until they are opened
 
 
 def leaderboard(found: Found) -> Table:
-    """Show all that the leaderboard knows of each row."""
-    rows = found.board["rows"]
-    columns, common = split(rows)
-    return Table(
-        "leaderboard-table",
-        "All rows",
-        about(found.board, common),
-        [(column.title, column.is_number) for column in columns],
-        [[_cell(column, row) for column in columns] for row in rows],
-    )
+    """Show all that the leaderboard knows of each row, but for its settings."""
+    columns, common = split(found.board["rows"])
+    shown = [column for column in columns if column.part != SETTING]
+    return Table("leaderboard-table", "All rows", about(found.board, common), *_of_rows(found, shown))
+
+
+def settings(found: Found) -> Table:
+    """Show the settings of the leaderboard's rows, which are long."""
+    columns, _ = split(found.board["rows"])
+    shown = [column for column in columns if column in WHO or column.part == SETTING]
+    caption = "Every setting of each row, those that were not searched too."
+    return Table("row-settings", "Settings of the rows", caption, *_of_rows(found, shown), is_folded=False)
+
+
+def _of_rows(found: Found, columns: Sequence[Column]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
+    rows = [row for row in found.board["rows"] if any(column.show(row) for column in columns[len(WHO) :])]
+    heads = [(column.title, column.is_number) for column in columns]
+    return heads, [[_cell(column, row) for column in columns] for row in rows]
 
 
 def _cell(column: Column, row: Mapping[str, Any]) -> Cell:

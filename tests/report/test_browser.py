@@ -140,7 +140,7 @@ def test_a_table_is_sorted_by_the_keyboard_and_says_how(opened: Opened) -> None:
 
 
 def test_rows_are_filtered_by_all_words(opened: Opened) -> None:
-    field = opened.page.get_by_label("Filter rows").nth(2)
+    field = opened.page.get_by_label("Filter rows of All trials")
     field.fill("Alpha_MAML complete")
     shown = list(zip(opened.column("trials", 1), opened.column("trials", 2), strict=True))
     assert set(shown) == {("alpha_maml", "complete")}
