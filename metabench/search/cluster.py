@@ -110,19 +110,33 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
         "logging_level": logging.ERROR,
         "include_dashboard": False,
     }
-    if address is None:
-        # Ray lets in only who knows its token, and would leave a new one in the user's home for good.
-        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
-        ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
-    else:
-        _join(address, quiet)
-    interruption.keep_listening()  # Ray has put its own handlers in place
+    # Ray lets in only who knows its token, and would leave a new one in the user's home for good.
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
+        with _own_handlers():
+            if address is None:
+                # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
+                ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+            else:
+                _join(address, quiet)
+        interruption.keep_listening()
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep Ray from taking SIGTERM when it starts: the process would end with an exit code of Ray's."""
+    utils = ray._private.utils
+    theirs = utils.set_sigterm_handler
+    if interruption.is_listening():
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
 
 
 def resources() -> dict[str, float]:
