@@ -114,9 +114,9 @@ def _train(
                 best = report.val_score
                 _save_weights(folder, report, objective, new_state)
             store.append_line(folder / store.REPORTS, report._asdict())
-            train.save_state(folder / store.STATE, new_state)
             write_report(events, report, objective)
             events.flush()
+            train.save_state(folder / store.STATE, new_state)
             if reported is not None:
                 reported(report)
     finally:

@@ -124,8 +124,8 @@ def _run(config: dict[str, Any], place: str, space: SearchSpace, desk: Desk | An
             line["seconds"] += sum(before.get("borderline_seconds", 0.0) for before in reports)
             store.append_line(work / store.REPORTS, line)
             runs.write_report(events, report, OBJECTIVES[loaded.kind])
-            train.save_state(work / store.STATE, new_state)
             events.flush()
+            train.save_state(work / store.STATE, new_state)
             reports.append(settle(line, new_state))
     finally:
         events.close()
