@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import ray.tune
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metabench import interruption, store
+from metabench import store
 from metabench.config import SearchSpace
 from metabench.core import MetabenchError, OutOfOrder
 from metabench.search import cluster, experiment, mishaps
@@ -177,28 +176,6 @@ def test_trials_share_gpus_as_far_as_there_are_cpus(
     resources: dict[str, float], slots: int, gpus: float
 ) -> None:
     assert cluster.offer(resources) == cluster.Cluster(slots, 1, gpus)
-
-
-def test_sigterm_while_ray_starts_is_ours(ray_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    monkeypatch.setattr(interruption, "_is_listening", False)
-    started = ray.init
-    seen: list[Any] = []
-
-    def init(*args: Any, **kwargs: Any) -> Any:
-        found = started(*args, **kwargs)
-        seen.append(signal.getsignal(signal.SIGTERM))
-        return found
-
-    monkeypatch.setattr(ray, "init", init)
-    try:
-        interruption.listen()
-        ours = signal.getsignal(signal.SIGTERM)
-        with cluster.joined(None, 1):
-            assert seen == [ours] == [signal.getsignal(signal.SIGTERM)]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:

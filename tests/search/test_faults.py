@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -120,22 +121,34 @@ def test_nodes_come_and_go_and_one_with_other_data_reports_nothing(
     assert broken(place / "it", place / "trace") == []
 
 
-def test_four_trials_share_two_gpus_evenly(
-    tmp_path: Path, place: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nodes = Nodes(place, RAY_AUTH_MODE="disabled")  # this process has read another mode when it was started
+def pack(address: str, folder: str, described: str) -> None:
+    """Play trials on shares of GPUs; in a process of its own, as Ray's token is read once a process."""
+    place, space = Path(folder), SearchSpace.model_validate_json(described)
+    with cluster.connect(address, place) as found:
+        assert (found.slots, found.gpus) == (4, 0.5)
+        watch = Watch(place, space, quiet=True)
+        ledger = Ledger(place, keep=2)
+        experiment.explore(place, space, ledger, found, watch, seed=0, trainable=packed_trial)
+
+
+def test_four_trials_share_two_gpus_evenly(tmp_path: Path, place: Path, space: SearchSpace) -> None:
+    space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 2})})
+    store.write_json(tmp_path / store.SEARCH, {})
+    nodes = Nodes(place)
     try:
         nodes.add(cpus=4, gpus=2)
-        monkeypatch.setenv("RAY_TMPDIR", str(place))
-        for name in cluster.ENVIRONMENT:
-            monkeypatch.delenv(name, raising=False)
-        store.write_json(tmp_path / store.SEARCH, {})
-        with cluster.connect(nodes.address, tmp_path) as found:
-            assert (found.slots, found.gpus) == (4, 0.5)
-            watch = Watch(tmp_path, space, quiet=True)
-            space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 2})})
-            ledger = Ledger(tmp_path, keep=2)
-            experiment.explore(tmp_path, space, ledger, found, watch, seed=0, trainable=packed_trial)
+        code = "import sys; from tests.search.test_faults import pack; pack(*sys.argv[1:])"
+        arguments = [nodes.address, str(tmp_path), space.model_dump_json()]
+        environment = {name: value for name, value in os.environ.items() if name not in cluster.ENVIRONMENT}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=ROOT,
+            env={**environment, "PYTHONPATH": str(ROOT), **nodes.environment, "RAY_TMPDIR": str(place)},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
     finally:
         nodes.close()
     words = [store.read_json(path) for path in (tmp_path / "packed").iterdir()]
