@@ -16,9 +16,9 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metabench import interruption, storage, store
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, OutOfOrder
 from metabench.search import growth
-from metabench.search.mishaps import Avoided
+from metabench.search.mishaps import GOES_ON, Avoided
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a local cluster; only configurations and results pass through it."""
@@ -116,8 +116,7 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
     try:
         with _own_handlers():
             if address is None:
-                # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
-                ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+                _begin(cpus, quiet)
             else:
                 _join(address, quiet)
         interruption.keep_listening()
@@ -142,6 +141,14 @@ def _own_handlers() -> Iterator[None]:
 def resources() -> dict[str, float]:
     """Return what the nodes of the cluster have together."""
     return ray.cluster_resources()
+
+
+def _begin(cpus: int | None, quiet: dict[str, Any]) -> None:
+    try:
+        # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
+        ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+    except Exception as error:  # a plain one, where one of its processes dies
+        raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:

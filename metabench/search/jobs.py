@@ -10,7 +10,7 @@ import ray
 from metabench import interruption
 from metabench.core import OutOfOrder
 from metabench.search.cluster import Cluster
-from metabench.search.mishaps import MAX_FAILURES
+from metabench.search.mishaps import GOES_ON, MAX_FAILURES
 
 
 class Outcome(NamedTuple):
@@ -50,6 +50,10 @@ def run_all(
             outcome = Outcome(*ray.get(ready[0]))
         except ray.exceptions.RayTaskError as error:
             errors[name] = str(error)
+        except ray.exceptions.LocalRayletDiedError as error:
+            raise OutOfOrder(f"Ray is lost on this machine. {GOES_ON}") from error
+        except ray.exceptions.NodeDiedError:
+            pending[_start(function, jobs[name], cluster)] = name  # which says nothing of the job
         except ray.exceptions.RayError as error:
             key = (name, progress(name))
             failures[key] = failures.get(key, 0) + 1
