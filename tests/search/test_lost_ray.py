@@ -13,6 +13,9 @@ from metabench.core import OutOfOrder
 from metabench.search import cluster
 from tests.search import processes
 
+# Ray leaves sockets and pipes to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
 JOBS = """
 import time
 from pathlib import Path
@@ -61,3 +64,13 @@ def test_jobs_that_lose_their_ray_have_not_failed(tmp_path: Path) -> None:
         finally:
             processes.kill(program.pid, *processes.of(folder))
     assert "Ray is lost on this machine. Nothing is lost; once it is mended" in told
+
+
+def test_a_node_that_leaves_while_all_are_asked_is_left_out(
+    ray_folder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cluster.joined(None, 1):
+        (node,) = cluster.workers()
+        gone = {**node, "NodeID": "f" * len(node["NodeID"])}
+        monkeypatch.setattr(cluster, "workers", lambda: [gone, node])
+        assert cluster.ask_each(cluster.problem_of, str(tmp_path)) == {node["NodeID"]: "no such folder"}
