@@ -44,6 +44,7 @@ FLOORS: dict[str, float] = {
     "task_lists": 2.5,
     "evaluate": 3,
     "diagnostics": 3.5,
+    "predictions": 3.7,
     "train": 4,
     "resumption": 4.2,
     "runs": 4.5,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metabench.config import SearchSpace
-from metabench.core import MetabenchError, Splits
+from metabench.core import Splits
 
 if TYPE_CHECKING:
     from metabench.search.cluster import Cluster
@@ -76,8 +76,7 @@ def search(
                 nodes.check(address, space.task, splits, fetch)
                 _run_stages(place, watch.space, splits, seed, found, watch)
         dashboard.write_leaderboard(place)
-        if not final.is_tested(place):
-            raise MetabenchError(f"{place}: not all final runs are tested; the same command tries again")
+        final.check_tested(place)
     return place
 
 

@@ -65,11 +65,15 @@ def run_all(
             if not outcome.problem:
                 done(name, outcome.result)
                 continue
-            if cluster.avoided is None:
-                raise OutOfOrder(outcome.problem)
-            cluster.avoided.add(outcome.node, outcome.problem)
+            _avoid(cluster, outcome)
             pending[_start(function, jobs[name], cluster)] = name
     return errors
+
+
+def _avoid(cluster: Cluster, outcome: Outcome) -> None:
+    if cluster.avoided is None:
+        raise OutOfOrder(outcome.problem)
+    cluster.avoided.add(outcome.node, outcome.problem)
 
 
 def _start(function: Callable[..., Any], arguments: tuple[Any, ...], cluster: Cluster) -> Any:
