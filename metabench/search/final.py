@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from metabench import PROTOCOL, episodes, evaluate, figures, runs, spaces, storage, store
 from metabench.config import RunConfig, SearchSpace, TaskConfig
-from metabench.core import MetabenchError, Objective, Splits
+from metabench.core import Objective, Splits
 from metabench.episodes import FrozenTasks
 from metabench.events import Events
 from metabench.objectives import OBJECTIVES
@@ -200,12 +200,6 @@ def is_tested(folder: Path) -> bool:
     """Tell whether meta-test was opened and every run was scored."""
     path = folder / store.META_TEST
     return path.exists() and store.read_json(path)["finished"] is not None
-
-
-def check_tested(folder: Path) -> None:
-    """Refuse to end well where some run was not scored."""
-    if not is_tested(folder):
-        raise MetabenchError(f"{folder}: not all final runs are tested; the same command tries again")
 
 
 def _record(
