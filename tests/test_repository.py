@@ -26,6 +26,7 @@ FLOORS: dict[str, float] = {
     "layers": 0.8,
     "nets": 1,
     "optim": 1,
+    "profiling": 1.2,
     "inner": 1.5,  # its settings extend those of optim
     "augment": 1,
     "draws": 0.8,
