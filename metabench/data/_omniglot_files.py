@@ -130,7 +130,7 @@ def _packed(path: Path, stack: ExitStack) -> Iterator[tuple[str, Open]]:
 
     def read_member(info: zipfile.ZipInfo) -> bytes:
         try:
-            return archive.read(info)
+            return _archives.unzipped(archive, info)
         except DAMAGE as error:
             raise _damage(path, error) from error
 
