@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,14 +135,18 @@ def sources(task: TaskConfig, root: Path | None = None) -> list[Path]:
     return dataset.sources(root or default_root(), split, options)
 
 
-def check(task: TaskConfig, splits: Splits) -> None:
-    """Refuse a task of the wrong shape, or one that needs more classes or examples than a split has."""
+def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES)) -> None:
+    """Refuse a task of the wrong shape, or one that needs more classes or examples than a split has.
+
+    Args:
+        parts: the splits that tasks are drawn from.
+    """
     wrong = task_problems(task, splits.name, splits.kind)
     if wrong:
         raise MetabenchError("\n".join(wrong))
     (_, way), (_, shot) = task.ways, task.shots
-    for split, queries in QUERIES.items():
-        data = getattr(splits, split)
+    for split in parts:
+        data, queries = getattr(splits, split), QUERIES[split]
         n_classes, n_examples = data.images.shape[:2]
         smallest = ""
         if data.counts is not None:
