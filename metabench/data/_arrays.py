@@ -43,11 +43,10 @@ class Unreadable(Exception):
     """Images cannot be used; the arguments say why."""
 
 
-def state(path: Path) -> object:
-    """Say what the content of the arrays is known by."""
+def sources(path: Path) -> list[Path]:
+    """List the files that hold the arrays."""
     files = [path / f"{name}.npy" for name in NAMES] if path.is_dir() else [path]
-    there = [(str(file.resolve()), file.stat()) for file in files if file.exists()]
-    return [(name, status.st_size, status.st_mtime_ns) for name, status in there]
+    return [file for file in files if file.is_file()]
 
 
 def open_all(path: Path) -> Opened:

@@ -101,7 +101,9 @@ def test_what_is_unpacked_of_an_archive_leaves_no_file(
     monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
     images = np.asfortranarray(pixels(4, 5))
     check_contents(load(packed(tmp_path, images=images, labels=LABELS)), images[:, None], LABELS)
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
+    names = sorted(path.name for path in (tmp_path / "cache").glob("*"))
+    assert [name.partition("-")[0] for name in names] == ["array", "checksum"]
+    assert all(name.endswith(".npy") for name in names)
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])

@@ -163,6 +163,7 @@ def test_a_member_without_a_name_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_archive_that_is_a_bomb_in_sum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = pack(tmp_path, members())
+    monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))  # which has not seen these bytes
     monkeypatch.setattr(_omniglot_files, "LARGEST_IN_ALL", 1_000)
     with pytest.raises(MetabenchError, match=r"unpacks to \d+ bytes, must be at most 1000"):
         _omniglot_files.read(root, CHARACTERS)
