@@ -29,6 +29,7 @@ class Dataset(NamedTuple):
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_here: Callable[[Path | None], bool]  # whether the files are under root
     kind: str = "classification"  # or "regression"
+    has_namesakes: bool = True  # whether classes of one name in two domains are one class
     fetch: Callable[[Path, str, Any, Any], None] | None = None  # (root, split, options, _fetch.Order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
@@ -72,6 +73,11 @@ def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
     if split not in dataset.splits:
         hint = nearest(split, dataset.splits)
         wrong.insert(0, f"split={split!r}: unknown.{hint} Allowed: {', '.join(dataset.splits)}")
+    if task.domains == "across" and not dataset.has_namesakes:
+        wrong.append(
+            "domains=across: classes that have the same name in two of its domains are not the same class; "
+            "take any or within"
+        )
     if wrong:
         raise MetabenchError("\n".join(f"dataset {dataset.name}: {line}" for line in wrong))
     return dataset, split, dataset.options(**task.options)

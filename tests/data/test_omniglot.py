@@ -232,6 +232,13 @@ def test_the_real_archives_are_fetched_byte_for_byte(
         assert (tmp_path / "omniglot" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_support_of_one_alphabet_has_no_query_in_another() -> None:
+    with pytest.raises(MetabenchError, match="domains=across: classes that have the same name in two"):
+        data.configure(TaskConfig(dataset="omniglot", domains="across"))
+    data.configure(TaskConfig(dataset="omniglot", domains="within"))
+    data.configure(TaskConfig(dataset="folder", domains="across"))
+
+
 def test_one_missing_set_is_told(tmp_path: Path) -> None:
     root = pack(tmp_path, members())
     (root / "omniglot" / "images_evaluation.zip").unlink()
