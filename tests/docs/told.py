@@ -1,0 +1,2 @@
+from pathlib import Path
+ROOT = Path(__file__).parents[2]
