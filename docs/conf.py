@@ -1,4 +1,4 @@
-"""How the site is built; `make docs` leaves it in build/docs. Nothing in it is fetched, now or by a reader."""
+"""How the site is built; `make docs` leaves it in build/docs. Nothing is fetched, now or by a reader."""
 
 import sys
 from pathlib import Path

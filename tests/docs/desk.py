@@ -1,4 +1,4 @@
-"""A folder in which the documents' commands can be run in seconds: small spaces, small data, a finished search.
+"""A folder in which the documents' commands run in seconds: small spaces, small data, a finished search.
 
 `SMALLER` and `STAND_INS` say all that is different from what a reader types.
 """
@@ -51,8 +51,13 @@ BUDGET = {
     "test_tasks": 8,
 }
 
+EXTENDED = {"--trials": "3", "--tasks": "32", "--seeds": "2"}
+"""Options of a real search to what follows them here: a little more than `BUDGET`, which it may extend."""
+
 ALPHABET = "images_background/Sanskrit"
 """What the tutorial takes from Omniglot."""
+
+LETTERS = "data/omniglot/images_background.zip"
 
 
 def shrink(found: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +101,20 @@ def letters(place: Path) -> None:
             for column, pixels in enumerate(drawings):
                 with out.open(f"{ALPHABET}/character{row:02}/{column:02}.png", "w") as file:
                     Image.fromarray(pixels).save(file, format="PNG")
+
+
+def my_images(desk: Path, kept: Path) -> None:
+    """Put the folder of images there that a page takes for granted."""
+    with zipfile.ZipFile(kept / LETTERS) as archive:
+        archive.extractall(desk)
+    (desk / ALPHABET).rename(desk / "my_images")
+
+
+def my_space(desk: Path, texts: list[str]) -> None:
+    """Write the search space that a page tells people to write, shrunk."""
+    for text in texts:
+        space = shrink(yaml.safe_load(text.replace("/path/to", str(desk))))
+        (desk / "mine.yaml").write_text(yaml.safe_dump(space))
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from metabench import algorithms, data, spaces
@@ -53,7 +54,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         desk.hurry(patch)
         desk.finished_search(folder / "runs" / "demo", folder / "search_spaces" / "demo.yaml")
-    desk.letters(folder / "data" / "omniglot" / "images_background.zip")
+    desk.letters(folder / desk.LETTERS)
     return folder
 
 
@@ -161,17 +162,27 @@ def test_every_command_of_a_page_is_run_or_read(
     page: str, here: Path, kept: Path, done: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if page in MY_IMAGES:
-        unpack = [sys.executable, "-m", "zipfile", "-e", str(kept / "data/omniglot/images_background.zip"), "."]
-        subprocess.run(unpack, check=True)
-        (here / desk.ALPHABET).rename(here / "my_images")
-    for text in told.blocks(page, "yaml"):
-        space = desk.shrink(yaml.safe_load(text.replace("/path/to", str(here))))
-        (here / "mine.yaml").write_text(yaml.safe_dump(space))
+        desk.my_images(here, kept)
+    desk.my_space(here, told.blocks(page, "yaml"))
     for one in told.commands(page):
         if reason_not_to_run(one) is None:
             run(one, done)
         else:
             read(one, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["docs/guides/resume.md", "docs/tutorial.md"])
+def test_the_searches_of_a_page_are_run_by_ray(page: str, here: Path, kept: Path) -> None:
+    shutil.rmtree(here / "runs")
+    desk.my_images(here, kept)
+    desk.my_space(here, told.blocks(page, "yaml"))
+    for one in told.commands(page):
+        if one.words[1] == "search" and not {"--plan", "--storage"} & set(one.words):
+            words = [desk.EXTENDED.get(before, word) for before, word in itertools.pairwise(one.words)]
+            command = [sys.executable, "-c", "from metabench.cli import main; main()", *words]
+            ended = subprocess.run(command, capture_output=True, text=True)
+            assert ended.returncode == 0, (one, ended.stderr)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if told.mentioned(page)])
@@ -206,4 +217,4 @@ def test_an_option_and_a_command_that_do_not_exist_are_noticed() -> None:
     with pytest.raises(Exception, match="--adress"):
         told.parse(["metabench", "search", "a.yaml", "--adress", "auto"])
     with pytest.raises(MetabenchError, match="protonett"):
-        check_train(told.parse("metabench train --algorithm protonett --dataset glyphs".split()))
+        check_train(told.parse(["metabench", "train", "--algorithm", "protonett", "--dataset", "glyphs"]))
