@@ -17,6 +17,7 @@ version = release = metabench.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
+smartquotes = False  # they make one dash of two
 default_role = "literal"  # in docstrings, `this` is code
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -4,6 +4,7 @@ A page says where with a line such as `<!-- the commands -->`; docstrings need n
 """
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,6 @@ from metabench import spaces
 from metabench.cli import app as command_line
 
 FIELD = re.compile(r"^    (?P<name>[a-z]\w*): [^#]*?(?:  # (?P<what>.*))?$")
-NOT_SAID = "no default"
 MOVED = {"../benchmarks/RESULTS.md": "results.md"}
 """Addresses that are right where a page is read in the repository, to those of the site."""
 
@@ -103,7 +103,9 @@ def models() -> Iterator[str]:
     schema = spaces.schema()
     yield "### The file\n"
     yield from _table(schema)
-    for name, part in schema["$defs"].items():
+    named = re.findall(r"#/\$defs/(\w+)", json.dumps(schema["properties"]))
+    for name in dict.fromkeys([*named, *schema["$defs"]]):
+        part = schema["$defs"][name]
         yield f"### {name}\n"
         yield _text(part.get("description")) + "\n"
         yield from _table(part)
@@ -128,8 +130,9 @@ def _table(block: dict[str, Any]) -> Iterator[str]:
     yield "| key | may be | default | |\n|---|---|---|---|"
     needed = block.get("required", ())
     for name, value in block["properties"].items():
-        default = f"`{_yaml(value['default'])}`" if "default" in value else NOT_SAID
-        shown = "needed" if name in needed else default
+        default = value.get("default", "")
+        said = "as there" if isinstance(default, dict) else f"`{_yaml(default)}`" if default != "" else ""
+        shown = "needed" if name in needed else said
         yield f"| `{name}` | {_kind(value)} | {shown} | {_cell(value.get('description'))} |"
     yield "\n"
 

@@ -55,6 +55,14 @@ def test_every_page_is_built(site: Path) -> None:
     assert not [page for page in pages if not (site / page).with_suffix(".html").exists()]
 
 
+def test_no_page_is_taken_for_one_of_the_generators(site: Path) -> None:
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if path.read_text().startswith("# ")]
+    for path in pages:
+        title = path.read_text().splitlines()[0].removeprefix("# ")
+        built = (site / path.relative_to(ROOT / "docs")).with_suffix(".html").read_text()
+        assert f"<h1>{title}<" in built, path
+
+
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         links = Links()
