@@ -24,6 +24,7 @@ from metabench.core import MetabenchError
 from metabench.flags import describe_run
 from tests.docs import desk, told
 from tests.docs.told import PAGES, ROOT, Told
+from tests.test_cli import COMMANDS
 
 READ_ONLY = {
     r"metabench datasets fetch ": "downloads",
@@ -203,6 +204,21 @@ def test_spaces_are_spaces(page: str, tmp_path: Path) -> None:
     for text in told.blocks(page, "yaml"):
         (tmp_path / "space.yaml").write_text(text)
         assert spaces.load(tmp_path / "space.yaml").algorithms.keys() <= set(algorithms.names())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_command_hides_within_a_line(page: str) -> None:
+    names = "|".join(COMMANDS)
+    seen = {one.line for one in told.commands(page)}
+    code = [(number, line) for number, language, line in told.lines(page) if language and number not in seen]
+    assert not [found for found in code if re.search(rf"\bmetabench ({names})\b", found[1])]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "/" not in page])
+def test_links_of_pages_beside_the_site_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text())
+    inside = [link.split("#")[0] for link in links if not link.startswith(("http", "#"))]
+    assert not [link for link in inside if not (ROOT / page).parent.joinpath(link).exists()]
 
 
 def test_every_reason_not_to_run_is_needed() -> None:
