@@ -19,6 +19,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p 
 PROGRAMS = ("metabench", "make", "python", "mv")
 """What a line must begin with to be a command of ours, after variables that are set for it."""
 
+COMMAND = re.compile(rf"(?:[A-Z_]+=\S* +)*(?:{'|'.join(PROGRAMS)}) ")
 FENCE = re.compile(r"^\s*```+\s*\{?(\w*)\}?")
 VARIABLE = re.compile(r"^[A-Z_]+=\S* ")
 INLINE = re.compile(r"(?<!`)`(metabench [^`\n]+)`(?!`)")
@@ -59,13 +60,18 @@ def lines(page: str) -> Iterator[tuple[int, str, str]]:
 
 
 def commands(page: str) -> list[Told]:
-    """List the commands in the blocks of a page."""
-    found = []
+    """List the commands in the blocks of a page; a line that ends in a backslash goes on in the next."""
+    found: list[Told] = []
+    is_open = False
     for number, language, line in lines(page):
-        if language in ("bash", "console", "indented"):
-            told = Told(page, number, line.strip().removeprefix("$ "))
-            if re.match(rf"(?:[A-Z_]+=\S* +)*(?:{'|'.join(PROGRAMS)}) ", told.text):
-                found.append(told)
+        text = line.strip().removeprefix("$ ")
+        if is_open:
+            found[-1] = found[-1]._replace(text=found[-1].text + text.removesuffix("\\"))
+        elif language in ("bash", "console", "indented") and COMMAND.match(text):
+            found.append(Told(page, number, text.removesuffix("\\")))
+        else:
+            continue
+        is_open = text.endswith("\\")
     return found
 
 
