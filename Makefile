@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test slow check mutations schema docs
+.PHONY: setup demo test slow check mutations faults schema docs
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ check: setup
 # Bugs planted one at a time in a copy of the package: some test must fail for each. Takes some minutes.
 mutations: setup
 	$(BIN)/python -m tests.mutations
+
+# Two hundred faults done to real searches, and what must hold of them afterwards: an hour or two.
+faults: setup
+	$(BIN)/python -m benchmarks.faults
 
 # What editors complete search spaces with; to be made again whenever a setting changes.
 schema: setup

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from metabench import data, figures, runs, spaces, stats, storage, store, task_lists, views
+from metabench import data, figures, profiling, runs, spaces, stats, storage, store, task_lists, views
 from metabench.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core import MetabenchError, Objective, Report, Splits
 from metabench.flags import pick_device
@@ -80,8 +80,10 @@ def load_splits(task: TaskConfig) -> Splits:
     return splits
 
 
-def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> None:
-    """Train into a run folder and say what came out."""
+def train(
+    config: RunConfig, out: Path | None, device: str, as_json: bool, profile: Path | None = None
+) -> None:
+    """Train into a run folder and say what came out; some meta-steps are profiled if a folder is given."""
     task = config.task
     name = f"{config.algorithm}-{task.dataset}-{task.told_way}w{task.told_shot}s-seed{config.seed}"
     folder = out or Path("runs") / name
@@ -89,9 +91,12 @@ def train(config: RunConfig, out: Path | None, device: str, as_json: bool) -> No
     chosen = pick_device(device)
     splits = load_splits(task)
     objective = OBJECTIVES[splits.kind]
+    if profile is not None:
+        store.check_writable(profile)
+    told = contextlib.nullcontext() if profile is None else profiling.to(profile, stderr.print)
     with store.lock(folder):
         runs.claim(config, splits, folder)
-        with train_progress(config.tasks, objective) as (progress, reported):
+        with train_progress(config.tasks, objective) as (progress, reported), told:
             runs.train_run(
                 config,
                 splits,

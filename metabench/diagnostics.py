@@ -60,13 +60,11 @@ def diagnose(
         "over_steps": None,
         "diverged": None,
     }
-    steps = next((setting for setting in INNER_STEPS if hasattr(h, setting)), None)
-    if steps is None:
+    steps = over_steps(h)
+    if len(steps) == 1:
         return found
     few = episodes.first(tasks, FOLLOWED)
-    followed = [
-        _score(*learned, dataclasses.replace(h, **{steps: step}), images, few) for step in range(STEPS + 1)
-    ]
+    followed = [_score(*learned, changed, images, few) for _, changed in steps]
     before = followed[0]["support_loss"]
     after = scored["support_loss"][: len(before)]
     return {
@@ -75,6 +73,14 @@ def diagnose(
         "over_steps": [_point(step, each["score"]) for step, each in enumerate(followed)],
         "diverged": float((~(after <= before)).mean()),  # also where either is NaN
     }
+
+
+def over_steps(h: Any) -> list[tuple[int, Any]]:
+    """Return settings for evaluation after 0, 1, ... inner steps; without an inner loop, the given ones."""
+    setting = next((name for name in INNER_STEPS if hasattr(h, name)), None)
+    if setting is None:
+        return [(0, h)]
+    return [(step, dataclasses.replace(h, **{setting: step})) for step in range(STEPS + 1)]
 
 
 def _score(

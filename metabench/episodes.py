@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,8 +73,16 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
 def _cut(images: Tensor, classes: Tensor, examples: Tensor) -> Tensor:
     # One flat index and one copy: picking by two indices, element by element, takes twice as long.
     rows = classes * images.shape[1] + examples
-    drawn = images.flatten(0, 1).index_select(0, rows.flatten()).to(torch.get_default_dtype())
-    drawn = drawn if images.is_floating_point() else drawn.div_(255)
+    drawn = images.flatten(0, 1).index_select(0, rows.flatten())
+    if images.is_floating_point():
+        drawn = drawn.to(torch.get_default_dtype())
+    elif images.device.type == "cpu":
+        # The same numbers as below, but numpy converts and divides in one pass over memory.
+        scaled = torch.empty(drawn.shape)
+        np.true_divide(drawn.numpy(), scaled.numpy().dtype.type(255), out=scaled.numpy())
+        drawn = scaled
+    else:
+        drawn = drawn.to(torch.get_default_dtype()).div_(255)
     return drawn.view(*rows.shape, *images.shape[2:])
 
 

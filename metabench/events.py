@@ -32,9 +32,6 @@ FLUSH_SECONDS = 10
 BUCKETS = 30
 """Of a histogram."""
 
-BUCKETS = 30
-"""Of a histogram."""
-
 SESSION_STATUS = {
     "complete": api_pb2.STATUS_SUCCESS,
     "pruned": api_pb2.STATUS_SUCCESS,
@@ -100,13 +97,13 @@ class Events:
         summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
         self._write(event_pb2.Event(step=step, summary=summary))
 
-    def image(self, step: int, tag: str, png: bytes, width: int, height: int) -> None:
-        """Write a picture, encoded as PNG."""
+    def image(self, step: int, tag: str, png: bytes, width: int, height: int, description: str = "") -> None:
+        """Write a picture, encoded as PNG, and what is to be seen, in Markdown."""
         given = [str(width).encode(), str(height).encode(), png]
         shape = tensor_shape_pb2.TensorShapeProto(dim=[_dim(len(given))])
         tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=given)
         summary = summary_pb2.Summary()
-        metadata = image_metadata.create_summary_metadata(display_name=tag, description="")
+        metadata = image_metadata.create_summary_metadata(display_name=tag, description=description)
         summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
         self._write(event_pb2.Event(step=step, summary=summary))
 

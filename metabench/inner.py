@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.func import grad
 
-from metabench import nets, optim, trees, vectorise
+from metabench import nets, optim, profiling, trees, vectorise
 from metabench.core import HEAD, Aux, Net, Support, Tree, setting
 
 
@@ -71,9 +71,10 @@ def gradient(
     """
     if derivative == "first":
         fast, slow = (trees.map(torch.Tensor.detach, layers) for layers in (fast, slow))
-    direction, moments = grad(lambda layers: loss({**slow, **layers}), has_aux=True)(fast)
-    if clip:
-        direction = trees.map(lambda g: g.clamp(-clip, clip), direction)
+    with profiling.named("inner gradient"):
+        direction, moments = grad(lambda layers: loss({**slow, **layers}), has_aux=True)(fast)
+        if clip:
+            direction = trees.map(lambda g: g.clamp(-clip, clip), direction)
     return direction, moments
 
 

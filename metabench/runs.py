@@ -18,6 +18,7 @@ from metabench import (
     diagnostics,
     episodes,
     memory,
+    predictions,
     resumption,
     storage,
     store,
@@ -133,10 +134,14 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
     """Look closely at the kept weights on meta-validation; TensorBoard shows it over inner steps."""
     run = open_run(folder, splits, device)
     tasks = episodes.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
-    found = diagnose(run, splits.meta_validation.images.to(device), tasks)
+    split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
+    found = diagnose(run, split.images, tasks)
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
     for step, values in diagnostics.scalars(found, run.learner.net.objective.metric):
         events.scalars(step, values)
+    if splits.kind == "classification":
+        algorithm, net, h = run.learner
+        predictions.show(events, algorithm, net, run.meta, run.buffers, h, split, tasks)
     events.close()
     store.write_json(folder / store.DIAGNOSTICS, found)
 

@@ -73,12 +73,11 @@ def tasks(
     """Write frozen tasks, those of meta-test or of the confirmation, into a file that is not there yet."""
     if out.exists():
         raise MetabenchError(f"--out {out}: is there already; take another name, or remove it")
-    counts = {key: flags.parse_count(str(value)) for key, value in shape.items()}
-    splits = _load(name, split, pairs)
     options = parse_settings(data.get(name).options, pairs, "--option")
-    described = {"dataset": name, "split": split, "options": options, **counts}
+    described = {"dataset": name, "split": split, "options": options, **shape}
     task = flags.validated(TaskConfig, described)
-    data.check(task, splits)
+    splits = data.load(task)
+    data.check(task, splits, [part])
     pool: Literal["test", "confirm"] = "test" if part == "meta_test" else "confirm"
     drawn = episodes.frozen(splits, part, task, n_tasks, pool)
     task_lists.write(out, splits, part, task, pool, drawn)

@@ -18,6 +18,7 @@ from metabench import (
     episodes,
     memory,
     nets,
+    profiling,
     seeds,
     stats,
     storage,
@@ -26,7 +27,7 @@ from metabench import (
     vectorise,
 )
 from metabench.config import RunConfig
-from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Splits, Tree
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Objective, Report, Splits, Task, Tree
 from metabench.draws import Pool
 from metabench.evaluate import Evaluation, evaluate
 from metabench.objectives import OBJECTIVES
@@ -136,29 +137,30 @@ def meta_step(
 ) -> tuple[State, Logs]:
     """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
     algorithm, net, h = learner
-    generator = seeds.generator("meta-train", config.seed, state.step)
-    task = config.task
-    distortion = seeds.generator("augment", config.seed, state.step)
-    groups = []
-    for shape, positions in draws.shapes(task, task.query, n_tasks, generator):
-        indices = draws.sample(generator, source, shape, len(positions))
-        drawn = episodes.gather(source.split.images, indices, shape)
-        groups.append(augment.tasks(drawn, h, task.augment, distortion))
+    with profiling.named("sampling"):
+        groups = _drawn(config, learner, source, state.step, n_tasks)
     progress = state.tasks_seen / config.tasks
-    gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
-        algorithm,
-        net,
-        state.meta,
-        state.buffers,
-        groups,
-        h,
-        progress,
-        CHUNK,
-        tape,
-    )
-    meta, optimizer, outer = algorithm.optimizer(h).update(gradient, state.optimizer, state.meta, progress)
+    with profiling.named("outer gradient"):
+        gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
+            algorithm, net, state.meta, state.buffers, groups, h, progress, CHUNK, tape
+        )
+    with profiling.named("outer optimiser"):
+        optimiser = algorithm.optimizer(h)
+        meta, optimizer, outer = optimiser.update(gradient, state.optimizer, state.meta, progress)
     state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
     return state, {"loss": loss, "grad/norm": trees.norm(gradient), **logs, **outer}
+
+
+def _drawn(config: RunConfig, learner: Learner, source: Pool, step: int, n_tasks: int) -> list[Task]:
+    """Draw the tasks of a meta-step, those of one shape together, and distort their images."""
+    generator = seeds.generator("meta-train", config.seed, step)
+    distortion = seeds.generator("augment", config.seed, step)
+    groups = []
+    for shape, positions in draws.shapes(config.task, config.task.query, n_tasks, generator):
+        indices = draws.sample(generator, source, shape, len(positions))
+        drawn = episodes.gather(source.split.images, indices, shape)
+        groups.append(augment.tasks(drawn, learner.h, config.task.augment, distortion))
+    return groups
 
 
 def _train_to(
@@ -180,6 +182,7 @@ def _train_to(
         n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
         before = state.tasks_seen
         state, logs = meta_step(config, learner, source, state, n_tasks, tape)
+        profiling.stepped()
         whole.add(logs, n_tasks)
         part.add(logs, n_tasks)
         if state.tasks_seen // every > before // every or state.tasks_seen == rung:

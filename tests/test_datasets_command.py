@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from metabench import data, task_lists
+from metabench import data, episodes, task_lists
 from metabench.cli import app
+from metabench.config import TaskConfig
 from metabench.core import Split, Splits
 from metabench.data import quickdraw
 from tests import small
@@ -290,10 +291,26 @@ def test_tasks_writes_a_list_once_and_says_its_hash(tmp_path: Path) -> None:
     assert task_lists.describe(tmp_path / "a" / "list") == record
 
 
+def test_tasks_of_every_kind_are_written_and_are_those_that_a_run_is_tested_on(tmp_path: Path) -> None:
+    shape = {"way": 2, "shot": 2, "most_shots": 3, "unlabelled": 1, "distractors": 1, "domains": "within"}
+    flags = [str(part) for key, value in shape.items() for part in (f"--{key.replace('_', '-')}", value)]
+    told = json.loads(
+        output("datasets", "tasks", "glyphs", *flags, "--query", 2, "--tasks", 6, "--out", "list", "--json")
+    )
+    task = TaskConfig(dataset="glyphs", test_query=2, **shape)  # type: ignore[arg-type]
+    drawn = episodes.frozen(small.splits(), "meta_test", task, 6, "test")
+    assert told["hash"] == drawn.hash
+    assert task_lists.read(Path("list"), small.splits(), "meta_test").hash == drawn.hash
+
+
 def test_tasks_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
     result = metabench("datasets", "tasks", "glyphs", "--way", "9-3", "--query", "2")
     assert result.exit_code == 2
     assert "low must be < high" in result.output
+    result = metabench("datasets", "tasks", "glyphs", "--way", "3-x", "--domains", "inside")
+    assert result.exit_code == 2
+    assert "--way='3-x': must be a whole number, or a range: 3-10 as a flag" in result.output
+    assert "--domains='inside': should be 'any', 'within' or 'across'" in result.output
     result = metabench("datasets", "tasks", "glyphs", "--query", "15")
     assert result.exit_code == 2
     assert "lower shot or test_query" in result.output

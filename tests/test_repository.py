@@ -26,6 +26,7 @@ FLOORS: dict[str, float] = {
     "layers": 0.8,
     "nets": 1,
     "optim": 1,
+    "profiling": 1.2,
     "inner": 1.5,  # its settings extend those of optim
     "augment": 1,
     "draws": 0.8,
@@ -44,6 +45,7 @@ FLOORS: dict[str, float] = {
     "task_lists": 2.5,
     "evaluate": 3,
     "diagnostics": 3.5,
+    "predictions": 3.7,
     "train": 4,
     "resumption": 4.2,
     "runs": 4.5,

@@ -53,14 +53,27 @@ def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
     return text.getvalue()
 
 
-def as_markdown(board: Board, asked: Sequence[str] = ()) -> str:
-    """Return a title, a table and what a reader must know of it."""
+def as_markdown(board: Board, asked: Sequence[str] = (), in_parts: bool = False) -> str:
+    """Return a title, a table and what a reader must know of it.
+
+    Args:
+        asked: names of columns that are shown instead.
+        in_parts: results, choices, costs and settings each in a table of their own, for narrow places.
+    """
     columns, common = split(board["rows"], asked)
+    own = [[*WHO, *(c for c in columns if c.part == part and c not in WHO)] for part in PARTS]
+    tables = [part for part in own if len(part) > len(WHO)] if in_parts else [columns]
+    return (
+        "\n\n".join([f"**{title(board)}**", about(board, common), *(_markdown(board, t) for t in tables)])
+        + "\n"
+    )
+
+
+def _markdown(board: Board, columns: Sequence[Column]) -> str:
     cells = [[column.title for column in columns]]
     cells.append(["---:" if column.is_number else "---" for column in columns])
     cells += [[column.show(row).replace("|", r"\|") for column in columns] for row in board["rows"]]
-    lines = [f"| {' | '.join(line)} |" for line in cells]
-    return "\n\n".join([f"**{title(board)}**", about(board, common), "\n".join(lines)]) + "\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def as_table(board: Board, asked: Sequence[str] = ()) -> RenderableType:

@@ -182,6 +182,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder; named after the run if not given.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Folder for a profile of meta-steps 4 to 6, for Perfetto.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train one algorithm into a run folder, without Ray; the same command continues what was stopped."""
@@ -211,7 +214,7 @@ def train(
     }
     run = {"tasks": tasks, "validation_tasks": validation_tasks, "seed": seed}
     config = flags.describe_run(algorithm, task, option or [], distort or [], net, run, set_ or [], reports)
-    commands.train(config, out, device, json)
+    commands.train(config, out, device, json, profile)
 
 
 @app.command()

@@ -91,12 +91,26 @@ def tasks(
     way: Annotated[str, typer.Option(help="Classes in a task: 5, or 3-10 drawn for each.")] = "5",
     shot: Annotated[str, typer.Option(help="Support examples a class: 1, or 1-5.")] = "1",
     query: Queries = 15,
+    most_shots: Annotated[
+        int | None, typer.Option(help="Unbalanced support: the most examples of a class.")
+    ] = None,
+    unlabelled: Annotated[int, typer.Option(help="Unlabelled images of each class of a task.")] = 0,
+    distractors: Annotated[int, typer.Option(help="Other classes with unlabelled images.")] = 0,
+    domains: Annotated[str, typer.Option(help="any, within or across: where classes come from.")] = "any",
     json: Json = False,
 ) -> None:
     """Write the frozen tasks that runs are tested on into a small file, with the hash that proves them."""
-    from metabench import sheet
+    from metabench import flags, sheet
 
-    shape = {"way": way, "shot": shot, "test_query": query}
+    shape = {
+        "way": flags.parse_count(way),
+        "shot": flags.parse_count(shot),
+        "test_query": query,
+        "most_shots": most_shots,
+        "unlabelled": unlabelled,
+        "distractors": distractors,
+        "domains": domains,
+    }
     sheet.tasks(name, split, option or [], out, part, tasks, shape, json)
 
 

@@ -16,7 +16,14 @@ from metabench.config.task import Between
 from metabench.core import MetabenchError
 
 KINDS: dict[str, type[BaseModel]] = {**space.KINDS, "<between>": Between}
-SCALARS = {"bool": "a number, a word, true or false", "int": "a finite number"}  # the first member of a union
+SCALARS = {
+    "bool": "a number, a word, true or false",  # the first member of a union
+    "int": "a finite number",
+    "<count>": "a whole number, or a range: 3-10 as a flag, {low: 3, high: 10} in a file",
+}
+LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""Of pydantic's types of errors, those that tell best themselves what is allowed."""
+
 TAGS = {
     *KINDS,
     "<constant>",
@@ -47,7 +54,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
             line = f"{where}: missing"
         elif item["type"] == "value_error":
             line = f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"])
-        elif item["loc"] and item["loc"][-1] in SCALARS:
+        elif item["loc"] and item["loc"][-1] in SCALARS and item["type"] not in LIMITS:
             line = f"{where}={item['input']!r}: must be {SCALARS[str(item['loc'][-1])]}"
         else:
             message = f"{item['msg'][0].lower()}{item['msg'][1:]}".removeprefix("input ")

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Dataset(NamedTuple):
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_here: Callable[[Path | None], bool]  # whether the files are under root
     kind: str = "classification"  # or "regression"
+    has_namesakes: bool = True  # whether classes of one name in two domains are one class
     fetch: Callable[[Path, str, Any, Any], None] | None = None  # (root, split, options, _fetch.Order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
@@ -72,6 +73,11 @@ def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
     if split not in dataset.splits:
         hint = nearest(split, dataset.splits)
         wrong.insert(0, f"split={split!r}: unknown.{hint} Allowed: {', '.join(dataset.splits)}")
+    if task.domains == "across" and not dataset.has_namesakes:
+        wrong.append(
+            "domains=across: classes that have the same name in two of its domains are not the same class; "
+            "take any or within"
+        )
     if wrong:
         raise MetabenchError("\n".join(f"dataset {dataset.name}: {line}" for line in wrong))
     return dataset, split, dataset.options(**task.options)
@@ -135,14 +141,18 @@ def sources(task: TaskConfig, root: Path | None = None) -> list[Path]:
     return dataset.sources(root or default_root(), split, options)
 
 
-def check(task: TaskConfig, splits: Splits) -> None:
-    """Refuse a task of the wrong shape, or one that needs more classes or examples than a split has."""
+def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES)) -> None:
+    """Refuse a task of the wrong shape, or one that needs more classes or examples than a split has.
+
+    Args:
+        parts: the splits that tasks are drawn from.
+    """
     wrong = task_problems(task, splits.name, splits.kind)
     if wrong:
         raise MetabenchError("\n".join(wrong))
     (_, way), (_, shot) = task.ways, task.shots
-    for split, queries in QUERIES.items():
-        data = getattr(splits, split)
+    for split in parts:
+        data, queries = getattr(splits, split), QUERIES[split]
         n_classes, n_examples = data.images.shape[:2]
         smallest = ""
         if data.counts is not None:

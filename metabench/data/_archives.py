@@ -93,6 +93,20 @@ def is_link(info: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(info.external_attr >> 16)
 
 
+def unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Read a member of a zip archive, and no more of it into memory than the archive tells.
+
+    `ZipFile.read` unpacks all that was packed before it looks at the size, which may be a lie.
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{info.filename!r} is neither stored nor deflated; pack it anew")
+    with archive.open(info) as file:
+        content = file.read(info.file_size + 1)
+    if len(content) != info.file_size:
+        raise EOFError(f"{info.filename!r} has {len(content)} bytes, must have {info.file_size}")
+    return content
+
+
 def state(path: Path) -> object:
     """Say what the content of an archive is known by."""
     status = path.stat()
@@ -161,7 +175,7 @@ def _zipped(file: IO[bytes], limits: Limits) -> Iterator[Member]:
         for info in infos:
             if not info.is_dir():
                 name, size = _plain(info.filename), info.file_size
-                yield Member(name, size, lambda info=info: archive.read(info))  # type: ignore[misc]
+                yield Member(name, size, lambda info=info: unzipped(archive, info))  # type: ignore[misc]
 
 
 class _Info(tarfile.TarInfo):
@@ -171,7 +185,10 @@ class _Info(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
         if len(buf) != BLOCK:  # tarfile itself takes a cut between two members for the end
             raise tarfile.ReadError("it ends in the middle")
-        found = super().frombuf(buf, encoding, errors)
+        try:
+            found = super().frombuf(buf, encoding, errors)
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from error  # tarfile itself takes that for the end, too
         if found.type in LONG and found.size > LARGEST_HEADER:
             raise _Dubious(f"a name of {found.size} bytes, must be at most {LARGEST_HEADER}")
         return found

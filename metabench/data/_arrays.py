@@ -21,6 +21,9 @@ NAMES = ("images", "labels", "split")
 PIECE = 2**20
 """Bytes of an archive that are unpacked at once."""
 
+LONGEST_WORD = 1000
+"""Letters of a label at most."""
+
 DAMAGE = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, AttributeError),
     *(MemoryError, ArithmeticError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -40,11 +43,10 @@ class Unreadable(Exception):
     """Images cannot be used; the arguments say why."""
 
 
-def state(path: Path) -> object:
-    """Say what the content of the arrays is known by."""
+def sources(path: Path) -> list[Path]:
+    """List the files that hold the arrays."""
     files = [path / f"{name}.npy" for name in NAMES] if path.is_dir() else [path]
-    there = [(str(file.resolve()), file.stat()) for file in files if file.exists()]
-    return [(name, status.st_size, status.st_mtime_ns) for name, status in there]
+    return [file for file in files if file.is_file()]
 
 
 def open_all(path: Path) -> Opened:
@@ -103,7 +105,7 @@ def _archive(path: Path) -> Opened:
     def read_images() -> Array:
         try:
             with zipfile.ZipFile(path) as archive, archive.open("images.npy") as member:
-                return _unpacked(member)
+                return _unpacked(member, archive.getinfo(member.name).file_size)
         except DAMAGE as error:
             raise Unreadable(f"images of {path}: cannot be read: {_told(error)}") from error
 
@@ -118,10 +120,13 @@ def _archive(path: Path) -> Opened:
     return Opened(arrays, read_images, problems)
 
 
-def _unpacked(member: IO[bytes]) -> Array:
+def _unpacked(member: IO[bytes], n_bytes: int) -> Array:
     """Map an array out of an archive, which may be larger than memory, by way of a file without a name."""
     folder = _cache.folder()
     folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise OSError(f"it unpacks to {n_bytes} bytes, and {folder} has room for {free}")
     with tempfile.TemporaryFile(dir=folder) as file:
         shutil.copyfileobj(member, file, PIECE)
         file.seek(0)
@@ -137,16 +142,34 @@ def _take_members(
     if missing:
         found = ", ".join(sorted(members)) or "nothing"
         problems.append(f"{path}: {' and '.join(missing)} not in it; it holds {found}")
-    for name in sorted({*NAMES} & {*members}):
+    for name in (name for name in NAMES if name in members):
         try:
             with archive.open(f"{name}.npy") as member:
                 arrays[name] = _shown(member)
-            if name != "images" and not arrays[name].dtype.hasobject:
+                told = member.tell() + arrays[name].size * arrays[name].itemsize
+            _check_size(archive.getinfo(f"{name}.npy").file_size, told, arrays[name])
+            if name != "images" and _is_worth_reading(arrays[name], arrays.get("images")):
                 with archive.open(f"{name}.npy") as member:
                     arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
         except DAMAGE as error:
             arrays.pop(name, None)
             problems.append(f"{name} of {path}: cannot be read: {_told(error)}")
+
+
+def _check_size(n_bytes: int, told: int, array: Array) -> None:
+    if n_bytes != told and not array.dtype.hasobject:
+        raise ValueError(
+            f"it has {n_bytes} bytes, but as {array.dtype} {list(array.shape)} it must have {told}"
+        )
+
+
+def _is_worth_reading(labels: Array, images: Array | None) -> bool:
+    """Say whether labels may be right; the others are refused by their shape and type, however large."""
+    if images is None or labels.dtype.hasobject or labels.ndim != 1 or labels.shape != images.shape[:1]:
+        return False
+    if labels.itemsize > LONGEST_WORD * (4 if labels.dtype.kind == "U" else 1):
+        raise ValueError(f"{labels.dtype}: words must have at most {LONGEST_WORD} letters")
+    return True
 
 
 def _told(error: BaseException) -> str:

@@ -10,11 +10,11 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,17 @@ _used: ContextVar[list[Path] | None] = ContextVar("used", default=None)
 
 MAP_NORESERVE = 0x4000
 """Linux's own number, which Python's mmap names from 3.13 on."""
+
+
+class Key(NamedTuple):
+    """What an array that is made from files depends on."""
+
+    source: str  # checksum of the files, which stands in the name of what is kept
+    rest: object
+
+
+class _Unread(Exception):
+    """A file whose checksum is asked for cannot be read."""
 
 
 def folder() -> Path:
@@ -57,12 +68,37 @@ def kept(name: str, key: object, write: Callable[[Path], None]) -> Array:
     Args:
         write: makes an .npy file at a path, piece by piece where it is large.
     """
-    path = folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
+    source = f"-{key.source[:16]}" if isinstance(key, Key) else ""
+    path = folder() / f"{name}{source}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
     found = _read_or_write(path, write)
     used = _used.get()
     if used is not None:
         used.append(path)
     return found
+
+
+def checksum(files: Sequence[Path]) -> str:
+    """Return a checksum of the bytes of files, in their order; a machine reads unchanged files once for it.
+
+    Files that cannot be read are left to whoever needs what is in them.
+    """
+    states = [(str(file.resolve()), (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
+
+    def make() -> Array:
+        found = hashlib.sha256()
+        for file in files:
+            try:
+                with file.open("rb") as opened:
+                    found.update(hashlib.file_digest(opened, "sha256").digest())
+            except OSError as error:
+                raise _Unread from error
+        return np.frombuffer(found.digest(), np.uint8)
+
+    try:
+        with noted():  # a list of its own: it is no data
+            return cached("checksum", states, make).tobytes().hex()
+    except _Unread:
+        return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 
 from metabench.core import MetabenchError, Split, Splits
 from metabench.data import _archives, _fetch, _lists, make_splits
-from metabench.data._cache import Array, cached
+from metabench.data._cache import Array, Key, cached, checksum
 
 FOLDER = "cifar100"
 INSIDE = "cifar-100-binary"
@@ -94,8 +94,8 @@ def read(name: str, root: Path | None) -> Array:
         lacks = f"holds neither {ARCHIVE} nor a folder {INSIDE}{pickled}"
         raise MetabenchError(f"{name}: {place} {lacks}. {download}")
     try:
-        state = [_archives.state(path) for path in _files(source)]
-        return cached(FOLDER, (VERSION, state), lambda: _sort(source, _contents(source)))
+        key = Key(checksum(_files(source)), VERSION)
+        return cached(FOLDER, key, lambda: _sort(source, _contents(source)))
     except _archives.Refused as error:
         raise MetabenchError(f"{name}: {error}. Replace it. {download}") from error
     except FileNotFoundError as error:

@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metabench.data._cache import Array, kept, table_file
+from metabench.data._cache import Array, Key, checksum, kept, table_file
 
 VERSION = 1
 """Raised when the same files give other bytes."""
@@ -118,12 +118,10 @@ def class_name(folder: Path) -> str:
     return unicodedata.normalize("NFC", folder.name)
 
 
-def table_key(folder: Path, classes: Sequence[Sequence[File]], look: tuple[int, int, str]) -> object:
+def table_key(classes: Sequence[Sequence[File]], look: tuple[int, int, str]) -> Key:
     """Say what a table of images depends on."""
-    files = [
-        [(str(path.relative_to(folder)), size, changed) for path, size, changed in row] for row in classes
-    ]
-    return (VERSION, PIL.__version__, str(folder.resolve()), look, files)
+    files = [file.path for row in classes for file in row]
+    return Key(checksum(files), (VERSION, PIL.__version__, look, [len(row) for row in classes]))
 
 
 def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple[int, int, str]) -> Array:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from metabench.core import MetabenchError
 from metabench.data import _archives, _fetch
-from metabench.data._cache import Array, cached
+from metabench.data._cache import Array, Key, cached, checksum
 
 FOLDER = "omniglot"
 SETS = ("images_background", "images_evaluation")
@@ -89,7 +89,9 @@ def read(root: Path | None, characters: list[str], resize: str = "box") -> Array
         lacks = " and ".join(f"neither {name}.zip nor a folder {name}" for name in missing)
         raise MetabenchError(f"omniglot: {root / FOLDER} holds {lacks}. {DOWNLOAD}")
     found = [source for source in sources if source is not None]
-    key = (VERSION, PIL.__version__, [_state(source) for source in found], characters, resize)
+    files = [file for source in found for file in _files(source)]
+    names = [str(file.relative_to(root)) for file in files]
+    key = Key(checksum(files), (VERSION, PIL.__version__, names, characters, resize))
     return cached("omniglot", key, lambda: _decode(found, characters, resize))
 
 
@@ -99,11 +101,9 @@ def _source(folder: Path, name: str) -> Path | None:
     return packed if packed.is_file() else unpacked if unpacked.is_dir() else None
 
 
-def _state(source: Path) -> list[tuple[str, int, int]]:
-    """List the files of a set with their sizes and times of change."""
-    source = source.resolve()
-    files = [source] if source.is_file() else sorted(source.glob("*/*/*.png"))
-    return [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+def _files(source: Path) -> list[Path]:
+    """List the archive of a set, or the drawings in its folder."""
+    return [source] if source.is_file() else sorted(source.glob("*/*/*.png"))
 
 
 def _decode(sources: list[Path], characters: list[str], resize: str) -> Array:
@@ -130,7 +130,7 @@ def _packed(path: Path, stack: ExitStack) -> Iterator[tuple[str, Open]]:
 
     def read_member(info: zipfile.ZipInfo) -> bytes:
         try:
-            return archive.read(info)
+            return _archives.unzipped(archive, info)
         except DAMAGE as error:
             raise _damage(path, error) from error
 

@@ -13,7 +13,7 @@ import yaml
 from metabench import seeds
 from metabench.core import MetabenchError, Split, Splits
 from metabench.data import make_splits
-from metabench.data._cache import Array, kept, table_file
+from metabench.data._cache import Array, Key, kept, table_file
 
 PARTS = ("meta_train", "meta_validation", "meta_test")
 
@@ -175,7 +175,7 @@ def refuse(name: str, problems: Sequence[str]) -> None:
 
 def splits_of(
     name: str,
-    key: object,
+    key: Key,
     table: Array,
     counts: Mapping[str, int],
     classes: Classes,
@@ -206,7 +206,7 @@ def splits_of(
     return make_splits(f"{name}/{split}", *splits)
 
 
-def _ordered(name: str, key: object, table: Array, rows: list[int], sizes: list[int]) -> Array:
+def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:
     """Return some rows of a table in another order: mapped into memory where there are many bytes."""
     if rows == list(range(len(table))):
         return table
@@ -219,4 +219,4 @@ def _ordered(name: str, key: object, table: Array, rows: list[int], sizes: list[
                 for column in range(sizes[row]):
                     put(row, column, table[source, column])
 
-    return kept(f"{name}-split", (key, rows), write)
+    return kept(f"{name}-split", Key(key.source, (key.rest, rows)), write)

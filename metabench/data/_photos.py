@@ -13,7 +13,7 @@ import PIL
 
 from metabench.core import Splits, setting
 from metabench.data import _archives, _images, _layouts, _own
-from metabench.data._cache import Array
+from metabench.data._cache import Array, Key, checksum
 
 DEEPEST = 5
 """Folders inside one another that are looked through."""
@@ -216,14 +216,14 @@ def _is_image(name: str) -> bool:
 
 def _table(
     photos: Photos, source: Source, images: Mapping[str, list[str]], look: tuple[int, int, str]
-) -> tuple[object, Array]:
+) -> tuple[Key, Array]:
     """Return the decoded images, one class a row, and what they depend on."""
     rows = list(images.values())
     if source.place.is_dir():
         files = [[source.files[name] for name in row] for row in rows]
-        key = _images.table_key(source.place, files, look)
+        key = _images.table_key(files, look)
         return key, _images.table(photos.name, key, files, look)
-    packed_key = (_images.VERSION, PIL.__version__, _archives.state(source.place), look, rows)
+    packed_key = Key(checksum([source.place]), (_images.VERSION, PIL.__version__, look, rows))
     places = {name: (row, column) for row, names in enumerate(rows) for column, name in enumerate(names)}
 
     def pictures() -> Iterator[_images.Picture]:

@@ -13,7 +13,7 @@ import numpy as np
 from metabench import seeds
 from metabench.core import Splits, setting
 from metabench.data import Dataset, _arrays, _own
-from metabench.data._cache import Array, kept, table_file
+from metabench.data._cache import Array, Key, checksum, kept, table_file
 
 NAME = "array"
 VERSION = 1
@@ -64,7 +64,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         classes, wrong = _split(names, list(rows), arrays.get("split"), options)
         problems += wrong
     rows = {name: _choose(name, found, options) for name, found in rows.items()}
-    key = (VERSION, _arrays.state(path), rows)
+    key = Key(checksum(_arrays.sources(path)), (VERSION, rows))
     table = None
     try:
         if rows and "images" in arrays:

@@ -83,7 +83,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     files = {one: _choose(one, found.files[one], options) for one in used}
     look = (options.size, options.channels, options.background)
     rows = list(files.values())
-    key = _images.table_key(folder, rows, look)
+    key = _images.table_key(rows, look)
     try:
         table = _images.table(NAME, key, rows, look) if any(rows) else None
     except _images.Unreadable as error:

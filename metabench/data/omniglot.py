@@ -149,6 +149,7 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_here=_omniglot_files.is_here,
+    has_namesakes=False,  # character01 of two alphabets
     fetch=fetch,
     sources=lambda root, split, options: _omniglot_files.sources(root),
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metabench.config import SearchSpace
-from metabench.core import Splits
+from metabench.core import MetabenchError, Splits
 
 if TYPE_CHECKING:
     from metabench.search.cluster import Cluster
@@ -49,22 +49,15 @@ def search(
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
     """
-    from metabench import data
-    from metabench.data import _cache
     from metabench.objectives import OBJECTIVES
     from metabench.search import cluster, dashboard, final, folder, nodes, samplers
     from metabench.search.watch import Watch
 
     samplers.check(space.budget.sampler)
-    place = (out / name).absolute()
-    url = None if storage is None else f"{storage}/{name}"
+    place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
     if url is None:
         folder.check_resume(place, resume, warm_start)
-    if fetch is not None:
-        data.obtain(space.task, fetch)
-    with _cache.noted() as kept:
-        splits = data.load(space.task)
-    data.check(space.task, splits)
+    splits, kept = _load(space, fetch)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
         watch.space, continued = folder.claim(place, space, splits, seed, accept, warm_start, watch.say)
@@ -76,7 +69,22 @@ def search(
                 nodes.check(address, space.task, splits, fetch)
                 _run_stages(place, watch.space, splits, seed, found, watch)
         dashboard.write_leaderboard(place)
+        if not final.is_tested(place):
+            raise MetabenchError(f"{place}: not all final runs are tested; the same command tries again")
     return place
+
+
+def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
+    """Load a search's data, and return them with the files of the cache that hold them."""
+    from metabench import data
+    from metabench.data import _cache
+
+    if fetch is not None:
+        data.obtain(space.task, fetch)
+    with _cache.noted() as kept:
+        splits = data.load(space.task)
+    data.check(space.task, splits)
+    return splits, kept
 
 
 def _run_stages(

@@ -16,9 +16,9 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metabench import interruption, storage, store
-from metabench.core import MetabenchError
-from metabench.search import growth
-from metabench.search.mishaps import Avoided
+from metabench.core import MetabenchError, OutOfOrder
+from metabench.search import growth, mishaps
+from metabench.search.mishaps import GOES_ON, Avoided
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a local cluster; only configurations and results pass through it."""
@@ -116,8 +116,7 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
     try:
         with _own_handlers():
             if address is None:
-                # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
-                ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+                _begin(cpus, quiet)
             else:
                 _join(address, quiet)
         interruption.keep_listening()
@@ -142,6 +141,14 @@ def _own_handlers() -> Iterator[None]:
 def resources() -> dict[str, float]:
     """Return what the nodes of the cluster have together."""
     return ray.cluster_resources()
+
+
+def _begin(cpus: int | None, quiet: dict[str, Any]) -> None:
+    try:
+        # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
+        ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+    except Exception as error:  # a plain one, where one of its processes dies
+        raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
@@ -203,6 +210,30 @@ def workers() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
+def ask_each(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Call a function on each node and return its results, or what Ray said instead, by node id.
+
+    A node that leaves meanwhile is left out: the search goes on without it.
+    """
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    pending = {
+        node["NodeID"]: remote.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(*arguments)
+        for node in workers()
+    }
+    found: dict[str, Any] = {}
+    for node, reference in pending.items():
+        try:
+            found[node] = ray.get(reference)
+        except ray.exceptions.TaskUnschedulableError:
+            continue
+        except ray.exceptions.RayError as error:
+            if any(other["NodeID"] == node for other in workers()):
+                found[node] = error
+    return found
+
+
 def describe() -> list[dict[str, Any]]:
     """List the nodes that trials may run on, for people."""
     return [
@@ -218,13 +249,9 @@ def describe() -> list[dict[str, Any]]:
 def _check_nodes(folder: Path) -> None:
     """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
     place = storage.place_of(folder)
-    remote = ray.remote(num_cpus=0)(problem_of)
-    blind = []
-    for node in workers():
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        problem = ray.get(remote.options(scheduling_strategy=strategy).remote(place))
-        if problem:
-            blind.append(f"{node['NodeManagerAddress']}: {problem}")
+    found = ask_each(problem_of, place)
+    names = mishaps.names(workers())
+    blind = [f"{names.get(node, node[:8])}: {told}" for node, told in found.items() if told]
     if blind:
         advice = "give --out on a file system that all share, or --storage"
         if storage.is_url(place):

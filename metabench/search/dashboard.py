@@ -68,7 +68,7 @@ def write_leaderboard(folder: Path) -> None:
 
 def _show(folder: Path, found: Mapping[str, Any]) -> None:
     events = Events(folder / store.TENSORBOARD / LEADERBOARD_RUN)
-    events.text("leaderboard", board.as_markdown(found))
+    events.text("leaderboard", board.as_markdown(found, in_parts=True))
     metric = found["metric"]["name"]
     for row in found["rows"]:
         name = f"meta_test/{row['algorithm']}-{row['variant']}"

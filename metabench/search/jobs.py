@@ -10,7 +10,7 @@ import ray
 from metabench import interruption
 from metabench.core import OutOfOrder
 from metabench.search.cluster import Cluster
-from metabench.search.mishaps import MAX_FAILURES
+from metabench.search.mishaps import GOES_ON, MAX_FAILURES
 
 
 class Outcome(NamedTuple):
@@ -50,6 +50,10 @@ def run_all(
             outcome = Outcome(*ray.get(ready[0]))
         except ray.exceptions.RayTaskError as error:
             errors[name] = str(error)
+        except ray.exceptions.LocalRayletDiedError as error:
+            raise OutOfOrder(f"Ray is lost on this machine. {GOES_ON}") from error
+        except ray.exceptions.NodeDiedError:
+            pending[_start(function, jobs[name], cluster)] = name  # which says nothing of the job
         except ray.exceptions.RayError as error:
             key = (name, progress(name))
             failures[key] = failures.get(key, 0) + 1
@@ -61,11 +65,15 @@ def run_all(
             if not outcome.problem:
                 done(name, outcome.result)
                 continue
-            if cluster.avoided is None:
-                raise OutOfOrder(outcome.problem)
-            cluster.avoided.add(outcome.node, outcome.problem)
+            _avoid(cluster, outcome)
             pending[_start(function, jobs[name], cluster)] = name
     return errors
+
+
+def _avoid(cluster: Cluster, outcome: Outcome) -> None:
+    if cluster.avoided is None:
+        raise OutOfOrder(outcome.problem)
+    cluster.avoided.add(outcome.node, outcome.problem)
 
 
 def _start(function: Callable[..., Any], arguments: tuple[Any, ...], cluster: Cluster) -> Any:

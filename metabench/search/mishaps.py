@@ -11,6 +11,8 @@ from ray.tune import PlacementGroupFactory
 from metabench.core import OutOfOrder
 from metabench.search.ledger import Ledger
 
+GOES_ON = "Nothing is lost; once it is mended, the same command goes on"
+
 MAX_FAILURES = 2
 """How often a trial is started again, from its last state, between two of its reports."""
 
@@ -48,7 +50,7 @@ class Avoided:
         self.problems[node] = f"node {names(nodes).get(node, node[:8])}: {problem}"
         if all(other["NodeID"] in self.problems for other in nodes):
             told = "\n".join(self.problems[other["NodeID"]] for other in nodes) or problem
-            raise OutOfOrder(f"{told}\nNothing is lost; once it is mended, the same command goes on")
+            raise OutOfOrder(f"{told}\n{GOES_ON}")
         self._say(f"{self.problems[node]}\nNothing more is started there; it goes on elsewhere")
 
     def selector(self) -> dict[str, str]:

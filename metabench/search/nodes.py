@@ -7,9 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from metabench import data
 from metabench.config import TaskConfig
 from metabench.core import MetabenchError, Splits
@@ -69,25 +66,18 @@ def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | No
     """
     if address is None:
         return
-    remote = ray.remote(num_cpus=0, max_retries=0)(look)
     names = mishaps.names(cluster.workers())
-    pending = {
-        node: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            task.model_dump(mode="json"), fetch
-        )
-        for node in names
-    }
     problems = []
-    for node, reference in pending.items():
-        try:
-            found = Found(*ray.get(reference))
-        except ray.exceptions.RayError as error:
-            found = Found("", str(error).strip().splitlines()[-1], "")
+    for node, told in cluster.ask_each(look, task.model_dump(mode="json"), fetch).items():
+        name = names.get(node, node[:8])
+        if isinstance(told, Exception):
+            told = ("", str(told).strip().splitlines()[-1], "")
+        found = Found(*told)
         if found.problem:
-            problems.append(f"node {names[node]}: {found.problem}")
+            problems.append(f"node {name}: {found.problem}")
         elif found.fingerprint != splits.fingerprint:
             problems.append(
-                f"node {names[node]}: other data than here: fingerprint {found.fingerprint[:12]} there, "
+                f"node {name}: other data than here: fingerprint {found.fingerprint[:12]} there, "
                 f"{splits.fingerprint[:12]} here; METABENCH_DATA={found.root!r} there"
             )
     if problems:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,7 +101,9 @@ def test_what_is_unpacked_of_an_archive_leaves_no_file(
     monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
     images = np.asfortranarray(pixels(4, 5))
     check_contents(load(packed(tmp_path, images=images, labels=LABELS)), images[:, None], LABELS)
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
+    names = sorted(path.name for path in (tmp_path / "cache").glob("*"))
+    assert [name.partition("-")[0] for name in names] == ["array", "checksum"]
+    assert all(name.endswith(".npy") for name in names)
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
@@ -223,6 +227,70 @@ def test_a_member_of_an_archive_that_is_no_array_is_told(tmp_path: Path) -> None
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("images.npy", b"no array")
     assert "images of " in refused(path)
+
+
+def with_member(path: Path, name: str, header: dict[str, Any], content: bytes) -> Path:
+    """Pack good arrays, and one member written by hand in place of its own."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"fortran_order": False, **header})
+    with zipfile.ZipFile(path / "mine.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, values in GOOD.items():
+            good = io.BytesIO()
+            np.save(good, values)
+            archive.writestr(f"{key}.npy", file.getvalue() + content if key == name else good.getvalue())
+    return path / "mine.npz"
+
+
+BOMBS: dict[str, tuple[str, dict[str, Any], bytes, str]] = {
+    "many labels": ("labels", {"descr": "|u1", "shape": (30_000_000,)}, bytes(30_000_000), "for 13 images"),
+    "long labels": (
+        "labels",
+        {"descr": "<U500000", "shape": (13,)},
+        bytes(26_000_000),
+        "words must have at most 1000 letters",
+    ),
+    "labels that are not there": (
+        "labels",
+        {"descr": "<i8", "shape": (13,)},
+        b"1234567",
+        "it has 135 bytes, but as int64 [13] it must have 232",
+    ),
+    "more images than told": (
+        "images",
+        {"descr": "|u1", "shape": (13, 4, 5)},
+        bytes(30_000_000),
+        "it has 30000128 bytes, but as uint8 [13, 4, 5] it must have 388",
+    ),
+    "images that are not there": (
+        "images",
+        {"descr": "|u1", "shape": (13, 10**6, 10**6)},
+        b"",
+        "it has 128 bytes, but as uint8 [13, 1000000, 1000000] it must have 13000000000128",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "header", "content", "message"), BOMBS.values(), ids=BOMBS.keys())
+def test_an_archive_that_would_fill_the_memory_or_the_disk_is_refused_before_it_is_unpacked(
+    tmp_path: Path, name: str, header: dict[str, Any], content: bytes, message: str
+) -> None:
+    path = with_member(tmp_path, name, header, content)
+    tracemalloc.start()
+    try:
+        assert message in refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed(tmp_path, **{**GOOD, "images": pixels(6, 7)})
+    monkeypatch.setattr(_arrays.shutil, "disk_usage", lambda folder: SimpleNamespace(free=600))
+    assert "it unpacks to 674 bytes, and " in refused(path)
+    monkeypatch.setattr(_arrays.shutil, "disk_usage", lambda folder: SimpleNamespace(free=674))
+    check_contents(load(path), pixels(6, 7)[:, None], LABELS)
 
 
 def test_an_unchanged_file_is_sorted_once_and_its_images_are_not_read_again(

@@ -53,7 +53,9 @@ class Crowd:
         return sorted(Counter(self.log.read_text().split()).values())
 
     def kept(self) -> list[str]:
-        return sorted(path.suffix for path in self.cache.iterdir())
+        """Return the suffixes of what is in the cache beside the checksum of the source."""
+        (checksum,) = self.cache.glob("checksum-*.npy")
+        return sorted(path.suffix for path in self.cache.iterdir() if path != checksum)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from PIL import Image
 from metabench import data, episodes
 from metabench.config import TaskConfig
 from metabench.core import MetabenchError, Split, Splits
-from metabench.data import _images, _own
+from metabench.data import _cache, _images, _own
 
 SIDE = 4
 SIX = {"meta_train": 0.34, "meta_validation": 0.33}
@@ -387,6 +389,37 @@ def test_a_changed_image_is_decoded_again_and_an_unchanged_folder_is_not(
     monkeypatch.setattr(_images, "decode", lambda *_: pytest.fail("decoded again"))
     assert load(tmp_path, **SIX).fingerprint == changed.fingerprint
     assert load(tmp_path, **SIX, seed=5).fingerprint != changed.fingerprint, "another split of the same table"
+
+
+def test_images_are_known_by_their_bytes_wherever_and_whenever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
+    first = load(six_classes(tmp_path / "a", n_images=2), **SIX)
+    files = sorted((tmp_path / "a").rglob("*.png"))
+    digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    (table,) = (tmp_path / "cache").glob("folder-*.npy")
+    assert table.name.startswith(f"folder-{hashlib.sha256(b''.join(digests)).hexdigest()[:16]}-")
+    monkeypatch.setattr(_images, "decode", lambda *_: pytest.fail("decoded again"))
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    for file in (tmp_path / "b").rglob("*.png"):
+        os.utime(file, ns=(1, 1))
+    assert load(tmp_path / "b", **SIX).fingerprint == first.fingerprint
+
+
+def test_an_unchanged_file_is_read_for_its_checksum_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes(number))
+    found = _cache.checksum(files)
+    assert _cache.checksum(files[::-1]) != found
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+        assert _cache.checksum(files) == found
+    files[0].write_bytes(b"other")
+    assert _cache.checksum(files) != found
 
 
 def test_a_large_table_in_another_order_is_kept_on_disk(

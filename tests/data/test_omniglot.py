@@ -163,6 +163,7 @@ def test_a_member_without_a_name_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_archive_that_is_a_bomb_in_sum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = pack(tmp_path, members())
+    monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))  # which has not seen these bytes
     monkeypatch.setattr(_omniglot_files, "LARGEST_IN_ALL", 1_000)
     with pytest.raises(MetabenchError, match=r"unpacks to \d+ bytes, must be at most 1000"):
         _omniglot_files.read(root, CHARACTERS)
@@ -229,6 +230,13 @@ def test_the_real_archives_are_fetched_byte_for_byte(
         _omniglot_files.fetch(tmp_path, _fetch.Order(url=url))
     for path in archives:
         assert (tmp_path / "omniglot" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_support_of_one_alphabet_has_no_query_in_another() -> None:
+    with pytest.raises(MetabenchError, match="domains=across: classes that have the same name in two"):
+        data.configure(TaskConfig(dataset="omniglot", domains="across"))
+    data.configure(TaskConfig(dataset="omniglot", domains="within"))
+    data.configure(TaskConfig(dataset="folder", domains="across"))
 
 
 def test_one_missing_set_is_told(tmp_path: Path) -> None:

@@ -86,8 +86,10 @@ def test_a_node_without_the_data_or_with_others_is_refused_by_name_and_one_with_
         images(there)
         shutil.rmtree(tmp_path / "cache there", ignore_errors=True)
         nodes.check(two_nodes, TASK, splits)
-    assert [path.suffix for path in (tmp_path / "cache there").iterdir()] == [".npy"]
-    assert len(list((tmp_path / "cache here").iterdir())) == 1
+    there_and_here = [tmp_path / "cache there", tmp_path / "cache here"]
+    kept = [sorted(path.name.partition("-")[0] for path in cache.glob("*.npy")) for cache in there_and_here]
+    assert kept == [["checksum", "folder"], ["checksum", "folder"]]
+    assert all(path.suffix == ".npy" for cache in there_and_here for path in cache.iterdir())
 
 
 def test_a_node_without_the_data_downloads_them_once_where_it_is_told_to(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -17,9 +15,10 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from metabench import data, episodes, runs, store, vectorise
+from metabench import data, episodes, predictions, runs, store
 from metabench.board.rows import DEFAULT
-from metabench.core import MetabenchError, Net, Splits, Task
+from metabench.core import MetabenchError, Splits
+from metabench.predictions import Episode
 from metabench.report import style
 from metabench.report.picture import Drawn, Left, Picture
 from metabench.report.reading import Final, Found
@@ -34,17 +33,6 @@ COLUMNS = 9
 """Images in a row."""
 SIDE = 56
 """Pixels of a shown image, at most."""
-
-
-class Episode(NamedTuple):
-    """One task and what a learner predicts of its queries."""
-
-    support: Tensor  # [n, ...]
-    support_y: Tensor
-    query: Tensor  # [n, ...]
-    query_y: Tensor
-    guess: Tensor  # [n]: a label, or a value in regression
-    classes: tuple[str, ...]
 
 
 def draw(found: Found) -> Drawn:
@@ -88,27 +76,8 @@ def _picture(number: int, final: Final, splits: Splits, tasks: episodes.FrozenTa
 def predict(final: Final, splits: Splits, tasks: episodes.FrozenTasks) -> Iterator[Episode]:
     """Adapt a run's weights to frozen tasks of meta-validation and predict all their queries."""
     run = runs.open_run(final.run.folder, splits)
-    algorithm, _, h = run.learner
-    images, names = splits.meta_validation.images, splits.meta_validation.classes
-
-    def outputs(net: Net, task: Task) -> Tensor:
-        learner = algorithm.adapt(net, run.meta, run.buffers, task.support, h)
-        return algorithm.predict(net, learner, task.query.x)
-
-    for group in tasks.groups:
-        block = episodes.gather(images, group.indices, group.shape)
-        predicted = vectorise.per_task(partial(outputs, vectorise.for_tasks(run.learner.net, block)), block)
-        for index, found in enumerate(predicted):
-            guess = found.flatten() if splits.kind == "regression" else found.argmax(-1)
-            chosen = tuple(names[row] for row in block.classes[index].tolist())
-            yield Episode(
-                block.support.x[index],
-                block.support.y[index],
-                block.query.x[index],
-                block.query.y[index],
-                guess,
-                chosen,
-            )
+    algorithm, net, h = run.learner
+    return predictions.predict(algorithm, net, run.meta, run.buffers, h, splits.meta_validation, tasks)
 
 
 def _classification(name: str, title: str, seen: Sequence[Episode]) -> Picture:

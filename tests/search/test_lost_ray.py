@@ -1,0 +1,76 @@
+"""Ray that does not start, or is lost: one message, nothing taken for an error of a trial."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metabench.core import OutOfOrder
+from metabench.search import cluster
+from tests.search import processes
+
+# Ray leaves sockets and pipes to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+JOBS = """
+import time
+from pathlib import Path
+
+from metabench.core import OutOfOrder
+from metabench.search import cluster, jobs
+
+
+def sleep(seconds: float) -> None:
+    Path("started").touch()
+    time.sleep(seconds)
+
+
+with cluster.connect(None, Path(), cpus=1) as found:
+    try:
+        print(jobs.run_all(sleep, {"one": (600,), "two": (600,)}, found, lambda name, result: None))
+    except OutOfOrder as error:
+        print(error)
+"""
+
+
+def test_ray_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 40)))  # for the path of a socket
+    with (
+        pytest.raises(OutOfOrder, match=r"(?s)does not start on this machine: .*the same command goes on"),
+        cluster.joined(None, 1),
+    ):
+        raise AssertionError("it has started")
+
+
+def test_jobs_that_lose_their_ray_have_not_failed(tmp_path: Path) -> None:
+    with processes.short_folder() as folder:
+        program = subprocess.Popen(
+            [sys.executable, "-c", JOBS],
+            cwd=tmp_path,
+            env={**os.environ, "RAY_TMPDIR": folder, "PYTHONPATH": str(processes.ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            assert processes.until(lambda: (tmp_path / "started").exists(), 120)
+            started = processes.of(folder).values()
+            processes.kill(*(one.pid for one in started if "raylet/raylet" in one.title[:300]))
+            told, _ = program.communicate(timeout=120)
+        finally:
+            processes.kill(program.pid, *processes.of(folder))
+    assert "Ray is lost on this machine. Nothing is lost; once it is mended" in told
+
+
+def test_a_node_that_leaves_while_all_are_asked_is_left_out(
+    ray_folder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cluster.joined(None, 1):
+        (node,) = cluster.workers()
+        gone = {**node, "NodeID": "0123" * (len(node["NodeID"]) // 4)}
+        monkeypatch.setattr(cluster, "workers", lambda: [gone, node])
+        assert cluster.ask_each(cluster.problem_of, str(tmp_path)) == {node["NodeID"]: "no such folder"}
