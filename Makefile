@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test slow check mutations faults schema
+.PHONY: setup demo test slow check mutations faults schema docs
 
 setup: $(STAMP)
 
@@ -41,3 +41,7 @@ faults: setup
 schema: setup
 	$(BIN)/python -c 'import json; from metabench import spaces; print(json.dumps(spaces.schema(), indent=1))' \
 		> search_spaces/schema.json
+
+# The site, without any warning, into build/docs.
+docs: setup
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
