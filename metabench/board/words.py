@@ -7,7 +7,7 @@ from typing import Any
 
 from metabench.board.folders import told_count
 from metabench.board.rows import BASELINE, PUBLISHED, TUNED
-from metabench.board.scores import ALIKE, LEVEL
+from metabench.board.scores import ALIKE, IDENTICAL, LEVEL
 from metabench.stats import FEW_SEEDS
 from metabench.stats.settings import LEAST_SETTINGS
 
@@ -74,7 +74,11 @@ def _on_comparisons(rows: Rows) -> list[str]:
     if alike:
         return [f"Not distinguishable from {_who(best)} (p < 0.05, Holm): {_named(alike)}."]
     others = [row for row in rows if row.get("vs_best") is not None]
-    return [f"{_who(best)} is better than every other row (p < 0.05, Holm)."] if others else []
+    same = [_who(row) for row in others if row["vs_best"].get("verdict") == IDENTICAL]
+    if len(others) == len(same):
+        return []
+    but = f" but {_named(same)}, which has the same runs" if same else ""
+    return [f"{_who(best)} is better than every other row{but} (p < 0.05, Holm)."]
 
 
 def _who(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from metabench import stats, store
 from metabench.board import as_markdown, leaderboard
+from metabench.board.words import about
 from metabench.core import MetabenchError
 from tests.board.folders import CLASSES, accuracies, finish, make_run, make_search
 
@@ -50,6 +51,30 @@ def test_rows_that_cannot_be_told_apart_share_their_ranks_and_it_is_said(tmp_pat
         f"Not distinguishable from {best['algorithm']} run (p < 0.05, Holm): {alike['algorithm']} run."
         in told
     )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        (
+            ["identical", "worse"],
+            "maml tuned is better than every other row but maml default, which has the same",
+        ),
+        (["worse", "worse"], "maml tuned is better than every other row (p < 0.05, Holm)."),
+        (["identical"], ""),
+    ],
+)
+def test_the_best_row_is_not_called_better_than_its_own_runs(verdicts: list[str], told: str) -> None:
+    shared = {"ci_over": "seeds and tasks", "seeds": 5, "times_opened": 1}
+    best = {**shared, "algorithm": "maml", "variant": "tuned", "rank": 1, "vs_best": None}
+    others = [
+        {**shared, "algorithm": name, "variant": "default", "rank": 2, "vs_best": {"verdict": verdict}}
+        for name, verdict in zip(("maml", "fomaml"), verdicts, strict=False)
+    ]
+    board = {"rows": [best, *others], "metric": {"name": "accuracy"}, "protocol": 2, "status": "finished"}
+    said = about(board, [])
+    assert told in said
+    assert ("better than every other row" in said) == bool(told)
 
 
 def test_a_default_that_was_chosen_is_tested_once_and_not_against_itself(tmp_path: Path) -> None:
