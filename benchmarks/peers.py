@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import peers_jax
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -181,6 +182,18 @@ def vmap_evaluate(problem: Problem, n_tasks: int) -> Call:
     return lambda: [torch.no_grad()(vmap(one))(*tasks)]
 
 
+def jax_train(problem: Problem, n_tasks: int) -> Call:
+    """Google's JAX: jit of vmap of grad."""
+    tasks = tuple(leaf[:n_tasks] for leaf in problem.tasks)
+    return peers_jax.train(problem.weights, tasks, problem.steps, RATE, problem.is_second)
+
+
+def jax_evaluate(problem: Problem, n_tasks: int) -> Call:
+    """Adapt and predict in JAX."""
+    tasks = tuple(leaf[:n_tasks] for leaf in problem.tasks)
+    return peers_jax.evaluate(problem.weights, tasks, problem.steps, RATE)
+
+
 class Peer(NamedTuple):
     """Somebody else's way."""
 
@@ -194,11 +207,13 @@ TRAINING: Mapping[str, Peer] = {
     "torchopt": Peer(torchopt_train, "torchopt", True),
     "loop": Peer(loop_train, "torch", True),
     "vmap": Peer(vmap_train, "torch", False),
+    "jax": Peer(jax_train, "jax", False),
 }
 
 EVALUATION: Mapping[str, Peer] = {
     "loop": Peer(loop_evaluate, "torch", True),
     "vmap": Peer(vmap_evaluate, "torch", False),
+    "jax": Peer(jax_evaluate, "jax", False),
 }
 
 

@@ -20,6 +20,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
 
 import peers
+import peers_jax
 import torch
 
 from metabench import algorithms, memory, nets, seeds, trees, vectorise
@@ -58,6 +59,7 @@ class Contest:
 
     def __init__(self, arguments: argparse.Namespace, threads: int) -> None:
         torch.set_num_threads(threads)
+        peers_jax.prepare(threads)
         memory.keep_freed()
         self.arguments = arguments
         setting = SETTINGS[arguments.setting]
@@ -240,7 +242,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "difference": {name: own["difference"] for name, own in {"ours": ours, **best}.items()},
         "flops_per_task": flops,
         "share_of_ceiling": flops and ours["tasks_per_second"] * flops / peak,
-        "versions": {name: version(name) for name in ("torch", "higher", "torchopt")},
+        "versions": {name: version(name) for name in ("torch", "higher", "torchopt", "jax")},
     }
 
 
