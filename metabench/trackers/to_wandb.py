@@ -27,6 +27,7 @@ def write(experiments: Iterable[Experiment], out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(
         silent=True,
+        host="-",
         console="off",
         disable_git=True,
         disable_code=True,
