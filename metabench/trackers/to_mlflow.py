@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,21 +39,28 @@ def write(experiments: Iterable[Experiment], out: Path | None) -> str:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations between MLflow and what it stands on
-        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        if out is None:
-            address = os.environ[ADDRESS]
-        else:
+        address, artifacts = os.environ.get(ADDRESS, ""), None
+        if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             address = f"sqlite:///{out.absolute() / DATABASE}"
-        client = MlflowClient(tracking_uri=address)
-        artifacts = None if out is None else (out.absolute() / ARTIFACTS).as_uri()
-        told = list(experiments)
-        _refuse_known(client, told)
-        for experiment in told:
-            _write(client, experiment, artifacts)
+            artifacts = (out.absolute() / ARTIFACTS).as_uri()
+        try:
+            _write_all(address, artifacts, list(experiments))
+        except MlflowException as error:
+            raise MetabenchError(f"{address}: MLflow says: {error}") from error
     return address
+
+
+def _write_all(address: str, artifacts: str | None, experiments: Sequence[Experiment]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=address)
+    _refuse_known(client, experiments)
+    for experiment in experiments:
+        _write(client, experiment, artifacts)
 
 
 def _refuse_known(client: MlflowClient, experiments: Iterable[Experiment]) -> None:

@@ -168,3 +168,14 @@ def test_the_address_of_the_environment_serves_where_no_folder_is_given(
     result = export(single, "--to", "mlflow")
     assert result.exit_code == 0, (result.output, result.exception)
     assert len(client.search_runs([client.get_experiment_by_name("runs").experiment_id])) == 1
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "gopher://somewhere"])
+def test_an_address_where_no_mlflow_is_gets_one_message(
+    searched: Path, export: Export, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    result = export(searched, "--to", "mlflow")
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert f"metabench: {address}: MLflow says" in result.stderr
