@@ -54,18 +54,74 @@ def compare(folders: Sequence[str], rows: Sequence[str], as_json: bool) -> None:
     typer.echo(json.dumps(answer, indent=1) if as_json else answer["sentence"])
 
 
-def export(folders: Sequence[str], out: Path) -> None:
-    """Write everything that folders hold as tables, and the leaderboard in its forms."""
+def export(folders: Sequence[str], out: Path | None, to: str = "tables") -> None:
+    """Write everything that folders hold as tables, or for another tool.
+
+    Args:
+        out: folder; None, which MLflow alone can do without, stands for the address in its environment.
+    """
+    if out is None and not (to == "mlflow" and os.environ.get("MLFLOW_TRACKING_URI")):
+        raise MetabenchError("--out: give a folder; --to mlflow also takes MLFLOW_TRACKING_URI in its place")
+    if out is not None:
+        store.check_writable(out)
+    places = [found(folder) for folder in folders]
+    if to == "mlflow":
+        typer.echo(_export_mlflow(places, out))
+    elif out is not None:
+        typer.echo(
+            {"tables": _export_tables, "optuna": _export_optuna, "wandb": _export_wandb}[to](places, out)
+        )
+
+
+def _export_tables(places: Sequence[Path], out: Path) -> str:
     from metabench.board import export as exporting
 
-    store.check_writable(out)
-    places = [found(folder) for folder in folders]
     shown = board.leaderboard(places)
     paths = exporting.write(out, exporting.tables(board.read(places), shown))
     for suffix, text in (("json", board.as_json), ("md", board.as_markdown), ("tex", board.as_latex)):
         paths.append(out / f"{store.LEADERBOARD}.{suffix}")
         store.write_text(paths[-1], text(shown))
-    typer.echo(f"{out}: {', '.join(path.name for path in paths)}")
+    return f"{out}: {', '.join(path.name for path in paths)}"
+
+
+def _export_optuna(places: Sequence[Path], out: Path) -> str:
+    from metabench.search import export as exporting
+    from metabench.trackers import told
+
+    path = out / "optuna.db"
+    _refuse_overwriting(path)
+    searches = told.named(board.read(places))
+    if not searches:
+        raise MetabenchError("--to optuna: a run has no trials; give the folder of a search")
+    names = exporting.write(path, searches)
+    return f"{path}: {', '.join(names)}; look at them with: optuna-dashboard sqlite:///{path}"
+
+
+def _export_mlflow(places: Sequence[Path], out: Path | None) -> str:
+    from metabench import trackers
+    from metabench.trackers import to_mlflow, told
+
+    trackers.check("mlflow")
+    if out is not None:
+        _refuse_overwriting(out / to_mlflow.DATABASE, out / to_mlflow.ARTIFACTS)
+    address = to_mlflow.write(list(told.experiments(board.read(places))), out)
+    return f"{address}; look at it with: mlflow ui --backend-store-uri {address}"
+
+
+def _export_wandb(places: Sequence[Path], out: Path) -> str:
+    from metabench import trackers
+    from metabench.trackers import to_wandb, told
+
+    trackers.check("wandb")
+    _refuse_overwriting(out / to_wandb.FOLDER)
+    found = to_wandb.write(list(told.experiments(board.read(places))), out)
+    return f"{found}; nothing was sent; to upload: wandb sync {found}"
+
+
+def _refuse_overwriting(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise MetabenchError(f"{path}: is there already; remove it, or choose another --out")
 
 
 def across(folders: Sequence[str], diagram: Path | None, as_json: bool) -> None:

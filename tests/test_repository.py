@@ -52,6 +52,7 @@ FLOORS: dict[str, float] = {
     "board": 5,
     "flags": 5,
     "search": 5.5,  # leaves its leaderboard behind
+    "trackers": 5.7,
     "views": 5.8,
     "status": 5.9,
     "report": 5.95,  # shows what all floors below have left
@@ -62,11 +63,12 @@ FLOORS: dict[str, float] = {
     "cli": 6.5,
 }
 
-ONLY_IN = {"ray": {"search"}, "optuna": {"search"}}
+ONLY_IN = {"ray": {"search"}, "optuna": {"search"}, "mlflow": {"trackers"}, "wandb": {"trackers"}}
 NEVER_IN = {
     "board": {"ray", "optuna", "torch"},
     "views": {"ray", "torch"},
     "report": {"ray", "optuna"},
+    "trackers": {"ray", "optuna", "torch"},
     "stats": {"torch"},
     "config": {"torch"},
     "store": {"torch", "ray"},

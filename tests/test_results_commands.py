@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -87,6 +88,12 @@ REFUSED = {
     "a diagram of few settings": (["across", "search", "other", "--diagram", "cd.png"], "needs 8 settings"),
     "no folder": (["export", "absent", "--out", "tables"], "no such folder"),
     "no place to write": (["export", "search", "--out", "search/search.json/x"], "cannot write"),
+    "no folder to write to": (["export", "search", "--to", "wandb"], "--out: give a folder"),
+    "an unknown tool": (["export", "search", "--to", "neptune", "--out", "tables"], "neptune"),
+    "a run as studies": (
+        ["export", "run", "--to", "optuna", "--out", "tables"],
+        "give the folder of a search",
+    ),
     "an unknown format": (["leaderboard", "search", "--format", "latx"], "latx"),
 }
 
@@ -100,3 +107,16 @@ def test_a_mistake_gets_one_message_and_exit_code_2(arguments: list[str], part: 
     assert "Traceback" not in result.stderr
     assert part in result.stderr
     assert not {"tables", "cd.png"} & {path.name for path in Path().iterdir()}
+
+
+@pytest.mark.parametrize("tool", ["mlflow", "wandb"])
+def test_a_tool_that_is_not_installed_is_named_with_what_installs_it(
+    tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(tool).mkdir()  # as W&B leaves where it has run: no package
+    monkeypatch.setattr(sys, "path", [str(Path.cwd())])
+    monkeypatch.delitem(sys.modules, tool, raising=False)
+    result = metabench("export", "search", "--to", tool, "--out", "tables")
+    assert result.exit_code == 2
+    assert f"pip install 'metabench[{tool}]'" in result.stderr
+    assert not Path("tables").exists()

@@ -69,12 +69,19 @@ def across(
 
 def export(
     folders: Folders,
-    out: Annotated[Path, typer.Option(help="Folder for the tables.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to; for MLflow, MLFLOW_TRACKING_URI may stand in its place."),
+    ] = None,
+    to: Annotated[
+        Literal["tables", "optuna", "mlflow", "wandb"],
+        typer.Option(help="CSV, Parquet and LaTeX; Optuna studies in SQLite; MLflow; offline runs of W&B."),
+    ] = "tables",
 ) -> None:
-    """Write rows, comparisons, all trials and the accuracy of every task as CSV and Parquet, and LaTeX."""
+    """Write trials, runs and leaderboard as tables, or as another tool reads them."""
     from metabench import views
 
-    views.export(folders, out)
+    views.export(folders, out, to)
 
 
 def _parts(text: str | None) -> list[str]:

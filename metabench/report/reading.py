@@ -12,9 +12,8 @@ from metabench.board import folders
 from metabench.board.folders import Run, Search
 from metabench.board.rows import BASELINE, RUN, told_folder
 from metabench.config import SearchSpace
-from metabench.core import MetabenchError
 from metabench.figures import SIGN
-from metabench.search.ledger import COMPLETE, JOURNAL, Ledger, Trial
+from metabench.search.ledger import COMPLETE, JOURNAL, Trial, look
 
 
 class Tried(NamedTuple):
@@ -120,11 +119,7 @@ def _short(folder: str, names: Sequence[str]) -> str:
 
 def _trials(index: int, search: Search, named: Mapping[tuple[str, str], str]) -> Iterator[Tried]:
     full = search.config["space"]["budget"]["tasks"]
-    try:
-        found = Ledger(search.folder, keep=0, is_driver=False).trials
-    except (KeyError, TypeError) as error:
-        raise MetabenchError(f"{search.folder / JOURNAL}: is no journal of a search ({error!r})") from error
-    for trial in found.values():
+    for trial in look(search.folder).trials.values():
         yield Tried(named[trial.algorithm, told_folder(search.folder)], index, trial, full)
 
 

@@ -28,6 +28,8 @@ TRIALS_PER_GPU = 4
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray reports usage to its makers unless told not to
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # nor may these two, which Ray imports where they are installed
+    "WANDB_ERROR_REPORTING": "false",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data folders may be relative
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables would stand between our lines

@@ -26,8 +26,6 @@ from metabench.tensors import Damaged
 REPORTS = 10
 """Meta-validations of a final run, evenly spaced; the weights of the best one are tested."""
 
-ERROR = "error.txt"
-
 
 class Run(NamedTuple):
     """One final run; a published setting that was also chosen is trained once and copied."""
@@ -69,7 +67,7 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
         score, note = found
         if note:
             watch.say(f"{name}: {note}")
-        storage.remove(final / name / ERROR)
+        storage.remove(final / name / store.ERROR)
         told = "diverged"
         if score is not None:
             told = f"{figures.tell(objective.metric, objective.sign * score)} on meta-validation"
@@ -80,8 +78,8 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
         return len(store.read_lines(final / name / store.REPORTS))
 
     for name, error in run_all(train_one, jobs, cluster, done, progress).items():
-        store.write_text(final / name / ERROR, error)
-        watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / ERROR})")
+        store.write_text(final / name / store.ERROR, error)
+        watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / store.ERROR})")
     storage.refresh(folder, skip=is_of_workers)
     for run in planned:
         if run.copy_of is not None and (final / run.copy_of).exists() and not (final / run.name).exists():

@@ -42,6 +42,7 @@ __all__ = [
     "Arrival",
     "Ledger",
     "Trial",
+    "look",
     "ranked",
 ]
 
@@ -263,3 +264,11 @@ class Ledger:
             storage.remove(self.folder / state)
         store.append_line(self.folder / store.TRIALS, trial.line(self.objective))
         self._written.add(trial.name)
+
+
+def look(folder: Path) -> Ledger:
+    """Read the journal of a search that somebody else may drive, without touching a file."""
+    try:
+        return Ledger(folder, keep=0, is_driver=False)
+    except (KeyError, TypeError) as error:
+        raise MetabenchError(f"{folder / JOURNAL}: is no journal of a search ({error!r})") from error

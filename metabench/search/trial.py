@@ -60,6 +60,11 @@ class Trial:
         return self.decisions.get(self.tasks_seen) == WAIT
 
     @property
+    def state(self) -> str:
+        """Return the status, or what a trial without one does."""
+        return self.status or ("waiting" if self.is_waiting else "running")
+
+    @property
     def is_doubtful(self) -> bool:
         """Tell whether it was stopped within the noise of its validation tasks."""
         return self.status == PRUNED and bool(self.bases[self.tasks_seen].get("doubtful"))
