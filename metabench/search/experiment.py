@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.error import TuneError
 
 from metabench import interruption, spaces, storage, store
@@ -97,6 +98,8 @@ def _fit(
             verbose=0,
         ),
     )
+    # For its report of usage, which is off, Ray would import every logger that is installed: seconds a start.
+    usage.tag_callbacks = lambda callbacks: False
     try:
         tuner.fit()
     except TuneError as error:
