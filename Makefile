@@ -17,8 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/metabench search search_spaces/demo.yaml --out runs --name demo
 
+# A file of tests stays in one process; there are as many processes as cores, up to four.
+TEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TEST)
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -27,7 +30,7 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TEST)
 
 # Bugs planted one at a time in a copy of the package: some test must fail for each. Takes some minutes.
 mutations: setup

@@ -89,6 +89,8 @@ class Contest:
         self.calls = {"ours": (self._ours(), n_tasks)}
         known = peers.EVALUATION if arguments.what == "evaluate" else peers.TRAINING
         for title, peer in peers.present(known).items():
+            if arguments.peers and title not in arguments.peers.split(","):
+                continue
             given = min(LOOPED, n_tasks) if peer.is_loop else n_tasks
             self.calls[title] = (peer.make(self.problem, given), given)
 
@@ -275,6 +277,7 @@ def main() -> None:
     parser.add_argument(
         "--tasks", type=int, default=None, help="tasks of a batch; the setting's own if not given"
     )
+    parser.add_argument("--peers", default="", help="names of those to compete with; all if not given")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
