@@ -60,7 +60,7 @@ def test_the_command_takes_a_profile(tmp_path: Path) -> None:
         "--reports",
         "1",
     ]
-    given += ["--validation-tasks", "2", "--set", "task_batch_size=10", "--out", str(tmp_path / "run")]
+    given += ["--validation-tasks", "2", "--set", "task_batch_size=2", "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, ["train", *given, "--profile", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / profiling.TRACE).exists()
