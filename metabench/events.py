@@ -7,7 +7,10 @@ writes its own: what is conditional on another algorithm would vanish from the H
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +25,15 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2, summary_v2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.text import metadata as text_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from metabench import storage
 from metabench.config import Choices, Parameter, Range, Scalar
 
 FLUSH_SECONDS = 10
+"""After which what is written is on disk, at the next write."""
+
+_number = itertools.count()
 
 BUCKETS = 30
 """Of a histogram."""
@@ -50,9 +56,14 @@ class Events:
             resume_step: the last step that still counts; what the folder holds beyond it is purged.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        before = set(folder.iterdir())
-        self._writer = EventFileWriter(str(folder), flush_secs=FLUSH_SECONDS)
-        self._files = set(folder.iterdir()) - before
+        # The name that readers look for, and by whose order they go on from one file to the next.
+        named = (f"{int(time.time()):010d}", socket.gethostname(), str(os.getpid()), str(next(_number)))
+        self._path = folder / f"events.out.tfevents.{'.'.join(named)}"
+        self._file = self._path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._flushed = time.monotonic()
+        self._write(event_pb2.Event(file_version="brain.Event:2"))
+        self._flush()
         if resume_step is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             # Readers drop the events at or after the step of a START.
@@ -175,21 +186,23 @@ class Events:
 
     def flush(self) -> None:
         """Write what is pending, to the storage too."""
-        self._writer.flush()
-        self._put()
+        self._flush()
+        storage.put(self._path)
 
     def close(self) -> None:
         """Write what is pending and close the file; closing twice is allowed."""
-        self._writer.close()
-        self._put()
-
-    def _put(self) -> None:
-        for path in self._files:
-            storage.put(path)
+        self._file.close()
+        storage.put(self._path)
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
-        self._writer.add_event(event)
+        self._records.write(event.SerializeToString())
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
 
 
 def _dim(size: int) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,3 +216,29 @@ def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
 def test_writing_needs_neither_torch_nor_tensorflow() -> None:
     script = "import sys, metabench.events; assert not {'torch', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_full_disk_is_one_error_and_no_second_thread_tells_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = Events(tmp_path)
+    before = threading.active_count()
+    Events(tmp_path / "more").close()
+    assert threading.active_count() == before
+
+    def full(data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(events._records, "_writer", SimpleNamespace(write=full))
+    with pytest.raises(OSError, match="No space left"):
+        events.scalars(1, {"loss": 1.0})
+    events.close()
+
+
+def test_what_was_written_is_on_disk_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = Events(tmp_path)
+    events.scalars(1, {"loss": 1.0})
+    monkeypatch.setattr("metabench.events.FLUSH_SECONDS", 0)
+    events.scalars(2, {"loss": 0.5})
+    assert scalars(tmp_path, "loss") == [(1, 1.0), (2, 0.5)]
+    events.close()
