@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.func import grad
 
-from metabench import nets, optim, profiling, trees, vectorise
+from metabench import nets, optim, profiling, recompute, trees, vectorise
 from metabench.core import HEAD, Aux, Net, Support, Tree, setting
 
 
@@ -25,6 +25,10 @@ class Settings(optim.Settings):
         0.0, "largest absolute element of an inner gradient; 0 for no limit", minimum=0
     )
     adapt_norm: bool = setting(False, "adapt the scale and shift of norm layers in the inner loop")
+    recompute: bool = setting(
+        False,
+        "compute second-order inner steps again in the backward pass: less memory, more time",
+    )
 
 
 PARTS: Mapping[str, Callable[[str], bool]] = {
@@ -61,18 +65,31 @@ class OrderedSettings(Settings):
 
 
 def gradient(
-    loss: Callable[[Tree], tuple[Tensor, Tree]], fast: Tree, slow: Tree, derivative: str, clip: Any
+    loss: Callable[[Tree, Support], tuple[Tensor, Tree]],
+    fast: Tree,
+    slow: Tree,
+    support: Support,
+    derivative: str,
+    clip: Any = 0,
+    again: bool = False,
 ) -> tuple[Tree, Tree]:
-    """Differentiate an inner loss of all layers, `params -> (loss, moments)`, with respect to the fast ones.
+    """Differentiate an inner loss of all layers, `-> (loss, moments)`, with respect to the fast ones.
 
     Args:
         derivative: "second" differentiates through the gradient; "first" treats it as a constant.
         clip: largest absolute element; 0 for no limit.
+        again: compute it again where it is differentiated, and keep nothing for that.
     """
+
+    def of(fast: Tree, slow: Tree, support: Support) -> tuple[Tree, Tree]:
+        return grad(lambda layers: loss({**slow, **layers}, support), has_aux=True)(fast)
+
     if derivative == "first":
         fast, slow = (trees.map(torch.Tensor.detach, layers) for layers in (fast, slow))
+    elif again:
+        of = recompute.steps(of)
     with profiling.named("inner gradient"):
-        direction, moments = grad(lambda layers: loss({**slow, **layers}), has_aux=True)(fast)
+        direction, moments = of(fast, slow, support)
         if clip:
             direction = trees.map(lambda g: g.clamp(-clip, clip), direction)
     return direction, moments

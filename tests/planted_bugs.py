@@ -50,6 +50,16 @@ BUGS = [
         QUADRATIC + "test_an_inner_gradient_is_limited_element_by_element",
     ),
     Bug(
+        "steps that are computed again are recorded all the same", "recompute.py",
+        "        with torch.no_grad():\n", "        with torch.enable_grad():\n",
+        "algorithms/test_recompute.py::test_ten_steps_take_the_memory_of_one",
+    ),
+    Bug(
+        "a step that is computed again forgets its first gradient", "recompute.py",
+        "found.get(place) for place", "found.get(place) if place else None for place",
+        "algorithms/test_recompute.py::test_the_meta_gradient_is_the_same",
+    ),
+    Bug(
         "evaluation takes as many steps as training", "inner.py",
         "return h.inner_steps if h.eval_steps < 0 else h.eval_steps", "return h.inner_steps",
         QUADRATIC + "test_evaluation_takes_the_steps_asked_for",

@@ -27,6 +27,7 @@ FLOORS: dict[str, float] = {
     "nets": 1,
     "optim": 1,
     "profiling": 1.2,
+    "recompute": 0.5,
     "inner": 1.5,  # its settings extend those of optim
     "augment": 1,
     "draws": 0.8,

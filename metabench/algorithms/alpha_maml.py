@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,10 +45,9 @@ def descend(
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
     alpha = meta["alpha"] if h.alpha_gradient == "exact" else meta["alpha"].detach()
     directions = []
+    loss = partial(inner.support_loss, net)
     for _ in range(steps):
-        direction, _ = inner.gradient(
-            lambda params: inner.support_loss(net, params, support), fast, slow, derivative, h.inner_clip
-        )
+        direction, _ = inner.gradient(loss, fast, slow, support, derivative, h.inner_clip, h.recompute)
         # alg. 2: theta' = theta - alpha * grad L_S(theta)
         fast = trees.map(lambda w, g: w - alpha * g, fast, direction)
         directions.append(direction)

@@ -19,19 +19,19 @@ def descend(
     net: Net, theta: Tree, support: Support, h: inner.Settings, steps: int, derivative: str, part: str
 ) -> Tree:
     fast, slow = inner.partition(net, theta, h.adapt_norm, part)
-    loss, known = partial(inner.support_loss, net, support=support), slow
+    loss, known = partial(inner.support_loss, net), slow
     if part == "head":
         # The body stands still, so one pass through it serves every step.
-        loss, known = partial(head_loss, net, support.y), {"features": net.embed(theta, support.x)[0]}
+        loss, known = partial(head_loss, net), {"features": net.embed(theta, support.x)[0]}
     for _ in range(steps):
-        direction, _ = inner.gradient(loss, fast, known, derivative, h.inner_clip)
+        direction, _ = inner.gradient(loss, fast, known, support, derivative, h.inner_clip, h.recompute)
         # sec. 2.2: theta' = theta - alpha * grad L_S(theta)
         fast = trees.map(lambda w, g: w - h.inner_lr * g, fast, direction)
     return {**slow, **fast}
 
 
-def head_loss(net: Net, y: Tensor, params: Tree) -> tuple[Tensor, Tree]:
-    return net.objective.loss(nets.outputs(net, params[HEAD], params["features"]), y), {}
+def head_loss(net: Net, params: Tree, support: Support) -> tuple[Tensor, Tree]:
+    return net.objective.loss(nets.outputs(net, params[HEAD], params["features"]), support.y), {}
 
 
 def task_loss(

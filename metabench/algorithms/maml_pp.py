@@ -83,8 +83,8 @@ def inner_step(
 ) -> tuple[Tree, Tree]:
     """Take inner step `step`; return the fast weights after it and the batch norm moments it used."""
     direction, used = inner.gradient(
-        lambda params: inner.support_loss(net, at(step, net, params, h), support, moments),
-        fast, slow, derivative, h.inner_clip,
+        lambda params, support: inner.support_loss(net, at(step, net, params, h), support, moments),
+        fast, slow, support, derivative, h.inner_clip, h.recompute,
     )  # fmt: skip
     if not h.learned_rates:
         return trees.map(lambda w, g: w - h.inner_lr * g, fast, direction), used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -40,10 +41,9 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
 
 def descend(net: Net, meta: Tree, support: Support, h: Settings, steps: int, derivative: str) -> Tree:
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
+    loss = partial(inner.support_loss, net)
     for _ in range(steps):
-        direction, _ = inner.gradient(
-            lambda params: inner.support_loss(net, params, support), fast, slow, derivative, h.inner_clip
-        )
+        direction, _ = inner.gradient(loss, fast, slow, support, derivative, h.inner_clip, h.recompute)
         # eq. 2: theta' = theta - alpha o grad L_S(theta)
         fast = trees.map(lambda w, a, g: w - a * g, fast, meta["alpha"], direction)
     return {**slow, **fast}

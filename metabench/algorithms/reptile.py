@@ -65,10 +65,10 @@ def descend(
 ) -> tuple[Tree, Tree]:
     """Return the adapted layers, as constants, and the inner optimiser's state after them."""
     fast, slow = inner.partition(net, trees.map(torch.Tensor.detach, theta), h.adapt_norm)
-    rule = RULES[h.inner_optimizer]()
+    rule, loss = RULES[h.inner_optimizer](), partial(inner.support_loss, net)
     for step in range(steps):
-        loss = partial(inner.support_loss, net, support=batch(examples, step, h.inner_batch))
-        gradient, _ = inner.gradient(loss, fast, slow, "first", h.inner_clip)
+        chosen = batch(examples, step, h.inner_batch)
+        gradient, _ = inner.gradient(loss, fast, slow, chosen, "first", h.inner_clip)
         direction, state = rule.direction(gradient, state)
         fast = trees.map(lambda w, d: w - h.inner_lr * d, fast, direction)
     return {**slow, **fast}, state

@@ -34,7 +34,7 @@ def task_loss(
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
     phi = meta["theta"]
     for _ in range(h.inner_steps):
-        gradient, _ = inner.gradient(partial(inner.support_loss, net, support=support), phi, {}, "first", 0)
+        gradient, _ = inner.gradient(partial(inner.support_loss, net), phi, {}, support, "first")
         phi = trees.map(lambda w, g: w - h.inner_lr * g, phi, gradient)
     return inner.adapted(net, phi, support)
 
