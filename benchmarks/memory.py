@@ -1,0 +1,122 @@
+"""Memory and time of a second-order meta-gradient over inner steps, with and without computing them again.
+
+The most bytes that torch had allocated at once beyond those before, by its profiler on a CPU and by its
+allocator on a GPU, and the median time of a call. "composed" is the step as it is composed anew each time,
+"replayed" what a long run replays.
+
+    python benchmarks/memory.py --setting seed --tasks 8 --shot 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from metabench import algorithms, memory, nets, seeds, trees, vectorise
+from metabench.config import NetworkConfig
+from metabench.core import Query, Support, Task
+from metabench.objectives import OBJECTIVES
+from metabench.replay import Tape
+
+SETTINGS = {"seed": (20, 28, 1), "omni": (64, 28, 1), "mini": (32, 84, 3)}
+"""Width, size and channels, as in the benchmark of speed."""
+
+WAY = 5
+
+
+def step(given: argparse.Namespace, steps: int, again: bool, pays_after: float) -> Callable[[], Any]:
+    """Return a call that computes one meta-gradient."""
+    width, size, channels = SETTINGS[given.setting]
+    shape = (channels, size, size)
+    net = nets.build(NetworkConfig(width=width), WAY, shape, OBJECTIVES["classification"], 64)
+    algorithm = algorithms.get("maml")
+    h = algorithms.hparams("maml", {"inner_steps": steps, "recompute": again})
+    generator = seeds.generator("benchmark", "memory")
+    meta, buffers = (
+        trees.map(lambda leaf: leaf.to(given.device), tree) for tree in algorithm.init(net, h, generator)
+    )
+    drawn = []
+    for examples in (given.shot, given.query):
+        x = torch.rand(given.tasks, WAY * examples, *shape, generator=generator).to(given.device)
+        y = torch.arange(WAY, device=given.device).repeat(examples).expand(given.tasks, -1)
+        drawn += [x, y]
+    classes = torch.arange(WAY, device=given.device).expand(given.tasks, -1)
+    tasks = Task(Support(*drawn[:2]), Query(*drawn[2:]), classes)
+    tape = Tape(pays_after=pays_after)
+    chunk = given.tasks
+    return lambda: vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.0, chunk, tape)
+
+
+def peak(call: Callable[[], Any], device: str) -> int:
+    """Return the most bytes that are allocated at once during a call, beyond those before."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        taken.export_chrome_trace(str(path))
+        events = [one for one in json.loads(path.read_text())["traceEvents"] if one["name"] == "[memory]"]
+    held = [one["args"]["Total Allocated"] for one in sorted(events, key=lambda one: one["ts"])]
+    return max(held) - held[0]
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Return the median time of a call."""
+    taken = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        float(trees.leaves(call()[0])[0].sum())  # waits for the device
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--setting", choices=SETTINGS, default="seed")
+    for name, default in {"tasks": 8, "shot": 5, "query": 15, "repeats": 5, "threads": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    memory.keep_freed()
+    rows = []
+    for form, pays_after in (("composed", float("inf")), ("replayed", 0.0)):
+        for steps in (1, 5, 10):
+            for again in (False, True):
+                call = step(given, steps, again, pays_after)
+                call()
+                call()
+                row = {"form": form, "steps": steps, "recompute": again}
+                rows.append(
+                    {**row, "bytes": peak(call, given.device), "seconds": seconds(call, given.repeats)}
+                )
+    if given.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        how = "computed again" if row["recompute"] else "kept"
+        megabytes, milliseconds = row["bytes"] / 1e6, 1e3 * row["seconds"]
+        print(f"{row['form']:9} K = {row['steps']:2} {how:15} {megabytes:8.0f} MB {milliseconds:8.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
