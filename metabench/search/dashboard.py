@@ -67,8 +67,9 @@ def write_leaderboard(folder: Path) -> None:
 
 
 def _show(folder: Path, found: Mapping[str, Any]) -> None:
+    text = board.as_markdown(found, in_parts=True)
     events = Events(folder / store.TENSORBOARD / LEADERBOARD_RUN)
-    events.text("leaderboard", board.as_markdown(found, in_parts=True))
+    events.text("leaderboard", text)
     metric = found["metric"]["name"]
     for row in found["rows"]:
         name = f"meta_test/{row['algorithm']}-{row['variant']}"

@@ -104,7 +104,7 @@ def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
         return found
 
     monkeypatch.setattr(dashboard.board, "write", write)
-    monkeypatch.setattr(dashboard.board, "as_markdown", lambda board: "a table")
+    monkeypatch.setattr(dashboard.board, "as_markdown", lambda board, **how: "a table")
     for _ in range(2):
         dashboard.write_leaderboard(tmp_path)
     run = tmp_path / store.TENSORBOARD / dashboard.LEADERBOARD_RUN
