@@ -164,3 +164,21 @@ def test_texts_are_tables_that_fit(browser: Any, address: str) -> None:  # noqa:
 def test_learned_rates_are_histograms(browser: Any, address: str) -> None:  # noqa: F811
     page = tab(browser, address, "histograms", "text=lr/inner_rates", runs="_final")
     page.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "runs"),
+    [
+        ("scalars", "text=incumbent", "_search"),
+        ("distributions", "text=lr/inner_rates", "_final"),
+        ("timeseries", "text=Settings", ""),
+    ],
+)
+def test_the_other_tabs_show_what_they_are_for(
+    browser: Any,  # noqa: F811
+    address: str,
+    name: str,
+    shown: str,
+    runs: str,
+) -> None:
+    tab(browser, address, name, shown, runs=runs).close()
