@@ -4,7 +4,7 @@ The most bytes that torch had allocated at once beyond those before, by its prof
 allocator on a GPU, and the median time of a call. "composed" is the step as it is composed anew each time,
 "replayed" what a long run replays.
 
-    python benchmarks/memory.py --setting seed --tasks 8 --shot 5
+    python -m benchmarks.memory --setting seed --tasks 8 --shot 5
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from metabench import algorithms, memory, nets, seeds, trees, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Query, Support, Task
 from metabench.objectives import OBJECTIVES
 from metabench.replay import Tape
+from tests.counting import held_at_most
 
 SETTINGS = {"seed": (20, 28, 1), "omni": (64, 28, 1), "mini": (32, 84, 3)}
 """Width, size and channels, as in the benchmark of speed."""
@@ -65,14 +63,7 @@ def peak(call: Callable[[], Any], device: str) -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
-        call()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        taken.export_chrome_trace(str(path))
-        events = [one for one in json.loads(path.read_text())["traceEvents"] if one["name"] == "[memory]"]
-    held = [one["args"]["Total Allocated"] for one in sorted(events, key=lambda one: one["ts"])]
-    return max(held) - held[0]
+    return held_at_most(call)
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:

@@ -92,7 +92,9 @@ def train(
     splits = load_splits(task)
     objective = OBJECTIVES[splits.kind]
     if profile is not None:
-        store.check_writable(profile)
+        store.check_writable(profile, "--profile")
+        if (profile / profiling.TRACE).exists():
+            raise MetabenchError(f"--profile {profile}: holds a profile already; choose another folder")
     told = contextlib.nullcontext() if profile is None else profiling.to(profile, stderr.print)
     with store.lock(folder):
         runs.claim(config, splits, folder)

@@ -84,8 +84,8 @@ def show(
     tasks: FrozenTasks,
 ) -> None:
     """Show the first tasks in TensorBoard, with what is predicted after 0, 1, ... inner steps."""
+    few = episodes.first(tasks, SHOWN)
     for step, changed in diagnostics.over_steps(h):
-        few = episodes.first(tasks, SHOWN)
         for number, one in enumerate(predict(algorithm, net, meta, buffers, changed, split, few), start=1):
             pixels = mosaic(one)
             height, width, _ = pixels.shape

@@ -166,8 +166,12 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "commit": _commit(), "device": _device()}
 
 
-def check_writable(folder: Path) -> None:
-    """Raise MetabenchError unless files can be made in a folder, which need not exist; leave no trace."""
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Raise MetabenchError unless files can be made in a folder, which need not exist; leave no trace.
+
+    Args:
+        option: by which another folder can be given.
+    """
     existing = folder.absolute()
     try:
         while not existing.exists() and existing != existing.parent:
@@ -175,7 +179,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        message = f"{folder}: cannot write in {existing}: {error.strerror}; choose another folder with --out"
+        message = f"{folder}: cannot write in {existing}: {error.strerror}; choose another with {option}"
         raise MetabenchError(message) from error
 
 

@@ -61,7 +61,11 @@ def test_the_command_takes_a_profile(tmp_path: Path) -> None:
         "1",
     ]
     given += ["--validation-tasks", "2", "--set", "task_batch_size=2", "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, ["train", *given, "--profile", str(tmp_path / "out")])
+    asked = ["train", *given, "--profile", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / profiling.TRACE).exists()
     assert len(store.read_lines(tmp_path / "run" / store.REPORTS)) == 1
+    again = CliRunner().invoke(app, asked)
+    assert again.exit_code == 2
+    assert "holds a profile already; choose another folder" in again.output

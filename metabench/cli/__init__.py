@@ -9,7 +9,7 @@ import typer
 
 from metabench import __version__
 from metabench.cli import datasets, results, simulate
-from metabench.cli.base import Json, guarded
+from metabench.cli.base import Distractors, Domains, Json, MostShots, Unlabelled, guarded
 
 app = typer.Typer(
     name="metabench",
@@ -152,12 +152,10 @@ def train(
     ] = "1",
     query: Annotated[int, typer.Option(help="Query examples a class in meta-training.")] = 5,
     test_query: Annotated[int, typer.Option(help="Query examples a class in evaluation.")] = 15,
-    most_shots: Annotated[
-        int | None, typer.Option(help="Unbalanced support: the most examples of a class.")
-    ] = None,
-    unlabelled: Annotated[int, typer.Option(help="Unlabelled images of each class of a task.")] = 0,
-    distractors: Annotated[int, typer.Option(help="Other classes with unlabelled images.")] = 0,
-    domains: Annotated[str, typer.Option(help="any, within or across: where classes come from.")] = "any",
+    most_shots: MostShots = None,
+    unlabelled: Unlabelled = 0,
+    distractors: Distractors = 0,
+    domains: Domains = "any",
     distort: Annotated[
         list[str] | None,
         typer.Option(help="key=value: how far images are distorted where `--set augment=...` asks for it."),

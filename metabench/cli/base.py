@@ -17,6 +17,11 @@ DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS,
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
+MostShots = Annotated[int | None, typer.Option(help="Unbalanced support: the most examples of a class.")]
+Unlabelled = Annotated[int, typer.Option(help="Unlabelled images of each class of a task.")]
+Distractors = Annotated[int, typer.Option(help="Other classes with unlabelled images.")]
+Domains = Annotated[str, typer.Option(help="any, within or across: where classes come from.")]
+
 
 def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a mistake into one message and exit code 2, Ctrl-C into 130, and a scheduler's signal into 75.

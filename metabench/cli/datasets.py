@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from metabench.cli.base import Json, guarded
+from metabench.cli.base import Distractors, Domains, Json, MostShots, Unlabelled, guarded
 from metabench.core import MetabenchError
 
 app = typer.Typer(help="List, download, show and check the data sets.")
@@ -91,12 +91,10 @@ def tasks(
     way: Annotated[str, typer.Option(help="Classes in a task: 5, or 3-10 drawn for each.")] = "5",
     shot: Annotated[str, typer.Option(help="Support examples a class: 1, or 1-5.")] = "1",
     query: Queries = 15,
-    most_shots: Annotated[
-        int | None, typer.Option(help="Unbalanced support: the most examples of a class.")
-    ] = None,
-    unlabelled: Annotated[int, typer.Option(help="Unlabelled images of each class of a task.")] = 0,
-    distractors: Annotated[int, typer.Option(help="Other classes with unlabelled images.")] = 0,
-    domains: Annotated[str, typer.Option(help="any, within or across: where classes come from.")] = "any",
+    most_shots: MostShots = None,
+    unlabelled: Unlabelled = 0,
+    distractors: Distractors = 0,
+    domains: Domains = "any",
     json: Json = False,
 ) -> None:
     """Write the frozen tasks that runs are tested on into a small file, with the hash that proves them."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.func import grad, vmap
-from torch.profiler import ProfilerActivity, profile
 
 from metabench import algorithms, nets, recompute, seeds, trees, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Query, Support, Task, Tree
 from metabench.objectives import OBJECTIVES
 from metabench.replay import Tape
+from tests.counting import held_at_most
 
 KNOWN = [
     name for name in algorithms.names() if "recompute" in algorithms.get(name).hparams.__dataclass_fields__
@@ -80,22 +78,10 @@ def test_a_replayed_step_computes_again_too() -> None:
     assert len(tape.recorded) == 1
 
 
-def peak(function: Callable[[], Any], folder: Path) -> int:
-    """Return the most bytes that were allocated at once, beyond those at the start."""
-    function()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
-        function()
-    path = folder / "trace.json"
-    taken.export_chrome_trace(str(path))
-    events = [one for one in json.loads(path.read_text())["traceEvents"] if one["name"] == "[memory]"]
-    held = [one["args"]["Total Allocated"] for one in sorted(events, key=lambda one: one["ts"])]
-    return max(held) - held[0]
-
-
 @pytest.mark.parametrize("name", ["maml", "maml_pp"])
-def test_ten_steps_take_the_memory_of_one(name: str, tmp_path: Path) -> None:
+def test_ten_steps_take_the_memory_of_one(name: str) -> None:
     found = {
-        (steps, again): peak(problem(name, "batch", again, steps, shot=20), tmp_path)
+        (steps, again): held_at_most(problem(name, "batch", again, steps, shot=20))
         for steps, again in ((1, False), (10, False), (10, True))
     }
     assert found[10, True] <= 2 * found[1, False]

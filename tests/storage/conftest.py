@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from metabench import storage
 from tests.storage import server
 
 
@@ -20,3 +22,12 @@ def s3() -> Iterator[server.Server]:
 def url(s3: server.Server, request: pytest.FixtureRequest) -> str:
     """Return an address of its own for a test."""
     return f"{s3.url}/{request.node.name.replace('[', '-').replace(']', '')}"
+
+
+@pytest.fixture
+def here(tmp_path: Path, url: str) -> Iterator[Path]:
+    """Attach a folder to an address."""
+    folder = tmp_path / "here"
+    storage.attach(folder, url)
+    yield folder
+    storage.detach(folder)

@@ -17,15 +17,6 @@ from tests.storage import server
 
 
 @pytest.fixture
-def here(tmp_path: Path, url: str) -> Iterator[Path]:
-    """Attach a folder to an address."""
-    folder = tmp_path / "here"
-    storage.attach(folder, url)
-    yield folder
-    storage.detach(folder)
-
-
-@pytest.fixture
 def there(tmp_path: Path, url: str) -> Iterator[Path]:
     """Attach another machine's folder to the same address."""
     folder = tmp_path / "there"

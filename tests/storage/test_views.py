@@ -7,7 +7,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,6 @@ from tests.report.conftest import quickly
 from tests.search.processes import COMMAND
 
 PATIENCE = 90
-
-
-@pytest.fixture
-def here(tmp_path: Path, url: str) -> Iterator[Path]:
-    """Attach a folder to an address."""
-    folder = tmp_path / "here"
-    storage.attach(folder, url)
-    yield folder
-    storage.detach(folder)
 
 
 def asked(address: str, wanted: str) -> None:
