@@ -101,7 +101,7 @@ class Contest:
 
         def call() -> list[torch.Tensor]:
             gradient, *_ = vectorise.meta_gradient(
-                self.algorithm, self.net, self.meta, self.buffers, self.tasks, self.h, 0.0, 32, tape
+                self.algorithm, self.net, self.meta, self.buffers, self.tasks, self.h, 0.0, tape=tape
             )
             return ordered(gradient["theta"])
 

@@ -102,6 +102,7 @@ class Net(NamedTuple):
     norm_channels: Mapping[str, int]  # the batch norm layers and their channels
     norms: tuple[str, ...]  # the layers that hold a norm's scale and shift, of any kind
     n_classes: int  # of meta-train
+    largest: int  # numbers in the largest of an example's hidden images
 
 
 class Aux(NamedTuple):

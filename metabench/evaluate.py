@@ -14,7 +14,7 @@ from torch import Tensor
 from metabench import algorithms, draws, episodes, nets, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Algorithm, Net, Objective, Task, Tree
-from metabench.episodes import FrozenTasks
+from metabench.episodes import FrozenTasks, Group
 
 BLOCK = 50
 """Tasks that are gathered and adapted at once."""
@@ -62,12 +62,16 @@ def over(
 ) -> dict[str, NDArray[np.float64]]:
     """Apply a function of one task that returns a dict of tensors to every frozen task: arrays [T, ...]."""
     blocks, positions = [], []
+    size = vectorise.at_once(net, images.device, BLOCK)
     for group in tasks.groups:
-        for start in range(0, len(group.positions), BLOCK):
-            chosen = slice(start, start + BLOCK)
-            block = episodes.gather(images, draws.part(group.indices, chosen), group.shape)
-            blocks.append(vectorise.per_task(partial(function, vectorise.for_tasks(net, block)), block))
-            positions.append(group.positions[chosen])
+
+        def applied(part: slice, group: Group = group) -> Tree:
+            block = episodes.gather(images, draws.part(group.indices, part), group.shape)
+            return vectorise.per_task(partial(function, vectorise.for_tasks(net, block)), block)
+
+        found, size = vectorise.in_parts(applied, len(group.positions), size)
+        blocks += found
+        positions.append(group.positions)
     order = torch.cat(positions).argsort()
-    found = {key: torch.cat([block[key] for block in blocks]).double().cpu() for key in blocks[0]}
-    return {key: values[order].numpy() for key, values in found.items()}
+    whole = {key: torch.cat([block[key] for block in blocks]).double().cpu() for key in blocks[0]}
+    return {key: values[order].numpy() for key, values in whole.items()}

@@ -25,9 +25,21 @@ def batch_moments(x: Tensor) -> Tree:
 
 def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
     """Normalise each channel of [n, C, ...] by given moments, then scale and shift it."""
+    return _affine(x, *_line(norm, moments))
+
+
+def normalise_and_rectify(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
+    """Do so to images [n, C, H, W], and let no pixel be negative."""
+    factor, shift = _line(norm, moments)
+    if fused is not None and x.device.type == "cpu":
+        return torch.ops.metabench.rectify(x, factor, shift, 1)
+    return F.relu(_affine(x, factor, shift))
+
+
+def _line(norm: Tree, moments: Tree) -> tuple[Tensor, Tensor]:
     # Never torch's affine batch norm: its second-order gradients are wrong under vmap.
     factor = norm["scale"] * torch.rsqrt(moments["var"] + EPSILON)
-    return _affine(x, factor, norm["shift"] - moments["mean"] * factor)
+    return factor, norm["shift"] - moments["mean"] * factor
 
 
 def group_norm(x: Tensor, norm: Tree, groups: int) -> Tensor:
@@ -55,7 +67,7 @@ def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tu
         `has_moments`).
     """
     if fused is not None and x.device.type == "cpu":
-        _, pooled, mean, var, _ = torch.ops.metabench.step(x, weight, scale.detach(), 1, has_moments)
+        _, pooled, mean, var, _ = torch.ops.metabench.step(x, weight, scale.detach(), 1, has_moments, False)
         return pooled, mean, var
     return plain_conv_pool(x, weight, scale, has_moments)
 

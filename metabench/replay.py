@@ -6,6 +6,7 @@ a list of plain operations that depends on shapes and settings only; running it 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -24,6 +25,7 @@ class Tape:
     def __init__(self, pays_after: float = PAYS_AFTER) -> None:
         self.pays_after = pays_after
         self.seconds: dict[Hashable, float] = {}
+        self.fits = sys.maxsize  # the most tasks that were found to fit in memory at once
         self.recorded: dict[Hashable, Callable[..., Any]] = {}
 
     def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:

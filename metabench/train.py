@@ -33,9 +33,6 @@ from metabench.evaluate import Evaluation, evaluate
 from metabench.objectives import OBJECTIVES
 from metabench.replay import Tape
 
-CHUNK = 32
-"""Tasks whose graphs are in memory at once."""
-
 LISTEN = 50
 """How often in a full run the listener hears of meta-training."""
 
@@ -142,7 +139,7 @@ def meta_step(
     progress = state.tasks_seen / config.tasks
     with profiling.named("outer gradient"):
         gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
-            algorithm, net, state.meta, state.buffers, groups, h, progress, CHUNK, tape
+            algorithm, net, state.meta, state.buffers, groups, h, progress, tape=tape
         )
     with profiling.named("outer optimiser"):
         optimiser = algorithm.optimizer(h)

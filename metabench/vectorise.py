@@ -6,9 +6,9 @@ second order for torch's own affine norm layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,14 +18,51 @@ from metabench import trees
 from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree
 from metabench.replay import Tape
 
+MOST = 32
+"""Tasks whose graphs are in memory at once."""
 
-def chunks(tasks: Task, size: int) -> Iterator[Task]:
-    """Cut T tasks into groups of at most `size`."""
-    for start in range(0, len(tasks.classes), size):
-        part = slice(start, start + size)
-        support = type(tasks.support)(*[leaf[part] for leaf in tasks.support])
-        query = Query(*[leaf[part] for leaf in tasks.query])
-        yield Task(support, query, tasks.classes[part])
+CACHED = 1_600_000
+"""Bytes of one hidden image for each task, which a processor's cache should hold."""
+
+
+def at_once(net: Net, device: torch.device, most: int = MOST) -> int:
+    """Return how many tasks are computed at once: as many as that is fast for."""
+    if device.type != "cpu":
+        return most
+    # Fewer than four would take longer to compose than to compute.
+    return min(most, max(4, CACHED // (4 * net.largest)))
+
+
+Found = TypeVar("Found")
+
+
+def in_parts(function: Callable[[slice], Found], n_tasks: int, size: int) -> tuple[list[Found], int]:
+    """Apply a function to parts of T tasks, of half the size each time that the device's memory is too small.
+
+    Returns:
+        What it gave for each part, and the size that fitted.
+    """
+    found: list[Found] = []
+    start = 0
+    while start < n_tasks:
+        n_parts = -(-(n_tasks - start) // size)  # as few as may be, and alike
+        part = slice(start, start - (start - n_tasks) // n_parts)
+        try:
+            found.append(function(part))
+        except torch.OutOfMemoryError:
+            if part.stop - start == 1:
+                raise
+            size = (part.stop - start) // 2
+            continue
+        start = part.stop
+    return found, size
+
+
+def cut(tasks: Task, part: slice) -> Task:
+    """Return some of T tasks."""
+    support = type(tasks.support)(*[leaf[part] for leaf in tasks.support])
+    query = Query(*[leaf[part] for leaf in tasks.query])
+    return Task(support, query, tasks.classes[part])
 
 
 def meta_gradient(
@@ -36,13 +73,13 @@ def meta_gradient(
     tasks: Task,
     h: Any,
     progress: float,
-    chunk: int,
+    chunk: int | None = None,
     tape: Tape | None = None,
 ) -> tuple[Tree, Tensor, Logs, Tree]:
     """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks.
 
     Args:
-        chunk: tasks whose graphs are in memory at once.
+        chunk: tasks whose graphs are in memory at once; without it, what is fast and fits.
         tape: of one algorithm, network and settings; takes over once recording the operations pays.
     """
 
@@ -54,12 +91,19 @@ def meta_gradient(
     run = per_task if tape is None else partial(tape.run, (net.way, algorithm.phase(h, progress)), per_task)
     n_tasks = len(tasks.classes)
     _refuse_autocast(tasks)
-    total: Tree = None
-    for part in chunks(tasks, chunk):
-        gradient, (loss, (logs, new_buffers)) = run(meta, buffers, part)
-        summed = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
-        summed = trees.map(lambda leaf: leaf.sum(0), summed)
-        total = summed if total is None else trees.map(torch.add, total, summed)
+
+    def summed(part: slice) -> Tree:
+        gradient, (loss, (logs, new_buffers)) = run(meta, buffers, cut(tasks, part))
+        found = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
+        return trees.map(lambda leaf: leaf.sum(0), found)
+
+    size = chunk or at_once(net, tasks.support.x.device)
+    if tape is not None:
+        size = min(size, tape.fits)
+    parts, fits = in_parts(summed, n_tasks, size)
+    if tape is not None and fits < size:
+        tape.fits = fits
+    total = reduce(partial(trees.map, torch.add), parts)
     mean = trees.map(lambda leaf: leaf / n_tasks, total)
     return mean["gradient"], mean["loss"], mean["logs"], mean["buffers"]
 
@@ -72,7 +116,7 @@ def grouped_meta_gradient(
     groups: Sequence[Task],
     h: Any,
     progress: float,
-    chunk: int,
+    chunk: int | None = None,
     tape: Tape | None = None,
 ) -> tuple[Tree, Tensor, Logs, Tree]:
     """Do the same over groups of tasks, as tasks of different ways or shots cannot be computed at once."""

@@ -35,6 +35,7 @@ def conv4(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     smallest = 2**BLOCKS if network.shrink == "pool" else 1
     channels, height, width = parts.image_shape(network, shape, smallest)
     halve = HALVE[network.shrink]
+    whole = height * width if network.shrink == "pool" else halve(height) * halve(width)
     for _ in range(BLOCKS):
         height, width = halve(height), halve(width)
     n_pixels = height * width
@@ -46,7 +47,7 @@ def conv4(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
         for block, n in enumerate(inputs, 1)
     ]
     embed = partial(_embed, _block_of(network), READOUTS[network.readout])
-    return parts.describe(network, hidden, embed, features, outputs)
+    return parts.describe(network, hidden, embed, features, outputs, network.width * whole)
 
 
 READOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -84,7 +85,7 @@ def _pooled_batch_norm(params: Tree, number: int, x: Tensor, moments: Tree | Non
         x, params[f"conv{number}"]["weight"], norm["scale"], has_moments=given is None
     )
     used = {"mean": mean, "var": var} if given is None else given
-    return F.relu(layers.normalise(x, norm, used)), {name: used}
+    return layers.normalise_and_rectify(x, norm, used), {name: used}
 
 
 def _pooled_bias(params: Tree, number: int, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:

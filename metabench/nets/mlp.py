@@ -25,7 +25,7 @@ def mlp(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
         parts.Layer(f"linear{layer}", f"norm{layer}", (network.width, n)) for layer, n in enumerate(inputs, 1)
     ]
     embed = partial(_embed, parts.norm_of(network), network.depth)
-    return parts.describe(network, hidden, embed, network.width, outputs)
+    return parts.describe(network, hidden, embed, network.width, outputs, network.width)
 
 
 def _embed(

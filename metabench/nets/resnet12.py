@@ -22,11 +22,12 @@ def resnet12(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Ne
     Widths double from block to block and the head sees the mean over pixels, as in TADAM; MetaOptNet widens
     to 10 times the first width and flattens. There is no DropBlock, and weights start as torch's own.
     """
-    channels, _, _ = parts.image_shape(network, shape, 2**BLOCKS)
+    channels, height, width = parts.image_shape(network, shape, 2**BLOCKS)
     parts.check(network, n_pixels=4, foreign=("depth", "shrink"))
     widths = [network.width * 2**block for block in range(BLOCKS)]
     hidden = list(_hidden([channels, *widths]))
-    return parts.describe(network, hidden, partial(_embed, parts.norm_of(network)), widths[-1], outputs)
+    embed, largest = partial(_embed, parts.norm_of(network)), network.width * height * width
+    return parts.describe(network, hidden, embed, widths[-1], outputs, largest)
 
 
 def _hidden(channels: list[int]) -> Iterator[parts.Layer]:
