@@ -222,13 +222,13 @@ def present(peers: Mapping[str, Peer]) -> dict[str, Peer]:
     return {name: peer for name, peer in peers.items() if importlib.util.find_spec(peer.library)}
 
 
-def flops(problem: Problem) -> int:
+def flops(peer: Peer, problem: Problem) -> int:
     """Count the floating-point operations of one task's meta-gradient, by torch's own counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     with counter:
-        loop_train(problem, 1)()
+        peer.make(problem, 1)()
     return int(counter.get_total_flops())
 
 

@@ -17,126 +17,17 @@ import queue
 import statistics
 import time
 from multiprocessing.synchronize import Barrier
-from typing import Any, NamedTuple
+from typing import Any
 
 import peers
-import peers_jax
 import torch
+from contest import SETTINGS, STEPS, Contest
+from peers_learners import LEARNERS
 
-from metabench import algorithms, memory, nets, seeds, trees, vectorise
-from metabench.config import NetworkConfig
-from metabench.core import Query, Support, Task
-from metabench.objectives import OBJECTIVES
-from metabench.replay import Tape
-
-
-class Setting(NamedTuple):
-    """What is computed."""
-
-    width: int
-    size: int
-    channels: int
-    tasks: int
-    shot: int
-
-
-SETTINGS = {
-    "seed": Setting(width=20, size=28, channels=1, tasks=25, shot=1),
-    "omni": Setting(width=64, size=28, channels=1, tasks=32, shot=1),
-    "mini": Setting(width=32, size=84, channels=3, tasks=4, shot=5),
-}
-
-WAY, QUERY, STEPS = 5, 15, 5
-LOOPED = 6
-"""Tasks that those who loop over tasks are given at once."""
+from metabench import memory
 
 TOLERANCE = 2e-2
 """Relative difference of float32 meta-gradients: a wrong second order is far above it, rounding below."""
-
-
-class Contest:
-    """All contestants of one process."""
-
-    def __init__(self, arguments: argparse.Namespace, threads: int) -> None:
-        torch.set_num_threads(threads)
-        peers_jax.prepare(threads)
-        memory.keep_freed()
-        self.arguments = arguments
-        setting = SETTINGS[arguments.setting]
-        device = torch.device(arguments.device)
-        generator = seeds.generator("benchmark", "speed", arguments.setting)
-        shape = (setting.channels, setting.size, setting.size)
-        network = NetworkConfig(width=setting.width)
-        self.net = nets.build(network, WAY, shape, OBJECTIVES["classification"], 64)
-        n_tasks = arguments.tasks or setting.tasks
-        drawn = []
-        for examples in (setting.shot, QUERY):
-            x = torch.rand(n_tasks, WAY * examples, *shape, generator=generator)
-            drawn += [x.to(device), torch.arange(WAY, device=device).repeat(examples).expand(n_tasks, -1)]
-        self.n_tasks = n_tasks
-        self.is_second = arguments.order == "second"
-        name = "maml" if self.is_second else "fomaml"
-        self.algorithm = algorithms.get(name)
-        self.h = algorithms.hparams(
-            name, {"inner_lr": peers.RATE, "inner_steps": arguments.steps, "adapt_norm": True}
-        )
-        meta, buffers = self.algorithm.init(self.net, self.h, generator)
-        self.meta, self.buffers = (trees.map(lambda leaf: leaf.to(device), tree) for tree in (meta, buffers))
-        classes = torch.arange(WAY, device=device).expand(n_tasks, -1)
-        self.tasks = Task(Support(*drawn[:2]), Query(*drawn[2:]), classes)
-        weights = ordered(self.meta["theta"])
-        self.problem = peers.Problem(weights, tuple(drawn), arguments.steps, self.is_second)
-        self.calls = {"ours": (self._ours(), n_tasks)}
-        known = peers.EVALUATION if arguments.what == "evaluate" else peers.TRAINING
-        for title, peer in peers.present(known).items():
-            if arguments.peers and title not in arguments.peers.split(","):
-                continue
-            given = min(LOOPED, n_tasks) if peer.is_loop else n_tasks
-            self.calls[title] = (peer.make(self.problem, given), given)
-
-    def _ours(self) -> peers.Call:
-        if self.arguments.what == "evaluate":
-            return self._evaluate
-        tape = Tape(pays_after=0.0)  # a run records its steps once they have taken a minute
-
-        def call() -> list[torch.Tensor]:
-            gradient, *_ = vectorise.meta_gradient(
-                self.algorithm, self.net, self.meta, self.buffers, self.tasks, self.h, 0.0, tape=tape
-            )
-            return ordered(gradient["theta"])
-
-        return call
-
-    def _evaluate(self) -> list[torch.Tensor]:
-        def one(task: Task) -> torch.Tensor:
-            learner = self.algorithm.adapt(self.net, self.meta, self.buffers, task.support, self.h)
-            return self.algorithm.predict(self.net, learner, task.query.x)
-
-        return [vectorise.per_task(one, self.tasks)]
-
-    def time(self, name: str) -> float:
-        """Return the seconds of one call."""
-        call, _ = self.calls[name]
-        begun = time.perf_counter()
-        float(call()[-1].sum())  # waits for the device
-        return time.perf_counter() - begun
-
-    def check(self) -> dict[str, float]:
-        """Return how far each is from a loop over the same tasks, relative to it; warms up everybody."""
-        found = {}
-        make = peers.loop_evaluate if self.arguments.what == "evaluate" else peers.loop_train
-        for name, (call, n_tasks) in self.calls.items():
-            expected = torch.cat([leaf.flatten() for leaf in make(self.problem, n_tasks)()])
-            got = torch.cat([leaf.flatten() for leaf in call()])
-            found[name] = float((got - expected).norm() / expected.norm())
-        return found
-
-
-def ordered(theta: Any) -> list[torch.Tensor]:
-    """List our tensors in the order of a module's parameters."""
-    layers = [*(f"{kind}{block}" for block in "1234" for kind in ("conv", "norm")), "head"]
-    names = ("weight", "scale", "bias", "shift")
-    return [theta[layer][name] for layer in layers for name in names if name in theta[layer]]
 
 
 def run(arguments: argparse.Namespace, threads: int, gate: Barrier, results: Any) -> None:
@@ -227,10 +118,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     fastest = max(best, key=lambda name: best[name]["tasks_per_second"])
     peak = ceiling(arguments.device, cores)
     contest = Contest(argparse.Namespace(**{**vars(arguments), "tasks": 1}), cores)
-    flops = peers.flops(contest.problem) if arguments.what == "train" else None
+    flops = peers.flops(contest.known["loop"], contest.problem) if arguments.what == "train" else None
     return {
         "setting": arguments.setting,
         "order": arguments.order,
+        "learner": arguments.learner,
         "what": arguments.what,
         "steps": arguments.steps,
         "device": arguments.device,
@@ -271,7 +163,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setting", choices=SETTINGS, default="seed")
-    parser.add_argument("--order", choices=("second", "first"), default="second")
+    parser.add_argument("--order", choices=("second", "first"), default="second", help="of derivatives")
+    parser.add_argument("--learner", choices=LEARNERS, default="maml")
     parser.add_argument("--what", choices=("train", "evaluate"), default="train")
     parser.add_argument("--steps", type=int, default=STEPS, help="inner steps")
     parser.add_argument(
@@ -283,11 +176,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args()
+    if arguments.what == "evaluate" and arguments.learner != "maml":
+        parser.error("--what evaluate has peers for --learner maml alone")
     result = measure(arguments)
     if arguments.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{result['setting']}, {result['order']} order, {result['what']}, on {result['machine']}")
+    what = (result[name] for name in ("setting", "learner", "order", "what"))
+    print(f"{', '.join(what)}, on {result['machine']}")
     for name, speed in {"ours": result["ours"], **result["peers"]}.items():
         peak = result["peak_bytes"][name] / 1e9
         print(f"{name:10} {speed:8.1f} tasks/s  ({result['ways'][name]})  peak {peak:.2f} GB")

@@ -15,6 +15,7 @@ from metabench import algorithms, draws, episodes, nets, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Algorithm, Net, Objective, Task, Tree
 from metabench.episodes import FrozenTasks, Group
+from metabench.replay import Tape
 
 BLOCK = 50
 """Tasks that are gathered and adapted at once."""
@@ -28,16 +29,27 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, images: Tensor, tasks: FrozenTasks
+    algorithm: Algorithm,
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    h: Any,
+    images: Tensor,
+    tasks: FrozenTasks,
+    tape: Tape | None = None,
 ) -> Evaluation:
-    """Adapt to each frozen task's support set and score its queries."""
+    """Adapt to each frozen task's support set and score its queries.
 
-    def score(net: Net, task: Task) -> Tree:
+    Args:
+        tape: of one algorithm, network and settings, where the same is done again and again.
+    """
+
+    def score(net: Net, task: Task, meta: Tree, buffers: Tree) -> Tree:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         logits = algorithm.predict(net, learner, task.query.x)
         return _scores(net.objective, logits, task.query.y)
 
-    return Evaluation(**over(score, net, images, tasks))
+    return Evaluation(**over(score, net, images, tasks, meta, buffers, tape=tape))
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
@@ -58,16 +70,30 @@ def _scores(objective: Objective, outputs: Tensor, y: Tensor) -> Tree:
 
 
 def over(
-    function: Callable[[Net, Task], Tree], net: Net, images: Tensor, tasks: FrozenTasks
+    function: Callable[..., Tree],
+    net: Net,
+    images: Tensor,
+    tasks: FrozenTasks,
+    *shared: Tree,
+    tape: Tape | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Apply a function of one task that returns a dict of tensors to every frozen task: arrays [T, ...]."""
+    """Apply a function of a network, one task and what tasks share to every frozen task.
+
+    Args:
+        function: returns a dict of tensors.
+
+    Returns:
+        Arrays [T, ...] by the names in that dict.
+    """
     blocks, positions = [], []
     size = vectorise.at_once(net, images.device, BLOCK)
     for group in tasks.groups:
 
         def applied(part: slice, group: Group = group) -> Tree:
             block = episodes.gather(images, draws.part(group.indices, part), group.shape)
-            return vectorise.per_task(partial(function, vectorise.for_tasks(net, block)), block)
+            sized = vectorise.for_tasks(net, block)
+            name = ("evaluation", sized.way)
+            return vectorise.per_task(partial(function, sized), block, *shared, tape=tape, name=name)
 
         found, size = vectorise.in_parts(applied, len(group.positions), size)
         blocks += found

@@ -114,7 +114,7 @@ def train(
         evaluation = None
         if window.finite:
             args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
-            evaluation = evaluate(*args, val_images, val_tasks)
+            evaluation = evaluate(*args, val_images, val_tasks, tape)
         state = state._replace(seconds=state.seconds + time.perf_counter() - begun)
         report = _report(learner.net.objective, state, window, evaluation, memory.peak(device))
         yield report, state

@@ -6,7 +6,7 @@ second order for torch's own affine norm layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial, reduce
 from typing import Any, TypeVar
 
@@ -140,11 +140,22 @@ def for_tasks(net: Net, tasks: Task) -> Net:
     return net if tasks.query.y.is_floating_point() else net._replace(way=tasks.classes.shape[-1])
 
 
-def per_task(function: Callable[[Task], Tree], tasks: Task) -> Tree:
-    """Apply a function of one task to T tasks without recording gradients; leaves gain a leading [T]."""
+def per_task(
+    function: Callable[..., Tree], tasks: Task, *shared: Tree, tape: Tape | None = None, name: Hashable = None
+) -> Tree:
+    """Apply a function of one task to T tasks without recording gradients; leaves gain a leading [T].
+
+    Args:
+        shared: further arguments, the same for all tasks. With a tape the function must take all tensors that
+            may change as arguments.
+        name: by which a tape tells functions apart.
+    """
     _refuse_autocast(tasks)
+    over_tasks = vmap(function, in_dims=(0, *[None] * len(shared)))
     with torch.no_grad():
-        return vmap(function)(tasks)
+        if tape is None:
+            return over_tasks(tasks, *shared)
+        return tape.run(name, over_tasks, tasks, *shared)
 
 
 def per_example(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

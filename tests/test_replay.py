@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import algorithms, draws, episodes, replay, seeds, train, trees, vectorise
+from metabench import algorithms, draws, episodes, evaluate, replay, seeds, train, trees, vectorise
 from metabench.config import NetworkConfig, RunConfig
 from metabench.core import Splits, Task, Tree
 from metabench.draws import Shape
@@ -56,6 +56,23 @@ def test_replaying_gives_the_same_bits_for_new_tasks_parameters_and_buffers(name
         found, expected = vectorise.meta_gradient(*args, tape), vectorise.meta_gradient(*args)
         for mine, theirs in zip(found, expected, strict=True):
             assert_identical({"": mine}, {"": theirs})
+    assert len(tape.recorded) == 1
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_replayed_evaluation_gives_the_same_bits_for_whatever_was_learnt(name: str, device: str) -> None:
+    splits, config = small.splits(), configure(name)
+    learner = train.build(config, splits)
+    state = train.start(config, learner, device)
+    images = splits.meta_validation.images.to(device)
+    frozen = episodes.frozen(splits, "meta_validation", config.task, 6, "search")
+    tape = Tape(pays_after=0)
+    for step in range(3):
+        meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
+        args = (learner.algorithm, learner.net, meta, buffers, learner.h, images, frozen)
+        found, expected = evaluate.evaluate(*args, tape), evaluate.evaluate(*args)
+        assert (found.loss == expected.loss).all()
+        assert (found.score == expected.score).all()
     assert len(tape.recorded) == 1
 
 

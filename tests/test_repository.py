@@ -22,6 +22,7 @@ FLOORS: dict[str, float] = {
     "figures": 0.5,
     "config": 0.5,
     "objectives": 0.7,
+    "blocked": 0.6,
     "fused": 0.7,
     "layers": 0.8,
     "nets": 1,

@@ -82,9 +82,9 @@ def test_evaluation_goes_on_with_fewer_tasks_where_memory_is_too_small(
     expected = evaluate.evaluate(*args, splits.meta_validation.images, frozen)
     room, per_task = Room(2), vectorise.per_task
 
-    def limited(function: Callable[[Task], Any], tasks: Task) -> Any:
+    def limited(function: Callable[..., Any], tasks: Task, *shared: Any, **options: Any) -> Any:
         room.limit(len(tasks.classes))
-        return per_task(function, tasks)
+        return per_task(function, tasks, *shared, **options)
 
     monkeypatch.setattr(vectorise, "per_task", limited)
     found = evaluate.evaluate(*args, splits.meta_validation.images, frozen)
