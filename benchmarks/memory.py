@@ -14,7 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,26 +31,38 @@ SETTINGS = {"seed": (20, 28, 1), "omni": (64, 28, 1), "mini": (32, 84, 3)}
 WAY = 5
 
 
-def step(given: argparse.Namespace, steps: int, again: bool, pays_after: float) -> Callable[[], Any]:
+class Form(NamedTuple):
+    """What a meta-gradient is taken of."""
+
+    width: int
+    size: int
+    channels: int
+    tasks: int
+    shot: int
+    query: int
+    steps: int
+    order: str = "second"
+    recompute: bool = False
+
+
+def step(form: Form, device: str, pays_after: float, chunk: int | None = None) -> Callable[[], Any]:
     """Return a call that computes one meta-gradient."""
-    width, size, channels = SETTINGS[given.setting]
-    shape = (channels, size, size)
-    net = nets.build(NetworkConfig(width=width), WAY, shape, OBJECTIVES["classification"], 64)
-    algorithm = algorithms.get("maml")
-    h = algorithms.hparams("maml", {"inner_steps": steps, "recompute": again})
+    shape = (form.channels, form.size, form.size)
+    net = nets.build(NetworkConfig(width=form.width), WAY, shape, OBJECTIVES["classification"], 64)
+    name = "maml" if form.order == "second" else "fomaml"
+    algorithm = algorithms.get(name)
+    h = algorithms.hparams(name, {"inner_steps": form.steps, "recompute": form.recompute})
     generator = seeds.generator("benchmark", "memory")
     meta, buffers = (
-        trees.map(lambda leaf: leaf.to(given.device), tree) for tree in algorithm.init(net, h, generator)
+        trees.map(lambda leaf: leaf.to(device), tree) for tree in algorithm.init(net, h, generator)
     )
     drawn = []
-    for examples in (given.shot, given.query):
-        x = torch.rand(given.tasks, WAY * examples, *shape, generator=generator).to(given.device)
-        y = torch.arange(WAY, device=given.device).repeat(examples).expand(given.tasks, -1)
-        drawn += [x, y]
-    classes = torch.arange(WAY, device=given.device).expand(given.tasks, -1)
+    for examples in (form.shot, form.query):
+        x = torch.rand(form.tasks, WAY * examples, *shape, generator=generator).to(device)
+        drawn += [x, torch.arange(WAY, device=device).repeat(examples).expand(form.tasks, -1)]
+    classes = torch.arange(WAY, device=device).expand(form.tasks, -1)
     tasks = Task(Support(*drawn[:2]), Query(*drawn[2:]), classes)
     tape = Tape(pays_after=pays_after)
-    chunk = given.tasks
     return lambda: vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.0, chunk, tape)
 
 
@@ -93,7 +105,9 @@ def main() -> None:
     for form, pays_after in (("composed", float("inf")), ("replayed", 0.0)):
         for steps in (1, 5, 10):
             for again in (False, True):
-                call = step(given, steps, again, pays_after)
+                problem = (*SETTINGS[given.setting], given.tasks, given.shot, given.query, steps)
+                form = Form(*problem, recompute=again)
+                call = step(form, given.device, pays_after, chunk=given.tasks)
                 call()
                 call()
                 row = {"form": form, "steps": steps, "recompute": again}

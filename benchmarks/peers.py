@@ -44,7 +44,7 @@ def conv4(weights: list[Tensor]) -> nn.Sequential:
         parts.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
         parts += [nn.BatchNorm2d(width, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(2)]
     outputs, features = weights[-2].shape
-    built = nn.Sequential(*parts, nn.Flatten(), nn.Linear(features, outputs)).to(weights[0].device)
+    built = nn.Sequential(*parts, nn.Flatten(), nn.Linear(features, outputs)).to(weights[0])
     with torch.no_grad():
         for parameter, value in zip(built.parameters(), weights, strict=True):
             parameter.copy_(value)

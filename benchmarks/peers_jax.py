@@ -14,6 +14,7 @@ EPSILON = 1e-5
 
 def prepare(threads: int) -> None:
     """Keep JAX to as many threads, and to the GPU memory that it needs; before it is imported."""
+    os.environ["JAX_ENABLE_X64"] = "1"  # for what is float64; the rest stays float32
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

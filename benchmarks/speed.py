@@ -26,8 +26,8 @@ from peers_learners import LEARNERS
 
 from metabench import memory
 
-TOLERANCE = 2e-2
-"""Relative difference of float32 meta-gradients: a wrong second order is far above it, rounding below."""
+TOLERANCE = 1e-6
+"""Relative difference of float64 meta-gradients; a wrong second order is far above it."""
 
 
 def run(arguments: argparse.Namespace, threads: int, gate: Barrier, results: Any) -> None:
