@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+WIDTH = 20
+"""Channels of the network whose validation is timed."""
+
 FIRST_STEP = """
 import os, sys, time
 from metabench import train
@@ -59,11 +62,17 @@ def validation_share(
     import torch
 
     from metabench import data, train
-    from metabench.config import RunConfig, TaskConfig
+    from metabench.config import NetworkConfig, RunConfig, TaskConfig
 
     torch.set_num_threads(threads)
     task = TaskConfig(dataset="glyphs", way=5, shot=1, query=15)
-    config = RunConfig(algorithm=algorithm, hyperparameters={}, task=task, tasks=tasks, rungs=rungs, seed=0)
+    described = {
+        "algorithm": algorithm,
+        "hyperparameters": {},
+        "network": NetworkConfig(width=WIDTH),
+        "seed": 0,
+    }
+    config = RunConfig(**described, task=task, tasks=tasks, rungs=rungs)
     spent: list[float] = []
     evaluate = train.evaluate
 

@@ -82,7 +82,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     named = list(dict.fromkeys(row["of"] for row in rows))
     figure, axes = pyplot.subplots(1, len(named), figsize=(3.4 * len(named), 3), squeeze=False)
@@ -94,6 +94,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.loglog(values, ideal, "--", color="gray", label="as its arithmetic")
         axis.set_xlabel(TITLES[name])
         axis.set_xticks(values, [str(value) for value in values])
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axis.minorticks_off()
     axes[0][0].set_ylabel("tasks a second")
     axes[0][0].legend()

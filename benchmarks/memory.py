@@ -106,8 +106,8 @@ def main() -> None:
         for steps in (1, 5, 10):
             for again in (False, True):
                 problem = (*SETTINGS[given.setting], given.tasks, given.shot, given.query, steps)
-                form = Form(*problem, recompute=again)
-                call = step(form, given.device, pays_after, chunk=given.tasks)
+                of = Form(*problem, recompute=again)
+                call = step(of, given.device, pays_after, chunk=given.tasks)
                 call()
                 call()
                 row = {"form": form, "steps": steps, "recompute": again}
