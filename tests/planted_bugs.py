@@ -69,6 +69,32 @@ BUGS = [
         "        return pooled, mean, var\n", "        return pooled, mean.detach(), var.detach()\n",
         ORACLES + "test_maml_and_fomaml_agree_with_higher_and_torchopt",
     ),
+    # blocks
+    Bug(
+        "moments of blocks are averaged without their spread", "blocked.py",
+        "(share * (each - mean).square_().add_(torch.stack(variances))).sum(0)",
+        "(share * torch.stack(variances)).sum(0)",
+        "test_layers.py::test_blocks_of_examples_make_no_difference",
+    ),
+    Bug(
+        "an output of blocks that is computed again has no gradient of its own", "blocked.py",
+        "pairs.append((of_y, x[at], back))", "pass",
+        "test_layers.py::test_meta_gradient_equals_that_of_torchs_own_layers_at_odd_and_even_sizes",
+    ),
+    Bug(
+        "a sum over blocks is that of the last block", "blocked.py",
+        "self.whole[name].add_(part) if name in self.whole else part", "part",
+        "test_layers.py::test_blocks_of_examples_make_no_difference",
+    ),
+    Bug(
+        "what is rectified passes its whole gradient on", "blocked.py",
+        'found.put("g", at, torch.ops.aten.threshold_backward(h, rectified[at], 0))', 'found.put("g", at, h)',
+        "test_layers.py::test_rectify_has_the_derivatives_of_its_parts",
+    ),
+    Bug(
+        "tasks that fit are not remembered", "vectorise.py", "tape.fits = fits", "pass",
+        "test_vectorise.py::test_tasks_that_do_not_fit_are_halved_and_have_the_same_gradient",
+    ),
     # ANIL and BOIL
     Bug(
         "ANIL adapts every layer", "algorithms/maml.py",
