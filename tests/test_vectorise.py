@@ -94,7 +94,7 @@ def test_evaluation_goes_on_with_fewer_tasks_where_memory_is_too_small(
 
 
 @pytest.mark.parametrize(
-    ("width", "size", "expected"), [(8, 16, 32), (20, 28, 25), (64, 28, 7), (32, 84, 4), (128, 84, 4)]
+    ("width", "size", "expected"), [(8, 16, 32), (20, 28, 27), (64, 28, 8), (32, 84, 4), (128, 84, 4)]
 )
 def test_a_processor_takes_as_many_tasks_at_once_as_its_cache_has_room_for(
     width: int, size: int, expected: int
