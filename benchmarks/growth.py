@@ -53,7 +53,7 @@ def flops(form: Form) -> int:
 def measure(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Time every form."""
     rows = []
-    for name in given.only.split(",") if given.only else GROWTH:
+    for name in given.only:
         for value in GROWTH[name]:
             form = START._replace(order=given.order, **{name: value})
             call = step(form, given.device, 0.0)
@@ -109,13 +109,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--order", choices=("second", "first"), default="second")
-    parser.add_argument("--only", default="", help=f"which of {', '.join(GROWTH)}; all if not given")
+    parser.add_argument("--only", choices=GROWTH, nargs="+", default=list(GROWTH), help="what is to grow")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--picture", type=Path, help="where to draw it")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     given = parser.parse_args()
+    for path in (given.picture, given.json):
+        if path and not path.parent.is_dir():
+            parser.error(f"{path}: there is no folder {path.parent}; make it first")
     torch.set_num_threads(given.threads)
     memory.keep_freed()
     rows = measure(given)

@@ -21,7 +21,8 @@ from typing import Any
 
 import peers
 import torch
-from contest import SETTINGS, STEPS, Contest
+from contest import CHECKED, SETTINGS, STEPS, Contest
+from peers import EVALUATION, present
 from peers_learners import LEARNERS
 
 from metabench import memory
@@ -178,6 +179,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "evaluate" and arguments.learner != "maml":
         parser.error("--what evaluate has peers for --learner maml alone")
+    known = present(EVALUATION if arguments.what == "evaluate" else LEARNERS[arguments.learner])
+    wrong = sorted(set(filter(None, arguments.peers.split(","))) - set(known))
+    if wrong:
+        parser.error(f"--peers {','.join(wrong)}: must be of {', '.join(known)}, those that are installed")
+    if arguments.tasks is not None and arguments.tasks < CHECKED:
+        parser.error(f"--tasks {arguments.tasks}: must be >= {CHECKED}")
     result = measure(arguments)
     if arguments.json:
         print(json.dumps(result, indent=1))

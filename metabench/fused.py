@@ -1,6 +1,6 @@
-"""Convolution, batch moments and max pooling as one step, fast under vmap on a CPU to the second derivative.
+"""Convolution, moments and pooling as one step; scale, shift and ReLU as another: fast under vmap on a CPU.
 
-The step, its gradient and its gradient's gradient are three operators. Their vmap rule moves the tasks into
+A step, its gradient and its gradient's gradient are three operators. Their vmap rule moves the tasks into
 the channels, so that what runs at last is a few grouped, channels-last kernels over all tasks at once; the
 rules of torch leave that layout and take far slower kernels. The operators are registered with the dispatcher
 itself, because a `torch.autograd.Function` costs milliseconds a call under nested torch.func transforms.

@@ -87,10 +87,10 @@ def test_a_run_that_diverges_reports_it_and_ends() -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_training_learns(name: str) -> None:
     """On noise images whose classes are told apart by their mean, accuracy rises well above chance."""
-    config = small.config(name, tasks=200, rungs=(200,), inner_lr=0.3, outer_lr=3e-3)
+    config = small.config(name, tasks=800, rungs=(800,), inner_lr=0.3, outer_lr=3e-3)
     config = config.model_copy(update={"validation_tasks": 100})
     report = list(train.train(config, small.splits()))[-1][0]
-    assert report.val_accuracy - report.val_ci > 0.45  # of three classes
+    assert report.val_accuracy > 0.6
 
 
 def test_the_listener_hears_rates_and_means() -> None:
