@@ -85,7 +85,7 @@ def test_ten_steps_take_the_memory_of_one(name: str) -> None:
         for steps, again in ((1, False), (10, False), (10, True))
     }
     assert found[10, True] <= 2 * found[1, False]
-    assert found[10, False] > 3 * found[1, False]  # or there was nothing to save
+    assert found[10, False] > 4 * found[1, False]  # or there was nothing to save
 
 
 def test_what_is_whole_or_not_used_has_no_gradient() -> None:
