@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from metabench import memory
 from metabench.config import AugmentConfig
 from metabench.core import Task
 
@@ -54,7 +55,8 @@ def tasks(drawn: Task, h: Any, config: AugmentConfig, generator: Generator) -> T
 
 def turn_classes(drawn: Task, generator: Generator) -> Task:
     """Turn each class of a task, support and query alike, by a random multiple of 90 degrees of its own."""
-    turns = torch.randint(4, tuple(drawn.classes.shape), generator=generator).to(drawn.classes.device)
+    turns = torch.randint(4, tuple(drawn.classes.shape), generator=generator)
+    turns = memory.sent(turns, drawn.classes.device)
 
     def turned(half: Any) -> Any:
         times = turns.gather(1, half.y)[:, :, None, None, None]  # [T, n, 1, 1, 1]
@@ -71,9 +73,9 @@ def distort(x: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     images = x.flatten(0, -4)
     moves, light = parameters(len(images), config, generator)
     if config.moves:
-        images = warp(images, moves.to(x), config.padding)
+        images = warp(images, moves.to(x.dtype), config.padding)
     if config.lights:
-        gain, lift = light.to(x)[:, :, None, None, None].unbind(1)
+        gain, lift = memory.sent(light.to(x.dtype), x.device)[:, :, None, None, None].unbind(1)
         mean = images.mean((1, 2, 3), keepdim=True)
         images = ((images - mean) * gain + mean * lift).clamp(0, 1)
     return images.view_as(x)
@@ -105,10 +107,11 @@ def warp(images: Tensor, moves: Tensor, padding: str) -> Tensor:
     """Move the pixels of images [n, C, H, W] by the maps of `parameters`, interpolating between pixels."""
     height, width = images.shape[-2:]
     # Halves of a side are not one length where an image is not square, but a rotation needs that.
-    sides = images.new_tensor([width, height])
+    sides = moves.new_tensor([width, height])
     linear = moves[:, :, :2] * (sides / sides.max())[None, None, :] / (sides / sides.max())[None, :, None]
     # grid_sample asks where a pixel comes from: p = A^-1 (p' - t)
-    back = torch.linalg.inv(linear)
+    back = torch.linalg.inv_ex(linear)[0]  # asks for no errors: a scale and a rotation have an inverse
     origin = -back @ moves[:, :, 2:]
-    grid = F.affine_grid(torch.cat([back, origin], 2), list(images.shape), align_corners=False)
+    theta = memory.sent(torch.cat([back, origin], 2), images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)

@@ -96,7 +96,7 @@ def step(
     sign = _sign(scale) if bool((scale < 0).any()) else None
     found, seen = Found(n), []
     for at in blocks(x, len(weight)):
-        y = _conv(x[at], weight, groups)
+        y = convolve(x[at], weight, groups)
         if has_moments:
             seen.append((len(y) / n, *torch.batch_norm_update_stats(y, None, None, 0.0)))
             if keep and not _is_light(x, groups):
@@ -113,13 +113,13 @@ def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) ->
     """Return the gradients of weight and x."""
     saved = saved._replace(weight=_channels_last(saved.weight))  # as a convolution wants it, once
     x, weight = saved.x, saved.weight
-    flipped = _flip(weight, groups) if needs_x else None
+    flipped = flip(weight, groups) if needs_x else None
     found = Found(len(x))
     for at in blocks(x, len(weight)):
         g = _gradient(at, gradients, saved, _output(at, gradients, saved, groups))
-        found.add("weight", _conv_weight(x[at], g, groups))
+        found.add("weight", correlate(x[at], g, groups))
         if flipped is not None:
-            found.put("x", at, _conv(g, flipped, groups))
+            found.put("x", at, convolve(g, flipped, groups))
     return found.read("weight", "x")
 
 
@@ -136,7 +136,7 @@ def step_grad_grad(
     saved = saved._replace(weight=_channels_last(saved.weight))  # as a convolution wants them, once
     x, weight, _, where = saved
     found = Found(len(x))
-    back, h_back = (_flip(w, groups) if needs_x and w is not None else None for w in (weight, h_weight))
+    back, h_back = (flip(w, groups) if needs_x and w is not None else None for w in (weight, h_weight))
     for at in blocks(x, len(weight)):
         y = _output(at, gradients, saved, groups)
         h = _moved(at, h_weight, h_x, saved, groups)
@@ -158,8 +158,8 @@ def step_grad_grad(
                 pairs.append((of_y, x[at], back))
         for g, image, _ in pairs:
             if image is not None:
-                found.add("weight", _conv_weight(image, g, groups))
-        through = [_conv(g, filters, groups) for g, _, filters in pairs if filters is not None]
+                found.add("weight", correlate(image, g, groups))
+        through = [convolve(g, filters, groups) for g, _, filters in pairs if filters is not None]
         if through:
             found.put("x", at, sum(through[1:], through[0]))
     return found.read("g_y", "g_pooled", "slope", "offset", "x", "weight", "y")
@@ -225,7 +225,7 @@ def _output(at: slice, gradients: Gradients, saved: Saved, groups: int) -> Tenso
     # The convolution's, where the gradients of the moments ask for it.
     if gradients.slope is None:
         return None
-    return saved.y[at] if len(saved.y) else _conv(saved.x[at], saved.weight, groups)
+    return saved.y[at] if len(saved.y) else convolve(saved.x[at], saved.weight, groups)
 
 
 def _gradient(at: slice, gradients: Gradients, saved: Saved, y: Tensor | None) -> Tensor:
@@ -247,7 +247,7 @@ def _gradient(at: slice, gradients: Gradients, saved: Saved, y: Tensor | None) -
 def _moved(at: slice, h_weight: Tensor | None, h_x: Tensor | None, saved: Saved, groups: int) -> Tensor:
     # How the convolution's output moves, where weight and x move along h_weight and h_x.
     ways = ((saved.x, h_weight), (h_x, saved.weight))
-    moves = [_conv(a[at], b, groups) for a, b in ways if a is not None and b is not None]
+    moves = [convolve(a[at], b, groups) for a, b in ways if a is not None and b is not None]
     return moves[0] if len(moves) == 1 else moves[0].add_(moves[1])
 
 
@@ -255,12 +255,13 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _conv(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """Convolve 3 x 3, zero-padded to the same size."""
     return F.conv2d(_channels_last(x), weight, padding=1, groups=groups)
 
 
-def _flip(weight: Tensor, groups: int) -> Tensor:
-    # The filters that take the gradient of a convolution's output to that of its input.
+def flip(weight: Tensor, groups: int) -> Tensor:
+    """Return the filters that take the gradient of a convolution's output to that of its input."""
     return (
         weight.unflatten(0, (groups, -1))
         .transpose(1, 2)
@@ -270,7 +271,8 @@ def _flip(weight: Tensor, groups: int) -> Tensor:
     )
 
 
-def _conv_weight(x: Tensor, g: Tensor, groups: int) -> Tensor:
+def correlate(x: Tensor, g: Tensor, groups: int) -> Tensor:
+    """Return the gradient of filters from images and the gradient of a convolution's output."""
     weight = x.new_empty(g.shape[1], x.shape[1] // groups, 3, 3)
     geometry = ([1, 1], [1, 1], [1, 1], False, [0, 0], groups)
     return torch.ops.aten.convolution_backward(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabench import draws, seeds
+from metabench import draws, memory, seeds
 from metabench.config import TaskConfig
 from metabench.core import Query, SemiSupport, Split, Splits, Support, Task
 from metabench.draws import Indices, Shape
@@ -45,7 +45,8 @@ def n_outputs(images: Tensor, way: int) -> int:
 
 def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     """Cut T tasks out of a split's images, or out of its table of points; leaves have a leading [T]."""
-    indices = Indices(**{name: index.to(images.device) for name, index in draws.tensors(indices).items()})
+    parts = draws.tensors(indices).items()
+    indices = Indices(**{name: memory.sent(index, images.device) for name, index in parts})
     classes, examples = indices.classes, indices.examples
     room, n_query = shape.room, shape.query
     labels = torch.arange(shape.way, device=images.device)

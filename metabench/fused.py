@@ -1,4 +1,4 @@
-"""Convolution, moments and pooling as one step; scale, shift and ReLU as another: fast under vmap on a CPU.
+"""Convolution, moments and pooling as one step; scale, shift and ReLU as another: fast under vmap.
 
 A step, its gradient and its gradient's gradient are three operators. Their vmap rule moves the tasks into
 the channels, so that what runs at last is a few grouped, channels-last kernels over all tasks at once; the
@@ -8,6 +8,8 @@ itself, because a `torch.autograd.Function` costs milliseconds a call under nest
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -126,6 +128,41 @@ class _RectifyGradGrad(_SingleLevelFunction):
 Axes = tuple[int, ...]
 
 
+def serves(device: str) -> bool:
+    """Say whether the operators run on a type of device."""
+    return device == "cpu" or (device in ("cuda", "meta") and _has_kernels(device))
+
+
+@functools.cache
+def _has_kernels(device: str) -> bool:
+    try:
+        from metabench import gpu
+
+        if device == "cuda":
+            one = torch.ones(1, 1, 3, 3, device=device)
+            gpu.convolve(one, one, 1)
+    except Exception as error:  # noqa: BLE001  Triton's are of many kinds: no compiler, no room on disk
+        logging.getLogger(__name__).warning(
+            "kernels for %s cannot be compiled, so that torch's own layers are used, which are several times "
+            "slower: %s: %s",
+            device,
+            type(error).__name__,
+            error,
+        )
+        return False
+    return True
+
+
+def _gpu() -> Any:
+    from metabench import gpu  # where it is used alone: importing Triton takes a while
+
+    return gpu
+
+
+WAYS: dict[str, Callable[[], Any]] = {"CPU": lambda: blocked, "CUDA": _gpu, "Meta": _gpu}
+"""What computes on a type of device, by torch's name of its dispatch key."""
+
+
 def _register(
     name: str, arguments: str, kernel: Callable[..., Any], function: Any, given: Axes, out: Axes
 ) -> None:
@@ -136,7 +173,8 @@ def _register(
         with enable_single_level_autograd_function():
             return function.apply(*inputs)
 
-    _LIBRARY.impl(name, kernel, "CPU")
+    for key in WAYS:
+        _LIBRARY.impl(name, lambda *inputs, key=key: kernel(WAYS[key](), *inputs), key)
     _LIBRARY.impl(name, autograd, "Autograd")
     _LIBRARY.impl(name, partial(_batched, getattr(_OPS, name).default, given, out), "FuncTorchBatched")
 
@@ -179,7 +217,7 @@ def _named(tensors: tuple[Any, ...]) -> tuple[Any, Any]:
 _register(
     "step",
     "Tensor x, Tensor w, Tensor scale, int groups, bool has_moments, bool keep",
-    blocked.step,
+    lambda way, *inputs: way.step(*inputs),
     _Step,
     (1, 0, 0),
     (1, 1, 0, 0, 1),
@@ -188,7 +226,7 @@ _register(
     "step_grad",
     "Tensor? g_y, Tensor? g_pooled, Tensor? slope, Tensor? offset, "
     "Tensor x, Tensor w, Tensor y, Tensor where, int groups, bool needs_x",
-    lambda *inputs: blocked.step_grad(*_named(inputs[:8]), *inputs[8:]),
+    lambda way, *inputs: way.step_grad(*_named(inputs[:8]), *inputs[8:]),
     _StepGrad,
     (1, 1, 0, 0, 1, 0, 1, 1),
     (0, 1),
@@ -197,7 +235,7 @@ _register(
     "step_grad_grad",
     "Tensor? h_w, Tensor? h_x, Tensor? g_y, Tensor? g_pooled, Tensor? slope, Tensor? offset, "
     "Tensor x, Tensor w, Tensor y, Tensor where, int groups, bool needs_x",
-    lambda h_w, h_x, *inputs: blocked.step_grad_grad(h_w, h_x, *_named(inputs[:8]), *inputs[8:]),
+    lambda way, h_w, h_x, *inputs: way.step_grad_grad(h_w, h_x, *_named(inputs[:8]), *inputs[8:]),
     _StepGradGrad,
     (0, 1, 1, 1, 0, 0, 1, 0, 1, 1),
     (1, 1, 0, 0, 1, 0, 1),
@@ -205,7 +243,7 @@ _register(
 _register(
     "rectify",
     "Tensor x, Tensor factor, Tensor shift, int groups",
-    lambda *inputs: blocked.rectify(*inputs[:-1]),
+    lambda way, *inputs: way.rectify(*inputs[:-1]),
     _Rectify,
     (1, 0, 0),
     (1,),
@@ -213,7 +251,7 @@ _register(
 _register(
     "rectify_grad",
     "Tensor g, Tensor rectified, Tensor x, Tensor factor, int groups",
-    lambda *inputs: blocked.rectify_grad(*inputs[:-1]),
+    lambda way, *inputs: way.rectify_grad(*inputs[:-1]),
     _RectifyGrad,
     (1, 1, 1, 0),
     (1, 0, 0),
@@ -222,7 +260,7 @@ _register(
     "rectify_grad_grad",
     "Tensor? h_x, Tensor? h_factor, Tensor? h_shift, "
     "Tensor g, Tensor rectified, Tensor x, Tensor factor, int groups",
-    lambda *inputs: blocked.rectify_grad_grad(*inputs[:-1]),
+    lambda way, *inputs: way.rectify_grad_grad(*inputs[:-1]),
     _RectifyGradGrad,
     (1, 0, 0, 1, 1, 1, 0),
     (1, 1, 0),

@@ -31,7 +31,7 @@ def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
 def normalise_and_rectify(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
     """Do so to images [n, C, H, W], and let no pixel be negative."""
     factor, shift = _line(norm, moments)
-    if fused is not None and x.device.type == "cpu":
+    if fused is not None and fused.serves(x.device.type):
         return torch.ops.metabench.rectify(x, factor, shift, 1)
     return F.relu(_affine(x, factor, shift))
 
@@ -66,7 +66,7 @@ def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tu
         The pooled image, and the mean and biased variance of each channel before pooling (zeros without
         `has_moments`).
     """
-    if fused is not None and x.device.type == "cpu":
+    if fused is not None and fused.serves(x.device.type):
         _, pooled, mean, var, _ = torch.ops.metabench.step(x, weight, scale.detach(), 1, has_moments, False)
         return pooled, mean, var
     return plain_conv_pool(x, weight, scale, has_moments)

@@ -1,4 +1,4 @@
-"""Peak memory of this process or device."""
+"""Memory of this process or device: its peak, its limits, and what is sent from one to the other."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def peak(device: torch.device | str) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor in main memory to a device, without waiting for what the device still has to do."""
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28), "M_MMAP_THRESHOLD": (-3, 2**30)}

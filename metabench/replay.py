@@ -1,7 +1,8 @@
 """Operations recorded once and replayed, without what composing them anew costs.
 
 Nested vmap and grad pass every operation through several interpreters, in Python. What is left at the end is
-a list of plain operations that depends on shapes and settings only; running it gives the same numbers.
+a list of plain operations that depends on shapes and settings only; running it gives the same numbers. On a
+CUDA device the list becomes a graph, which the device runs on its own.
 """
 
 from __future__ import annotations
@@ -15,18 +16,25 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-PAYS_AFTER = 60.0
-"""Seconds that a function must have taken before it is recorded: recording takes some, too."""
+from metabench.capture import capture
+
+PAYS_AFTER = {"cpu": 60.0, "cuda": 3.0}
+"""Seconds that a function must have taken before it is recorded: recording takes some, too.
+
+A GPU waits for the composing of operations most of the time.
+"""
 
 
 class Tape:
     """What one run has recorded."""
 
-    def __init__(self, pays_after: float = PAYS_AFTER) -> None:
+    def __init__(self, pays_after: float | None = None) -> None:
+        """Begin with nothing; record after so many seconds, or after those of `PAYS_AFTER`."""
         self.pays_after = pays_after
         self.seconds: dict[Hashable, float] = {}
         self.fits = sys.maxsize  # the most tasks that were found to fit in memory at once
         self.recorded: dict[Hashable, Callable[..., Any]] = {}
+        self.pool: Any = None  # memory that all graphs work in
 
     def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         """Return function(*args), replayed if it has been recorded for arguments of this form.
@@ -35,11 +43,17 @@ class Tape:
             name: tells apart what is no argument; under one name and form a function does one and the same.
             args: nested containers of tensors, the same at each call but for the numbers in the tensors.
         """
-        form = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in tree_leaves(args))
-        key = (name, form)
+        leaves = tree_leaves(args)
+        form = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+        key, kind = (name, form), leaves[0].device.type
         found = self.recorded.get(key)
-        if found is None and self.seconds.get(key, 0.0) >= self.pays_after:
-            found = self.recorded[key] = record(function, *args)
+        pays_after = PAYS_AFTER.get(kind, 0.0) if self.pays_after is None else self.pays_after
+        if found is None and self.seconds.get(key, 0.0) >= pays_after:
+            found = record(function, *args)
+            if kind == "cuda":
+                self.pool = self.pool or torch.cuda.graph_pool_handle()
+                found = capture(found, args, self.pool)
+            self.recorded[key] = found
         if found is not None:
             with torch.no_grad():
                 return found(*args)

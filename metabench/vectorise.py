@@ -88,19 +88,20 @@ def meta_gradient(
         return loss, (dict(aux.logs), aux.buffers)
 
     per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
-    run = per_task if tape is None else partial(tape.run, (net.way, algorithm.phase(h, progress)), per_task)
     n_tasks = len(tasks.classes)
     _refuse_autocast(tasks)
 
-    def summed(part: slice) -> Tree:
-        gradient, (loss, (logs, new_buffers)) = run(meta, buffers, cut(tasks, part))
+    def summed(meta: Tree, buffers: Tree, tasks: Task) -> Tree:
+        gradient, (loss, (logs, new_buffers)) = per_task(meta, buffers, tasks)
         found = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
         return trees.map(lambda leaf: leaf.sum(0), found)
+
+    run = summed if tape is None else partial(tape.run, (net.way, algorithm.phase(h, progress)), summed)
 
     size = chunk or at_once(net, tasks.support.x.device)
     if tape is not None:
         size = min(size, tape.fits)
-    parts, fits = in_parts(summed, n_tasks, size)
+    parts, fits = in_parts(lambda part: run(meta, buffers, cut(tasks, part)), n_tasks, size)
     if tape is not None and fits < size:
         tape.fits = fits
     total = reduce(partial(trees.map, torch.add), parts)
@@ -165,7 +166,7 @@ def per_example(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _refuse_autocast(tasks: Task) -> None:
     device = tasks.support.x.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         raise MetabenchError(
             f"torch.autocast is on for {device}: gradients of gradients lose too many of bfloat16's 8 bits; "
             "leave the autocast block"

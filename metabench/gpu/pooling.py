@@ -1,0 +1,265 @@
+"""Kernels that take one of each 2 x 2 pixels and a channel's moments, and take gradients back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from metabench.gpu.rows import CHANNELS, ROWS, add_part, grid, image, launch, of_channels, read, write
+
+BLOCK: dict[str, Any] = {"BLOCK_M": ROWS, "BLOCK_C": CHANNELS}
+
+
+def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Keep the largest of each 2 x 2 pixels of [n, C, H, W], the smallest where the scale is negative.
+
+    Returns:
+        The pooled image, each kept pixel's place in its window (0 to 3), and each channel's mean and biased
+        variance (zeros without `has_moments`).
+    """
+    n, n_channels, height, width = y.shape
+    pooled = image(y, n, n_channels, height // 2, width // 2)
+    where = image(y, *pooled.shape, dtype=torch.uint8)
+    n_windows = n * triton.cdiv(height, 2) * triton.cdiv(width, 2)
+    programs = grid(n_windows, n_channels)
+    n_parts = programs[0] if has_moments else 1
+    counts, parts = y.new_empty(n_parts), y.new_empty(n_parts, 2, n_channels)
+    geometry = (n_windows, height, width, n_channels, has_moments)
+    launch(_pool, programs, y, scale, pooled, where, counts, parts, *geometry, **BLOCK)
+    mean, var = (y.new_empty(n_channels) if has_moments else y.new_zeros(n_channels) for _ in range(2))
+    if has_moments:
+        launch(_moments, programs[1:], counts, parts, mean, var, n_parts, n_channels, **BLOCK)
+    return pooled, where, mean, var
+
+
+def spread(
+    like: Tensor,
+    pooled: Tensor | None,
+    where: Tensor,
+    line: tuple[Tensor, Tensor, Tensor] | None,
+    more: Tensor | None,
+) -> Tensor:
+    """Return the gradient of what `pool` took, [n, C, H, W].
+
+    Args:
+        like: an image of that height and width.
+        pooled: gradient of the pooled image.
+        line: y, slope and offset: `slope * y + offset` is added.
+        more: is added.
+    """
+    n, n_channels = where.shape[:2]
+    height, width = like.shape[2:]
+    g = image(like, n, n_channels, height, width)
+    n_pixels = n * height * width
+    y, slope, offset = line or (g, g, g)  # what is not there is not read
+    has = (pooled is not None, line is not None, more is not None)
+    given = (g if pooled is None else pooled, where, y, slope, offset, g if more is None else more)
+    geometry = (n_pixels, height, width, n_channels)
+    launch(_spread, grid(n_pixels, n_channels), *given, g, *geometry, *has, **BLOCK)
+    return g
+
+
+def gather(
+    h: Tensor, where: Tensor, line: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Take what `spread` does with its arguments back.
+
+    Args:
+        h: gradient of what it returned, [n, C, H, W].
+        line: y and slope.
+
+    Returns:
+        The gradients of pooled, y, slope and offset.
+    """
+    n, n_channels, height, width = h.shape
+    pooled = image(h, n, n_channels, height // 2, width // 2)
+    n_windows = n * triton.cdiv(height, 2) * triton.cdiv(width, 2)
+    programs = grid(n_windows, n_channels)
+    parts = h.new_empty(programs[0] if line else 1, 2, n_channels)
+    y, slope = line or (h, h)
+    of_y = image(h, *h.shape) if line else h
+    geometry = (n_windows, height, width, n_channels, line is not None)
+    launch(_gather, programs, h, where, y, slope, pooled, of_y, parts, *geometry, **BLOCK)
+    if line is None:
+        return pooled, None, None, None
+    return pooled, of_y, *parts.sum(0)
+
+
+@triton.jit
+def _window(i, height, width):
+    # The image, row and column of 2 x 2 windows, those cut off by the right and lower border among them.
+    high, wide = (height + 1) // 2, (width + 1) // 2
+    return i // (high * wide), (i // wide) % high, i % wide
+
+
+@triton.jit
+def _pixel(i, n_windows, place: tl.constexpr, height, width):
+    # The row of a window's pixel, and whether there is such a pixel.
+    image, r, q = _window(i, height, width)
+    r, q = 2 * r + place // 2, 2 * q + place % 2
+    return (image.to(tl.int64) * height + r) * width + q, (i < n_windows) & (r < height) & (q < width)
+
+
+@triton.jit
+def _pooled(i, n_windows, height, width):
+    # The row of what is kept of a window, and whether it is kept.
+    image, r, q = _window(i, height, width)
+    is_whole = (i < n_windows) & (2 * r + 1 < height) & (2 * q + 1 < width)
+    return (image.to(tl.int64) * (height // 2) + r) * (width // 2) + q, is_whole
+
+
+@triton.jit
+def _pool(
+    y,
+    scale,
+    pooled,
+    where,
+    counts,  # [programs]
+    parts,  # [programs, 2, channels]: mean, and sum of squares about it
+    n_windows,
+    height,
+    width,
+    n_channels,
+    HAS_MOMENTS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    sign = tl.where(of_channels(scale, c, n_channels) < 0, -1.0, 1.0).to(y.dtype.element_ty)
+    row, is_row = _pixel(i, n_windows, 0, height, width)
+    first = read(y, row, is_row, c, n_channels)
+    best, chosen = first * sign, tl.zeros((BLOCK_M, BLOCK_C), tl.uint8)
+    total, count = first, is_row.to(y.dtype.element_ty)
+    for place in tl.static_range(1, 4):
+        row, is_row = _pixel(i, n_windows, place, height, width)
+        value = read(y, row, is_row, c, n_channels)
+        total, count = total + value, count + is_row.to(y.dtype.element_ty)
+        value *= sign
+        is_better = (value > best) | (value != value)
+        best, chosen = tl.where(is_better, value, best), tl.where(is_better, place, chosen).to(tl.uint8)
+    row, is_row = _pooled(i, n_windows, height, width)
+    write(pooled, row, is_row, c, n_channels, best * sign)
+    write(where, row, is_row, c, n_channels, chosen)
+    if HAS_MOMENTS:
+        n = tl.sum(count, 0)
+        mean = tl.sum(total, 0) / n
+        squares = tl.zeros((BLOCK_M, BLOCK_C), y.dtype.element_ty)
+        for place in tl.static_range(4):
+            row, is_row = _pixel(i, n_windows, place, height, width)
+            apart = read(y, row, is_row, c, n_channels) - mean[None, :]
+            squares += tl.where(is_row[:, None], apart * apart, 0.0)
+        tl.store(counts + tl.program_id(0), n)
+        tl.store(parts + (tl.program_id(0) * 2) * n_channels + c, mean, mask=c < n_channels)
+        add_part(parts, 1, 2, c, n_channels, squares)
+
+
+@triton.jit
+def _moments(
+    counts,
+    parts,
+    mean,
+    var,
+    n_parts,
+    n_channels,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    total = tl.zeros((BLOCK_C,), parts.dtype.element_ty)
+    n = tl.zeros((BLOCK_M,), parts.dtype.element_ty)
+    for start in range(0, n_parts, BLOCK_M):
+        p = start + tl.arange(0, BLOCK_M)
+        count = tl.load(counts + p, mask=p < n_parts, other=0.0)
+        n += count
+        total += tl.sum(count[:, None] * read(parts, p * 2, p < n_parts, c, n_channels), 0)
+    n_all = tl.sum(n, 0)
+    whole = total / n_all
+    squares = tl.zeros((BLOCK_C,), parts.dtype.element_ty)
+    for start in range(0, n_parts, BLOCK_M):
+        p = start + tl.arange(0, BLOCK_M)
+        count = tl.load(counts + p, mask=p < n_parts, other=0.0)
+        apart = read(parts, p * 2, p < n_parts, c, n_channels) - whole[None, :]
+        within = read(parts, p * 2 + 1, p < n_parts, c, n_channels)
+        squares += tl.sum(within + count[:, None] * apart * apart, 0)
+    tl.store(mean + c, whole, mask=c < n_channels)
+    tl.store(var + c, squares / n_all, mask=c < n_channels)
+
+
+@triton.jit
+def _spread(
+    pooled,
+    where,
+    y,
+    slope,
+    offset,
+    more,
+    g,
+    n_pixels,
+    height,
+    width,
+    n_channels,
+    HAS_POOLED: tl.constexpr,
+    HAS_LINE: tl.constexpr,
+    HAS_MORE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row, is_row = m.to(tl.int64), m < n_pixels
+    total = tl.zeros((BLOCK_M, BLOCK_C), g.dtype.element_ty)
+    if HAS_POOLED:
+        image, r, q = m // (height * width), (m // width) % height, m % width
+        is_kept = is_row & (r // 2 < height // 2) & (q // 2 < width // 2)
+        window = (image.to(tl.int64) * (height // 2) + r // 2) * (width // 2) + q // 2
+        chosen = read(where, window, is_kept, c, n_channels).to(tl.int32)
+        is_chosen = (chosen == (r % 2 * 2 + q % 2)[:, None]) & is_kept[:, None]
+        total += tl.where(is_chosen, read(pooled, window, is_kept, c, n_channels), 0.0)
+    if HAS_LINE:
+        line = of_channels(slope, c, n_channels) * read(y, row, is_row, c, n_channels)
+        total += line + of_channels(offset, c, n_channels)
+    if HAS_MORE:
+        total += read(more, row, is_row, c, n_channels)
+    write(g, row, is_row, c, n_channels, total)
+
+
+@triton.jit
+def _gather(
+    h,
+    where,
+    y,
+    slope,
+    pooled,
+    of_y,
+    parts,  # [programs, 2, channels]: of slope and offset
+    n_windows,
+    height,
+    width,
+    n_channels,
+    HAS_LINE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    window, is_window = _pooled(i, n_windows, height, width)
+    chosen = read(where, window, is_window, c, n_channels)
+    kept = tl.zeros((BLOCK_M, BLOCK_C), h.dtype.element_ty)
+    slopes, offsets = kept, kept
+    for place in tl.static_range(4):
+        row, is_row = _pixel(i, n_windows, place, height, width)
+        value = read(h, row, is_row, c, n_channels)
+        kept = tl.where(chosen == place, value, kept)
+        if HAS_LINE:
+            slopes += value * read(y, row, is_row, c, n_channels)
+            offsets += value
+            write(of_y, row, is_row, c, n_channels, value * of_channels(slope, c, n_channels))
+    write(pooled, window, is_window, c, n_channels, kept)
+    if HAS_LINE:
+        add_part(parts, 0, 2, c, n_channels, slopes)
+        add_part(parts, 1, 2, c, n_channels, offsets)

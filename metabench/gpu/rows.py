@@ -1,0 +1,67 @@
+"""What all kernels share: blocks of rows of pixels by channels, and how a kernel is launched.
+
+An image [n, C, H, W] lies channels last, as rows of pixels: [n * H * W, C].
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS, CHANNELS = 32, 64
+"""Of a block that one program works on."""
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Start a kernel where its first tensor is; a tensor without values needs none."""
+    device = next(one.device for one in arguments if isinstance(one, Tensor))
+    if device.type == "meta":
+        return
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[grid](*arguments, **constants)
+
+
+def grid(n_rows: int, n_channels: int) -> tuple[int, int]:
+    """Return how many programs there are along rows and channels."""
+    return triton.cdiv(n_rows, ROWS), triton.cdiv(n_channels, CHANNELS)
+
+
+def image(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Return memory for an image [n, C, H, W], channels last."""
+    return torch.empty(
+        shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+def lying(x: Tensor) -> Tensor:
+    """Return an image or filters channels last."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@triton.jit
+def read(images, row, is_row, c, n_channels):
+    at = row[:, None] * n_channels + c[None, :]
+    return tl.load(images + at, mask=is_row[:, None] & (c < n_channels)[None, :], other=0)
+
+
+@triton.jit
+def write(images, row, is_row, c, n_channels, values):
+    at = row[:, None] * n_channels + c[None, :]
+    tl.store(images + at, values, mask=is_row[:, None] & (c < n_channels)[None, :])
+
+
+@triton.jit
+def of_channels(vector, c, n_channels):
+    return tl.load(vector + c, mask=c < n_channels, other=0.0)[None, :]
+
+
+@triton.jit
+def add_part(parts, which: tl.constexpr, n: tl.constexpr, c, n_channels, values):
+    # What one program adds to the sums [programs, n, channels].
+    at = (tl.program_id(0) * n + which) * n_channels + c
+    tl.store(parts + at, tl.sum(values, 0), mask=c < n_channels)

@@ -1,0 +1,172 @@
+"""The kernels compute what the steps on a CPU do, which laws of their own hold to torch's layers."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+pytest.importorskip("triton", reason="no Triton for this platform")
+
+from metabench import blocked, fused, gpu, nets, seeds, trees
+from metabench.blocked import Gradients, Saved
+from metabench.gpu import convolutions
+from metabench.gpu.rows import lying
+from tests.net_problems import EXACT, assert_same, maml_loss, problem
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SIZES = [
+    (2, 1, 3, 2, 5, 7),
+    (1, 20, 5, 2, 4, 4),
+    (2, 16, 20, 1, 3, 2),
+    (1, 32, 70, 1, 2, 3),
+    (2, 3, 4, 9, 2, 3),
+]
+"""Groups, channels in and out, images, height and width: odd, even, few channels, more than a block."""
+
+
+class Given:
+    """Random inputs of one size in float64, on the device that kernels run on."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        self.groups, n_in, n_out, n, height, width = size
+        self.generator = seeds.generator("kernels", *size)
+        self.x = self.draw(n, self.groups * n_in, height, width)
+        self.weight = self.draw(self.groups * n_out, n_in, 3, 3)
+        self.scale = self.draw(self.groups * n_out)
+        self.y = self.draw(n, self.groups * n_out, height, width)
+
+    def draw(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(DEVICE)
+
+    def like(self, other: Tensor) -> Tensor:
+        return self.draw(*other.shape)
+
+    def maybe(self, other: Tensor) -> tuple[Tensor | None, Tensor]:
+        return None, self.like(other)
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if theirs is not None:
+            torch.testing.assert_close(mine, theirs, **EXACT)
+
+
+@pytest.fixture(params=SIZES, ids=str)
+def given(request: pytest.FixtureRequest) -> Given:
+    return Given(request.param)
+
+
+@pytest.fixture
+def places(given: Given) -> tuple[Saved, Saved]:
+    """Return what a step saves for each route, which tell a pixel's place in different ways."""
+    args = (given.x, given.weight, given.scale, given.groups, True, True)
+    y, _, _, _, where = gpu.step(*args)
+    saved = Saved(given.x, given.weight, y, where)
+    return saved, saved._replace(where=blocked.step(*args)[4])
+
+
+def test_convolutions(given: Given) -> None:
+    x, weight, y, groups = given.x, given.weight, given.y, given.groups
+    forward = blocked.convolve(x, weight, groups)
+    back = blocked.convolve(y, blocked.flip(weight, groups), groups)
+    assert_equal([convolutions.convolve(x, weight, groups)], [forward])
+    onto = y.clone(memory_format=torch.channels_last)
+    assert_equal([convolutions.convolve(x, weight, groups, onto=onto)], [forward + y])
+    assert_equal([convolutions.convolve(y, weight, groups, is_back=True)], [back])
+    assert_equal([convolutions.correlate(x, y, groups)], [blocked.correlate(x, y, groups)])
+
+
+def test_correlation_is_the_same_however_its_sum_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Given((2, 3, 4, 9, 2, 3))
+    found = []
+    for fewest in (1 << 30, 64, 1):
+        monkeypatch.setattr(convolutions, "FEWEST", fewest)
+        found.append(convolutions.correlate(given.x, given.y, given.groups))
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], **EXACT)
+
+
+@pytest.mark.parametrize("has_moments", [True, False])
+def test_step(given: Given, has_moments: bool) -> None:
+    args = (given.x, given.weight, given.scale, given.groups, has_moments, True)
+    y, *found, where = gpu.step(*args)
+    _, *expected, _ = blocked.step(*args)
+    assert_equal(found, expected)
+    assert len(y) == (len(given.x) if has_moments else 0)
+    assert where.dtype == torch.uint8
+    assert int(where.max()) <= 3
+
+
+def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
+    pooled = given.like(places[0].where)
+    lines = ((None, None), (given.like(given.scale), given.like(given.scale)))
+    for g_y, g_pooled, line in itertools.product(given.maybe(given.y), given.maybe(pooled), lines):
+        gradients = Gradients(g_y, g_pooled, *line)
+        if all(one is None for one in gradients):
+            continue
+        for needs_x in (True, False) if g_pooled is not None else (True,):
+            more = (given.groups, needs_x)
+            mine, theirs = (
+                way.step_grad(gradients, saved, *more)
+                for way, saved in zip((gpu, blocked), places, strict=True)
+            )
+            assert_equal(mine, theirs)
+            for moved in itertools.product(given.maybe(given.weight), given.maybe(given.x)):
+                if moved == (None, None):
+                    continue
+                mine, theirs = (
+                    way.step_grad_grad(*moved, gradients, saved, *more)
+                    for way, saved in zip((gpu, blocked), places, strict=True)
+                )
+                assert_equal(mine, theirs)
+
+
+def test_rectify_and_its_gradients(given: Given) -> None:
+    x, factor, shift = given.y, given.scale, given.like(given.scale)
+    rectified, g = blocked.rectify(x, factor, shift), given.like(x)
+    assert_equal([gpu.rectify(x, factor, shift)], [rectified])
+    args = (g, rectified, x, factor)
+    assert_equal(gpu.rectify_grad(*args), blocked.rectify_grad(*args))
+    for moved in itertools.product(*map(given.maybe, (x, factor, shift))):
+        if any(one is not None for one in moved):
+            assert_equal(gpu.rectify_grad_grad(*moved, *args), blocked.rectify_grad_grad(*moved, *args))
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    given = Given((1, 2, 3, 1, 4, 4))
+    given.y[0, 0, 1, 1] = torch.nan
+    pooled, *_ = gpu.pooling.pool(lying(given.y), given.scale, False)
+    assert bool(pooled[0, 0, 0, 0].isnan())
+    assert int(pooled.isnan().sum()) == 1
+    assert int(gpu.rectify(given.y, given.scale, given.scale).isnan().sum()) == 1
+
+
+def test_of_pixels_that_tie_the_first_is_kept() -> None:
+    y = torch.ones_like(Given((1, 2, 3, 1, 4, 4)).y)
+    for scale in (y[0, :, 0, 0], -y[0, :, 0, 0]):
+        assert not gpu.pooling.pool(y, scale, False)[1].any()
+
+
+@pytest.mark.parametrize(("order", "uses_moments"), [(1, False), (2, False), (2, True)])
+def test_meta_gradients_by_kernels_are_those_by_blocks(
+    order: int, uses_moments: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, theta, tasks = problem(shape=(1, 16, 17))
+    theta, tasks = trees.map(lambda leaf: leaf.to(DEVICE), theta), [leaf.to(DEVICE) for leaf in tasks]
+    loss = maml_loss(partial(nets.apply, net), uses_moments, order)
+    both = vmap(grad(loss, argnums=(0, 1, 3)), in_dims=(None, 0, 0, 0, 0))
+    found = []
+    for way in (blocked, gpu):
+        monkeypatch.setitem(fused.WAYS, DEVICE.upper(), lambda way=way: way)
+        found.append(dict(zip("tsq", both(theta, *tasks), strict=True)))
+    assert_same(found[1], found[0], **EXACT)
+    # And the kernels did it: their places of pixels are told in another type.
+    x, weight = torch.rand(1, 2, 4, 4, device=DEVICE), torch.rand(3, 2, 3, 3, device=DEVICE)
+    assert torch.ops.metabench.step(x, weight, weight[:, 0, 0, 0], 1, False, False)[4].dtype == torch.uint8
