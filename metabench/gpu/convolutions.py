@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from metabench import blocked
-from metabench.gpu.rows import image, launch, lying
+from metabench.gpu import rows
+from metabench.gpu.rows import image, lying
 
 PROGRAMS = 512
 """As many as a sum over pixels is split into at least, so that no multiprocessor is idle."""
@@ -59,7 +60,7 @@ def convolve(
     n_pixels = n * height * width
     grid = (triton.cdiv(n_pixels, size.BLOCK_M), groups, triton.cdiv(n_out, size.BLOCK_N))
     geometry = (n_pixels, height, width, groups, n_in, n_out, is_back, onto is not None)
-    launch(_convolve, grid, x, filters, y, *geometry, _precision(), **size._asdict())
+    rows.launch(_convolve, grid, x, filters, y, *geometry, _precision(), **size._asdict())
     return y
 
 
@@ -76,7 +77,7 @@ def correlate(x: Tensor, g: Tensor, groups: int) -> Tensor:
     n_of_split = triton.cdiv(triton.cdiv(n_pixels, splits), size.BLOCK_M) * size.BLOCK_M
     parts = x.new_empty(splits, groups * n_out, 3, 3, n_in)
     geometry = (n_pixels, height, width, groups, n_of_split, n_in, n_out)
-    launch(_correlate, (*grid, splits), x, g, parts, *geometry, _precision(), **size._asdict())
+    rows.launch(_correlate, (*grid, splits), x, g, parts, *geometry, _precision(), **size._asdict())
     whole = parts[0] if splits == 1 else parts.sum(0)  # in one order: the same bits every time
     return whole.permute(0, 3, 1, 2)
 

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from metabench.gpu.rows import CHANNELS, ROWS, add_part, grid, image, launch, of_channels, read, write
+from metabench.gpu import rows
+from metabench.gpu.rows import CHANNELS, ROWS, add_part, grid, image, of_channels, read, write
 
 BLOCK: dict[str, Any] = {"BLOCK_M": ROWS, "BLOCK_C": CHANNELS}
 
@@ -29,10 +30,10 @@ def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, T
     n_parts = programs[0] if has_moments else 1
     counts, parts = y.new_empty(n_parts), y.new_empty(n_parts, 2, n_channels)
     geometry = (n_windows, height, width, n_channels, has_moments)
-    launch(_pool, programs, y, scale, pooled, where, counts, parts, *geometry, **BLOCK)
+    rows.launch(_pool, programs, y, scale, pooled, where, counts, parts, *geometry, **BLOCK)
     mean, var = (y.new_empty(n_channels) if has_moments else y.new_zeros(n_channels) for _ in range(2))
     if has_moments:
-        launch(_moments, programs[1:], counts, parts, mean, var, n_parts, n_channels, **BLOCK)
+        rows.launch(_moments, programs[1:], counts, parts, mean, var, n_parts, n_channels, **BLOCK)
     return pooled, where, mean, var
 
 
@@ -59,7 +60,7 @@ def spread(
     has = (pooled is not None, line is not None, more is not None)
     given = (g if pooled is None else pooled, where, y, slope, offset, g if more is None else more)
     geometry = (n_pixels, height, width, n_channels)
-    launch(_spread, grid(n_pixels, n_channels), *given, g, *geometry, *has, **BLOCK)
+    rows.launch(_spread, grid(n_pixels, n_channels), *given, g, *geometry, *has, **BLOCK)
     return g
 
 
@@ -83,7 +84,7 @@ def gather(
     y, slope = line or (h, h)
     of_y = image(h, *h.shape) if line else h
     geometry = (n_windows, height, width, n_channels, line is not None)
-    launch(_gather, programs, h, where, y, slope, pooled, of_y, parts, *geometry, **BLOCK)
+    rows.launch(_gather, programs, h, where, y, slope, pooled, of_y, parts, *geometry, **BLOCK)
     if line is None:
         return pooled, None, None, None
     return pooled, of_y, *parts.sum(0)

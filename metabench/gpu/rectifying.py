@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from metabench.gpu.rows import CHANNELS, ROWS, add_part, grid, image, launch, lying, of_channels, read, write
+from metabench.gpu import rows
+from metabench.gpu.rows import CHANNELS, ROWS, add_part, grid, image, lying, of_channels, read, write
 
 BLOCK: dict[str, Any] = {"BLOCK_M": ROWS, "BLOCK_C": CHANNELS}
 
@@ -19,7 +20,7 @@ def rectify(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
     rectified = image(x, *x.shape)
     n_rows, n_channels = _size(x)
     programs = grid(n_rows, n_channels)
-    launch(
+    rows.launch(
         _rectify, programs, x, factor.contiguous(), shift.contiguous(), rectified, n_rows, n_channels, **BLOCK
     )
     return rectified
@@ -31,7 +32,7 @@ def rectify_grad(g: Tensor, rectified: Tensor, x: Tensor, factor: Tensor) -> tup
     n_rows, n_channels = _size(x)
     programs = grid(n_rows, n_channels)
     of_x, parts = image(x, *x.shape), x.new_empty(programs[0], 2, n_channels)
-    launch(
+    rows.launch(
         _rectify_grad,
         programs,
         g,
@@ -69,7 +70,7 @@ def rectify_grad_grad(
     given = [x if one is None else one for one in (*moves, g, rectified, x, factor.contiguous())]
     found = [x if one is None else one for one in (of_g, of_x, parts)]
     has = [one is not None for one in moves]
-    launch(_rectify_grad_grad, programs, *given, *found, n_rows, n_channels, *has, **BLOCK)
+    rows.launch(_rectify_grad_grad, programs, *given, *found, n_rows, n_channels, *has, **BLOCK)
     return of_g, of_x, None if parts is None else parts.sum((0, 1))
 
 
