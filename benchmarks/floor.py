@@ -29,6 +29,8 @@ from torch.utils.flop_counter import flop_registry
 
 from metabench.gpu import rows
 
+aten = torch.ops.aten
+
 H200 = {"operations": 394e12, "bytes": 4.3e12}
 """Each second: tf32 products, half of the bf16 ones measured, and bytes read and written by a copy."""
 
@@ -81,8 +83,10 @@ class Counter(TorchDispatchMode):
 
 
 def is_view(func: Any) -> bool:
-    """Say whether an operation only looks at memory in another way."""
+    """Say whether an operation moves nothing: it looks at memory in another way, or takes some."""
     returned = func._schema.returns
+    if func.overloadpacket in (aten._unsafe_view, aten.empty, aten.empty_strided, aten.scalar_tensor):
+        return True
     return bool(returned) and all(one.alias_info and not one.alias_info.is_write for one in returned)
 
 
@@ -100,14 +104,14 @@ def _one(x: Tensor, weight: Tensor) -> int:
 
 
 def _of_step_grad_grad(args: Any, _: Any) -> int:
-    h_weight, h_x, *_, x, weight, _, _, _, needs_x = args
+    h_weight, h_x, *_, x, weight, _, _, _, _, needs_x = args
     n = (h_weight is not None) * (1 + needs_x) + 2 * (h_x is not None)
     return n * _one(x, weight)
 
 
 CONVOLUTIONS: dict[str, Callable[[Any, Any], int]] = {
     "step": lambda args, _: _one(*args[:2]),
-    "step_grad": lambda args, _: (1 + args[9]) * _one(*args[4:6]),
+    "step_grad": lambda args, _: (1 + args[10]) * _one(*args[4:6]),
     "step_grad_grad": _of_step_grad_grad,
 }
 

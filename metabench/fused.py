@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
-from metabench import blocked
+from metabench import cpu, steps
 
 functorch: Any = torch._C._functorch
 _LIBRARY = torch.library.Library("metabench", "DEF")
@@ -45,14 +45,8 @@ class _Step(_SingleLevelFunction):
 
     @staticmethod
     def backward(ctx: Any, g_y: Any, g_pooled: Any, g_mean: Any, g_var: Any, _: Any) -> Any:
-        x, weight, y, mean, where = ctx.saved_tensors
-        slope = offset = None
-        if g_mean is not None or g_var is not None:
-            n = len(x) * x.shape[2] * x.shape[3]
-            slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / n)
-            offset = -mean * slope if g_mean is None else g_mean / n - mean * slope
-        needs_x = ctx.needs_input_grad[0]
-        g_weight, g_x = _OPS.step_grad(g_y, g_pooled, slope, offset, x, weight, y, where, ctx.groups, needs_x)
+        given = (g_y, g_pooled, g_mean, g_var, *ctx.saved_tensors)
+        g_weight, g_x = _OPS.step_grad(*given, ctx.groups, ctx.needs_input_grad[0])
         return g_x, g_weight, None, None, None, None
 
 
@@ -62,8 +56,8 @@ class _StepGrad(_SingleLevelFunction):
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             outputs = _OPS.step_grad(*inputs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:8])
-        ctx.groups = inputs[8]
+        ctx.save_for_backward(*inputs[:9])
+        ctx.groups = inputs[9]
         return outputs
 
     @staticmethod
@@ -86,11 +80,11 @@ class _StepGradGrad(_SingleLevelFunction):
 
 class _Rectify(_SingleLevelFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: Tensor, shift: Tensor, groups: int) -> Any:
+    def forward(ctx: Any, *inputs: Any) -> Any:
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            rectified = _OPS.rectify(x, factor, shift, groups)
-        ctx.save_for_backward(rectified, x, factor)
-        ctx.groups = groups
+            rectified = _OPS.rectify(*inputs)
+        ctx.save_for_backward(rectified, *inputs[:5])
+        ctx.groups = inputs[5]
         return rectified
 
     @staticmethod
@@ -104,14 +98,14 @@ class _RectifyGrad(_SingleLevelFunction):
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             outputs = _OPS.rectify_grad(*inputs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:4])
-        ctx.groups = inputs[4]
+        ctx.save_for_backward(*inputs[:7])
+        ctx.groups = inputs[7]
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, h_x: Any, h_factor: Any, h_shift: Any) -> Any:
-        g, x, factor = _OPS.rectify_grad_grad(h_x, h_factor, h_shift, *ctx.saved_tensors, ctx.groups)
-        return g, None, x, factor, None
+    def backward(ctx: Any, *h: Any) -> Any:
+        g, x, scale, mean, var = _OPS.rectify_grad_grad(*h, *ctx.saved_tensors, ctx.groups)
+        return g, None, x, scale, None, mean, var, None
 
 
 class _RectifyGradGrad(_SingleLevelFunction):
@@ -159,7 +153,7 @@ def _gpu() -> Any:
     return gpu
 
 
-WAYS: dict[str, Callable[[], Any]] = {"CPU": lambda: blocked, "CUDA": _gpu, "Meta": _gpu}
+WAYS: dict[str, Callable[[], Any]] = {"CPU": lambda: cpu, "CUDA": _gpu, "Meta": _gpu}
 """What computes on a type of device, by torch's name of its dispatch key."""
 
 
@@ -210,9 +204,13 @@ def _merge(x: Tensor | None, dim: int | None, n_tasks: int, axis: int) -> Tensor
     return x.flatten(axis, axis + 1)
 
 
-def _named(tensors: tuple[Any, ...]) -> tuple[Any, Any]:
-    return blocked.Gradients(*tensors[:4]), blocked.Saved(*tensors[4:])
+def _step_args(gradients_and_saved: tuple[Any, ...]) -> tuple[Any, Any]:
+    return steps.Gradients(*gradients_and_saved[:4]), steps.Saved(*gradients_and_saved[4:])
 
+
+_GRADIENTS = "Tensor? g_y, Tensor? g_pooled, Tensor? g_mean, Tensor? g_var"
+_SAVED = "Tensor x, Tensor w, Tensor y, Tensor mean, Tensor where, int groups, bool needs_x"
+_NORM = "Tensor scale, Tensor shift, Tensor mean, Tensor var, int groups"
 
 _register(
     "step",
@@ -224,44 +222,42 @@ _register(
 )
 _register(
     "step_grad",
-    "Tensor? g_y, Tensor? g_pooled, Tensor? slope, Tensor? offset, "
-    "Tensor x, Tensor w, Tensor y, Tensor where, int groups, bool needs_x",
-    lambda way, *inputs: way.step_grad(*_named(inputs[:8]), *inputs[8:]),
+    f"{_GRADIENTS}, {_SAVED}",
+    lambda way, *inputs: way.step_grad(*_step_args(inputs[:9]), *inputs[9:]),
     _StepGrad,
-    (1, 1, 0, 0, 1, 0, 1, 1),
+    (1, 1, 0, 0, 1, 0, 1, 0, 1),
     (0, 1),
 )
 _register(
     "step_grad_grad",
-    "Tensor? h_w, Tensor? h_x, Tensor? g_y, Tensor? g_pooled, Tensor? slope, Tensor? offset, "
-    "Tensor x, Tensor w, Tensor y, Tensor where, int groups, bool needs_x",
-    lambda way, h_w, h_x, *inputs: way.step_grad_grad(h_w, h_x, *_named(inputs[:8]), *inputs[8:]),
+    f"Tensor? h_w, Tensor? h_x, {_GRADIENTS}, {_SAVED}",
+    lambda way, *inputs: way.step_grad_grad(*inputs[:2], *_step_args(inputs[2:11]), *inputs[11:]),
     _StepGradGrad,
-    (0, 1, 1, 1, 0, 0, 1, 0, 1, 1),
-    (1, 1, 0, 0, 1, 0, 1),
+    (0, 1, 1, 1, 0, 0, 1, 0, 1, 0, 1),
+    (1, 1, 0, 0, 1, 0, 1, 0),
 )
 _register(
     "rectify",
-    "Tensor x, Tensor factor, Tensor shift, int groups",
-    lambda way, *inputs: way.rectify(*inputs[:-1]),
+    f"Tensor x, {_NORM}",
+    lambda way, x, *inputs: way.rectify(x, steps.Norm(*inputs[:4])),
     _Rectify,
-    (1, 0, 0),
+    (1, 0, 0, 0, 0),
     (1,),
 )
 _register(
     "rectify_grad",
-    "Tensor g, Tensor rectified, Tensor x, Tensor factor, int groups",
-    lambda way, *inputs: way.rectify_grad(*inputs[:-1]),
+    f"Tensor g, Tensor rectified, Tensor x, {_NORM}",
+    lambda way, *inputs: way.rectify_grad(*inputs[:3], steps.Norm(*inputs[3:7])),
     _RectifyGrad,
-    (1, 1, 1, 0),
-    (1, 0, 0),
+    (1, 1, 1, 0, 0, 0, 0),
+    (1, 0, 0, 0, 0),
 )
 _register(
     "rectify_grad_grad",
-    "Tensor? h_x, Tensor? h_factor, Tensor? h_shift, "
-    "Tensor g, Tensor rectified, Tensor x, Tensor factor, int groups",
-    lambda way, *inputs: way.rectify_grad_grad(*inputs[:-1]),
+    f"Tensor? h_x, Tensor? h_scale, Tensor? h_shift, Tensor? h_mean, Tensor? h_var, "
+    f"Tensor g, Tensor rectified, Tensor x, {_NORM}",
+    lambda way, h_x, *inputs: way.rectify_grad_grad(h_x, inputs[:4], *inputs[4:7], steps.Norm(*inputs[7:11])),
     _RectifyGradGrad,
-    (1, 0, 0, 1, 1, 1, 0),
-    (1, 1, 0),
+    (1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0),
+    (1, 1, 0, 0, 0),
 )

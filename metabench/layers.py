@@ -7,13 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabench.core import Tree
+from metabench.steps import EPSILON
 
 try:
     from metabench import fused
 except (ImportError, AttributeError):  # it is built on parts of torch that a release may move
     fused = None  # type: ignore[assignment]
-
-EPSILON = 1e-5
 
 
 def batch_moments(x: Tensor) -> Tree:
@@ -25,21 +24,17 @@ def batch_moments(x: Tensor) -> Tree:
 
 def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
     """Normalise each channel of [n, C, ...] by given moments, then scale and shift it."""
-    return _affine(x, *_line(norm, moments))
+    # Never torch's affine batch norm: its second-order gradients are wrong under vmap.
+    factor = norm["scale"] * torch.rsqrt(moments["var"] + EPSILON)
+    return _affine(x, factor, norm["shift"] - moments["mean"] * factor)
 
 
 def normalise_and_rectify(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
     """Do so to images [n, C, H, W], and let no pixel be negative."""
-    factor, shift = _line(norm, moments)
     if fused is not None and fused.serves(x.device.type):
-        return torch.ops.metabench.rectify(x, factor, shift, 1)
-    return F.relu(_affine(x, factor, shift))
-
-
-def _line(norm: Tree, moments: Tree) -> tuple[Tensor, Tensor]:
-    # Never torch's affine batch norm: its second-order gradients are wrong under vmap.
-    factor = norm["scale"] * torch.rsqrt(moments["var"] + EPSILON)
-    return factor, norm["shift"] - moments["mean"] * factor
+        line = norm["scale"], norm["shift"], moments["mean"], moments["var"]
+        return torch.ops.metabench.rectify(x, *line, 1)
+    return F.relu(normalise(x, norm, moments))
 
 
 def group_norm(x: Tensor, norm: Tree, groups: int) -> Tensor:

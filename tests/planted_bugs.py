@@ -71,25 +71,52 @@ BUGS = [
     ),
     # blocks
     Bug(
-        "moments of blocks are averaged without their spread", "blocked.py",
+        "moments of blocks are averaged without their spread", "cpu/__init__.py",
         "(share * (each - mean).square_().add_(torch.stack(variances))).sum(0)",
         "(share * torch.stack(variances)).sum(0)",
         "test_layers.py::test_blocks_of_examples_make_no_difference",
     ),
     Bug(
-        "an output of blocks that is computed again has no gradient of its own", "blocked.py",
+        "an output of blocks that is computed again has no gradient of its own", "cpu/__init__.py",
         "pairs.append((of_y, x[at], back))", "pass",
         "test_layers.py::test_meta_gradient_equals_that_of_torchs_own_layers_at_odd_and_even_sizes",
     ),
     Bug(
-        "a sum over blocks is that of the last block", "blocked.py",
+        "a sum over blocks is that of the last block", "cpu/kernels.py",
         "self.whole[name].add_(part) if name in self.whole else part", "part",
         "test_layers.py::test_blocks_of_examples_make_no_difference",
     ),
     Bug(
-        "what is rectified passes its whole gradient on", "blocked.py",
-        'found.put("g", at, torch.ops.aten.threshold_backward(h, rectified[at], 0))', 'found.put("g", at, h)',
+        "what is rectified passes its whole gradient on", "cpu/rectifying.py",
+        "torch.ops.aten.threshold_backward(channels_last(of_g), rectified[at], 0)", "channels_last(of_g)",
         "test_layers.py::test_rectify_has_the_derivatives_of_its_parts",
+    ),
+    # kernels for a GPU
+    Bug(
+        "kernels keep the last of pixels that tie", "gpu/pooling.py",
+        "is_better = (value > best)", "is_better = (value >= best)",
+        "gpu/test_kernels.py::test_of_pixels_that_tie_the_first_is_kept",
+    ),
+    Bug(
+        "kernels take patches across the left border", "gpu/convolutions.py",
+        "& (column >= 0) &", "&",
+        "gpu/test_kernels.py::test_convolutions",
+    ),
+    Bug(
+        "kernels average the moments of parts without their spread", "gpu/pooling.py",
+        "within + count[:, None] * apart * apart", "within",
+        "gpu/test_kernels.py::test_moments_of_many_parts_are_those_of_the_whole_far_from_zero",
+    ),
+    Bug(
+        "kernels lose how the mean moves with what passes", "gpu/rectifying.py",
+        "put(found, 1, c, n_channels, -turn * whole)", "put(found, 1, c, n_channels, 0.0 * whole)",
+        "gpu/test_kernels.py::test_rectify_and_its_gradients",
+    ),
+    Bug(
+        "a GPU is asked whether a system has a solution", "algorithms/r2d2.py",
+        "return x.T @ torch.linalg.lu_solve(factors, pivots, y)",
+        "return x.T @ torch.linalg.solve(x @ x.T + ridge * identity, y)",
+        "gpu/test_waiting.py::test_no_meta_step_waits_for_the_device",
     ),
     Bug(
         "tasks that fit are not remembered", "vectorise.py", "tape.fits = fits", "pass",

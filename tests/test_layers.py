@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vmap
 
-from metabench import blocked, layers, nets, seeds, trees
+from metabench import cpu, layers, nets, seeds, trees
+from metabench.cpu import kernels
 from tests.net_problems import (
     EXACT,
     T,
@@ -58,8 +59,8 @@ def test_blocks_of_examples_make_no_difference(
     bytes_of_one = 8 * T * 4 * 17 * 19
     found = []
     for size in (1 << 40, at_once * bytes_of_one):
-        monkeypatch.setattr(blocked, "BYTES", size)
-        assert len(blocked.blocks(torch.rand(7, 2, 17, 19, dtype=torch.float64), 4 * T)) == (
+        monkeypatch.setattr(kernels, "BYTES", size)
+        assert len(kernels.blocks(torch.rand(7, 2, 17, 19, dtype=torch.float64), 4 * T)) == (
             1 if size == 1 << 40 else -(-7 // at_once)
         )
         for uses_moments in (False, True):
@@ -75,7 +76,7 @@ def test_moments_of_blocks_are_those_of_the_whole_far_from_zero() -> None:
     seen = [
         (n / 9, *torch.batch_norm_update_stats(part, None, None, 0.0)) for n, part in parts_of(y, (2, 3, 4))
     ]
-    mean, var = blocked._moments(seen)
+    mean, var = cpu._moments(seen)
     torch.testing.assert_close(mean, y.mean((0, 2, 3)), rtol=1e-13, atol=0)
     torch.testing.assert_close(var, y.var((0, 2, 3), correction=0), rtol=1e-8, atol=0)
 
@@ -98,14 +99,21 @@ def test_what_no_gradient_needs_is_not_kept() -> None:
 @pytest.mark.parametrize("order", [1, 2])
 def test_rectify_has_the_derivatives_of_its_parts(order: int) -> None:
     generator = seeds.generator("rectify")
-    x = torch.randn(T, 4, 3, 5, 6, generator=generator, dtype=torch.float64)
-    factor, shift = (torch.randn(T, 3, generator=generator, dtype=torch.float64) for _ in range(2))
 
-    def plain(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-        return F.relu(x * factor[:, None, None] + shift[:, None, None])
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(T, *shape, generator=generator, dtype=torch.float64)
 
-    def fused(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-        return torch.ops.metabench.rectify(x, factor, shift, 1)
+    inputs = draw(4, 3, 5, 6), draw(3), draw(3), draw(3), draw(3).square() + 0.1
+
+    def plain(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        x, scale, shift, mean, root = (
+            x,
+            *(v[:, None, None] for v in (scale, shift, mean, (var + 1e-5).sqrt())),
+        )
+        return F.relu((x - mean) / root * scale + shift)
+
+    def fused(*inputs: Tensor) -> Tensor:
+        return torch.ops.metabench.rectify(*inputs, 1)
 
     def value(route: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         # The gradient of what is rectified depends on x where the rectified does not, too.
@@ -113,15 +121,31 @@ def test_rectify_has_the_derivatives_of_its_parts(order: int) -> None:
         return (rectified.square() + rectified * inputs[0].cos()).sum()
 
     def slope(route: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        slopes = grad(partial(value, route), argnums=(0, 1, 2))(*inputs)
+        slopes = grad(partial(value, route), argnums=every)(*inputs)
         return sum((one.sin() * (place + 1)).sum() for place, one in enumerate(slopes))
 
-    taken = {1: value, 2: slope}[order]
-    ours, theirs = (
-        vmap(grad(partial(taken, route), argnums=(0, 1, 2)))(x, factor, shift) for route in (fused, plain)
-    )
+    taken, every = {1: value, 2: slope}[order], (0, 1, 2, 3, 4)
+    ours, theirs = (vmap(grad(partial(taken, route), argnums=every))(*inputs) for route in (fused, plain))
     for mine, reference in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, reference, **EXACT)
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_each_derivative_of_rectify_is_differentiated_alone(moved: int) -> None:
+    # Where the others are not asked for, their gradients are absent, not zero.
+    generator = seeds.generator("rectify", "alone")
+    shapes = ((2, 3, 4, 4), *[(3,)] * 4)
+    inputs = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes
+    ]
+    inputs[4] = inputs[4].detach().square().add(0.1).requires_grad_()
+
+    def value(*inputs: Tensor) -> Tensor:
+        return torch.autograd.grad(
+            torch.ops.metabench.rectify(*inputs, 1).square().sum(), inputs, create_graph=True
+        )[moved]
+
+    assert torch.autograd.gradcheck(value, inputs)
 
 
 def test_gradient_to_the_images_is_exact_and_pixels_that_tie_count_once() -> None:

@@ -1,4 +1,4 @@
-"""The arithmetic of `fused` on a GPU: the same steps as those of `blocked`, as Triton kernels.
+"""The arithmetic of `fused` on a GPU: the same steps as those of `cpu`, as Triton kernels.
 
 Nothing here waits for the device, so that all of it can be captured in a CUDA graph.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metabench.blocked import Gradients, Saved
 from metabench.gpu import pooling
 from metabench.gpu.convolutions import convolve, correlate
 from metabench.gpu.rectifying import rectify, rectify_grad, rectify_grad_grad
-from metabench.gpu.rows import image, lying
+from metabench.gpu.rows import image
+from metabench.steps import Gradients, Saved
 
 __all__ = ["convolve", "rectify", "rectify_grad", "rectify_grad_grad", "step", "step_grad", "step_grad_grad"]
 
@@ -19,7 +19,7 @@ __all__ = ["convolve", "rectify", "rectify_grad", "rectify_grad_grad", "step", "
 def step(
     x: Tensor, weight: Tensor, scale: Tensor, groups: int, has_moments: bool, keep: bool
 ) -> tuple[Tensor, ...]:
-    """Do as `blocked.step`; where is a place in a window, 0 to 3."""
+    """Do as `cpu.step`; where is a place in a window, 0 to 3."""
     y = convolve(x, weight, groups)
     pooled, where, mean, var = pooling.pool(y, scale.contiguous(), has_moments)
     return y if has_moments and keep else image(y, 0, *y.shape[1:]), pooled, mean, var, where
@@ -27,7 +27,7 @@ def step(
 
 def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) -> tuple[Tensor | None, ...]:
     """Return the gradients of weight and x."""
-    g = _gradient(gradients, saved)
+    g = pooling.spread(gradients, saved)
     of_x = convolve(g, saved.weight, groups, is_back=True) if needs_x else None
     return correlate(saved.x, g, groups), of_x
 
@@ -40,36 +40,26 @@ def step_grad_grad(
     groups: int,
     needs_x: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Return what `step_grad` passes on to the gradients of y and pooled, slope, offset, x, weight and y."""
-    x, weight, y, where = saved
-    h = None if h_weight is None else convolve(x, h_weight, groups)
+    """Return what `step_grad` passes on to the gradients of all that a step returned, and what it saved."""
+    h = None if h_weight is None else convolve(saved.x, h_weight, groups)
     if h_x is not None:
-        h = convolve(h_x, weight, groups, onto=h)
+        h = convolve(h_x, saved.weight, groups, onto=h)
     if h is None:
-        return (None,) * 7
-    line = None if gradients.slope is None else (y, gradients.slope.contiguous())
-    of_pooled, of_y, of_slope, of_offset = pooling.gather(h, where, line)
+        return (None,) * 8
+    of_pooled, of_mean, of_var, of_y, of_saved_mean = pooling.gather(h, gradients, saved)
     of_x = of_weight = None
     if h_x is not None or (needs_x and h_weight is not None):
-        g = _gradient(gradients, saved)
+        g = pooling.spread(gradients, saved)  # cheaper to put together anew than to keep
         of_weight = None if h_x is None else correlate(h_x, g, groups)
         if needs_x and h_weight is not None:
             of_x = convolve(g, h_weight, groups, is_back=True)
     return (
         None if gradients.y is None else h,
         None if gradients.pooled is None else of_pooled,
-        of_slope,
-        of_offset,
+        of_mean,
+        of_var,
         of_x,
         of_weight,
         of_y,
+        of_saved_mean,
     )
-
-
-def _gradient(gradients: Gradients, saved: Saved) -> Tensor:
-    # Of the convolution's output; cheaper to put together anew than to keep.
-    line = None
-    if gradients.slope is not None and gradients.offset is not None:
-        line = saved.y, gradients.slope.contiguous(), gradients.offset.contiguous()
-    pooled, more = (None if g is None else lying(g) for g in (gradients.pooled, gradients.y))
-    return pooling.spread(saved.x, pooled, saved.where, line, more)

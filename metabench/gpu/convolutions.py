@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from metabench import blocked
+from metabench.cpu import kernels
 from metabench.gpu import rows
 from metabench.gpu.rows import image, lying
 
@@ -50,7 +50,7 @@ def convolve(
         onto: an image, channels last, to which the result is added.
     """
     if not _is_ours(x):
-        found = blocked.convolve(x, blocked.flip(filters, groups) if is_back else filters, groups)
+        found = kernels.convolve(x, kernels.flip(filters, groups) if is_back else filters, groups)
         return found if onto is None else onto.add_(found)
     x, filters = lying(x), lying(filters)
     n, channels, height, width = x.shape
@@ -67,7 +67,7 @@ def convolve(
 def correlate(x: Tensor, g: Tensor, groups: int) -> Tensor:
     """Return the gradient of filters from images and the gradient of a convolution's output."""
     if not _is_ours(x):
-        return blocked.correlate(x, g, groups)
+        return kernels.correlate(x, g, groups)
     x, g = lying(x), lying(g)
     n, channels, height, width = x.shape
     n_in, n_out, n_pixels = channels // groups, g.shape[1] // groups, n * height * width

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from metabench.gpu import rows
-from metabench.gpu.rows import CHANNELS, ROWS, add_part, grid, image, of_channels, read, write
-
-BLOCK: dict[str, Any] = {"BLOCK_M": ROWS, "BLOCK_C": CHANNELS}
+from metabench.gpu.rows import (
+    grid,
+    if_any,
+    image,
+    lying,
+    of_channels,
+    present,
+    put,
+    put_part,
+    read,
+    sum_parts,
+    write,
+)
+from metabench.steps import Gradients, Saved
 
 
 def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -30,64 +39,59 @@ def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, T
     n_parts = programs[0] if has_moments else 1
     counts, parts = y.new_empty(n_parts), y.new_empty(n_parts, 2, n_channels)
     geometry = (n_windows, height, width, n_channels, has_moments)
-    rows.launch(_pool, programs, y, scale, pooled, where, counts, parts, *geometry, **BLOCK)
+    rows.launch(_pool, programs, y, scale, pooled, where, counts, parts, *geometry, **rows.BLOCK)
     mean, var = (y.new_empty(n_channels) if has_moments else y.new_zeros(n_channels) for _ in range(2))
     if has_moments:
-        rows.launch(_moments, programs[1:], counts, parts, mean, var, n_parts, n_channels, **BLOCK)
+        rows.launch(_moments, programs[1:], counts, parts, mean, var, n_parts, n_channels, **rows.BLOCK)
     return pooled, where, mean, var
 
 
-def spread(
-    like: Tensor,
-    pooled: Tensor | None,
-    where: Tensor,
-    line: tuple[Tensor, Tensor, Tensor] | None,
-    more: Tensor | None,
-) -> Tensor:
-    """Return the gradient of what `pool` took, [n, C, H, W].
-
-    Args:
-        like: an image of that height and width.
-        pooled: gradient of the pooled image.
-        line: y, slope and offset: `slope * y + offset` is added.
-        more: is added.
-    """
-    n, n_channels = where.shape[:2]
-    height, width = like.shape[2:]
-    g = image(like, n, n_channels, height, width)
+def spread(gradients: Gradients, saved: Saved) -> Tensor:
+    """Return the gradient of a convolution's output, [n, C, H, W], from those of all that a step returned."""
+    n, n_channels = saved.where.shape[:2]
+    height, width = saved.x.shape[2:]
+    g = image(saved.x, n, n_channels, height, width)
     n_pixels = n * height * width
-    y, slope, offset = line or (g, g, g)  # what is not there is not read
-    has = (pooled is not None, line is not None, more is not None)
-    given = (g if pooled is None else pooled, where, y, slope, offset, g if more is None else more)
+    images = [None if one is None else lying(one) for one in (gradients.pooled, gradients.y)]
+    vectors = [None if one is None else one.contiguous() for one in (gradients.mean, gradients.var)]
+    given, has = present(*images, *vectors, instead=g)
     geometry = (n_pixels, height, width, n_channels)
-    rows.launch(_spread, grid(n_pixels, n_channels), *given, g, *geometry, *has, **BLOCK)
+    held = (saved.where, saved.y, saved.mean.contiguous())
+    rows.launch(_spread, grid(n_pixels, n_channels), *given, *held, g, *geometry, *has, **rows.BLOCK)
     return g
 
 
-def gather(
-    h: Tensor, where: Tensor, line: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None, ...]:
     """Take what `spread` does with its arguments back.
 
     Args:
         h: gradient of what it returned, [n, C, H, W].
-        line: y and slope.
 
     Returns:
-        The gradients of pooled, y, slope and offset.
+        The gradients of those of pooled, mean and var, and of y and the mean.
     """
     n, n_channels, height, width = h.shape
+    has_line = gradients.mean is not None or gradients.var is not None
     pooled = image(h, n, n_channels, height // 2, width // 2)
     n_windows = n * triton.cdiv(height, 2) * triton.cdiv(width, 2)
     programs = grid(n_windows, n_channels)
-    parts = h.new_empty(programs[0] if line else 1, 2, n_channels)
-    y, slope = line or (h, h)
-    of_y = image(h, *h.shape) if line else h
-    geometry = (n_windows, height, width, n_channels, line is not None)
-    rows.launch(_gather, programs, h, where, y, slope, pooled, of_y, parts, *geometry, **BLOCK)
-    if line is None:
-        return pooled, None, None, None
-    return pooled, of_y, *parts.sum(0)
+    parts = h.new_empty(programs[0] if has_line else 1, 2, n_channels)
+    of_y = image(h, *h.shape) if has_line else h
+    (g_var,), (has_var,) = present(gradients.var, instead=h)
+    vectors = g_var.contiguous(), saved.mean.contiguous()
+    n_pixels = n * height * width
+    given = (h, saved.where, saved.y, *vectors, pooled, of_y, parts, n_windows, n_pixels)
+    geometry = (height, width, n_channels, has_line, has_var)
+    rows.launch(_gather, programs, *given, *geometry, **rows.BLOCK)
+    if not has_line:
+        return pooled, None, None, None, None
+    found = h.new_empty(3, n_channels)
+    sizes = (len(parts), n_pixels, n_channels, has_var)
+    rows.launch(_of_moments, programs[1:], parts, g_var, found, *sizes, **rows.BLOCK)
+    of_mean, of_var = (
+        None if one is None else found[which] for which, one in enumerate((gradients.mean, gradients.var))
+    )
+    return pooled, of_mean, of_var, of_y, found[2]
 
 
 @triton.jit
@@ -131,7 +135,7 @@ def _pool(
 ):
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    sign = tl.where(of_channels(scale, c, n_channels) < 0, -1.0, 1.0).to(y.dtype.element_ty)
+    sign = tl.where(of_channels(scale, c, n_channels)[None, :] < 0, -1.0, 1.0).to(y.dtype.element_ty)
     row, is_row = _pixel(i, n_windows, 0, height, width)
     first = read(y, row, is_row, c, n_channels)
     best, chosen = first * sign, tl.zeros((BLOCK_M, BLOCK_C), tl.uint8)
@@ -156,7 +160,7 @@ def _pool(
             squares += tl.where(is_row[:, None], apart * apart, 0.0)
         tl.store(counts + tl.program_id(0), n)
         tl.store(parts + (tl.program_id(0) * 2) * n_channels + c, mean, mask=c < n_channels)
-        add_part(parts, 1, 2, c, n_channels, squares)
+        put_part(parts, 1, 2, c, n_channels, squares)
 
 
 @triton.jit
@@ -194,19 +198,21 @@ def _moments(
 @triton.jit
 def _spread(
     pooled,
+    more,
+    g_mean,
+    g_var,
     where,
     y,
-    slope,
-    offset,
-    more,
+    mean,
     g,
     n_pixels,
     height,
     width,
     n_channels,
     HAS_POOLED: tl.constexpr,
-    HAS_LINE: tl.constexpr,
     HAS_MORE: tl.constexpr,
+    HAS_MEAN: tl.constexpr,
+    HAS_VAR: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -221,9 +227,12 @@ def _spread(
         chosen = read(where, window, is_kept, c, n_channels).to(tl.int32)
         is_chosen = (chosen == (r % 2 * 2 + q % 2)[:, None]) & is_kept[:, None]
         total += tl.where(is_chosen, read(pooled, window, is_kept, c, n_channels), 0.0)
-    if HAS_LINE:
-        line = of_channels(slope, c, n_channels) * read(y, row, is_row, c, n_channels)
-        total += line + of_channels(offset, c, n_channels)
+    if HAS_VAR:
+        slope = of_channels(g_var, c, n_channels) * 2 / n_pixels
+        apart = read(y, row, is_row, c, n_channels) - of_channels(mean, c, n_channels)[None, :]
+        total += slope[None, :] * apart
+    if HAS_MEAN:
+        total += (of_channels(g_mean, c, n_channels) / n_pixels)[None, :]
     if HAS_MORE:
         total += read(more, row, is_row, c, n_channels)
     write(g, row, is_row, c, n_channels, total)
@@ -234,15 +243,18 @@ def _gather(
     h,
     where,
     y,
-    slope,
+    g_var,
+    mean,
     pooled,
     of_y,
-    parts,  # [programs, 2, channels]: of slope and offset
+    parts,  # [programs, 2, channels]: of h by y's distance from its mean, and of h
     n_windows,
+    n_pixels,
     height,
     width,
     n_channels,
     HAS_LINE: tl.constexpr,
+    HAS_VAR: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -252,15 +264,37 @@ def _gather(
     chosen = read(where, window, is_window, c, n_channels)
     kept = tl.zeros((BLOCK_M, BLOCK_C), h.dtype.element_ty)
     slopes, offsets = kept, kept
+    slope = if_any(g_var, c, n_channels, HAS_VAR) * 2 / n_pixels
     for place in tl.static_range(4):
         row, is_row = _pixel(i, n_windows, place, height, width)
         value = read(h, row, is_row, c, n_channels)
         kept = tl.where(chosen == place, value, kept)
         if HAS_LINE:
-            slopes += value * read(y, row, is_row, c, n_channels)
+            apart = read(y, row, is_row, c, n_channels) - of_channels(mean, c, n_channels)[None, :]
+            slopes += value * apart  # zero outside of the image, where h is
             offsets += value
-            write(of_y, row, is_row, c, n_channels, value * of_channels(slope, c, n_channels))
+            write(of_y, row, is_row, c, n_channels, value * slope[None, :])
     write(pooled, window, is_window, c, n_channels, kept)
     if HAS_LINE:
-        add_part(parts, 0, 2, c, n_channels, slopes)
-        add_part(parts, 1, 2, c, n_channels, offsets)
+        put_part(parts, 0, 2, c, n_channels, slopes)
+        put_part(parts, 1, 2, c, n_channels, offsets)
+
+
+@triton.jit
+def _of_moments(
+    parts,
+    g_var,
+    found,  # [3, channels]: of the gradients of mean and var, and of the mean
+    n_parts,
+    n_pixels,
+    n_channels,
+    HAS_VAR: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    slopes = sum_parts(parts, 0, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
+    offsets = sum_parts(parts, 1, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
+    put(found, 0, c, n_channels, offsets / n_pixels)
+    put(found, 1, c, n_channels, slopes * 2 / n_pixels)
+    put(found, 2, c, n_channels, -offsets * if_any(g_var, c, n_channels, HAS_VAR) * 2 / n_pixels)

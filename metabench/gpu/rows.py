@@ -16,6 +16,8 @@ from torch import Tensor
 ROWS, CHANNELS = 32, 64
 """Of a block that one program works on."""
 
+BLOCK: dict[str, Any] = {"BLOCK_M": ROWS, "BLOCK_C": CHANNELS}
+
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Start a kernel where its first tensor is; a tensor without values needs none."""
@@ -29,6 +31,16 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 def grid(n_rows: int, n_channels: int) -> tuple[int, int]:
     """Return how many programs there are along rows and channels."""
     return triton.cdiv(n_rows, ROWS), triton.cdiv(n_channels, CHANNELS)
+
+
+def present(*tensors: Tensor | None, instead: Tensor) -> tuple[list[Tensor], list[bool]]:
+    """Return tensors, with another in the place of what is not there, and which are there."""
+    return [instead if one is None else one for one in tensors], [one is not None for one in tensors]
+
+
+def dense(*vectors: Tensor) -> list[Tensor]:
+    """Return vectors whose numbers lie one after another."""
+    return [vector.contiguous() for vector in vectors]
 
 
 def image(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -57,11 +69,42 @@ def write(images, row, is_row, c, n_channels, values):
 
 @triton.jit
 def of_channels(vector, c, n_channels):
-    return tl.load(vector + c, mask=c < n_channels, other=0.0)[None, :]
+    return tl.load(vector + c, mask=c < n_channels, other=0.0)
 
 
 @triton.jit
-def add_part(parts, which: tl.constexpr, n: tl.constexpr, c, n_channels, values):
+def if_any(vector, c, n_channels, has: tl.constexpr):
+    # Zeros where there is no such vector; what stands in its place is not read.
+    return tl.load(vector + c, mask=(c < n_channels) & has, other=0.0)
+
+
+@triton.jit
+def put(vectors, which: tl.constexpr, c, n_channels, values):
+    # A row of [n, channels].
+    tl.store(vectors + which * n_channels + c, values, mask=c < n_channels)
+
+
+@triton.jit
+def put_part(parts, which: tl.constexpr, n: tl.constexpr, c, n_channels, values):
     # What one program adds to the sums [programs, n, channels].
     at = (tl.program_id(0) * n + which) * n_channels + c
     tl.store(parts + at, tl.sum(values, 0), mask=c < n_channels)
+
+
+@triton.jit
+def sum_parts(
+    parts,
+    which: tl.constexpr,
+    n: tl.constexpr,
+    n_parts,
+    c,
+    n_channels,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    # In one order: the same bits every time.
+    total = tl.zeros((BLOCK_C,), parts.dtype.element_ty)
+    for start in range(0, n_parts, BLOCK_M):
+        p = start + tl.arange(0, BLOCK_M)
+        total += tl.sum(read(parts, p * n + which, p < n_parts, c, n_channels), 0)
+    return total

@@ -13,10 +13,11 @@ from torch.func import grad, vmap
 
 pytest.importorskip("triton", reason="no Triton for this platform")
 
-from metabench import blocked, fused, gpu, nets, seeds, trees
-from metabench.blocked import Gradients, Saved
+from metabench import cpu, fused, gpu, nets, seeds, trees
+from metabench.cpu import kernels
 from metabench.gpu import convolutions
 from metabench.gpu.rows import lying
+from metabench.steps import Gradients, Norm, Saved
 from tests.net_problems import EXACT, assert_same, maml_loss, problem
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,20 +68,20 @@ def given(request: pytest.FixtureRequest) -> Given:
 def places(given: Given) -> tuple[Saved, Saved]:
     """Return what a step saves for each route, which tell a pixel's place in different ways."""
     args = (given.x, given.weight, given.scale, given.groups, True, True)
-    y, _, _, _, where = gpu.step(*args)
-    saved = Saved(given.x, given.weight, y, where)
-    return saved, saved._replace(where=blocked.step(*args)[4])
+    y, _, mean, _, where = gpu.step(*args)
+    saved = Saved(given.x, given.weight, y, mean, where)
+    return saved, saved._replace(where=cpu.step(*args)[4])
 
 
 def test_convolutions(given: Given) -> None:
     x, weight, y, groups = given.x, given.weight, given.y, given.groups
-    forward = blocked.convolve(x, weight, groups)
-    back = blocked.convolve(y, blocked.flip(weight, groups), groups)
+    forward = kernels.convolve(x, weight, groups)
+    back = kernels.convolve(y, kernels.flip(weight, groups), groups)
     assert_equal([convolutions.convolve(x, weight, groups)], [forward])
     onto = y.clone(memory_format=torch.channels_last)
     assert_equal([convolutions.convolve(x, weight, groups, onto=onto)], [forward + y])
     assert_equal([convolutions.convolve(y, weight, groups, is_back=True)], [back])
-    assert_equal([convolutions.correlate(x, y, groups)], [blocked.correlate(x, y, groups)])
+    assert_equal([convolutions.correlate(x, y, groups)], [kernels.correlate(x, y, groups)])
 
 
 def test_correlation_is_the_same_however_its_sum_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,25 +98,43 @@ def test_correlation_is_the_same_however_its_sum_is_split(monkeypatch: pytest.Mo
 def test_step(given: Given, has_moments: bool) -> None:
     args = (given.x, given.weight, given.scale, given.groups, has_moments, True)
     y, *found, where = gpu.step(*args)
-    _, *expected, _ = blocked.step(*args)
+    _, *expected, _ = cpu.step(*args)
     assert_equal(found, expected)
     assert len(y) == (len(given.x) if has_moments else 0)
     assert where.dtype == torch.uint8
     assert int(where.max()) <= 3
 
 
+def test_moments_of_many_parts_are_those_of_the_whole_far_from_zero() -> None:
+    given = Given((1, 2, 3, 30, 5, 6))
+    y = lying(given.y * torch.arange(1, 31, device=DEVICE)[:, None, None, None] + 1e4)
+    _, _, mean, var = gpu.pooling.pool(y, given.scale, True)
+    torch.testing.assert_close(mean, y.mean((0, 2, 3)), rtol=1e-13, atol=0)
+    torch.testing.assert_close(var, y.var((0, 2, 3), correction=0), rtol=1e-9, atol=0)
+
+
+def test_sums_over_many_parts() -> None:
+    given = Given((1, 2, 3, 30, 5, 6))
+    x, scale = given.y, given.scale
+    norm = Norm(scale, scale, scale, scale.square())
+    rectified, g = cpu.rectify(x, norm), given.like(x)
+    assert_equal(gpu.rectify_grad(g, rectified, x, norm), cpu.rectify_grad(g, rectified, x, norm))
+    moved = [given.like(one) for one in norm]
+    args = (given.like(x), moved, g, rectified, x, norm)
+    assert_equal(gpu.rectify_grad_grad(*args), cpu.rectify_grad_grad(*args))
+
+
 def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
     pooled = given.like(places[0].where)
-    lines = ((None, None), (given.like(given.scale), given.like(given.scale)))
-    for g_y, g_pooled, line in itertools.product(given.maybe(given.y), given.maybe(pooled), lines):
+    moments = ((None, None), given.maybe(given.scale), (given.like(given.scale), given.like(given.scale)))
+    for g_y, g_pooled, line in itertools.product(given.maybe(given.y), given.maybe(pooled), moments):
         gradients = Gradients(g_y, g_pooled, *line)
         if all(one is None for one in gradients):
             continue
         for needs_x in (True, False) if g_pooled is not None else (True,):
             more = (given.groups, needs_x)
             mine, theirs = (
-                way.step_grad(gradients, saved, *more)
-                for way, saved in zip((gpu, blocked), places, strict=True)
+                way.step_grad(gradients, saved, *more) for way, saved in zip((gpu, cpu), places, strict=True)
             )
             assert_equal(mine, theirs)
             for moved in itertools.product(given.maybe(given.weight), given.maybe(given.x)):
@@ -123,20 +142,22 @@ def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
                     continue
                 mine, theirs = (
                     way.step_grad_grad(*moved, gradients, saved, *more)
-                    for way, saved in zip((gpu, blocked), places, strict=True)
+                    for way, saved in zip((gpu, cpu), places, strict=True)
                 )
                 assert_equal(mine, theirs)
 
 
 def test_rectify_and_its_gradients(given: Given) -> None:
-    x, factor, shift = given.y, given.scale, given.like(given.scale)
-    rectified, g = blocked.rectify(x, factor, shift), given.like(x)
-    assert_equal([gpu.rectify(x, factor, shift)], [rectified])
-    args = (g, rectified, x, factor)
-    assert_equal(gpu.rectify_grad(*args), blocked.rectify_grad(*args))
-    for moved in itertools.product(*map(given.maybe, (x, factor, shift))):
-        if any(one is not None for one in moved):
-            assert_equal(gpu.rectify_grad_grad(*moved, *args), blocked.rectify_grad_grad(*moved, *args))
+    x, scale = given.y, given.scale
+    norm = Norm(scale, given.like(scale), given.like(scale), given.like(scale).square())
+    rectified, g = cpu.rectify(x, norm), given.like(x)
+    assert_equal([gpu.rectify(x, norm)], [rectified])
+    args = (g, rectified, x, norm)
+    assert_equal(gpu.rectify_grad(*args), cpu.rectify_grad(*args))
+    for h_x, *moved in itertools.product(given.maybe(x), *[given.maybe(scale)] * 4):
+        if any(one is not None for one in (h_x, *moved)):
+            mine, theirs = (way.rectify_grad_grad(h_x, moved, *args) for way in (gpu, cpu))
+            assert_equal(mine, theirs)
 
 
 def test_what_is_not_a_number_stays_so() -> None:
@@ -145,7 +166,8 @@ def test_what_is_not_a_number_stays_so() -> None:
     pooled, *_ = gpu.pooling.pool(lying(given.y), given.scale, False)
     assert bool(pooled[0, 0, 0, 0].isnan())
     assert int(pooled.isnan().sum()) == 1
-    assert int(gpu.rectify(given.y, given.scale, given.scale).isnan().sum()) == 1
+    norm = Norm(given.scale, given.scale, given.scale, given.scale.square())
+    assert int(gpu.rectify(given.y, norm).isnan().sum()) == 1
 
 
 def test_of_pixels_that_tie_the_first_is_kept() -> None:
@@ -163,7 +185,7 @@ def test_meta_gradients_by_kernels_are_those_by_blocks(
     loss = maml_loss(partial(nets.apply, net), uses_moments, order)
     both = vmap(grad(loss, argnums=(0, 1, 3)), in_dims=(None, 0, 0, 0, 0))
     found = []
-    for way in (blocked, gpu):
+    for way in (cpu, gpu):
         monkeypatch.setitem(fused.WAYS, DEVICE.upper(), lambda way=way: way)
         found.append(dict(zip("tsq", both(theta, *tasks), strict=True)))
     assert_same(found[1], found[0], **EXACT)
