@@ -36,16 +36,16 @@ class _Step(_SingleLevelFunction):
     ) -> Any:
         keep = keep or any(ctx.needs_input_grad[:2])
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            y, pooled, mean, var, where = _OPS.step(x, weight, scale, groups, has_moments, keep)
-        ctx.mark_non_differentiable(*((where,) if has_moments else (mean, var, where)))
+            y, pooled, moments, where = _OPS.step(x, weight, scale, groups, has_moments, keep)
+        ctx.mark_non_differentiable(*((where,) if has_moments else (moments, where)))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, y, mean, where)
+        ctx.save_for_backward(x, weight, y, moments, where)
         ctx.groups = groups
-        return y, pooled, mean, var, where
+        return y, pooled, moments, where
 
     @staticmethod
-    def backward(ctx: Any, g_y: Any, g_pooled: Any, g_mean: Any, g_var: Any, _: Any) -> Any:
-        given = (g_y, g_pooled, g_mean, g_var, *ctx.saved_tensors)
+    def backward(ctx: Any, g_y: Any, g_pooled: Any, g_moments: Any, _: Any) -> Any:
+        given = (g_y, g_pooled, g_moments, *ctx.saved_tensors)
         g_weight, g_x = _OPS.step_grad(*given, ctx.groups, ctx.needs_input_grad[0])
         return g_x, g_weight, None, None, None, None
 
@@ -56,14 +56,14 @@ class _StepGrad(_SingleLevelFunction):
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             outputs = _OPS.step_grad(*inputs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:9])
-        ctx.groups = inputs[9]
+        ctx.save_for_backward(*inputs[:8])
+        ctx.groups = inputs[8]
         return outputs
 
     @staticmethod
     def backward(ctx: Any, h_weight: Any, h_x: Any) -> Any:
         needs = ctx.needs_input_grad
-        grads = _OPS.step_grad_grad(h_weight, h_x, *ctx.saved_tensors, ctx.groups, needs[4])
+        grads = _OPS.step_grad_grad(h_weight, h_x, *ctx.saved_tensors, ctx.groups, needs[3])
         return *(g if need else None for g, need in zip(grads, needs, strict=False)), None, None, None
 
 
@@ -83,8 +83,8 @@ class _Rectify(_SingleLevelFunction):
     def forward(ctx: Any, *inputs: Any) -> Any:
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             rectified = _OPS.rectify(*inputs)
-        ctx.save_for_backward(rectified, *inputs[:5])
-        ctx.groups = inputs[5]
+        x, scale, _, moments, ctx.groups = inputs
+        ctx.save_for_backward(rectified, x, scale, moments)
         return rectified
 
     @staticmethod
@@ -98,14 +98,14 @@ class _RectifyGrad(_SingleLevelFunction):
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             outputs = _OPS.rectify_grad(*inputs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:7])
-        ctx.groups = inputs[7]
+        ctx.save_for_backward(*inputs[:5])
+        ctx.groups = inputs[5]
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *h: Any) -> Any:
-        g, x, scale, mean, var = _OPS.rectify_grad_grad(*h, *ctx.saved_tensors, ctx.groups)
-        return g, None, x, scale, None, mean, var, None
+        g, x, scale, moments = _OPS.rectify_grad_grad(*h, *ctx.saved_tensors, ctx.groups)
+        return g, None, x, scale, moments, None
 
 
 class _RectifyGradGrad(_SingleLevelFunction):
@@ -198,19 +198,19 @@ def _merge(x: Tensor | None, dim: int | None, n_tasks: int, axis: int) -> Tensor
     if x is None:
         return None
     if dim is None:
-        x = x.unsqueeze(axis).expand(*x.shape[:axis], n_tasks, *x.shape[axis:])
+        x = (x.unsqueeze(axis) if axis else x).expand(*x.shape[:axis], n_tasks, *x.shape[axis:])
     else:
-        x = x.movedim(dim, axis)
+        x = x if dim == axis else x.movedim(dim, axis)
     return x.flatten(axis, axis + 1)
 
 
-def _step_args(gradients_and_saved: tuple[Any, ...]) -> tuple[Any, Any]:
-    return steps.Gradients(*gradients_and_saved[:4]), steps.Saved(*gradients_and_saved[4:])
+def _step_args(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return steps.Gradients(*inputs[:3]), steps.Saved(*inputs[3:8]), *inputs[8:]
 
 
-_GRADIENTS = "Tensor? g_y, Tensor? g_pooled, Tensor? g_mean, Tensor? g_var"
-_SAVED = "Tensor x, Tensor w, Tensor y, Tensor mean, Tensor where, int groups, bool needs_x"
-_NORM = "Tensor scale, Tensor shift, Tensor mean, Tensor var, int groups"
+_GRADIENTS = "Tensor? g_y, Tensor? g_pooled, Tensor? g_moments"
+_SAVED = "Tensor x, Tensor w, Tensor y, Tensor moments, Tensor where"
+_RECTIFIED = "Tensor rectified, Tensor x, Tensor scale, Tensor moments"
 
 _register(
     "step",
@@ -218,46 +218,45 @@ _register(
     lambda way, *inputs: way.step(*inputs),
     _Step,
     (1, 0, 0),
-    (1, 1, 0, 0, 1),
+    (1, 1, 0, 1),
 )
 _register(
     "step_grad",
-    f"{_GRADIENTS}, {_SAVED}",
-    lambda way, *inputs: way.step_grad(*_step_args(inputs[:9]), *inputs[9:]),
+    f"{_GRADIENTS}, {_SAVED}, int groups, bool needs_x",
+    lambda way, *inputs: way.step_grad(*_step_args(inputs)),
     _StepGrad,
-    (1, 1, 0, 0, 1, 0, 1, 0, 1),
+    (1, 1, 0, 1, 0, 1, 0, 1),
     (0, 1),
 )
 _register(
     "step_grad_grad",
-    f"Tensor? h_w, Tensor? h_x, {_GRADIENTS}, {_SAVED}",
-    lambda way, *inputs: way.step_grad_grad(*inputs[:2], *_step_args(inputs[2:11]), *inputs[11:]),
+    f"Tensor? h_w, Tensor? h_x, {_GRADIENTS}, {_SAVED}, int groups, bool needs_x",
+    lambda way, h_w, h_x, *inputs: way.step_grad_grad(h_w, h_x, *_step_args(inputs)),
     _StepGradGrad,
-    (0, 1, 1, 1, 0, 0, 1, 0, 1, 0, 1),
-    (1, 1, 0, 0, 1, 0, 1, 0),
+    (0, 1, 1, 1, 0, 1, 0, 1, 0, 1),
+    (1, 1, 0, 1, 0, 1, 0),
 )
 _register(
     "rectify",
-    f"Tensor x, {_NORM}",
-    lambda way, x, *inputs: way.rectify(x, steps.Norm(*inputs[:4])),
+    "Tensor x, Tensor scale, Tensor shift, Tensor moments, int groups",
+    lambda way, *inputs: way.rectify(*inputs[:-1]),
     _Rectify,
-    (1, 0, 0, 0, 0),
+    (1, 0, 0, 0),
     (1,),
 )
 _register(
     "rectify_grad",
-    f"Tensor g, Tensor rectified, Tensor x, {_NORM}",
-    lambda way, *inputs: way.rectify_grad(*inputs[:3], steps.Norm(*inputs[3:7])),
+    f"Tensor g, {_RECTIFIED}, int groups",
+    lambda way, g, *inputs: way.rectify_grad(g, steps.Rectified(*inputs[:-1])),
     _RectifyGrad,
-    (1, 1, 1, 0, 0, 0, 0),
-    (1, 0, 0, 0, 0),
+    (1, 1, 1, 0, 0),
+    (1, 0, 0, 0),
 )
 _register(
     "rectify_grad_grad",
-    f"Tensor? h_x, Tensor? h_scale, Tensor? h_shift, Tensor? h_mean, Tensor? h_var, "
-    f"Tensor g, Tensor rectified, Tensor x, {_NORM}",
-    lambda way, h_x, *inputs: way.rectify_grad_grad(h_x, inputs[:4], *inputs[4:7], steps.Norm(*inputs[7:11])),
+    f"Tensor? h_x, Tensor? h_scale, Tensor? h_shift, Tensor? h_moments, Tensor g, {_RECTIFIED}, int groups",
+    lambda way, *inputs: way.rectify_grad_grad(*inputs[:5], steps.Rectified(*inputs[5:-1])),
     _RectifyGradGrad,
-    (1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0),
-    (1, 1, 0, 0, 0),
+    (1, 0, 0, 0, 1, 1, 1, 0, 0),
+    (1, 1, 0, 0),
 )

@@ -29,12 +29,12 @@ def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
     return _affine(x, factor, norm["shift"] - moments["mean"] * factor)
 
 
-def normalise_and_rectify(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
-    """Do so to images [n, C, H, W], and let no pixel be negative."""
+def normalise_and_rectify(x: Tensor, norm: Tree, moments: Tensor) -> Tensor:
+    """Do so to images [n, C, H, W] by moments [C, 2], and let no pixel be negative."""
     if fused is not None and fused.serves(x.device.type):
-        line = norm["scale"], norm["shift"], moments["mean"], moments["var"]
-        return torch.ops.metabench.rectify(x, *line, 1)
-    return F.relu(normalise(x, norm, moments))
+        return torch.ops.metabench.rectify(x, norm["scale"], norm["shift"], moments, 1)
+    mean, var = moments.unbind(1)
+    return F.relu(normalise(x, norm, {"mean": mean, "var": var}))
 
 
 def group_norm(x: Tensor, norm: Tree, groups: int) -> Tensor:
@@ -50,7 +50,7 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x * scale.view(shape) + shift.view(shape)
 
 
-def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor]:
+def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor]:
     """Convolve 3 x 3, zero-padded to the same size, and keep one of each 2 x 2 pixels.
 
     Args:
@@ -58,21 +58,19 @@ def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tu
             scaling and pooling may change places. No gradient flows through it.
 
     Returns:
-        The pooled image, and the mean and biased variance of each channel before pooling (zeros without
-        `has_moments`).
+        The pooled image, and the mean and biased variance of each channel before pooling, [C, 2] (zeros
+        without `has_moments`).
     """
     if fused is not None and fused.serves(x.device.type):
-        _, pooled, mean, var, _ = torch.ops.metabench.step(x, weight, scale.detach(), 1, has_moments, False)
-        return pooled, mean, var
+        _, pooled, moments, _ = torch.ops.metabench.step(x, weight, scale.detach(), 1, has_moments, False)
+        return pooled, moments
     return plain_conv_pool(x, weight, scale, has_moments)
 
 
-def plain_conv_pool(
-    x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def plain_conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor]:
     """Do the same with torch's own layers, on any device."""
     y = F.conv2d(x, weight, padding=1)
     none = y.new_zeros(y.shape[1])
     var, mean = torch.var_mean(y, (0, 2, 3), correction=0) if has_moments else (none, none)
     sign = torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)[:, None, None]
-    return F.max_pool2d(y * sign, 2) * sign, mean, var
+    return F.max_pool2d(y * sign, 2) * sign, torch.stack([mean, var], 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 EPSILON = 1e-5
@@ -17,8 +16,8 @@ class Saved(NamedTuple):
     x: Tensor
     weight: Tensor
     y: Tensor  # the convolution's output; empty where it is not needed, or computed again
-    mean: Tensor  # of y, of each channel
-    where: Tensor  # each pooled pixel's place in its plane
+    moments: Tensor  # [C, 2]: mean and biased variance of y
+    where: Tensor  # each pooled pixel's place
 
 
 class Gradients(NamedTuple):
@@ -26,20 +25,13 @@ class Gradients(NamedTuple):
 
     y: Tensor | None
     pooled: Tensor | None
-    mean: Tensor | None
-    var: Tensor | None
+    moments: Tensor | None
 
 
-class Norm(NamedTuple):
-    """Scale and shift of each channel, and the moments that it is normalised by."""
+class Rectified(NamedTuple):
+    """What normalisation and ReLU leave for their gradient."""
 
+    images: Tensor
+    x: Tensor
     scale: Tensor
-    shift: Tensor
-    mean: Tensor
-    var: Tensor
-
-    def line(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return 1 / sqrt(var), and factor and shift of what normalises, scales and shifts."""
-        root = torch.rsqrt(self.var + EPSILON)
-        factor = self.scale * root
-        return root, factor, self.shift - self.mean * factor
+    moments: Tensor  # [C, 2]: mean and biased variance that x was normalised by

@@ -35,8 +35,7 @@ def step(
         keep: whether a gradient will be taken.
 
     Returns:
-        y, the pooled image, each channel's mean and biased variance (zeros without `has_moments`), and where;
-        see `Saved`.
+        y, the pooled image, the moments (zeros without `has_moments`), and where; see `Saved`.
     """
     weight = channels_last(weight)  # as a convolution wants it, once for all blocks
     n, n_channels, height, width = len(x), len(weight), *x.shape[2:]
@@ -54,8 +53,8 @@ def step(
         torch.ops.aten.max_pool2d_with_indices.out(signed, [2, 2], out=pooled[at], indices=where[at])
     if sign is not None:
         pooled.mul_(sign)
-    mean, var = _moments(seen) if has_moments else (x.new_zeros(n_channels), x.new_zeros(n_channels))
-    return found.whole.get("y", image(x, 0, n_channels, height, width)), pooled, mean, var, where
+    moments = torch.stack(_moments(seen), 1) if has_moments else x.new_zeros(n_channels, 2)
+    return found.whole.get("y", image(x, 0, n_channels, height, width)), pooled, moments, where
 
 
 def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) -> tuple[Tensor | None, ...]:
@@ -111,8 +110,8 @@ def step_grad_grad(
         through = [convolve(g, filters, groups) for g, _, filters in pairs if filters is not None]
         if through:
             found.put("x", at, sum(through[1:], through[0]))
-    moments = _of_line(gradients, saved, line, *found.read("slope", "offset"))
-    return *found.read("g_y", "g_pooled"), *moments[:2], *found.read("x", "weight", "y"), moments[2]
+    of_g_moments, of_moments = _of_line(saved, line, *found.read("slope", "offset"))
+    return *found.read("g_y", "g_pooled"), of_g_moments, *found.read("x", "weight", "y"), of_moments
 
 
 def _is_light(x: Tensor, groups: int) -> bool:
@@ -120,24 +119,23 @@ def _is_light(x: Tensor, groups: int) -> bool:
 
 
 def _line(gradients: Gradients, saved: Saved) -> Line:
-    if gradients.mean is None and gradients.var is None:
+    if gradients.moments is None:
         return None
-    n, mean = _count(saved), saved.mean
-    slope = torch.zeros_like(mean) if gradients.var is None else gradients.var * (2 / n)
-    offset = -mean * slope if gradients.mean is None else gradients.mean / n - mean * slope
-    return slope, offset
+    g_mean, g_var = gradients.moments.mul(1 / _count(saved)).unbind(1)
+    slope = g_var * 2
+    return slope, torch.addcmul(g_mean, saved.moments[:, 0], slope, value=-1)
 
 
 def _of_line(
-    gradients: Gradients, saved: Saved, line: Line, of_slope: Tensor | None, of_offset: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    # What reaches the gradients of mean and var, and the mean, through the line.
+    saved: Saved, line: Line, of_slope: Tensor | None, of_offset: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    # What reaches the gradients of the moments, and the moments themselves, through the line.
     if line is None or of_slope is None or of_offset is None:
-        return None, None, None
-    n = _count(saved)
-    of_mean = None if gradients.mean is None else of_offset / n
-    of_var = None if gradients.var is None else (of_slope - saved.mean * of_offset) * (2 / n)
-    return of_mean, of_var, -line[0] * of_offset
+        return None, None
+    apart = torch.addcmul(of_slope, saved.moments[:, 0], of_offset, value=-1)
+    of_moments = torch.zeros_like(saved.moments)
+    torch.mul(line[0], of_offset, out=of_moments[:, 0]).neg_()
+    return torch.stack([of_offset, apart * 2], 1).div_(_count(saved)), of_moments
 
 
 def _count(saved: Saved) -> int:

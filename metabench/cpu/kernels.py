@@ -56,7 +56,7 @@ def image(like: Tensor, *shape: int) -> Tensor:
 
 def wide(of_channels: Tensor) -> Tensor:
     """Return a vector of channels as an image of one pixel."""
-    return of_channels[:, None, None]
+    return of_channels.view(-1, 1, 1)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ def step(
 ) -> tuple[Tensor, ...]:
     """Do as `cpu.step`; where is a place in a window, 0 to 3."""
     y = convolve(x, weight, groups)
-    pooled, where, mean, var = pooling.pool(y, scale.contiguous(), has_moments)
-    return y if has_moments and keep else image(y, 0, *y.shape[1:]), pooled, mean, var, where
+    pooled, where, moments = pooling.pool(y, scale, has_moments)
+    return y if has_moments and keep else image(y, 0, *y.shape[1:]), pooled, moments, where
 
 
 def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) -> tuple[Tensor | None, ...]:
@@ -45,8 +45,8 @@ def step_grad_grad(
     if h_x is not None:
         h = convolve(h_x, saved.weight, groups, onto=h)
     if h is None:
-        return (None,) * 8
-    of_pooled, of_mean, of_var, of_y, of_saved_mean = pooling.gather(h, gradients, saved)
+        return (None,) * 7
+    of_pooled, of_g_moments, of_y, of_moments = pooling.gather(h, gradients, saved)
     of_x = of_weight = None
     if h_x is not None or (needs_x and h_weight is not None):
         g = pooling.spread(gradients, saved)  # cheaper to put together anew than to keep
@@ -56,10 +56,9 @@ def step_grad_grad(
     return (
         None if gradients.y is None else h,
         None if gradients.pooled is None else of_pooled,
-        of_mean,
-        of_var,
+        of_g_moments,
         of_x,
         of_weight,
         of_y,
-        of_saved_mean,
+        of_moments,
     )

@@ -10,7 +10,6 @@ from torch import Tensor
 from metabench.gpu import rows
 from metabench.gpu.rows import (
     grid,
-    if_any,
     image,
     lying,
     of_channels,
@@ -24,12 +23,12 @@ from metabench.gpu.rows import (
 from metabench.steps import Gradients, Saved
 
 
-def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the largest of each 2 x 2 pixels of [n, C, H, W], the smallest where the scale is negative.
 
     Returns:
         The pooled image, each kept pixel's place in its window (0 to 3), and each channel's mean and biased
-        variance (zeros without `has_moments`).
+        variance, [C, 2] (zeros without `has_moments`).
     """
     n, n_channels, height, width = y.shape
     pooled = image(y, n, n_channels, height // 2, width // 2)
@@ -39,11 +38,12 @@ def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, T
     n_parts = programs[0] if has_moments else 1
     counts, parts = y.new_empty(n_parts), y.new_empty(n_parts, 2, n_channels)
     geometry = (n_windows, height, width, n_channels, has_moments)
-    rows.launch(_pool, programs, y, scale, pooled, where, counts, parts, *geometry, **rows.BLOCK)
-    mean, var = (y.new_empty(n_channels) if has_moments else y.new_zeros(n_channels) for _ in range(2))
-    if has_moments:
-        rows.launch(_moments, programs[1:], counts, parts, mean, var, n_parts, n_channels, **rows.BLOCK)
-    return pooled, where, mean, var
+    rows.launch(_pool, programs, y, scale.contiguous(), pooled, where, counts, parts, *geometry, **rows.BLOCK)
+    if not has_moments:
+        return pooled, where, y.new_zeros(n_channels, 2)
+    moments = y.new_empty(n_channels, 2)
+    rows.launch(_moments, programs[1:], counts, parts, moments, n_parts, n_channels, **rows.BLOCK)
+    return pooled, where, moments
 
 
 def spread(gradients: Gradients, saved: Saved) -> Tensor:
@@ -53,10 +53,10 @@ def spread(gradients: Gradients, saved: Saved) -> Tensor:
     g = image(saved.x, n, n_channels, height, width)
     n_pixels = n * height * width
     images = [None if one is None else lying(one) for one in (gradients.pooled, gradients.y)]
-    vectors = [None if one is None else one.contiguous() for one in (gradients.mean, gradients.var)]
-    given, has = present(*images, *vectors, instead=g)
+    g_moments = None if gradients.moments is None else gradients.moments.contiguous()
+    given, has = present(*images, g_moments, instead=g)
+    held = (saved.where, saved.y, saved.moments.contiguous())
     geometry = (n_pixels, height, width, n_channels)
-    held = (saved.where, saved.y, saved.mean.contiguous())
     rows.launch(_spread, grid(n_pixels, n_channels), *given, *held, g, *geometry, *has, **rows.BLOCK)
     return g
 
@@ -68,30 +68,25 @@ def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None
         h: gradient of what it returned, [n, C, H, W].
 
     Returns:
-        The gradients of those of pooled, mean and var, and of y and the mean.
+        The gradients of those of pooled and moments, of y, and of the moments.
     """
     n, n_channels, height, width = h.shape
-    has_line = gradients.mean is not None or gradients.var is not None
     pooled = image(h, n, n_channels, height // 2, width // 2)
-    n_windows = n * triton.cdiv(height, 2) * triton.cdiv(width, 2)
+    n_windows, n_pixels = n * triton.cdiv(height, 2) * triton.cdiv(width, 2), n * height * width
     programs = grid(n_windows, n_channels)
-    parts = h.new_empty(programs[0] if has_line else 1, 2, n_channels)
-    of_y = image(h, *h.shape) if has_line else h
-    (g_var,), (has_var,) = present(gradients.var, instead=h)
-    vectors = g_var.contiguous(), saved.mean.contiguous()
-    n_pixels = n * height * width
-    given = (h, saved.where, saved.y, *vectors, pooled, of_y, parts, n_windows, n_pixels)
-    geometry = (height, width, n_channels, has_line, has_var)
+    has = gradients.moments is not None
+    parts = h.new_empty(programs[0] if has else 1, 2, n_channels)
+    g_moments = h if gradients.moments is None else gradients.moments.contiguous()
+    of_y = image(h, *h.shape) if has else h
+    given = (h, saved.where, saved.y, g_moments, saved.moments.contiguous(), pooled, of_y, parts)
+    geometry = (n_windows, n_pixels, height, width, n_channels, has)
     rows.launch(_gather, programs, *given, *geometry, **rows.BLOCK)
-    if not has_line:
-        return pooled, None, None, None, None
-    found = h.new_empty(3, n_channels)
-    sizes = (len(parts), n_pixels, n_channels, has_var)
-    rows.launch(_of_moments, programs[1:], parts, g_var, found, *sizes, **rows.BLOCK)
-    of_mean, of_var = (
-        None if one is None else found[which] for which, one in enumerate((gradients.mean, gradients.var))
-    )
-    return pooled, of_mean, of_var, of_y, found[2]
+    if not has:
+        return pooled, None, None, None
+    found = h.new_empty(2, n_channels, 2)
+    sizes = (len(parts), n_pixels, n_channels)
+    rows.launch(_gather_moments, programs[1:], parts, g_moments, *found, *sizes, **rows.BLOCK)
+    return pooled, found[0], of_y, found[1]
 
 
 @triton.jit
@@ -167,8 +162,7 @@ def _pool(
 def _moments(
     counts,
     parts,
-    mean,
-    var,
+    found,  # [channels, 2]
     n_parts,
     n_channels,
     BLOCK_M: tl.constexpr,
@@ -191,19 +185,18 @@ def _moments(
         apart = read(parts, p * 2, p < n_parts, c, n_channels) - whole[None, :]
         within = read(parts, p * 2 + 1, p < n_parts, c, n_channels)
         squares += tl.sum(within + count[:, None] * apart * apart, 0)
-    tl.store(mean + c, whole, mask=c < n_channels)
-    tl.store(var + c, squares / n_all, mask=c < n_channels)
+    put(found, c, n_channels, whole, 0, 2)
+    put(found, c, n_channels, squares / n_all, 1, 2)
 
 
 @triton.jit
 def _spread(
     pooled,
     more,
-    g_mean,
-    g_var,
+    g_moments,
     where,
     y,
-    mean,
+    moments,
     g,
     n_pixels,
     height,
@@ -211,8 +204,7 @@ def _spread(
     n_channels,
     HAS_POOLED: tl.constexpr,
     HAS_MORE: tl.constexpr,
-    HAS_MEAN: tl.constexpr,
-    HAS_VAR: tl.constexpr,
+    HAS_MOMENTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -227,12 +219,11 @@ def _spread(
         chosen = read(where, window, is_kept, c, n_channels).to(tl.int32)
         is_chosen = (chosen == (r % 2 * 2 + q % 2)[:, None]) & is_kept[:, None]
         total += tl.where(is_chosen, read(pooled, window, is_kept, c, n_channels), 0.0)
-    if HAS_VAR:
-        slope = of_channels(g_var, c, n_channels) * 2 / n_pixels
-        apart = read(y, row, is_row, c, n_channels) - of_channels(mean, c, n_channels)[None, :]
-        total += slope[None, :] * apart
-    if HAS_MEAN:
-        total += (of_channels(g_mean, c, n_channels) / n_pixels)[None, :]
+    if HAS_MOMENTS:
+        offset = of_channels(g_moments, c, n_channels, 0, 2) / n_pixels
+        slope = of_channels(g_moments, c, n_channels, 1, 2) * 2 / n_pixels
+        apart = read(y, row, is_row, c, n_channels) - of_channels(moments, c, n_channels, 0, 2)[None, :]
+        total += slope[None, :] * apart + offset[None, :]
     if HAS_MORE:
         total += read(more, row, is_row, c, n_channels)
     write(g, row, is_row, c, n_channels, total)
@@ -243,8 +234,8 @@ def _gather(
     h,
     where,
     y,
-    g_var,
-    mean,
+    g_moments,
+    moments,
     pooled,
     of_y,
     parts,  # [programs, 2, channels]: of h by y's distance from its mean, and of h
@@ -253,8 +244,7 @@ def _gather(
     height,
     width,
     n_channels,
-    HAS_LINE: tl.constexpr,
-    HAS_VAR: tl.constexpr,
+    HAS_MOMENTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -264,37 +254,39 @@ def _gather(
     chosen = read(where, window, is_window, c, n_channels)
     kept = tl.zeros((BLOCK_M, BLOCK_C), h.dtype.element_ty)
     slopes, offsets = kept, kept
-    slope = if_any(g_var, c, n_channels, HAS_VAR) * 2 / n_pixels
     for place in tl.static_range(4):
         row, is_row = _pixel(i, n_windows, place, height, width)
         value = read(h, row, is_row, c, n_channels)
         kept = tl.where(chosen == place, value, kept)
-        if HAS_LINE:
-            apart = read(y, row, is_row, c, n_channels) - of_channels(mean, c, n_channels)[None, :]
+        if HAS_MOMENTS:
+            slope = of_channels(g_moments, c, n_channels, 1, 2) * 2 / n_pixels
+            apart = read(y, row, is_row, c, n_channels) - of_channels(moments, c, n_channels, 0, 2)[None, :]
             slopes += value * apart  # zero outside of the image, where h is
             offsets += value
             write(of_y, row, is_row, c, n_channels, value * slope[None, :])
     write(pooled, window, is_window, c, n_channels, kept)
-    if HAS_LINE:
+    if HAS_MOMENTS:
         put_part(parts, 0, 2, c, n_channels, slopes)
         put_part(parts, 1, 2, c, n_channels, offsets)
 
 
 @triton.jit
-def _of_moments(
+def _gather_moments(
     parts,
-    g_var,
-    found,  # [3, channels]: of the gradients of mean and var, and of the mean
+    g_moments,
+    of_g_moments,
+    of_moments,
     n_parts,
     n_pixels,
     n_channels,
-    HAS_VAR: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     slopes = sum_parts(parts, 0, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
     offsets = sum_parts(parts, 1, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
-    put(found, 0, c, n_channels, offsets / n_pixels)
-    put(found, 1, c, n_channels, slopes * 2 / n_pixels)
-    put(found, 2, c, n_channels, -offsets * if_any(g_var, c, n_channels, HAS_VAR) * 2 / n_pixels)
+    put(of_g_moments, c, n_channels, offsets / n_pixels, 0, 2)
+    put(of_g_moments, c, n_channels, slopes * 2 / n_pixels, 1, 2)
+    slope = of_channels(g_moments, c, n_channels, 1, 2) * 2 / n_pixels
+    put(of_moments, c, n_channels, -offsets * slope, 0, 2)
+    put(of_moments, c, n_channels, tl.zeros_like(offsets), 1, 2)

@@ -38,11 +38,6 @@ def present(*tensors: Tensor | None, instead: Tensor) -> tuple[list[Tensor], lis
     return [instead if one is None else one for one in tensors], [one is not None for one in tensors]
 
 
-def dense(*vectors: Tensor) -> list[Tensor]:
-    """Return vectors whose numbers lie one after another."""
-    return [vector.contiguous() for vector in vectors]
-
-
 def image(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Return memory for an image [n, C, H, W], channels last."""
     return torch.empty(
@@ -68,20 +63,14 @@ def write(images, row, is_row, c, n_channels, values):
 
 
 @triton.jit
-def of_channels(vector, c, n_channels):
-    return tl.load(vector + c, mask=c < n_channels, other=0.0)
+def of_channels(vectors, c, n_channels, which: tl.constexpr = 0, n: tl.constexpr = 1):
+    # A column of [channels, n].
+    return tl.load(vectors + c * n + which, mask=c < n_channels, other=0.0)
 
 
 @triton.jit
-def if_any(vector, c, n_channels, has: tl.constexpr):
-    # Zeros where there is no such vector; what stands in its place is not read.
-    return tl.load(vector + c, mask=(c < n_channels) & has, other=0.0)
-
-
-@triton.jit
-def put(vectors, which: tl.constexpr, c, n_channels, values):
-    # A row of [n, channels].
-    tl.store(vectors + which * n_channels + c, values, mask=c < n_channels)
+def put(vectors, c, n_channels, values, which: tl.constexpr = 0, n: tl.constexpr = 1):
+    tl.store(vectors + c * n + which, values, mask=c < n_channels)
 
 
 @triton.jit

@@ -80,17 +80,18 @@ def _block_of(network: NetworkConfig) -> Block:
 def _pooled_batch_norm(params: Tree, number: int, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
     # Pooling before scale, shift and ReLU leaves them a quarter of the pixels.
     name = f"norm{number}"
-    norm, given = params[name], None if moments is None else moments[name]
-    x, mean, var = layers.conv_pool(
-        x, params[f"conv{number}"]["weight"], norm["scale"], has_moments=given is None
-    )
-    used = {"mean": mean, "var": var} if given is None else given
-    return layers.normalise_and_rectify(x, norm, used), {name: used}
+    weight, norm = params[f"conv{number}"]["weight"], params[name]
+    given = None if moments is None else moments[name]
+    x, used = layers.conv_pool(x, weight, norm["scale"], has_moments=given is None)
+    if given is not None:
+        used = torch.stack([given["mean"], given["var"]], 1)
+    mean, var = used.unbind(1)
+    return layers.normalise_and_rectify(x, norm, used), {name: {"mean": mean, "var": var}}
 
 
 def _pooled_bias(params: Tree, number: int, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
     conv = params[f"conv{number}"]
-    x, _, _ = layers.conv_pool(x, conv["weight"], torch.ones_like(conv["bias"]), has_moments=False)
+    x, _ = layers.conv_pool(x, conv["weight"], torch.ones_like(conv["bias"]), has_moments=False)
     return F.relu(x + conv["bias"].view(-1, 1, 1)), {}
 
 

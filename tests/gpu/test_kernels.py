@@ -17,7 +17,7 @@ from metabench import cpu, fused, gpu, nets, seeds, trees
 from metabench.cpu import kernels
 from metabench.gpu import convolutions
 from metabench.gpu.rows import lying
-from metabench.steps import Gradients, Norm, Saved
+from metabench.steps import Gradients, Rectified, Saved
 from tests.net_problems import EXACT, assert_same, maml_loss, problem
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,9 +68,9 @@ def given(request: pytest.FixtureRequest) -> Given:
 def places(given: Given) -> tuple[Saved, Saved]:
     """Return what a step saves for each route, which tell a pixel's place in different ways."""
     args = (given.x, given.weight, given.scale, given.groups, True, True)
-    y, _, mean, _, where = gpu.step(*args)
-    saved = Saved(given.x, given.weight, y, mean, where)
-    return saved, saved._replace(where=cpu.step(*args)[4])
+    y, _, moments, where = gpu.step(*args)
+    saved = Saved(given.x, given.weight, y, moments, where)
+    return saved, saved._replace(where=cpu.step(*args)[3])
 
 
 def test_convolutions(given: Given) -> None:
@@ -108,27 +108,27 @@ def test_step(given: Given, has_moments: bool) -> None:
 def test_moments_of_many_parts_are_those_of_the_whole_far_from_zero() -> None:
     given = Given((1, 2, 3, 30, 5, 6))
     y = lying(given.y * torch.arange(1, 31, device=DEVICE)[:, None, None, None] + 1e4)
-    _, _, mean, var = gpu.pooling.pool(y, given.scale, True)
+    mean, var = gpu.pooling.pool(y, given.scale, True)[2].unbind(1)
     torch.testing.assert_close(mean, y.mean((0, 2, 3)), rtol=1e-13, atol=0)
     torch.testing.assert_close(var, y.var((0, 2, 3), correction=0), rtol=1e-9, atol=0)
 
 
 def test_sums_over_many_parts() -> None:
     given = Given((1, 2, 3, 30, 5, 6))
-    x, scale = given.y, given.scale
-    norm = Norm(scale, scale, scale, scale.square())
-    rectified, g = cpu.rectify(x, norm), given.like(x)
-    assert_equal(gpu.rectify_grad(g, rectified, x, norm), cpu.rectify_grad(g, rectified, x, norm))
-    moved = [given.like(one) for one in norm]
-    args = (given.like(x), moved, g, rectified, x, norm)
-    assert_equal(gpu.rectify_grad_grad(*args), cpu.rectify_grad_grad(*args))
+    moments, g = moments_of(given), given.like(given.y)
+    rectified = Rectified(
+        cpu.rectify(given.y, given.scale, given.scale, moments), given.y, given.scale, moments
+    )
+    assert_equal(gpu.rectify_grad(g, rectified), cpu.rectify_grad(g, rectified))
+    moved = [given.like(one) for one in (given.y, given.scale, given.scale, moments)]
+    assert_equal(gpu.rectify_grad_grad(*moved, g, rectified), cpu.rectify_grad_grad(*moved, g, rectified))
 
 
 def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
     pooled = given.like(places[0].where)
-    moments = ((None, None), given.maybe(given.scale), (given.like(given.scale), given.like(given.scale)))
-    for g_y, g_pooled, line in itertools.product(given.maybe(given.y), given.maybe(pooled), moments):
-        gradients = Gradients(g_y, g_pooled, *line)
+    moments = given.maybe(places[0].moments)
+    for g_y, g_pooled, g_moments in itertools.product(given.maybe(given.y), given.maybe(pooled), moments):
+        gradients = Gradients(g_y, g_pooled, g_moments)
         if all(one is None for one in gradients):
             continue
         for needs_x in (True, False) if g_pooled is not None else (True,):
@@ -147,16 +147,20 @@ def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
                 assert_equal(mine, theirs)
 
 
+def moments_of(given: Given) -> Tensor:
+    return torch.stack([given.like(given.scale), given.like(given.scale).square()], 1)
+
+
 def test_rectify_and_its_gradients(given: Given) -> None:
     x, scale = given.y, given.scale
-    norm = Norm(scale, given.like(scale), given.like(scale), given.like(scale).square())
-    rectified, g = cpu.rectify(x, norm), given.like(x)
-    assert_equal([gpu.rectify(x, norm)], [rectified])
-    args = (g, rectified, x, norm)
-    assert_equal(gpu.rectify_grad(*args), cpu.rectify_grad(*args))
-    for h_x, *moved in itertools.product(given.maybe(x), *[given.maybe(scale)] * 4):
-        if any(one is not None for one in (h_x, *moved)):
-            mine, theirs = (way.rectify_grad_grad(h_x, moved, *args) for way in (gpu, cpu))
+    shift, moments = given.like(scale), moments_of(given)
+    images, g = cpu.rectify(x, scale, shift, moments), given.like(x)
+    assert_equal([gpu.rectify(x, scale, shift, moments)], [images])
+    rectified = Rectified(images, x, scale, moments)
+    assert_equal(gpu.rectify_grad(g, rectified), cpu.rectify_grad(g, rectified))
+    for moved in itertools.product(*map(given.maybe, (x, scale, shift, moments))):
+        if any(one is not None for one in moved):
+            mine, theirs = (way.rectify_grad_grad(*moved, g, rectified) for way in (gpu, cpu))
             assert_equal(mine, theirs)
 
 
@@ -166,8 +170,8 @@ def test_what_is_not_a_number_stays_so() -> None:
     pooled, *_ = gpu.pooling.pool(lying(given.y), given.scale, False)
     assert bool(pooled[0, 0, 0, 0].isnan())
     assert int(pooled.isnan().sum()) == 1
-    norm = Norm(given.scale, given.scale, given.scale, given.scale.square())
-    assert int(gpu.rectify(given.y, norm).isnan().sum()) == 1
+    rectified = gpu.rectify(given.y, given.scale, given.scale, moments_of(given))
+    assert int(rectified.isnan().sum()) == 1
 
 
 def test_of_pixels_that_tie_the_first_is_kept() -> None:
@@ -191,4 +195,4 @@ def test_meta_gradients_by_kernels_are_those_by_blocks(
     assert_same(found[1], found[0], **EXACT)
     # And the kernels did it: their places of pixels are told in another type.
     x, weight = torch.rand(1, 2, 4, 4, device=DEVICE), torch.rand(3, 2, 3, 3, device=DEVICE)
-    assert torch.ops.metabench.step(x, weight, weight[:, 0, 0, 0], 1, False, False)[4].dtype == torch.uint8
+    assert torch.ops.metabench.step(x, weight, weight[:, 0, 0, 0], 1, False, False)[3].dtype == torch.uint8
