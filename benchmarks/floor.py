@@ -111,7 +111,7 @@ def _of_step_grad_grad(args: Any, _: Any) -> int:
 
 CONVOLUTIONS: dict[str, Callable[[Any, Any], int]] = {
     "step": lambda args, _: _one(*args[:2]),
-    "step_grad": lambda args, _: (1 + args[10]) * _one(*args[4:6]),
+    "step_grad": lambda args, _: (1 + args[9]) * _one(*args[3:5]),
     "step_grad_grad": _of_step_grad_grad,
 }
 

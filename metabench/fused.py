@@ -98,8 +98,8 @@ class _RectifyGrad(_SingleLevelFunction):
         with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             outputs = _OPS.rectify_grad(*inputs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:5])
-        ctx.groups = inputs[5]
+        g, *rectified, ctx.groups = inputs
+        ctx.save_for_backward(g, *outputs[1:3], *rectified)
         return outputs
 
     @staticmethod
@@ -254,9 +254,12 @@ _register(
 )
 _register(
     "rectify_grad_grad",
-    f"Tensor? h_x, Tensor? h_scale, Tensor? h_shift, Tensor? h_moments, Tensor g, {_RECTIFIED}, int groups",
-    lambda way, *inputs: way.rectify_grad_grad(*inputs[:5], steps.Rectified(*inputs[5:-1])),
+    "Tensor? h_x, Tensor? h_scale, Tensor? h_shift, Tensor? h_moments, "
+    f"Tensor g, Tensor of_scale, Tensor of_shift, {_RECTIFIED}, int groups",
+    lambda way, *inputs: way.rectify_grad_grad(
+        *inputs[:4], steps.Passed(*inputs[4:7]), steps.Rectified(*inputs[7:-1])
+    ),
     _RectifyGradGrad,
-    (1, 0, 0, 0, 1, 1, 1, 0, 0),
+    (1, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0),
     (1, 1, 0, 0),
 )

@@ -35,3 +35,11 @@ class Rectified(NamedTuple):
     x: Tensor
     scale: Tensor
     moments: Tensor  # [C, 2]: mean and biased variance that x was normalised by
+
+
+class Passed(NamedTuple):
+    """What a gradient through normalisation and ReLU leaves for its own."""
+
+    g: Tensor
+    of_scale: Tensor
+    of_shift: Tensor

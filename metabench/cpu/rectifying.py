@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metabench.cpu.kernels import Found, blocks, channels_last, image, wide
-from metabench.steps import EPSILON, Rectified
+from metabench.steps import EPSILON, Passed, Rectified
 
 
 def rectify(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def rectify_grad_grad(
     h_scale: Tensor | None,
     h_shift: Tensor | None,
     h_moments: Tensor | None,
-    g: Tensor,
+    passed: Passed,
     rectified: Rectified,
 ) -> tuple[Tensor | None, ...]:
     """Return what `rectify_grad` passes on to g, x, scale and moments."""
@@ -65,26 +65,25 @@ def rectify_grad_grad(
     if h_shift is not None:
         push.add_(h_shift)
     for at in blocks(x, x.shape[1]):
-        passed = torch.ops.aten.threshold_backward(channels_last(g[at]), images[at], 0)
-        found.add("by x", (passed * x[at]).sum((0, 2, 3)))
-        found.add("by 1", passed.sum((0, 2, 3)))
+        of_x = torch.ops.aten.threshold_backward(channels_last(passed.g[at]), images[at], 0)
         of_g = torch.addcmul(wide(push), x[at], wide(turn))
         if h_x is not None:
-            found.add("by h", (passed * h_x[at]).sum((0, 2, 3)))
+            found.add("by h", (of_x * h_x[at]).sum((0, 2, 3)))
             of_g.addcmul_(channels_last(h_x[at]), wide(factor))
         found.put("g", at, torch.ops.aten.threshold_backward(channels_last(of_g), images[at], 0))
-        found.put("x", at, passed.mul_(wide(turn)))
-    by_x, by_1, by_h = (torch.zeros_like(mean) if sums is None else sums for sums in found.read(*SUMS))
-    of_turn = by_x.addcmul_(mean, by_1, value=-1)
-    of_factor = by_h.addcmul_(h_mean, by_1, value=-1)
+        found.put("x", at, of_x.mul_(wide(turn)))
+    of_turn = passed.of_scale / root
+    by_h = torch.zeros_like(mean) if h_x is None else found.whole["by h"]
+    of_factor = by_h.addcmul_(h_mean, passed.of_shift, value=-1)
     of_root.mul_(of_turn).addcmul_(scale, of_factor)
     of_scale = of_factor.addcmul_(by_var, of_turn, value=-0.5).mul_(root)
     of_var = of_root.mul_(root.pow_(3)).mul_(-0.5)
-    return found.whole["g"], found.whole["x"], of_scale, torch.stack([turn.mul_(by_1).neg_(), of_var], 1)
-
-
-SUMS = ("by x", "by 1", "by h")
-"""Of what passes, by a pixel, by 1, and by how that pixel's gradient moves."""
+    return (
+        found.whole["g"],
+        found.whole["x"],
+        of_scale,
+        torch.stack([turn.mul_(passed.of_shift).neg_(), of_var], 1),
+    )
 
 
 def _root(var: Tensor) -> Tensor:

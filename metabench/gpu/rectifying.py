@@ -9,7 +9,7 @@ from torch import Tensor
 from metabench import steps
 from metabench.gpu import rows
 from metabench.gpu.rows import grid, image, lying, of_channels, present, put, put_part, read, sum_parts, write
-from metabench.steps import Rectified
+from metabench.steps import Passed, Rectified
 
 EPSILON = tl.constexpr(steps.EPSILON)
 
@@ -45,22 +45,23 @@ def rectify_grad_grad(
     h_scale: Tensor | None,
     h_shift: Tensor | None,
     h_moments: Tensor | None,
-    g: Tensor,
+    passed: Passed,
     rectified: Rectified,
 ) -> tuple[Tensor | None, ...]:
     """Return what `rectify_grad` passes on to g, x, scale and moments."""
     images, x, scale, moments = _lying(rectified)
     sizes = _sizes(x)
     programs = grid(*sizes)
-    of_g, of_x, parts = image(x, *x.shape), image(x, *x.shape), x.new_empty(programs[0], 3, sizes[1])
+    of_g, of_x, parts = image(x, *x.shape), image(x, *x.shape), x.new_empty(programs[0], 1, sizes[1])
     h_x = None if h_x is None else lying(h_x)
     vectors = [None if one is None else one.contiguous() for one in (h_scale, h_shift, h_moments)]
     moved, has = present(h_x, *vectors, instead=x)
-    given = (*moved, lying(g), images, x, scale, moments, of_g, of_x, parts)
+    given = (*moved, lying(passed.g), images, x, scale, moments, of_g, of_x, parts)
     rows.launch(_grad_grad, programs, *given, *sizes, *has, **rows.BLOCK)
     of_scale, of_moments = x.new_empty(sizes[1]), x.new_empty(sizes[1], 2)
     _, h_scale, _, h_moments = moved
-    given = (parts, h_scale, h_moments, scale, moments, of_scale, of_moments)
+    sums = passed.of_scale.contiguous(), passed.of_shift.contiguous()
+    given = (parts, *sums, h_scale, h_moments, scale, moments, of_scale, of_moments)
     constants = (len(parts), sizes[1], has[0], has[1], has[3])
     rows.launch(_grad_grad_of_channels, programs[1:], *given, *constants, **rows.BLOCK)
     return of_g, of_x, of_scale, of_moments
@@ -170,7 +171,7 @@ def _grad_grad(
     moments,
     of_g,
     of_x,
-    parts,  # [programs, 3, channels]: of what passes by x's distance from the mean, itself, and by h_x
+    parts,  # [programs, 1, channels]: of what passes by h_x
     n_rows,
     n_channels,
     HAS_X: tl.constexpr,
@@ -194,12 +195,10 @@ def _grad_grad(
     passed = tl.where(is_on, read(g, row, is_row, c, n_channels), 0.0)
     apart = read(x, row, is_row, c, n_channels) - of_channels(moments, c, n_channels, 0, 2)[None, :]
     total = apart * turn[None, :] + push[None, :]
-    put_part(parts, 0, 3, c, n_channels, passed * apart)
-    put_part(parts, 1, 3, c, n_channels, passed)
     if HAS_X:
         moved = read(h_x, row, is_row, c, n_channels)
         total += moved * (factor * root)[None, :]
-        put_part(parts, 2, 3, c, n_channels, passed * moved)
+        put_part(parts, 0, 1, c, n_channels, passed * moved)
     write(of_g, row, is_row, c, n_channels, tl.where(is_on, total, 0.0))
     write(of_x, row, is_row, c, n_channels, passed * turn[None, :])
 
@@ -207,6 +206,8 @@ def _grad_grad(
 @triton.jit
 def _grad_grad_of_channels(
     parts,
+    passed_of_scale,
+    passed_of_shift,
     h_scale,
     h_moments,
     scale,
@@ -225,11 +226,11 @@ def _grad_grad_of_channels(
     root, factor = _root(moments, c, n_channels), of_channels(scale, c, n_channels)
     by_scale, by_mean, by_var = _moves(h_scale, h_moments, c, n_channels, HAS_SCALE, HAS_MOMENTS)
     by_var *= root * root
-    of_turn = sum_parts(parts, 0, 3, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
-    whole = sum_parts(parts, 1, 3, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
+    of_turn = of_channels(passed_of_scale, c, n_channels) / root
+    whole = of_channels(passed_of_shift, c, n_channels)
     of_factor = -by_mean * whole
     if HAS_X:
-        of_factor += sum_parts(parts, 2, 3, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
+        of_factor += sum_parts(parts, 0, 1, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
     put(of_scale, c, n_channels, root * (of_factor - by_var * 0.5 * of_turn))
     put(of_moments, c, n_channels, (by_var * factor * 0.5 - by_scale) * root * whole, 0, 2)
     of_root = factor * of_factor + of_turn * (by_scale - by_var * factor * 1.5)

@@ -17,7 +17,7 @@ from metabench import cpu, fused, gpu, nets, seeds, trees
 from metabench.cpu import kernels
 from metabench.gpu import convolutions
 from metabench.gpu.rows import lying
-from metabench.steps import Gradients, Rectified, Saved
+from metabench.steps import Gradients, Passed, Rectified, Saved
 from tests.net_problems import EXACT, assert_same, maml_loss, problem
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -119,9 +119,11 @@ def test_sums_over_many_parts() -> None:
     rectified = Rectified(
         cpu.rectify(given.y, given.scale, given.scale, moments), given.y, given.scale, moments
     )
-    assert_equal(gpu.rectify_grad(g, rectified), cpu.rectify_grad(g, rectified))
+    found = cpu.rectify_grad(g, rectified)
+    assert_equal(gpu.rectify_grad(g, rectified), found)
     moved = [given.like(one) for one in (given.y, given.scale, given.scale, moments)]
-    assert_equal(gpu.rectify_grad_grad(*moved, g, rectified), cpu.rectify_grad_grad(*moved, g, rectified))
+    mine, theirs = (way.rectify_grad_grad(*moved, Passed(g, *found[1:3]), rectified) for way in (gpu, cpu))
+    assert_equal(mine, theirs)
 
 
 def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
@@ -157,10 +159,12 @@ def test_rectify_and_its_gradients(given: Given) -> None:
     images, g = cpu.rectify(x, scale, shift, moments), given.like(x)
     assert_equal([gpu.rectify(x, scale, shift, moments)], [images])
     rectified = Rectified(images, x, scale, moments)
-    assert_equal(gpu.rectify_grad(g, rectified), cpu.rectify_grad(g, rectified))
+    found = cpu.rectify_grad(g, rectified)
+    assert_equal(gpu.rectify_grad(g, rectified), found)
+    passed = Passed(g, *found[1:3])
     for moved in itertools.product(*map(given.maybe, (x, scale, shift, moments))):
         if any(one is not None for one in moved):
-            mine, theirs = (way.rectify_grad_grad(*moved, g, rectified) for way in (gpu, cpu))
+            mine, theirs = (way.rectify_grad_grad(*moved, passed, rectified) for way in (gpu, cpu))
             assert_equal(mine, theirs)
 
 
