@@ -34,30 +34,28 @@ def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, T
     pooled = image(y, n, n_channels, height // 2, width // 2)
     where = image(y, *pooled.shape, dtype=torch.uint8)
     n_windows = n * triton.cdiv(height, 2) * triton.cdiv(width, 2)
-    programs = grid(n_windows, n_channels)
+    programs = grid(n_windows, n_channels, rows.WINDOWS)
     n_parts = programs[0] if has_moments else 1
     counts, parts = y.new_empty(n_parts), y.new_empty(n_parts, 2, n_channels)
-    geometry = (n_windows, height, width, n_channels, has_moments)
-    rows.launch(_pool, programs, y, scale.contiguous(), pooled, where, counts, parts, *geometry, **rows.BLOCK)
+    given = (y, scale.contiguous(), pooled, where, counts, parts, n_windows, height, width)
+    rows.over(_pool, programs, given, n_channels, has_moments, rows=rows.WINDOWS)
     if not has_moments:
         return pooled, where, y.new_zeros(n_channels, 2)
     moments = y.new_empty(n_channels, 2)
-    rows.launch(_moments, programs[1:], counts, parts, moments, n_parts, n_channels, **rows.BLOCK)
+    rows.over(_moments, programs[1:], (counts, parts, moments, n_parts), n_channels)
     return pooled, where, moments
 
 
 def spread(gradients: Gradients, saved: Saved) -> Tensor:
     """Return the gradient of a convolution's output, [n, C, H, W], from those of all that a step returned."""
-    n, n_channels = saved.where.shape[:2]
-    height, width = saved.x.shape[2:]
+    (n, n_channels), (height, width) = saved.where.shape[:2], saved.x.shape[2:]
     g = image(saved.x, n, n_channels, height, width)
-    n_pixels = n * height * width
     images = [None if one is None else lying(one) for one in (gradients.pooled, gradients.y)]
     g_moments = None if gradients.moments is None else gradients.moments.contiguous()
     given, has = present(*images, g_moments, instead=g)
-    held = (saved.where, saved.y, saved.moments.contiguous())
-    geometry = (n_pixels, height, width, n_channels)
-    rows.launch(_spread, grid(n_pixels, n_channels), *given, *held, g, *geometry, *has, **rows.BLOCK)
+    given += [saved.where, saved.y, saved.moments.contiguous(), g]
+    size = (n * height * width, height, width)
+    rows.over(_spread, grid(size[0], n_channels), (*given, *size), n_channels, *has)
     return g
 
 
@@ -73,19 +71,19 @@ def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None
     n, n_channels, height, width = h.shape
     pooled = image(h, n, n_channels, height // 2, width // 2)
     n_windows, n_pixels = n * triton.cdiv(height, 2) * triton.cdiv(width, 2), n * height * width
-    programs = grid(n_windows, n_channels)
+    programs = grid(n_windows, n_channels, rows.WINDOWS)
     has = gradients.moments is not None
     parts = h.new_empty(programs[0] if has else 1, 2, n_channels)
     g_moments = h if gradients.moments is None else gradients.moments.contiguous()
     of_y = image(h, *h.shape) if has else h
     given = (h, saved.where, saved.y, g_moments, saved.moments.contiguous(), pooled, of_y, parts)
-    geometry = (n_windows, n_pixels, height, width, n_channels, has)
-    rows.launch(_gather, programs, *given, *geometry, **rows.BLOCK)
+    geometry = (n_windows, n_pixels, height, width)
+    rows.over(_gather, programs, (*given, *geometry), n_channels, has, rows=rows.WINDOWS)
     if not has:
         return pooled, None, None, None
     found = h.new_empty(2, n_channels, 2)
-    sizes = (len(parts), n_pixels, n_channels)
-    rows.launch(_gather_moments, programs[1:], parts, g_moments, *found, *sizes, **rows.BLOCK)
+    given = (parts, g_moments, *found, len(parts), n_pixels)
+    rows.over(_gather_moments, programs[1:], given, n_channels)
     return pooled, found[0], of_y, found[1]
 
 
@@ -123,11 +121,13 @@ def _pool(
     n_windows,
     height,
     width,
-    n_channels,
+    n_quads,
     HAS_MOMENTS: tl.constexpr,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     sign = tl.where(of_channels(scale, c, n_channels)[None, :] < 0, -1.0, 1.0).to(y.dtype.element_ty)
@@ -164,10 +164,12 @@ def _moments(
     parts,
     found,  # [channels, 2]
     n_parts,
-    n_channels,
+    n_quads,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_C,), parts.dtype.element_ty)
     n = tl.zeros((BLOCK_M,), parts.dtype.element_ty)
@@ -201,13 +203,15 @@ def _spread(
     n_pixels,
     height,
     width,
-    n_channels,
+    n_quads,
     HAS_POOLED: tl.constexpr,
     HAS_MORE: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     row, is_row = m.to(tl.int64), m < n_pixels
@@ -243,11 +247,13 @@ def _gather(
     n_pixels,
     height,
     width,
-    n_channels,
+    n_quads,
     HAS_MOMENTS: tl.constexpr,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     window, is_window = _pooled(i, n_windows, height, width)
@@ -278,10 +284,12 @@ def _gather_moments(
     of_moments,
     n_parts,
     n_pixels,
-    n_channels,
+    n_quads,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     slopes = sum_parts(parts, 0, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
     offsets = sum_parts(parts, 1, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)

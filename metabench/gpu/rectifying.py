@@ -19,24 +19,19 @@ def rectify(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
     x = lying(x)
     images, sizes = image(x, *x.shape), _sizes(x)
     vectors = (one.contiguous() for one in (scale, shift, moments))
-    rows.launch(_rectify, grid(*sizes), x, *vectors, images, *sizes, **rows.BLOCK)
+    rows.over(_rectify, grid(*sizes), (x, *vectors, images, sizes[0]), sizes[1])
     return images
 
 
 def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, scale, shift and moments."""
     images, x, scale, moments = _lying(rectified)
-    sizes = _sizes(x)
-    programs = grid(*sizes)
-    of_x, parts = image(x, *x.shape), x.new_empty(programs[0], 2, sizes[1])
-    given = (lying(g), images, x, scale, moments, of_x, parts)
-    rows.launch(_grad, programs, *given, *sizes, **rows.BLOCK)
-    of_scale, of_shift = x.new_empty(2, sizes[1])
-    of_moments = x.new_empty(sizes[1], 2)
-    found = (of_scale, of_shift, of_moments)
-    rows.launch(
-        _grad_of_channels, programs[1:], parts, scale, moments, *found, len(parts), sizes[1], **rows.BLOCK
-    )
+    n_rows, n_channels = _sizes(x)
+    programs = grid(n_rows, n_channels)
+    of_x, parts = image(x, *x.shape), x.new_empty(programs[0], 2, n_channels)
+    rows.over(_grad, programs, (lying(g), images, x, scale, moments, of_x, parts, n_rows), n_channels)
+    found = (*x.new_empty(2, n_channels), x.new_empty(n_channels, 2))
+    rows.over(_grad_of_channels, programs[1:], (parts, scale, moments, *found, len(parts)), n_channels)
     return of_x, *found
 
 
@@ -50,20 +45,19 @@ def rectify_grad_grad(
 ) -> tuple[Tensor | None, ...]:
     """Return what `rectify_grad` passes on to g, x, scale and moments."""
     images, x, scale, moments = _lying(rectified)
-    sizes = _sizes(x)
-    programs = grid(*sizes)
-    of_g, of_x, parts = image(x, *x.shape), image(x, *x.shape), x.new_empty(programs[0], 1, sizes[1])
+    n_rows, n_channels = _sizes(x)
+    programs = grid(n_rows, n_channels)
+    of_g, of_x, parts = image(x, *x.shape), image(x, *x.shape), x.new_empty(programs[0], 1, n_channels)
     h_x = None if h_x is None else lying(h_x)
     vectors = [None if one is None else one.contiguous() for one in (h_scale, h_shift, h_moments)]
     moved, has = present(h_x, *vectors, instead=x)
-    given = (*moved, lying(passed.g), images, x, scale, moments, of_g, of_x, parts)
-    rows.launch(_grad_grad, programs, *given, *sizes, *has, **rows.BLOCK)
-    of_scale, of_moments = x.new_empty(sizes[1]), x.new_empty(sizes[1], 2)
+    given = (*moved, lying(passed.g), images, x, scale, moments, of_g, of_x, parts, n_rows)
+    rows.over(_grad_grad, programs, given, n_channels, *has)
+    of_scale, of_moments = x.new_empty(n_channels), x.new_empty(n_channels, 2)
     _, h_scale, _, h_moments = moved
     sums = passed.of_scale.contiguous(), passed.of_shift.contiguous()
-    given = (parts, *sums, h_scale, h_moments, scale, moments, of_scale, of_moments)
-    constants = (len(parts), sizes[1], has[0], has[1], has[3])
-    rows.launch(_grad_grad_of_channels, programs[1:], *given, *constants, **rows.BLOCK)
+    given = (parts, *sums, h_scale, h_moments, scale, moments, of_scale, of_moments, len(parts))
+    rows.over(_grad_grad_of_channels, programs[1:], given, n_channels, has[0], has[1], has[3])
     return of_g, of_x, of_scale, of_moments
 
 
@@ -84,8 +78,18 @@ def _root(moments, c, n_channels):
 
 @triton.jit
 def _rectify(
-    x, scale, shift, moments, images, n_rows, n_channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
+    x,
+    scale,
+    shift,
+    moments,
+    images,
+    n_rows,
+    n_quads,
+    PER: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     row, is_row = m.to(tl.int64), m < n_rows
@@ -106,10 +110,12 @@ def _grad(
     of_x,
     parts,  # [programs, 2, channels]: of what passes by x's distance from the mean, and of what passes
     n_rows,
-    n_channels,
+    n_quads,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     row, is_row = m.to(tl.int64), m < n_rows
@@ -131,10 +137,12 @@ def _grad_of_channels(
     of_shift,
     of_moments,
     n_parts,
-    n_channels,
+    n_quads,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     root, factor = _root(moments, c, n_channels), of_channels(scale, c, n_channels)
     apart = sum_parts(parts, 0, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
@@ -173,14 +181,16 @@ def _grad_grad(
     of_x,
     parts,  # [programs, 1, channels]: of what passes by h_x
     n_rows,
-    n_channels,
+    n_quads,
     HAS_X: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_SHIFT: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     row, is_row = m.to(tl.int64), m < n_rows
@@ -215,13 +225,15 @@ def _grad_grad_of_channels(
     of_scale,
     of_moments,
     n_parts,
-    n_channels,
+    n_quads,
     HAS_X: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
+    PER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    n_channels = n_quads * PER
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     root, factor = _root(moments, c, n_channels), of_channels(scale, c, n_channels)
     by_scale, by_mean, by_var = _moves(h_scale, h_moments, c, n_channels, HAS_SCALE, HAS_MOMENTS)

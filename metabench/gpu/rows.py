@@ -6,6 +6,7 @@ An image [n, C, H, W] lies channels last, as rows of pixels: [n * H * W, C].
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,11 @@ from torch import Tensor
 ROWS, CHANNELS = 32, 64
 """Of a block that one program works on."""
 
-BLOCK: dict[str, Any] = {"BLOCK_M": ROWS, "BLOCK_C": CHANNELS}
+WINDOWS = 16
+"""Of 2 x 2 pixels that one program works on."""
+
+WARPS = 4
+"""Of a program."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -25,12 +30,23 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     if device.type == "meta":
         return
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](*arguments, **constants)
+        kernel[grid](*arguments, **constants, num_warps=WARPS)
 
 
-def grid(n_rows: int, n_channels: int) -> tuple[int, int]:
+def over(
+    kernel: Any, grid: tuple[int, ...], given: Sequence[Any], n_channels: int, *flags: bool, rows: int = ROWS
+) -> None:
+    """Start a kernel over blocks of rows and channels.
+
+    A compiler that knows channels to be a multiple of four reads and writes four at once.
+    """
+    per = 4 if n_channels % 4 == 0 else 1
+    launch(kernel, grid, *given, n_channels // per, *flags, PER=per, BLOCK_M=rows, BLOCK_C=CHANNELS)
+
+
+def grid(n_rows: int, n_channels: int, rows: int = ROWS) -> tuple[int, int]:
     """Return how many programs there are along rows and channels."""
-    return triton.cdiv(n_rows, ROWS), triton.cdiv(n_channels, CHANNELS)
+    return triton.cdiv(n_rows, rows), triton.cdiv(n_channels, CHANNELS)
 
 
 def present(*tensors: Tensor | None, instead: Tensor) -> tuple[list[Tensor], list[bool]]:
