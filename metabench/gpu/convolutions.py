@@ -6,6 +6,7 @@ Each group of channels has filters of its own: images are [n, G * C, H, W], and 
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -90,7 +91,8 @@ def _is_ours(x: Tensor) -> bool:
 def _precision() -> str:
     # tf32 where torch's own convolutions would take it; else three such products, as exact as float32.
     chosen = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return "tf32" if chosen == "tf32" else "tf32x3"
+    is_tf32 = chosen == "tf32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+    return "tf32" if is_tf32 else "tf32x3"
 
 
 @triton.jit

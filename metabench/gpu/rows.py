@@ -34,19 +34,24 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 
 
 def over(
-    kernel: Any, grid: tuple[int, ...], given: Sequence[Any], n_channels: int, *flags: bool, rows: int = ROWS
+    kernel: Any,
+    grid: tuple[int, ...],
+    given: Sequence[Any],
+    n_channels: int,
+    *flags: bool,
+    rows: int | None = None,
 ) -> None:
     """Start a kernel over blocks of rows and channels.
 
     A compiler that knows channels to be a multiple of four reads and writes four at once.
     """
     per = 4 if n_channels % 4 == 0 else 1
-    launch(kernel, grid, *given, n_channels // per, *flags, PER=per, BLOCK_M=rows, BLOCK_C=CHANNELS)
+    launch(kernel, grid, *given, n_channels // per, *flags, PER=per, BLOCK_M=rows or ROWS, BLOCK_C=CHANNELS)
 
 
-def grid(n_rows: int, n_channels: int, rows: int = ROWS) -> tuple[int, int]:
+def grid(n_rows: int, n_channels: int, rows: int | None = None) -> tuple[int, int]:
     """Return how many programs there are along rows and channels."""
-    return triton.cdiv(n_rows, rows), triton.cdiv(n_channels, CHANNELS)
+    return triton.cdiv(n_rows, rows or ROWS), triton.cdiv(n_channels, CHANNELS)
 
 
 def present(*tensors: Tensor | None, instead: Tensor) -> tuple[list[Tensor], list[bool]]:

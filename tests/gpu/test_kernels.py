@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="no Triton for this platform")
 
 from metabench import cpu, fused, gpu, nets, seeds, trees
 from metabench.cpu import kernels
-from metabench.gpu import convolutions
+from metabench.gpu import convolutions, rows
 from metabench.gpu.rows import lying
 from metabench.steps import Gradients, Passed, Rectified, Saved
 from tests.net_problems import EXACT, assert_same, maml_loss, problem
@@ -126,6 +126,17 @@ def test_sums_over_many_parts() -> None:
     assert_equal(mine, theirs)
 
 
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a program do more: the interpreter takes its time for each."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(rows, "ROWS", 512)
+        monkeypatch.setattr(rows, "WINDOWS", 256)
+        own = convolutions.blocks
+        monkeypatch.setattr(convolutions, "blocks", lambda *n: own(*n)._replace(BLOCK_M=512, BLOCK_K=128))
+
+
+@pytest.mark.usefixtures("few_programs")
 def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
     pooled = given.like(places[0].where)
     moments = given.maybe(places[0].moments)
@@ -184,6 +195,7 @@ def test_of_pixels_that_tie_the_first_is_kept() -> None:
         assert not gpu.pooling.pool(y, scale, False)[1].any()
 
 
+@pytest.mark.usefixtures("few_programs")
 @pytest.mark.parametrize(("order", "uses_moments"), [(1, False), (2, False), (2, True)])
 def test_meta_gradients_by_kernels_are_those_by_blocks(
     order: int, uses_moments: bool, monkeypatch: pytest.MonkeyPatch
