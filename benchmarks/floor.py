@@ -34,6 +34,9 @@ aten = torch.ops.aten
 H200 = {"operations": 394e12, "bytes": 4.3e12}
 """Each second: tf32 products, half of the bf16 ones measured, and bytes read and written by a copy."""
 
+PRODUCTS = {"float32": 3, "tf32": 1}
+"""Of tf32 numbers, for one of these."""
+
 LAUNCH = 2e-6
 """Seconds between the kernels of a CUDA graph."""
 
@@ -127,7 +130,9 @@ def counting() -> Iterator[Counter]:
 def count(setting: str, order: str, learner: str = "maml", steps: int = 5) -> Counter:
     """Count one meta-gradient of the benchmark of speed."""
     described = {"setting": setting, "order": order, "learner": learner, "steps": steps, "tasks": None}
-    contest = Contest(argparse.Namespace(**described, what="train", peers="none", device="meta"), 1)
+    contest = Contest(
+        argparse.Namespace(**described, what="train", peers="none", device="meta", precision="float32"), 1
+    )
     call = contest.calls["ours"][0]
     call()  # records what later calls replay
     with counting() as counter:
@@ -170,16 +175,22 @@ def main() -> None:
     parser.add_argument("--setting", choices=SETTINGS, default="omni")
     parser.add_argument("--order", choices=("second", "first"), default="second")
     parser.add_argument("--learner", choices=("maml", "multi_step", "anil", "protonet"), default="maml")
+    parser.add_argument("--precision", choices=PRODUCTS, default="float32", help="of products")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args()
     counter = count(given.setting, given.order, given.learner)
     rates = ceilings("cuda") if torch.cuda.is_available() else H200
     total, n_tasks = counter.total, SETTINGS[given.setting].tasks
-    floor = max(total.operations / rates["operations"], total.bytes / rates["bytes"])
+    by = {
+        "operations": PRODUCTS[given.precision] * total.operations / rates["operations"],
+        "bytes": total.bytes / rates["bytes"],
+    }
+    floor = max(by.values())
     result = {
         "setting": given.setting,
         "order": given.order,
         "learner": given.learner,
+        "precision": given.precision,
         "rates": rates,
         "measured": torch.cuda.is_available(),
         **total._asdict(),
@@ -195,9 +206,8 @@ def main() -> None:
     for name, cost in (*dear[:14], ("all", total)):
         giga = f"{cost.operations / 1e9:8.1f} GFLOP {cost.bytes / 1e9:8.3f} GB"
         print(f"{name:32} {cost.calls:5} calls {cost.kernels:5} kernels {giga}")
-    by = {"operations": total.operations / rates["operations"], "bytes": total.bytes / rates["bytes"]}
     told = "measured" if result["measured"] else "of an H200, not measured here"
-    print(f"{rates['operations'] / 1e12:.0f} TFLOP/s and {rates['bytes'] / 1e12:.1f} TB/s, {told}")
+    print(f"{rates['operations'] / 1e12:.0f} TFLOP/s of tf32 and {rates['bytes'] / 1e12:.1f} TB/s, {told}")
     print(", ".join(f"{name}: {1e3 * value:.2f} ms" for name, value in by.items()))
     print(f"floor {1e3 * floor:.2f} ms, {math.floor(n_tasks / floor)} tasks/s; {total.kernels} kernels")
 

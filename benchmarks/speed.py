@@ -127,6 +127,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "what": arguments.what,
         "steps": arguments.steps,
         "device": arguments.device,
+        "precision": arguments.precision,
         "machine": f"{machine(arguments.device)}, {cores} cores, torch {torch.__version__}",
         "ours": ours["tasks_per_second"],
         "peers": {name: own["tasks_per_second"] for name, own in best.items()},
@@ -175,6 +176,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "tf32"),
+        default="float32",
+        help="of everybody's products on a GPU; torch's convolutions take tf32 unless they are told not to",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args()
     if arguments.what == "evaluate" and arguments.learner != "maml":

@@ -259,6 +259,8 @@ def _device() -> str:
     if torch is not None and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         description += "; " + ", ".join(names)
+        if torch.get_float32_matmul_precision() != "highest":
+            description += " with tf32 products"
     return description
 
 

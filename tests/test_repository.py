@@ -22,6 +22,7 @@ FLOORS: dict[str, float] = {
     "figures": 0.5,
     "config": 0.5,
     "objectives": 0.7,
+    "precision": 0.5,
     "steps": 0.5,
     "cpu": 0.6,
     "gpu": 0.65,

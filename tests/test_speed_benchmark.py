@@ -24,7 +24,7 @@ def contest(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def contestants(contest: ModuleType, learner: str, order: str, what: str = "train") -> Any:
     described = {"setting": "seed", "learner": learner, "order": order, "what": what, "steps": 2, "tasks": 2}
-    return contest.Contest(argparse.Namespace(**described, peers="", device="cpu"), 1)
+    return contest.Contest(argparse.Namespace(**described, peers="", device="cpu", precision="float32"), 1)
 
 
 @pytest.mark.parametrize("order", ["second", "first"])

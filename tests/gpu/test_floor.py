@@ -58,7 +58,9 @@ def test_operations_are_those_that_torch_counts_of_one_task(floor: ModuleType, o
     peers = importlib.import_module("peers")
     contest = importlib.import_module("contest")
     described = {"setting": "seed", "order": order, "learner": "maml", "steps": 5, "tasks": 2}
-    by_torch = contest.Contest(argparse.Namespace(**described, what="train", peers="none", device="cpu"), 1)
+    by_torch = contest.Contest(
+        argparse.Namespace(**described, what="train", peers="none", device="cpu", precision="float32"), 1
+    )
     torchs = contest.SETTINGS["seed"].tasks * peers.flops(by_torch.known["loop"], by_torch.problem)
     ours = counted(floor, "seed", order).operations
     # torch's second derivative takes a gradient to the images as well, which nobody needs.
