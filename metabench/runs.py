@@ -18,7 +18,6 @@ from metabench import (
     diagnostics,
     episodes,
     memory,
-    precision,
     predictions,
     resumption,
     storage,
@@ -246,7 +245,6 @@ def test_run(
             is a file of its own, named by their hash, unless they are the run's own tasks.
     """
     memory.keep_freed()
-    precision.keep_float32()
     run = open_run(folder, splits, device)
     _refuse_other_data(folder, splits)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
