@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from metabench import trees
 from metabench.core import Logs, Optimizer, Tree, setting
+from metabench.lists import add, div, mul, sqrt, sub
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,26 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Rul
 
     def direction(gradient: Tree, state: Tree) -> tuple[Tree, Tree]:
         step = state["step"] + 1
-        m = trees.map(lambda m, g: beta1 * m + (1 - beta1) * g, state["m"], gradient)
-        v = trees.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["v"], gradient)
+
+        def moved(m: list[Tensor], g: list[Tensor]) -> Any:
+            # m = beta1 * m + (1 - beta1) * g
+            return add(mul(m, beta1), mul(g, 1 - beta1))
+
+        def squared(v: list[Tensor], g: list[Tensor]) -> Any:
+            # v = beta2 * v + (1 - beta2) * g^2
+            return add(mul(v, beta2), mul(mul(g, 1 - beta2), g))
+
+        m = trees.together(moved, state["m"], gradient)
+        v = trees.together(squared, state["v"], gradient)
         m_scale = 1 / (1 - beta1**step)
         v_scale = 1 / (1 - beta2**step)
 
-        def corrected(m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def corrected(m: list[Tensor], v: list[Tensor]) -> Any:
             # A float64 scalar would turn a parameter without dimensions, such as a learned rate, into one.
-            return m * m_scale.to(m.dtype) / ((v * v_scale.to(v.dtype)).sqrt() + epsilon)
+            m_hat, v_hat = (mul(x, scale.to(x[0].dtype)) for x, scale in ((m, m_scale), (v, v_scale)))
+            return div(m_hat, add(sqrt(v_hat), epsilon))
 
-        move = trees.map(corrected, m, v)
-        return move, {"step": step, "m": m, "v": v}
+        return trees.together(corrected, m, v), {"step": step, "m": m, "v": v}
 
     return Rule(init, direction)
 
@@ -122,7 +133,7 @@ def descend(h: Settings, otherwise: Schedule = constant) -> Optimizer:
     def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
         lr = h.outer_lr * factor(progress)
         direction, state = rule.direction(clip(gradient, h.outer_clip), state)
-        meta = trees.map(lambda w, d: w - lr * d, meta, direction)
+        meta = trees.together(lambda w, d: sub(w, mul(d, lr)), meta, direction)
         return meta, state, {"lr/outer": torch.as_tensor(lr)}
 
     return Optimizer(rule.init, update)

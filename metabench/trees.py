@@ -17,6 +17,19 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     return function(tree, *others)
 
 
+def together(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Apply a function of lists to all leaves at once, or to the matching leaves of several trees.
+
+    Args:
+        function: returns a list, one for each leaf, as torch's `_foreach_` functions do: few kernels, not one
+            for each leaf.
+    """
+    rows: list[tuple[Any, ...]] = []
+    map(lambda *leaves: rows.append(leaves), tree, *others)
+    found = iter(function(*(list(column) for column in zip(*rows, strict=True))) if rows else ())
+    return map(lambda _: next(found), tree)
+
+
 def items(tree: Tree, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, leaf) pairs, names joined by dots."""
     if not isinstance(tree, dict):

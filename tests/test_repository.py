@@ -23,6 +23,7 @@ FLOORS: dict[str, float] = {
     "config": 0.5,
     "objectives": 0.7,
     "precision": 0.5,
+    "lists": 0.5,
     "steps": 0.5,
     "cpu": 0.6,
     "gpu": 0.65,
