@@ -40,6 +40,7 @@ class Form(NamedTuple):
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[int, Any], ...]
     multiples: tuple[int, ...]
+    warps: int
 
 
 class Compiled(NamedTuple):
@@ -60,7 +61,8 @@ def launched(setting: str, order: str) -> dict[Form, int]:
     found: dict[Form, int] = {}
 
     def launch(self: Any, kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
-        form = form_of(kernel, [*arguments, *constants.values()])
+        warps = constants.pop("num_warps", rows.WARPS)
+        form = form_of(kernel, [*arguments, *constants.values()], warps)
         found[form] = found.get(form, 0) + 1
 
     with mock.patch.object(floor.Counter, "launch", launch):
@@ -68,7 +70,7 @@ def launched(setting: str, order: str) -> dict[Form, int]:
     return found
 
 
-def form_of(kernel: Any, values: list[Any]) -> Form:
+def form_of(kernel: Any, values: list[Any], warps: int) -> Form:
     """Tell types, constants and multiples apart as Triton does."""
     signature, constants, multiples = [], [], []
     for place, (parameter, value) in enumerate(zip(kernel.params, values, strict=True)):
@@ -80,7 +82,7 @@ def form_of(kernel: Any, values: list[Any]) -> Form:
         signature.append((parameter.name, f"*{TYPES[value.dtype]}" if is_tensor else "i32"))
         if is_tensor or value % 16 == 0:
             multiples.append(place)
-    return Form(kernel, tuple(signature), tuple(constants), tuple(multiples))
+    return Form(kernel, tuple(signature), tuple(constants), tuple(multiples), warps)
 
 
 def compiled(form: Form, launches: int, arch: int) -> Compiled:
@@ -91,7 +93,7 @@ def compiled(form: Form, launches: int, arch: int) -> Compiled:
         constexprs={(place,): value for place, value in form.constants},
         attrs={(place,): [["tt.divisibility", 16]] for place in form.multiples},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": rows.WARPS})
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": form.warps})
     registers, stack = resources(made.asm["cubin"])
     ptx = made.asm["ptx"]
     constants = [value for _, value in form.constants]

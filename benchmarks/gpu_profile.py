@@ -33,7 +33,7 @@ def replayed(contest: Contest, repeats: int) -> float:
 
 def by_kernel(contest: Contest) -> list[tuple[str, int, float]]:
     """Return each kernel's name, launches and seconds in one replay, the dearest first."""
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as taken:
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU], acc_events=True) as taken:
         contest.calls["ours"][0]()
         torch.cuda.synchronize()
     seconds: dict[str, float] = collections.defaultdict(float)

@@ -23,7 +23,7 @@ class Counted(NamedTuple):
 
 def count(function: Callable[[], Any]) -> Counted:
     """Run a function and count what it does."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as taken:
         function()
     events = [event for event in taken.events() if event.name.startswith("aten::")]
     leaves = [e for e in events if not any(child.name.startswith("aten::") for child in e.cpu_children)]
@@ -34,7 +34,7 @@ def count(function: Callable[[], Any]) -> Counted:
 def held_at_most(function: Callable[[], Any]) -> int:
     """Return the most bytes that are allocated at once on the CPU in a second call, beyond those before."""
     function()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as taken:
         function()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"

@@ -25,6 +25,10 @@ FEWEST = 256
 """Pixels that are worth a program of their own in such a sum."""
 
 
+WARPS = 8
+"""Of a program: fewer do not have the registers for three products in tf32."""
+
+
 class Blocks(NamedTuple):
     """Of pixels, channels out, and columns of patches, that one program multiplies at a time."""
 
@@ -61,7 +65,7 @@ def convolve(
     n_pixels = n * height * width
     grid = (triton.cdiv(n_pixels, size.BLOCK_M), groups, triton.cdiv(n_out, size.BLOCK_N))
     geometry = (n_pixels, height, width, groups, n_in, n_out, is_back, onto is not None)
-    rows.launch(_convolve, grid, x, filters, y, *geometry, _precision(), **size._asdict())
+    rows.launch(_convolve, grid, x, filters, y, *geometry, _precision(), **size._asdict(), num_warps=WARPS)
     return y
 
 
@@ -72,13 +76,15 @@ def correlate(x: Tensor, g: Tensor, groups: int) -> Tensor:
     x, g = lying(x), lying(g)
     n, channels, height, width = x.shape
     n_in, n_out, n_pixels = channels // groups, g.shape[1] // groups, n * height * width
-    size = blocks(n_in, n_out)
+    size = blocks(n_in, n_out)._replace(BLOCK_M=32)  # pixels are summed over: more take registers alone
     grid = (triton.cdiv(9 * n_in, size.BLOCK_K), groups * triton.cdiv(n_out, size.BLOCK_N))
     splits = max(1, min(PROGRAMS // (grid[0] * grid[1]), n_pixels // FEWEST))
     n_of_split = triton.cdiv(triton.cdiv(n_pixels, splits), size.BLOCK_M) * size.BLOCK_M
     parts = x.new_empty(splits, groups * n_out, 3, 3, n_in)
     geometry = (n_pixels, height, width, groups, n_of_split, n_in, n_out)
-    rows.launch(_correlate, (*grid, splits), x, g, parts, *geometry, _precision(), **size._asdict())
+    rows.launch(
+        _correlate, (*grid, splits), x, g, parts, *geometry, _precision(), **size._asdict(), num_warps=WARPS
+    )
     whole = parts[0] if splits == 1 else parts.sum(0)  # in one order: the same bits every time
     return whole.permute(0, 3, 1, 2)
 
@@ -94,13 +100,14 @@ def _precision() -> str:
 
 
 @triton.jit
-def _taps(start, n_in: tl.constexpr, BLOCK_K: tl.constexpr):
+def _taps(block, n_in: tl.constexpr, BLOCK_K: tl.constexpr):
     # Which of the 3 x 3 places, and which channel, each of BLOCK_K columns of patches is.
     if n_in % BLOCK_K == 0:  # one place serves the whole block, and its channels lie side by side
-        place = tl.full((1,), start // n_in, tl.int32)
-        channel = start % n_in + tl.arange(0, BLOCK_K)
+        n_blocks: tl.constexpr = n_in // BLOCK_K
+        place = tl.full((1,), block // n_blocks, tl.int32)
+        channel = block % n_blocks * BLOCK_K + tl.arange(0, BLOCK_K)
     else:
-        column = start + tl.arange(0, BLOCK_K)
+        column = block * BLOCK_K + tl.arange(0, BLOCK_K)
         place, channel = column // n_in, column % n_in
     return place, channel
 
@@ -142,8 +149,8 @@ def _convolve(
     total = tl.zeros((BLOCK_M, BLOCK_N), y.dtype.element_ty)
     if IS_SUM:
         total += tl.load(to, mask=is_to, other=0.0)
-    for start in range(0, 9 * n_in, BLOCK_K):
-        place, channel = _taps(start, n_in, BLOCK_K)
+    for block in range((9 * n_in + BLOCK_K - 1) // BLOCK_K):
+        place, channel = _taps(block, n_in, BLOCK_K)
         patches = _patches(x, m, place, channel, group, n_pixels, height, width, groups, n_in)
         if IS_BACK:
             at = ((group * n_in + channel) * 9 + 8 - place)[:, None] * n_out + out[None, :]
@@ -172,7 +179,7 @@ def _correlate(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    place, channel = _taps(tl.program_id(0) * BLOCK_K, n_in, BLOCK_K)
+    place, channel = _taps(tl.program_id(0), n_in, BLOCK_K)
     n_blocks: tl.constexpr = (n_out + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(1) // n_blocks
     out = tl.program_id(1) % n_blocks * BLOCK_N + tl.arange(0, BLOCK_N)

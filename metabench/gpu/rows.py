@@ -21,7 +21,7 @@ WINDOWS = 16
 """Of 2 x 2 pixels that one program works on."""
 
 WARPS = 4
-"""Of a program."""
+"""Of a program, unless it says otherwise."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -30,7 +30,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     if device.type == "meta":
         return
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](*arguments, **constants, num_warps=WARPS)
+        kernel[grid](*arguments, **{"num_warps": WARPS, **constants})
 
 
 def over(
