@@ -49,9 +49,11 @@ class Found:
         return tuple(self.whole.get(name) for name in names)
 
 
-def image(like: Tensor, *shape: int) -> Tensor:
+def image(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Return memory for an image [n, C, H, W], channels last."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return torch.empty(
+        shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
+    )
 
 
 def wide(of_channels: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from metabench.cpu.kernels import image
 from metabench.gpu import pooling
 from metabench.gpu.convolutions import convolve, correlate
 from metabench.gpu.rectifying import rectify, rectify_grad, rectify_grad_grad
-from metabench.gpu.rows import image
 from metabench.steps import Gradients, Saved
 
 __all__ = ["convolve", "rectify", "rectify_grad", "rectify_grad_grad", "step", "step_grad", "step_grad_grad"]

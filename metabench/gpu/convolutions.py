@@ -15,8 +15,8 @@ from torch import Tensor
 
 from metabench import precision
 from metabench.cpu import kernels
+from metabench.cpu.kernels import channels_last, image
 from metabench.gpu import rows
-from metabench.gpu.rows import image, lying
 
 PROGRAMS = 512
 """As many as a sum over pixels is split into at least, so that no multiprocessor is idle."""
@@ -57,7 +57,7 @@ def convolve(
     if not _is_ours(x):
         found = kernels.convolve(x, kernels.flip(filters, groups) if is_back else filters, groups)
         return found if onto is None else onto.add_(found)
-    x, filters = lying(x), lying(filters)
+    x, filters = channels_last(x), channels_last(filters)
     n, channels, height, width = x.shape
     n_in, n_out = channels // groups, filters.shape[1] if is_back else len(filters) // groups
     y = image(x, n, groups * n_out, height, width) if onto is None else onto
@@ -73,7 +73,7 @@ def correlate(x: Tensor, g: Tensor, groups: int) -> Tensor:
     """Return the gradient of filters from images and the gradient of a convolution's output."""
     if not _is_ours(x):
         return kernels.correlate(x, g, groups)
-    x, g = lying(x), lying(g)
+    x, g = channels_last(x), channels_last(g)
     n, channels, height, width = x.shape
     n_in, n_out, n_pixels = channels // groups, g.shape[1] // groups, n * height * width
     size = blocks(n_in, n_out)._replace(BLOCK_M=32)  # pixels are summed over: more take registers alone

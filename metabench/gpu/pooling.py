@@ -7,19 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from metabench.cpu.kernels import channels_last, image
 from metabench.gpu import rows
-from metabench.gpu.rows import (
-    grid,
-    image,
-    lying,
-    of_channels,
-    present,
-    put,
-    put_part,
-    read,
-    sum_parts,
-    write,
-)
+from metabench.gpu.rows import grid, of_channels, present, put, put_part, read, sum_parts, write
 from metabench.steps import Gradients, Saved
 
 
@@ -50,10 +40,10 @@ def spread(gradients: Gradients, saved: Saved) -> Tensor:
     """Return the gradient of a convolution's output, [n, C, H, W], from those of all that a step returned."""
     (n, n_channels), (height, width) = saved.where.shape[:2], saved.x.shape[2:]
     g = image(saved.x, n, n_channels, height, width)
-    images = [None if one is None else lying(one) for one in (gradients.pooled, gradients.y)]
+    images = [None if one is None else channels_last(one) for one in (gradients.pooled, gradients.y)]
     g_moments = None if gradients.moments is None else gradients.moments.contiguous()
     given, has = present(*images, g_moments, instead=g)
-    given += [saved.where, saved.y, saved.moments.contiguous(), g]
+    given += [*map(channels_last, (saved.where, saved.y)), saved.moments.contiguous(), g]
     size = (n * height * width, height, width)
     rows.over(_spread, grid(size[0], n_channels), (*given, *size), n_channels, *has)
     return g
@@ -76,9 +66,10 @@ def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None
     parts = h.new_empty(programs[0] if has else 1, 2, n_channels)
     g_moments = h if gradients.moments is None else gradients.moments.contiguous()
     of_y = image(h, *h.shape) if has else h
-    given = (h, saved.where, saved.y, g_moments, saved.moments.contiguous(), pooled, of_y, parts)
+    images = map(channels_last, (h, saved.where, saved.y))
+    tensors = (*images, g_moments, saved.moments.contiguous(), pooled, of_y, parts)
     geometry = (n_windows, n_pixels, height, width)
-    rows.over(_gather, programs, (*given, *geometry), n_channels, has, rows=rows.WINDOWS)
+    rows.over(_gather, programs, (*tensors, *geometry), n_channels, has, rows=rows.WINDOWS)
     if not has:
         return pooled, None, None, None
     found = h.new_empty(2, n_channels, 2)

@@ -7,8 +7,9 @@ import triton.language as tl
 from torch import Tensor
 
 from metabench import steps
+from metabench.cpu.kernels import channels_last, image
 from metabench.gpu import rows
-from metabench.gpu.rows import grid, image, lying, of_channels, present, put, put_part, read, sum_parts, write
+from metabench.gpu.rows import grid, of_channels, present, put, put_part, read, sum_parts, write
 from metabench.steps import Passed, Rectified
 
 EPSILON = tl.constexpr(steps.EPSILON)
@@ -16,7 +17,7 @@ EPSILON = tl.constexpr(steps.EPSILON)
 
 def rectify(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
     """Normalise, scale and shift, channel by channel, and let no pixel be negative."""
-    x = lying(x)
+    x = channels_last(x)
     images, sizes = image(x, *x.shape), _sizes(x)
     vectors = (one.contiguous() for one in (scale, shift, moments))
     rows.over(_rectify, grid(*sizes), (x, *vectors, images, sizes[0]), sizes[1])
@@ -29,7 +30,7 @@ def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
     n_rows, n_channels = _sizes(x)
     programs = grid(n_rows, n_channels)
     of_x, parts = image(x, *x.shape), x.new_empty(programs[0], 2, n_channels)
-    rows.over(_grad, programs, (lying(g), images, x, scale, moments, of_x, parts, n_rows), n_channels)
+    rows.over(_grad, programs, (channels_last(g), images, x, scale, moments, of_x, parts, n_rows), n_channels)
     found = (*x.new_empty(2, n_channels), x.new_empty(n_channels, 2))
     rows.over(_grad_of_channels, programs[1:], (parts, scale, moments, *found, len(parts)), n_channels)
     return of_x, *found
@@ -48,10 +49,10 @@ def rectify_grad_grad(
     n_rows, n_channels = _sizes(x)
     programs = grid(n_rows, n_channels)
     of_g, of_x, parts = image(x, *x.shape), image(x, *x.shape), x.new_empty(programs[0], 1, n_channels)
-    h_x = None if h_x is None else lying(h_x)
+    h_x = None if h_x is None else channels_last(h_x)
     vectors = [None if one is None else one.contiguous() for one in (h_scale, h_shift, h_moments)]
     moved, has = present(h_x, *vectors, instead=x)
-    given = (*moved, lying(passed.g), images, x, scale, moments, of_g, of_x, parts, n_rows)
+    given = (*moved, channels_last(passed.g), images, x, scale, moments, of_g, of_x, parts, n_rows)
     rows.over(_grad_grad, programs, given, n_channels, *has)
     of_scale, of_moments = x.new_empty(n_channels), x.new_empty(n_channels, 2)
     _, h_scale, _, h_moments = moved
@@ -68,7 +69,7 @@ def _sizes(x: Tensor) -> tuple[int, int]:
 
 def _lying(rectified: Rectified) -> Rectified:
     images, x, scale, moments = rectified
-    return Rectified(lying(images), lying(x), scale.contiguous(), moments.contiguous())
+    return Rectified(channels_last(images), channels_last(x), scale.contiguous(), moments.contiguous())
 
 
 @triton.jit

@@ -59,18 +59,6 @@ def present(*tensors: Tensor | None, instead: Tensor) -> tuple[list[Tensor], lis
     return [instead if one is None else one for one in tensors], [one is not None for one in tensors]
 
 
-def image(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Return memory for an image [n, C, H, W], channels last."""
-    return torch.empty(
-        shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
-    )
-
-
-def lying(x: Tensor) -> Tensor:
-    """Return an image or filters channels last."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 @triton.jit
 def read(images, row, is_row, c, n_channels):
     at = row[:, None] * n_channels + c[None, :]

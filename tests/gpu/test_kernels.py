@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.utils._pytree import tree_map
 
 pytest.importorskip("triton", reason="no Triton for this platform")
 
 from metabench import cpu, fused, gpu, nets, seeds, trees
 from metabench.cpu import kernels
+from metabench.cpu.kernels import channels_last
 from metabench.gpu import convolutions, rows
-from metabench.gpu.rows import lying
 from metabench.steps import Gradients, Passed, Rectified, Saved
 from tests.net_problems import EXACT, assert_same, maml_loss, problem
 
@@ -107,7 +108,7 @@ def test_step(given: Given, has_moments: bool) -> None:
 
 def test_moments_of_many_parts_are_those_of_the_whole_far_from_zero() -> None:
     given = Given((1, 2, 3, 30, 5, 6))
-    y = lying(given.y * torch.arange(1, 31, device=DEVICE)[:, None, None, None] + 1e4)
+    y = channels_last(given.y * torch.arange(1, 31, device=DEVICE)[:, None, None, None] + 1e4)
     mean, var = gpu.pooling.pool(y, given.scale, True)[2].unbind(1)
     torch.testing.assert_close(mean, y.mean((0, 2, 3)), rtol=1e-13, atol=0)
     torch.testing.assert_close(var, y.var((0, 2, 3), correction=0), rtol=1e-9, atol=0)
@@ -164,6 +165,26 @@ def moments_of(given: Given) -> Tensor:
     return torch.stack([given.like(given.scale), given.like(given.scale).square()], 1)
 
 
+def test_images_may_lie_in_another_way(given: Given, places: tuple[Saved, Saved]) -> None:
+    def lying(tree: Any) -> Any:
+        return tree_map(Tensor.contiguous, tree)
+
+    saved, more = places[0], (given.groups, True)
+    gradients = Gradients(given.like(given.y), given.like(saved.where), given.like(saved.moments))
+    moved = given.like(given.weight), given.like(given.x)
+    assert_equal(gpu.step_grad(lying(gradients), lying(saved), *more), gpu.step_grad(gradients, saved, *more))
+    assert_equal(
+        gpu.step_grad_grad(*lying(moved), lying(gradients), lying(saved), *more),
+        gpu.step_grad_grad(*moved, gradients, saved, *more),
+    )
+    rectified = Rectified(given.y.relu(), given.y, given.scale, moments_of(given))
+    g = given.like(given.y)
+    assert_equal(
+        gpu.rectify_grad(lying(g), lying(rectified)),
+        gpu.rectify_grad(channels_last(g), Rectified(*map(channels_last, rectified[:2]), *rectified[2:])),
+    )
+
+
 def test_rectify_and_its_gradients(given: Given) -> None:
     x, scale = given.y, given.scale
     shift, moments = given.like(scale), moments_of(given)
@@ -182,7 +203,7 @@ def test_rectify_and_its_gradients(given: Given) -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     given = Given((1, 2, 3, 1, 4, 4))
     given.y[0, 0, 1, 1] = torch.nan
-    pooled, *_ = gpu.pooling.pool(lying(given.y), given.scale, False)
+    pooled, *_ = gpu.pooling.pool(channels_last(given.y), given.scale, False)
     assert bool(pooled[0, 0, 0, 0].isnan())
     assert int(pooled.isnan().sum()) == 1
     rectified = gpu.rectify(given.y, given.scale, given.scale, moments_of(given))
