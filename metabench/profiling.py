@@ -69,7 +69,7 @@ def to(folder: Path, told: Callable[[str], None] = lambda text: None) -> Iterato
         written.append(path)
 
     plan = schedule(wait=SKIPPED - 1, warmup=1, active=TAKEN, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=ready) as taken:
+    with profile(activities=activities, schedule=plan, on_trace_ready=ready, acc_events=True) as taken:
         _active = taken
         try:
             yield
