@@ -14,7 +14,7 @@ import torch
 from peers import Peer
 from peers_learners import LEARNERS
 
-from metabench import algorithms, memory, nets, precision, seeds, trees, vectorise
+from metabench import algorithms, memory, nets, seeds, trees, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Query, Support, Task
 from metabench.evaluate import BLOCK
@@ -52,7 +52,7 @@ class Contest:
     def __init__(self, arguments: argparse.Namespace, threads: int) -> None:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("high" if arguments.precision == "tf32" else "highest")
-        precision.keep_float32()
+        torch.backends.cudnn.allow_tf32 = arguments.precision == "tf32"
         peers_jax.prepare(threads)
         memory.keep_freed()
         self.arguments = arguments

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,11 +31,11 @@ class Part(NamedTuple):
     seconds: int
 
 
-def speed(setting: str, *words: str, seconds: int = 90) -> Part:
+def speed(setting: str, *words: str) -> Part:
     """Compare with peers on the GPU."""
-    name = "-".join(["speed", setting, *(word.strip("-") for word in words if word != "--repeats")])
+    name = "-".join(["speed", setting, *(word.strip("-") for word in words)])
     command = ("benchmarks/speed.py", "--device", "cuda", "--setting", setting, "--repeats", "5", *words)
-    return Part(name, command, seconds)
+    return Part(name, command, 90)
 
 
 PARTS = (
@@ -64,13 +65,16 @@ def run(part: Part, out: Path, seconds: float) -> str:
     begun = time.perf_counter()
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with (out / f"{part.name}.txt").open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, *part.words], cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
+            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         try:
-            done = subprocess.run(
-                [sys.executable, *part.words], cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
-                stdout=file, stderr=subprocess.STDOUT, timeout=min(part.seconds, seconds), check=False,
-            )  # fmt: skip
-            how = "ok" if done.returncode == 0 else f"exit {done.returncode}"
+            code = process.wait(min(part.seconds, seconds))
+            how = "ok" if code == 0 else f"exit {code}"
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with its own children, which hold the GPU
+            process.wait()
             how = "too long"
     return f"{part.name:40} {how:10} {time.perf_counter() - begun:6.1f} s"
 

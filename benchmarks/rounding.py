@@ -1,9 +1,10 @@
 """What tf32 and bfloat16 products would do to a meta-gradient, and to what is learnt; needs no GPU.
 
-Matrix units of GPUs round the factors of a product, to 10 bits of mantissa (tf32) or 7 (bfloat16), and add up
-in float32. The same is done here on a CPU to both factors of every convolution, forward, backward and in
-second derivatives. Printed are distances of meta-gradients from float64 ones, on real tasks, and accuracy on
-meta-validation after training with each rounding from the same seeds.
+Matrix units of GPUs take factors of a product with 10 bits of mantissa (tf32) or 7 (bfloat16), and add up in
+float32. Here both factors of every convolution are rounded to the nearest such number on a CPU, forward,
+backward and in second derivatives; a unit may cut off what this rounds. Printed are distances of
+meta-gradients from float64 ones, on real tasks, and accuracy on meta-validation after training with each
+rounding from the same seeds.
 
     METABENCH_DATA=../shared/data python benchmarks/rounding.py --tasks 4000 --seeds 3
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,22 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+
+class Room:
+    """Memory that graphs of one device work in, one after another, and the stream that captures them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with torch.cuda.device(device):
+            self.pool = torch.cuda.graph_pool_handle()
+            self.stream = torch.cuda.Stream()
+
+    def leave(self) -> None:
+        """Let the allocator know that a capture broke off; the room is not to be used again."""
+        with contextlib.suppress(RuntimeError, AttributeError):
+            torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
+
+
 WARM_UPS = 2
 """Calls before a capture, in which kernels are compiled and libraries allocate their workspaces."""
 
@@ -17,11 +34,11 @@ WARM_UPS = 2
 class Captured:
     """A function captured for arguments of one form: shapes, strides, types and device."""
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], pool: Any = None) -> None:
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], room: Room) -> None:
         """Capture a function of nested containers of tensors on one CUDA device; it must not wait for it.
 
         Args:
-            pool: of another's memory. As results are copied at once, graphs of one stream may share theirs.
+            room: that other graphs may have, too, as the results of each are copied at once.
         """
         leaves, form = tree_flatten(args)
         self.device = leaves[0].device
@@ -32,13 +49,12 @@ class Captured:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device), torch.no_grad():
             self._take(leaves)
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            room.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(room.stream):
                 for _ in range(WARM_UPS):
                     function(*arguments)
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(self.graph, pool=pool):
+            torch.cuda.current_stream().wait_stream(room.stream)
+            with torch.cuda.graph(self.graph, pool=room.pool, stream=room.stream):
                 self.found = function(*arguments)
 
     def __call__(self, *args: Any) -> Any:
@@ -64,14 +80,15 @@ def like(leaf: Tensor) -> Tensor:
     return torch.empty_strided(single.shape, single.stride(), dtype=leaf.dtype, device=leaf.device)
 
 
-def capture(function: Callable[..., Any], args: tuple[Any, ...], pool: Any = None) -> Callable[..., Any]:
-    """Return a function captured for arguments like these, or itself, and a warning, where it cannot be."""
+def capture(function: Callable[..., Any], args: tuple[Any, ...], room: Room) -> Callable[..., Any] | None:
+    """Return a function captured for arguments like these, or nothing, and a warning, where it cannot be."""
     try:
-        return Captured(function, args, pool)
+        return Captured(function, args, room)
     except RuntimeError as error:  # a graph keeps memory of its own, which may be more than there is
+        room.leave()
         logging.getLogger(__name__).warning(
             "steps are replayed one operation after another, which is slower: no CUDA graph of them can be "
             "captured: %s",
             error,
         )
-        return function
+        return None

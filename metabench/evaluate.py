@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabench import algorithms, draws, episodes, nets, precision, vectorise
+from metabench import algorithms, draws, episodes, nets, vectorise
 from metabench.config import NetworkConfig
 from metabench.core import Algorithm, Net, Objective, Task, Tree
 from metabench.episodes import FrozenTasks, Group
@@ -85,7 +85,6 @@ def over(
     Returns:
         Arrays [T, ...] by the names in that dict.
     """
-    precision.keep_float32()
     blocks, positions = [], []
     size = vectorise.at_once(net, images.device, BLOCK)
     for group in tasks.groups:

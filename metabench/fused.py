@@ -123,17 +123,19 @@ class _RectifyGradGrad(_SingleLevelFunction):
 Axes = tuple[int, ...]
 
 
-def serves(device: str) -> bool:
-    """Say whether the operators run on a type of device."""
-    return device == "cpu" or (device in ("cuda", "meta") and _has_kernels(device))
+def serves(device: torch.device) -> bool:
+    """Say whether the operators run on a device."""
+    return device.type == "cpu" or (device.type in ("cuda", "meta") and _has_kernels(device))
 
 
 @functools.cache
-def _has_kernels(device: str) -> bool:
+def _has_kernels(device: torch.device) -> bool:
     try:
         # Another thread knows nothing of the transforms that this one may be in.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(_try_kernels, device).result()
+    except torch.OutOfMemoryError:
+        raise  # there may be room later, or for fewer tasks
     except Exception as error:  # noqa: BLE001  Triton's are of many kinds: no compiler, no room on disk
         logging.getLogger(__name__).warning(
             "kernels for %s cannot be used, so that torch's own layers are used, which are several times "
@@ -146,13 +148,13 @@ def _has_kernels(device: str) -> bool:
     return True
 
 
-def _try_kernels(device: str) -> None:
+def _try_kernels(device: torch.device) -> None:
     one = torch.ones(1, 1, 3, 3, device=device)
     expected = torch.full_like(one, 4)
     expected[..., 1, :] = expected[..., :, 1] = 6
     expected[..., 1, 1] = 9
     found = _gpu().convolve(one, one, 1)
-    if device != "meta" and not torch.equal(found, expected):
+    if device.type != "meta" and not torch.equal(found, expected):
         raise RuntimeError(f"a convolution gives {found.tolist()} for {expected.tolist()}")
 
 

@@ -1,4 +1,4 @@
-"""Norm layers, and convolution, batch moments and max pooling as one step that is fast on a CPU."""
+"""Norm layers, and convolution, batch moments and max pooling as one fast step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
 
 def normalise_and_rectify(x: Tensor, norm: Tree, moments: Tensor) -> Tensor:
     """Do so to images [n, C, H, W] by moments [C, 2], and let no pixel be negative."""
-    if fused is not None and fused.serves(x.device.type):
+    if fused is not None and fused.serves(x.device):
         return torch.ops.metabench.rectify(x, norm["scale"], norm["shift"], moments, 1)
     mean, var = moments.unbind(1)
     return F.relu(normalise(x, norm, {"mean": mean, "var": var}))
@@ -61,7 +61,7 @@ def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tu
         The pooled image, and the mean and biased variance of each channel before pooling, [C, 2] (zeros
         without `has_moments`).
     """
-    if fused is not None and fused.serves(x.device.type):
+    if fused is not None and fused.serves(x.device):
         _, pooled, moments, _ = torch.ops.metabench.step(x, weight, scale.detach(), 1, has_moments, False)
         return pooled, moments
     return plain_conv_pool(x, weight, scale, has_moments)

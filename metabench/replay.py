@@ -16,7 +16,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-from metabench.capture import capture
+from metabench.capture import Room, capture
 
 PAYS_AFTER = {"cpu": 60.0, "cuda": 3.0}
 """Seconds that a function must have taken before it is recorded: recording takes some, too.
@@ -34,7 +34,7 @@ class Tape:
         self.seconds: dict[Hashable, float] = {}
         self.fits = sys.maxsize  # the most tasks that were found to fit in memory at once
         self.recorded: dict[Hashable, Callable[..., Any]] = {}
-        self.pool: Any = None  # memory that all graphs work in
+        self.room: Room | None = None  # in which all graphs work
 
     def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         """Return function(*args), replayed if it has been recorded for arguments of this form.
@@ -47,13 +47,9 @@ class Tape:
         form = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
         key, kind = (name, form), leaves[0].device.type
         found = self.recorded.get(key)
-        pays_after = PAYS_AFTER.get(kind, 0.0) if self.pays_after is None else self.pays_after
+        pays_after = PAYS_AFTER.get(kind, PAYS_AFTER["cpu"]) if self.pays_after is None else self.pays_after
         if found is None and self.seconds.get(key, 0.0) >= pays_after:
-            found = record(function, *args)
-            if kind == "cuda":
-                self.pool = self.pool or torch.cuda.graph_pool_handle()
-                found = capture(found, args, self.pool)
-            self.recorded[key] = found
+            found = self.recorded[key] = self._recorded(function, args, leaves[0].device)
         if found is not None:
             with torch.no_grad():
                 return found(*args)
@@ -61,6 +57,18 @@ class Tape:
         result = function(*args)
         self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - begun
         return result
+
+    def _recorded(
+        self, function: Callable[..., Any], args: tuple[Any, ...], device: torch.device
+    ) -> Callable[..., Any]:
+        operations = record(function, *args)
+        if device.type != "cuda":
+            return operations
+        self.room = self.room or Room(device)
+        graph = capture(operations, args, self.room)
+        if graph is None:
+            self.room = None
+        return graph or operations
 
 
 def record(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:

@@ -259,7 +259,9 @@ def _device() -> str:
     if torch is not None and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         description += "; " + ", ".join(names)
-        if torch.get_float32_matmul_precision() != "highest":
+        from metabench import precision
+
+        if not precision.is_exact():
             description += " with tf32 products"
     return description
 

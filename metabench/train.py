@@ -18,7 +18,6 @@ from metabench import (
     episodes,
     memory,
     nets,
-    precision,
     profiling,
     seeds,
     stats,
@@ -101,7 +100,6 @@ def train(
         listen: called with tasks seen and averages over the meta-training since the last call.
     """
     memory.keep_freed()
-    precision.keep_float32()
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
     meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from metabench import trees
+from metabench import precision, trees
 from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree
 from metabench.replay import Tape
 
@@ -89,7 +89,7 @@ def meta_gradient(
 
     per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
     n_tasks = len(tasks.classes)
-    _refuse_autocast(tasks)
+    _prepare(tasks)
 
     def summed(meta: Tree, buffers: Tree, tasks: Task) -> Tree:
         gradient, (loss, (logs, new_buffers)) = per_task(meta, buffers, tasks)
@@ -151,7 +151,7 @@ def per_task(
             may change as arguments.
         name: by which a tape tells functions apart.
     """
-    _refuse_autocast(tasks)
+    _prepare(tasks)
     over_tasks = vmap(function, in_dims=(0, *[None] * len(shared)))
     with torch.no_grad():
         if tape is None:
@@ -164,7 +164,9 @@ def per_example(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return vmap(function)(x)
 
 
-def _refuse_autocast(tasks: Task) -> None:
+def _prepare(tasks: Task) -> None:
+    # Float32 throughout: as torch computes it, and on every device.
+    precision.keep_float32()
     device = tasks.support.x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         raise MetabenchError(

@@ -107,10 +107,8 @@ def test_rectify_has_the_derivatives_of_its_parts(order: int) -> None:
 
     def plain(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
         mean, var = moments.unbind(1)
-        x, scale, shift, mean, root = (
-            x,
-            *(v[:, None, None] for v in (scale, shift, mean, (var + 1e-5).sqrt())),
-        )
+        root = (var + 1e-5).sqrt()
+        scale, shift, mean, root = (v[:, None, None] for v in (scale, shift, mean, root))
         return F.relu((x - mean) / root * scale + shift)
 
     def fused(*inputs: Tensor) -> Tensor:

@@ -94,8 +94,8 @@ def step_grad_grad(
             found.put("g_pooled", at, _gather(h, where[at]))
         pairs = []  # of the gradient of a convolution's output, what else went into it: images and filters
         if h_x is not None or h_back is not None:
-            image = None if h_x is None else h_x[at]
-            pairs.append((_gradient(at, gradients, saved, line, y), image, h_back))
+            moved = None if h_x is None else h_x[at]
+            pairs.append((_gradient(at, gradients, saved, line, y), moved, h_back))
         if y is not None and line is not None:
             found.add("slope", (h * y).sum((0, 2, 3)))
             found.add("offset", h.sum((0, 2, 3)))
@@ -104,9 +104,9 @@ def step_grad_grad(
                 found.put("y", at, of_y)
             else:  # it is a function of x and weight, then
                 pairs.append((of_y, x[at], back))
-        for g, image, _ in pairs:
-            if image is not None:
-                found.add("weight", correlate(image, g, groups))
+        for g, other, _ in pairs:
+            if other is not None:
+                found.add("weight", correlate(other, g, groups))
         through = [convolve(g, filters, groups) for g, _, filters in pairs if filters is not None]
         if through:
             found.put("x", at, sum(through[1:], through[0]))

@@ -48,7 +48,7 @@ def blocks(n_in: int, n_out: int) -> Blocks:
 def convolve(
     x: Tensor, filters: Tensor, groups: int, is_back: bool = False, onto: Tensor | None = None
 ) -> Tensor:
-    """Convolve images [n, G * C_in, H, W], zero-padded to the same size.
+    """Convolve images [n, G * C_in, H, W], zero-padded to the same size; the result lies channels last.
 
     Args:
         is_back: x is the gradient of a convolution's output by these filters; return that of its input.
@@ -56,7 +56,7 @@ def convolve(
     """
     if not _is_ours(x):
         found = kernels.convolve(x, kernels.flip(filters, groups) if is_back else filters, groups)
-        return found if onto is None else onto.add_(found)
+        return channels_last(found) if onto is None else onto.add_(found)  # torch's lie as they like
     x, filters = channels_last(x), channels_last(filters)
     n, channels, height, width = x.shape
     n_in, n_out = channels // groups, filters.shape[1] if is_back else len(filters) // groups

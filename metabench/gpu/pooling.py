@@ -27,7 +27,7 @@ def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, T
     programs = grid(n_windows, n_channels, rows.WINDOWS)
     n_parts = programs[0] if has_moments else 1
     counts, parts = y.new_empty(n_parts), y.new_empty(n_parts, 2, n_channels)
-    given = (y, scale.contiguous(), pooled, where, counts, parts, n_windows, height, width)
+    given = (channels_last(y), scale.contiguous(), pooled, where, counts, parts, n_windows, height, width)
     rows.over(_pool, programs, given, n_channels, has_moments, rows=rows.WINDOWS)
     if not has_moments:
         return pooled, where, y.new_zeros(n_channels, 2)
@@ -72,10 +72,10 @@ def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None
     rows.over(_gather, programs, (*tensors, *geometry), n_channels, has, rows=rows.WINDOWS)
     if not has:
         return pooled, None, None, None
-    found = h.new_empty(2, n_channels, 2)
-    given = (parts, g_moments, *found, len(parts), n_pixels)
+    of_g_moments, of_moments = (h.new_empty(n_channels, 2) for _ in range(2))
+    given = (parts, g_moments, of_g_moments, of_moments, len(parts), n_pixels)
     rows.over(_gather_moments, programs[1:], given, n_channels)
-    return pooled, found[0], of_y, found[1]
+    return pooled, of_g_moments, of_y, of_moments
 
 
 @triton.jit

@@ -31,7 +31,7 @@ def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
     programs = grid(n_rows, n_channels)
     of_x, parts = image(x, *x.shape), x.new_empty(programs[0], 2, n_channels)
     rows.over(_grad, programs, (channels_last(g), images, x, scale, moments, of_x, parts, n_rows), n_channels)
-    found = (*x.new_empty(2, n_channels), x.new_empty(n_channels, 2))
+    found = (x.new_empty(n_channels), x.new_empty(n_channels), x.new_empty(n_channels, 2))
     rows.over(_grad_of_channels, programs[1:], (parts, scale, moments, *found, len(parts)), n_channels)
     return of_x, *found
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from metabench.capture import capture, like, once
+from metabench import replay
+from metabench.capture import like, once
 
 
 @pytest.mark.parametrize(
@@ -36,15 +38,44 @@ def test_memory_for_a_tensor_takes_it_in_and_lies_alike(leaf: torch.Tensor) -> N
     )
 
 
-def test_what_cannot_be_captured_is_replayed_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    # Where there is no GPU, nothing can be; where there is one, what waits for it cannot.
+BREAKS_OFF = """
+import sys, torch
+from metabench import capture, replay
+
+def waits(x):
+    return x * float(x.sum())
+
+x = torch.rand(3, device=sys.argv[1])
+if sys.argv[1] == "cuda":
+    assert capture.capture(waits, (x,), capture.Room(x.device)) is None
+    tape = replay.Tape(0.0)
+    for _ in range(2):  # what comes after is captured as ever
+        assert torch.equal(tape.run("double", lambda x: 2 * x, x), 2 * x)
+    assert isinstance(*tape.recorded.values(), capture.Captured)
+else:
+    class Room:
+        pool = stream = None
+        leave = lambda self: print("left")
+    assert capture.capture(waits, (x,), Room()) is None
+"""
+
+
+def test_what_cannot_be_captured_is_told() -> None:
+    # Where there is no GPU, nothing can be; where there is one, what waits for it cannot. In a process of its
+    # own, since a capture that broke off stays with its process.
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.rand(3, device=device)
+    run = subprocess.run(
+        [sys.executable, "-c", BREAKS_OFF, device], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search("slower: no CUDA graph of them can be captured: .+", run.stderr)
 
-    def waits(x: torch.Tensor) -> torch.Tensor:
-        return x * float(x.sum())
 
-    with caplog.at_level(logging.WARNING):
-        found = capture(waits, (x,))
-    assert found is waits
-    assert re.search("slower: no CUDA graph of them can be captured: .+", caplog.text)
+def test_a_tape_replays_what_it_could_not_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "capture", lambda *_: None)
+    monkeypatch.setattr(replay, "Room", lambda device: device)
+    tape = replay.Tape(pays_after=0.0)
+    x = torch.rand(3)
+    operations = tape._recorded(lambda x: 2 * x, (x,), torch.device("cuda", 0))
+    assert torch.equal(operations(x), 2 * x)
+    assert tape.room is None  # the next capture finds another

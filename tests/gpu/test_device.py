@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,22 +49,25 @@ def problem(name: str, n_tasks: int, width: int = 20, steps: int = 3) -> tuple[A
     return algorithm, net, meta, buffers, Task(Support(*halves[0]), Query(*halves[1]), classes), h, 0.0
 
 
-@pytest.mark.parametrize(("precision", "most"), [("highest", 3e-6), ("high", 3e-3)])
-@pytest.mark.parametrize("sizes", [(3, 1, 20), (4, 20, 20), (2, 64, 64), (2, 3, 32)])
+@pytest.mark.parametrize(("precision", "least", "most"), [("highest", 0, 2e-5), ("high", 2e-5, 3e-3)])
+@pytest.mark.parametrize("sizes", [(3, 1, 20, 28), (4, 20, 20, 7), (2, 64, 64, 13), (2, 3, 32, 21)])
 def test_convolutions_in_float32_are_near_those_in_float64(
-    sizes: tuple[int, ...], precision: str, most: float
+    sizes: tuple[int, ...], precision: str, least: float, most: float
 ) -> None:
     pytest.importorskip("triton")
     from metabench.gpu import convolutions
 
     torch.set_float32_matmul_precision(precision)
-    groups, n_in, n_out = sizes
-    x = torch.randn(7, groups * n_in, 28, 28, device=CUDA)
-    g = torch.randn(7, groups * n_out, 28, 28, device=CUDA)
+    groups, n_in, n_out, side = sizes
+    x = torch.randn(7, groups * n_in, side, side, device=CUDA)
+    g = torch.randn(7, groups * n_out, side, side, device=CUDA)
     w = torch.randn(groups * n_out, n_in, 3, 3, device=CUDA)
     exact = [one.double() for one in (x, g, w)]
+    forward = kernels.convolve(exact[0], exact[2], groups)
+    onto = g.clone(memory_format=torch.channels_last)
     pairs = [
-        (convolutions.convolve(x, w, groups), kernels.convolve(exact[0], exact[2], groups)),
+        (convolutions.convolve(x, w, groups), forward),
+        (convolutions.convolve(x, w, groups, onto=onto), forward + exact[1]),
         (
             convolutions.convolve(g, w, groups, is_back=True),
             kernels.convolve(exact[1], kernels.flip(exact[2], groups), groups),
@@ -71,7 +75,7 @@ def test_convolutions_in_float32_are_near_those_in_float64(
         (convolutions.correlate(x, g, groups), kernels.correlate(*exact[:2], groups)),
     ]
     for found, expected in pairs:
-        assert float((found - expected).norm() / expected.norm()) < most
+        assert least <= float((found - expected).norm() / expected.norm()) < most
 
 
 @pytest.mark.parametrize("name", ["maml", "fomaml", "protonet"])
@@ -82,6 +86,21 @@ def test_meta_gradients_are_those_of_a_processor(name: str) -> None:
     on_gpu, on_cpu = (vectorise.meta_gradient(algorithm, net, *one, h, 0.0)[0] for one in (given, there))
     difference = trees.norm(trees.map(lambda a, b: a.cpu() - b, on_gpu, on_cpu))
     assert float(difference / trees.norm(on_cpu)) < 1e-9
+
+
+def test_kernels_in_float32_find_the_meta_gradient_of_a_processor_in_float64() -> None:
+    # A pixel that rounding puts on the other side of a ReLU moves it: of few tasks, after one step.
+    differences = []
+    algorithm, net, meta, buffers, tasks, h, _ = problem("maml", 8, steps=1)
+    for index in range(8):
+        one = vectorise.cut(tasks, slice(index, index + 1))
+        exact = tree_map(lambda leaf: leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu(), one)
+        there = [tree_map(lambda leaf: leaf.cpu().double(), tree) for tree in (meta, buffers)]
+        found = vectorise.meta_gradient(algorithm, net, meta, buffers, one, h, 0.0)[0]
+        expected = vectorise.meta_gradient(algorithm, net, *there, exact, h, 0.0)[0]
+        difference = trees.norm(trees.map(lambda a, b: a.cpu().double() - b, found, expected))
+        differences.append(float(difference / trees.norm(expected)))
+    assert statistics.median(differences) < 1e-3
 
 
 def test_a_captured_step_gives_the_same_bits_and_lets_its_results_be() -> None:

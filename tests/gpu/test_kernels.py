@@ -170,6 +170,10 @@ def test_images_may_lie_in_another_way(given: Given, places: tuple[Saved, Saved]
         return tree_map(Tensor.contiguous, tree)
 
     saved, more = places[0], (given.groups, True)
+    found, expected = (
+        gpu.pooling.pool(way(given.y), given.scale, True) for way in (Tensor.contiguous, channels_last)
+    )
+    assert_equal(found, expected)
     gradients = Gradients(given.like(given.y), given.like(saved.where), given.like(saved.moments))
     moved = given.like(given.weight), given.like(given.x)
     assert_equal(gpu.step_grad(lying(gradients), lying(saved), *more), gpu.step_grad(gradients, saved, *more))

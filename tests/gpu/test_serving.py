@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="no Triton for this platform")
 from metabench import fused
 from metabench.gpu import rows
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,6 @@ def test_where_kernels_do_not_work_it_is_told_once_and_torchs_layers_serve(
 
 
 def test_other_devices_have_no_kernels() -> None:
-    assert fused.serves("cpu")
-    assert fused.serves("meta")
-    assert not fused.serves("mps")
+    assert fused.serves(torch.device("cpu"))
+    assert fused.serves(torch.device("meta"))
+    assert not fused.serves(torch.device("mps"))

@@ -39,7 +39,8 @@ class Elsewhere(TorchDispatchMode):
         self.n_operations += 1
         self.all.add(str(func))
         touched = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
-        if any(leaf.device.type != "meta" and leaf.ndim for leaf in touched):
+        is_moved = "copy" in str(func) and len({leaf.device.type for leaf in touched}) > 1
+        if is_moved or any(leaf.device.type != "meta" and leaf.ndim for leaf in touched):
             self.elsewhere.add(str(func))
         return out
 
@@ -114,4 +115,7 @@ def test_what_waits_is_seen() -> None:
         torch.linalg.inv(matrices)
         index.to("meta") + torch.empty(3, device="meta")
     assert seen.waited == {"aten._local_scalar_dense.default", "aten._linalg_check_errors.default"}
+    with Elsewhere() as scalar:
+        torch.tensor(2.0).to("meta")
+    assert scalar.elsewhere == {"aten._to_copy.default"}
     assert "aten._to_copy.default" in seen.elsewhere
