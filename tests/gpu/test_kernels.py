@@ -189,6 +189,27 @@ def test_images_may_lie_in_another_way(given: Given, places: tuple[Saved, Saved]
     )
 
 
+def test_torchs_own_convolutions_serve_however_their_results_lie(
+    given: Given, places: tuple[Saved, Saved], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = (given.x, given.weight, given.scale, given.groups, True, True)
+    saved, more = places[0], (given.groups, True)
+    gradients = Gradients(given.like(given.y), given.like(saved.where), given.like(saved.moments))
+    moved = given.like(given.weight), given.like(given.x)
+
+    def found() -> list[Any]:
+        every = gpu.step(*args), gpu.step_grad(gradients, saved, *more)
+        return [*every, gpu.step_grad_grad(*moved, gradients, saved, *more)]
+
+    expected = found()
+    for name in ("convolve", "correlate"):
+        torchs = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *given, torchs=torchs: torchs(*given).contiguous())
+    monkeypatch.setattr(convolutions, "_is_ours", lambda x: False)
+    for mine, theirs in zip(found(), expected, strict=True):
+        assert_equal(mine, theirs)
+
+
 def test_rectify_and_its_gradients(given: Given) -> None:
     x, scale = given.y, given.scale
     shift, moments = given.like(scale), moments_of(given)
