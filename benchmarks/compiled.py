@@ -74,13 +74,14 @@ def form_of(kernel: Any, values: list[Any], warps: int) -> Form:
     """Tell types, constants and multiples apart as Triton does."""
     signature, constants, multiples = [], [], []
     for place, (parameter, value) in enumerate(zip(kernel.params, values, strict=True)):
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        is_size = parameter.do_not_specialize
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not is_size):
             signature.append((parameter.name, "constexpr"))
             constants.append((place, value))
             continue
         is_tensor = isinstance(value, Tensor)
         signature.append((parameter.name, f"*{TYPES[value.dtype]}" if is_tensor else "i32"))
-        if is_tensor or value % 16 == 0:
+        if is_tensor or (value % 16 == 0 and not is_size):
             multiples.append(place)
     return Form(kernel, tuple(signature), tuple(constants), tuple(multiples), warps)
 

@@ -123,7 +123,7 @@ def _patches(x, m, place, channel, group, n_pixels, height, width, groups, n_in:
     return tl.load(x + pixel * (groups * n_in) + (group * n_in + channel)[None, :], mask=is_in, other=0.0)
 
 
-@triton.jit
+@rows.sized
 def _convolve(
     x,
     filters,
@@ -162,7 +162,7 @@ def _convolve(
     tl.store(to, total, mask=is_to)
 
 
-@triton.jit
+@rows.sized
 def _correlate(
     x,
     g,

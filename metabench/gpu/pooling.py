@@ -101,7 +101,7 @@ def _pooled(i, n_windows, height, width):
     return (image.to(tl.int64) * (height // 2) + r) * (width // 2) + q, is_whole
 
 
-@triton.jit
+@rows.sized
 def _pool(
     y,
     scale,
@@ -149,7 +149,7 @@ def _pool(
         put_part(parts, 1, 2, c, n_channels, squares)
 
 
-@triton.jit
+@rows.sized
 def _moments(
     counts,
     parts,
@@ -182,7 +182,7 @@ def _moments(
     put(found, c, n_channels, squares / n_all, 1, 2)
 
 
-@triton.jit
+@rows.sized
 def _spread(
     pooled,
     more,
@@ -224,7 +224,7 @@ def _spread(
     write(g, row, is_row, c, n_channels, total)
 
 
-@triton.jit
+@rows.sized
 def _gather(
     h,
     where,
@@ -267,7 +267,7 @@ def _gather(
         put_part(parts, 1, 2, c, n_channels, offsets)
 
 
-@triton.jit
+@rows.sized
 def _gather_moments(
     parts,
     g_moments,

@@ -77,7 +77,7 @@ def _root(moments, c, n_channels):
     return tl.rsqrt(of_channels(moments, c, n_channels, 1, 2) + EPSILON)
 
 
-@triton.jit
+@rows.sized
 def _rectify(
     x,
     scale,
@@ -101,7 +101,7 @@ def _rectify(
     write(images, row, is_row, c, n_channels, tl.where(value <= 0, 0.0, value))
 
 
-@triton.jit
+@rows.sized
 def _grad(
     g,
     images,
@@ -129,7 +129,7 @@ def _grad(
     put_part(parts, 1, 2, c, n_channels, passed)
 
 
-@triton.jit
+@rows.sized
 def _grad_of_channels(
     parts,
     scale,
@@ -167,7 +167,7 @@ def _moves(h_scale, h_moments, c, n_channels, HAS_SCALE: tl.constexpr, HAS_MOMEN
     return of_scale, of_mean, of_var
 
 
-@triton.jit
+@rows.sized
 def _grad_grad(
     h_x,
     h_scale,
@@ -214,7 +214,7 @@ def _grad_grad(
     write(of_x, row, is_row, c, n_channels, passed * turn[None, :])
 
 
-@triton.jit
+@rows.sized
 def _grad_grad_of_channels(
     parts,
     passed_of_scale,

@@ -23,6 +23,14 @@ WINDOWS = 16
 WARPS = 4
 """Of a program, unless it says otherwise."""
 
+SIZES = (
+    *("n_pixels", "height", "width", "groups", "n_of_split"),
+    *("n_windows", "n_parts", "n_rows", "n_quads"),
+)
+
+sized = triton.jit(do_not_specialize=SIZES)
+"""Decorates what is launched: one program for all sizes, as compiling each takes half a second."""
+
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Start a kernel where its first tensor is; a tensor without values needs none."""
