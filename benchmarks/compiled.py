@@ -125,7 +125,13 @@ def main() -> None:
     )
     parser.add_argument("--setting", choices=SETTINGS, default="omni")
     parser.add_argument("--order", choices=("second", "first"), default="second")
-    parser.add_argument("--arch", type=int, default=90, help="compute capability, 90 for an H100 or H200")
+    parser.add_argument(
+        "--arch",
+        type=int,
+        choices=(75, 80, 86, 89, 90, 100, 120),
+        default=90,
+        help="compute capability, 90 for an H100 or H200",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args()
     found = [compiled(form, n, given.arch) for form, n in launched(given.setting, given.order).items()]

@@ -68,7 +68,7 @@ class Contest:
             x = torch.rand(n_tasks, WAY * examples, *shape, generator=generator)
             drawn += [x.to(device), torch.arange(WAY, device=device).repeat(examples).expand(n_tasks, -1)]
         self.n_tasks = n_tasks
-        self.tape = Tape(pays_after=0.0)  # a run records its steps once they have taken a minute
+        self.tape = Tape(pays_after=0.0)  # a run waits: see replay.PAYS_AFTER
         self.is_second = arguments.order == "second"
         name, settings = ours(arguments.learner, self.is_second, arguments.steps)
         self.algorithm, self.h = algorithms.get(name), algorithms.hparams(name, settings)

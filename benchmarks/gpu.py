@@ -73,9 +73,11 @@ def run(part: Part, out: Path, seconds: float) -> str:
             code = process.wait(min(part.seconds, seconds))
             how = "ok" if code == 0 else f"exit {code}"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with its own children, which hold the GPU
-            process.wait()
             how = "too long"
+        finally:
+            if process.poll() is None:  # too long, or Ctrl-C
+                os.killpg(process.pid, signal.SIGKILL)  # with its own children, which hold the GPU
+                process.wait()
     return f"{part.name:40} {how:10} {time.perf_counter() - begun:6.1f} s"
 
 
@@ -91,6 +93,9 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device: this runs on a GPU alone; benchmarks/speed.py compares on a CPU")
+    there = [name for name in given.only if (given.out / f"{name}.txt").exists()]
+    if there:
+        parser.error(f"--out {given.out}: has {', '.join(there)} of an earlier run; name another folder")
     given.out.mkdir(parents=True, exist_ok=True)
     end = time.perf_counter() + given.limit
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
@@ -107,4 +112,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -25,13 +25,16 @@ from torch import Tensor
 
 from metabench import cpu, draws, episodes, seeds, train, trees, vectorise
 from metabench.config import NetworkConfig, RunConfig, TaskConfig
-from metabench.core import Splits, Task
+from metabench.core import MetabenchError, Splits, Task
 from metabench.data import load
 from metabench.stats import mean_interval
 
 MANTISSA = 23
 BITS: Mapping[str, int] = {"float32": MANTISSA, "tf32": 10, "bfloat16": 7}
 """Of the mantissa of a factor."""
+
+COUNTS = {"tasks": 4000, "seeds": 3, "batches": 10, "width": 20}
+"""Options and what they are if not given."""
 
 SETTINGS = {"inner_lr": 0.4, "inner_steps": 5, "outer_lr": 2e-3, "task_batch_size": 16}
 
@@ -116,12 +119,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, default in {"tasks": 4000, "seeds": 3, "batches": 10, "width": 20}.items():
+    for name, default in COUNTS.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args()
+    for name in COUNTS:
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} {getattr(given, name)}: must be >= 1")
     torch.set_num_threads(1)
-    splits = load(TaskConfig(dataset="omniglot", way=5, shot=1))
+    try:
+        splits = load(TaskConfig(dataset="omniglot", way=5, shot=1))
+    except MetabenchError as error:
+        parser.error(str(error))
     result: dict[str, Any] = {"distances": {}, "scores": {name: [] for name in BITS}}
     for algorithm in ("maml", "fomaml"):
         config = described(0, given.tasks, given.width, algorithm)
