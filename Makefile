@@ -34,7 +34,7 @@ check: setup
 
 # Bugs planted one at a time in a copy of the package: some test must fail for each. Takes some minutes.
 mutations: setup
-	$(BIN)/python -m tests.mutations
+	$(BIN)/python -m tests.support.mutations
 
 # Two hundred faults done to real searches, and what must hold of them afterwards: an hour or two.
 faults: setup

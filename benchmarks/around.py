@@ -61,8 +61,9 @@ def validation_share(
     """Return of each rung the tasks seen, and the seconds of training and of validation since the last."""
     import torch
 
-    from metabench import data, train
-    from metabench.config import NetworkConfig, RunConfig, TaskConfig
+    from metabench import data
+    from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+    from metabench.training import loop
 
     torch.set_num_threads(threads)
     task = TaskConfig(dataset="glyphs", way=5, shot=1, query=15)
@@ -74,7 +75,7 @@ def validation_share(
     }
     config = RunConfig(**described, task=task, tasks=tasks, rungs=rungs)
     spent: list[float] = []
-    evaluate = train.evaluate
+    evaluate = loop.evaluate
 
     def timed(*args: object) -> object:
         begun = time.perf_counter()
@@ -82,11 +83,11 @@ def validation_share(
         spent.append(time.perf_counter() - begun)
         return found
 
-    train.evaluate = timed  # type: ignore[assignment]
+    loop.evaluate = timed  # type: ignore[assignment]
     try:
-        reports = [report for report, _ in train.train(config, data.load(task))]
+        reports = [report for report, _ in loop.train(config, data.load(task))]
     finally:
-        train.evaluate = evaluate
+        loop.evaluate = evaluate
     seconds = [0.0, *(report.seconds for report in reports)]
     return [
         (report.tasks_seen, now - before - validation, validation)

@@ -28,7 +28,7 @@ from contest import SETTINGS
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from metabench.gpu import rows
+from metabench.nets.kernels.gpu import rows
 
 TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.uint8: "u8"}
 

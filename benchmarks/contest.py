@@ -14,12 +14,14 @@ import torch
 from peers import Peer
 from peers_learners import LEARNERS
 
-from metabench import algorithms, memory, nets, seeds, trees, vectorise
-from metabench.config import NetworkConfig
-from metabench.core import Query, Support, Task
-from metabench.evaluate import BLOCK
-from metabench.objectives import OBJECTIVES
-from metabench.replay import Tape
+from metabench import algorithms, nets
+from metabench.core import Query, Support, Task, seeds, trees
+from metabench.core import device as memory
+from metabench.core.config import NetworkConfig
+from metabench.core.objectives import OBJECTIVES
+from metabench.training import vectorise
+from metabench.training.evaluate import BLOCK
+from metabench.training.graphs.trace import Tape
 
 
 class Setting(NamedTuple):

@@ -16,12 +16,16 @@ from typing import Any
 
 import torch
 
-from metabench import PROTOCOL, data, episodes, evaluate, spaces, store, train
-from metabench.config import RunConfig, SearchSpace
+from metabench import PROTOCOL, data
+from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError, Splits
-from metabench.flags import pick_device
-from metabench.search import curves
-from metabench.search.searcher import TRIAL_SEEDS, Study
+from metabench.core.config import RunConfig, SearchSpace
+from metabench.data.tasks import frozen as episodes
+from metabench.search import space as spaces
+from metabench.search.propose.searcher import TRIAL_SEEDS, Study
+from metabench.search.replay import curves
+from metabench.storage import files
+from metabench.training import evaluate, loop
 
 SHARES = (1 / 27, 1 / 16, 1 / 9, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 """Of the full budget: the rungs of reduction factors 2, 3 and 4."""
@@ -62,11 +66,11 @@ def record(run: RunConfig, splits: Splits, header: dict[str, Any], device: torch
     the clock is that of this process's one thread, which other processes do not slow.
     """
     clock: Callable[[], float] = time.process_time if device.type == "cpu" else time.perf_counter
-    learner = train.build(run, splits)
+    learner = loop.build(run, splits)
     images = splits.meta_validation.images.to(device)
     tasks = episodes.frozen(splits, "meta_validation", run.task, header["validation_tasks"], "search")
     lines, seconds, begun = [], 0.0, clock()
-    for report, state in train.train(run, splits, device=device):
+    for report, state in loop.train(run, splits, device=device):
         seconds += clock() - begun
         line: dict[str, Any] = {"tasks_seen": report.tasks_seen, "finite": False, "seconds": seconds}
         begun = clock()
@@ -88,12 +92,12 @@ def record(run: RunConfig, splits: Splits, header: dict[str, Any], device: torch
 def read_done(path: Path, header: dict[str, Any]) -> int:
     """Return how many settings are recorded, or refuse a file of something else; start a new file."""
     if not path.exists():
-        store.append_line(path, {**header, **store.environment()})
+        files.append_line(path, {**header, **files.environment()})
         return 0
-    first, *rest = store.read_lines(path)
+    first, *rest = files.read_lines(path)
     # A later version may know settings of a space that were not there then; their defaults change nothing.
     first["space"] = SearchSpace.model_validate(first["space"]).model_dump(mode="json")
-    changed = [key for key, value in store.plain(header).items() if first.get(key) != value]
+    changed = [key for key, value in files.plain(header).items() if first.get(key) != value]
     if changed:
         raise MetabenchError(
             f"{path}: holds other curves ({', '.join(changed)} differ); choose another --out"
@@ -143,7 +147,7 @@ def main() -> int:
         # train's own validation is not used: it keeps no tasks apart
         lines = record(run.model_copy(update={"validation_tasks": 2}), splits, header, device)
         line = {"number": number, "sampled": sampled, "hyperparameters": hyperparameters, "seed": seed}
-        store.append_line(options.out, {**line, "reports": lines})
+        files.append_line(options.out, {**line, "reports": lines})
         last = lines[-1]
         shown = curves.unpack(last.get("scores", []), header["queries"])
         mean = f"{sum(shown) / len(shown):.4f}" if shown else "not finite"

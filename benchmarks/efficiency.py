@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench import figures, stats, store
-from metabench.core import MetabenchError
-from metabench.search import curves
-from metabench.search.curves import Recording
-from metabench.search.histories import Incumbent
-from metabench.search.outcomes import true_scores
-from metabench.search.scenario import Scenario, describe
-from metabench.search.simulate import legs, play
+from metabench import stats
+from metabench.core import MetabenchError, metrics
+from metabench.search.replay import curves
+from metabench.search.replay.curves import Recording
+from metabench.search.replay.histories import Incumbent
+from metabench.search.replay.outcomes import true_scores
+from metabench.search.replay.scenario import Scenario, describe
+from metabench.search.replay.simulate import legs, play
+from metabench.storage import files
 
 RESAMPLES = 4000
 """Bootstrap draws of a ratio's interval."""
@@ -153,7 +154,7 @@ def anytime_table(
         cells = []
         for count in marks:
             found = [shortfall(search, count * run, true, best) for search in own]
-            cells.append(spread(found, lambda value: figures.show(metric, value, 2)))
+            cells.append(spread(found, lambda value: metrics.show(metric, value, 2)))
         rows.append(f"| {way.title} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -190,11 +191,11 @@ def main() -> int:
         [replayed(recording, way.scenario, seed) for seed in range(options.repeats)] for way in compared
     ]
     metric = recording.objective.metric
-    print(f"{len(recorded)} settings of {algorithm}, best {figures.tell(metric, best, 2)}, {len(good)} good;")
+    print(f"{len(recorded)} settings of {algorithm}, best {metrics.tell(metric, best, 2)}, {len(good)} good;")
     rungs, budget = compared[0].scenario.rungs, compared[0].scenario.space.budget
     print(f"{budget.trials} trials, {budget.validation_tasks} validation tasks, workers: {options.workers};")
     print(f"rungs {', '.join(map(str, rungs))}; {options.repeats} replays")
-    print(f"{store.environment()['device']}, {datetime.date.today()}\n")
+    print(f"{files.environment()['device']}, {datetime.date.today()}\n")
     print(until_table(compared, searches, good))
     print(f"\n{anytime_table(recording, compared, searches, true)}")
     return 0

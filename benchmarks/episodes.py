@@ -37,9 +37,11 @@ import torch
 from other_ways import in_hdf5, learn2learn_way, opened, resized, torchmeta_way
 from PIL import Image
 
-from metabench import data, draws, episodes, memory, seeds, train
-from metabench.config import NetworkConfig, RunConfig, TaskConfig
-from metabench.core import MetabenchError, Split, Splits
+from metabench import data
+from metabench.core import MetabenchError, Split, Splits, device, seeds
+from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.data.tasks import frozen, sampling
+from metabench.training import loop
 
 Files = Sequence[Sequence[Path]]
 """The drawings of each character."""
@@ -51,12 +53,12 @@ Calls = dict[str, tuple[Callable[[], Any], int]]
 def our_way(part: Split, way: int, shot: int, query: int, n_tasks: int) -> Callable[[], Any]:
     """Return a call that draws a batch of tasks as a meta-step does."""
     generator = seeds.generator("benchmark", "episodes")
-    shape = draws.Shape(way, shot, query)
-    source = draws.pool(part, TaskConfig(dataset="omniglot"))
+    shape = sampling.Shape(way, shot, query)
+    source = sampling.pool(part, TaskConfig(dataset="omniglot"))
 
     def draw() -> Any:
-        indices = draws.sample(generator, source, shape, n_tasks)
-        return episodes.gather(part.images, indices, shape)
+        indices = sampling.sample(generator, source, shape, n_tasks)
+        return frozen.gather(part.images, indices, shape)
 
     return draw
 
@@ -132,10 +134,10 @@ def shares(splits: Splits, arguments: argparse.Namespace) -> dict[str, dict[str,
             tasks=10_000,
             rungs=[10_000],
         )
-        learner = train.build(config, splits)
-        state = train.start(config, learner, splits.meta_train.images.device)
-        source = draws.pool(splits.meta_train, config.task)
-        step = functools.partial(train.meta_step, config, learner, source, state, n_tasks)
+        learner = loop.build(config, splits)
+        state = loop.start(config, learner, splits.meta_train.images.device)
+        source = sampling.pool(splits.meta_train, config.task)
+        step = functools.partial(loop.meta_step, config, learner, source, state, n_tasks)
         draw = our_way(splits.meta_train, task.way, task.shot, task.query, n_tasks)
         seconds: dict[str, list[float]] = {"step": [], "draw": []}
         for _ in range(arguments.repeats):
@@ -208,7 +210,7 @@ def main() -> int:
     """Measure and print."""
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    memory.keep_freed()
+    device.keep_freed()
     root = data.default_root()
     try:
         splits = data.load(TaskConfig(dataset="omniglot"), root)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from metabench import store
-from metabench.interruption import TRY_AGAIN
-from metabench.search.ledger import WORK
+from metabench.core.signals import TRY_AGAIN
+from metabench.search.journal.ledger import WORK
+from metabench.storage import files
 from tests.search import processes
 from tests.search.processes import COMMAND, ROOT
-from tests.storage.proxy import Proxy
-from tests.storage.server import BUCKET, Server
+from tests.storage.remote.proxy import Proxy
+from tests.storage.remote.server import BUCKET, Server
 
 NAME = "it"
 
@@ -114,7 +114,7 @@ class Scene:
 
     def states(self) -> list[Path]:
         """List the last states of trials, those that changed last first."""
-        found = self.folder.glob(f"{WORK}/*/{store.STATE}/state.safetensors")
+        found = self.folder.glob(f"{WORK}/*/{files.STATE}/state.safetensors")
         return sorted(found, key=lambda path: -path.stat().st_mtime_ns)
 
     def objects(self) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ class Scene:
 
     def reports(self) -> dict[str, Any]:
         """Return of each trial's reports what changes when they are written again."""
-        found = self.folder.glob(f"{WORK}/*/{store.REPORTS}")
+        found = self.folder.glob(f"{WORK}/*/{files.REPORTS}")
         return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
     # Faults: each returns whether it was done; those that end the driver wait for that.
@@ -167,7 +167,7 @@ class Scene:
 
     def _must_end(self) -> bool:
         code = self.wait(LEAVES)
-        if code == 0 and store.read_json(self.folder / store.META_TEST)["finished"] is None:
+        if code == 0 and files.read_json(self.folder / files.META_TEST)["finished"] is None:
             raise Broken("the driver ended well although its cluster was lost")
         return True
 
@@ -329,7 +329,7 @@ class Stored(Scene):
 
     def states(self) -> list[Path]:
         """List the last states of trials, by what the store calls them; those stored last first."""
-        pattern = re.compile(rf"searches/{NAME}/{WORK}/[^/]+/{store.STATE}/state\.safetensors")
+        pattern = re.compile(rf"searches/{NAME}/{WORK}/[^/]+/{files.STATE}/state\.safetensors")
         listed = self.server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
         found = [item for item in listed if pattern.fullmatch(item["Key"])]
         return [Path(item["Key"]) for item in sorted(found, key=lambda item: item["LastModified"])[::-1]]
@@ -347,13 +347,13 @@ class Stored(Scene):
         """Return of each trial's reports what changes when they are written again."""
         listed = self.server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
         names = {Path(item["Key"]): item["LastModified"] for item in listed}
-        return {path.parent.name: when for path, when in names.items() if path.name == store.REPORTS}
+        return {path.parent.name: when for path, when in names.items() if path.name == files.REPORTS}
 
     def fetch(self) -> Path:
         """Write what is stored into a folder, and return it."""
         place = self.place / "bucket"
         for name, content in self.server.objects().items():
-            store.write_bytes(place / name, content)
+            files.write_bytes(place / name, content)
         return place / "searches" / NAME
 
     def _damage(self, how: Callable[[bytes, random.Random], bytes]) -> bool:

@@ -28,7 +28,8 @@ import torch
 import yaml
 
 from benchmarks.fault_scenes import Broken, ManyNodes, Scene, Stored
-from metabench import spaces, store
+from metabench.search import space as spaces
+from metabench.storage import files
 from tests.search import laws
 from tests.search.processes import until
 from tests.search.test_kill import SPACE
@@ -167,7 +168,7 @@ class Search:
     def keep(self) -> None:
         """Check that nothing that was there is gone, or was written again."""
         broken = self.campaign.broken
-        finished = {json.loads(line)["trial"] for line in whole(self.lines.get(store.TRIALS, b""))}
+        finished = {json.loads(line)["trial"] for line in whole(self.lines.get(files.TRIALS, b""))}
         lines, written = self.scene.objects(), self.scene.reports()
         for name, before in self.lines.items():
             if not lines.get(name, b"").startswith(b"".join(whole(before))):

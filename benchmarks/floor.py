@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from metabench.gpu import rows
+from metabench.nets.kernels.gpu import rows
 
 aten = torch.ops.aten
 

@@ -39,7 +39,11 @@ def speed(setting: str, *words: str) -> Part:
 
 
 PARTS = (
-    Part("tests", ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "tests/test_replay.py"), 150),
+    Part(
+        "tests",
+        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "tests/training/graphs/test_trace.py"),
+        150,
+    ),
     Part("floor-omni", ("benchmarks/floor.py", "--setting", "omni"), 40),
     speed("omni"),
     speed("omni", "--precision", "tf32"),

@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import Form, seconds, step
-from metabench import memory
+from metabench.core import device
 
 START = Form(width=20, size=28, channels=1, tasks=16, shot=1, query=15, steps=5)
 
@@ -38,7 +38,7 @@ TITLES = {
 
 def flops(form: Form) -> int:
     """Count the floating-point operations of one task's meta-gradient by torch's own layers."""
-    from metabench import layers
+    from metabench.nets import layers
 
     route, layers.fused = layers.fused, None  # type: ignore[assignment]
     try:
@@ -120,7 +120,7 @@ def main() -> None:
         if path and not path.parent.is_dir():
             parser.error(f"{path}: there is no folder {path.parent}; make it first")
     torch.set_num_threads(given.threads)
-    memory.keep_freed()
+    device.keep_freed()
     rows = measure(given)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vmap
 
-from metabench import memory, nets, seeds, trees
-from metabench.config import NetworkConfig
-from metabench.core import Tree
+from metabench import nets
+from metabench.core import Tree, device, seeds, trees
+from metabench.core.config import NetworkConfig
 
 
 def plain(params: Tree, x: Tensor) -> tuple[Tensor, Tree]:
@@ -117,7 +117,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     if arguments.keep_freed:
-        memory.keep_freed()
+        device.keep_freed()
     result = measure(arguments)
     if arguments.json:
         print(json.dumps(result, indent=2))

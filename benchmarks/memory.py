@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import algorithms, memory, nets, seeds, trees, vectorise
-from metabench.config import NetworkConfig
-from metabench.core import Query, Support, Task
-from metabench.objectives import OBJECTIVES
-from metabench.replay import Tape
-from tests.counting import held_at_most
+from metabench import algorithms, nets
+from metabench.core import Query, Support, Task, device, seeds, trees
+from metabench.core.config import NetworkConfig
+from metabench.core.objectives import OBJECTIVES
+from metabench.training import vectorise
+from metabench.training.graphs.trace import Tape
+from tests.support.counting import held_at_most
 
 SETTINGS = {"seed": (20, 28, 1), "omni": (64, 28, 1), "mini": (32, 84, 3)}
 """Width, size and channels, as in the benchmark of speed."""
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    memory.keep_freed()
+    device.keep_freed()
     rows = []
     for form, pays_after in (("composed", float("inf")), ("replayed", 0.0)):
         for steps in (1, 5, 10):

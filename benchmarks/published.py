@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from metabench.board.published import CLOUDERA, CLOUDERA_SOURCE
+from metabench.leaderboard.published import CLOUDERA, CLOUDERA_SOURCE
 
 
 class Cell(NamedTuple):

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from published import CELLS, Cell
 
-from metabench import algorithms, data, runs, stats, store
-from metabench.config import NetworkConfig, RunConfig, TaskConfig
+from metabench import algorithms, data, stats
+from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError
-from metabench.flags import pick_device
+from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.storage import files
+from metabench.training import run as runs
 
 REPORTS = 20
 
@@ -49,9 +51,9 @@ def reproduce(cell: Cell, tasks: int, seed: int, out: Path, device: str) -> dict
         splits = data.load(config.task)
         data.check(config.task, splits)
         runs.train_run(config, splits, folder, device=device)
-        tested = folder / store.TEST
+        tested = folder / files.TEST
         result = (
-            store.read_json(tested)
+            files.read_json(tested)
             if tested.exists()
             else runs.test_run(folder, splits, cell.test_tasks, device)
         )
@@ -60,7 +62,7 @@ def reproduce(cell: Cell, tasks: int, seed: int, out: Path, device: str) -> dict
     is_error = splits.kind == "regression"
     interval = stats.mean_interval(result["error" if is_error else "accuracy"])
     scale = 1 if is_error else 100
-    last = store.read_lines(folder / store.REPORTS)[-1]
+    last = files.read_lines(folder / files.REPORTS)[-1]
     return {
         "cell": cell.name,
         "published": cell.published,
@@ -110,9 +112,9 @@ def as_markdown(lines: Sequence[dict[str, Any]]) -> str:
 def record(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     """Put lines into a file of results; those of other cells stay."""
     measured = {line["cell"] for line in lines}
-    before = store.read_json(path)["cells"] if path.exists() else []
+    before = files.read_json(path)["cells"] if path.exists() else []
     kept = [line for line in before if line["cell"] not in measured]
-    store.write_json(path, {"cells": [*kept, *lines]})
+    files.write_json(path, {"cells": [*kept, *lines]})
 
 
 def choose(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Cell]:

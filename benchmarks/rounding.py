@@ -23,11 +23,13 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from metabench import cpu, draws, episodes, seeds, train, trees, vectorise
-from metabench.config import NetworkConfig, RunConfig, TaskConfig
-from metabench.core import MetabenchError, Splits, Task
+from metabench.core import MetabenchError, Splits, Task, seeds, trees
+from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
 from metabench.data import load
+from metabench.data.tasks import frozen, sampling
+from metabench.nets.kernels import cpu
 from metabench.stats import mean_interval
+from metabench.training import loop, vectorise
 
 MANTISSA = 23
 BITS: Mapping[str, int] = {"float32": MANTISSA, "tf32": 10, "bfloat16": 7}
@@ -79,14 +81,14 @@ def described(seed: int, tasks: int, width: int, algorithm: str = "maml") -> Run
 
 def distances(config: RunConfig, splits: Splits, n_batches: int) -> dict[str, list[float]]:
     """Return how far meta-gradients of each rounding are from those of float64, batch by batch."""
-    learner = train.build(config, splits)
-    state = train.start(config, learner)
-    source = draws.pool(splits.meta_train, config.task)
+    learner = loop.build(config, splits)
+    state = loop.start(config, learner)
+    source = sampling.pool(splits.meta_train, config.task)
     found: dict[str, list[float]] = {name: [] for name in BITS}
     for batch in range(n_batches):
-        ((shape, _),) = draws.shapes(config.task, config.task.query, 1, seeds.generator("rounding"))
-        drawn = draws.sample(seeds.generator("rounding", batch), source, shape, 8)
-        tasks = episodes.gather(splits.meta_train.images, drawn, shape)
+        ((shape, _),) = sampling.shapes(config.task, config.task.query, 1, seeds.generator("rounding"))
+        drawn = sampling.sample(seeds.generator("rounding", batch), source, shape, 8)
+        tasks = frozen.gather(splits.meta_train.images, drawn, shape)
         exact = gradient(learner, trees.map(Tensor.double, state.meta), double(tasks))
         for name, bits in BITS.items():
             with rounding(bits):
@@ -96,7 +98,7 @@ def distances(config: RunConfig, splits: Splits, n_batches: int) -> dict[str, li
     return found
 
 
-def gradient(learner: train.Learner, meta: Any, tasks: Task) -> Any:
+def gradient(learner: loop.Learner, meta: Any, tasks: Task) -> Any:
     """Return a meta-gradient."""
     return vectorise.meta_gradient(learner.algorithm, learner.net, meta, {}, tasks, learner.h, 0.0)[0]
 
@@ -110,7 +112,7 @@ def double(tasks: Task) -> Task:
 def learnt(config: RunConfig, splits: Splits, bits: int) -> tuple[float, ...]:
     """Train with a rounding, evaluate without, and return the score of each task of meta-validation."""
     with rounding(bits):
-        *_, (report, _) = train.train(config, splits)
+        *_, (report, _) = loop.train(config, splits)
     return tuple(report.val_scores)
 
 

@@ -39,8 +39,8 @@ MARKS = (100, 200, 500, 1000, 2000, 5000, 10_000)
 
 def parameters(path: Path, algorithm: str) -> dict[str, dict[str, Any]]:
     """Return what a space samples of an algorithm, in plain words; conditions are left out."""
-    from metabench import spaces
-    from metabench.config import Choices, Range
+    from metabench.core.config import Choices, Range
+    from metabench.search import space as spaces
 
     found = spaces.parameters(spaces.load(path), algorithm)
     return {

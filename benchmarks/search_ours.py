@@ -13,15 +13,17 @@ from typing import Any
 from ray import tune
 from search_trials import WAITS, Notes, make_report, play
 
-from metabench import data, spaces
-from metabench.config import SearchSpace
-from metabench.objectives import OBJECTIVES
-from metabench.search import cluster, experiment, folder
-from metabench.search.asha import RungScheduler
-from metabench.search.experiment import Endings
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import FairSearcher
-from metabench.search.watch import Watch
+from metabench import data
+from metabench.core.config import SearchSpace
+from metabench.core.objectives import OBJECTIVES
+from metabench.search import folder
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import Ledger
+from metabench.search.progress.watch import Watch
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray import cluster, experiment
+from metabench.search.ray.asha import RungScheduler
+from metabench.search.ray.experiment import Endings
 
 
 class Listener(Watch):

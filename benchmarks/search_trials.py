@@ -72,7 +72,7 @@ def play(n_reports: int, seconds: float, folder: Path, tell: Callable[[dict[str,
 
 
 def make_report(tasks_seen: int, score: float) -> dict[str, Any]:
-    """Return a report as `metabench.train` makes it."""
+    """Return a report as `metabench.training.loop` makes it."""
     return {
         "tasks_seen": tasks_seen,
         "finite": True,

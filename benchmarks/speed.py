@@ -25,7 +25,7 @@ from contest import CHECKED, SETTINGS, STEPS, Contest
 from peers import EVALUATION, present
 from peers_learners import LEARNERS
 
-from metabench import memory
+from metabench.core import device
 
 TOLERANCE = 1e-6
 """Relative difference of float64 meta-gradients; a wrong second order is far above it."""
@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace, threads: int, gate: Barrier, results: Any
     for round_ in range(arguments.repeats + 1):
         for name in contest.calls:
             gate.wait()
-            memory.reset_peak(arguments.device)
+            device.reset_peak(arguments.device)
             taken = contest.time(name)
-            peaks[name] = memory.peak(arguments.device)
+            peaks[name] = device.peak(arguments.device)
             if round_:  # the first warms up
                 seconds[name].append(taken)
     tasks = {name: n_tasks for name, (_, n_tasks) in contest.calls.items()}

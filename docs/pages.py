@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import typer.main
 import yaml
 
-from metabench import spaces
 from metabench.cli import app as command_line
+from metabench.search import space as spaces
 
 FIELD = re.compile(r"^    (?P<name>[a-z]\w*): [^#]*?(?:  # (?P<what>.*))?$")
 MOVED = {"../benchmarks/RESULTS.md": "results.md"}

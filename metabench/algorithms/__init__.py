@@ -8,8 +8,8 @@ import re
 from functools import cache
 from typing import Any
 
-from metabench.config import field_types, nearest, setting_problem
 from metabench.core import Algorithm, MetabenchError
+from metabench.core.config import field_types, nearest, setting_problem
 
 
 @cache

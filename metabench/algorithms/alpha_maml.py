@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from metabench import inner, optim, trees
-from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, Tree, setting
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
+from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, Tree, setting, trees
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.func import grad
 
-from metabench import inner, nets, optim, trees
-from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, setting
+from metabench import nets
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
+from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, setting, trees
 
 MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.9, 0.9, 1e-3
 """Of the descent on a support set, as published."""

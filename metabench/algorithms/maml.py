@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from metabench import inner, nets, optim, trees
-from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree
+from metabench import nets
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
+from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, trees
 
 
 def init(net: Net, h: inner.Settings, generator: Generator) -> tuple[Tree, Tree]:

@@ -8,8 +8,22 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from metabench import inner, nets, optim, trees
-from metabench.core import HEAD, Algorithm, Aux, Net, Optimizer, Support, Task, Tree, normalised_by, setting
+from metabench import nets
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
+from metabench.core import (
+    HEAD,
+    Algorithm,
+    Aux,
+    Net,
+    Optimizer,
+    Support,
+    Task,
+    Tree,
+    normalised_by,
+    setting,
+    trees,
+)
 
 MOMENTUM = 0.1
 """Weight of a new batch in the running statistics, as in torch's batch norm."""

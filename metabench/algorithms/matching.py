@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metabench import inner, nets, optim
+from metabench import nets
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
 from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
 
 

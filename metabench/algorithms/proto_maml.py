@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from metabench import inner, optim
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
 from metabench.algorithms import maml
 from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree
 

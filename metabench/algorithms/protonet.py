@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from metabench import inner, optim
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
 from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
 
 

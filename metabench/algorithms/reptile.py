@@ -9,8 +9,10 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from metabench import inner, nets, optim, trees
-from metabench.core import Algorithm, Aux, Net, Optimizer, Query, Support, Task, Tree, setting
+from metabench import nets
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
+from metabench.core import Algorithm, Aux, Net, Optimizer, Query, Support, Task, Tree, setting, trees
 
 
 @dataclass(frozen=True)

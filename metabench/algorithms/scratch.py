@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from metabench import inner, optim, trees
-from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import _outer_loop as optim
+from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting, trees
 
 
 @dataclass(frozen=True)

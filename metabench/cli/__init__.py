@@ -104,7 +104,7 @@ def search(
     json: Json = False,
 ) -> None:
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
-    from metabench import commands
+    from metabench.cli import run
 
     budget = {
         "trials": trials,
@@ -115,7 +115,7 @@ def search(
         "validation_tasks": validation_tasks,
     }
     chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
-    commands.search(
+    run.search(
         space,
         out,
         storage,
@@ -186,7 +186,8 @@ def train(
     json: Json = False,
 ) -> None:
     """Train one algorithm into a run folder, without Ray; the same command continues what was stopped."""
-    from metabench import commands, flags
+    from metabench.cli import flags
+    from metabench.cli import run as commands
 
     task = {
         "dataset": dataset,
@@ -227,7 +228,7 @@ def test(
     json: Json = False,
 ) -> None:
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
-    from metabench import commands
+    from metabench.cli import run as commands
 
     commands.test(run, tasks, task_list, device, json)
 
@@ -239,7 +240,7 @@ app.command()(simulate.simulate)
 @guarded()
 def status(folder: Folder, json: Json = False) -> None:
     """Show how a search stands: trials, rungs, incumbents, budget spent, nodes, expected end."""
-    from metabench import status as standing
+    from metabench.cli import status as standing
 
     standing.show(folder, json)
 
@@ -272,16 +273,16 @@ def tensorboard(
     ] = 6006,
 ) -> None:
     """Show a search or a run in TensorBoard, to this machine only."""
-    from metabench import views
+    from metabench.cli import show
 
-    views.tensorboard(folder, port)
+    show.tensorboard(folder, port)
 
 
 @app.command()
 @guarded()
 def algorithms(json: Json = False) -> None:
     """List the algorithms and their settings."""
-    from metabench import catalogue
+    from metabench.cli import catalogue
 
     catalogue.algorithms(json)
 

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from metabench import interruption
-from metabench.core import MetabenchError
-from metabench.interruption import TRY_AGAIN, Interrupted
+from metabench.core import MetabenchError, signals
+from metabench.core.signals import TRY_AGAIN, Interrupted
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
@@ -35,7 +34,7 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
         def run(*args: Any, **kwargs: Any) -> None:
             try:
                 if stopped:
-                    interruption.listen()
+                    signals.listen()
                 command(*args, **kwargs)
             except MetabenchError as error:
                 typer.echo(f"metabench: {error}", err=True)
@@ -47,7 +46,7 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
                 raise typer.Exit(2) from None
             except KeyboardInterrupt as stop:
                 # Ray makes a plain one of what a signal raises while Ray waits.
-                asked = str(stop) if isinstance(stop, Interrupted) else interruption.asked()
+                asked = str(stop) if isinstance(stop, Interrupted) else signals.asked()
                 by = f" by {asked}" if asked else ""
                 typer.echo(f"\nmetabench: stopped{by}. {stopped}".rstrip(), err=True)
                 raise typer.Exit(TRY_AGAIN if asked else 130) from None

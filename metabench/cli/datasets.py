@@ -25,7 +25,7 @@ Queries = Annotated[int, typer.Option(min=1, help="Query examples a class.")]
 def datasets(context: typer.Context, json: Json = False) -> None:
     """List the data sets, and whether their files are here; or download, show and check one."""
     if context.invoked_subcommand is None:
-        from metabench import catalogue
+        from metabench.cli import catalogue
 
         catalogue.datasets(json)
     elif json:
@@ -36,7 +36,7 @@ def datasets(context: typer.Context, json: Json = False) -> None:
 @guarded()
 def datasets_list(json: Json = False) -> None:
     """List the data sets, their splits and options, and whether their files are here."""
-    from metabench import catalogue
+    from metabench.cli import catalogue
 
     catalogue.datasets(json)
 
@@ -54,7 +54,7 @@ def fetch(
     ] = False,
 ) -> None:
     """Download what a split needs into METABENCH_DATA; what is there already is not fetched again."""
-    from metabench import catalogue
+    from metabench.cli import catalogue
 
     catalogue.fetch(name, split, option or [], url, jobs, whole)
 
@@ -72,9 +72,9 @@ def show(
     seed: Annotated[int, typer.Option(help="Draws the task.")] = 0,
 ) -> None:
     """Draw one meta-train task, support and query, and count the classes of each split."""
-    from metabench import sheet
+    from metabench.cli import inspect_data
 
-    sheet.show(name, split, option or [], out, way, shot, query, seed)
+    inspect_data.show(name, split, option or [], out, way, shot, query, seed)
 
 
 @app.command()
@@ -98,7 +98,7 @@ def tasks(
     json: Json = False,
 ) -> None:
     """Write the frozen tasks that runs are tested on into a small file, with the hash that proves them."""
-    from metabench import flags, sheet
+    from metabench.cli import flags, inspect_data
 
     shape = {
         "way": flags.parse_count(way),
@@ -109,7 +109,7 @@ def tasks(
         "distractors": distractors,
         "domains": domains,
     }
-    sheet.tasks(name, split, option or [], out, part, tasks, shape, json)
+    inspect_data.tasks(name, split, option or [], out, part, tasks, shape, json)
 
 
 @app.command()
@@ -123,6 +123,6 @@ def check(
     json: Json = False,
 ) -> None:
     """Look for images in two splits, blank images and classes too small; exit code 1 if there are any."""
-    from metabench import sheet
+    from metabench.cli import inspect_data
 
-    sheet.check(name, split, option or [], shot, query, json)
+    inspect_data.check(name, split, option or [], shot, query, json)

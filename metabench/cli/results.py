@@ -35,9 +35,9 @@ def leaderboard(
     json: Json = False,
 ) -> None:
     """Rank the algorithms of searches and runs, finished or running."""
-    from metabench import views
+    from metabench.cli import show
 
-    views.leaderboard(folders, "json" if json else format, _parts(columns), published)
+    show.leaderboard(folders, "json" if json else format, _parts(columns), published)
 
 
 def compare(
@@ -49,9 +49,9 @@ def compare(
     json: Json = False,
 ) -> None:
     """Say which of two runs, searches or rows is better on meta-test, by how much, and how sure that is."""
-    from metabench import views
+    from metabench.cli import show
 
-    views.compare(folders, _parts(rows), json)
+    show.compare(folders, _parts(rows), json)
 
 
 def across(
@@ -62,9 +62,9 @@ def across(
     json: Json = False,
 ) -> None:
     """Rank over several settings: data sets, ways, shots; mean ranks and performance profiles."""
-    from metabench import views
+    from metabench.cli import show
 
-    views.across(folders, diagram, json)
+    show.across(folders, diagram, json)
 
 
 def export(
@@ -79,9 +79,9 @@ def export(
     ] = "tables",
 ) -> None:
     """Write trials, runs and leaderboard as tables, or as another tool reads them."""
-    from metabench import views
+    from metabench.cli import show
 
-    views.export(folders, out, to)
+    show.export(folders, out, to)
 
 
 def _parts(text: str | None) -> list[str]:

@@ -48,7 +48,7 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Replay recorded learning curves: what another budget or rule would have found and cost."""
-    from metabench import simulations
+    from metabench.cli import simulations
 
     changes = {
         "reduction_factor": reduction_factor,

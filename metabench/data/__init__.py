@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metabench import draws
-from metabench.config import TaskConfig, nearest, setting_problem
 from metabench.core import MetabenchError, Split, Splits
+from metabench.core.config import TaskConfig, nearest, setting_problem
+from metabench.data.tasks import sampling
 
 
 class Dataset(NamedTuple):
@@ -105,11 +105,11 @@ def obtain(task: TaskConfig, url: str) -> None:
     root = default_root()
     if root is None:
         raise MetabenchError(f"{dataset.name}: METABENCH_DATA is not set; set it to the folder of the data")
-    from metabench.data import _cache, _fetch
+    from metabench.data.reading import cache, fetch
 
-    with _cache.alone(f"fetch-{dataset.name}"):
+    with cache.alone(f"fetch-{dataset.name}"):
         try:
-            dataset.fetch(root, split, options, _fetch.Order(url=None if url == OFFICIAL else url))
+            dataset.fetch(root, split, options, fetch.Order(url=None if url == OFFICIAL else url))
         except OSError as error:
             raise MetabenchError(f"{error.filename or root}: {error.strerror or error}") from error
 
@@ -183,7 +183,7 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
 
 def _pool_problems(split: Split, part: str, task: TaskConfig) -> list[str]:
     try:
-        draws.pool(split, task)
+        sampling.pool(split, task)
     except MetabenchError as error:
         return [f"{part}: {error}"]
     return []

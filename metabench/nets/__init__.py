@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabench.config import NetworkConfig, nearest
 from metabench.core import HEAD, MetabenchError, Net, Objective, Tree
+from metabench.core.config import NetworkConfig, nearest
+from metabench.core.objectives import OBJECTIVES
 from metabench.nets.conv4 import conv4
 from metabench.nets.mlp import mlp
 from metabench.nets.parts import init_head
 from metabench.nets.resnet12 import resnet12
-from metabench.objectives import OBJECTIVES
 
 __all__ = ["NETWORKS", "apply", "build", "head", "init_head", "outputs"]
 

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabench import layers
-from metabench.config import NetworkConfig
 from metabench.core import Net, Tree
-from metabench.nets import parts
+from metabench.core.config import NetworkConfig
+from metabench.nets import layers, parts
 
 BLOCKS = 4
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabench.config import NetworkConfig
 from metabench.core import Net, Tree
+from metabench.core.config import NetworkConfig
 from metabench.nets import parts
 
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metabench import layers
-from metabench.config import NetworkConfig
 from metabench.core import HEAD, MetabenchError, Net, Tree
-from metabench.objectives import OBJECTIVES
+from metabench.core.config import NetworkConfig
+from metabench.core.objectives import OBJECTIVES
+from metabench.nets import layers
 
 Norm = Callable[[Tree, str, Tensor, Tree | None], tuple[Tensor, Tree]]
 """(params, layer, x [n, C, ...], given moments) -> (normalised x, the batch moments used by layer)."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import typer
 
-from metabench import store, views
+from metabench.cli import show as views
 from metabench.core import MetabenchError
-from metabench.report import again, page, reading, style, svg, tables
-from metabench.report.page import Section
-from metabench.report.picture import Left, Picture
-from metabench.report.pictures import (
+from metabench.report.html import page, reading, reproduce, style, svg, tables
+from metabench.report.html.page import Section
+from metabench.report.html.picture import Left, Picture
+from metabench.report.html.pictures import (
     adaptation,
     anytime,
     cost,
@@ -28,8 +28,9 @@ from metabench.report.pictures import (
     rates,
     slices,
 )
-from metabench.report.reading import Found
-from metabench.report.tables import Table
+from metabench.report.html.reading import Found
+from metabench.report.html.tables import Table
+from metabench.storage import files
 
 PICTURES = "pictures"
 
@@ -46,17 +47,17 @@ def write(folders: Sequence[Path], out: Path) -> list[Picture]:
         raise MetabenchError(f"--out {out}: must end in .html")
     if out.is_dir():
         raise MetabenchError(f"--out {out}: is a folder; give a file, such as report.html")
-    store.check_writable(out.parent)
+    files.check_writable(out.parent)
     found = reading.read(folders)
     with style.rules():
         sections = _sections(found)
         pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
         rendered = {picture.name: svg.render(picture) for picture in pictures}
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    text = page.render(found, sections, rendered, again.recipes(found), f"{beside(out).name}/", made)
+    text = page.render(found, sections, rendered, reproduce.recipes(found), f"{beside(out).name}/", made)
     for name, picture in rendered.items():
         svg.write(picture, beside(out), name)
-    store.write_text(out, text)
+    files.write_text(out, text)
     return pictures
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from metabench.config import SearchSpace
 from metabench.core import MetabenchError, Splits
+from metabench.core.config import SearchSpace
 
 if TYPE_CHECKING:
-    from metabench.search.cluster import Cluster
-    from metabench.search.watch import Watch
+    from metabench.search.progress.watch import Watch
+    from metabench.search.ray.cluster import Cluster
 
 
 def search(
@@ -49,9 +49,13 @@ def search(
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
     """
-    from metabench.objectives import OBJECTIVES
-    from metabench.search import cluster, dashboard, final, folder, nodes, samplers
-    from metabench.search.watch import Watch
+    from metabench.core.objectives import OBJECTIVES
+    from metabench.search import folder
+    from metabench.search.progress import dashboard
+    from metabench.search.progress.watch import Watch
+    from metabench.search.propose import samplers
+    from metabench.search.ray import cluster, nodes
+    from metabench.search.stages import final
 
     samplers.check(space.budget.sampler)
     place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
@@ -77,11 +81,11 @@ def search(
 def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     """Load a search's data, and return them with the files of the cache that hold them."""
     from metabench import data
-    from metabench.data import _cache
+    from metabench.data.reading import cache
 
     if fetch is not None:
         data.obtain(space.task, fetch)
-    with _cache.noted() as kept:
+    with cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
     return splits, kept
@@ -91,11 +95,12 @@ def _run_stages(
     place: Path, space: SearchSpace, splits: Splits, seed: int, found: Cluster, watch: Watch
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
-    from metabench import interruption
-    from metabench.search import cluster, confirm, experiment, final
-    from metabench.search.ledger import Ledger
+    from metabench.core import signals
+    from metabench.search.journal.ledger import Ledger
+    from metabench.search.ray import cluster, experiment
+    from metabench.search.stages import confirm, final
 
-    interruption.check()
+    signals.check()
     watch.slots, watch.nodes = found.slots, cluster.describe
     ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
     with watch.showing(ledger):

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from metabench import algorithms, draws, episodes, nets, objectives, seeds, trees
-from metabench.config import NetworkConfig, TaskConfig
-from metabench.core import Net, Objective, Query, Split, Support, Task, Tree
+from metabench import algorithms, nets
+from metabench.core import Net, Objective, Query, Split, Support, Task, Tree, objectives, seeds, trees
+from metabench.core.config import NetworkConfig, TaskConfig
+from metabench.data.tasks import frozen, sampling
 
 WAY, SHOT, QUERY, SIZE = 3, 2, 3, 16
 CLASSES = 8
@@ -75,9 +76,9 @@ def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
     prototypes = torch.rand(CLASSES, 1, 1, SIZE, SIZE, generator=generator)
     noise = torch.rand(CLASSES, 6, 1, SIZE, SIZE, generator=generator)
     images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8).to(device)
-    shape, names = draws.Shape(WAY, SHOT, QUERY), tuple(map(str, range(CLASSES)))
-    source = draws.pool(Split(images, names, ("noise",) * CLASSES), TaskConfig(dataset="noise"))
-    return double(episodes.gather(images, draws.sample(generator, source, shape, n_tasks), shape))
+    shape, names = sampling.Shape(WAY, SHOT, QUERY), tuple(map(str, range(CLASSES)))
+    source = sampling.pool(Split(images, names, ("noise",) * CLASSES), TaskConfig(dataset="noise"))
+    return double(frozen.gather(images, sampling.sample(generator, source, shape, n_tasks), shape))
 
 
 def points(n_tasks: int = 4, n_inputs: int = 1, device: str = "cpu") -> Task:

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metabench import inner, train, trees, vectorise
-from metabench.config import RunConfig
-from metabench.core import HEAD, Net, Task, Tree
-from tests import small
+from metabench.algorithms import _inner_loop as inner
+from metabench.core import HEAD, Net, Task, Tree, trees
+from metabench.core.config import RunConfig
+from metabench.training import loop, vectorise
 from tests.algorithms import problems
 from tests.algorithms.modules import close, conv4, ordered, values
+from tests.support import small
 
 N_CLASSES = 8  # of problems.tasks()
 TRANSFER = ["finetune", "baseline_pp"]
@@ -68,23 +69,23 @@ def test_what_is_not_trained_is_judged_at_every_rung_and_takes_no_meta_gradient(
 
     monkeypatch.setattr(vectorise, "meta_gradient", refuse)
     config, splits = untrained(name, **settings), small.splits()
-    whole = list(train.train(config, splits))
+    whole = list(loop.train(config, splits))
     reports = [report for report, _ in whole]
     assert [report.tasks_seen for report in reports] == [8, 16, 24]
     assert all(report.finite for report in reports)
     assert len({report.val_accuracy for report in reports}) == 1
     assert reports[0].val_accuracy > 1 / 3
-    train.save_state(tmp_path, whole[0][1])
-    loaded = train.load_state(tmp_path, config, splits)
+    loop.save_state(tmp_path, whole[0][1])
+    loaded = loop.load_state(tmp_path, config, splits)
     assert loaded.tasks_seen == 8
-    resumed = [report for report, _ in train.train(config, splits, state=loaded)]
+    resumed = [report for report, _ in loop.train(config, splits, state=loaded)]
     assert [report.val_loss for report in resumed] == [report.val_loss for report in reports[1:]]
 
 
 def test_scratch_starts_where_the_seed_says() -> None:
     config = untrained("scratch", inner_steps=1)
     other = config.model_copy(update={"seed": 1})
-    losses = [next(train.train(c, small.splits()))[0].val_loss for c in (config, config, other)]
+    losses = [next(loop.train(c, small.splits()))[0].val_loss for c in (config, config, other)]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -140,7 +141,7 @@ def test_a_new_classifier_on_trained_features_tells_the_classes_of_pre_training_
     splits = small.splits()
     splits = splits._replace(meta_validation=splits.meta_train)
     config = small.config(name, tasks=160, rungs=(80, 160), inner_steps=20, outer_lr=1e-2)
-    report = list(train.train(config, splits))[-1][0]
+    report = list(loop.train(config, splits))[-1][0]
     assert report.train_accuracy > 0.6  # of six classes
     assert report.val_accuracy > 0.85  # of three
 

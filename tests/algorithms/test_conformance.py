@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from metabench import algorithms, seeds, trees, vectorise
-from metabench.core import Algorithm, MetabenchError, Net, Task, Tree
+from metabench import algorithms
+from metabench.core import Algorithm, MetabenchError, Net, Task, Tree, seeds, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 PROGRESS = 0.5

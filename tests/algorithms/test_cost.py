@@ -8,10 +8,12 @@ from collections.abc import Callable
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from metabench import algorithms, draws, episodes, nets, seeds, vectorise
-from metabench.config import NetworkConfig
-from metabench.core import Task
-from tests import small
+from metabench import algorithms, nets
+from metabench.core import Task, seeds
+from metabench.core.config import NetworkConfig
+from metabench.data.tasks import frozen, sampling
+from metabench.training import vectorise
+from tests.support import small
 
 S, Q, WAY = 2, 3, 3
 
@@ -37,9 +39,9 @@ NET = nets.build(NetworkConfig(name="mlp", width=32, depth=16, norm="none"), WAY
 
 
 def draw() -> Task:
-    split, shape = small.splits(size=4).meta_train, draws.Shape(WAY, S, Q)
-    drawn = draws.sample(seeds.generator("cost"), draws.pool(split, small.TASK), shape, 1)
-    return episodes.gather(split.images, drawn, shape)
+    split, shape = small.splits(size=4).meta_train, sampling.Shape(WAY, S, Q)
+    drawn = sampling.sample(seeds.generator("cost"), sampling.pool(split, small.TASK), shape, 1)
+    return frozen.gather(split.images, drawn, shape)
 
 
 @pytest.mark.parametrize("name", COSTS)

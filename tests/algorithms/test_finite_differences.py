@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import seeds, trees, vectorise
-from metabench.core import Tree
+from metabench.core import Tree, seeds, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 EPSILON = 1e-6

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from metabench import algorithms, inner, seeds, trees, vectorise
-from metabench.core import Net, Objective, Query, Support, Task, Tree
+from metabench import algorithms
+from metabench.algorithms import _inner_loop as inner
+from metabench.core import Net, Objective, Query, Support, Task, Tree, seeds, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 ALPHA = 0.5

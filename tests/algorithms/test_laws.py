@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import algorithms, optim, trees, vectorise
+from metabench import algorithms
+from metabench.algorithms import _outer_loop as optim
 from metabench.algorithms import alpha_maml
-from metabench.core import Net, Support, Task, Tree
+from metabench.core import Net, Support, Task, Tree, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 NAMES = ["maml", "fomaml", "anil", "boil", "meta_sgd", "alpha_maml", "maml_pp"]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import algorithms, trees, vectorise
+from metabench import algorithms
 from metabench.algorithms import maml_pp
-from metabench.core import Net, Objective, Query, Support, Task, Tree
+from metabench.core import Net, Objective, Query, Support, Task, Tree, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 OFF = {

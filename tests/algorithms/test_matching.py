@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metabench import nets, seeds, trees, vectorise
+from metabench import nets
 from metabench.algorithms import matching
-from metabench.core import Net, Support, Task, Tree
+from metabench.core import Net, Support, Task, Tree, seeds, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import inner, seeds, trees, vectorise
+from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import proto_maml, r2d2
-from metabench.core import Net, Support, Task, Tree
+from metabench.core import Net, Support, Task, Tree, seeds, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 MODES = ["transductive", "support_stats", "with_support"]

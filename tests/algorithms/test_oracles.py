@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from metabench import trees, vectorise
-from metabench.core import HEAD, Net, Task, Tree
+from metabench.core import HEAD, Net, Task, Tree, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 ALPHA = 0.3

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from metabench import trees, vectorise
-from metabench.core import Tree
-from metabench.objectives import OBJECTIVES
+from metabench.core import Tree, trees
+from metabench.core.objectives import OBJECTIVES
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 ALPHA = 0.1

@@ -9,14 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metabench import algorithms, nets, trees, vectorise
-from metabench import train as training
+from metabench import algorithms, nets
 from metabench.algorithms import reptile
-from metabench.core import Net, Query, Support, Task, Tree
-from metabench.objectives import OBJECTIVES
-from tests import small
+from metabench.core import Net, Query, Support, Task, Tree, trees
+from metabench.core.objectives import OBJECTIVES
+from metabench.training import loop as training
+from metabench.training import vectorise
 from tests.algorithms import problems
 from tests.algorithms.modules import close, conv4, load, ordered, values
+from tests.support import small
 
 TORCH = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metabench import algorithms, nets, seeds, trees, vectorise
+from metabench import algorithms, nets
 from metabench.algorithms import snail
-from metabench.core import Support, Tree
+from metabench.core import Support, Tree, seeds, trees
+from metabench.training import vectorise
 from tests.algorithms import problems
 
 SMALL = {"filters": 3, "key_size": 4, "value_size": 3, "receptive_field": 7}

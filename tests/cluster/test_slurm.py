@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from metabench import store
+from metabench.storage import files
 from tests.cluster.files import CLUSTER, ROOT
 from tests.search.test_kill import PATIENCE, SPACE
 
@@ -302,7 +302,7 @@ def test_a_real_search_on_a_real_cluster_of_two_nodes_stops_in_time_and_ends_in_
             SLURM_CPUS_PER_TASK="1",
         )
 
-    trials = job.folder / "it" / store.TRIALS
+    trials = job.folder / "it" / files.TRIALS
     script = turn()
     wait_for(lambda: trials.exists() or script.poll() is not None, PATIENCE)
     script.send_signal(signal.SIGUSR1)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from metabench import data
-from metabench.config import TaskConfig
 from metabench.core import MetabenchError, Split, Splits
+from metabench.core.config import TaskConfig
 
 SMALL: dict[str, dict[str, Any]] = {
     "glyphs": {"n_classes": 30, "n_examples": 14},

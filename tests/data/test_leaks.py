@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from metabench import data, draws, episodes, seeds
-from metabench.config import TaskConfig
-from metabench.core import SemiSupport, Split, Splits, Task
-from metabench.data import omniglot
+from metabench import data
+from metabench.core import SemiSupport, Split, Splits, Task, seeds
+from metabench.core.config import TaskConfig
+from metabench.data.sets import omniglot
+from metabench.data.tasks import frozen, sampling
 
 PARTS = ("meta_train", "meta_validation", "meta_test")
 KINDS: dict[str, dict[str, Any]] = {
@@ -45,11 +46,11 @@ def tasks(splits: Splits, part: str, kind: str) -> Iterator[Task]:
     """Draw tasks as meta-training does, then those that are frozen."""
     found: Split = getattr(splits, part)
     task = TaskConfig(dataset="glyphs", query=N_QUERY, test_query=N_QUERY, **KINDS[kind])
-    generator, source = seeds.generator("leaks", part, kind), draws.pool(found, task)
-    for shape, positions in draws.shapes(task, task.query, N_TASKS, generator):
-        yield episodes.gather(found.images, draws.sample(generator, source, shape, len(positions)), shape)
-    for group in episodes.frozen(splits, part, task, N_TASKS // 10, "search").groups:  # type: ignore[arg-type]
-        yield episodes.gather(found.images, group.indices, group.shape)
+    generator, source = seeds.generator("leaks", part, kind), sampling.pool(found, task)
+    for shape, positions in sampling.shapes(task, task.query, N_TASKS, generator):
+        yield frozen.gather(found.images, sampling.sample(generator, source, shape, len(positions)), shape)
+    for group in frozen.frozen(splits, part, task, N_TASKS // 10, "search").groups:  # type: ignore[arg-type]
+        yield frozen.gather(found.images, group.indices, group.shape)
 
 
 def ids(images: Tensor) -> Tensor:

@@ -15,9 +15,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from metabench import data, diagnostics, spaces, store
-from metabench.config import TaskConfig
-from metabench.search import plan
+from metabench import data
+from metabench.core.config import TaskConfig
+from metabench.search import space as spaces
+from metabench.search.stages import plan
+from metabench.storage import files
+from metabench.training import diagnostics
 from tests.docs.told import ROOT
 from tests.report import played
 
@@ -137,7 +140,7 @@ def stand_in(kept: Path) -> Any:
 
     def search(space: Any, out: Path, name: str, **options: Any) -> Path:
         folder = out / name
-        if not (folder / store.SEARCH).exists():
+        if not (folder / files.SEARCH).exists():
             shutil.copytree(kept / "runs" / "demo", folder)
         return folder
 

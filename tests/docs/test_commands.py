@@ -17,20 +17,21 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from metabench import algorithms, data, spaces
+from metabench import algorithms, data
 from metabench import search as searching
 from metabench.cli import app
+from metabench.cli.flags import describe_run
 from metabench.core import MetabenchError
-from metabench.flags import describe_run
+from metabench.search import space as spaces
+from tests.cli.test_cli import COMMANDS
 from tests.docs import desk, told
 from tests.docs.told import PAGES, ROOT, Told
-from tests.test_cli import COMMANDS
 
 READ_ONLY = {
     r"metabench datasets fetch ": "downloads",
     r"metabench datasets \w+ cifar_fs": "needs data that are not built in",
     r"metabench (\w+) s3://": "needs a bucket; tests/storage and tests/search have one",
-    r"metabench tensorboard ": "serves until it is stopped; tests/test_events.py reads what it shows",
+    r"metabench tensorboard ": "serves until it is stopped; tests/storage/test_tensorboard.py reads what it shows",
     r"metabench train .*--dataset mixture": "needs Omniglot and Quick, Draw!",
     r"python benchmarks/(?!reproduce\.py --list)": "takes from minutes to days",
 }

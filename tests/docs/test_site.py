@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from metabench import algorithms, spaces
+from metabench import algorithms
+from metabench.search import space as spaces
+from tests.cli.test_cli import COMMANDS
 from tests.docs.told import ROOT
-from tests.test_cli import COMMANDS
 
 NEEDED = ("sphinx", "myst_parser", "furo")
 

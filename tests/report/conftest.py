@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
-from metabench import data, diagnostics, report
+from metabench import data, report
 from metabench.core import Splits
-from metabench.report.picture import Picture
-from metabench.search.ledger import Ledger
-from tests import small
+from metabench.report.html.picture import Picture
+from metabench.search.journal.ledger import Ledger
+from metabench.training import diagnostics
 from tests.report import played
+from tests.support import small
 
 CANARY = "<script>window.hit=1</script><img src=x onerror='window.hit=1'>"
 

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from metabench import PROTOCOL, runs, spaces, store
-from metabench.config import SearchSpace
+from metabench import PROTOCOL
 from metabench.core import Splits
-from metabench.search import final
-from metabench.search.asha import judge
+from metabench.core.config import SearchSpace
+from metabench.search import space as spaces
 from metabench.search.folder import claim
-from metabench.search.ledger import Ledger, ranked
-from metabench.search.searcher import FairSearcher
+from metabench.search.journal.ledger import Ledger, ranked
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import judge
+from metabench.search.stages import final
+from metabench.storage import files
+from metabench.training import run as runs
 from tests.search.played import make_report
 
 SPACE: dict[str, Any] = {
@@ -110,17 +113,17 @@ def finish(folder: Path, space: SearchSpace, splits: Splits, tasks: int = 8) -> 
         best = ranked(ledger.of(algorithm))[0]
         known = {"trial": best.name, "hyperparameters": best.hyperparameters, "is_default": best.is_default}
         chosen[algorithm] = {**known, "val_accuracy": best.score, "confirm_accuracy": best.score}
-    store.write_json(folder / store.CHOSEN, chosen)
+    files.write_json(folder / files.CHOSEN, chosen)
     budget = space.budget.model_copy(update={"tasks": tasks, "grace": tasks})
     planned = final.plan(space.model_copy(update={"budget": budget}), chosen, seed=0)
     first, rng = next(iter(space.algorithms)), np.random.default_rng(0)
     for run in planned:
         if run.name.endswith("-tuned-seed0") or run.name == f"{first}-default-seed0":
             config = run.config.model_copy(update={"rungs": [tasks // 2, tasks]})
-            runs.train_run(config, splits, folder / store.FINAL / run.name)
+            runs.train_run(config, splits, folder / files.FINAL / run.name)
             test = {"protocol": PROTOCOL, "accuracy": rng.normal(rng.uniform(0.5, 0.8), 0.1, 40).clip(0, 1)}
             told = {"tasks": 40, "tasks_hash": "t" * 64, "batch_norm": "transductive", "times_opened": 1}
-            store.write_json(folder / store.FINAL / run.name / store.TEST, {**test, **told})
+            files.write_json(folder / files.FINAL / run.name / files.TEST, {**test, **told})
     opened = {"tasks_hash": "t" * 64, "finished": "2026-01-01T00:00:00+00:00"}
-    store.write_json(folder / store.META_TEST, opened)
+    files.write_json(folder / files.META_TEST, opened)
     return folder

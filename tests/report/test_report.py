@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from metabench import data, episodes, report, runs, status, store
-from metabench.cli import app
+from metabench import data, report
+from metabench.cli import app, status
 from metabench.core import MetabenchError
-from metabench.evaluate import evaluate
-from metabench.report import reading
-from metabench.report.picture import Left, Picture
-from metabench.report.pictures import gallery, importance, rates
-from tests import small
+from metabench.data.tasks import frozen
+from metabench.report.html import reading
+from metabench.report.html.picture import Left, Picture
+from metabench.report.html.pictures import gallery, importance, rates
+from metabench.storage import files
+from metabench.training import run as runs
+from metabench.training.evaluate import evaluate
 from tests.report import played
 from tests.report.conftest import CANARY, Written
+from tests.support import small
 
 FAMILIES = {
     "leaderboard",
@@ -175,7 +178,7 @@ def test_the_gallery_counts_as_evaluation_does(large: Written) -> None:
     found = reading.read([large.folder])
     final = next(final for final in found.finals if final.label == "protonet")
     splits = small.splits()
-    tasks = episodes.frozen(splits, "meta_validation", runs.read_config(final.run.folder).task, 2, "confirm")
+    tasks = frozen.frozen(splits, "meta_validation", runs.read_config(final.run.folder).task, 2, "confirm")
     opened = runs.open_run(final.run.folder, splits)
     args = (opened.learner.algorithm, opened.learner.net, opened.meta, opened.buffers, opened.learner.h)
     wanted = evaluate(*args, splits.meta_validation.images, tasks).score
@@ -189,7 +192,7 @@ def test_without_optuna_importance_is_left_out_with_a_word(
     large: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    for name in ("metabench.search.importance", "metabench.search.samplers"):
+    for name in ("metabench.search.propose.importance", "metabench.search.propose.samplers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (left,) = importance.draw(reading.read([large.folder]))
     assert left == Left(importance.TITLE, "it is measured by Optuna, which is not installed")
@@ -231,8 +234,8 @@ def test_a_place_that_cannot_hold_a_page_is_refused(tmp_path: Path, out: str, sa
 def test_what_is_no_search_or_cannot_be_compared_is_refused(tmp_path: Path, quick: None) -> None:
     assert "holds neither a search nor a run" in metabench("report", tmp_path).stderr
     runs.train_run(small.config(tasks=8, rungs=(8,)), small.splits(), tmp_path / "run")
-    other = store.read_json(tmp_path / "run" / store.CONFIG)
-    store.write_json(tmp_path / "other" / store.CONFIG, {**other, "data_fingerprint": "f" * 64})
+    other = files.read_json(tmp_path / "run" / files.CONFIG)
+    files.write_json(tmp_path / "other" / files.CONFIG, {**other, "data_fingerprint": "f" * 64})
     result = metabench("report", tmp_path / "run", tmp_path / "other", "--out", tmp_path / "report.html")
     assert result.exit_code == 2
     assert "cannot stand on one leaderboard" in result.stderr

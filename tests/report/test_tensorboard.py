@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from metabench import store
 from metabench.core import Report
-from metabench.events import Events
-from metabench.objectives import OBJECTIVES
-from metabench.runs import write_report
-from metabench.search import dashboard
-from metabench.search.ledger import Ledger, Trial
+from metabench.core.objectives import OBJECTIVES
+from metabench.search.journal.ledger import Ledger, Trial
+from metabench.search.progress import dashboard
+from metabench.storage import files
+from metabench.storage.tensorboard import Events
+from metabench.training.run import write_report
 from tests.report import played
 from tests.report.conftest import Written
-from tests.report.test_browser import browser  # noqa: F401
+from tests.report.html.test_browser import browser  # noqa: F401
 
 SHOTS = os.environ.get("METABENCH_SHOTS", "")
 """A folder for pictures of what was seen."""
@@ -51,13 +51,13 @@ def address(large: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("tensorboard") / "search"
     shutil.copytree(large.folder, folder)
     ledger = Ledger(folder, 2)
-    root = folder / store.TENSORBOARD
+    root = folder / files.TENSORBOARD
     progress = dashboard.Progress(folder, played.space(), OBJECTIVES["classification"])
     progress.show(ledger, 2)
     progress.close()
     for trial in ledger.trials.values():
         write_trial(root, trial)
-    for board in folder.glob(f"{store.FINAL}/*/{store.TENSORBOARD}"):
+    for board in folder.glob(f"{files.FINAL}/*/{files.TENSORBOARD}"):
         shutil.copytree(board, root / "_final" / board.parent.name)
     dashboard.write_leaderboard(folder)
     with socket.socket() as free:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from metabench.config import SearchSpace
-from metabench.search import cluster
+from metabench.core.config import SearchSpace
+from metabench.search.ray import cluster
 
 SPACE: dict[str, Any] = {
     "task": {"dataset": "glyphs"},

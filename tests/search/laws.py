@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from metabench import data, runs, spaces, store, train
-from metabench.config import RunConfig, SearchSpace, TaskConfig
+from metabench import data
 from metabench.core import Splits
-from metabench.search.asha import SCORES, judge
-from metabench.search.ledger import FAILED, JOURNAL, WORK, Ledger
-from metabench.search.searcher import FairSearcher
+from metabench.core.config import RunConfig, SearchSpace, TaskConfig
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import FAILED, JOURNAL, WORK, Ledger
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import SCORES, judge
+from metabench.storage import files
+from metabench.training import loop
+from metabench.training import run as runs
 
 MEASURED = ("seconds", "peak_memory", "borderline_seconds")
 """What a report says of the machine, which no two runs have in common; so do some of its logs."""
@@ -27,20 +31,20 @@ RESTS_ON = ("rung", "rank", "arrived", "against", "cutoff", "margin")
 
 def space_of(folder: Path) -> tuple[SearchSpace, int]:
     """Return the space and the seed of a search."""
-    record = store.read_json(folder / store.SEARCH)
+    record = files.read_json(folder / files.SEARCH)
     return SearchSpace.model_validate(record["space"]), record["seed"]
 
 
 def judged_once(folder: Path) -> Iterator[str]:
     """Each trial was judged once at each rung, and is finished once, and none has failed."""
-    events = store.read_lines(folder / JOURNAL)
+    events = files.read_lines(folder / JOURNAL)
     seen = [(e["trial"], e["report"]["tasks_seen"]) for e in events if e["event"] == "report"]
     yield from (f"{one} was judged {seen.count(one)} times" for one in set(seen) if seen.count(one) > 1)
-    finished = [line["trial"] for line in store.read_lines(folder / store.TRIALS)]
+    finished = [line["trial"] for line in files.read_lines(folder / files.TRIALS)]
     yield from (f"{name} is finished twice" for name in set(finished) if finished.count(name) > 1)
     proposed = {event["trial"] for event in events if event["event"] == "proposed"}
     yield from (f"{name} never ended" for name in proposed - set(finished))
-    for line in store.read_lines(folder / store.TRIALS):
+    for line in files.read_lines(folder / files.TRIALS):
         if line["status"] == FAILED:
             yield f"{line['trial']} has failed: {str(line['error'])[-300:]}"
 
@@ -48,14 +52,14 @@ def judged_once(folder: Path) -> Iterator[str]:
 def decided_again(folder: Path) -> Iterator[str]:
     """Rule and searcher, each asked anew with nothing but the journal up to it, repeat every event."""
     space, seed = space_of(folder)
-    events = store.read_lines(folder / JOURNAL)
+    events = files.read_lines(folder / JOURNAL)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        for reports in folder.glob(f"{WORK}/*/{store.REPORTS}"):
-            store.write_bytes(place / reports.relative_to(folder), reports.read_bytes())
+        for reports in folder.glob(f"{WORK}/*/{files.REPORTS}"):
+            files.write_bytes(place / reports.relative_to(folder), reports.read_bytes())
         for number, event in enumerate(events):
-            store.write_lines(place / JOURNAL, events[:number])
-            (place / store.TRIALS).unlink(missing_ok=True)
+            files.write_lines(place / JOURNAL, events[:number])
+            (place / files.TRIALS).unlink(missing_ok=True)
             again = _again(place, space, seed, event)
             if again != _essence(event):
                 yield f"event {number}: {_essence(event)} was {again} when it was asked again"
@@ -70,7 +74,7 @@ def _again(place: Path, space: SearchSpace, seed: int, event: dict[str, Any]) ->
     else:
         scores = ledger.task_scores(event["trial"], event["report"]["tasks_seen"])
         judge(ledger, space.budget, event["trial"], {**event["report"], SCORES: scores})
-    return _essence(store.read_lines(place / JOURNAL)[-1])
+    return _essence(files.read_lines(place / JOURNAL)[-1])
 
 
 def _essence(event: dict[str, Any]) -> dict[str, Any]:
@@ -97,8 +101,8 @@ def trained_without_faults(config: str, upto: int) -> list[dict[str, Any]]:
     """Train a setting here, in one go, and return its reports."""
     run = RunConfig.model_validate_json(config)
     reports = []
-    for report, _ in train.train(run, splits_of(run.task.model_dump_json())):
-        reports.append(store.plain(report._asdict()))
+    for report, _ in loop.train(run, splits_of(run.task.model_dump_json())):
+        reports.append(files.plain(report._asdict()))
         if report.tasks_seen >= upto:
             break
     return reports
@@ -112,17 +116,17 @@ def tested_without_faults(config: str, n_tasks: int) -> tuple[list[dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         runs.train_run(run, splits, Path(folder))
         tested = runs.test_run(Path(folder), splits, n_tasks)
-        return store.read_lines(Path(folder) / store.REPORTS), store.plain(tested["accuracy"])
+        return files.read_lines(Path(folder) / files.REPORTS), files.plain(tested["accuracy"])
 
 
 def same_numbers(folder: Path) -> Iterator[str]:
     """Every trial reported, bit for bit, what it reports where nothing happens to it."""
     space, _ = space_of(folder)
     rungs = spaces.rungs(space.budget)
-    for line in store.read_lines(folder / store.TRIALS):
+    for line in files.read_lines(folder / files.TRIALS):
         run = spaces.run_config(space, line["algorithm"], line["hyperparameters"], line["seed"], rungs)
         wanted = trained_without_faults(run.model_dump_json(), line["tasks_seen"])
-        found = store.read_lines(folder / WORK / line["trial"] / store.REPORTS)
+        found = files.read_lines(folder / WORK / line["trial"] / files.REPORTS)
         if [numbers_of(report) for report in found] != [numbers_of(report) for report in wanted]:
             yield f"{line['trial']} reported other numbers than without faults"
         if len(found) != len(line["reports"]) or not all(map(_is_judged_by, found, line["reports"])):
@@ -137,21 +141,21 @@ def _is_judged_by(report: dict[str, Any], told: dict[str, Any]) -> bool:
 
 def same_results(folder: Path) -> Iterator[str]:
     """Final runs and leaderboard have, bit for bit, the numbers of runs to which nothing happens."""
-    record = store.read_json(folder / store.META_TEST)
-    board = store.read_json(folder / f"{store.LEADERBOARD}.json")
-    if record["code"] != store.code_hash() or record["times_opened"] != 1 or "gpus" not in record:
+    record = files.read_json(folder / files.META_TEST)
+    board = files.read_json(folder / f"{files.LEADERBOARD}.json")
+    if record["code"] != files.code_hash() or record["times_opened"] != 1 or "gpus" not in record:
         yield "the opening of meta-test is not recorded as it was"
     if record["finished"] is None or board["status"] != "finished":
         yield "the meta-test is not finished"
         return
     means: dict[tuple[str, str], list[float]] = {}
     for name in record["runs"]:
-        run = runs.read_config(folder / store.FINAL / name)
+        run = runs.read_config(folder / files.FINAL / name)
         reports, scores = tested_without_faults(run.model_dump_json(), record["tasks"])
-        found = store.read_json(folder / store.FINAL / name / store.TEST)
+        found = files.read_json(folder / files.FINAL / name / files.TEST)
         if found["accuracy"] != scores:
             yield f"{name} has other accuracies on meta-test than without faults"
-        own = store.read_lines(folder / store.FINAL / name / store.REPORTS)
+        own = files.read_lines(folder / files.FINAL / name / files.REPORTS)
         if [numbers_of(report) for report in own] != [numbers_of(report) for report in reports]:
             yield f"{name} reported other numbers than without faults"
         variant = name.rpartition("-seed")[0].rpartition("-")[2]

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from metabench import store
+from metabench.storage import files
 
 
 def make_report(
@@ -46,8 +46,8 @@ def played_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
     """Raise, crash once, diverge or report ever worse accuracies, by name; leave a line for each attempt."""
     name = config["trial"]
     work = Path(place) / "played" / name
-    attempts = len(store.read_lines(work))
-    store.append_line(work, {"attempt": attempts})
+    attempts = len(files.read_lines(work))
+    files.append_line(work, {"attempt": attempts})
     number = int(name[-3:])
     if name == "maml-001":
         raise ValueError(f"{name} is broken")
@@ -61,16 +61,16 @@ def played_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
 def doubtful_trial(config: dict[str, Any], place: str, space: dict[str, Any], desk: Any) -> None:
     """Report accuracies that differ by noise, and once more with more tasks where the driver asks for it."""
     number = int(config["trial"][-3:])
-    reports = Path(place) / "trials" / config["trial"] / store.REPORTS
+    reports = Path(place) / "trials" / config["trial"] / files.REPORTS
     for rung in (100, 300, 900):
         scores = [0.5 + ((number + task) % 3 - 1) / 10 - number / 1000 for task in range(4)]
         report = make_report(rung, sum(scores) / 4, scores=scores)
-        store.append_line(reports, report)
+        files.append_line(reports, report)
         tune.report({"tasks_seen": rung, "report": json.dumps(report)})
         if desk.ask(config["trial"], rung):
             scores += [0.5 + number / 100] * 4
             report |= {"val_scores": scores, "borderline_score": sum(scores) / 8}
-            store.write_lines(reports, [*store.read_lines(reports)[:-1], report])
+            files.write_lines(reports, [*files.read_lines(reports)[:-1], report])
             tune.report({"tasks_seen": rung, "report": json.dumps(report)})
 
 
@@ -85,7 +85,7 @@ def smooth_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
 def packed_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
     """Leave word of the GPU and wait until four trials have, so that they are known to be there at once."""
     word = Path(place) / "packed" / f"{config['trial']}.json"
-    store.write_json(word, {"gpus": ray.get_gpu_ids(), "visible": os.environ["CUDA_VISIBLE_DEVICES"]})
+    files.write_json(word, {"gpus": ray.get_gpu_ids(), "visible": os.environ["CUDA_VISIBLE_DEVICES"]})
     deadline = time.monotonic() + 120
     while len(list(word.parent.glob("*.json"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metabench.config import SearchSpace
-from metabench.search.asha import judge
-from metabench.search.ledger import CONTINUE, Ledger
-from metabench.search.searcher import FairSearcher
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import CONTINUE, Ledger
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import judge
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metabench import store
-from metabench.config import SearchSpace
-from metabench.objectives import OBJECTIVES
-from metabench.search.curves import FORMAT, Curve, Ending, Point, Recording, pack
+from metabench.core.config import SearchSpace
+from metabench.core.objectives import OBJECTIVES
+from metabench.search.replay.curves import FORMAT, Curve, Ending, Point, Recording, pack
+from metabench.storage import files
 
 RUNGS = (100, 300, 900)
 
@@ -84,4 +84,4 @@ def write(path: Path, space: SearchSpace, curves: Sequence[Curve], **header: Any
         }
         for number, one in enumerate(curves)
     ]
-    store.write_lines(path, [first, *lines])
+    files.write_lines(path, [first, *lines])

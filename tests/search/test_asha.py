@@ -16,11 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from metabench import spaces, store
-from metabench.config import BudgetConfig, SearchSpace
-from metabench.objectives import OBJECTIVES
-from metabench.search.asha import RungScheduler, Standing, judge, scalars, standing
-from metabench.search.ledger import (
+from metabench.core.config import BudgetConfig, SearchSpace
+from metabench.core.objectives import OBJECTIVES
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import (
     COMPLETE,
     CONTINUE,
     DIVERGED,
@@ -30,6 +29,8 @@ from metabench.search.ledger import (
     Arrival,
     Ledger,
 )
+from metabench.search.ray.asha import RungScheduler, Standing, judge, scalars, standing
+from metabench.storage import files
 from tests.search.played import make_error_report, make_report
 
 
@@ -260,7 +261,7 @@ def test_the_scheduler_stops_what_the_ledger_ends_and_nan_never_goes_on(
 def report_scores(ledger: Ledger, name: str, tasks_seen: int, scores: Sequence[float]) -> dict[str, Any]:
     """Leave a report where a trial leaves it, and return it."""
     report = make_report(tasks_seen, statistics.fmean(scores), scores=scores)
-    store.append_line(ledger.folder / WORK / name / store.REPORTS, report)
+    files.append_line(ledger.folder / WORK / name / files.REPORTS, report)
     return report
 
 
@@ -301,11 +302,11 @@ def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_
     first, second = add_trials(ledger, "maml", 2)
     judge(ledger, space.budget, first, report_scores(ledger, first, 100, [0.5, 0.6]))
     judge(ledger, space.budget, second, report_scores(ledger, second, 100, [0.6, 0.4]))
-    events = [event for event in store.read_lines(tmp_path / JOURNAL) if event["event"] == "report"]
+    events = [event for event in files.read_lines(tmp_path / JOURNAL) if event["event"] == "report"]
     assert [event["basis"] for event in events] == [ledger.trials[n].bases[100] for n in (first, second)]
     assert "val_scores" not in (tmp_path / JOURNAL).read_text()
     assert not any("val_scores" in report for t in ledger.trials.values() for report in t.reports)
-    line = store.read_trials(tmp_path)[second]
+    line = files.read_trials(tmp_path)[second]
     assert line["decisions"] == [{"tasks_seen": 100, "decision": PRUNED, **events[1]["basis"]}]
     assert "val_scores" not in json.dumps(line)
     assert Ledger(tmp_path, keep=2).trials == ledger.trials

@@ -14,14 +14,17 @@ import pytest
 import torch
 from ray.tune.schedulers import TrialScheduler
 
-from metabench import episodes, evaluate, spaces, store, train
-from metabench.config import SearchSpace
-from metabench.search import worker
-from metabench.search.asha import AGAIN, RungScheduler, judge, standing
-from metabench.search.borderline import Answers
-from metabench.search.ledger import CONTINUE, DIVERGED, JOURNAL, PRUNED, WORK, Arrival, Ledger
-from tests import small
+from metabench.core.config import SearchSpace
+from metabench.data.tasks import frozen
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import CONTINUE, DIVERGED, JOURNAL, PRUNED, WORK, Arrival, Ledger
+from metabench.search.ray import worker
+from metabench.search.ray.asha import AGAIN, RungScheduler, judge, standing
+from metabench.search.ray.reevaluation import Answers
+from metabench.storage import files as store
+from metabench.training import evaluate, loop
 from tests.search.played import make_report
+from tests.support import small
 
 FIRST = [0.8, 0.4, 0.6]
 """Scores of the tasks that every trial is validated on; each test adds further ones."""
@@ -169,11 +172,11 @@ def test_further_tasks_are_the_next_of_the_same_pool_and_none_of_the_confirmatio
     splits = small.splits()
 
     def tasks(pool: Any, n_tasks: int) -> list[tuple[list[int], ...]]:
-        ((_, _, indices),) = episodes.frozen(splits, "meta_validation", small.TASK, n_tasks, pool).groups
+        ((_, _, indices),) = frozen.frozen(splits, "meta_validation", small.TASK, n_tasks, pool).groups
         return [tuple(row) for row in torch.cat([indices.classes, indices.examples.flatten(1)], 1).tolist()]
 
-    whole = episodes.frozen(splits, "meta_validation", small.TASK, 9, "search")
-    ((_, positions, indices),) = episodes.rest(whole, 6).groups
+    whole = frozen.frozen(splits, "meta_validation", small.TASK, 9, "search")
+    ((_, positions, indices),) = frozen.rest(whole, 6).groups
     assert positions.tolist() == [6, 7, 8]
     rows = torch.cat([indices.classes, indices.examples.flatten(1)], 1).tolist()
     assert [tuple(row) for row in rows] == tasks("search", 20)[6:9]
@@ -267,9 +270,9 @@ def test_the_second_look_finds_what_one_look_at_all_tasks_finds(tmp_path: Path, 
     values = {**spaces.resolve(tiny, "maml", spaces.defaults(tiny, "maml")), "task_batch_size": 4}
     config = spaces.run_config(tiny, "maml", values, 3, spaces.rungs(tiny.budget))
     loaded = small.splits()
-    state = train.load_state(tmp_path / WORK / "maml-000" / store.STATE, config, loaded)
-    learner = train.build(config, loaded)
-    tasks = episodes.frozen(loaded, "meta_validation", tiny.task, 9, "search")
+    state = loop.load_state(tmp_path / WORK / "maml-000" / store.STATE, config, loaded)
+    learner = loop.build(config, loaded)
+    tasks = frozen.frozen(loaded, "meta_validation", tiny.task, 9, "search")
     args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
     found = evaluate.evaluate(*args, loaded.meta_validation.images, tasks)
     np.testing.assert_allclose(found.score, long["val_scores"], atol=1e-6)

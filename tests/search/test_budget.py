@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from metabench import store
-from metabench.config import SearchSpace
-from metabench.search.asha import judge
-from metabench.search.ledger import COMPLETE, CONTINUE, PRUNED, Ledger
-from metabench.search.searcher import FairSearcher
-from metabench.search.watch import Watch
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import COMPLETE, CONTINUE, PRUNED, Ledger
+from metabench.search.progress.watch import Watch
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import judge
+from metabench.storage import files
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
 
@@ -138,4 +138,4 @@ def test_an_ending_tells_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixtu
     judge(ledger, space.budget, name, make_report(100, None, seconds=12.0))
     Watch(tmp_path, space).ended(ledger, name)
     assert "[1; maml 12 of 30 s] maml-000 diverged" in capsys.readouterr().err
-    assert store.read_trials(tmp_path)[name]["seconds"] == 12.0
+    assert files.read_trials(tmp_path)[name]["seconds"] == 12.0

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import data, spaces, store
-from metabench.config import SearchSpace
+from metabench import data
 from metabench.core import MetabenchError, Split, Splits
-from metabench.search import changes
-from metabench.search.asha import judge
-from metabench.search.folder import claim
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import FairSearcher
+from metabench.core.config import SearchSpace
+from metabench.search import space as spaces
+from metabench.search.folder import changes, claim
+from metabench.search.journal.ledger import Ledger
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import judge
+from metabench.storage import files
 from tests.search.played import make_report
 
 
@@ -32,8 +33,8 @@ def larger(space: SearchSpace, **budget: Any) -> SearchSpace:
 
 def finish(folder: Path) -> None:
     """Leave what the last stages would leave."""
-    for name in (store.CHOSEN, store.META_TEST, f"{store.LEADERBOARD}.json", f"{store.CONFIRM}/a.json"):
-        store.write_json(folder / name, {"name": name})
+    for name in (files.CHOSEN, files.META_TEST, f"{files.LEADERBOARD}.json", f"{files.CONFIRM}/a.json"):
+        files.write_json(folder / name, {"name": name})
 
 
 def test_a_changed_budget_is_refused_with_the_difference_and_accepted_when_told(
@@ -45,11 +46,11 @@ def test_a_changed_budget_is_refused_with_the_difference_and_accepted_when_told(
     with pytest.raises(MetabenchError, match=r"--accept-changes[\s\S]*budget.trials: 9 there, 12 given"):
         claim(tmp_path, more, splits, seed=0)
     assert claim(tmp_path, more, splits, seed=0, accept=True) == (more, True)
-    record = store.read_json(tmp_path / store.SEARCH)
+    record = files.read_json(tmp_path / files.SEARCH)
     assert [change["changed"] for change in record["changes"]] == [{"budget.trials": [9, 12]}]
-    for name in (store.CHOSEN, store.META_TEST, f"{store.LEADERBOARD}.json", f"{store.CONFIRM}/a.json"):
+    for name in (files.CHOSEN, files.META_TEST, f"{files.LEADERBOARD}.json", f"{files.CONFIRM}/a.json"):
         assert not (tmp_path / name).exists()
-        assert store.read_json(tmp_path / changes.EARLIER / "1" / name) == {"name": name}
+        assert files.read_json(tmp_path / changes.EARLIER / "1" / name) == {"name": name}
     assert claim(tmp_path, more, splits, seed=0) == (more, True)  # from now on it is the same search
     assert changes.earlier(tmp_path) == "earlier/1"
 
@@ -58,9 +59,9 @@ def test_more_seeds_leave_the_choice_as_it_is(tmp_path: Path, space: SearchSpace
     claim(tmp_path, space, splits, seed=0)
     finish(tmp_path)
     claim(tmp_path, larger(space, seeds=5), splits, seed=0, accept=True)
-    assert (tmp_path / store.CHOSEN).exists()
-    assert (tmp_path / store.CONFIRM / "a.json").exists()
-    assert not (tmp_path / store.META_TEST).exists()
+    assert (tmp_path / files.CHOSEN).exists()
+    assert (tmp_path / files.CONFIRM / "a.json").exists()
+    assert not (tmp_path / files.META_TEST).exists()
 
 
 def test_another_version_is_refused_until_it_is_accepted(
@@ -68,12 +69,12 @@ def test_another_version_is_refused_until_it_is_accepted(
 ) -> None:
     claim(tmp_path, space, splits, seed=0)
     finish(tmp_path)
-    monkeypatch.setattr(store, "code_hash", lambda: "of other sources")
+    monkeypatch.setattr(files, "code_hash", lambda: "of other sources")
     with pytest.raises(MetabenchError, match=r"code: '\w+' there, 'of other sources' given"):
         claim(tmp_path, space, splits, seed=0)
     claim(tmp_path, space, splits, seed=0, accept=True)
-    assert (tmp_path / store.META_TEST).exists()
-    assert list(store.read_json(tmp_path / store.SEARCH)["changes"][0]["changed"]) == ["code"]
+    assert (tmp_path / files.META_TEST).exists()
+    assert list(files.read_json(tmp_path / files.SEARCH)["changes"][0]["changed"]) == ["code"]
 
 
 def test_what_makes_numbers_incomparable_is_refused_whatever_is_told(
@@ -121,7 +122,7 @@ def play(folder: Path, space: SearchSpace, tasks_left: int = 10**9) -> list[str]
         config = searcher.suggest(str(number))
         assert isinstance(config, dict)
         handed.append(config["trial"])
-        state = folder / "trials" / config["trial"] / store.STATE
+        state = folder / "trials" / config["trial"] / files.STATE
         state.mkdir(parents=True, exist_ok=True)
         for rung in spaces.rungs(space.budget):
             score = 1 - abs(config["hyperparameters"]["inner_lr"] - 0.3) - 1 / rung
@@ -136,14 +137,14 @@ def test_an_extended_search_lets_its_best_go_on_and_runs_nothing_twice(
 ) -> None:
     claim(tmp_path, space, splits, seed=0)
     assert len(play(tmp_path, space)) == 18
-    before = store.read_lines(tmp_path / "journal.jsonl")
-    complete = {name for name, line in store.read_trials(tmp_path).items() if line["status"] == "complete"}
-    kept = {name for name in complete if (tmp_path / "trials" / name / store.STATE).exists()}
+    before = files.read_lines(tmp_path / "journal.jsonl")
+    complete = {name for name, line in files.read_trials(tmp_path).items() if line["status"] == "complete"}
+    kept = {name for name in complete if (tmp_path / "trials" / name / files.STATE).exists()}
     longer, _ = claim(tmp_path, spaces.override(space, tasks=2700, trials=11), splits, seed=0, accept=True)
     handed = play(tmp_path, longer)
     assert set(handed[: len(kept)]) == kept  # those that got furthest go first
     assert len(handed) == len(kept) + 4  # and two new ones an algorithm
-    journal = store.read_lines(tmp_path / "journal.jsonl")
+    journal = files.read_lines(tmp_path / "journal.jsonl")
     assert journal[: len(before)] == before
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in journal if e["event"] == "report"]
     assert len(judged) == len(set(judged))

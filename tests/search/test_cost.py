@@ -15,13 +15,14 @@ import pytest
 from ray.tune.experiment import Trial as TuneTrial
 
 import metabench
-from metabench.config import SearchSpace
-from metabench.search import asha, watch
-from metabench.search.asha import RungScheduler
-from metabench.search.experiment import Endings
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import FairSearcher
-from metabench.search.watch import Watch
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import Ledger
+from metabench.search.progress import watch
+from metabench.search.progress.watch import Watch
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray import asha
+from metabench.search.ray.asha import RungScheduler
+from metabench.search.ray.experiment import Endings
 from tests.search.played import make_report
 
 PACKAGE = str(Path(metabench.__file__).parent)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metabench import store
-from metabench.config import SearchSpace, TaskConfig
 from metabench.core import MetabenchError
-from metabench.objectives import OBJECTIVES
-from metabench.search import curves
-from metabench.search.asha import judge
-from metabench.search.curves import Point, pack, unpack
-from metabench.search.ledger import WORK, Ledger
-from metabench.search.scenario import describe
+from metabench.core.config import SearchSpace, TaskConfig
+from metabench.core.objectives import OBJECTIVES
+from metabench.search.journal.ledger import WORK, Ledger
+from metabench.search.ray.asha import judge
+from metabench.search.replay import curves
+from metabench.search.replay.curves import Point, pack, unpack
+from metabench.search.replay.scenario import describe
+from metabench.storage import files
 from tests.search.played import make_error_report, make_report
 from tests.search.recorded import N_TASKS, curve, many, only_maml, recording, write
 
@@ -54,8 +54,8 @@ def test_what_is_written_is_read(tmp_path: Path, space: SearchSpace) -> None:
 
 def test_a_folder_of_a_search_is_read_with_all_its_endings(tmp_path: Path, space: SearchSpace) -> None:
     space = only_maml(space)
-    store.write_json(
-        tmp_path / store.SEARCH, {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
+    files.write_json(
+        tmp_path / files.SEARCH, {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
     )
     with pytest.raises(MetabenchError, match="no trial has reported yet"):
         curves.read([tmp_path])
@@ -87,7 +87,7 @@ def test_scores_of_single_tasks_come_from_the_trials_own_files(tmp_path: Path, s
     space = only_maml(space, validation_tasks=2, borderline_tasks=4)
     known = {"maml": [{"trial": "x", "sampled": {}, "scores": {"900": 0.5}}]}
     record = {"space": space.model_dump(mode="json"), "data_fingerprint": "0", "known": known}
-    store.write_json(tmp_path / store.SEARCH, record)
+    files.write_json(tmp_path / files.SEARCH, record)
     ledger = Ledger(tmp_path, keep=2)
     name = ledger.propose("maml", {"inner_lr": 0.1, "inner_steps": 1}, {}, False, 0).name
     looked = {"borderline_score": 0.4, "borderline_seconds": 7.0}
@@ -95,7 +95,7 @@ def test_scores_of_single_tasks_come_from_the_trials_own_files(tmp_path: Path, s
         {**make_report(100, 0.3, 1.0 + 7, [0.2, 0.4, 0.5, 0.5]), **looked},
         make_report(300, 0.5, 3.0 + 7, [0.4, 0.6]),
     ]
-    store.write_lines(tmp_path / WORK / name / store.REPORTS, reports)
+    files.write_lines(tmp_path / WORK / name / files.REPORTS, reports)
     for report in reports:
         judge(ledger, space.budget, name, report)
     read = curves.read([tmp_path])
@@ -120,8 +120,8 @@ def test_rungs_that_a_space_lists_give_way_to_a_grace(space: SearchSpace) -> Non
 
 def test_of_errors_the_lowest_is_the_best(tmp_path: Path, space: SearchSpace) -> None:
     space = only_maml(space).model_copy(update={"task": TaskConfig(dataset="sinusoid", way=1, shot=5)})
-    store.write_json(
-        tmp_path / store.SEARCH, {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
+    files.write_json(
+        tmp_path / files.SEARCH, {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
     )
     ledger = Ledger(tmp_path, 2, OBJECTIVES["regression"])
     ledger.propose("maml", {"inner_lr": 0.1, "inner_steps": 1}, {}, False, 0)
@@ -167,8 +167,8 @@ def test_a_file_that_is_broken_is_one_message(
 ) -> None:
     path = tmp_path / "some.jsonl"
     write(path, only_maml(space), many(2, seed=0))
-    header, *lines = store.read_lines(path)
-    store.write_lines(path, [header | change, *lines])
+    header, *lines = files.read_lines(path)
+    files.write_lines(path, [header | change, *lines])
     with pytest.raises(MetabenchError, match=message):
         curves.read([path])
 

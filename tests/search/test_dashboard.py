@@ -11,18 +11,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from metabench import data, runs, store
-from metabench.config import SearchSpace
+from metabench import data
 from metabench.core import Report, Split
-from metabench.events import Events
-from metabench.objectives import OBJECTIVES
-from metabench.search import dashboard
-from metabench.search.asha import judge
-from metabench.search.experiment import Endings
+from metabench.core.config import SearchSpace
+from metabench.core.objectives import OBJECTIVES
 from metabench.search.folder import claim
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import FairSearcher
-from metabench.search.watch import Watch
+from metabench.search.journal.ledger import Ledger
+from metabench.search.progress import dashboard
+from metabench.search.progress.watch import Watch
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import judge
+from metabench.search.ray.experiment import Endings
+from metabench.storage import files
+from metabench.storage.tensorboard import Events
+from metabench.training import run as runs
 from tests.search.played import make_report
 
 
@@ -40,7 +42,7 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:
         names = [searcher.suggest(str(number))["trial"] for number in range(3)]
         for name, accuracies in ((names[0], (0.4, 0.5, 0.6)), (names[2], (0.3,))):
             trial = ledger.trials[name]
-            events = Events(tmp_path / store.TENSORBOARD / trial.algorithm / name)
+            events = Events(tmp_path / files.TENSORBOARD / trial.algorithm / name)
             for rung, accuracy in zip((100, 300, 900), accuracies, strict=False):
                 given = {**make_report(rung, accuracy), "val_scores": (accuracy,)}
                 logs = {"lr/inner/a": 0.1, "lr/inner/b": 0.2, "lr/outer": 0.01}
@@ -60,7 +62,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_the_search_run_tells_counts_cost_and_incumbents(folder: Path) -> None:
-    found = scalars(folder / store.TENSORBOARD / dashboard.SEARCH_RUN)
+    found = scalars(folder / files.TENSORBOARD / dashboard.SEARCH_RUN)
     last = {tag: values[-1] for tag, values in found.items()}
     assert last["trials/complete"] == (1000, 1)
     assert last["trials/pruned"] == (1000, 1)
@@ -73,12 +75,12 @@ def test_the_search_run_tells_counts_cost_and_incumbents(folder: Path) -> None:
 
 
 def test_every_chart_of_the_layout_finds_tags(folder: Path) -> None:
-    root = EventAccumulator(str(folder / store.TENSORBOARD), size_guidance={"tensors": 0})
+    root = EventAccumulator(str(folder / files.TENSORBOARD), size_guidance={"tensors": 0})
     root.Reload()
     (event,) = root.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     written: set[str] = set()
-    for path in (folder / store.TENSORBOARD).rglob("*"):
+    for path in (folder / files.TENSORBOARD).rglob("*"):
         if path.is_dir():
             written |= set(scalars(path))
     for category in layout.category:
@@ -100,14 +102,14 @@ def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
     found = {"metric": {"name": "accuracy"}, "rows": [{**row, "ci_high": 0.8}]}
 
     def write(folder: Path) -> dict[str, Any]:
-        store.write_json(folder / f"{store.LEADERBOARD}.json", found)
+        files.write_json(folder / f"{files.LEADERBOARD}.json", found)
         return found
 
     monkeypatch.setattr(dashboard.board, "write", write)
     monkeypatch.setattr(dashboard.board, "as_markdown", lambda board, **how: "a table")
     for _ in range(2):
         dashboard.write_leaderboard(tmp_path)
-    run = tmp_path / store.TENSORBOARD / dashboard.LEADERBOARD_RUN
+    run = tmp_path / files.TENSORBOARD / dashboard.LEADERBOARD_RUN
     assert len(list(run.iterdir())) == 1
     values = {tag: value for tag, [(_, value)] in scalars(run).items()}
     assert values == pytest.approx(

@@ -14,14 +14,14 @@ import ray.tune
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metabench import store
-from metabench.config import SearchSpace
 from metabench.core import MetabenchError, OutOfOrder
-from metabench.search import cluster, experiment, mishaps
-from metabench.search.asha import PROBLEM
-from metabench.search.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
-from metabench.search.searcher import FairSearcher
-from metabench.search.watch import Watch
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
+from metabench.search.progress.watch import Watch
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray import cluster, experiment, failures
+from metabench.search.ray.asha import PROBLEM
+from metabench.storage import files
 from tests.search.played import doubtful_trial, played_trial
 
 # Ray leaves sockets and pipes to the garbage collector.
@@ -75,23 +75,23 @@ def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 5})})
     used, _nothing_left = explore(tmp_path, space, found)
     check_studies(used)
-    lines = store.read_trials(tmp_path)
+    lines = files.read_trials(tmp_path)
     status = {name: line["status"] for name, line in lines.items()}
     assert status["maml-000"] == status["maml_pp-000"] == COMPLETE  # the best of their algorithms
     assert status["maml-001"] == FAILED
     assert status["maml-003"] == status["maml_pp-003"] == DIVERGED
     assert status["maml_pp-002"] in (COMPLETE, PRUNED)  # which of them depends on who comes first
     assert "maml-001 is broken" in lines["maml-001"]["error"]
-    attempts = {name: len(store.read_lines(tmp_path / "played" / name)) for name in lines}
-    often = {"maml-001": 1 + mishaps.MAX_FAILURES, "maml_pp-002": 2}
+    attempts = {name: len(files.read_lines(tmp_path / "played" / name)) for name in lines}
+    often = {"maml-001": 1 + failures.MAX_FAILURES, "maml_pp-002": 2}
     assert attempts == {name: often.get(name, 1) for name in lines}
     assert Counter(line["algorithm"] for line in lines.values()) == {"maml": 5, "maml_pp": 5}
-    assert len(store.read_lines(tmp_path / store.TRIALS)) == 10
+    assert len(files.read_lines(tmp_path / files.TRIALS)) == 10
     check_decisions_in_tensorboard(tmp_path, lines["maml-000"])
     journal = (tmp_path / JOURNAL).read_bytes()
     explore(tmp_path, space, found)
     assert (tmp_path / JOURNAL).read_bytes() == journal  # nothing is left to do
-    assert not (tmp_path / store.RUNNING).exists()
+    assert not (tmp_path / files.RUNNING).exists()
 
 
 def test_where_all_wait_for_the_last_the_best_of_all_go_on(
@@ -102,10 +102,10 @@ def test_where_all_wait_for_the_last_the_best_of_all_go_on(
     first, second, _nothing_left = explore(tmp_path, space, found)
     assert (len(first.studies["fomaml"].asked), second.remaining()) == (7, 0)
     check_studies(second)
-    status = [line["status"] for _, line in sorted(store.read_trials(tmp_path).items())]
+    status = [line["status"] for _, line in sorted(files.read_trials(tmp_path).items())]
     # Accuracy falls with the number, and the fourth diverges: of six that arrive, two go on.
     assert status == [COMPLETE, COMPLETE, PRUNED, DIVERGED, PRUNED, PRUNED, PRUNED]
-    events = EventAccumulator(str(tmp_path / store.TENSORBOARD / "fomaml" / "fomaml-006"))
+    events = EventAccumulator(str(tmp_path / files.TENSORBOARD / "fomaml" / "fomaml-006"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("asha/rank")] == [(100, 6)]
 
@@ -126,7 +126,7 @@ def test_a_search_in_rounds_tries_every_setting_once_and_proposes_with_all_that_
     (used, _nothing_left) = explore(tmp_path, only, found)
     assert rounds == [0, 4, 8]  # two places
     check_studies(used)
-    attempts = [len(store.read_lines(path)) for path in (tmp_path / "played").iterdir()]
+    attempts = [len(files.read_lines(path)) for path in (tmp_path / "played").iterdir()]
     assert attempts == [1] * 9
 
 
@@ -138,7 +138,7 @@ def test_trials_look_again_where_a_decision_is_within_the_noise(
     space = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
     used, _nothing_left = explore(tmp_path, space, found, doubtful_trial)
     check_studies(used)
-    events = store.read_lines(tmp_path / JOURNAL)
+    events = files.read_lines(tmp_path / JOURNAL)
     doubted = {(e["trial"], e["tasks_seen"]) for e in events if e["event"] == "doubted"}
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in events if e["event"] == "report"]
     assert doubted
@@ -151,7 +151,7 @@ def test_trials_look_again_where_a_decision_is_within_the_noise(
 
 def check_decisions_in_tensorboard(folder: Path, line: dict[str, Any]) -> None:
     """Each rung's decision stands at its step, as in trials.jsonl."""
-    events = EventAccumulator(str(folder / store.TENSORBOARD / "maml" / "maml-000"))
+    events = EventAccumulator(str(folder / files.TENSORBOARD / "maml" / "maml-000"))
     events.Reload()
     assert [decision["decision"] for decision in line["decisions"]] == ["continue", "continue", COMPLETE]
     shown = {key: [(e.step, e.value) for e in events.Scalars(f"asha/{key}")] for key in ("rung", "rank")}
@@ -187,7 +187,7 @@ def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
 def test_where_no_node_is_left_the_search_ends_with_what_is_out_of_order_and_has_failed_nothing(
     tmp_path: Path, space: SearchSpace, found: cluster.Cluster
 ) -> None:
-    fresh = found._replace(avoided=mishaps.Avoided(cluster.workers, lambda text: None))
+    fresh = found._replace(avoided=failures.Avoided(cluster.workers, lambda text: None))
     with pytest.raises(OutOfOrder, match=r"node .*: no space left\nNothing is lost; .*the same command"):
         explore(tmp_path, space, fresh, broken_place)
     ledger = Ledger(tmp_path, keep=2)

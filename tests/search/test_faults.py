@@ -19,17 +19,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from metabench import store
-from metabench.config import SearchSpace
-from metabench.search import cluster, experiment
-from metabench.search.ledger import JOURNAL, Ledger
-from metabench.search.watch import Watch
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import JOURNAL, Ledger
+from metabench.search.progress.watch import Watch
+from metabench.search.ray import cluster, experiment
+from metabench.storage import files
 from tests.search import laws
 from tests.search.played import packed_trial
 from tests.search.processes import COMMAND, PATIENCE, ROOT, Nodes, kill, of, short_folder, until
 from tests.search.test_kill import SPACE
-from tests.storage import server
-from tests.storage.proxy import Proxy
+from tests.storage.remote import server
+from tests.storage.remote.proxy import Proxy
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -68,7 +68,7 @@ def told(place: Path) -> str:
 
 
 def reports(place: Path) -> int:
-    return sum(event["event"] == "report" for event in store.read_lines(place / "it" / JOURNAL))
+    return sum(event["event"] == "report" for event in files.read_lines(place / "it" / JOURNAL))
 
 
 def broken(folder: Path, trace: Path) -> list[str]:
@@ -133,7 +133,7 @@ def pack(address: str, folder: str, described: str) -> None:
 
 def test_four_trials_share_two_gpus_evenly(tmp_path: Path, place: Path, space: SearchSpace) -> None:
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 2})})
-    store.write_json(tmp_path / store.SEARCH, {})
+    files.write_json(tmp_path / files.SEARCH, {})
     nodes = Nodes(place)
     try:
         nodes.add(cpus=4, gpus=2)
@@ -151,7 +151,7 @@ def test_four_trials_share_two_gpus_evenly(tmp_path: Path, place: Path, space: S
         assert done.returncode == 0, done.stderr
     finally:
         nodes.close()
-    words = [store.read_json(path) for path in (tmp_path / "packed").iterdir()]
+    words = [files.read_json(path) for path in (tmp_path / "packed").iterdir()]
     assert Counter(word["visible"] for word in words) == {"0": 2, "1": 2}
     assert all(word["gpus"] == [int(word["visible"])] for word in words)
 
@@ -170,8 +170,8 @@ def test_a_search_waits_for_a_storage_that_does_not_answer_and_goes_on(place: Pa
                 proxy.be("pass")
             assert driver.wait(PATIENCE) == 0, told(place)
         for name, content in s3.objects().items():
-            store.write_bytes(place / "bucket" / name, content)
+            files.write_bytes(place / "bucket" / name, content)
     folder = place / "bucket/searches/it"
     assert "Traceback" not in told(place)
     assert broken(folder, place / "trace") == []
-    assert store.read_lines(folder / JOURNAL) == store.read_lines(place / "it" / JOURNAL)
+    assert files.read_lines(folder / JOURNAL) == files.read_lines(place / "it" / JOURNAL)

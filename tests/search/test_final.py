@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from metabench import spaces, store
-from metabench.config import SearchSpace
-from metabench.objectives import OBJECTIVES
-from metabench.search import confirm, final
-from metabench.search.cluster import Cluster
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import TRIAL_SEEDS
-from metabench.search.watch import Watch
+from metabench.core.config import SearchSpace
+from metabench.core.objectives import OBJECTIVES
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import Ledger
+from metabench.search.progress.watch import Watch
+from metabench.search.propose.searcher import TRIAL_SEEDS
+from metabench.search.ray.cluster import Cluster
+from metabench.search.stages import confirm, final
+from metabench.storage import files
 from tests.search.played import make_error_report, make_report
 
 NOWHERE = Cluster(slots=1, cpus=1, gpus=0)
@@ -61,7 +62,7 @@ def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(
     ledger.fail("maml_pp-000", "broken")
     fresh = {"maml-001": [0.4, 0.5], "maml-002": [0.5, 0.6]}  # the other way round than in the search
     for name, accuracy in fresh.items():
-        store.write_json(tmp_path / store.CONFIRM / f"{name}.json", {"accuracy": accuracy})
+        files.write_json(tmp_path / files.CONFIRM / f"{name}.json", {"accuracy": accuracy})
     watch = Watch(tmp_path, space, quiet=True)
     chosen = confirm.choose(tmp_path, space, ledger, NOWHERE, watch)  # all confirmed: no cluster is asked
     assert chosen["maml_pp"] is None
@@ -72,7 +73,7 @@ def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(
         "val_accuracy": 0.6,
         "confirm_accuracy": 0.55,
     }
-    assert store.read_json(tmp_path / store.CHOSEN) == chosen
+    assert files.read_json(tmp_path / files.CHOSEN) == chosen
     assert confirm.choose(tmp_path, space, Ledger(tmp_path, 2), NOWHERE, watch) == chosen
 
 
@@ -85,7 +86,7 @@ def test_the_lowest_error_on_fresh_tasks_is_chosen_and_one_that_is_not_finite_ne
     for number, (name, errors) in enumerate(fresh.items()):
         ledger.propose("maml", {}, {"inner_lr": number}, number == 0, 0)
         ledger.record(name, make_error_report(900, 0.1 * (number + 1)), "complete", {})
-        store.write_json(tmp_path / store.CONFIRM / f"{name}.json", {"error": errors})
+        files.write_json(tmp_path / files.CONFIRM / f"{name}.json", {"error": errors})
     budget = only.budget.model_copy(update={"confirm_top": 3})
     watch = Watch(tmp_path, only, True, OBJECTIVES["regression"])
     chosen = confirm.choose(tmp_path, only.model_copy(update={"budget": budget}), ledger, NOWHERE, watch)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from metabench import data, spaces, store
-from metabench.config import SearchSpace
+from metabench import data
 from metabench.core import MetabenchError, Split, Splits
+from metabench.core.config import SearchSpace
 from metabench.search import search
+from metabench.search import space as spaces
 from metabench.search.folder import check_resume, claim
+from metabench.storage import files as store
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import ray
 import yaml
 
 from metabench.core import MetabenchError
-from metabench.search import cluster, growth
+from metabench.search.ray import cluster, growth
 from tests.search.test_kill import PATIENCE, SPACE
 
 HEAD = "f" * 51 + "00000"

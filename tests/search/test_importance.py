@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metabench.config import SearchSpace
-from metabench.search import importance
-from metabench.search.ledger import COMPLETE, PRUNED, Trial
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import COMPLETE, PRUNED, Trial
+from metabench.search.propose import importance
 from tests.search.played import make_report
 
 

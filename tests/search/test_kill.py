@@ -15,8 +15,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metabench import store
-from metabench.search.ledger import JOURNAL, WORK
+from metabench.search.journal.ledger import JOURNAL, WORK
+from metabench.storage import files
 
 SPACE = {
     "task": {"dataset": "glyphs", "options": {"n_classes": 60}, "test_query": 5},
@@ -82,36 +82,36 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     folder = tmp_path / "it"
 
     def in_the_middle() -> bool:
-        journal = store.read_lines(folder / JOURNAL)
+        journal = files.read_lines(folder / JOURNAL)
         proposed = sum(event["event"] == "proposed" for event in journal)
-        return proposed > len(store.read_lines(folder / store.TRIALS)) > 0
+        return proposed > len(files.read_lines(folder / files.TRIALS)) > 0
 
     code, told = stop_when(command, tmp_path, in_the_middle, signal.SIGKILL)
     assert code == -signal.SIGKILL, told
-    finished = (folder / store.TRIALS).read_bytes()
-    names = [line["trial"] for line in store.read_lines(folder / store.TRIALS)]
-    written = {name: (folder / WORK / name / store.REPORTS).stat().st_mtime_ns for name in names}
+    finished = (folder / files.TRIALS).read_bytes()
+    names = [line["trial"] for line in files.read_lines(folder / files.TRIALS)]
+    written = {name: (folder / WORK / name / files.REPORTS).stat().st_mtime_ns for name in names}
     assert 0 < len(names) < 6
 
     def in_the_final_stage() -> bool:
-        return any((folder / store.FINAL).glob(f"*/{store.CONFIG}"))
+        return any((folder / files.FINAL).glob(f"*/{files.CONFIG}"))
 
     code, told = stop_when(command, tmp_path, in_the_final_stage, signal.SIGINT)
     assert code == 130, told
     assert "The same command continues" in told
     assert "Traceback" not in told
-    chosen = (folder / store.CHOSEN).read_bytes()
+    chosen = (folder / files.CHOSEN).read_bytes()
 
     code, told = stop_when(command, tmp_path, lambda: False, signal.SIGKILL)
     assert code == 0, told
-    assert (folder / store.TRIALS).read_bytes().startswith(finished)
-    assert {name: (folder / WORK / name / store.REPORTS).stat().st_mtime_ns for name in names} == written
-    assert (folder / store.CHOSEN).read_bytes() == chosen
-    trials = [line["trial"] for line in store.read_lines(folder / store.TRIALS)]
+    assert (folder / files.TRIALS).read_bytes().startswith(finished)
+    assert {name: (folder / WORK / name / files.REPORTS).stat().st_mtime_ns for name in names} == written
+    assert (folder / files.CHOSEN).read_bytes() == chosen
+    trials = [line["trial"] for line in files.read_lines(folder / files.TRIALS)]
     assert sorted(trials) == [
         f"{algorithm}-00{number}" for algorithm in ("fomaml", "maml") for number in range(3)
     ]
-    journal = store.read_lines(folder / JOURNAL)
+    journal = files.read_lines(folder / JOURNAL)
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in journal if e["event"] == "report"]
     assert len(judged) == len(set(judged))
     check_results(folder)
@@ -119,21 +119,21 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
 
 def check_results(folder: Path) -> None:
     """Every stage left what it should, and TensorBoard shows each rung once."""
-    opened = store.read_json(folder / store.META_TEST)
+    opened = files.read_json(folder / files.META_TEST)
     assert opened["finished"] is not None
     assert len(opened["runs"]) == 4
-    tests = [store.read_json(folder / store.FINAL / run / store.TEST) for run in opened["runs"]]
+    tests = [files.read_json(folder / files.FINAL / run / files.TEST) for run in opened["runs"]]
     assert {test["tasks_hash"] for test in tests} == {opened["tasks_hash"]}
     assert {test["times_opened"] for test in tests} == {1}
-    board = store.read_json(folder / f"{store.LEADERBOARD}.json")
+    board = files.read_json(folder / f"{files.LEADERBOARD}.json")
     assert board["status"] == "finished"
     rows = {(row["algorithm"], row["variant"]) for row in board["rows"] if 0 < row["accuracy"] < 1}
     assert {(a, v) for a in ("maml", "fomaml") for v in ("tuned", "default")} <= rows
-    confirmed = store.read_json(next((folder / store.CONFIRM).iterdir()))
+    confirmed = files.read_json(next((folder / files.CONFIRM).iterdir()))
     assert confirmed["tasks_hash"] != opened["tasks_hash"]
     assert len(confirmed["accuracy"]) == 8
-    for line in store.read_lines(folder / store.TRIALS):
-        events = EventAccumulator(str(folder / store.TENSORBOARD / line["algorithm"] / line["trial"]))
+    for line in files.read_lines(folder / files.TRIALS):
+        events = EventAccumulator(str(folder / files.TENSORBOARD / line["algorithm"] / line["trial"]))
         events.Reload()
         steps = [event.step for event in events.Scalars("meta_validation/accuracy")]
         assert steps == sorted(set(steps))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metabench.core import OutOfOrder
-from metabench.search import cluster
+from metabench.search.ray import cluster
 from tests.search import processes
 
 # Ray leaves sockets and pipes to the garbage collector.

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from metabench.core import OutOfOrder
-from metabench.search.ledger import CONTINUE, FAILED, WAIT, Ledger
-from metabench.search.mishaps import MAX_FAILURES, NODE_ID, Attempts, Avoided, short
+from metabench.search.journal.ledger import CONTINUE, FAILED, WAIT, Ledger
+from metabench.search.ray.failures import MAX_FAILURES, NODE_ID, Attempts, Avoided, short
 from tests.search.played import make_report
 
 

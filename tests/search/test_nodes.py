@@ -14,13 +14,14 @@ import ray
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from metabench import data, store
-from metabench.config import TaskConfig
+from metabench import data
 from metabench.core import MetabenchError
-from metabench.data import _cache
-from metabench.search import cluster, nodes
-from tests import small
-from tests.data.server import serving
+from metabench.core.config import TaskConfig
+from metabench.data.reading import cache
+from metabench.search.ray import cluster, nodes
+from metabench.storage import files
+from tests.data.reading.server import serving
+from tests.support import small
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -61,7 +62,7 @@ def test_a_node_without_the_data_or_with_others_is_refused_by_name_and_one_with_
     tmp_path: Path, two_nodes: str
 ) -> None:
     splits = data.load(TASK)
-    store.write_json(tmp_path / "out" / store.SEARCH, {})
+    files.write_json(tmp_path / "out" / files.SEARCH, {})
     there = tmp_path / "there"
     with cluster.connect(two_nodes, tmp_path / "out"):
         first = ray.get_runtime_context().get_node_id()
@@ -119,7 +120,7 @@ def test_a_line_says_what_each_node_needs_and_where_it_is_looked_for(
     images(tmp_path)
     monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
     monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
-    with _cache.noted() as kept:
+    with cache.noted() as kept:
         splits = data.load(TASK)
     assert [path.parent for path in kept] == [tmp_path / "cache"]
     n_bytes = sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*.png"))

@@ -16,7 +16,7 @@ from optuna.study import Study
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import FrozenTrial
 
-from metabench.search import samplers
+from metabench.search.propose import samplers
 
 # Optuna warns of what its own tests use.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -11,11 +11,11 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from metabench import memory
 from metabench.cli import app
-from metabench.config import SearchSpace
-from metabench.core import MetabenchError
-from metabench.search import cluster, plan
+from metabench.core import MetabenchError, device
+from metabench.core.config import SearchSpace
+from metabench.search.ray import cluster
+from metabench.search.stages import plan
 from tests.search.test_kill import SPACE
 
 
@@ -111,7 +111,7 @@ def test_a_plan_tells_what_it_would_do_and_leaves_nothing(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_process_is_kept_to_its_share_of_a_gpu() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
-    memory.cap(0.1)
+    device.cap(0.1)
     try:
         with pytest.raises(torch.OutOfMemoryError):
             torch.empty(int(0.2 * total), dtype=torch.uint8, device="cuda")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metabench import store
-from metabench.config import SearchSpace
+from metabench.core.config import SearchSpace
 from metabench.search import search
+from metabench.storage import files
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -51,13 +51,13 @@ def test_the_lowest_error_wins_at_every_stage_of_a_search(
     check_the_leaderboard(folder)
     check_tensorboard(folder)
     for path in (*folder.glob("*.json*"), *folder.glob("confirm/*"), *folder.glob("final/**/test.json")):
-        if path.stem != store.LEADERBOARD:  # its rows have every key
+        if path.stem != files.LEADERBOARD:  # its rows have every key
             assert all(f'"{key}"' not in path.read_text() for key in ("accuracy", "confirm_accuracy"))
 
 
 def check_the_trials_and_the_choice(folder: Path) -> None:
-    trials = store.read_trials(folder)
-    chosen = store.read_json(folder / store.CHOSEN)
+    trials = files.read_trials(folder)
+    chosen = files.read_json(folder / files.CHOSEN)
     for algorithm in SPACE["algorithms"]:
         own = [line for line in trials.values() if line["algorithm"] == algorithm]
         assert len(own) == 2
@@ -65,8 +65,8 @@ def check_the_trials_and_the_choice(folder: Path) -> None:
         assert furthest
         confirmed = {
             line["trial"]: statistics.fmean(line["error"])
-            for path in (folder / store.CONFIRM).glob(f"{algorithm}-*.json")
-            for line in [store.read_json(path)]
+            for path in (folder / files.CONFIRM).glob(f"{algorithm}-*.json")
+            for line in [files.read_json(path)]
         }
         lowest = min(furthest, key=lambda line: float(line["val_error"]))
         assert lowest["trial"] in confirmed
@@ -77,7 +77,7 @@ def check_the_trials_and_the_choice(folder: Path) -> None:
 
 
 def check_the_leaderboard(folder: Path) -> None:
-    board = store.read_json(folder / f"{store.LEADERBOARD}.json")
+    board = files.read_json(folder / f"{files.LEADERBOARD}.json")
     assert (board["status"], board["metric"]) == ("finished", {"name": "error", "better": "lower"})
     errors = [row["error"] for row in board["rows"]]
     assert errors == sorted(errors)
@@ -87,13 +87,13 @@ def check_the_leaderboard(folder: Path) -> None:
     # y^2 averages to E[A^2] / 2 = 4.3 or so; a few meta-steps of a tiny network already beat that
     assert board["rows"][0]["error"] < named["zero", "baseline"]["error"] < 10
     assert all(row["accuracy"] is row["val_accuracy"] is None for row in board["rows"])
-    test = store.read_json(folder / store.FINAL / "maml-tuned-seed0" / store.TEST)
+    test = files.read_json(folder / files.FINAL / "maml-tuned-seed0" / files.TEST)
     assert named["maml", "tuned"]["error"] == pytest.approx(statistics.fmean(test["error"]))
 
 
 def check_tensorboard(folder: Path) -> None:
-    (line, *_) = store.read_trials(folder).values()
-    events = EventAccumulator(str(folder / store.TENSORBOARD / line["algorithm"] / line["trial"]))
+    (line, *_) = files.read_trials(folder).values()
+    events = EventAccumulator(str(folder / files.TENSORBOARD / line["algorithm"] / line["trial"]))
     events.Reload()
     tags = events.Tags()["scalars"]
     assert {"meta_validation/error", "meta_train/error"} <= set(tags)

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from metabench import spaces, store
-from metabench.config import SearchSpace
-from metabench.search import cluster, curves, experiment
-from metabench.search.ledger import CONTINUE, Ledger
-from metabench.search.replayed import Deck, RecordedStudy, distance
-from metabench.search.scenario import describe
-from metabench.search.simulate import play
-from metabench.search.watch import Watch
+from metabench.core.config import SearchSpace
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import CONTINUE, Ledger
+from metabench.search.progress.watch import Watch
+from metabench.search.ray import cluster, experiment
+from metabench.search.replay import curves
+from metabench.search.replay.replayed import Deck, RecordedStudy, distance
+from metabench.search.replay.scenario import describe
+from metabench.search.replay.simulate import play
+from metabench.storage import files
 from tests.search.played import smooth_trial
 from tests.search.recorded import curve, many, only_maml, recording
 
@@ -79,7 +81,7 @@ def test_a_search_on_one_worker_replays_itself(tmp_path: Path, space: SearchSpac
         watch = Watch(tmp_path, space, quiet=True)
         experiment.explore(tmp_path, space, ledger, found, watch, seed=7, trainable=smooth_trial)
     record = {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
-    store.write_json(tmp_path / store.SEARCH, record)
+    files.write_json(tmp_path / files.SEARCH, record)
     recorded = curves.read([tmp_path])
     played = play(recorded, describe(recorded, {}), seed=7).played["maml"]
     searched = ledger.of("maml")

@@ -15,11 +15,12 @@ from typing import Any
 import optuna
 import pytest
 
-from metabench.config import Choices, Range, SearchSpace
 from metabench.core import MetabenchError
-from metabench.search import samplers, search
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import FairSearcher
+from metabench.core.config import Choices, Range, SearchSpace
+from metabench.search import search
+from metabench.search.journal.ledger import Ledger
+from metabench.search.propose import samplers
+from metabench.search.propose.searcher import FairSearcher
 from tests.search import proposals
 from tests.search.proposals import SAMPLERS
 

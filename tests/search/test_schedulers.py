@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from metabench import spaces, store
-from metabench.config import SearchSpace
-from metabench.search.asha import choose_top, judge
-from metabench.search.ledger import (
+from metabench.core.config import SearchSpace
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import (
     COMPLETE,
     CONTINUE,
     DIVERGED,
@@ -21,7 +20,9 @@ from metabench.search.ledger import (
     WAIT,
     Ledger,
 )
-from metabench.search.searcher import FairSearcher
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import choose_top, judge
+from metabench.storage import files
 from tests.search import proposals
 from tests.search.played import make_report
 
@@ -76,7 +77,7 @@ def test_the_best_share_of_all_goes_on_once_the_last_has_arrived(
     basis = ledger.trials["maml_pp-005"].bases[100]
     assert (basis["rank"], basis["arrived"], basis["cutoff"]) == (4, 7, 0.7)
     assert basis["margin"] == pytest.approx(-0.1)
-    lines = store.read_trials(tmp_path)
+    lines = files.read_trials(tmp_path)
     assert {name for name, line in lines.items() if line["status"] == PRUNED} == set(stopped)
     for number in goes_on:
         name = f"maml_pp-00{number}"
@@ -88,11 +89,11 @@ def test_a_kill_between_two_choices_changes_none(tmp_path: Path, control: Search
     ledger = arrive(tmp_path / "whole", control)
     choose_top(ledger, control.budget, "maml_pp", 8)
     whole = {trial.name: trial.decisions for trial in ledger.of("maml_pp")}
-    journal = store.read_lines(tmp_path / "whole" / JOURNAL)
+    journal = files.read_lines(tmp_path / "whole" / JOURNAL)
     assert [event["event"] for event in journal].count("settled") == 7
     for kept in range(len(journal) - 7, len(journal)):
-        store.write_lines(tmp_path / "cut" / JOURNAL, journal[:kept])
-        (tmp_path / "cut" / store.TRIALS).unlink(missing_ok=True)
+        files.write_lines(tmp_path / "cut" / JOURNAL, journal[:kept])
+        (tmp_path / "cut" / files.TRIALS).unlink(missing_ok=True)
         again = Ledger(tmp_path / "cut", keep=2)
         choose_top(again, control.budget, "maml_pp", 8)
         assert {trial.name: trial.decisions for trial in again.of("maml_pp")} == whole

@@ -10,11 +10,11 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from metabench import spaces
-from metabench.config import SearchSpace
-from metabench.search.asha import judge
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import FairSearcher
+from metabench.core.config import SearchSpace
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import Ledger
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import judge
 from tests.search.played import make_error_report, make_report
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from metabench import interruption
-from metabench.search import cluster
+from metabench.core import signals
+from metabench.search.ray import cluster
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 def test_sigterm_while_ray_starts_is_ours(ray_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    monkeypatch.setattr(interruption, "_is_listening", False)
+    monkeypatch.setattr(signals, "_is_listening", False)
     started = ray.init
     seen: list[Any] = []
 
@@ -28,7 +28,7 @@ def test_sigterm_while_ray_starts_is_ours(ray_folder: None, monkeypatch: pytest.
 
     monkeypatch.setattr(ray, "init", init)
     try:
-        interruption.listen()
+        signals.listen()
         ours = signal.getsignal(signal.SIGTERM)
         with cluster.joined(None, 1):
             assert seen == [ours] == [signal.getsignal(signal.SIGTERM)]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from metabench.config import SearchSpace
-from metabench.search.asha import AGAIN, judge
-from metabench.search.curves import Point, Recording
-from metabench.search.histories import Event, Incumbent
-from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
-from metabench.search.scenario import Scenario, describe
-from metabench.search.simulate import CENSORED, play
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
+from metabench.search.ray.asha import AGAIN, judge
+from metabench.search.replay.curves import Point, Recording
+from metabench.search.replay.histories import Event, Incumbent
+from metabench.search.replay.scenario import Scenario, describe
+from metabench.search.replay.simulate import CENSORED, play
 from tests.search.played import make_report
 from tests.search.recorded import curve, many, only_maml, recording
 

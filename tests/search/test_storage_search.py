@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metabench import store
-from metabench.interruption import TRY_AGAIN
-from metabench.search.ledger import JOURNAL
+from metabench.core.signals import TRY_AGAIN
+from metabench.search.journal.ledger import JOURNAL
+from metabench.storage import files
 from tests.search.test_kill import PATIENCE, SPACE, check_results
-from tests.storage import server
+from tests.storage.remote import server
 
 
 @pytest.fixture
@@ -69,14 +69,14 @@ def test_a_preempted_search_goes_on_elsewhere_from_what_is_stored_alone(
     first, second = tmp_path / "first", tmp_path / "second"
 
     def in_the_middle() -> bool:
-        return len(store.read_lines(first / "runs/it" / store.TRIALS)) > 0
+        return len(files.read_lines(first / "runs/it" / files.TRIALS)) > 0
 
     code, told = run(first, ray_at, s3.url, in_the_middle)
     assert code == TRY_AGAIN, told
     assert "stopped by SIGTERM. The same command continues" in told
     assert "Traceback" not in told
-    journal = store.read_lines(first / "runs/it" / JOURNAL)
-    finished = (first / "runs/it" / store.TRIALS).read_bytes()
+    journal = files.read_lines(first / "runs/it" / JOURNAL)
+    finished = (first / "runs/it" / files.TRIALS).read_bytes()
     told_first = told
     shutil.rmtree(first)
 
@@ -84,15 +84,15 @@ def test_a_preempted_search_goes_on_elsewhere_from_what_is_stored_alone(
     assert code == 0, told
     assert f"continuing {second / 'runs/it'}, kept at {s3.url}/it" in told
     folder = second / "runs/it"
-    assert store.read_lines(folder / JOURNAL)[: len(journal)] == journal
-    assert (folder / store.TRIALS).read_bytes().startswith(finished)
-    again = store.read_lines(folder / JOURNAL)
+    assert files.read_lines(folder / JOURNAL)[: len(journal)] == journal
+    assert (folder / files.TRIALS).read_bytes().startswith(finished)
+    again = files.read_lines(folder / JOURNAL)
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in again if e["event"] == "report"]
     assert len(judged) == len(set(judged))
 
     code, told_last = run(second, ray_at, s3.url)
     assert code == 0
-    assert store.read_lines(folder / JOURNAL) == again
+    assert files.read_lines(folder / JOURNAL) == again
     show_elsewhere(tmp_path / "third", s3.url)
     fetch(s3, tmp_path / "bucket")
     check_results(tmp_path / "bucket/searches/it")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optuna.trial import TrialState
 
-from metabench.search.asha import choose_top, judge
-from metabench.search.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, Ledger, Trial
-from metabench.search.searcher import FairSearcher
+from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, Ledger, Trial
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import choose_top, judge
 from tests.search import proposals
 from tests.search.played import make_report
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metabench import store
-from metabench.search.ledger import JOURNAL
+from metabench.search.journal.ledger import JOURNAL
+from metabench.storage import files
 from tests.search.test_kill import PATIENCE, SPACE, check_results
 from tests.search.test_storage_search import fetch, no_secret
-from tests.storage import server
+from tests.storage.remote import server
 
 NET = "10.77.31"
 PREFIX = "mbench"
@@ -107,7 +107,7 @@ def test_two_machines_with_nothing_in_common_but_the_storage(
     folder = tmp_path / "bucket/searches/it"
     check_results(folder)
     assert not any(disk.iterdir())  # neither machine wrote where the other, or this one, could see it
-    events = store.read_lines(folder / JOURNAL)
+    events = files.read_lines(folder / JOURNAL)
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in events if e["event"] == "report"]
     assert len(judged) == len(set(judged)) > 0
     no_secret(tmp_path, told)

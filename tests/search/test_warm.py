@@ -10,14 +10,15 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from metabench import data, store
-from metabench.config import SearchSpace
+from metabench import data
 from metabench.core import MetabenchError, Split, Splits
-from metabench.objectives import OBJECTIVES
-from metabench.search import warm
+from metabench.core.config import SearchSpace
+from metabench.core.objectives import OBJECTIVES
 from metabench.search.folder import claim
-from metabench.search.ledger import Ledger
-from metabench.search.searcher import FairSearcher
+from metabench.search.journal.ledger import Ledger
+from metabench.search.propose import warm
+from metabench.search.propose.searcher import FairSearcher
+from metabench.storage import files
 from tests.search import proposals
 
 ACCURACY = OBJECTIVES["classification"]
@@ -57,7 +58,7 @@ def test_the_best_known_setting_is_tried_after_the_published_one_and_none_counts
 ) -> None:
     space = proposals.space_of(trials=6)
     known, told = warm.read(str(earlier), space, splits, ACCURACY)
-    before = store.read_trials(earlier).values()
+    before = files.read_trials(earlier).values()
     assert told == [f"known from {earlier}: maml_pp {len(before)}"]
     trials = play(tmp_path, space, known)
     assert len(trials) == 6
@@ -112,7 +113,7 @@ def test_trials_outside_the_new_ranges_are_left_out_and_counted(earlier: Path, s
     shared = {**space.model_dump()["shared"], "inner_lr": {"low": 0.09, "high": 0.5, "default": 0.1}}
     narrow = SearchSpace.model_validate({**space.model_dump(), "shared": shared})
     known, told = warm.read(str(earlier), narrow, splits, ACCURACY)
-    rates = [line["sampled"]["inner_lr"] for line in store.read_trials(earlier).values()]
+    rates = [line["sampled"]["inner_lr"] for line in files.read_trials(earlier).values()]
     inside = [rate for rate in rates if 0.09 <= rate <= 0.5]
     assert [trial["sampled"]["inner_lr"] for trial in known["maml_pp"]] == inside
     assert f"maml_pp {len(inside)}, {len(rates) - len(inside)} outside this space" in told[0]
@@ -126,7 +127,7 @@ def test_a_condition_that_does_not_hold_needs_no_value_and_a_new_parameter_takes
     known, _ = warm.read(
         str(earlier), SearchSpace.model_validate({**space, "shared": wider}), splits, ACCURACY
     )
-    before = list(store.read_trials(earlier).values())
+    before = list(files.read_trials(earlier).values())
     assert len(known["maml_pp"]) == len(before)
     for trial, line in zip(known["maml_pp"], before, strict=True):
         assert trial["sampled"] == {**line["sampled"], "outer_lr": line["hyperparameters"]["outer_lr"]}
@@ -139,8 +140,8 @@ def test_another_task_is_said_and_allowed(earlier: Path, splits: Splits, tmp_pat
     assert told[1] == "they were found on another task: shot 1 there, 5 here"
     _, told = warm.read(str(earlier), space, splits._replace(fingerprint="other"), ACCURACY)
     assert told[1] == "they were found on another task: other data"
-    (tmp_path / store.TRIALS).write_bytes((earlier / store.TRIALS).read_bytes())
-    known, told = warm.read(str(tmp_path / store.TRIALS), space, splits, ACCURACY)
+    (tmp_path / files.TRIALS).write_bytes((earlier / files.TRIALS).read_bytes())
+    known, told = warm.read(str(tmp_path / files.TRIALS), space, splits, ACCURACY)
     assert known["maml_pp"]
     assert "is not known" in told[1]
 
@@ -157,9 +158,9 @@ def test_what_cannot_be_known_is_refused(earlier: Path, splits: Splits, tmp_path
     other = space.model_copy(update={"algorithms": {"fomaml": {}}})
     refused(earlier, "no trial there lies in this space; judged there: 24, of maml_pp", other)
     refused(earlier, "judged by accuracy there and by error here", metric="regression")
-    (tmp_path / store.TRIALS).write_text('{"trial": 1}\n')
+    (tmp_path / files.TRIALS).write_text('{"trial": 1}\n')
     refused(tmp_path, "holds something else than a search's trials")
-    (tmp_path / store.TRIALS).write_text("{]\n")
+    (tmp_path / files.TRIALS).write_text("{]\n")
     refused(tmp_path, "is not JSON")
 
 
@@ -169,16 +170,16 @@ def test_a_search_records_what_it_knew_and_reads_it_once(
     space, said = proposals.space_of(trials=6), []
     source = tmp_path / "source"
     source.mkdir()
-    for name in (store.TRIALS, store.SEARCH):
+    for name in (files.TRIALS, files.SEARCH):
         (source / name).write_bytes((earlier / name).read_bytes())
     folder = tmp_path / "new"
     claim(folder, space, splits, 0, warm_start=str(source), say=said.append)
     assert said == [f"known from {source}: maml_pp 24"]
-    record = store.read_json(folder / store.SEARCH)
+    record = files.read_json(folder / files.SEARCH)
     assert record["warm_start"] == str(source)
     assert warm.known(folder) == record["known"]
     assert len(record["known"]["maml_pp"]) == 24
-    for name in (store.TRIALS, store.SEARCH):
+    for name in (files.TRIALS, files.SEARCH):
         (source / name).unlink()  # it is not looked at again
     _, continued = claim(folder, space, splits, 0, warm_start=str(source), say=said.append)
     assert continued

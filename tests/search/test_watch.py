@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from metabench import store
-from metabench.config import SearchSpace
-from metabench.objectives import OBJECTIVES
-from metabench.search.asha import judge
-from metabench.search.ledger import WORK, Ledger
-from metabench.search.watch import DOUBTS_TOLD, Watch
+from metabench.core.config import SearchSpace
+from metabench.core.objectives import OBJECTIVES
+from metabench.search.journal.ledger import WORK, Ledger
+from metabench.search.progress.watch import DOUBTS_TOLD, Watch
+from metabench.search.ray.asha import judge
+from metabench.storage import files
 from tests.search.played import make_report
 
 
@@ -21,7 +21,7 @@ def play(ledger: Ledger, space: SearchSpace, watch: Watch, scores: list[list[flo
     for one in scores:
         name = ledger.propose("maml", {}, {}, False, 0).name
         report = make_report(100, statistics.fmean(one), scores=one)
-        store.append_line(ledger.folder / WORK / name / store.REPORTS, report)
+        files.append_line(ledger.folder / WORK / name / files.REPORTS, report)
         judge(ledger, space.budget, name, report)
         watch.ended(ledger, name)
     watch.sum_up(ledger)

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metabench import data, spaces, store, train
-from metabench.config import SearchSpace
+from metabench import data
 from metabench.core import MetabenchError, OutOfOrder
-from metabench.search import worker
-from metabench.search.asha import NOTE, PROBLEM
-from metabench.search.ledger import WORK, Ledger
-from tests import small
+from metabench.core.config import SearchSpace
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import WORK, Ledger
+from metabench.search.ray import worker
+from metabench.search.ray.asha import NOTE, PROBLEM
+from metabench.storage import files
+from metabench.training import loop
+from tests.support import small
 
 NAME = "maml-000"
 
@@ -79,7 +82,7 @@ def test_a_report_tells_the_score_of_every_task_and_leaves_it_in_the_trials_own_
     assert [len(report["val_scores"]) for report in told] == [tiny.budget.validation_tasks] * 3
     for report in told:
         assert statistics.fmean(report["val_scores"]) == pytest.approx(report["val_score"], abs=1e-6)
-    assert told == store.read_lines(tmp_path / WORK / NAME / store.REPORTS)
+    assert told == files.read_lines(tmp_path / WORK / NAME / files.REPORTS)
     ledger = Ledger(tmp_path, keep=1)
     assert ledger.task_scores(NAME, 16) == told[1]["val_scores"]
     assert ledger.task_scores(NAME, 17) == ledger.task_scores("maml-999", 16) == []
@@ -95,7 +98,7 @@ def test_a_stopped_trial_repeats_its_reports_and_goes_on_bit_for_bit(
     again = run(tmp_path / "stopped", tiny, stop_after=9)
     assert again[:stop_after] == first  # the very same, seconds too: nothing was computed again
     assert numbers(again) == numbers(whole)
-    events = EventAccumulator(str(tmp_path / "stopped" / store.TENSORBOARD / "maml" / NAME))
+    events = EventAccumulator(str(tmp_path / "stopped" / files.TENSORBOARD / "maml" / NAME))
     events.Reload()
     for tag in ("meta_validation/accuracy", "meta_train/loss"):
         steps = [event.step for event in events.Scalars(tag)]
@@ -108,24 +111,24 @@ def test_a_kill_between_report_and_state_makes_the_report_again(
 ) -> None:
     whole = run(tmp_path / "whole", tiny, stop_after=9)
     run(tmp_path / "killed", tiny, stop_after=1)
-    save_state = train.save_state
+    save_state = loop.save_state
 
-    def kill(folder: Path, state: train.State) -> None:
+    def kill(folder: Path, state: loop.State) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "save_state", kill)
+    monkeypatch.setattr(loop, "save_state", kill)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", tiny, stop_after=9)
     work = tmp_path / "killed" / WORK / NAME
-    assert [line["tasks_seen"] for line in store.read_lines(work / store.REPORTS)] == [8, 16]
-    monkeypatch.setattr(train, "save_state", save_state)
+    assert [line["tasks_seen"] for line in files.read_lines(work / files.REPORTS)] == [8, 16]
+    monkeypatch.setattr(loop, "save_state", save_state)
     assert numbers(run(tmp_path / "killed", tiny, stop_after=9)) == numbers(whole)
-    assert [line["tasks_seen"] for line in store.read_lines(work / store.REPORTS)] == [8, 16, 32]
+    assert [line["tasks_seen"] for line in files.read_lines(work / files.REPORTS)] == [8, 16, 32]
 
 
 def test_a_trial_that_lost_its_state_starts_anew(tmp_path: Path, tiny: SearchSpace) -> None:
     first = run(tmp_path, tiny, stop_after=2)
-    shutil.rmtree(tmp_path / WORK / NAME / store.STATE)
+    shutil.rmtree(tmp_path / WORK / NAME / files.STATE)
     assert numbers(run(tmp_path, tiny, stop_after=2)) == numbers(first)
 
 
@@ -134,8 +137,8 @@ def test_a_damaged_state_is_noticed_told_and_trained_again_to_the_same_numbers(
 ) -> None:
     whole = run(tmp_path / "whole", tiny, stop_after=9)
     run(tmp_path / "damaged", tiny, stop_after=2)
-    states = tmp_path / "damaged" / WORK / NAME / store.STATE
-    last = states / train.STATES[0]
+    states = tmp_path / "damaged" / WORK / NAME / files.STATE
+    last = states / loop.STATES[0]
     content = bytearray(last.read_bytes())
     content[-5] ^= 16  # a bit of some weight, which nothing but a checksum shows
     last.write_bytes(content)
@@ -153,7 +156,7 @@ def test_what_is_out_of_order_is_told_as_no_failure_of_the_trial(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(train, "save_state", fail)
+    monkeypatch.setattr(loop, "save_state", fail)
     context = SimpleNamespace(get_node_id=lambda: "node-1")
     monkeypatch.setattr(worker.ray, "get_runtime_context", lambda: context)
     problems: list[dict[str, Any]] = []
@@ -166,10 +169,10 @@ def test_a_worker_refuses_data_and_code_that_are_not_those_of_the_search(
 ) -> None:
     loaded = small.splits()
     monkeypatch.setattr(data, "load", lambda task: loaded)
-    right = {"data_fingerprint": loaded.fingerprint, "code": store.code_hash()}
+    right = {"data_fingerprint": loaded.fingerprint, "code": files.code_hash()}
     for key, value in {"": "", "data_fingerprint": "f" * 64, "code": "0" * 16}.items():
         place = tmp_path / (key or "right")
-        store.write_json(place / store.SEARCH, {**right, key: value})
+        files.write_json(place / files.SEARCH, {**right, key: value})
         if not key:
             assert worker.splits(small.TASK, str(place)) is loaded
             continue

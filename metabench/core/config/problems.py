@@ -1,0 +1,145 @@
+"""What is wrong with what a user wrote, one line each, with the nearest valid name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from metabench.core import MetabenchError
+from metabench.core.config import space
+from metabench.core.config.task import Between
+
+KINDS: dict[str, type[BaseModel]] = {**space.KINDS, "<between>": Between}
+SCALARS = {
+    "bool": "a number, a word, true or false",  # the first member of a union
+    "int": "a finite number",
+    "<count>": "a whole number, or a range: 3-10 as a flag, {low: 3, high: 10} in a file",
+}
+LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""Of pydantic's types of errors, those that tell best themselves what is allowed."""
+
+TAGS = {
+    *KINDS,
+    "<constant>",
+    "<count>",
+    "bool",
+    "int",
+    "float",
+    "str",
+}  # pydantic's names of a union's members
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' for a typo, or ''."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Turn pydantic's errors into one line each: where, what was given, what is allowed."""
+    lines: dict[str, str] = {}  # by place: a union reports each of its members
+    for item in error.errors():
+        path = [str(part) for part in item["loc"] if part not in TAGS]
+        where = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            known = list(_holder(model, item["loc"]).model_fields)
+            line = f"{where}: unknown key.{nearest(path[-1], known)} Allowed: {', '.join(known)}"
+        elif item["type"] == "missing":
+            line = f"{where}: missing"
+        elif item["type"] == "value_error":
+            line = f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"])
+        elif item["loc"] and item["loc"][-1] in SCALARS and item["type"] not in LIMITS:
+            line = f"{where}={item['input']!r}: must be {SCALARS[str(item['loc'][-1])]}"
+        else:
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}".removeprefix("input ")
+            line = f"{where}={item['input']!r}: {message}"
+        lines.setdefault(where, line)
+    return list(lines.values())
+
+
+def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the model that should have had the last key of an error's place."""
+    current: Any = model
+    for part in loc[:-1]:
+        if part in KINDS:
+            current = KINDS[str(part)]
+        elif isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[str(part)].annotation
+    return current
+
+
+KIND_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
+
+
+@functools.cache
+def field_types(settings: type) -> dict[str, Any]:
+    """Return the types of a class's fields by name; a search asks thousands of times."""
+    return get_type_hints(settings)
+
+
+def setting_problem(settings: type, name: str, value: Any, where: str | None = None) -> str | None:
+    """Say what is wrong with one setting of a dataclass of settings, or return None.
+
+    Args:
+        settings: dataclass whose fields were declared by `core.setting`.
+        where: what to call the value in the message; its name, if not given.
+    """
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    where = where or name
+    if name not in fields:
+        return f"{where}: unknown setting.{nearest(name, fields)} Allowed: {', '.join(fields)}"
+    kind = field_types(settings)[name]
+    limits = fields[name].metadata
+    if not _is_a(value, kind):
+        return f"{where}={value!r}: must be {KIND_NAMES[kind]}"
+    if limits["choices"] is not None and value not in limits["choices"]:
+        return f"{where}={value!r}: must be one of {', '.join(map(str, limits['choices']))}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where}={value!r}: must be finite"
+    if limits["minimum"] is not None and value < limits["minimum"]:
+        return f"{where}={value!r}: must be >= {limits['minimum']}"
+    if limits["above"] is not None and value <= limits["above"]:
+        return f"{where}={value!r}: must be > {limits['above']}"
+    if limits["maximum"] is not None and value > limits["maximum"]:
+        return f"{where}={value!r}: must be <= {limits['maximum']}"
+    return None
+
+
+def parse_settings(settings: type, pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """Read key=value pairs as the types of a dataclass of settings; all problems are reported at once."""
+    kinds = field_types(settings)
+    values: dict[str, Any] = {}
+    wrong = []
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        if not sep:
+            wrong.append(f"{flag} {pair}: must be key=value")
+            continue
+        values[key] = parse_value(text, kinds.get(key, str))
+        problem = setting_problem(settings, key, values[key])
+        wrong += [f"{flag} {problem}"] if problem else []
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    return values
+
+
+def parse_value(text: str, kind: type) -> Any:
+    """Read text as a type, or return it as it is, for the check to refuse."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float if kind is float else kind)

@@ -1,0 +1,135 @@
+"""Which problems are learnt: a data set and the shape of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from metabench.core.config.base import Model, Scalar
+
+
+class AugmentConfig(Model):
+    """How far meta-train images are distorted at most where the setting `augment` asks for it."""
+
+    flip: bool = Field(False, description="mirror every other image, left to right")
+    rotate: float = Field(15, ge=0, le=180, description="degrees to either side")
+    scale: float = Field(0.2, ge=0, le=2, description="of the logarithm of each side, up or down")
+    shear: float = Field(0.2, ge=0, le=2, description="slant, as a share of the height")
+    shift: float = Field(0.1, ge=0, le=1, description="share of a side, to either side")
+    contrast: float = Field(0.0, ge=0, le=2, description="of the logarithm of the contrast, up or down")
+    brightness: float = Field(0.0, ge=0, le=2, description="of the logarithm of the mean, up or down")
+    padding: Literal["zeros", "border", "reflection"] = Field(
+        "zeros", description="what comes in from beyond the border"
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Tell whether any pixel may move."""
+        return bool(self.flip or self.rotate or self.scale or self.shear or self.shift)
+
+    @property
+    def lights(self) -> bool:
+        """Tell whether contrast or brightness may change."""
+        return bool(self.contrast or self.brightness)
+
+
+class Between(Model):
+    """A whole number drawn for each task, each from low to high equally likely."""
+
+    low: int = Field(ge=1)
+    high: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Between:
+        if not self.low < self.high:
+            raise ValueError(
+                f"low={self.low}, high={self.high}: low must be < high; for one number, write it"
+            )
+        return self
+
+
+Count = Annotated[
+    Annotated[Between, Tag("<between>")] | Annotated[int, Field(ge=1), Tag("<count>")],
+    Discriminator(lambda value: "<between>" if isinstance(value, Mapping | Between) else "<count>"),
+]
+"""A whole number from 1, or a range of which each task draws its own."""
+
+
+class TaskConfig(Model):
+    """Which problems are learnt: a data set, its split and the shape of a task."""
+
+    dataset: str = Field(description="name of a data set; see `metabench datasets`")
+    split: str | None = Field(None, description="named split of the data set; empty for its default")
+    options: dict[str, Scalar] = Field(default_factory=dict, description="settings of the data set itself")
+    way: Count = Field(5, description="classes in a task; 1 for regression, where a task is one function")
+    shot: Count = Field(1, description="support examples a class, or points of a function")
+    query: int = Field(5, ge=1, description="query examples a class in meta-training")
+    test_query: int = Field(15, ge=1, description="query examples a class in meta-validation and meta-test")
+    most_shots: int | None = Field(
+        None,
+        ge=2,
+        description="unbalanced support: as many examples as `shot` a class would be, divided at random, at "
+        "least one and at most this many a class",
+    )
+    unlabelled: int = Field(
+        0, ge=0, description="images without a label beside the support set, of each class of the task"
+    )
+    distractors: int = Field(
+        0, ge=0, description="classes outside the task that have as many unlabelled images each"
+    )
+    domains: Literal["any", "within", "across"] = Field(
+        "any",
+        description="classes come from any domain, all of a task from one, or support from one domain and "
+        "query from another that has classes of the same names",
+    )
+    augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def ways(self) -> tuple[int, int]:
+        """Return the fewest and the most classes of a task."""
+        return ends(self.way)
+
+    @property
+    def shots(self) -> tuple[int, int]:
+        """Return the smallest and the largest shot of a task."""
+        return ends(self.shot)
+
+    @property
+    def told_way(self) -> str:
+        """Write the ways: 5, or 3-10."""
+        return told_count(self.way)
+
+    @property
+    def told_shot(self) -> str:
+        """Write the shots: 1, or 1-5."""
+        return told_count(self.shot)
+
+    @model_validator(mode="after")
+    def _together(self) -> TaskConfig:
+        if self.most_shots is not None and self.most_shots <= self.shots[1]:
+            raise ValueError(
+                f"most_shots={self.most_shots}: must be > shot={self.told_shot}, the mean; raise it, or "
+                "leave it out for equal shots"
+            )
+        if self.most_shots is not None and self.shots[1] == 1:
+            raise ValueError(
+                f"most_shots={self.most_shots}: with shot=1 every class has its one example; raise shot"
+            )
+        if self.distractors and not self.unlabelled:
+            raise ValueError(
+                f"distractors={self.distractors}: have unlabelled images only; set unlabelled, or "
+                "leave it out"
+            )
+        return self
+
+
+def ends(count: int | Between) -> tuple[int, int]:
+    """Return the bounds of a number, or of a range."""
+    return (count.low, count.high) if isinstance(count, Between) else (count, count)
+
+
+def told_count(count: int | Between) -> str:
+    """Write a number as it is, a range as LOW-HIGH."""
+    return f"{count.low}-{count.high}" if isinstance(count, Between) else str(count)

@@ -1,0 +1,1 @@
+"""Files of images and arrays: fetched, unpacked, decoded once and kept."""

@@ -1,0 +1,185 @@
+"""Reading CIFAR-100's binary version out of its archive or folder; the python version is pickled: never."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metabench.core import MetabenchError, Split, Splits
+from metabench.data import make_splits
+from metabench.data.reading import archives, lists
+from metabench.data.reading import fetch as _fetch
+from metabench.data.reading.cache import Array, Key, cached, checksum
+
+FOLDER = "cifar100"
+INSIDE = "cifar-100-binary"
+ARCHIVE = f"{INSIDE}.tar.gz"
+PICKLED = "cifar-100-python"
+URL = "https://www.cs.toronto.edu/~kriz"
+MD5 = "03b5dce01913d631647c71ecec9e9cb8"
+VERSION = 1
+"""Raised when the same files give other bytes."""
+
+EXAMPLES = {"train.bin": 500, "test.bin": 100}
+"""Files to the images of each class in them, in the order in which they are put together."""
+
+NAMES = {"fine": "fine_label_names.txt", "coarse": "coarse_label_names.txt"}
+SHAPE = (3, 32, 32)
+RECORD = 2 + 3 * 32 * 32
+"""Bytes of an image: its superclass, its class, and red, green and blue, row by row."""
+
+LARGEST_LIST = 10_000
+"""Bytes of a list of names at most."""
+
+LARGEST_IN_ALL = 400_000_000
+"""Bytes of the unpacked archive at most; the real one has 185 million."""
+
+LICENCE = "none stated; its authors ask to be cited"
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+CITATION = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
+
+
+def superclasses() -> dict[str, str]:
+    """Return the superclass of each of the 100 classes."""
+    return lists.group_of(lists.grouped("cifar_fs_classes.txt"))
+
+
+def is_here(root: Path | None) -> bool:
+    """Say whether the archive or its folder is under root."""
+    return root is not None and _source(root / FOLDER) is not None
+
+
+def sources(root: Path | None, split: str, options: object) -> list[Path]:
+    """Return the archive or the folder that would be read, if there is one."""
+    source = None if root is None else _source(root / FOLDER)
+    return [] if source is None else [source]
+
+
+def fetch(root: Path, order: _fetch.Order) -> None:
+    """Fetch the official archive, where it is not here."""
+    base = (order.url or URL).rstrip("/")
+    client = _fetch.Client(base, 1)
+    folder = root / FOLDER
+    with _fetch.alone(folder, order.told):
+        if source := _source(folder):
+            order.told(f"{source} is here already")
+        else:
+            client.save(f"{base}/{ARCHIVE}", folder / ARCHIVE, MD5, order.progress)
+
+
+def load(name: str, split: str, root: Path | None, classes: Mapping[str, Sequence[str]]) -> Splits:
+    """Read the classes of each split; the images of train.bin come before those of test.bin."""
+    homes = superclasses()
+    position = {one: row for row, one in enumerate(sorted(homes))}
+    images = torch.from_numpy(read(name, root))
+    parts = {}
+    for part, names in classes.items():
+        chunk = images[[position[one] for one in names]]
+        parts[part] = Split(chunk, tuple(names), tuple(homes[one] for one in names))
+    return make_splits(f"{name}/{split}", **parts)
+
+
+def read(name: str, root: Path | None) -> Array:
+    """Return all images, uint8 [class, example, C, H, W], classes by name, or read the cache."""
+    download = f"To download: metabench datasets fetch {name}"
+    if root is None:
+        raise MetabenchError(
+            f"{name}: METABENCH_DATA is not set; set it to the folder that holds {FOLDER}/. {download}"
+        )
+    source = _source(root / FOLDER)
+    if source is None:
+        place = root / FOLDER
+        pickled = f"; {PICKLED} holds pickles, which are never read" if any(place.glob(f"{PICKLED}*")) else ""
+        lacks = f"holds neither {ARCHIVE} nor a folder {INSIDE}{pickled}"
+        raise MetabenchError(f"{name}: {place} {lacks}. {download}")
+    try:
+        key = Key(checksum(_files(source)), VERSION)
+        return cached(FOLDER, key, lambda: _sort(source, _contents(source)))
+    except archives.Refused as error:
+        raise MetabenchError(f"{name}: {error}. Replace it. {download}") from error
+    except FileNotFoundError as error:
+        raise MetabenchError(f"{name}: {error.filename} is not there. {download}") from error
+
+
+def _source(folder: Path) -> Path | None:
+    """Return the archive, or else its folder, or None."""
+    packed, unpacked = folder / ARCHIVE, folder / INSIDE
+    return packed if packed.is_file() else unpacked if unpacked.is_dir() else None
+
+
+def _files(source: Path) -> list[Path]:
+    return [source] if source.is_file() else [source / name for name in (*EXAMPLES, *NAMES.values())]
+
+
+def _contents(source: Path) -> dict[str, bytes]:
+    """Return the files that are needed, each of the size that it must have."""
+    largest = max(map(_size, EXAMPLES))
+    limits = archives.Limits(largest, LARGEST_IN_ALL)
+    packed = source.is_file()
+    members = archives.members(source, limits) if packed else _unpacked(source)
+    found: dict[str, bytes] = {}
+    for name, size, read in members:
+        file = name.removeprefix(f"{INSIDE}/")
+        if file in NAMES.values() and size > LARGEST_LIST:
+            raise archives.Refused(f"{source}: {name!r} has {size} bytes, must have {LARGEST_LIST} or fewer")
+        if file in EXAMPLES and size != _size(file):
+            raise archives.Refused(f"{source}: {name!r} has {size} bytes, must have {_size(file)}")
+        if file in EXAMPLES or file in NAMES.values():
+            found[file] = read()
+    missing = [file for file in (*EXAMPLES, *NAMES.values()) if file not in found]
+    if missing:
+        raise archives.Refused(f"{source}: {', '.join(missing)} not in it")
+    return found
+
+
+def _size(file: str) -> int:
+    return len(superclasses()) * EXAMPLES[file] * RECORD
+
+
+def _unpacked(folder: Path) -> Iterator[archives.Member]:
+    for path in _files(folder):
+        yield archives.Member(path.name, path.stat().st_size, path.read_bytes)
+
+
+def _sort(source: Path, contents: Mapping[str, bytes]) -> Array:
+    """Sort images by class, as many of each as there must be."""
+    homes = superclasses()
+    fine, coarse = (contents[NAMES[kind]].decode("utf-8", "replace").split() for kind in ("fine", "coarse"))
+    if sorted(fine) != sorted(homes) or sorted(coarse) != sorted({*homes.values()}):
+        strange = sorted({*fine, *coarse} ^ {*homes, *homes.values()})
+        raise archives.Refused(f"{source}: its names are not those of CIFAR-100's classes: {strange[:5]}")
+    rows = [sorted(homes).index(name) for name in fine]
+    images = np.empty((len(fine), sum(EXAMPLES.values()), *SHAPE), np.uint8)
+    first = 0
+    for file, n_examples in EXAMPLES.items():
+        records = np.frombuffer(contents[file], np.uint8).reshape(-1, RECORD)
+        problem = _labels_problem(records[:, 1], records[:, 0], fine, coarse, n_examples)
+        if problem:
+            raise archives.Refused(f"{source}: {file} {problem}")
+        order = np.argsort(records[:, 1], kind="stable").reshape(len(fine), n_examples)
+        for row, chosen in zip(rows, order, strict=True):
+            images[row, first : first + n_examples] = records[chosen, 2:].reshape(n_examples, *SHAPE)
+        first += n_examples
+    return images
+
+
+def _labels_problem(
+    labels: Array, homes: Array, fine: Sequence[str], coarse: Sequence[str], n_examples: int
+) -> str | None:
+    """Say what is wrong with the classes and superclasses of images, or return None."""
+    if labels.max() >= len(fine) or homes.max() >= len(coarse):
+        return f"has labels up to {labels.max()} and {homes.max()}, must be below {len(fine)}, {len(coarse)}"
+    counts = np.bincount(labels, minlength=len(fine)).tolist()
+    wrong = [f"{name} {n}" for name, n in zip(fine, counts, strict=True) if n != n_examples]
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        return f"must hold {n_examples} images a class, but has: {', '.join(wrong[:8])}{more}"
+    expected = superclasses()
+    strayed = np.array([coarse.index(expected[name]) for name in fine])[labels] != homes
+    if strayed.any():
+        name = fine[labels[strayed][0]]
+        return f"has {strayed.sum()} images in another superclass than their class, such as {name!r}"
+    return None

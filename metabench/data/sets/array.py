@@ -1,0 +1,221 @@
+"""Array: your own images as one .npz file, or as a folder of .npy files, with a label for each."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from metabench.core import Splits, seeds, setting
+from metabench.data import Dataset
+from metabench.data.reading import arrays as _arrays
+from metabench.data.reading import own
+from metabench.data.reading.cache import Array, Key, checksum, kept, table_file
+
+NAME = "array"
+VERSION = 1
+"""Raised when the same files give other bytes."""
+
+CHANNELS = (1, 3)
+BLOCK = 2**26
+"""Bytes that are converted at once."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the arrays are, and how their classes are split."""
+
+    path: str = setting(
+        "",
+        "an .npz file that holds images and labels, or a folder of images.npy and labels.npy; "
+        "absolute or relative to METABENCH_DATA",
+    )
+    split_by: str = setting(
+        "auto",
+        "classes are split by the array `split` (a word an image: meta_train, meta_validation or meta_test), "
+        "or by seed; auto: by the array where there is one",
+        choices=("auto", "split", "seed"),
+    )
+    seed: int = setting(0, "splits classes, and chooses examples where not all are taken", minimum=0)
+    meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
+    meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
+    examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
+
+
+def load(root: Path | None, split: str, options: Options) -> Splits:
+    """Read the arrays, or the cache; all that is wrong is reported at once."""
+    problems = own.shares_problem(options)
+    path, wrong = own.locate(root, options.path)
+    if path is None:
+        own.refuse(NAME, problems + wrong)
+    assert path is not None, "or it was refused"
+    arrays, read_images, wrong = _arrays.open_all(path)
+    problems += wrong
+    problems += _shape_problems(arrays)
+    classes: own.Classes = {part: [] for part in own.PARTS}
+    rows: dict[str, list[int]] = {}
+    if "labels" in arrays and not problems:
+        names, wrong = _names(arrays["labels"])
+        problems += wrong
+        rows = _rows(names)
+        classes, wrong = _split(names, list(rows), arrays.get("split"), options)
+        problems += wrong
+    rows = {name: _choose(name, found, options) for name, found in rows.items()}
+    key = Key(checksum(_arrays.sources(path)), (VERSION, rows))
+    table = None
+    try:
+        if rows and "images" in arrays:
+            table = _table(arrays["images"], read_images, key, list(rows.values()))
+        elif "images" in arrays and not _layout(arrays["images"])[1]:
+            problems += _range_problems(read_images(), range(len(arrays["images"])))
+    except _arrays.Unreadable as error:
+        problems += error.args
+    own.refuse(NAME, problems)
+    assert table is not None, "or something was refused"
+    return own.splits_of(NAME, key, table, {name: len(found) for name, found in rows.items()}, classes)
+
+
+def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
+    problems = []
+    images = arrays.get("images")
+    if images is not None:
+        problems += _layout(images)[1]
+        if images.dtype != np.uint8 and images.dtype.kind != "f":
+            problems.append(f"images: {images.dtype}; must be uint8, or floating point in [0, 1]")
+    for name in _arrays.NAMES[1:]:
+        array = arrays.get(name)
+        if array is None:
+            continue
+        if array.dtype.kind not in ("US" if name == "split" else "iuUS"):
+            kinds = "words" if name == "split" else "whole numbers or words"
+            problems.append(f"{name}: {array.dtype}; must be {kinds}")
+        if array.ndim != 1:
+            problems.append(f"{name}: shape {list(array.shape)}; must be [n]")
+        elif images is not None and images.ndim and len(array) != len(images):
+            problems.append(f"{name}: {len(array)} of them for {len(images)} images; must be one an image")
+    return problems
+
+
+def _layout(images: Array) -> tuple[tuple[int, ...], list[str]]:
+    """Return the order of axes that makes [n, C, H, W] of images with a channel axis, or what is wrong."""
+    shape = list(images.shape)
+    wanted = "must be [n, H, W], [n, H, W, C] or [n, C, H, W] with C of 1 or 3"
+    if images.ndim not in (3, 4) or 0 in shape:
+        return (), [f"images: shape {shape}; {wanted}, none of them 0"]
+    if images.ndim == 3:
+        return (0, 1, 2), []
+    is_first, is_last = shape[1] in CHANNELS, shape[3] in CHANNELS
+    if is_first and is_last:
+        return (), [f"images: shape {shape}: the channels may be the second or the last axis; {wanted}"]
+    if not is_first and not is_last:
+        return (), [f"images: shape {shape}; {wanted}"]
+    return ((0, 1, 2, 3) if is_first else (0, 3, 1, 2)), []
+
+
+def _names(labels: Array) -> tuple[list[str], list[str]]:
+    """Return the label of each image as a word."""
+    try:
+        words = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
+        names = [unicodedata.normalize("NFC", str(word)) for word in words.tolist()]
+        "".join(names).encode()
+    except (UnicodeError, ValueError) as error:
+        return [], [f"labels: words that are not Unicode: {error}"]
+    return names, [f"labels: image {names.index('')} has an empty label"] if "" in names else []
+
+
+def _rows(names: list[str]) -> dict[str, list[int]]:
+    """Return the images of each class, classes by name."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return dict(sorted(rows.items()))
+
+
+def _split(
+    labels: list[str], names: list[str], given: Array | None, options: Options
+) -> tuple[own.Classes, list[str]]:
+    """Return the classes of each split, and what is wrong with them."""
+    classes: own.Classes = {part: [] for part in own.PARTS}
+    if options.split_by == "split" and given is None:
+        return classes, ["split_by=split: there is no array `split`"]
+    if options.split_by == "seed" or given is None:
+        classes = own.by_seed(names, options)
+        return classes, own.problems_of(classes, "add classes, or change meta_train and meta_validation")
+    words, problems = _names(given)
+    parts = {word: own.part_of(word) for word in dict.fromkeys(words)}
+    problems += [
+        f"split: {word!r} is no split; allowed: {', '.join(own.PARTS)}"
+        for word, part in parts.items()
+        if part is None and word
+    ]
+    for part, name in sorted({(parts[word] or "", name) for word, name in zip(words, labels, strict=False)}):
+        if part:
+            classes[part].append(name)
+    return classes, problems + own.problems_of(classes, "add classes to it")
+
+
+def _choose(name: str, rows: list[int], options: Options) -> list[int]:
+    """Take some images of a class by a hash of their positions."""
+    if not 0 < options.examples_per_class < len(rows):
+        return rows
+    rank = {row: seeds.seed("own examples", options.seed, name, row) for row in rows}
+    return sorted(sorted(rows, key=lambda row: rank[row])[: options.examples_per_class])
+
+
+def _table(like: Array, read: Callable[[], Array], key: object, rows: list[list[int]]) -> Array:
+    """Sort images by class, or read the cache: uint8 [class, example, C, H, W], zeros where one has fewer.
+
+    Args:
+        like: has the images' shape.
+    """
+    axes = _layout(like)[0]
+    image = like[:0].transpose(axes).shape[1:]
+    shape = (len(rows), max(map(len, rows)), *(image if len(image) == 3 else (1, *image)))
+    size = max(1, BLOCK // (math.prod(image) * like.itemsize))
+
+    def write(path: Path) -> None:
+        images, problems = read(), []
+        with table_file(path, shape) as put:
+            for row, chosen in enumerate(rows):
+                for start in range(0, len(chosen), size):
+                    some = chosen[start : start + size]
+                    block = images[some].transpose(axes)
+                    problems += _range_problems(block, some)
+                    if block.dtype.kind == "f":
+                        block = np.round(np.clip(np.nan_to_num(block), 0, 1) * 255.0).astype(np.uint8)
+                    for column, one in enumerate(block, start):
+                        put(row, column, one)
+        if problems:
+            raise _arrays.Unreadable(*problems)
+
+    return kept(NAME, key, write)
+
+
+def _range_problems(block: Array, rows: Sequence[int]) -> list[str]:
+    if block.dtype.kind != "f":
+        return []
+    return [
+        f"images: image {row} has values in [{one.min()}, {one.max()}]; must lie in [0, 1]"
+        for row, one in zip(rows, block, strict=True)
+        if not (one.min() >= 0 and one.max() <= 1)  # so that no number is refused, too
+    ]
+
+
+DATASET = Dataset(
+    name=NAME,
+    summary="your own images as arrays: an .npz file of images and labels, or images.npy and labels.npy "
+    "(option path)",
+    size="as many classes and images as there are, as large as they are",
+    licence="yours",
+    url="",
+    citation="yours",
+    splits=("own",),
+    options=Options,
+    load=load,
+    is_here=lambda root: True,
+    sources=own.sources,
+)

@@ -1,0 +1,222 @@
+"""Mixture: several data sets as domains, to meta-train on some and meta-test on others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metabench import data
+from metabench.core import MetabenchError, Split, Splits, setting
+from metabench.core.config import TaskConfig, nearest, parse_settings
+from metabench.data import Dataset, make_splits
+
+NAME = "mixture"
+
+PARTS = ("meta_train", "meta_validation", "meta_test")
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
+
+BLOCK = 1000
+"""Images that are resized at once."""
+
+TERM = re.compile(
+    r"(?:(?P<weight>[^*?]+)\*)?\s*(?P<name>[^/?*\s]+)(?:/(?P<split>[^?\s]+))?(?:\?(?P<options>\S+))?"
+)
+FORM = "WEIGHT*NAME/SPLIT?OPTION=VALUE&..., joined by ' + '; all but NAME may be left out"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which data sets, with what weights, and how their images are made alike."""
+
+    of: str = setting("", f"data sets to meta-train on: {FORM}")
+    validate_on: str = setting("", "data sets of meta-validation; those of meta-train, if empty")
+    test_on: str = setting("", "data sets of meta-test; those of meta-train, if empty")
+    size: int = setting(28, "side in pixels that images are resized to", minimum=1, maximum=1024)
+    channels: int = setting(1, "3 for colour, 1 for grey", choices=(1, 3))
+
+
+class Source(NamedTuple):
+    """One data set of a mixture."""
+
+    text: str
+    task: TaskConfig
+    weight: float
+
+
+def by_part(options: Options) -> dict[str, list[Source]]:
+    """Read the data sets of each split; all that is wrong is told at once."""
+    if not options.of.strip():
+        raise MetabenchError(f"{NAME}: of is not set; give the option of: {FORM}")
+    texts = {"of": options.of, "validate_on": options.validate_on, "test_on": options.test_on}
+    found = {option: read(text, option) for option, text in texts.items() if text.strip()}
+    wrong = [problem for _, problems in found.values() for problem in problems]
+    if wrong:
+        raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong))
+    return {part: found.get(option, found["of"])[0] for part, option in zip(PARTS, texts, strict=True)}
+
+
+def read(text: str, option: str) -> tuple[list[Source], list[str]]:
+    """Read data sets with their weights, and say what is wrong."""
+    found: list[Source] = []
+    wrong = []
+    for term in re.split(r"\s+\+\s+", text.strip()):
+        match = TERM.fullmatch(term.strip())
+        if not match:
+            wrong.append(f"{option}={term!r}: must be {FORM}")
+            continue
+        weight, problems = _weight(match["weight"])
+        options, more = _options(match["name"], match["options"])
+        task = TaskConfig(dataset=match["name"], split=match["split"], options=options)
+        problems += more or _problems(task)
+        wrong += [f"{option}={term!r}: {problem}" for problem in problems]
+        if match["name"] in [source.task.dataset for source in found]:
+            wrong.append(f"{option}: {match['name']} stands twice; give it once, with a weight")
+        found.append(Source(term, task, weight))
+    return found, wrong
+
+
+def _weight(text: str | None) -> tuple[float, list[str]]:
+    try:
+        weight = 1.0 if text is None else float(text)
+    except ValueError:
+        weight = 0.0
+    return weight, [] if 0 < weight < float("inf") else [f"weight {text!r}: must be a number > 0"]
+
+
+def _options(name: str, text: str | None) -> tuple[dict[str, bool | int | float | str], list[str]]:
+    """Read key=value pairs as a data set's options."""
+    if text is None or name not in data.names() or name == NAME:
+        return {}, []
+    try:
+        return parse_settings(data.get(name).options, text.split("&"), "option"), []
+    except MetabenchError as error:
+        return {}, str(error).splitlines()
+
+
+def _problems(task: TaskConfig) -> list[str]:
+    if task.dataset == NAME:
+        return ["a mixture cannot hold a mixture"]
+    if task.dataset not in data.names():
+        allowed = [name for name in data.names() if name != NAME]
+        return [f"unknown data set.{nearest(task.dataset, allowed)} Allowed: {', '.join(allowed)}"]
+    try:
+        dataset, _, _ = data.configure(task)
+    except MetabenchError as error:
+        return str(error).splitlines()
+    return [] if dataset.kind == "classification" else [f"is {dataset.kind}; a mixture is of images"]
+
+
+def load(root: Path | None, split: str, options: Options) -> Splits:
+    """Load every data set of the mixture, make the images alike, and keep test classes out of training."""
+    loaded: dict[str, Splits] = {}
+    parts = {}
+    for part, found in by_part(options).items():
+        for source in found:
+            key = source.task.model_dump_json()
+            loaded[key] = loaded.get(key) or data.load(source.task, root)
+        own = [(source, getattr(loaded[source.task.model_dump_json()], part)) for source in found]
+        parts[part] = _join(own, options)
+    leaked = leaks(parts)
+    if leaked:
+        raise MetabenchError("\n".join(f"{NAME}: {line}" for line in leaked))
+    return make_splits(f"{NAME}/{split}", **parts)
+
+
+def _join(parts: Sequence[tuple[Source, Split]], options: Options) -> Split:
+    """Put classes of several data sets one after another; a data set is as likely as its weight says."""
+    most = max(part.images.shape[1] for _, part in parts)
+    images, counts, weights = [], [], []
+    classes: list[str] = []
+    domains: list[str] = []
+    for source, part in parts:
+        n_classes, n_examples = part.images.shape[:2]
+        alike = resized(part.images, options.size, options.channels)
+        images.append(F.pad(alike, (0, 0) * 3 + (0, most - n_examples)))
+        counts.append(torch.full((n_classes,), n_examples) if part.counts is None else part.counts)
+        inside = torch.ones(n_classes) if part.weights is None else part.weights
+        weights.append(source.weight * inside / inside.sum())
+        classes += [f"{source.task.dataset}/{name}" for name in part.classes]
+        domains += [source.task.dataset] * n_classes
+    sizes, chances = torch.cat(counts), torch.cat(weights)
+    is_full, is_even = bool((sizes == most).all()), len(parts) == 1 and parts[0][1].weights is None
+    return Split(
+        torch.cat(images),
+        tuple(classes),
+        tuple(domains),
+        None if is_full else sizes,
+        None if is_even else chances / chances.sum(),
+    )
+
+
+def resized(images: Tensor, size: int, channels: int) -> Tensor:
+    """Make uint8 [class, example, C, H, W] grey or colour, and resize it with antialiasing."""
+    n_classes, n_examples, has, height, width = images.shape
+    if (has, height, width) == (channels, size, size):
+        return images
+    found = torch.empty(n_classes * n_examples, channels, size, size, dtype=torch.uint8)
+    flat = images.flatten(0, 1)
+    for start in range(0, len(flat), BLOCK):
+        block = flat[start : start + BLOCK].float()
+        if has == 3 and channels == 1:
+            block = (block * torch.tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+        if (height, width) != (size, size):
+            block = F.interpolate(block, (size, size), mode="bilinear", antialias=True)
+        found[start : start + BLOCK] = block.round().clamp(0, 255).to(torch.uint8)
+    return found.unflatten(0, (n_classes, n_examples))
+
+
+def leaks(parts: Mapping[str, Split]) -> list[str]:
+    """Say which class is in two splits, as where two splits of one data set are cut differently.
+
+    A class `a/b/90` is a turned `a/b`, so either in training keeps both out of meta-test.
+    """
+    homes: dict[str, str] = {}
+    for part, split in parts.items():
+        for name in split.classes:
+            homes.setdefault(name, part)
+    wrong = []
+    for part, split in parts.items():
+        for name in split.classes:
+            words = name.split("/")
+            whole = ["/".join(words[:n]) for n in range(2, len(words) + 1)]
+            other = next((one for one in whole if homes.get(one, part) != part), None)
+            if other is not None:
+                wrong.append(
+                    f"class {name!r} of {part} is in {homes[other]} too; take one split of its data set"
+                )
+    shown = wrong[:5]
+    return shown + ([f"and {len(wrong) - 5} more classes"] if len(wrong) > 5 else [])
+
+
+def sources(root: Path | None, split: str, options: Options) -> list[Path]:
+    """List what the data sets of the mixture are read from."""
+    tasks = [source.task for found in by_part(options).values() for source in found]
+    return list(dict.fromkeys(path for task in tasks for path in data.sources(task, root)))
+
+
+def is_here(root: Path | None) -> bool:
+    """A mixture is here where its data sets are."""
+    return True
+
+
+DATASET = Dataset(
+    name=NAME,
+    summary="several data sets as domains, with weights; meta-validation and meta-test may be on others",
+    size="as its data sets, size x size",
+    licence="those of its data sets",
+    url="",
+    citation="those of its data sets",
+    splits=("joined",),
+    options=Options,
+    load=load,
+    is_here=is_here,
+    sources=sources,
+)

@@ -1,0 +1,1 @@
+"""Tasks: drawn, frozen, kept in files, and augmented."""

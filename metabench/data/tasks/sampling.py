@@ -1,0 +1,205 @@
+"""Drawing which classes and examples make up tasks: uniform or unbalanced, within or across domains."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from metabench.core import MetabenchError, Split
+from metabench.core.config import TaskConfig
+
+
+class Shape(NamedTuple):
+    """What T tasks that are computed together have in common."""
+
+    way: int
+    shot: int  # support examples a class; on average, where they are unbalanced
+    query: int
+    most_shots: int = 0  # of a class, where they are unbalanced; 0: every class has `shot`
+    unlabelled: int = 0  # examples without a label, of each class of the task and of each distractor
+    distractors: int = 0  # classes of which a task has unlabelled examples only
+
+    @property
+    def room(self) -> int:
+        """Return the most support examples that a class may have."""
+        return self.most_shots or self.shot
+
+
+class Indices(NamedTuple):
+    """Which classes and examples make up T tasks; the position along N is the label."""
+
+    classes: Tensor  # int64 [T, N]
+    # int64 [T, N, room + Q + U], distinct along the last axis: support, query, unlabelled
+    examples: Tensor
+    shots: Tensor | None = None  # int64 [T, N], where the support is unbalanced; its sum is N * K
+    query_classes: Tensor | None = None  # int64 [T, N], where queries come from another domain
+    distractors: Tensor | None = None  # int64 [T, D], classes
+    distracting: Tensor | None = None  # int64 [T, D, U], examples of these
+    order: Tensor | None = None  # int64 [T, (N + D) * U], in which the unlabelled examples are shown
+
+
+class Pool(NamedTuple):
+    """A split as tasks are drawn from it."""
+
+    split: Split
+    domains: str  # see config.TaskConfig
+    groups: tuple[Tensor, ...] = ()  # bool [class] of each domain that a task can be drawn from
+    # int64 [domain, name], the row of a class name in each domain, -1 where it has none
+    rows: Tensor | None = None
+    pairs: tuple[tuple[int, int], ...] = ()  # domains of support and query that share enough names
+    chances: Tensor | None = None  # of each group or pair
+
+
+def shapes(task: TaskConfig, query: int, n_tasks: int, generator: Generator) -> list[tuple[Shape, Tensor]]:
+    """Draw the ways and shots of T tasks; return each shape that occurs with the positions of its tasks."""
+    rest = (query, task.most_shots or 0, task.unlabelled, task.distractors)
+    (low, high), (fewest, most) = task.ways, task.shots
+    if low == high and fewest == most:
+        return [(Shape(low, fewest, *rest), torch.arange(n_tasks))]
+    ways = torch.randint(low, high + 1, (n_tasks,), generator=generator)
+    shots = torch.randint(fewest, most + 1, (n_tasks,), generator=generator)
+    found = sorted(set(zip(ways.tolist(), shots.tolist(), strict=True)))
+    return [
+        (Shape(way, shot, *rest), torch.nonzero((ways == way) & (shots == shot)).flatten())
+        for way, shot in found
+    ]
+
+
+def pool(split: Split, task: TaskConfig) -> Pool:
+    """Prepare a split for drawing a kind of task from it; refuse what no task can be drawn from."""
+    need = task.ways[1] + task.distractors
+    if task.domains == "any":
+        return Pool(split, task.domains)
+    names = tuple(dict.fromkeys(split.domains))
+    place = torch.tensor([names.index(domain) for domain in split.domains])
+    weights = torch.ones(len(split.domains)) if split.weights is None else split.weights
+    if task.domains == "within":
+        groups = [place == index for index in range(len(names))]
+        kept = tuple(group for group in groups if int(group.sum()) >= need)
+        if not kept:
+            largest = max(int(group.sum()) for group in groups)
+            raise MetabenchError(
+                f"domains=within: no domain has the {need} classes of a task; the largest has {largest}; "
+                "lower way or distractors"
+            )
+        chances = torch.stack([weights[group].sum() for group in kept])
+        return Pool(split, task.domains, groups=kept, chances=chances)
+    rows = _rows(split, names)
+    has = rows >= 0
+    both = [(a, b) for a in range(len(names)) for b in range(len(names)) if a != b]
+    pairs = tuple((a, b) for a, b in both if int((has[a] & has[b]).sum()) >= need)
+    if not pairs:
+        shared = max((int((has[a] & has[b]).sum()) for a, b in both), default=0)
+        raise MetabenchError(
+            f"domains=across: no two of the domains ({', '.join(names[:8])}) share the {need} classes of a "
+            f"task, by their names after `domain/`; the most that two share is {shared}"
+        )
+    total = torch.stack([weights[place == index].sum() for index in range(len(names))])
+    chances = torch.stack([total[a] * total[b] for a, b in pairs])
+    return Pool(split, task.domains, rows=rows, pairs=pairs, chances=chances)
+
+
+def _rows(split: Split, names: tuple[str, ...]) -> Tensor:
+    """Return the row of every class name in every domain: int64 [domain, name], -1 where there is none."""
+    words = [
+        name.removeprefix(f"{domain}/") for name, domain in zip(split.classes, split.domains, strict=True)
+    ]
+    known = {word: column for column, word in enumerate(dict.fromkeys(words))}
+    rows = torch.full((len(names), len(known)), -1)
+    for row, (word, domain) in enumerate(zip(words, split.domains, strict=True)):
+        rows[names.index(domain), known[word]] = row
+    return rows
+
+
+def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> Indices:
+    """Draw tasks: distinct classes, then distinct examples of each, as the pool and the shape say.
+
+    No class has fewer examples than support, query and unlabelled need together.
+    """
+    split, (n_classes, n_examples) = source.split, source.split.images.shape[:2]
+    n_drawn = shape.way + shape.distractors
+    query_classes = None
+    if source.domains == "across":
+        drawn, queries = _across(generator, source, n_drawn, n_tasks)
+        query_classes = queries[:, : shape.way]
+    else:
+        drawn = _classes(generator, source, n_classes, n_drawn, n_tasks)
+    classes, others = drawn[:, : shape.way], drawn[:, shape.way :]
+    n_needed = shape.room + shape.query + shape.unlabelled
+    examples = _examples(generator, split, n_examples, classes, n_needed)
+    if query_classes is not None and shape.query:
+        queries = _examples(generator, split, n_examples, query_classes, shape.query)
+        examples = torch.cat(
+            [examples[..., : shape.room], queries, examples[..., shape.room + shape.query :]], -1
+        )
+    found = Indices(classes, examples, query_classes=query_classes)
+    if shape.most_shots:
+        found = found._replace(shots=_shots(generator, shape, n_tasks))
+    if shape.unlabelled:
+        n_unlabelled = n_drawn * shape.unlabelled
+        found = found._replace(
+            distractors=others,
+            distracting=_examples(generator, split, n_examples, others, shape.unlabelled),
+            order=torch.rand(n_tasks, n_unlabelled, generator=generator).argsort(1),
+        )
+    return found
+
+
+def _classes(generator: Generator, source: Pool, n_classes: int, n_drawn: int, n_tasks: int) -> Tensor:
+    keys = torch.rand(n_tasks, n_classes, generator=generator)
+    weights = source.split.weights
+    if weights is not None:
+        # Efraimidis and Spirakis 2006: the largest u^(1/w) are a sample without replacement by weight.
+        keys = keys.log() / weights
+    if source.domains == "within":
+        assert source.chances is not None, "or it is no pool of domains"
+        choice = torch.multinomial(source.chances, n_tasks, replacement=True, generator=generator)
+        keys = keys.masked_fill(~torch.stack(source.groups)[choice], -torch.inf)
+    return keys.topk(n_drawn).indices
+
+
+def _across(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> tuple[Tensor, Tensor]:
+    assert source.rows is not None, "or it is no pool of pairs of domains"
+    assert source.chances is not None, "or it is no pool of pairs of domains"
+    choice = torch.multinomial(source.chances, n_tasks, replacement=True, generator=generator)
+    first, second = source.rows[torch.tensor(source.pairs)[choice]].unbind(1)  # [T, name]
+    keys = torch.rand(first.shape, generator=generator)
+    names = keys.masked_fill((first < 0) | (second < 0), -torch.inf).topk(n_drawn).indices
+    return first.gather(1, names), second.gather(1, names)
+
+
+def _examples(generator: Generator, split: Split, n_examples: int, classes: Tensor, n_drawn: int) -> Tensor:
+    scores = torch.rand(*classes.shape, n_examples, generator=generator)
+    if split.counts is not None:
+        is_missing = torch.arange(n_examples) >= split.counts[classes][..., None]
+        scores = scores.masked_fill(is_missing, -1)  # below every draw, so that topk takes them last
+    return scores.topk(n_drawn).indices
+
+
+def _shots(generator: Generator, shape: Shape, n_tasks: int) -> Tensor:
+    """Divide N * K support examples: one a class, each further one to a random class that has room."""
+    shots = torch.ones(n_tasks, shape.way, dtype=torch.int64)
+    for _ in range(shape.way * (shape.shot - 1)):
+        chance = (shots < shape.room).to(torch.float32)
+        shots.scatter_add_(
+            1, torch.multinomial(chance, 1, generator=generator), torch.ones_like(shots[:, :1])
+        )
+    return shots
+
+
+def tensors(indices: Indices) -> dict[str, Tensor]:
+    """Return what indices consist of, by name."""
+    return {name: index for name, index in indices._asdict().items() if index is not None}
+
+
+def part(indices: Indices, chosen: slice | Tensor) -> Indices:
+    """Take some of T tasks."""
+    return Indices(**{name: index[chosen] for name, index in tensors(indices).items()})
+
+
+def join(parts: list[Indices]) -> Indices:
+    """Put tasks of one shape one after another."""
+    names = tensors(parts[0])
+    return Indices(**{name: torch.cat([tensors(one)[name] for one in parts]) for name in names})

@@ -1,0 +1,72 @@
+"""Searches and runs as offline runs of Weights & Biases, which `wandb sync` uploads; nothing here does."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metabench.report.exports.run_record import Experiment, Told
+from metabench.search.journal.ledger import DIVERGED, FAILED
+
+if TYPE_CHECKING:
+    import wandb
+
+FOLDER = "wandb"
+STEP = "tasks_seen"
+
+
+def write(experiments: Iterable[Experiment], out: Path) -> str:
+    """Write experiments as projects, and return the folders that are to be synchronised."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would be sent
+    import wandb
+
+    out.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(
+        silent=True,
+        host="-",
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+    try:
+        for experiment in experiments:
+            for told in experiment.told:
+                _write_run(told, _project(experiment.name), out, settings)
+    finally:
+        wandb.teardown()
+    return f"{out / FOLDER}/offline-run-*"
+
+
+def _write_run(told: Told, project: str, out: Path, settings: wandb.Settings) -> None:
+    import wandb
+
+    run = wandb.init(
+        mode="offline",
+        dir=out,
+        project=project,
+        id=secrets.token_hex(8),  # another may stand in the environment
+        name=told.name,
+        group=told.algorithm,
+        job_type=told.kind,
+        tags=[told.status, *([told.facts["variant"]] if "variant" in told.facts else [])],
+        config={**told.settings, "metabench": dict(told.facts)},
+        settings=settings,
+    )
+    run.define_metric("*", step_metric=STEP)
+    for seen, values in told.points.items():
+        run.log({STEP: seen, **values}, step=seen)
+    run.summary["status"] = told.status
+    run.finish(exit_code=1 if told.status in (FAILED, DIVERGED) else 0)
+
+
+def _project(name: str) -> str:
+    """Replace what W&B does not allow in a project's name."""
+    return re.sub(r"[/\\#?%:]", "-", name)[:128]

@@ -1,0 +1,157 @@
+"""Learned inner rates: by layer and step where there is one each, else how they spread within each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from metabench.leaderboard.rows import DEFAULT
+from metabench.report.html import style
+from metabench.report.html.picture import Drawn, Left, Picture
+from metabench.report.html.reading import Final, Found
+from metabench.storage import files
+
+BY_STEP = "Learned rates by layer and step"
+BY_LAYER = "Learned rates by layer"
+PREFIX = "meta.alpha"
+"""Under which weights hold learned rates."""
+
+CELLS = LinearSegmentedColormap.from_list("rates", ["#b35806", "#f7f7f7", "#053061"])
+"""From negative through zero to positive; cells have their own ground, so these are no paper colours."""
+
+
+class Learned(NamedTuple):
+    """The rates of one algorithm's runs, over its seeds."""
+
+    label: str
+    first: float  # where they started
+    n_seeds: int
+    layers: dict[str, NDArray[np.float64]]  # by tensor: [seeds, ...]
+
+
+def draw(found: Found) -> Drawn:
+    """Draw the rates of tuned settings, of single runs, and of published ones where nothing else has any."""
+    finals = [final for final in found.finals if (final.run.folder / files.WEIGHTS).exists()]
+    told = [final for final in finals if final.variant != DEFAULT] or finals
+    by_step = _learned([final for final in told if _is_per_step(final)])
+    by_layer = _learned([final for final in told if not _is_per_step(final)])
+    why = "no run whose algorithm learns {} has weights yet"
+    steps = _by_step(by_step) if by_step else Left(BY_STEP, why.format("a rate a layer and step"))
+    layers = _by_layer(found, by_layer) if by_layer else Left(BY_LAYER, why.format("its rates otherwise"))
+    return [steps, layers]
+
+
+def _is_per_step(final: Final) -> bool:
+    # The one setting that says so: a rate a step has the shape of a bias as soon as K equals N.
+    return "learned_rates" in final.run.config["run"]["hyperparameters"]
+
+
+def _learned(finals: list[Final]) -> list[Learned]:
+    groups: dict[str, list[Final]] = {}
+    for final in finals:
+        groups.setdefault(final.label, []).append(final)
+    found = []
+    for label, group in groups.items():
+        read = [_rates(final) for final in group]
+        shapes = {tuple((name, rates.shape) for name, rates in layers.items()) for layers in read}
+        if not read[0] or len(shapes) > 1:
+            continue
+        first = float(group[0].run.config["run"]["hyperparameters"]["inner_lr"])
+        layers = {name: np.stack([own[name] for own in read]) for name in read[0]}
+        found.append(Learned(label, first, len(group), layers))
+    return found
+
+
+def _rates(final: Final) -> dict[str, NDArray[np.float64]]:
+    with safe_open(final.run.folder / files.WEIGHTS, "numpy") as file:
+        names = [name for name in file.keys() if name == PREFIX or name.startswith(f"{PREFIX}.")]  # noqa: SIM118
+        return {
+            name.removeprefix(PREFIX).removeprefix(".") or "all layers": file.get_tensor(name).astype(
+                np.float64
+            )
+            for name in sorted(names)
+        }
+
+
+def _by_step(learned: list[Learned]) -> Picture:
+    rows = max(len(one.layers) for one in learned)
+    figure, axes = style.panels(len(learned), 0.3 * rows + 0.9, columns=2, share_y=False)
+    for axis, one in zip(axes, learned, strict=True):
+        _draw_cells(axis, one)
+        seeds = "" if one.n_seeds == 1 else f", mean of {one.n_seeds} seeds"
+        style.title(axis, f"{one.label} (from {style.brief(one.first)}{seeds})")
+    caption = (
+        "The inner rate that each layer learned for each inner step; blue adapts, white stands still, orange "
+        "steps backwards. Rows that stay white are layers that the inner loop leaves alone; columns that "
+        "pale to the right are steps of which only the first ones count."
+    )
+    said = [f"{one.label}: {_extremes({k: v.mean(0) for k, v in one.layers.items()})}" for one in learned]
+    return Picture("rates_by_step", BY_STEP, caption, f"Tables of rates. {'; '.join(said)}.", figure)
+
+
+def _draw_cells(axis: Axes, one: Learned) -> None:
+    table = np.stack([rates.mean(0) for rates in one.layers.values()])  # [layers, steps]
+    most = float(np.abs(table).max()) or 1.0
+    axis.pcolormesh(table, cmap=CELLS, vmin=-most, vmax=most, edgecolors="#ffffff", linewidth=1.5)
+    for row, column in np.ndindex(table.shape):
+        is_dark = table[row, column] > 0.55 * most or table[row, column] < -0.8 * most
+        color = "#fefefe" if is_dark else "#101010"
+        text = f"{table[row, column]:.2g}"
+        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=color)
+    axis.set_xticks(np.arange(table.shape[1]) + 0.5, [str(step + 1) for step in range(table.shape[1])])
+    axis.set_yticks(np.arange(len(table)) + 0.5, [style.short(name, 22) for name in one.layers])
+    axis.invert_yaxis()
+    axis.set_xlabel("inner step")
+    axis.grid(visible=False)
+    axis.tick_params(length=0, labelcolor=style.INK)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _by_layer(found: Found, learned: list[Learned]) -> Picture:
+    looks = style.lines(found.labels)
+    rows = max(len(one.layers) for one in learned)
+    figure, axes = style.panels(len(learned), 0.3 * rows + 1.0, columns=2, share_y=False)
+    for axis, one in zip(axes, learned, strict=True):
+        _draw_spread(axis, one, looks[one.label].color)
+        seeds = "" if one.n_seeds == 1 else f" ({one.n_seeds} seeds)"
+        style.title(axis, f"{one.label}{seeds}")
+        axis.set_xlabel("learned inner rate")
+    caption = (
+        "The inner rates that each layer learned: a point for the median, a thick bar for the middle half "
+        "and a thin one for the middle nine tenths of its elements, all seeds together; an algorithm of one "
+        "rate has a point a seed. The dashed line is where all rates started: distance from it was learned."
+    )
+    said = [f"{one.label}: {_extremes(one.layers)}" for one in learned]
+    return Picture("rates_by_layer", BY_LAYER, caption, f"Bars of rates. {'; '.join(said)}.", figure)
+
+
+def _draw_spread(axis: Axes, one: Learned, color: str) -> None:
+    axis.axvline(one.first, color=style.SOFT, linestyle=(0, (4, 2)), linewidth=1.2)
+    for place, rates in enumerate(one.layers.values()):
+        if rates[0].size == 1:
+            axis.plot(rates.ravel(), [place] * len(rates), "o", color=color, alpha=0.8)
+            continue
+        low, left, middle, right, high = np.quantile(rates, [0.05, 0.25, 0.5, 0.75, 0.95])
+        axis.plot([low, high], [place, place], color=color, linewidth=1.2)
+        axis.plot([left, right], [place, place], color=color, linewidth=5, alpha=0.5, solid_capstyle="butt")
+        axis.plot(middle, place, "o", color=color)
+    axis.set_yticks(range(len(one.layers)), [style.short(name, 22) for name in one.layers])
+    axis.set_ylim(len(one.layers) - 0.4, -0.6)
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0, labelcolor=style.INK)
+
+
+def _extremes(layers: Mapping[str, NDArray[Any]]) -> str:
+    medians = {name: float(np.median(rates)) for name, rates in layers.items()}
+    low, high = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+    if low == high:
+        return f"{low} {medians[low]:.3g}"
+    return f"slowest {low} {medians[low]:.3g}, fastest {high} {medians[high]:.3g}"

@@ -1,0 +1,127 @@
+"""A figure as files, and as a part of a page: text stays text, colours follow the page, ids are its own."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree as XML
+
+import matplotlib as mpl
+from markupsafe import Markup
+
+from metabench.report.html.picture import Picture
+from metabench.report.html.style import COLOURS, PAPER
+from metabench.storage import files
+
+SVG = "http://www.w3.org/2000/svg"
+LINK = "{http://www.w3.org/1999/xlink}href"
+NUMBER = re.compile(r"-?\d+\.\d{3,}")
+COLOUR = re.compile("|".join(light for light, _ in COLOURS.values()))
+VARIABLES = {light: f"var(--{name})" for name, (light, _) in COLOURS.items()}
+PIXELS = 96 / 72
+"""Of a page, for each of the points that a figure is measured in."""
+
+
+class Rendered(NamedTuple):
+    """A picture as part of a page and as files."""
+
+    inline: Markup
+    svg: bytes
+    png: bytes
+
+
+def render(picture: Picture) -> Rendered:
+    """Render a picture.
+
+    Its words are text of the page, escaped by the XML writer, so the inline part needs no escaping.
+    """
+    root = _tree(picture)
+    width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
+    file = copy.deepcopy(root)
+    file.insert(2, XML.Element(f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": PAPER}))
+    for name in ("width", "height"):
+        del root.attrib[name]
+    root.set("class", "picture")
+    root.set("style", f"width:{width * PIXELS:.0f}px;aspect-ratio:{width:.0f}/{height:.0f}")
+    _rename(root, picture.name)
+    text = XML.tostring(root, encoding="unicode")
+    return Rendered(
+        inline=Markup(COLOUR.sub(lambda found: VARIABLES[found[0]], text)),
+        svg=XML.tostring(file, encoding="utf-8", xml_declaration=True),
+        png=_saved(picture, "png", PAPER),
+    )
+
+
+def write(rendered: Rendered, folder: Path, name: str) -> None:
+    """Write NAME.svg and NAME.png, both on white."""
+    files.write_bytes(folder / f"{name}.svg", rendered.svg)
+    files.write_bytes(folder / f"{name}.png", rendered.png)
+
+
+def _saved(picture: Picture, form: str, ground: str) -> bytes:
+    target = io.BytesIO()
+    dated = ("Date", "Creator", "Format", "Type") if form == "svg" else ("Software",)
+    with warnings.catch_warnings():
+        # Of letters that the drawn font lacks: browsers have others, and a PNG shows boxes.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        dpi = 150 if form == "png" else 72
+        how: dict[str, Any] = {"facecolor": ground, "metadata": dict.fromkeys(dated)}
+        picture.figure.savefig(target, format=form, dpi=dpi, **how)
+    picture.figure.set_layout_engine("none")  # what was laid out once stays where it is
+    return target.getvalue()
+
+
+def _tree(picture: Picture) -> XML.Element:
+    """Return the figure's SVG on no ground, with its words, and numbers of as many digits as can be seen."""
+    with mpl.rc_context({"svg.hashsalt": picture.name}):
+        text = _saved(picture, "svg", "none").decode()
+    XML.register_namespace("", SVG)
+    root = XML.fromstring(text)
+    for part in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(part)
+    for element in root.iter():
+        if LINK in element.attrib:
+            element.set("href", element.attrib.pop(LINK))
+        elif element.tag != f"{{{SVG}}}image":  # whose scale may be small
+            for name, value in element.attrib.items():
+                element.set(name, NUMBER.sub(_rounded, value))
+    _describe(root, picture)
+    return root
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}"
+
+
+def _describe(root: XML.Element, picture: Picture) -> None:
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{picture.name}-title")
+    root.set("aria-describedby", f"{picture.name}-alt")
+    for place, (tag, key, text) in enumerate(
+        (("title", "title", picture.title), ("desc", "alt", picture.alt))
+    ):
+        element = XML.Element(f"{{{SVG}}}{tag}", {"id": f"{picture.name}-{key}"})
+        element.text = text
+        root.insert(place, element)
+
+
+def _rename(root: XML.Element, name: str) -> None:
+    """Give what is referred to an id of its own in the page, and drop all other ids."""
+    text = XML.tostring(root, encoding="unicode")
+    used = set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text))
+    for element in root.iter():
+        key = element.get("id")
+        if key is not None and not key.startswith(f"{name}-"):
+            if key in used:
+                element.set("id", f"{name}-{key}")
+            else:
+                del element.attrib["id"]
+        for attribute, value in list(element.attrib.items()):
+            if attribute == "href" and value.startswith("#"):
+                element.set("href", f"#{name}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(attribute, value.replace("url(#", f"url(#{name}-"))

@@ -1,0 +1,1 @@
+"""How a search stands: the live table, TensorBoard, and its status."""

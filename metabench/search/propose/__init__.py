@@ -1,0 +1,1 @@
+"""Which settings are tried next: samplers, searchers and warm starts."""

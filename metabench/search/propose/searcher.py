@@ -1,0 +1,243 @@
+"""What to try next: one Optuna study an algorithm, and the algorithm that has spent least goes first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from metabench.core import seeds
+from metabench.core.config import Choices, Range, SearchSpace
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial
+from metabench.search.propose import samplers, warm
+
+TRIAL_SEEDS = 1_000_000
+"""Where the seeds of trials start, far from those of the final runs, so that no final run repeats a trial."""
+
+
+class Study:
+    """The Optuna study of one algorithm, told the truth about every trial.
+
+    A trial that reached the full budget is told as complete; one that was stopped as pruned, with what it
+    reported at each rung; one that diverged or failed as failed. The sampler is seeded anew for each
+    proposal, by search seed, algorithm and number, so a proposal depends on the history alone.
+    """
+
+    def __init__(
+        self, space: SearchSpace, algorithm: str, seed: int, known: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Start a study that knows of trials of an earlier search."""
+        self.space = space
+        self.algorithm = algorithm
+        self.seed = seed
+        self.parameters = spaces.parameters(space, algorithm)
+        self.first = spaces.published(space, algorithm)
+        self.keeps_notes = space.budget.sampler in samplers.KEEPS_NOTES
+        self.asked: dict[int, optuna.Trial] = {}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = samplers.start_study(space.budget.sampler)
+        found = warm.frozen(space, algorithm, known)
+        self.study.add_trials(found)
+        best = warm.best(found)
+        if best is not None and best not in self.first:
+            self.first.append(best)
+
+    def propose(self) -> dict[str, Any]:
+        """Sample the next setting; the published ones, and the best of an earlier search, come first."""
+        number = len(self.asked)
+        if number < len(self.first):
+            return self.repeat(self.first[number])
+        self.study.sampler = self._sampler(number)
+        return self._ask()
+
+    def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
+        """Ask for a given setting."""
+        number = len(self.asked)
+        if self.keeps_notes and number >= len(self.first):
+            self.study.sampler = self._sampler(number)
+        else:
+            self.study.sampler = RandomSampler(seed=0)  # proposes nothing: every value is given
+        self.study.enqueue_trial(sampled)
+        return self._ask()
+
+    def tell(self, trial: Trial) -> None:
+        """Tell how a trial ended; one that waits is told as pruned, so that it can be learnt from.
+
+        When what waits is decided, all proposals have been made, and whoever continues the search builds the
+        study anew.
+        """
+        asked = self.asked[trial.number]
+        for report in trial.reports:
+            if report["val_score"] is not None:
+                asked.report(report["val_score"], report["tasks_seen"])
+        if trial.status == COMPLETE and trial.tasks_seen >= self.space.budget.tasks:
+            self.study.tell(asked, trial.score)
+        else:  # a trial that completed the smaller budget of a search that was extended counts as pruned
+            is_judged = trial.status in (PRUNED, COMPLETE) or trial.is_waiting
+            self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
+
+    def _ask(self) -> dict[str, Any]:
+        asked = self.asked[len(self.asked)] = self.study.ask()
+        return self.sample(asked)
+
+    def sample(self, asked: optuna.Trial) -> dict[str, Any]:
+        """Read the setting that a trial of Optuna's proposes."""
+        # A sampler proposes when this is first read, and leaves its notes, even where all values are given.
+        _ = asked.relative_params
+        values = spaces.settled(self.space, self.algorithm)
+        sampled = {}
+        for name, parameter in self.parameters.items():
+            if isinstance(parameter, Range | Choices) and spaces.is_active(parameter, values):
+                values[name] = sampled[name] = samplers.suggest(asked, name, parameter)
+        return sampled
+
+    def _sampler(self, number: int) -> BaseSampler:
+        series = seeds.seed("series", self.seed, self.algorithm) % 2**32
+        seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
+        budget = self.space.budget
+        startup = min(samplers.STARTUP, max(1, budget.trials // 3))
+        return samplers.make(budget.sampler, self.parameters, startup, series, seed)
+
+
+class FairSearcher(Searcher):
+    """Hand out trials: what a stopped search left unfinished, then new ones, to each algorithm alike."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        ledger: Ledger,
+        seed: int,
+        known: Mapping[str, Any] | None = None,
+        study: Callable[..., Study] = Study,
+    ) -> None:
+        """Rebuild the studies from the ledger.
+
+        Args:
+            known: algorithms to trials of an earlier search.
+            study: makes the study of one algorithm.
+        """
+        super().__init__()
+        self.space = space
+        self.ledger = ledger
+        self.seed = seed
+        self.rungs = spaces.rungs(space.budget)
+        self.trials = {algorithm: spaces.n_trials(space, algorithm) for algorithm in space.algorithms}
+        self.studies = {
+            algorithm: study(space, algorithm, seed, (known or {}).get(algorithm, ()))
+            for algorithm in space.algorithms
+        }
+        self.handed: dict[str, str] = {}  # Tune's id of what runs -> our name
+        self._heard = 0  # of the ledger's history
+        self.start_round()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave all out of what Tune pickles and nobody reads."""
+        return {}
+
+    def start_round(self, n_trials: float = math.inf) -> None:
+        """Begin anew with what is unfinished, and hand out no more than so many trials."""
+        self.catch_up()
+        self.handed.clear()
+        self.left = n_trials
+        self.unfinished = [trial.name for trial in self.ledger.unfinished() if not trial.is_waiting]
+
+    def catch_up(self) -> None:
+        """Tell the studies what the ledger has noted since, in its order.
+
+        A study is told in this way only, so one that is rebuilt has lived through the same.
+        """
+        history = self.ledger.history
+        for what, name in history[self._heard :]:
+            trial = self.ledger.trials[name]
+            study = self.studies[trial.algorithm]
+            if what == PROPOSED and trial.number == len(study.asked):  # or the study itself has proposed it
+                study.repeat(trial.sampled)
+            elif what == ENDED or (what == WAITS and trial.is_waiting):
+                study.tell(trial)
+        self._heard = len(history)
+
+    def remaining(self) -> int:
+        """Count the trials still to be handed out; at most, where seconds are the budget."""
+        new = [self.trials[a] - len(self.ledger.of(a)) for a in self.studies if not self._is_spent(a)]
+        return len(self.unfinished) + sum(new)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the configuration of the next trial, None for not yet, or FINISHED when all is done.
+
+        As long as a trial runs, its worker may die, and it is to be handed out once more.
+        """
+        self.catch_up()
+        if not self.left:
+            return Searcher.FINISHED
+        if self.unfinished:
+            trial = self.ledger.trials[self.unfinished.pop(0)]
+        elif open_ := [a for a in self.studies if self._is_open(a)]:
+            trial = self._new_trial(open_)
+        elif self.handed:
+            return None  # and what runs may leave something of the budget that it is expected to spend
+        else:
+            return Searcher.FINISHED
+        self.left -= 1
+        self.handed[trial_id] = trial.name
+        return {
+            "algorithm": trial.algorithm,
+            "trial": trial.name,
+            "hyperparameters": trial.hyperparameters,
+            "seed": trial.seed,
+        }
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the studies how trials ended, which the ledger knows; hand out again what has not ended."""
+        self.catch_up()
+        name = self.handed.pop(trial_id, None)
+        if name is None:
+            return
+        trial = self.ledger.trials[name]
+        if trial.status is None and not trial.is_waiting:
+            self.unfinished.append(name)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the ledger is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: a searcher is rebuilt from the ledger."""
+
+    def _new_trial(self, open_: list[str]) -> Trial:
+        algorithm = min(open_, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
+        number = len(self.ledger.of(algorithm))
+        sampled = self.studies[algorithm].propose()
+        hyperparameters = spaces.resolve(self.space, algorithm, sampled)
+        seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
+        return self.ledger.propose(algorithm, sampled, hyperparameters, number == 0, seed)
+
+    def _is_spent(self, algorithm: str) -> bool:
+        seconds = self.space.budget.seconds
+        return seconds is not None and self.ledger.seconds(algorithm) >= seconds
+
+    def _is_open(self, algorithm: str) -> bool:
+        """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
+        seconds = self.space.budget.seconds
+        is_left = seconds is None or self._expected(algorithm) < seconds
+        return is_left and len(self.ledger.of(algorithm)) < self.trials[algorithm]
+
+    def _expected(self, algorithm: str) -> float:
+        """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""
+        seen = self.ledger.tasks(algorithm)
+        ahead = sum(self._ahead(trial) for trial in self.ledger.unfinished() if trial.algorithm == algorithm)
+        if self.space.budget.seconds is None:
+            return seen + ahead
+        spent = self.ledger.seconds(algorithm)
+        return spent + ahead * spent / max(seen, 1)
+
+    def _ahead(self, trial: Trial) -> int:
+        if trial.status is not None or trial.is_waiting:
+            return 0
+        return next((rung - trial.tasks_seen for rung in self.rungs if rung > trial.tasks_seen), 0)

@@ -1,0 +1,273 @@
+"""The Ray cluster that a search runs on: a local one of its own, or one that is joined by address."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from metabench.core import MetabenchError, OutOfOrder, signals
+from metabench.search.ray import failures, growth
+from metabench.search.ray.failures import GOES_ON, Avoided
+from metabench.storage import files, remote
+
+OBJECT_STORE = 100 * 2**20
+"""Bytes of shared memory of a local cluster; only configurations and results pass through it."""
+
+TRIALS_PER_GPU = 4
+"""Most trials that share one GPU."""
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray reports usage to its makers unless told not to
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # nor may these two, which Ray imports where they are installed
+    "WANDB_ERROR_REPORTING": "false",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data folders may be relative
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables would stand between our lines
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own TensorBoard files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C needs no last checkpoint: the ledger is on disk
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be writing
+    "TUNE_WARN_THRESHOLD_S": "5",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # nobody reads what Tune would save again and again
+    # Each trial runs in a thread of its own; with a heap for each, a worker keeps what every trial freed.
+    "MALLOC_ARENA_MAX": "1",
+}
+
+KNOCK_SECONDS = 10
+
+FORWARDED = {"METABENCH_DATA": "METABENCH_DRIVER_DATA", "METABENCH_CACHE": "METABENCH_DRIVER_CACHE"}
+"""Variables that a node may set itself, to the names under which it is told those of the driver."""
+
+
+class Share(NamedTuple):
+    """What each trial gets of a node."""
+
+    cpus: int = 1
+    gpus: float | None = None  # None: as many trials share one as there are cores for, up to a limit
+
+
+DEFAULT_SHARE = Share()
+
+
+class Cluster(NamedTuple):
+    """What a cluster offers to trials."""
+
+    slots: int  # trials at once
+    cpus: float  # of each trial
+    gpus: float  # of each trial
+    avoided: Avoided | None = None
+
+    def request(self) -> tune.PlacementGroupFactory:
+        """Return what a trial asks for."""
+        if self.avoided is not None:
+            return self.avoided.request(self.cpus, self.gpus)
+        return tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": self.gpus}])
+
+
+@contextlib.contextmanager
+def connect(
+    address: str | None,
+    folder: Path,
+    share: Share = DEFAULT_SHARE,
+    cpus: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    n_workers: int | None = None,
+) -> Iterator[Cluster]:
+    """Start Ray on this machine, or join the cluster at an address, and leave it in the end.
+
+    Args:
+        folder: search folder, which every node must see.
+        share: what each trial gets of a node.
+        cpus: cores of a local cluster; all where it is not given.
+        say: tells of nodes that are found to be out of order.
+        n_workers: nodes that a joined cluster may grow to; it stays as it is where this is not given.
+    """
+    with joined(address, cpus):
+        if address is not None:
+            with growth.first_node(workers) if n_workers is not None else contextlib.nullcontext():
+                _check_nodes(folder)
+        room = growth.expected(workers(), n_workers)
+        yield offer(room, share)._replace(avoided=Avoided(workers, say))
+
+
+@contextlib.contextmanager
+def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
+    """Start or join Ray, and leave it in the end."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in FORWARDED:
+        if name in os.environ:
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "include_dashboard": False,
+    }
+    # Ray lets in only who knows its token, and would leave a new one in the user's home for good.
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        with _own_handlers():
+            if address is None:
+                _begin(cpus, quiet)
+            else:
+                _join(address, quiet)
+        signals.keep_listening()
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep Ray from taking SIGTERM when it starts: the process would end with an exit code of Ray's."""
+    utils = ray._private.utils
+    theirs = utils.set_sigterm_handler
+    if signals.is_listening():
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
+
+
+def resources() -> dict[str, float]:
+    """Return what the nodes of the cluster have together."""
+    return ray.cluster_resources()
+
+
+def _begin(cpus: int | None, quiet: dict[str, Any]) -> None:
+    try:
+        # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
+        ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+    except Exception as error:  # a plain one, where one of its processes dies
+        raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    variables |= {told: os.environ[name] for name, told in FORWARDED.items() if name in os.environ}
+    del quiet["include_dashboard"]
+    try:
+        _knock(address)
+        ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise MetabenchError(
+            f"--address {address}: no Ray cluster can be joined there ({error}); start one with "
+            "`ray start --head`, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if it wants a token, "
+            "or leave --address out to use this machine"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Connect and hang up: Ray itself tries for minutes where nobody answers."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ValueError("it must be auto or HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+
+
+def offer(resources: dict[str, float], share: Share = DEFAULT_SHARE) -> Cluster:
+    """Divide what a cluster has among trials: cores, and GPUs or shares of them where there are any."""
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if cpus < share.cpus:
+        raise MetabenchError(
+            f"the cluster has {cpus} cores, and a trial takes {share.cpus}; add a worker node, or lower "
+            "--cpus-per-trial; of a cluster that grows, say by --workers how many nodes there may be"
+        )
+    slots = cpus // share.cpus
+    if share.gpus == 0 or not (gpus or share.gpus):
+        return Cluster(slots=slots, cpus=share.cpus, gpus=0)
+    if share.gpus is None:
+        in_one = min(TRIALS_PER_GPU, max(1, slots // gpus))
+        return Cluster(slots=gpus * in_one, cpus=share.cpus, gpus=1 / in_one)
+    if share.gpus > 1 and share.gpus != int(share.gpus):
+        raise MetabenchError(f"--gpus-per-trial {share.gpus:g}: must be a share of one GPU or a whole number")
+    fit = int(gpus // share.gpus) if share.gpus >= 1 else gpus * int(1 / share.gpus)
+    if not fit:
+        raise MetabenchError(f"--gpus-per-trial {share.gpus:g}: the cluster has {gpus} GPUs")
+    return Cluster(slots=min(slots, fit), cpus=share.cpus, gpus=share.gpus)
+
+
+def settle() -> None:
+    """Take the driver's folders, in a worker on a node that has none of its own."""
+    for name, told in FORWARDED.items():
+        if told in os.environ:
+            os.environ.setdefault(name, os.environ[told])
+
+
+def workers() -> list[dict[str, Any]]:
+    """List the nodes that trials may run on."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def ask_each(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Call a function on each node and return its results, or what Ray said instead, by node id.
+
+    A node that leaves meanwhile is left out: the search goes on without it.
+    """
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    pending = {
+        node["NodeID"]: remote.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(*arguments)
+        for node in workers()
+    }
+    found: dict[str, Any] = {}
+    for node, reference in pending.items():
+        try:
+            found[node] = ray.get(reference)
+        except ray.exceptions.TaskUnschedulableError:
+            continue
+        except ray.exceptions.RayError as error:
+            if any(other["NodeID"] == node for other in workers()):
+                found[node] = error
+    return found
+
+
+def describe() -> list[dict[str, Any]]:
+    """List the nodes that trials may run on, for people."""
+    return [
+        {
+            "address": node["NodeManagerAddress"],
+            "cpus": node["Resources"].get("CPU", 0.0),
+            "gpus": node["Resources"].get("GPU", 0.0),
+        }
+        for node in workers()
+    ]
+
+
+def _check_nodes(folder: Path) -> None:
+    """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
+    place = remote.place_of(folder)
+    found = ask_each(problem_of, place)
+    names = failures.names(workers())
+    blind = [f"{names.get(node, node[:8])}: {told}" for node, told in found.items() if told]
+    if blind:
+        advice = "give --out on a file system that all share, or --storage"
+        if remote.is_url(place):
+            advice = "a node needs its own credentials, by its environment or its role, and the library"
+        raise MetabenchError(f"{place}: not seen by cluster node(s); {advice}:\n" + "\n".join(blind))
+
+
+def problem_of(place: str) -> str:
+    """Say, on a node, why a search folder cannot be seen from there; nothing where it can."""
+    settle()
+    if not remote.is_url(place):
+        return "" if (Path(place) / files.SEARCH).exists() else "no such folder"
+    try:
+        found = remote.Copy(Path(), place).read(files.SEARCH)
+    except MetabenchError as error:
+        return str(error)
+    return "no such folder" if found is None else ""

@@ -1,0 +1,107 @@
+"""What each node of a cluster needs before trials start there: the data, and the very same as here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabench import data
+from metabench.core import MetabenchError, Splits
+from metabench.core.config import TaskConfig
+from metabench.data.reading import cache as _cache
+from metabench.search.ray import cluster, failures
+
+
+class Found(NamedTuple):
+    """What a node says of the data there."""
+
+    fingerprint: str  # empty where there is a problem
+    problem: str
+    root: str  # METABENCH_DATA
+
+
+def needs(task: TaskConfig, name: str, kept: Sequence[Path]) -> str:
+    """Say in a line which data each node needs, and where it looks for them.
+
+    Args:
+        name: of the loaded splits.
+        kept: files of the cache that loading used.
+    """
+    sources = data.sources(task)
+    files = "no files"
+    if sources:
+        place = sources[0] if len(sources) == 1 else sources[0].parent
+        files = f"{_size(_bytes_of(sources))} of files in {place}{_given('METABENCH_DATA')}"
+    cache = f"{_size(_bytes_of(kept))} decoded in {_cache.folder()}{_given('METABENCH_CACHE')}"
+    return f"each node needs {name}: {files}, {cache if kept else 'nothing in the cache'}"
+
+
+def _given(variable: str) -> str:
+    return f" ({variable})" if os.environ.get(variable) else f" ({variable} is not set)"
+
+
+def _bytes_of(paths: Iterable[Path]) -> int:
+    total = 0
+    for path in paths:
+        inside = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+        total += sum(file.stat().st_size for file in ([path] if path.is_file() else inside) if file.exists())
+    return total
+
+
+def _size(n_bytes: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes / 1000:.0f} kB"
+
+
+def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | None = None) -> None:
+    """Load the data once on each node, which leaves them decoded there, or refuse nodes that lack them.
+
+    Args:
+        address: of the cluster; None for this machine alone, whose cache has them since they were loaded.
+        fetch: whence a node without the data downloads them; None for nodes that must have them.
+    """
+    if address is None:
+        return
+    names = failures.names(cluster.workers())
+    problems = []
+    for node, told in cluster.ask_each(look, task.model_dump(mode="json"), fetch).items():
+        name = names.get(node, node[:8])
+        if isinstance(told, Exception):
+            told = ("", str(told).strip().splitlines()[-1], "")
+        found = Found(*told)
+        if found.problem:
+            problems.append(f"node {name}: {found.problem}")
+        elif found.fingerprint != splits.fingerprint:
+            problems.append(
+                f"node {name}: other data than here: fingerprint {found.fingerprint[:12]} there, "
+                f"{splits.fingerprint[:12]} here; METABENCH_DATA={found.root!r} there"
+            )
+    if problems:
+        raise MetabenchError("\n".join([*problems, _advice(task)]))
+
+
+def look(task: dict[str, Any], fetch: str | None = None) -> tuple[str, str, str]:
+    """Load the data in a worker on a node; return what `Found` holds."""
+    cluster.settle()
+    root = os.environ.get("METABENCH_DATA", "")
+    described = TaskConfig.model_validate(task)
+    try:
+        if fetch is not None:
+            data.obtain(described, fetch)
+        return data.load(described).fingerprint, "", root
+    except MetabenchError as error:
+        return "", str(error), root
+
+
+def _advice(task: TaskConfig) -> str:
+    fetch = ""
+    if data.get(task.dataset).fetch is not None:
+        fetch = f", or run `metabench datasets fetch {task.dataset}` there, or search with --fetch official"
+    return (
+        "To mend it, put the same files there, or set METABENCH_DATA to storage that all nodes share "
+        f"(on a node, before `ray start`; else yours is taken){fetch}"
+    )

@@ -1,0 +1,217 @@
+"""Recorded learning curves: what each setting scored on each validation task, at points on the way.
+
+They come from a file that `benchmarks/curves.py` wrote, where every setting was trained to the full budget,
+or from the folder of a search, where most were stopped early.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from metabench import data
+from metabench.core import MetabenchError, Objective
+from metabench.core.config import SearchSpace, problems
+from metabench.core.objectives import OBJECTIVES
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, Ledger, Trial
+from metabench.search.propose import warm
+from metabench.storage import files
+
+FORMAT = 1
+"""Raised when files are laid out otherwise."""
+
+ALPHABET = "".join(character for character in string.printable[:94] if character not in '"\\')
+"""A count of right answers is one character of this, so that a task takes one byte of a file."""
+
+Ending = Literal["whole", "diverged", "failed", "cut"]
+"""How a curve ends: at the full budget, where a number was not finite, by a crash, or cut off before."""
+
+
+class Point(NamedTuple):
+    """One setting after some tasks."""
+
+    tasks_seen: int
+    seconds: float  # of training so far
+    val_seconds: float  # of validation at this point, on every recorded task; 0 where `seconds` holds it
+    score: float | None  # mean over every recorded task, higher is better; None: it diverged
+    per_task: tuple[float, ...] = ()  # empty where tasks were not kept apart
+
+
+class Curve(NamedTuple):
+    """One setting's points, ascending."""
+
+    name: str
+    sampled: dict[str, Any]
+    points: tuple[Point, ...]
+    ending: Ending
+
+
+class Recording(NamedTuple):
+    """Curves of one search space."""
+
+    space: SearchSpace
+    objective: Objective
+    curves: dict[str, tuple[Curve, ...]]  # by algorithm, in the order they were recorded
+    points: tuple[int, ...]  # tasks seen at which all curves have a point, ascending; the last is the budget
+    n_tasks: int  # validation tasks of each point
+    is_per_task: bool
+    fingerprint: str  # of the data
+    known: Mapping[str, Any]  # algorithms to trials of an earlier search that this one was started with
+
+
+def pack(scores: Sequence[float], n_queries: int | None) -> str | list[float]:
+    """Write accuracies as counts of right answers, one character a task, where there are few queries.
+
+    Args:
+        scores: accuracies, or errors, of one setting at one point, a task each.
+        n_queries: queries of every task; None where tasks differ or are not judged by accuracy.
+    """
+    if n_queries is None or n_queries >= len(ALPHABET):
+        return [round(float(score), 6) for score in scores]
+    return "".join(ALPHABET[round(float(score) * n_queries)] for score in scores)
+
+
+def unpack(packed: str | Sequence[float], n_queries: int | None) -> list[float]:
+    """Read what `pack` wrote."""
+    if not isinstance(packed, str):
+        return [float(score) for score in packed]
+    if not n_queries:
+        raise ValueError("scores are packed, and queries are not told")
+    return [ALPHABET.index(character) / n_queries for character in packed]
+
+
+def read(paths: Sequence[Path]) -> Recording:
+    """Read files of curves and folders of searches, of one space but for its algorithms, as one recording.
+
+    A trial of a search that is still running is cut off at its last report.
+    """
+    twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+    if twice:
+        raise MetabenchError(f"{', '.join(twice)}: given twice; every curve can be played once")
+    found = [_read_folder(path) if path.is_dir() else _read_file(path) for path in paths]
+    first, *others = found
+    curves = dict(first.curves)
+    for path, other in zip(paths[1:], others, strict=True):
+        different = [key for key, value in _common(first).items() if _common(other)[key] != value]
+        if different:
+            raise MetabenchError(
+                f"{path}: differs from {paths[0]} in {', '.join(different)}; curves that are played together "
+                "must have these in common, so simulate them one by one"
+            )
+        for algorithm, own in other.curves.items():
+            if algorithm in curves:
+                own = tuple(curve._replace(name=f"{path}/{curve.name}") for curve in own)
+            curves[algorithm] = (*curves.get(algorithm, ()), *own)
+    blocks = {name: block for one in found for name, block in one.space.algorithms.items()}
+    known = first.known if not others else {}
+    space = first.space.model_copy(update={"algorithms": blocks})
+    return first._replace(space=space, curves=curves, known=known)
+
+
+def _common(recording: Recording) -> dict[str, Any]:
+    space = recording.space.model_dump(mode="json", include={"task", "network", "shared", "also"})
+    fields = ("points", "n_tasks", "is_per_task", "fingerprint")
+    return {**space, **{name: getattr(recording, name) for name in fields}}
+
+
+def _read_file(path: Path) -> Recording:
+    if not path.exists():
+        raise MetabenchError(
+            f"{path}: no such file; give a file of curves (benchmarks/curves.py records one) or the folder "
+            "of a search"
+        )
+    try:
+        header, *lines = files.read_lines(path)
+        if header["curves"] != FORMAT:
+            raise MetabenchError(f"{path}: has format {header['curves']}; this version reads {FORMAT}")
+        space = SearchSpace.model_validate(header["space"])
+        objective = OBJECTIVES[header["kind"]]
+        curves = tuple(_curve(line, header, objective, space.budget.tasks) for line in lines)
+        points = tuple(header["points"])
+        n_tasks, fingerprint = int(header["validation_tasks"]), str(header["data_fingerprint"])
+    except (KeyError, IndexError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise MetabenchError(
+            f"{path}: is no file of curves ({_brief(error)}); record one with benchmarks/curves.py, or give "
+            "the folder of a search"
+        ) from None
+    if not curves:
+        raise MetabenchError(f"{path}: holds no setting yet; let benchmarks/curves.py finish one")
+    own = {header["algorithm"]: curves}
+    return Recording(space, objective, own, points, n_tasks, True, fingerprint, {})
+
+
+def _curve(line: dict[str, Any], header: dict[str, Any], objective: Objective, tasks: int) -> Curve:
+    points = []
+    for report in line["reports"]:
+        point = Point(report["tasks_seen"], report["seconds"], report.get("val_seconds", 0.0), None)
+        if report["finite"]:
+            scores = [objective.sign * score for score in unpack(report["scores"], header["queries"])]
+            if len(scores) != header["validation_tasks"]:
+                raise ValueError(f"setting {line['number']} has scores of {len(scores)} tasks")
+            point = point._replace(score=sum(scores) / len(scores), per_task=tuple(scores))
+        points.append(point)
+    name = f"{header['algorithm']}-{line['number']:03d}"
+    return Curve(name, line["sampled"], tuple(points), _ending(points, tasks))
+
+
+def _ending(points: Sequence[Point], tasks: int) -> Ending:
+    if points and points[-1].score is None:
+        return "diverged"
+    return "whole" if points and points[-1].tasks_seen == tasks else "cut"
+
+
+def _brief(error: Exception) -> str:
+    """Say in one line what was wrong with a file; pydantic would take many."""
+    if isinstance(error, ValidationError):
+        return "; ".join(problems(error, SearchSpace))
+    return f"{type(error).__name__}: {error}"
+
+
+def _read_folder(folder: Path) -> Recording:
+    if not (folder / files.SEARCH).exists():
+        raise MetabenchError(f"{folder}: holds no search; give the folder that has {files.SEARCH} in it")
+    record = files.read_json(folder / files.SEARCH)
+    try:
+        space, fingerprint = SearchSpace.model_validate(record["space"]), str(record["data_fingerprint"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MetabenchError(
+            f"{folder}: its {files.SEARCH} is not one that this version reads ({_brief(error)}); simulate a "
+            "search of this version"
+        ) from None
+    objective = OBJECTIVES[data.get(space.task.dataset).kind]
+    ledger = Ledger(folder, 0, objective, is_driver=False)
+    n_tasks = space.budget.validation_tasks
+    curves: dict[str, tuple[Curve, ...]] = {}
+    for trial in ledger.trials.values():
+        if trial.reports or trial.status is not None:
+            own = curves.get(trial.algorithm, ())
+            curves[trial.algorithm] = (*own, _trial(ledger, trial, n_tasks))
+    if not curves:
+        raise MetabenchError(f"{folder}: no trial has reported yet; wait for one, or simulate another")
+    points = [point for own in curves.values() for curve in own for point in curve.points]
+    return Recording(
+        space.model_copy(update={"algorithms": {name: space.algorithms[name] for name in curves}}),
+        objective,
+        curves,
+        tuple(spaces.rungs(space.budget)),
+        n_tasks,
+        all(len(point.per_task) == n_tasks for point in points if point.score is not None),
+        fingerprint,
+        warm.known(folder),
+    )
+
+
+def _trial(ledger: Ledger, trial: Trial, n_tasks: int) -> Curve:
+    points, again = [], 0.0
+    for report in trial.reports:
+        again += report.get("borderline_seconds", 0.0)  # a second look is no part of the way
+        seen, score = report["tasks_seen"], report["val_score"] if report["finite"] else None
+        per_task = () if score is None else tuple(ledger.task_scores(trial.name, seen)[:n_tasks])
+        points.append(Point(seen, report["seconds"] - again, 0.0, score, per_task))
+    endings: dict[str | None, Ending] = {COMPLETE: "whole", DIVERGED: "diverged", FAILED: "failed"}
+    return Curve(trial.name, trial.sampled, tuple(points), endings.get(trial.status, "cut"))

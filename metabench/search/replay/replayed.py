@@ -1,0 +1,92 @@
+"""The study of one algorithm, confined to settings whose learning curves were recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from metabench.core.config import Choices, Range, SearchSpace
+from metabench.search.propose import samplers
+from metabench.search.propose.searcher import Study
+from metabench.search.replay.curves import Curve
+
+
+@dataclass
+class Deck:
+    """The recorded settings of an algorithm: those still to be played, and those that were."""
+
+    waiting: list[Curve]
+    played: list[Curve] = field(default_factory=list)  # by number of the trial
+    distances: list[float] = field(default_factory=list)  # from each proposal to what played it
+
+    def draw(self, parameters: Mapping[str, Any], proposed: Mapping[str, Any] | None) -> Curve:
+        """Take the setting nearest to a proposal, or without one the first, off the deck."""
+        near = [0.0]
+        if proposed is not None:
+            near = [distance(parameters, proposed, curve.sampled) for curve in self.waiting]
+        nearest = min(range(len(near)), key=near.__getitem__)
+        self.distances.append(near[nearest])
+        self.played.append(self.waiting.pop(nearest))
+        return self.played[-1]
+
+
+class RecordedStudy(Study):
+    """A study whose proposals are played by the nearest recorded setting that was not played yet.
+
+    The sampler is told the setting that was played, not the one that it proposed.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        algorithm: str,
+        seed: int,
+        known: Sequence[Mapping[str, Any]] = (),
+        *,
+        deck: Deck,
+        is_in_order: bool,
+    ) -> None:
+        """Draw from a deck, by what the sampler proposes or in the recorded order."""
+        super().__init__(space, algorithm, seed, known)
+        self.deck = deck
+        self.is_in_order = is_in_order
+
+    def propose(self) -> dict[str, Any]:
+        """Propose a recorded setting."""
+        number = len(self.asked)
+        proposed = None
+        if not self.is_in_order:
+            proposed = self.first[number] if number < len(self.first) else self._proposal(number)
+        return self.repeat(self.deck.draw(self.parameters, proposed).sampled)
+
+    def _proposal(self, number: int) -> dict[str, Any]:
+        """Ask a copy what the sampler would try: the study itself is asked for what is played."""
+        copy = samplers.start_study(self.space.budget.sampler)
+        copy.sampler = self._sampler(number)
+        copy.add_trials(self.study.get_trials(deepcopy=False))
+        return self.sample(copy.ask())
+
+
+def distance(parameters: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """Return how far two settings are apart: Euclidean, each parameter scaled to [0, 1], its log where `log`.
+
+    Choices that differ are 1 apart, and so is a parameter that only one of the two has.
+    """
+    squares = []
+    for name, parameter in parameters.items():
+        if (name in a) != (name in b):
+            squares.append(1.0)
+        elif name in a and isinstance(parameter, Range):
+            squares.append((_unit(parameter, a[name]) - _unit(parameter, b[name])) ** 2)
+        elif name in a and isinstance(parameter, Choices):
+            squares.append(float(a[name] != b[name]))
+    return math.sqrt(sum(squares))
+
+
+def _unit(parameter: Range, value: float) -> float:
+    low, high = float(parameter.low), float(parameter.high)
+    if parameter.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low)

@@ -1,0 +1,135 @@
+"""The confirmation: the best settings of each algorithm meet fresh meta-validation tasks, and one is chosen.
+
+The figures that a search has selected for are too good by the selection itself; those on fresh tasks are not.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from metabench.core import MetabenchError, Objective, Splits
+from metabench.core.config import RunConfig, SearchSpace
+from metabench.data.tasks import frozen
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import Ledger, Trial, ranked
+from metabench.search.progress.watch import Watch
+from metabench.search.ray import worker
+from metabench.search.ray.cluster import Cluster
+from metabench.search.ray.jobs import run_all
+from metabench.storage import files, remote
+from metabench.storage.tensors import Damaged
+from metabench.training import evaluate, loop
+
+
+def choose(
+    folder: Path, space: SearchSpace, ledger: Ledger, cluster: Cluster, watch: Watch
+) -> dict[str, Any]:
+    """Confirm the candidates that are not confirmed yet, and return and write down the setting to go on with.
+
+    Candidates are the trials that reached the highest rung, best meta-validation score first. An algorithm
+    of which no trial was ever judged has no chosen setting: None.
+    """
+    if (folder / files.CHOSEN).exists():
+        return dict(files.read_json(folder / files.CHOSEN))
+    candidates = {a: ranked(ledger.of(a))[: space.budget.confirm_top] for a in space.algorithms}
+    described = space.model_dump(mode="json")
+    jobs = {
+        trial.name: (remote.place_of(folder), described, trial.algorithm, trial.line(ledger.objective))
+        for trials in candidates.values()
+        for trial in trials
+        if not _path(folder, trial).exists()
+    }
+    watch.say(f"confirming {len(jobs)} settings on {space.budget.confirm_tasks} fresh meta-validation tasks")
+
+    def done(name: str, result: dict[str, Any]) -> None:
+        if note := result.pop("note"):
+            watch.say(f"{name}: {note}")
+        files.write_json(folder / files.CONFIRM / f"{name}.json", result)
+
+    errors = run_all(confirm_trial, jobs, cluster, done)
+    if errors:
+        listed = "\n".join(f"  {name}: {error.splitlines()[-1]}" for name, error in errors.items())
+        raise MetabenchError(
+            f"{folder}: not confirmed, so nothing is chosen; the same command tries again\n{listed}"
+        )
+    chosen = {algorithm: _best(folder, trials, ledger.objective) for algorithm, trials in candidates.items()}
+    files.write_json(folder / files.CHOSEN, chosen)
+    return chosen
+
+
+def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[str, Any]) -> dict[str, Any]:
+    """Score a trial's last state on the confirmation's tasks, in a worker."""
+    device = worker.prepare()
+    parsed = SearchSpace.model_validate(space)
+    rungs = spaces.rungs(parsed.budget)
+    run = spaces.run_config(parsed, algorithm, line["hyperparameters"], line["seed"], rungs)
+    splits = worker.splits(run.task, place)
+    checkpoint = remote.work_in(place) / line["checkpoint"]
+    remote.refresh(checkpoint)
+    state, note = _state(run, splits, checkpoint, line["tasks_seen"], device)
+    remote.forget(checkpoint)
+    net = loop.build(run, splits)
+    tasks = frozen.frozen(splits, "meta_validation", run.task, parsed.budget.confirm_tasks, "confirm")
+    images = splits.meta_validation.images.to(device)
+    score = evaluate.evaluate(net.algorithm, net.net, state.meta, state.buffers, net.h, images, tasks)
+    return {
+        "trial": line["trial"],
+        "algorithm": algorithm,
+        "hyperparameters": line["hyperparameters"],
+        net.net.objective.metric: score.score.tolist(),
+        "tasks_hash": tasks.hash,
+        "note": note,
+    }
+
+
+def _state(
+    run: RunConfig, splits: Splits, checkpoint: Path, tasks_seen: int, device: str
+) -> tuple[loop.State, str]:
+    """Read a trial's last state, or train it again from what is whole, and say so."""
+    damaged, before = [], None
+    for name in loop.STATES:
+        try:
+            before = loop.load_state(checkpoint, run, splits, device, name)
+        except FileNotFoundError:
+            damaged.append(f"{checkpoint / name}: is gone")
+        except Damaged as error:
+            damaged.append(str(error))
+        else:
+            break
+    if before is not None and before.tasks_seen == tasks_seen:
+        return before, ""
+    for _, state in loop.train(run, splits, device=device, state=before):
+        if state.tasks_seen == tasks_seen:
+            loop.save_state(checkpoint, state)
+            return state, f"{'; '.join(damaged)}; trained again"
+    raise AssertionError(f"{checkpoint}: trained again, it does not come to {tasks_seen} tasks")
+
+
+def _path(folder: Path, trial: Trial) -> Path:
+    return folder / files.CONFIRM / f"{trial.name}.json"
+
+
+def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, Any] | None:
+    """Return the candidate with the best confirmed mean; of equals, the one ranked first."""
+    metric, sign = objective.metric, objective.sign
+    scores = {trial.name: sign * _mean(files.read_json(_path(folder, trial))[metric]) for trial in trials}
+    # A candidate that is not finite on some fresh task stands behind all others.
+    order = {name: score if math.isfinite(score) else -math.inf for name, score in scores.items()}
+    best = max(trials, key=lambda trial: order[trial.name], default=None)
+    if best is None or best.score is None:
+        return None
+    return {
+        "trial": best.name,
+        "hyperparameters": best.hyperparameters,
+        "is_default": best.is_default,
+        f"val_{metric}": sign * best.score,
+        f"confirm_{metric}": sign * scores[best.name],
+    }
+
+
+def _mean(figures: list[float | None]) -> float:
+    """Average over tasks; null, as a number that is not finite is written, makes the mean NaN."""
+    return statistics.fmean(math.nan if figure is None else figure for figure in figures)

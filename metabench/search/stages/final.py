@@ -1,0 +1,231 @@
+"""The final stage: chosen and published settings over several seeds, then meta-test, opened once for all."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabench import PROTOCOL
+from metabench.core import Objective, Splits, metrics
+from metabench.core.config import RunConfig, SearchSpace, TaskConfig
+from metabench.core.objectives import OBJECTIVES
+from metabench.data.tasks import frozen
+from metabench.data.tasks.frozen import FrozenTasks
+from metabench.search import space as spaces
+from metabench.search.folder import changes, is_of_workers
+from metabench.search.progress.watch import Watch
+from metabench.search.ray import worker
+from metabench.search.ray.cluster import Cluster
+from metabench.search.ray.jobs import run_all
+from metabench.storage import files, remote
+from metabench.storage.tensorboard import Events
+from metabench.storage.tensors import Damaged
+from metabench.training import evaluate
+from metabench.training import run as runs
+
+REPORTS = 10
+"""Meta-validations of a final run, evenly spaced; the weights of the best one are tested."""
+
+
+class Run(NamedTuple):
+    """One final run; a published setting that was also chosen is trained once and copied."""
+
+    name: str
+    config: RunConfig
+    copy_of: str | None
+
+
+def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
+    """List the final runs: every algorithm, tuned and default, over the seeds."""
+    tasks = space.budget.tasks
+    rungs = sorted({max(1, tasks * step // REPORTS) for step in range(1, REPORTS + 1)})
+    planned = []
+    for algorithm in space.algorithms:
+        published = spaces.resolve(space, algorithm, spaces.defaults(space, algorithm))
+        tuned = chosen[algorithm] and chosen[algorithm]["hyperparameters"]
+        for k in range(space.budget.seeds):
+            names = {variant: f"{algorithm}-{variant}-seed{k}" for variant in ("tuned", "default")}
+            for variant, values in (("tuned", tuned), ("default", published)):
+                if values is not None:
+                    config = spaces.run_config(space, algorithm, values, seed + k, rungs)
+                    is_copy = variant == "default" and values == tuned
+                    planned.append(Run(names[variant], config, names["tuned"] if is_copy else None))
+    return planned
+
+
+def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch) -> None:
+    """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
+    final = folder / files.FINAL
+    _set_aside(folder, planned)
+    open_runs = [run for run in planned if run.copy_of is None and not runs.is_finished(final / run.name)]
+    place = remote.place_of(folder)
+    jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
+    watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
+    counted = iter(range(1, len(jobs) + 1))
+
+    def done(name: str, found: tuple[float | None, str]) -> None:
+        score, note = found
+        if note:
+            watch.say(f"{name}: {note}")
+        remote.remove(final / name / files.ERROR)
+        told = "diverged"
+        if score is not None:
+            told = f"{metrics.tell(objective.metric, objective.sign * score)} on meta-validation"
+        watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {told}")
+
+    def progress(name: str) -> int:
+        remote.refresh(final / name, skip=is_of_workers)
+        return len(files.read_lines(final / name / files.REPORTS))
+
+    for name, error in run_all(train_one, jobs, cluster, done, progress).items():
+        files.write_text(final / name / files.ERROR, error)
+        watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / files.ERROR})")
+    remote.refresh(folder, skip=is_of_workers)
+    for run in planned:
+        if run.copy_of is not None and (final / run.copy_of).exists() and not (final / run.name).exists():
+            _copy(final / run.copy_of, final / run.name)
+
+
+def _set_aside(folder: Path, planned: list[Run]) -> None:
+    """Move away the runs of a choice that was made before the search was extended."""
+    where = changes.earlier(folder)
+    for run in planned:
+        path = folder / files.FINAL / run.name / files.CONFIG
+        if where is not None and path.exists():
+            wanted = json.loads(run.config.model_dump_json())
+            if files.read_json(path)["run"] != wanted:
+                changes.move(folder, [f"{files.FINAL}/{run.name}"], where)
+
+
+def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | None, str]:
+    """Train one final run in a worker; return its best score, None if it diverged, and a note."""
+    device = worker.prepare()
+    run = RunConfig.model_validate(config)
+    splits = worker.splits(run.task, place)
+    search = remote.work_in(place)
+    folder = search / files.FINAL / name
+    remote.refresh(folder)
+    damaged: list[str] = []
+    board = search / files.TENSORBOARD / "_final" / name
+    events = Events(board)
+    events.hparams_run({"algorithm": run.algorithm, **run.hyperparameters}, name.rpartition("-seed")[0])
+    events.close()
+    train_run = functools.partial(
+        runs.train_run, run, splits, folder, device=device, tensorboard=board, damaged=damaged.append
+    )
+    try:
+        train_run()
+    except Damaged as error:
+        damaged.append(str(error))
+        runs.forget(folder)
+        train_run()
+    reports = files.read_lines(folder / files.REPORTS)
+    note = f"{'; '.join(damaged)}; trained again" if damaged else ""
+    return max((line["val_score"] for line in reports if line["finite"]), default=None), note
+
+
+def _copy(source: Path, target: Path) -> None:
+    remote.refresh(source)
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    temporary.rename(target)
+    remote.put(target)
+
+
+def test_all(
+    folder: Path, space: SearchSpace, splits: Splits, planned: list[Run], cluster: Cluster, watch: Watch
+) -> None:
+    """Open meta-test for all final runs at once, and record that it was opened before looking."""
+    final, n_tasks = folder / files.FINAL, space.budget.test_tasks
+    tested = [run.name for run in planned if (final / run.name / files.WEIGHTS).exists()]
+    tasks = frozen.frozen(splits, "meta_test", space.task, n_tasks, "test")
+    record = {**_record(folder, space, splits, tasks.hash, tested), "gpus": cluster.gpus}
+    files.write_json(folder / files.META_TEST, record)
+    _write_baseline(final, splits, tasks)
+    closed = [name for name in tested if not _is_tested_on(final / name / files.TEST, tasks)]
+    task = space.task.model_dump(mode="json")
+    jobs = {name: (task, remote.place_of(folder), name, n_tasks) for name in closed}
+    watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
+
+    def done(name: str, note: str) -> None:
+        if note:
+            watch.say(f"{name}: {note}")
+
+    errors = run_all(test_one, jobs, cluster, done)
+    for name, error in errors.items():
+        watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
+    remote.refresh(folder, skip=is_of_workers)
+    if not errors:
+        files.write_json(folder / files.META_TEST, {**record, "finished": _now()})
+
+
+def _is_tested_on(path: Path, tasks: FrozenTasks) -> bool:
+    return path.exists() and files.read_json(path)["tasks_hash"] == tasks.hash
+
+
+def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
+    """Score what learns nothing on the meta-test tasks: nearest mean, or predicting zero."""
+    images, metric = splits.meta_test.images, OBJECTIVES[splits.kind].metric
+    known = {"protocol": PROTOCOL, "tasks_hash": tasks.hash}
+    if splits.kind == "classification":
+        found = evaluate.nearest_mean(images, tasks).score.tolist()
+        files.write_json(final / files.NEAREST_MEAN, {**known, metric: found})
+        return
+    (group,) = tasks.groups  # functions have one shape
+    y = frozen.gather(images, group.indices, group.shape).query.y  # [T, Q, 1]
+    files.write_json(final / files.ZERO, {**known, metric: y.square().mean((1, 2)).tolist()})
+
+
+def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
+    """Test one final run in a worker; return a note."""
+    device = worker.prepare()
+    splits = worker.splits(TaskConfig.model_validate(task), place)
+    folder = remote.work_in(place) / files.FINAL / name
+    remote.refresh(folder)
+    note = ""
+    try:
+        runs.test_run(folder, splits, n_tasks, device)
+    except Damaged as error:
+        runs.forget(folder)
+        train_one(runs.read_config(folder).model_dump(mode="json"), place, name)
+        runs.test_run(folder, splits, n_tasks, device)
+        note = f"{error}; trained again"
+    return note
+
+
+def is_tested(folder: Path) -> bool:
+    """Tell whether meta-test was opened and every run was scored."""
+    path = folder / files.META_TEST
+    return path.exists() and files.read_json(path)["finished"] is not None
+
+
+def _record(
+    folder: Path, space: SearchSpace, splits: Splits, tasks_hash: str, names: list[str]
+) -> dict[str, Any]:
+    path = folder / files.META_TEST
+    before = files.read_json(path) if path.exists() else {"opened": _now()}
+    earlier = list(folder.glob(f"{changes.EARLIER}/*/{files.META_TEST}"))
+    described = json.dumps(space.model_dump(mode="json"), sort_keys=True)
+    return {
+        "protocol": PROTOCOL,
+        "opened": before["opened"],
+        "finished": None,
+        "config_hash": hashlib.sha256(described.encode()).hexdigest(),
+        "data_fingerprint": splits.fingerprint,
+        "tasks": space.budget.test_tasks,
+        "tasks_hash": tasks_hash,
+        "times_opened": len(earlier) + 1,
+        "runs": names,
+        "code": files.code_hash(),
+        **files.environment(),
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,154 @@
+"""What a search would do, before it is started: how many trials where, how long, at what cost."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from metabench import data
+from metabench.core import Splits
+from metabench.core.config import SearchSpace
+from metabench.data.tasks import frozen, sampling
+from metabench.search import space as spaces
+from metabench.search.propose.searcher import Study
+from metabench.search.ray import cluster
+from metabench.search.stages import final
+from metabench.training import evaluate, loop
+
+SETTINGS = 3
+"""Settings of an algorithm whose speed is measured: the published one, then some as a search samples them."""
+
+SECONDS = 2.0
+"""For how long each is trained to measure its speed, beyond its first step."""
+
+VALIDATED = 20
+"""Tasks that are adapted to and predicted to measure what evaluation takes."""
+
+
+class Pace(NamedTuple):
+    """Seconds that one process takes for a task, averaged over settings."""
+
+    training: float
+    evaluation: float
+    slowest: float  # training, of the slowest of the settings
+
+
+def plan(space: SearchSpace, address: str | None, seed: int, share: cluster.Share) -> dict[str, Any]:
+    """Measure each algorithm's speed here, and work out what the whole search takes; starts no trial.
+
+    Args:
+        share: what each trial gets of a node.
+    """
+    splits = data.load(space.task)
+    data.check(space.task, splits)
+    found, nodes = _where(address, share)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    algorithms = {}
+    for name in space.algorithms:
+        pace = measure(space, name, splits, seed, device)
+        algorithms[name] = {**pace._asdict(), **cost(space, name, pace)}
+    seconds = sum(own["seconds"] for own in algorithms.values())
+    chain = max(own["longest_run_seconds"] for own in algorithms.values())
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "slots": found.slots,
+        "gpus_per_trial": found.gpus,
+        "nodes": nodes,
+        "rungs": spaces.rungs(space.budget),
+        "algorithms": algorithms,
+        "accelerator_hours": seconds * (found.gpus or 1) / 3600,
+        "at_most_accelerator_hours": sum(own["at_most_seconds"] for own in algorithms.values())
+        * (found.gpus or 1)
+        / 3600,
+        "hours": max(seconds / found.slots, 2 * chain) / 3600,  # a trial and a final run follow each other
+    }
+
+
+def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
+    """Work out what an algorithm takes in tasks and seconds of one process."""
+    budget, rungs = space.budget, spaces.rungs(space.budget)
+    n_trials = spaces.n_trials(space, algorithm)
+    factor = 1 if budget.scheduler == "none" else budget.reduction_factor
+    expected = reaching(n_trials, rungs, factor)
+    steps = [rung - before for rung, before in zip(rungs, [0, *rungs], strict=False)]
+    trained = sum(n * step for n, step in zip(expected, steps, strict=True)) * pace.training
+    taken = trained + sum(expected) * budget.validation_tasks * pace.evaluation
+    if budget.seconds is not None and taken > 0:
+        expected = [n * min(1.0, budget.seconds / taken) for n in expected]
+    tasks = sum(n * step for n, step in zip(expected, steps, strict=True))
+    validated = sum(expected) * budget.validation_tasks + budget.confirm_top * budget.confirm_tasks
+    runs = 2 * budget.seeds  # tuned and default
+    own_run = budget.tasks * pace.training + final.REPORTS * budget.validation_tasks * pace.evaluation
+    after = runs * (own_run + budget.test_tasks * pace.evaluation)
+    every = n_trials * (budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation)
+    if budget.seconds is not None:
+        every = min(every, budget.seconds)
+    return {
+        "trials": n_trials,
+        "trials_at_rungs": [round(n, 1) for n in expected],
+        "trial_tasks": round(tasks),
+        "final_runs": runs,
+        "final_tasks": runs * budget.tasks,
+        "seconds": tasks * pace.training + validated * pace.evaluation + after,
+        "at_most_seconds": every + budget.confirm_top * budget.confirm_tasks * pace.evaluation + after,
+        "longest_run_seconds": own_run,
+    }
+
+
+def reaching(n_trials: int, rungs: list[int], reduction_factor: int) -> list[float]:
+    """Return how many trials are expected to run towards each rung, if one in so many passes each."""
+    return [max(1.0, n_trials / reduction_factor**k) for k in range(len(rungs))]
+
+
+def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, device: str) -> Pace:
+    """Time some meta-steps and evaluations of an algorithm in this process, on one thread."""
+    torch.set_num_threads(1)
+    study = Study(space, algorithm, seed)
+    n_settings = SETTINGS if spaces.n_trials(space, algorithm) > 1 else 1
+    timed = []
+    for _ in range(n_settings):
+        values = spaces.resolve(space, algorithm, study.propose())
+        timed.append(_time_one(space, algorithm, values, splits, device))
+    training = [seconds for seconds, _ in timed]
+    evaluation = statistics.fmean(seconds for _, seconds in timed)
+    return Pace(statistics.fmean(training), evaluation, max(training))
+
+
+def _time_one(
+    space: SearchSpace, algorithm: str, values: dict[str, Any], splits: Splits, device: str
+) -> tuple[float, float]:
+    """Return seconds a task of meta-training and of evaluation."""
+    run = spaces.run_config(space, algorithm, values, 0, spaces.rungs(space.budget))
+    learner = loop.build(run, splits)
+    state = loop.start(run, learner, device)
+    split = splits.meta_train._replace(images=splits.meta_train.images.to(device))
+    source = sampling.pool(split, run.task)
+    training = 0.0
+    if learner.algorithm.is_trained:
+        batch = learner.h.task_batch_size
+        state, logs = loop.meta_step(run, learner, source, state, batch)
+        float(logs["loss"])  # waits for the device
+        begun, seen = time.perf_counter(), state.tasks_seen
+        while time.perf_counter() - begun < SECONDS or state.tasks_seen == seen:
+            state, logs = loop.meta_step(run, learner, source, state, batch)
+            float(logs["loss"])
+        training = (time.perf_counter() - begun) / (state.tasks_seen - seen)
+    n_tasks = min(VALIDATED, space.budget.validation_tasks)
+    tasks = frozen.frozen(splits, "meta_validation", run.task, n_tasks, "search")
+    images = splits.meta_validation.images.to(device)
+    begun = time.perf_counter()
+    evaluate.evaluate(learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks)
+    return training, (time.perf_counter() - begun) / n_tasks
+
+
+def _where(address: str | None, share: cluster.Share) -> tuple[cluster.Cluster, list[dict[str, Any]]]:
+    if address is not None:
+        with cluster.joined(address):
+            return cluster.offer(cluster.resources(), share), cluster.describe()
+    cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    here = {"address": "this machine", "cpus": cpus, "gpus": gpus}
+    return cluster.offer({"CPU": cpus, "GPU": gpus}, share), [here]

@@ -1,0 +1,56 @@
+"""Files of tensors and some text: written all or nothing, and refused where a bit is not what was written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from metabench.core import MetabenchError, Tree, trees
+from metabench.storage import files
+
+CHECKSUM = "sha256"
+"""Entry of a file's text; safetensors itself notices a file that is cut off, but no bit that was flipped."""
+
+DIGITS = 64
+"""Length of it."""
+
+
+class Damaged(MetabenchError):
+    """A file is not what was written to it."""
+
+
+def save(path: Path, tree: Tree, text: Mapping[str, str]) -> None:
+    """Write a nested dict of tensors and some text to one safetensors file, all or nothing."""
+    flat = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in trees.items(tree)}
+    files.write_bytes(path, to_bytes(flat, metadata={**text, CHECKSUM: _checksum(flat, text)}))
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `save` wrote: dotted names to tensors, and the text; raise `Damaged` where it is not that."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            text = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise Damaged(f"{path}: is damaged: {error}") from error
+    known = text.pop(CHECKSUM, None)
+    # Files of the first versions have none; one whose name is damaged still has its length.
+    has_none = known is None and DIGITS not in map(len, text.values())
+    if not has_none and known != _checksum(flat, text):
+        raise Damaged(f"{path}: is damaged: it is not what was written, by its checksum")
+    return {name: tensor.to(device) for name, tensor in flat.items()}, text
+
+
+def _checksum(flat: Mapping[str, Tensor], text: Mapping[str, str]) -> str:
+    found = hashlib.sha256(repr(sorted(text.items())).encode())
+    for name in sorted(flat):
+        tensor = flat[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

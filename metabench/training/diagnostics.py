@@ -1,0 +1,141 @@
+"""What one asks of a trained learner beside its mean: how it adapts, where it fails, how sure it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metabench import stats
+from metabench.core import Algorithm, Net, Task, Tree
+from metabench.data.tasks import frozen
+from metabench.data.tasks.frozen import FrozenTasks
+from metabench.training import evaluate
+
+STEPS = 10
+"""Inner steps up to which adaptation is followed."""
+
+INNER_STEPS = ("eval_steps", "inner_steps")
+"""The setting that says how many inner steps evaluation takes: the first of these that a learner has."""
+
+TASKS = 100
+"""Tasks that are looked at, at most: the first of the frozen ones."""
+
+FOLLOWED = 40
+"""Of these, how many are followed over inner steps, which costs as much as all else a dozen times."""
+
+BINS = 15
+"""Equal bins of confidence for the calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
+
+WORST = 0.1
+"""Share of the tasks whose mean is that of the worst."""
+
+
+def diagnose(
+    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, images: Tensor, tasks: FrozenTasks
+) -> dict[str, Any]:
+    """Look at the first frozen tasks closely.
+
+    Returns:
+        tasks: how many were looked at.
+        worst_tenth: mean accuracy (or error) of the worst tenth of the tasks.
+        calibration_error: expected calibration error in [0, 1]; None for regression.
+        followed: how many of them were followed over inner steps.
+        over_steps: accuracy (or error) after 0, 1, ... inner steps; None without an inner loop.
+        diverged: share of tasks whose support loss is higher after the inner loop than before, or not
+            finite; None without an inner loop.
+    """
+    tasks = frozen.first(tasks, TASKS)
+    learned = (algorithm, net, meta, buffers)
+    scored = _score(*learned, h, images, tasks)
+    worst = _worst(net.objective.sign * scored["score"])
+    found = {
+        "tasks": len(scored["score"]),
+        "worst_tenth": net.objective.sign * worst,
+        "calibration_error": _calibration_error(scored) if "count" in scored else None,
+        "followed": 0,
+        "over_steps": None,
+        "diverged": None,
+    }
+    steps = over_steps(h)
+    if len(steps) == 1:
+        return found
+    few = frozen.first(tasks, FOLLOWED)
+    followed = [_score(*learned, changed, images, few) for _, changed in steps]
+    before = followed[0]["support_loss"]
+    after = scored["support_loss"][: len(before)]
+    return {
+        **found,
+        "followed": len(before),
+        "over_steps": [_point(step, each["score"]) for step, each in enumerate(followed)],
+        "diverged": float((~(after <= before)).mean()),  # also where either is NaN
+    }
+
+
+def over_steps(h: Any) -> list[tuple[int, Any]]:
+    """Return settings for evaluation after 0, 1, ... inner steps; without an inner loop, the given ones."""
+    setting = next((name for name in INNER_STEPS if hasattr(h, name)), None)
+    if setting is None:
+        return [(0, h)]
+    return [(step, dataclasses.replace(h, **{setting: step})) for step in range(STEPS + 1)]
+
+
+def _score(
+    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, images: Tensor, tasks: FrozenTasks
+) -> dict[str, NDArray[np.float64]]:
+    def look(net: Net, task: Task) -> Tree:
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
+        outputs = algorithm.predict(net, learner, task.query.x)
+        at_support = algorithm.predict(net, learner, task.support.x)
+        found = {
+            "score": net.objective.score(outputs, task.query.y),
+            "support_loss": net.objective.loss(at_support, task.support.y),
+        }
+        if net.objective.metric == "accuracy":
+            found |= _binned(outputs, task.query.y)
+        return found
+
+    return evaluate.over(look, net, images, tasks)
+
+
+def _binned(logits: Tensor, y: Tensor) -> Tree:
+    """Count a task's queries by the confidence of the guess, and add up confidence and hits: [BINS]."""
+    confidence, guess = logits.softmax(-1).max(-1)
+    place = (confidence * BINS).long().clamp(max=BINS - 1)
+    belongs = (place[:, None] == torch.arange(BINS, device=y.device)).to(logits.dtype)  # [n, BINS]
+    hits = (guess == y).to(logits.dtype)
+    return {"count": belongs.sum(0), "confidence": confidence @ belongs, "hits": hits @ belongs}
+
+
+def _calibration_error(scored: dict[str, NDArray[np.float64]]) -> float:
+    count, confidence, hits = (scored[key].sum(0) for key in ("count", "confidence", "hits"))
+    return float(np.abs(confidence - hits).sum() / count.sum())
+
+
+def _worst(score: NDArray[np.float64]) -> float:
+    n_worst = max(1, math.ceil(WORST * len(score)))
+    return float(np.sort(score)[:n_worst].mean())
+
+
+def _point(step: int, score: NDArray[np.float64]) -> dict[str, float]:
+    interval = stats.mean_interval(score)
+    return {"step": step, "mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
+
+
+def scalars(found: dict[str, Any], metric: str) -> list[tuple[int, dict[str, float]]]:
+    """Turn a diagnosis into TensorBoard's scalars: (inner step, values by tag)."""
+    once = {
+        f"diagnostics/{key}": found[key]
+        for key in ("worst_tenth", "calibration_error", "diverged")
+        if found[key] is not None
+    }
+    curve = [
+        (point["step"], {f"diagnostics/{metric}_over_inner_steps": point["mean"]})
+        for point in found["over_steps"] or []
+    ]
+    return [(0, once), *curve]

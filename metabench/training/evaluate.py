@@ -1,0 +1,105 @@
+"""Adapt and predict over frozen tasks; meta-validation and meta-test are this one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metabench import algorithms, nets
+from metabench.core import Algorithm, Net, Objective, Task, Tree
+from metabench.core.config import NetworkConfig
+from metabench.data.tasks import frozen, sampling
+from metabench.data.tasks.frozen import FrozenTasks, Group
+from metabench.training import vectorise
+from metabench.training.graphs.trace import Tape
+
+BLOCK = 50
+"""Tasks that are gathered and adapted at once."""
+
+
+class Evaluation(NamedTuple):
+    """The figure and the mean loss of each task's queries."""
+
+    score: NDArray[np.float64]  # [T], accuracy in [0, 1] or error
+    loss: NDArray[np.float64]  # [T]
+
+
+def evaluate(
+    algorithm: Algorithm,
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    h: Any,
+    images: Tensor,
+    tasks: FrozenTasks,
+    tape: Tape | None = None,
+) -> Evaluation:
+    """Adapt to each frozen task's support set and score its queries.
+
+    Args:
+        tape: of one algorithm, network and settings, where the same is done again and again.
+    """
+
+    def score(net: Net, task: Task, meta: Tree, buffers: Tree) -> Tree:
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
+        logits = algorithm.predict(net, learner, task.query.x)
+        return _scores(net.objective, logits, task.query.y)
+
+    return Evaluation(**over(score, net, images, tasks, meta, buffers, tape=tape))
+
+
+def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
+    """Score the nearest class mean of raw pixels by cosine: the floor for anything that learns."""
+    baseline = algorithms.get("nearest_mean")
+    most = max(group.shape.way for group in tasks.groups)
+    net = nets.build(NetworkConfig(name="mlp"), most, frozen.input_shape(images))  # only for the ways
+
+    def score(net: Net, task: Task) -> Tree:
+        learner = baseline.adapt(net, {}, {}, task.support, None)
+        return _scores(net.objective, baseline.predict(net, learner, task.query.x), task.query.y)
+
+    return Evaluation(**over(score, net, images, tasks))
+
+
+def _scores(objective: Objective, outputs: Tensor, y: Tensor) -> Tree:
+    return {"score": objective.score(outputs, y), "loss": objective.loss(outputs, y)}
+
+
+def over(
+    function: Callable[..., Tree],
+    net: Net,
+    images: Tensor,
+    tasks: FrozenTasks,
+    *shared: Tree,
+    tape: Tape | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Apply a function of a network, one task and what tasks share to every frozen task.
+
+    Args:
+        function: returns a dict of tensors.
+
+    Returns:
+        Arrays [T, ...] by the names in that dict.
+    """
+    blocks, positions = [], []
+    size = vectorise.at_once(net, images.device, BLOCK)
+    for group in tasks.groups:
+
+        def applied(part: slice, group: Group = group) -> Tree:
+            block = frozen.gather(images, sampling.part(group.indices, part), group.shape)
+            sized = vectorise.for_tasks(net, block)
+            name = ("evaluation", sized.way)
+            return vectorise.per_task(partial(function, sized), block, *shared, tape=tape, name=name)
+
+        found, size = vectorise.in_parts(applied, len(group.positions), size)
+        blocks += found
+        positions.append(group.positions)
+    order = torch.cat(positions).argsort()
+    whole = {key: torch.cat([block[key] for block in blocks]).double().cpu() for key in blocks[0]}
+    return {key: values[order].numpy() for key, values in whole.items()}

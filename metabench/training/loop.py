@@ -1,0 +1,281 @@
+"""Meta-training: one meta-step, and the generator that yields a Report at each rung."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metabench import algorithms, nets, stats
+from metabench.core import (
+    Algorithm,
+    Logs,
+    MetabenchError,
+    Net,
+    Objective,
+    Report,
+    Splits,
+    Task,
+    Tree,
+    seeds,
+    trees,
+)
+from metabench.core import device as memory
+from metabench.core.config import RunConfig
+from metabench.core.objectives import OBJECTIVES
+from metabench.data.tasks import augment, frozen, sampling
+from metabench.data.tasks.sampling import Pool
+from metabench.storage import remote, tensors
+from metabench.training import profile, vectorise
+from metabench.training.evaluate import Evaluation, evaluate
+from metabench.training.graphs.trace import Tape
+
+LISTEN = 50
+"""How often in a full run the listener hears of meta-training."""
+
+STATES = ("state.safetensors", "previous.safetensors")
+"""Files of the last two states of a run, in its folder of states."""
+
+Listener = Callable[[int, Mapping[str, float]], None]
+
+
+class State(NamedTuple):
+    """Everything that continuing a run needs; generators are named by seed and step, so the step suffices."""
+
+    meta: Tree
+    buffers: Tree
+    optimizer: Tree
+    step: int
+    tasks_seen: int
+    seconds: float
+
+
+class Learner(NamedTuple):
+    """An algorithm with the network and settings it was built for."""
+
+    algorithm: Algorithm
+    net: Net
+    h: Any
+
+
+def build(config: RunConfig, splits: Splits) -> Learner:
+    """Build the algorithm, network and settings that a run's configuration names."""
+    algorithm = algorithms.get(config.algorithm)
+    if splits.kind not in algorithm.kinds:
+        raise MetabenchError(algorithms.refusal(config.algorithm, splits.name, splits.kind))
+    table = splits.meta_train.images
+    shape = frozen.input_shape(table)
+    n_outputs = frozen.n_outputs(table, config.task.ways[1])
+    objective = OBJECTIVES[splits.kind]
+    net = nets.build(config.network, n_outputs, shape, objective, len(table))
+    h = algorithms.hparams(config.algorithm, config.hyperparameters)
+    problem = augment.problem(h, splits.kind, shape)
+    if problem:
+        raise MetabenchError(problem)
+    return Learner(algorithm, net, h)
+
+
+def start(config: RunConfig, learner: Learner, device: torch.device | str = "cpu") -> State:
+    """Draw the initial parameters, the same on every device."""
+    meta, buffers = learner.algorithm.init(learner.net, learner.h, seeds.generator("init", config.seed))
+    meta, buffers = (trees.map(lambda leaf: leaf.to(device), tree) for tree in (meta, buffers))
+    return State(meta, buffers, learner.algorithm.optimizer(learner.h).init(meta), 0, 0, 0.0)
+
+
+def train(
+    config: RunConfig,
+    splits: Splits,
+    *,
+    device: torch.device | str = "cpu",
+    state: State | None = None,
+    listen: Listener | None = None,
+) -> Iterator[tuple[Report, State]]:
+    """Train towards the full budget and yield at each rung; end early where a number is not finite.
+
+    Args:
+        state: where an earlier run stopped, as yielded with one of its reports.
+        listen: called with tasks seen and averages over the meta-training since the last call.
+    """
+    memory.keep_freed()
+    learner = build(config, splits)
+    state = start(config, learner, device) if state is None else state
+    meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))
+    source = sampling.pool(meta_train, config.task)
+    val_images = splits.meta_validation.images.to(device)
+    val_tasks = frozen.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
+    memory.reset_peak(device)
+    tape = Tape()
+    for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
+        begun = time.perf_counter()
+        state, window = _train_to(rung, config, learner, source, state, tape, listen)
+        evaluation = None
+        if window.finite:
+            args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
+            evaluation = evaluate(*args, val_images, val_tasks, tape)
+        state = state._replace(seconds=state.seconds + time.perf_counter() - begun)
+        report = _report(learner.net.objective, state, window, evaluation, memory.peak(device))
+        yield report, state
+        if not report.finite:
+            return
+
+
+class Window(NamedTuple):
+    """Averages over the meta-steps since the last rung."""
+
+    means: Mapping[str, float]
+    finite: bool
+
+
+def meta_step(
+    config: RunConfig, learner: Learner, source: Pool, state: State, n_tasks: int, tape: Tape | None = None
+) -> tuple[State, Logs]:
+    """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
+    algorithm, net, h = learner
+    with profile.named("sampling"):
+        groups = _drawn(config, learner, source, state.step, n_tasks)
+    progress = state.tasks_seen / config.tasks
+    with profile.named("outer gradient"):
+        gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
+            algorithm, net, state.meta, state.buffers, groups, h, progress, tape=tape
+        )
+    with profile.named("outer optimiser"):
+        optimiser = algorithm.optimizer(h)
+        meta, optimizer, outer = optimiser.update(gradient, state.optimizer, state.meta, progress)
+    state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
+    return state, {"loss": loss, "grad/norm": trees.norm(gradient), **logs, **outer}
+
+
+def _drawn(config: RunConfig, learner: Learner, source: Pool, step: int, n_tasks: int) -> list[Task]:
+    """Draw the tasks of a meta-step, those of one shape together, and distort their images."""
+    generator = seeds.generator("meta-train", config.seed, step)
+    distortion = seeds.generator("augment", config.seed, step)
+    groups = []
+    for shape, positions in sampling.shapes(config.task, config.task.query, n_tasks, generator):
+        indices = sampling.sample(generator, source, shape, len(positions))
+        drawn = frozen.gather(source.split.images, indices, shape)
+        groups.append(augment.tasks(drawn, learner.h, config.task.augment, distortion))
+    return groups
+
+
+def _train_to(
+    rung: int,
+    config: RunConfig,
+    learner: Learner,
+    source: Pool,
+    state: State,
+    tape: Tape,
+    listen: Listener | None,
+) -> tuple[State, Window]:
+    """Take meta-steps until exactly `rung` tasks are seen; the last step takes what is left of a batch."""
+    if not learner.algorithm.is_trained:
+        return state._replace(tasks_seen=rung), Window({}, True)
+    every = max(config.tasks // LISTEN, 1)
+    metric = learner.net.objective.metric
+    whole, part = _Mean(metric), _Mean(metric)
+    while state.tasks_seen < rung:
+        n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
+        before = state.tasks_seen
+        state, logs = meta_step(config, learner, source, state, n_tasks, tape)
+        profile.stepped()
+        whole.add(logs, n_tasks)
+        part.add(logs, n_tasks)
+        if state.tasks_seen // every > before // every or state.tasks_seen == rung:
+            heard = part.read()
+            part = _Mean(metric)
+            if listen is not None:
+                listen(state.tasks_seen, heard)
+            if not math.isfinite(heard["meta_train/loss"]) or not bool(trees.is_finite(state.meta)):
+                return state, Window(whole.read(), False)
+    return state, Window(whole.read(), True)
+
+
+class _Mean:
+    """A mean of logs weighted by tasks, kept on the device until it is read."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.sums: dict[str, Tensor] = {}
+        self.last: Logs = {}
+        self.n_tasks = 0
+        self.begun = time.perf_counter()
+
+    def add(self, logs: Logs, n_tasks: int) -> None:
+        for name in ("loss", self.metric, "grad/norm"):
+            self.sums[name] = self.sums.get(name, 0.0) + logs[name] * n_tasks
+        self.last = logs
+        self.n_tasks += n_tasks
+
+    def read(self) -> dict[str, float]:
+        """Return means of loss, metric and gradient norm, and the last value of everything else."""
+        mean = {name: float(total) / self.n_tasks for name, total in self.sums.items()}
+        last = {name: float(value) for name, value in self.last.items() if name not in mean}
+        speed = self.n_tasks / (time.perf_counter() - self.begun)
+        mean = {
+            "meta_train/loss": mean["loss"],
+            f"meta_train/{self.metric}": mean[self.metric],
+            "grad/norm": mean["grad/norm"],
+        }
+        return {**mean, **last, "system/tasks_per_second": speed}
+
+
+def _report(
+    objective: Objective, state: State, window: Window, evaluation: Evaluation | None, peak_memory: int
+) -> Report:
+    nan = float("nan")
+    mean, half_width, loss, scores = nan, nan, nan, ()
+    if evaluation is not None:
+        interval = stats.mean_interval(evaluation.score)
+        mean, half_width = interval.mean, (interval.high - interval.low) / 2
+        loss = float(evaluation.loss.mean())
+        scores = tuple((objective.sign * evaluation.score).round(6).tolist())
+    return Report(
+        tasks_seen=state.tasks_seen,
+        finite=window.finite and math.isfinite(loss),
+        val_score=objective.sign * mean,
+        val_accuracy=mean if objective.metric == "accuracy" else nan,
+        val_ci=half_width,
+        val_loss=loss,
+        val_scores=scores,
+        train_accuracy=window.means.get("meta_train/accuracy", nan),
+        train_loss=window.means.get("meta_train/loss", nan),
+        seconds=state.seconds,
+        peak_memory=peak_memory,
+        logs={name: value for name, value in window.means.items() if not name.startswith("meta_train/")},
+    )
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write a state into a folder as safetensors; the one before it stays, should this one be damaged."""
+    groups = {"meta": state.meta, "buffers": state.buffers, "optimizer": state.optimizer}
+    text = {"step": str(state.step), "tasks_seen": str(state.tasks_seen), "seconds": repr(state.seconds)}
+    last, before = (folder / name for name in STATES)
+    if last.exists():
+        last.replace(before)
+        remote.put(before)
+    tensors.save(last, groups, text)
+
+
+def load_state(
+    folder: Path, config: RunConfig, splits: Splits, device: torch.device | str = "cpu", name: str = STATES[0]
+) -> State:
+    """Read a state back for the run it was saved by; raise `Damaged` where its file is."""
+    flat, text = tensors.load(folder / name, device)
+    fresh = start(config, build(config, splits), device)
+    groups = {"meta": fresh.meta, "buffers": fresh.buffers, "optimizer": fresh.optimizer}
+    trees_read = trees.fill(groups, flat)
+    position = int(text["step"]), int(text["tasks_seen"]), float(text["seconds"])
+    return State(trees_read["meta"], trees_read["buffers"], trees_read["optimizer"], *position)
+
+
+def fill_learner(
+    config: RunConfig, learner: Learner, flat: dict[str, Tensor], device: torch.device | str = "cpu"
+) -> tuple[Tree, Tree]:
+    """Put saved weights into the shape that a learner's meta and buffers have."""
+    fresh = start(config, learner, device)
+    filled = trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat)
+    return filled["meta"], filled["buffers"]

@@ -1,0 +1,134 @@
+"""Single tasks as people look at them: images, labels, and what a learner takes each query for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from metabench.core import Algorithm, Net, Split, Task, Tree
+from metabench.data.tasks import frozen
+from metabench.data.tasks.frozen import FrozenTasks
+from metabench.storage.tensorboard import Events
+from metabench.training import diagnostics, vectorise
+
+SHOWN = 2
+"""Tasks that TensorBoard shows."""
+
+LEGEND = (
+    "A class a row: its support images, framed in grey, then queries, in blue where the prediction is right "
+    "and in orange where it is wrong. Steps are inner steps; the tasks are of meta-validation."
+)
+
+SIDE = 64
+"""Pixels of an image in a mosaic, about: small ones are enlarged by whole factors."""
+
+FRAME = 3
+GAP = 2 * FRAME
+SHOTS = 5
+"""Support images of a class in a mosaic, at most."""
+
+QUERIES = 9
+"""Queries of a class in a mosaic, at most."""
+
+BACKGROUND, SUPPORT, RIGHT, WRONG = (235, 235, 235), (150, 150, 150), (0, 114, 178), (230, 159, 0)
+"""Colours that people who confuse red and green can tell apart (Okabe and Ito 2008)."""
+
+
+class Episode(NamedTuple):
+    """One task and what a learner predicts of its queries."""
+
+    support: Tensor  # [n, ...]
+    support_y: Tensor
+    query: Tensor  # [n, ...]
+    query_y: Tensor
+    guess: Tensor  # [n]: a label, or a value in regression
+    classes: tuple[str, ...]
+
+
+def predict(
+    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, split: Split, tasks: FrozenTasks
+) -> Iterator[Episode]:
+    """Adapt to frozen tasks of a split, and predict all their queries."""
+
+    def outputs(net: Net, task: Task) -> Tensor:
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
+        return algorithm.predict(net, learner, task.query.x)
+
+    for group in tasks.groups:
+        block = frozen.gather(split.images, group.indices, group.shape)
+        predicted = vectorise.per_task(partial(outputs, vectorise.for_tasks(net, block)), block).cpu()
+        (x, y), (query, query_y) = (
+            [leaf.cpu() for leaf in part[:2]] for part in (block.support, block.query)
+        )
+        for index, found in enumerate(predicted):
+            guess = found.flatten() if split.images.is_floating_point() else found.argmax(-1)
+            chosen = tuple(split.classes[row] for row in block.classes[index].tolist())
+            yield Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
+
+
+def show(
+    events: Events,
+    algorithm: Algorithm,
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    h: Any,
+    split: Split,
+    tasks: FrozenTasks,
+) -> None:
+    """Show the first tasks in TensorBoard, with what is predicted after 0, 1, ... inner steps."""
+    few = frozen.first(tasks, SHOWN)
+    for step, changed in diagnostics.over_steps(h):
+        for number, one in enumerate(predict(algorithm, net, meta, buffers, changed, split, few), start=1):
+            pixels = mosaic(one)
+            height, width, _ = pixels.shape
+            events.image(step, f"episode/{number}", png(pixels), width, height, LEGEND)
+
+
+def mosaic(one: Episode) -> NDArray[np.uint8]:
+    """Lay out a classification task: a class a row, support, a gap, queries framed by right and wrong.
+
+    Returns:
+        Colours, [height, width, 3].
+    """
+    hits = one.guess == one.query_y
+    rows = []
+    for label in range(len(one.classes)):
+        places = (one.query_y == label).nonzero().flatten()[:QUERIES]
+        shown = one.support[one.support_y == label][:SHOTS]
+        empty = [np.full_like(_framed(one.query[0], BACKGROUND), 235)]
+        support = [_framed(image, SUPPORT) for image in shown]
+        query = [_framed(one.query[place], RIGHT if hits[place] else WRONG) for place in places]
+        most = min(SHOTS, int(torch.bincount(one.support_y).max()))
+        rows.append(np.concatenate([*support, *empty * (most - len(support) + 1), *query], 1))
+    return np.concatenate(rows, 0)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode colours, [height, width, 3]."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _framed(image: Tensor, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Turn an image [channels, height, width] in [0, 1] into colours with a frame and a gap around."""
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = pixels if pixels.shape[-1] == 3 else pixels[..., :1].repeat(3, -1)
+    factor = max(1, SIDE // max(pixels.shape[:2]))
+    pixels = pixels.repeat(factor, 0).repeat(factor, 1)
+    height, width = (side + 2 * FRAME + GAP for side in pixels.shape[:2])
+    found = np.full((height, width, 3), BACKGROUND, np.uint8)
+    inner = slice(GAP // 2, -GAP // 2)
+    found[inner, inner] = colour
+    edge = slice(GAP // 2 + FRAME, -GAP // 2 - FRAME)
+    found[edge, edge] = pixels
+    return found

@@ -1,0 +1,87 @@
+"""A run that was interrupted: where it goes on, and which of its processes may still write."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from metabench.core import MetabenchError, Splits
+from metabench.core.config import RunConfig
+from metabench.storage import files, remote
+from metabench.storage.tensors import Damaged
+from metabench.training import loop
+from metabench.training.loop import State
+
+TURN = "turn.json"
+
+
+class Superseded(MetabenchError):
+    """Another process goes on with the run."""
+
+
+class Turn:
+    """The right to write in a run's folder, which is with the process that took it last.
+
+    A process that was given up for dead may live: behind a network that is cut, or for the minute in which a
+    worker looks for its cluster. It must not write between the lines of the one that took its place.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take it."""
+        self.path = folder / TURN
+        who = {"host": socket.gethostname(), "pid": os.getpid()}
+        files.write_json(self.path, {"token": secrets.token_hex(8), **who})
+        self._taken = self.path.read_bytes()
+
+    def check(self) -> None:
+        """Raise `Superseded` where another process has taken it since."""
+        if remote.read(self.path) != self._taken:
+            raise Superseded(f"{self.path.parent}: another process goes on with this run")
+
+
+class Resumed(NamedTuple):
+    """Where an interrupted run goes on."""
+
+    state: State | None  # None: at its start
+    reports: list[dict[str, Any]]  # up to the state
+    damaged: list[str]  # what was found that is not what was written
+
+
+def resume(config: RunConfig, splits: Splits, folder: Path, device: torch.device | str = "cpu") -> Resumed:
+    """Read the last state that is whole and the reports up to it; nothing is left of what came after it."""
+    damaged = []
+    try:
+        reports = files.read_lines(folder / files.REPORTS)
+    except MetabenchError as error:
+        reports, damaged = [], [str(error)]
+    for name in loop.STATES:
+        try:
+            state = loop.load_state(folder / files.STATE, config, splits, device, name)
+        except FileNotFoundError:
+            continue
+        except Damaged as error:
+            damaged.append(str(error))
+            continue
+        kept = [line for line in reports if line["tasks_seen"] <= state.tasks_seen]
+        if _leads_to(kept, state, config.rungs):
+            if kept != reports:
+                files.write_lines(folder / files.REPORTS, kept)
+            return Resumed(state, kept, damaged)
+        damaged.append(f"{folder / files.REPORTS}: does not lead up to {name}")
+    if (folder / files.STATE).exists():
+        remote.remove(folder / files.STATE)
+    if reports:
+        files.write_lines(folder / files.REPORTS, [])
+    return Resumed(None, [], damaged)
+
+
+def _leads_to(reports: list[dict[str, Any]], state: State, rungs: list[int]) -> bool:
+    """Tell whether there is a report for each rung up to a state: another would be judged by nobody."""
+    seen = [line["tasks_seen"] for line in reports]
+    # The last is that of the state, which one that diverged has between two rungs.
+    return seen == [*(rung for rung in rungs if rung < state.tasks_seen), state.tasks_seen]

@@ -1,0 +1,289 @@
+"""The run folder: training into it, resuming from it, reopening its weights, and the one meta-test."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from metabench import PROTOCOL, __version__
+from metabench.core import MetabenchError, Objective, Report, Splits, Tree
+from metabench.core import device as memory
+from metabench.core.config import RunConfig
+from metabench.core.objectives import OBJECTIVES
+from metabench.data.tasks import frozen
+from metabench.storage import files, remote, tensors
+from metabench.storage.tensorboard import Events
+from metabench.training import diagnostics, loop, mosaic, resume
+from metabench.training.evaluate import evaluate
+from metabench.training.loop import Learner
+
+
+class Run(NamedTuple):
+    """A finished or running run, with the weights of its best meta-validation report."""
+
+    config: RunConfig
+    learner: Learner
+    meta: Tree
+    buffers: Tree
+    record: Mapping[str, Any]  # tasks seen and meta-validation accuracy or error of those weights
+
+
+def config_hash(config: RunConfig) -> str:
+    """Hash everything that a run's numbers depend on, by its configuration."""
+    return hashlib.sha256(json.dumps(config.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a run reached its budget, or diverged."""
+    reports = files.read_lines(folder / files.REPORTS)
+    if not reports:
+        return False
+    budget = files.read_json(folder / files.CONFIG)["run"]["tasks"]
+    return reports[-1]["tasks_seen"] >= budget or not reports[-1]["finite"]
+
+
+def train_run(
+    config: RunConfig,
+    splits: Splits,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, Mapping[str, float]], None] | None = None,
+    reported: Callable[[Report], None] | None = None,
+    tensorboard: Path | None = None,
+    damaged: Callable[[str], None] = lambda problem: None,
+) -> None:
+    """Train into a folder; continue where an interrupted run of the same configuration stopped.
+
+    Args:
+        progress: called with tasks seen and running means, about fifty times a run.
+        reported: called with each Report once it is on disk.
+        tensorboard: folder of the event files; `tb` in the run folder where it is not given.
+        damaged: called with each file that is not what was written, and that is trained again.
+    """
+    claim(config, splits, folder)
+    board = tensorboard or folder / files.TENSORBOARD
+    if not is_finished(folder):
+        _train(config, splits, folder, board, device, progress, reported, damaged)
+    if (folder / files.WEIGHTS).exists() and not (folder / files.DIAGNOSTICS).exists():
+        _diagnose(splits, folder, board, device)
+
+
+def _train(
+    config: RunConfig,
+    splits: Splits,
+    folder: Path,
+    board: Path,
+    device: torch.device | str,
+    progress: Callable[[int, Mapping[str, float]], None] | None,
+    reported: Callable[[Report], None] | None,
+    damaged: Callable[[str], None],
+) -> None:
+    turn = resume.Turn(folder)
+    state, kept, problems = resume.resume(config, splits, folder, device)
+    for problem in problems:
+        damaged(problem)
+    seen = 0 if state is None else state.tasks_seen
+    best = max((line["val_score"] for line in kept if line["finite"]), default=-math.inf)
+    objective = OBJECTIVES[splits.kind]
+    events = Events(board, resume_step=seen)
+
+    def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
+        events.scalars(tasks_seen, dict(means))
+        if progress is not None:
+            progress(tasks_seen, means)
+
+    try:
+        for report, new_state in loop.train(config, splits, device=device, state=state, listen=listen):
+            turn.check()
+            if report.finite and report.val_score > best:
+                best = report.val_score
+                _save_weights(folder, report, objective, new_state)
+            files.append_line(folder / files.REPORTS, report._asdict())
+            write_report(events, report, objective)
+            events.flush()
+            loop.save_state(folder / files.STATE, new_state)
+            if reported is not None:
+                reported(report)
+    finally:
+        events.close()
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run has learnt, so that it is trained anew."""
+    for name in (files.REPORTS, files.STATE, files.WEIGHTS, files.DIAGNOSTICS):
+        remote.remove(folder / name)
+
+
+def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | str) -> None:
+    """Look closely at the kept weights on meta-validation; TensorBoard shows it over inner steps."""
+    run = open_run(folder, splits, device)
+    tasks = frozen.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
+    split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
+    found = diagnose(run, split.images, tasks)
+    events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
+    for step, values in diagnostics.scalars(found, run.learner.net.objective.metric):
+        events.scalars(step, values)
+    if splits.kind == "classification":
+        algorithm, net, h = run.learner
+        mosaic.show(events, algorithm, net, run.meta, run.buffers, h, split, tasks)
+    events.close()
+    files.write_json(folder / files.DIAGNOSTICS, found)
+
+
+def diagnose(run: Run, images: torch.Tensor, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Diagnose a run's weights on frozen tasks; see `diagnostics.diagnose`."""
+    learner = run.learner
+    return diagnostics.diagnose(
+        learner.algorithm, learner.net, run.meta, run.buffers, learner.h, images, tasks
+    )
+
+
+def write_report(events: Events, report: Report, objective: Objective) -> None:
+    """Show a report in TensorBoard: its figures, and how the learned inner rates are spread."""
+    events.scalars(report.tasks_seen, validation_scalars(report, objective))
+    rates = [value for name, value in report.logs.items() if name.startswith("lr/inner/")]
+    if len(rates) > 1:
+        events.histogram(report.tasks_seen, "lr/inner_rates", rates)
+
+
+def validation_scalars(report: Report, objective: Objective) -> dict[str, float]:
+    """Name a report's meta-validation figures as TensorBoard shows them."""
+    figure = objective.sign * report.val_score
+    return {
+        f"meta_validation/{objective.metric}": figure,
+        f"meta_validation/{objective.metric}/low": figure - report.val_ci,
+        f"meta_validation/{objective.metric}/high": figure + report.val_ci,
+        "meta_validation/loss": report.val_loss,
+        "system/seconds": report.seconds,
+        "system/peak_memory_bytes": float(report.peak_memory),
+    }
+
+
+def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
+    """Describe a new run in its folder, or check that the folder holds this very run."""
+    path = folder / files.CONFIG
+    if path.exists():
+        before = files.read_json(path)
+        wanted = json.loads(json.dumps(config.model_dump()))
+        different = [key for key, value in wanted.items() if before["run"].get(key) != value]
+        if before["data_fingerprint"] != splits.fingerprint:
+            different.append("data_fingerprint")
+        if different:
+            raise MetabenchError(
+                f"{folder}: holds a run with other settings ({', '.join(different)}); choose another --out"
+            )
+        return
+    files.check_writable(folder)
+    record = {"protocol": PROTOCOL, "version": __version__, "run": config.model_dump()}
+    record |= {"config_hash": config_hash(config), "data_fingerprint": splits.fingerprint}
+    files.write_json(path, {**record, **files.environment()})
+
+
+def _save_weights(folder: Path, report: Report, objective: Objective, state: loop.State) -> None:
+    figure = repr(objective.sign * report.val_score)
+    record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
+    tensors.save(folder / files.WEIGHTS, {"meta": state.meta, "buffers": state.buffers}, record)
+
+
+def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
+    """Rebuild the learner of a run folder with the weights of its best meta-validation report."""
+    config = read_config(folder)
+    if not (folder / files.WEIGHTS).exists():
+        raise MetabenchError(
+            f"{folder}: has no {files.WEIGHTS}: it was stopped before its first report, or diverged"
+        )
+    learner = loop.build(config, splits)
+    flat, record = tensors.load(folder / files.WEIGHTS, device)
+    meta, buffers = loop.fill_learner(config, learner, flat, device)
+    return Run(config, learner, meta, buffers, {key: float(value) for key, value in record.items()})
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Read the configuration of a run folder."""
+    if not (folder / files.CONFIG).exists():
+        raise MetabenchError(
+            f"{folder}: is no run folder (no {files.CONFIG}); give one that `metabench train` made"
+        )
+    record = files.read_json(folder / files.CONFIG)
+    if not isinstance(record, dict) or not {"protocol", "run"} <= record.keys():
+        raise MetabenchError(
+            f"{folder / files.CONFIG}: does not describe a run; give one that `metabench train` made"
+        )
+    if record["protocol"] != PROTOCOL:
+        raise MetabenchError(f"{folder}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
+    return RunConfig(**record["run"])
+
+
+def test_run(
+    folder: Path,
+    splits: Splits,
+    n_tasks: int,
+    device: torch.device | str = "cpu",
+    tasks: frozen.FrozenTasks | None = None,
+) -> dict[str, Any]:
+    """Score a run on frozen meta-test tasks and record that the split was opened, and how often.
+
+    Args:
+        n_tasks: how many of the run's own kind, where no others are given.
+        tasks: others, of the same data; none may have more ways than the network has outputs. Their result
+            is a file of its own, named by their hash, unless they are the run's own tasks.
+    """
+    memory.keep_freed()
+    run = open_run(folder, splits, device)
+    _refuse_other_data(folder, splits)
+    n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
+    own = frozen.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    tasks = tasks or own
+    name = files.TEST if tasks.hash == own.hash else f"test-{tasks.hash[:12]}.json"
+    _refuse_more_ways(folder, run.learner.net.outputs, tasks)
+    images = splits.meta_test.images.to(device)
+    score = evaluate(
+        run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks
+    )
+    opened = [files.read_json(path)["times_opened"] for path in folder.glob("test*.json")]
+    result = {
+        "protocol": PROTOCOL,
+        "algorithm": run.config.algorithm,
+        run.learner.net.objective.metric: score.score.tolist(),
+        "loss": score.loss.tolist(),
+        "diagnostics": diagnose(run, images, tasks),
+        "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],
+        "class_names": splits.meta_test.classes,
+        "tasks": n_tasks,
+        "tasks_hash": tasks.hash,
+        "batch_norm": run.learner.algorithm.batch_norm(run.learner.net, run.learner.h),
+        "config_hash": config_hash(run.config),
+        "weights": dict(run.record),
+        "opened": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "times_opened": max(opened, default=0) + 1,
+        "code": files.code_hash(),
+        **files.environment(),
+    }
+    files.write_json(folder / name, result)
+    return result
+
+
+def _refuse_other_data(folder: Path, splits: Splits) -> None:
+    expected = files.read_json(folder / files.CONFIG)["data_fingerprint"]
+    if expected != splits.fingerprint:
+        raise MetabenchError(
+            f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
+            f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
+        )
+
+
+def _refuse_more_ways(folder: Path, n_outputs: int, tasks: frozen.FrozenTasks) -> None:
+    most = max(group.shape.way for group in tasks.groups)
+    if most > n_outputs:  # a function has one way and one output
+        raise MetabenchError(
+            f"{folder}: was trained for {n_outputs} ways, and these tasks have up to {most}; "
+            "take tasks of fewer ways"
+        )

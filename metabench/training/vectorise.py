@@ -1,0 +1,174 @@
+"""The only vmap: functions of one task, over many tasks, in chunks that fit memory.
+
+Gradients are taken per task and then averaged, `vmap(grad(.))`: the gradient of a vmapped loss is wrong to
+second order for torch's own affine norm layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial, reduce
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree, precision, trees
+from metabench.training.graphs.trace import Tape
+
+MOST = 32
+"""Tasks whose graphs are in memory at once."""
+
+CACHED = 1_700_000
+"""Bytes of one hidden image for each task, which a processor's cache should hold."""
+
+
+def at_once(net: Net, device: torch.device, most: int = MOST) -> int:
+    """Return how many tasks are computed at once: as many as that is fast for."""
+    if device.type != "cpu":
+        return most
+    # Fewer than four would take longer to compose than to compute.
+    return min(most, max(4, CACHED // (4 * net.largest)))
+
+
+Found = TypeVar("Found")
+
+
+def in_parts(function: Callable[[slice], Found], n_tasks: int, size: int) -> tuple[list[Found], int]:
+    """Apply a function to parts of T tasks, of half the size each time that the device's memory is too small.
+
+    Returns:
+        What it gave for each part, and the size that fitted.
+    """
+    found: list[Found] = []
+    start = 0
+    while start < n_tasks:
+        n_parts = -(-(n_tasks - start) // size)  # as few as may be, and alike
+        part = slice(start, start - (start - n_tasks) // n_parts)
+        try:
+            found.append(function(part))
+        except torch.OutOfMemoryError:
+            if part.stop - start == 1:
+                raise
+            size = (part.stop - start) // 2
+            continue
+        start = part.stop
+    return found, size
+
+
+def cut(tasks: Task, part: slice) -> Task:
+    """Return some of T tasks."""
+    support = type(tasks.support)(*[leaf[part] for leaf in tasks.support])
+    query = Query(*[leaf[part] for leaf in tasks.query])
+    return Task(support, query, tasks.classes[part])
+
+
+def meta_gradient(
+    algorithm: Algorithm,
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    tasks: Task,
+    h: Any,
+    progress: float,
+    chunk: int | None = None,
+    tape: Tape | None = None,
+) -> tuple[Tree, Tensor, Logs, Tree]:
+    """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks.
+
+    Args:
+        chunk: tasks whose graphs are in memory at once; without it, what is fast and fits.
+        tape: of one algorithm, network and settings; takes over once recording the operations pays.
+    """
+
+    def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
+        loss, aux = algorithm.task_loss(net, meta, buffers, task, h, progress)
+        return loss, (dict(aux.logs), aux.buffers)
+
+    per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
+    n_tasks = len(tasks.classes)
+    _prepare(tasks)
+
+    def summed(meta: Tree, buffers: Tree, tasks: Task) -> Tree:
+        gradient, (loss, (logs, new_buffers)) = per_task(meta, buffers, tasks)
+        found = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
+        return trees.map(lambda leaf: leaf.sum(0), found)
+
+    run = summed if tape is None else partial(tape.run, (net.way, algorithm.phase(h, progress)), summed)
+
+    size = chunk or at_once(net, tasks.support.x.device)
+    if tape is not None:
+        size = min(size, tape.fits)
+    parts, fits = in_parts(lambda part: run(meta, buffers, cut(tasks, part)), n_tasks, size)
+    if tape is not None and fits < size:
+        tape.fits = fits
+    total = reduce(partial(trees.map, torch.add), parts)
+    mean = trees.map(lambda leaf: leaf / n_tasks, total)
+    return mean["gradient"], mean["loss"], mean["logs"], mean["buffers"]
+
+
+def grouped_meta_gradient(
+    algorithm: Algorithm,
+    net: Net,
+    meta: Tree,
+    buffers: Tree,
+    groups: Sequence[Task],
+    h: Any,
+    progress: float,
+    chunk: int | None = None,
+    tape: Tape | None = None,
+) -> tuple[Tree, Tensor, Logs, Tree]:
+    """Do the same over groups of tasks, as tasks of different ways or shots cannot be computed at once."""
+    n_tasks = sum(len(tasks.classes) for tasks in groups)
+    total: Tree = None
+    for tasks in groups:
+        found = meta_gradient(
+            algorithm, for_tasks(net, tasks), meta, buffers, tasks, h, progress, chunk, tape
+        )
+        if len(groups) == 1:
+            return found
+        share = len(tasks.classes) / n_tasks
+        part = dict(zip(("gradient", "loss", "logs", "buffers"), found, strict=True))
+        part = trees.map(lambda leaf, share=share: leaf * share, part)
+        total = part if total is None else trees.map(torch.add, total, part)
+    return total["gradient"], total["loss"], total["logs"], total["buffers"]
+
+
+def for_tasks(net: Net, tasks: Task) -> Net:
+    """Return a network for the ways of T tasks of one shape."""
+    return net if tasks.query.y.is_floating_point() else net._replace(way=tasks.classes.shape[-1])
+
+
+def per_task(
+    function: Callable[..., Tree], tasks: Task, *shared: Tree, tape: Tape | None = None, name: Hashable = None
+) -> Tree:
+    """Apply a function of one task to T tasks without recording gradients; leaves gain a leading [T].
+
+    Args:
+        shared: further arguments, the same for all tasks. With a tape the function must take all tensors that
+            may change as arguments.
+        name: by which a tape tells functions apart.
+    """
+    _prepare(tasks)
+    over_tasks = vmap(function, in_dims=(0, *[None] * len(shared)))
+    with torch.no_grad():
+        if tape is None:
+            return over_tasks(tasks, *shared)
+        return tape.run(name, over_tasks, tasks, *shared)
+
+
+def per_example(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of one example to each of a task's [n, ...] on its own."""
+    return vmap(function)(x)
+
+
+def _prepare(tasks: Task) -> None:
+    # Float32 throughout: as torch computes it, and on every device.
+    precision.keep_float32()
+    device = tasks.support.x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        raise MetabenchError(
+            f"torch.autocast is on for {device}: gradients of gradients lose too many of bfloat16's 8 bits; "
+            "leave the autocast block"
+        )

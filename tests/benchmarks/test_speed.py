@@ -1,0 +1,47 @@
+"""Those whose speed is compared compute the same thing: every learner, by every route that is installed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from metabench import algorithms
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def contest(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr("metabench.core.device.keep_freed", lambda: None)
+    return importlib.import_module("contest")
+
+
+def contestants(contest: ModuleType, learner: str, order: str, what: str = "train") -> Any:
+    described = {"setting": "seed", "learner": learner, "order": order, "what": what, "steps": 2, "tasks": 2}
+    return contest.Contest(argparse.Namespace(**described, peers="", device="cpu", precision="float32"), 1)
+
+
+@pytest.mark.parametrize("order", ["second", "first"])
+@pytest.mark.parametrize("learner", ["maml", "multi_step", "anil", "protonet"])
+def test_all_find_the_same_meta_gradient(contest: ModuleType, learner: str, order: str) -> None:
+    differences = contestants(contest, learner, order).check()
+    assert {"ours", "loop", "vmap"} <= set(differences)
+    assert max(differences.values()) < 1e-10
+
+
+def test_all_predict_the_same(contest: ModuleType) -> None:
+    differences = contestants(contest, "maml", "second", "evaluate").check()
+    assert set(differences) >= {"ours", "loop", "vmap"}
+    assert max(differences.values()) < 1e-10
+
+
+def test_a_meta_gradient_of_the_wrong_order_is_noticed(contest: ModuleType) -> None:
+    found = contestants(contest, "maml", "second")
+    found.algorithm = algorithms.get("fomaml")
+    assert found.check()["ours"] > 1e-2

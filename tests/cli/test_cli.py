@@ -1,0 +1,264 @@
+"""The command line: what each command prints and leaves behind, and what it does not import."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from metabench import __version__, algorithms, data
+from metabench import search as searching
+from metabench.cli import app, run
+from metabench.core import signals
+from tests.support import small
+
+LOAD = data.load
+COMMANDS = [
+    *("search", "train", "test", "simulate", "status", "leaderboard", "compare", "across", "export"),
+    *("report", "tensorboard", "algorithms", "datasets"),
+]
+TASK = ["--dataset", "glyphs", "--way", "3", "--query", "2", "--test-query", "3", "--width", "4"]
+BUDGET = ["--tasks", "8", "--reports", "2", "--validation-tasks", "4"]
+TRAIN = [
+    "train",
+    "--algorithm",
+    "maml",
+    *TASK,
+    *BUDGET,
+    "--set",
+    "inner_steps=1",
+    "--set",
+    "task_batch_size=4",
+]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder of its own, where every data set is the small one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", lambda task, root=None: small.splits())
+
+
+def metabench(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def output(*args: object) -> str:
+    result = metabench(*args)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def in_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, typer.testing; from metabench.cli import app;"
+        "print(typer.testing.CliRunner().invoke(app, ['--help']).output);"
+        "heavy = {'torch', 'ray', 'optuna', 'numpy', 'pandas', 'scipy', 'pydantic', 'yaml', 'matplotlib'};"
+        "print('heavy:', sorted(heavy & sys.modules.keys()))"
+    )
+    text = in_python(code)
+    assert all(f" {command} " in text for command in COMMANDS)
+    assert "heavy: []" in text
+
+
+def test_results_are_shown_without_importing_torch_or_ray() -> None:
+    code = "import sys; from metabench import views; print({'torch', 'ray'} & sys.modules.keys())"
+    assert in_python(code).strip() == "set()"
+
+
+def test_commands_that_do_not_search_work_without_ray_and_optuna() -> None:
+    code = (
+        "import sys; sys.modules['ray'] = sys.modules['optuna'] = None;"  # importing either would raise
+        "from metabench import catalogue, commands, flags; catalogue.algorithms(True)"
+    )
+    assert {entry["name"] for entry in json.loads(in_python(code))} >= {"maml", "maml_pp"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    assert "--help" in output(command, "--help")
+
+
+def test_the_version_is_printed() -> None:
+    assert output("--version").strip() == __version__
+
+
+def test_algorithms_are_listed_with_every_setting() -> None:
+    listed = json.loads(output("algorithms", "--json"))
+    assert [entry["name"] for entry in listed] == algorithms.names()
+    assert all(
+        {"name", "type", "default", "help"} <= row.keys() for entry in listed for row in entry["settings"]
+    )
+    assert {kind for entry in listed for kind in entry["kinds"]} == {"classification", "regression"}
+    text = output("algorithms")
+    assert all(name in text for name in algorithms.names())
+
+
+def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METABENCH_DATA", raising=False)
+    here = {entry["name"]: entry["is_here"] for entry in json.loads(output("datasets", "--json"))}
+    assert [name for name, is_here in here.items() if is_here] == [
+        "array",
+        "folder",
+        "glyphs",
+        "mixture",
+        "sinusoid",
+    ]
+    kinds = {entry["name"]: entry["kind"] for entry in json.loads(output("datasets", "--json"))}
+    assert [name for name, kind in kinds.items() if kind == "regression"] == ["sinusoid"]
+    assert "quickdraw (not here)" in output("datasets")
+
+
+def test_training_leaves_a_run_folder_that_test_and_leaderboard_read() -> None:
+    trained = json.loads(output(*TRAIN, "--out", "run", "--json"))
+    assert (trained["run"], trained["tasks_seen"], trained["finite"]) == ("run", 8, True)
+    assert {"config.json", "reports.jsonl", "weights.safetensors"} <= {
+        path.name for path in Path("run").iterdir()
+    }
+    scored = json.loads(output("test", "run", "--tasks", 6, "--json"))
+    assert 0 <= scored["ci_low"] <= scored["accuracy"] <= scored["ci_high"] <= 1
+    (row,) = [
+        row for row in json.loads(output("leaderboard", "run", "--json"))["rows"] if row["variant"] == "run"
+    ]
+    assert (row["algorithm"], row["accuracy"]) == ("maml", scored["accuracy"])
+
+
+def test_regression_is_trained_tested_and_ranked_by_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "load", LOAD)
+    task = ["--dataset", "sinusoid", "--option", "functions=300", "--way", 1, "--shot", 10]
+    network = ["--network", "mlp", "--width", 40, "--norm", "none", "--set", "inner_lr=0.01"]
+    args = ["train", "--algorithm", "maml", *task, *network, *BUDGET, "--out", "run"]
+    result = metabench(*args)
+    assert result.exit_code == 0, result.output
+    assert "tasks: error " in result.stderr
+    assert "%" not in result.stdout
+    last = json.loads(Path("run/reports.jsonl").read_text().splitlines()[-1])
+    trained = json.loads(output(*args, "--json"))
+    assert trained["val_error"] == last["val_loss"] == -last["val_score"] > 0
+    tested = output("test", "run", "--tasks", 6)
+    assert "maml, error " in tested
+    scored = json.loads(output("test", "run", "--tasks", 6, "--json"))
+    assert scored["ci_low"] < scored["error"] < scored["ci_high"]
+    assert not [key for shown in (trained, scored, last) for key in shown if shown[key] and "accuracy" in key]
+    (row,) = json.loads(output("leaderboard", "run", "--json"))["rows"]
+    assert (row["error"], row["val_error"], row["accuracy"]) == (scored["error"], trained["val_error"], None)
+    assert "Error" in output("leaderboard", "run")
+
+
+def test_settings_are_typed_by_the_algorithm_and_kept_with_the_run() -> None:
+    output(*TRAIN, "--out", "run", "--set", "inner_lr=1", "--set", "adapt_norm=true", "--seed", 3)
+    run = json.loads(Path("run/config.json").read_text())["run"]
+    kept = run["hyperparameters"]
+    assert (kept["inner_lr"], kept["inner_steps"], kept["adapt_norm"], run["seed"]) == (1.0, 1, True, 3)
+    assert isinstance(kept["inner_lr"], float)
+
+
+def test_the_same_training_twice_does_the_work_once() -> None:
+    output(*TRAIN, "--out", "run")
+    before = Path("run/reports.jsonl").read_bytes()
+    assert "8 tasks" in output(*TRAIN, "--out", "run")
+    assert Path("run/reports.jsonl").read_bytes() == before
+
+
+def test_a_run_without_a_name_is_named_after_what_it_is() -> None:
+    output(*TRAIN)
+    assert Path("runs/maml-glyphs-3w1s-seed0/config.json").is_file()
+
+
+def test_training_that_diverges_says_so_and_fails() -> None:
+    result = metabench(
+        *TRAIN, "--out", "run", "--norm", "none", "--set", "inner_lr=1e30", "--set", "outer_lr=1e30"
+    )
+    assert result.exit_code == 1
+    assert "diverged" in result.stderr
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "md", "latex"])
+def test_a_leaderboard_is_printed_in_every_format(form: str) -> None:
+    output(*TRAIN, "--out", "run")
+    text = output("leaderboard", "run", "--format", form)
+    assert "maml" in text
+    assert "chance" in text
+
+
+def test_tensorboard_serves_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(os, "execv", lambda path, command: seen.extend(command))
+    Path("runs/demo/tb").mkdir(parents=True)
+    output("tensorboard", "runs/demo", "--port", 7007)
+    flags = dict(zip(seen[3::2], seen[4::2], strict=True))
+    assert flags == {"--logdir": str(Path("runs/demo/tb")), "--host": "127.0.0.1", "--port": "7007"}
+
+
+SPACE = {
+    "task": {"dataset": "glyphs", "way": 3, "query": 2, "test_query": 3},
+    "budget": {"tasks": 90, "trials": 3, "grace": 10},
+    "algorithms": {"maml": {}, "fomaml": {}},
+}
+
+
+def test_search_hands_the_space_and_the_flags_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def search(space: Any, out: Path, name: str, **options: Any) -> Path:
+        seen.update(space=space, out=out, name=name, **options)
+        output(*TRAIN, "--out", out / name)
+        return out / name
+
+    monkeypatch.setattr(searching, "search", search)
+    Path("my_space.yaml").write_text(yaml.safe_dump(SPACE))
+    flags = ["--trials", 2, "--tasks", 9, "--algorithms", "fomaml", "--seeds", 1, "--seed", 5, "--quiet"]
+    flags += ["--sampler", "random", "--scheduler", "top_k", "--validation-tasks", 30, "--warm-start", "x"]
+    board = json.loads(output("search", "my_space.yaml", *flags, "--resume", "never", "--json"))
+    assert board["rows"]
+    budget = seen["space"].budget
+    assert (budget.trials, budget.tasks, budget.grace, budget.seeds) == (2, 9, 1, 1)
+    assert (budget.sampler, budget.scheduler, budget.validation_tasks) == ("random", "top_k", 30)
+    assert seen["warm_start"] == "x"
+    assert list(seen["space"].algorithms) == ["fomaml"]
+    assert (seen["out"], seen["name"]) == (Path("runs"), "my_space")
+    assert (seen["address"], seen["resume"], seen["seed"], seen["quiet"]) == (None, "never", 5, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [("train", TRAIN), ("search", ["search", "space.yaml"])], ids=["train", "search"]
+)
+def test_ctrl_c_exits_with_130_and_says_how_to_continue(
+    name: str, args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, name, interrupted)
+    result = metabench(*args)
+    assert result.exit_code == 130
+    assert "The same command continues" in result.stderr
+
+
+@pytest.mark.parametrize("name", signals.SIGNALS)
+def test_a_signal_exits_with_75_also_when_ray_makes_a_plain_keyboard_interrupt_of_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waiting(*args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(signals.Interrupted):
+            os.kill(os.getpid(), signal.Signals[name])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signals, "_asked", None)  # and forgotten again after the test
+    monkeypatch.setattr(run, "search", waiting)
+    result = metabench("search", "space.yaml")
+    assert result.exit_code == signals.TRY_AGAIN
+    assert f"stopped by {name}. The same command continues" in result.stderr

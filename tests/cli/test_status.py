@@ -1,0 +1,114 @@
+"""How a search stands, read from its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from metabench import data
+from metabench.cli import app, status
+from metabench.core import MetabenchError, Split
+from metabench.core.config import SearchSpace
+from metabench.search.folder import claim
+from metabench.search.journal.ledger import Ledger
+from metabench.search.progress.watch import Watch
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.ray.asha import judge
+from metabench.storage import files
+from tests.search.conftest import space  # noqa: F401
+from tests.search.played import make_report
+
+
+@pytest.fixture
+def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
+    """Return a search of which one trial is complete, one pruned, one failed, one diverged and one runs."""
+    split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
+    claim(tmp_path, space, data.make_splits("squares", split, split, split), seed=0)
+    ledger = Ledger(tmp_path, 2)
+    searcher = FairSearcher(space, ledger, seed=0)
+    names = [searcher.suggest(str(number))["trial"] for number in range(6)]
+    for rung, accuracy in ((100, 0.4), (300, 0.5), (900, 0.6)):
+        judge(ledger, space.budget, names[0], make_report(rung, accuracy, seconds=rung / 10))
+    judge(ledger, space.budget, names[2], make_report(100, 0.3, seconds=10.0))
+    judge(ledger, space.budget, names[1], make_report(100, None, seconds=10.0))
+    ledger.fail(names[3], "Traceback\nValueError: broken")
+    watch = Watch(tmp_path, space, quiet=True)
+    watch.slots, watch.nodes = 2, lambda: [{"address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0}]
+    watch.ended(ledger, names[0])
+    return tmp_path
+
+
+def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path) -> None:
+    found = status.read(folder)
+    assert found["stage"] == "search"
+    assert found["is_driven"]  # its snapshot is fresh
+    maml, maml_pp = found["algorithms"]["maml"], found["algorithms"]["maml_pp"]
+    assert [maml[state] for state in status.STATES] == [1, 1, 1, 0, 0]
+    assert [maml_pp[state] for state in status.STATES] == [1, 0, 0, 1, 1]
+    assert (maml["planned"], maml["proposed"]) == (9, 3)
+    assert maml["rungs"] == {"100": 2, "300": 1, "900": 1}
+    assert maml["incumbent"]["trial"] == "maml-000"
+    assert maml["incumbent"]["val_accuracy"] == 0.6
+    assert maml_pp["incumbent"] is None
+    assert maml_pp["errors"] == {"maml_pp-001": "ValueError: broken"}
+    assert found["spent"] == {"tasks": 1100, "seconds": 110.0}
+    # ended: 900, 100, 100 and 0 tasks, 275 on average; 12 to come, 2 run, 8 final runs of 900
+    assert found["expected"]["tasks_left"] == 12 * 275 + 2 * 275 + 8 * 900
+    assert found["expected"]["accelerator_seconds_left"] == pytest.approx(1105.0)
+
+
+def test_the_command_prints_it_for_people_and_for_programs(folder: Path) -> None:
+    shown = CliRunner().invoke(app, ["status", str(folder)])
+    assert shown.exit_code == 0
+    for part in ("search, a process drives it", "maml-000 after 900 tasks", "1100 tasks in 110", "10.0.0.1"):
+        assert part in shown.output
+    assert "maml_pp-001 failed: ValueError: broken" in shown.output
+    found = json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).output)
+    assert found["algorithms"]["maml"]["complete"] == 1
+
+
+def test_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MetabenchError, match="holds no search"):
+        status.read(tmp_path)
+
+
+def test_reading_changes_nothing_and_a_lock_is_seen(folder: Path) -> None:
+    (folder / files.RUNNING).unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert not status.read(folder)["is_driven"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    with files.lock(folder):
+        assert status.read(folder)["is_driven"]
+
+
+def test_a_trial_that_is_looked_at_again_or_waits_is_running(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    files.write_json(tmp_path / files.SEARCH, {"space": space.model_dump(mode="json")})
+    ledger = Ledger(tmp_path, 2)
+    names = [ledger.propose("maml", {}, {"inner_lr": 0.1}, False, 0).name for _ in range(3)]
+    ledger.record(names[0], make_report(100, 0.5), "continue", {})
+    ledger.doubt(names[1], 100, 1, {})
+    ledger.record(names[2], make_report(100, 0.4), "wait", {})
+    assert status.read(tmp_path)["algorithms"]["maml"]["running"] == 3
+    ledger.settle(names[2], "pruned", {})
+    assert status.read(tmp_path)["algorithms"]["maml"]["pruned"] == 1
+
+
+def test_looking_at_a_journal_finishes_nothing_that_a_kill_has_left(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    ledger = Ledger(tmp_path, 2)
+    name = ledger.propose("maml", {}, {"inner_lr": 0.1}, False, 0).name
+    ledger.record(name, make_report(100, 0.5), "pruned", {})
+    (tmp_path / files.TRIALS).unlink()  # as if killed before this was written
+    assert Ledger(tmp_path, 0, is_driver=False).trials[name].status == "pruned"
+    assert not (tmp_path / files.TRIALS).exists()
+    Ledger(tmp_path, 2)
+    assert (tmp_path / files.TRIALS).exists()

@@ -1,0 +1,509 @@
+"""A folder of images gives the splits that it shows, or one message that names all that is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from metabench import data
+from metabench.core import MetabenchError, Split, Splits
+from metabench.core.config import TaskConfig
+from metabench.data.reading import cache, images, own
+from metabench.data.tasks import frozen
+
+SIDE = 4
+SIX = {"meta_train": 0.34, "meta_validation": 0.33}
+"""Shares that give each split two of six classes."""
+
+
+def load(path: Path | str, **options: Any) -> Splits:
+    options = {"size": SIDE, "channels": 1, **options}
+    return data.load(TaskConfig(dataset="folder", options={"path": str(path), **options}))
+
+
+def refused(path: Path | str, **options: Any) -> str:
+    with pytest.raises(MetabenchError) as error:
+        load(path, **options)
+    return str(error.value)
+
+
+def paint(path: Path, value: int = 7, side: int = SIDE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((side, side), value, np.uint8)).save(path)
+
+
+def six_classes(root: Path, n_images: int = 3) -> Path:
+    for row in range(6):
+        for column in range(n_images):
+            paint(root / f"class{row}" / f"{column}.png", 10 * row + column)
+    return root
+
+
+def three_splits(root: Path, words: tuple[str, str, str] = ("train", "val", "test")) -> Path:
+    for part, word in enumerate(words):
+        for row in range(2):
+            paint(root / word / f"{word}{row}" / "a.png", 100 * part + row)
+    return root
+
+
+def parts(splits: Splits) -> tuple[Split, Split, Split]:
+    return splits.meta_train, splits.meta_validation, splits.meta_test
+
+
+def test_classes_are_split_by_seed_and_every_image_is_where_its_folder_says(tmp_path: Path) -> None:
+    splits = load(six_classes(tmp_path), **SIX)
+    for part in parts(splits):
+        assert part.images.shape == (2, 3, 1, SIDE, SIDE)
+        assert part.counts is None
+        for name, images in zip(part.classes, part.images, strict=True):
+            expected = 10 * int(name[-1]) + torch.arange(3)
+            assert (images == expected.view(3, 1, 1, 1)).all()
+    assert len({name for part in parts(splits) for name in part.classes}) == 6
+    other = {load(tmp_path, **SIX, seed=seed).meta_train.classes for seed in range(8)}
+    assert len(other) > 1, "the seed matters"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "val", "test"),
+        ("Training", "Validation", "TESTING"),
+        ("meta_train", "meta-val", "meta test"),
+    ],
+)
+def test_folders_named_like_splits_are_splits(tmp_path: Path, words: tuple[str, str, str]) -> None:
+    splits = load(three_splits(tmp_path, words))
+    for number, (word, part) in enumerate(zip(words, parts(splits), strict=True)):
+        assert part.classes == (f"{word}0", f"{word}1")
+        assert part.images[:, 0, 0, 0, 0].tolist() == [100 * number, 100 * number + 1]
+    assert "split_by=seed: the folders are splits already" in refused(tmp_path, split_by="seed")
+
+
+LISTS = {
+    "a.yaml": "train: [class0, class1]\nval: [class2, class3]\ntest: [class5, class4]\n",
+    "a.json": '{"train": ["class0", "class1"], "val": ["class2", "class3"], "test": ["class5", "class4"]}',
+    "a.txt": "# train\nclass0\nclass1\n\n# val\nclass2\nclass3\n# test\nclass5\nclass4\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_names_the_classes_of_each_split_and_may_leave_some_out(tmp_path: Path, name: str) -> None:
+    six_classes(tmp_path)
+    paint(tmp_path / "left out" / "a.png")
+    (tmp_path / name).write_text(LISTS[name])
+    splits = load(tmp_path, split_by="list", list=name)
+    assert [part.classes for part in parts(splits)] == [
+        ("class0", "class1"),
+        ("class2", "class3"),
+        ("class5", "class4"),
+    ]
+    assert splits.meta_test.images[:, 0, 0, 0, 0].tolist() == [50, 40]
+
+
+BAD_LISTS = {
+    "no such class": ("train: [class0, class1, klass]", "class 'klass' of meta_train has no images"),
+    "no such split": ("trian: [class0]", "'trian' is no split; allowed: meta_train"),
+    "twice": ("train: [class0, class0]", "class 'class0' stands twice in meta_train"),
+    "two splits": ("train: [class0]\ntest: [class0]", "class 'class0' is in meta_train and in meta_test"),
+    "too few": ("train: [class0]", "meta_train has 1 classes and needs 2 or more"),
+    "no mapping": ("[class0]", "must map meta_train, meta_validation, meta_test to lists of classes"),
+    "no yaml": ("train: [", "while parsing"),
+    "empty": ("", "must map meta_train"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_LISTS.values(), ids=BAD_LISTS.keys())
+def test_a_wrong_list_is_told(tmp_path: Path, text: str, message: str) -> None:
+    (six_classes(tmp_path) / "list.yaml").write_text(text)
+    assert message in refused(tmp_path, split_by="list", list="list.yaml")
+
+
+def test_a_list_that_is_not_there_and_one_that_is_not_used_are_told(tmp_path: Path) -> None:
+    six_classes(tmp_path)
+    assert "nothing.txt: No such file" in refused(tmp_path, split_by="list", list="nothing.txt")
+    assert "one needs the other" in refused(tmp_path, split_by="list")
+    assert "one needs the other" in refused(tmp_path, list="nothing.txt")
+    (tmp_path / "list.txt").write_text("class0\n")
+    assert "stands before the first heading" in refused(tmp_path, split_by="list", list="list.txt")
+
+
+def test_smaller_classes_are_counted_and_only_their_images_are_drawn(tmp_path: Path) -> None:
+    six_classes(tmp_path)
+    for column in range(3, 9):
+        paint(tmp_path / "class0" / f"{column}.png", 200)
+    splits = load(tmp_path, **SIX)
+    for part in parts(splits):
+        assert part.images.shape[1] == 9
+        assert part.counts is not None
+        assert part.counts.tolist() == [9 if name == "class0" else 3 for name in part.classes]
+    task = TaskConfig(dataset="folder", way=2, shot=1, query=2, test_query=2)
+    data.check(task, splits)
+    for split in ("meta_validation", "meta_test"):
+        drawn = frozen.frozen(splits, split, task, 20, "test").groups[0].indices  # type: ignore[arg-type]
+        counts = getattr(splits, split).counts
+        assert (drawn.examples < counts[drawn.classes][..., None]).all()
+    with pytest.raises(MetabenchError, match=r"meta_test of folder/own has only 3 in class 'class\d'"):
+        data.check(task.model_copy(update={"test_query": 3}), splits)
+
+
+def test_examples_per_class_takes_some_and_keeps_them_as_others_come(tmp_path: Path) -> None:
+    six_classes(tmp_path, 8)
+    few = load(tmp_path, **SIX, examples_per_class=3)
+    more = load(tmp_path, **SIX, examples_per_class=5)
+    for small, large in zip(parts(few), parts(more), strict=True):
+        assert small.images.shape[1] == 3
+        for row in range(2):
+            assert set(small.images[row, :, 0, 0, 0].tolist()) < set(large.images[row, :, 0, 0, 0].tolist())
+
+
+def noise(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def saved(path: Path, image: Image.Image, **how: Any) -> Path:
+    image.save(path, **how)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.tif", "a.tiff", "a.bmp", "a.webp"])
+def test_lossless_formats_give_the_pixels_that_were_written(tmp_path: Path, name: str) -> None:
+    pixels = noise(6, 6, 3)
+    how = {"lossless": True} if name.endswith("webp") else {}
+    found = images.decode(saved(tmp_path / name, Image.fromarray(pixels), **how), 6, 3, "white")
+    assert (found == pixels.transpose(2, 0, 1)).all()
+
+
+def test_jpeg_and_gif_are_read_and_only_the_first_picture_of_several(tmp_path: Path) -> None:
+    grey, other = Image.new("L", (6, 6), 100), Image.new("L", (6, 6), 200)
+    assert abs(int(images.decode(saved(tmp_path / "a.jpg", grey), 6, 1, "white").mean()) - 100) <= 2
+    for name in ("a.gif", "a.tiff", "a.webp"):
+        path = saved(tmp_path / name, grey, save_all=True, append_images=[other])
+        assert abs(int(images.decode(path, 6, 1, "white").mean()) - 100) <= 2
+    cmyk = saved(tmp_path / "b.jpg", Image.new("CMYK", (6, 6), (0, 0, 0, 0)))
+    assert images.decode(cmyk, 6, 1, "white").min() >= 253
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 257], [128 * 257, 65535]], np.uint16)
+    path = saved(tmp_path / name, Image.fromarray(values))
+    assert images.decode(path, 2, 1, "white").tolist() == [[[0, 1], [128, 255]]]
+
+
+def test_numbers_with_a_point_are_scaled_from_zero_to_one_and_refused_beyond(tmp_path: Path) -> None:
+    good = saved(tmp_path / "a.tiff", Image.fromarray(np.array([[0, 0.2], [0.6, 1]], np.float32)))
+    assert images.decode(good, 2, 1, "white").tolist() == [[[0, 51], [153, 255]]]
+    for value in (2, float("nan"), -1):
+        bad = saved(tmp_path / "b.tiff", Image.fromarray(np.full((2, 2), value, np.float32)))
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            images.decode(bad, 2, 1, "white")
+
+
+def test_palettes_black_and_white_and_grey_become_what_is_asked_for(tmp_path: Path) -> None:
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    palette = images.decode(saved(tmp_path / "p.png", red.quantize(4)), 4, 3, "white")
+    assert palette[:, 0, 0].tolist() == [255, 0, 0]
+    bits = images.decode(saved(tmp_path / "1.png", Image.new("1", (4, 4), 1)), 4, 3, "white")
+    assert bits.shape == (3, 4, 4)
+    assert (bits == 255).all()
+    grey = images.decode(saved(tmp_path / "r.png", red), 4, 1, "white")
+    assert (grey == 76).all()  # 0.299 of 255, ITU-R 601
+
+
+@pytest.mark.parametrize(("background", "value"), [("white", 255), ("black", 0)])
+def test_transparent_pixels_show_the_background(tmp_path: Path, background: str, value: int) -> None:
+    clear = Image.new("RGBA", (4, 4), (9, 9, 9, 0))
+    palette = Image.new("P", (4, 4), 0)
+    for name, image, how in (
+        ("a.png", clear, {}),
+        ("a.webp", clear, {"lossless": True}),
+        ("b.png", Image.new("LA", (4, 4), (9, 0)), {}),
+        ("c.png", palette, {"transparency": 0}),
+    ):
+        for channels in (1, 3):
+            found = images.decode(saved(tmp_path / name, image, **how), 4, channels, background)
+            assert (found == value).all(), name
+
+
+def test_the_orientation_of_a_camera_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    pixels = np.zeros((4, 4), np.uint8)
+    pixels[:, 0] = 255
+    found = images.decode(saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 4, 1, "white")
+    assert found[0].tolist() == [[255] * 4, *[[0] * 4] * 3]
+
+
+def test_the_square_in_the_middle_is_taken_and_shrinking_averages(tmp_path: Path) -> None:
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = noise(4, 4)
+    found = images.decode(saved(tmp_path / "a.png", Image.fromarray(wide)), 4, 1, "white")
+    assert (found[0] == wide[:, 4:8]).all()
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[::2] = 255
+    small = images.decode(saved(tmp_path / "b.png", Image.fromarray(stripes)), 8, 1, "white")
+    assert abs(small.astype(float) - 127.5).max() < 6, "one line in two, or aliasing would show"
+
+
+def test_hidden_files_what_systems_leave_and_papers_beside_the_classes_are_left_alone(tmp_path: Path) -> None:
+    expected = load(six_classes(tmp_path), **SIX).fingerprint
+    (tmp_path / "README.md").touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    for name in (".DS_Store", "._0.png", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "class0" / name).write_bytes(b"x")
+    assert load(tmp_path, **SIX).fingerprint == expected
+
+
+def test_links_are_followed_and_loops_of_links_are_harmless(tmp_path: Path) -> None:
+    expected = load(six_classes(tmp_path / "real"), **SIX).fingerprint
+    (tmp_path / "linked").mkdir()
+    for row in range(6):
+        (tmp_path / "linked" / f"class{row}").symlink_to(tmp_path / "real" / f"class{row}")
+    (tmp_path / "linked" / "loop").symlink_to(tmp_path / "linked")
+    (tmp_path / "linked" / "self").symlink_to(tmp_path / "linked" / "self")
+    (tmp_path / "real" / "class0" / "up").symlink_to(tmp_path / "real")
+    assert load(tmp_path / "linked", **SIX).fingerprint == expected
+
+
+def damaged(root: Path) -> str:
+    path = root / "class0" / "0.png"
+    path.write_bytes(path.read_bytes()[:40])
+    return "class0/0.png': cannot be decoded"
+
+
+def not_an_image(root: Path) -> str:
+    (root / "class1" / "x.jpg").write_text("hello")
+    return "class1/x.jpg': cannot be decoded: it is damaged, or none of PNG"
+
+
+def other_file(root: Path) -> str:
+    (root / "class2" / "notes.txt").touch()
+    return "class2/notes.txt': not an image by its name"
+
+
+def empty_class(root: Path) -> str:
+    (root / "hollow").mkdir()
+    return "class 'hollow' is empty"
+
+
+def deeper_folder(root: Path) -> str:
+    paint(root / "class3" / "deep" / "a.png")
+    return "class3/deep': a folder inside the class 'class3'"
+
+
+def outside(root: Path) -> str:
+    paint(root / "lost.png")
+    return "lost.png': an image outside the folders of classes"
+
+
+def broken_link(root: Path) -> str:
+    (root / "class4" / "gone.png").symlink_to(root / "nowhere.png")
+    return "class4/gone.png': No such file"
+
+
+def a_pipe(root: Path) -> str:
+    os.mkfifo(root / "class5" / "pipe.png")
+    return "class5/pipe.png': is not a file"
+
+
+def not_unicode(root: Path) -> str:
+    os.mkdir(os.fsencode(root) + b"/\xff")
+    return "the name is not Unicode"
+
+
+def same_letters(root: Path) -> str:
+    paint(root / "caf\u00e9" / "a.png")
+    paint(root / "cafe\u0301" / "a.png")
+    return "class 'caf\u00e9' has two folders"
+
+
+FAULTS = [damaged, not_an_image, other_file, empty_class, deeper_folder]
+FAULTS += [outside, broken_link, a_pipe, not_unicode, same_letters]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_named(tmp_path: Path, fault: Callable[[Path], str]) -> None:
+    expected = fault(six_classes(tmp_path))
+    message = refused(tmp_path, **SIX)
+    assert expected in message
+    assert message.count("\n") == 0, "and nothing else is"
+
+
+def test_all_faults_are_told_at_once_and_nothing_is_kept(tmp_path: Path) -> None:
+    six_classes(tmp_path)
+    expected = [fault(tmp_path) for fault in FAULTS]
+    message = refused(tmp_path, meta_train=0.9, meta_validation=0.1)
+    expected += ["together they must be < 1", "meta_test has 0 classes"]
+    assert [part for part in expected if part not in message] == []
+
+
+def test_a_class_in_two_splits_and_a_small_or_unknown_split_are_told(tmp_path: Path) -> None:
+    three_splits(tmp_path)
+    paint(tmp_path / "val" / "train0" / "a.png")
+    paint(tmp_path / "tset" / "x" / "a.png")
+    (tmp_path / "test" / "test0" / "a.png").rename(tmp_path / "test" / "test1" / "b.png")
+    (tmp_path / "test" / "test0").rmdir()
+    message = refused(tmp_path)
+    assert "class 'train0' is in two splits: " in message
+    assert "tset': no name of a split" in message
+    assert "meta_test has 1 classes and needs 2 or more" in message
+
+
+def test_a_path_that_leads_nowhere_or_to_a_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "No such file or directory" in refused(tmp_path / "nowhere")
+    paint(tmp_path / "a.png")
+    assert "a.png is a file; give the folder" in refused(tmp_path / "a.png")
+    assert "path is not set" in refused("")
+    (tmp_path / "empty").mkdir()
+    assert "holds no class: meta_train, meta_validation and meta_test need 2" in refused(tmp_path / "empty")
+    monkeypatch.delenv("METABENCH_DATA", raising=False)
+    assert "METABENCH_DATA is not set" in refused("mine")
+    assert "embedded null byte" in refused("/a\0b")
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
+    assert f"path='mine': {tmp_path}/mine: No such file or directory" in refused("mine")
+    six_classes(tmp_path / "mine")
+    assert load("mine", **SIX).fingerprint
+
+
+def test_a_changed_image_is_decoded_again_and_an_unchanged_folder_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(six_classes(tmp_path), **SIX)
+    paint(tmp_path / "class0" / "0.png", 99)
+    os.utime(tmp_path / "class0" / "0.png", ns=(1, 1))
+    changed = load(tmp_path, **SIX)
+    assert changed.fingerprint != first.fingerprint
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("decoded again"))
+    assert load(tmp_path, **SIX).fingerprint == changed.fingerprint
+    assert load(tmp_path, **SIX, seed=5).fingerprint != changed.fingerprint, "another split of the same table"
+
+
+def test_images_are_known_by_their_bytes_wherever_and_whenever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
+    first = load(six_classes(tmp_path / "a", n_images=2), **SIX)
+    files = sorted((tmp_path / "a").rglob("*.png"))
+    digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    (table,) = (tmp_path / "cache").glob("folder-*.npy")
+    assert table.name.startswith(f"folder-{hashlib.sha256(b''.join(digests)).hexdigest()[:16]}-")
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("decoded again"))
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    for file in (tmp_path / "b").rglob("*.png"):
+        os.utime(file, ns=(1, 1))
+    assert load(tmp_path / "b", **SIX).fingerprint == first.fingerprint
+
+
+def test_an_unchanged_file_is_read_for_its_checksum_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes(number))
+    found = cache.checksum(files)
+    assert cache.checksum(files[::-1]) != found
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+        assert cache.checksum(files) == found
+    files[0].write_bytes(b"other")
+    assert cache.checksum(files) != found
+
+
+def test_a_large_table_in_another_order_is_kept_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    paint(six_classes(tmp_path) / "class0" / "more.png")
+    expected = load(tmp_path, **SIX).fingerprint
+    before = set(cache.glob("folder-split-*"))
+    monkeypatch.setattr(own, "LARGE", 1)
+    assert load(tmp_path, **SIX).fingerprint == expected
+    assert len(set(cache.glob("folder-split-*")) - before) == 1
+
+
+NAMES = st.text(
+    st.characters(exclude_categories=("Cs",), exclude_characters="/\0"), min_size=1, max_size=5
+) | st.sampled_from(["train", "val", "test", " ", "a b", "ä", "..a", "-x", "~", "Thumbs.db", "e\u0301"])
+CONTENTS = st.integers(0, 255) | st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"hello"])
+FILES = st.dictionaries(
+    st.builds(str.__add__, NAMES, st.sampled_from([".png", ".PNG", ".bmp", ".txt", ""])), CONTENTS, max_size=3
+)
+GOOD = st.dictionaries(
+    st.builds(str.__add__, NAMES, st.just(".png")), st.integers(0, 255), min_size=1, max_size=3
+)
+TREES = st.one_of(
+    st.dictionaries(NAMES, FILES, max_size=7),
+    st.dictionaries(NAMES, GOOD, min_size=6, max_size=9),
+    st.dictionaries(st.text("abäß 1", min_size=1, max_size=4), GOOD, min_size=6, max_size=9),
+    st.fixed_dictionaries(
+        {word: st.dictionaries(NAMES, GOOD, max_size=3) for word in ("train", "val", "test")}
+    ),
+)
+
+
+def write_tree(root: Path, tree: Any) -> None:
+    if isinstance(tree, dict):
+        root.mkdir(parents=True, exist_ok=True)
+        for name, below in tree.items():
+            if name not in (".", ".."):
+                write_tree(root / name, below)
+    elif isinstance(tree, bytes):
+        root.write_bytes(tree)
+    else:
+        Image.new("L", (SIDE, SIDE), tree).save(root, "bmp" if root.suffix == ".bmp" else "png")
+
+
+@settings(max_examples=60, deadline=None)
+@given(tree=TREES, split_by=st.sampled_from(["auto", "seed", "folder"]))
+def test_any_folder_gives_its_own_images_in_disjoint_splits_or_one_message(
+    tree: dict[str, Any], split_by: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    write_tree(root, tree)
+    try:
+        splits = load(root, split_by=split_by, meta_train=0.4, meta_validation=0.3)
+    except MetabenchError as error:
+        message = str(error)
+    else:
+        assert contents(splits) == written(root)
+        return
+    assert message.startswith("folder: ")
+    assert all(line.startswith("folder: ") for line in message.split("\n"))
+
+
+def written(root: Path) -> dict[str, list[int]]:
+    """Return the grey values of the images that a tree shows, by class."""
+    known: dict[str, list[int]] = {}
+    for path in sorted(root.glob("**/*.*")):
+        names = path.relative_to(root).parts
+        is_hidden = any(name.startswith(".") or name.lower() in images.HIDDEN for name in names)
+        if path.is_file() and not is_hidden and path.parent != root:
+            with Image.open(path) as image:
+                known.setdefault(images.class_name(path.parent), []).append(int(image.getpixel((0, 0))))  # type: ignore[arg-type]
+    return {name: sorted(values) for name, values in known.items()}
+
+
+def contents(splits: Splits) -> dict[str, list[int]]:
+    """Return the grey values of the images of each class, and check that no class is in two splits."""
+    found: dict[str, list[int]] = {}
+    for part in parts(splits):
+        counts = [part.images.shape[1]] * len(part.classes) if part.counts is None else part.counts.tolist()
+        for name, images, count in zip(part.classes, part.images, counts, strict=True):
+            assert name not in found
+            found[name] = sorted(images[:count, 0, 0, 0].tolist())
+            assert (images[:count] == images[:count, :, :1, :1]).all()
+            assert not images[count:].any()
+    return found

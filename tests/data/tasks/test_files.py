@@ -1,0 +1,144 @@
+"""Lists of frozen tasks: read back as they were drawn, and refused where anything about them is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from metabench.core import MetabenchError, Splits
+from metabench.core.config import Between, TaskConfig
+from metabench.data.tasks import files as task_lists
+from metabench.data.tasks import frozen, sampling
+from metabench.data.tasks.frozen import FrozenTasks
+from metabench.storage import files
+from metabench.training import run as runs
+from tests.support import small
+
+KINDS = {
+    "plain": {},
+    "ranges": {"way": Between(low=2, high=4), "shot": Between(low=1, high=2)},
+    "unbalanced": {"shot": 2, "most_shots": 3},
+    "unlabelled": {"unlabelled": 2, "distractors": 1},
+}
+
+
+def write(path: Path, splits: Splits, task: TaskConfig = small.TASK, n_tasks: int = 20) -> FrozenTasks:
+    tasks = frozen.frozen(splits, "meta_test", task, n_tasks, "test")
+    task_lists.write(path, splits, "meta_test", task, "test", tasks)
+    return tasks
+
+
+def rewrite(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: object) -> None:
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["metabench"])
+    found = load_file(path) if tensors is None else tensors
+    save_file(found, path, metadata={"metabench": json.dumps({**record, **changes})})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_is_read_back_as_it_was_drawn(kind: str, tmp_path: Path) -> None:
+    splits, path = small.splits(n_examples=8), tmp_path / "tasks.safetensors"
+    drawn = write(path, splits, small.TASK.model_copy(update=KINDS[kind]))
+    found = task_lists.read(path, splits, "meta_test")
+    assert found.hash == drawn.hash
+    assert len(found.groups) == len(drawn.groups)
+    for mine, theirs in zip(found.groups, drawn.groups, strict=True):
+        assert mine.shape == theirs.shape
+        assert torch.equal(mine.positions, theirs.positions)
+        assert sampling.tensors(mine.indices).keys() == sampling.tensors(theirs.indices).keys()
+        for name, index in sampling.tensors(theirs.indices).items():
+            assert torch.equal(sampling.tensors(mine.indices)[name], index)
+
+
+def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    write(here, small.splits())
+    code = (
+        "import sys; from pathlib import Path; from tests import small, test_task_lists as t;"
+        "t.write(Path(sys.argv[1]), small.splits())"
+    )
+    subprocess.run([sys.executable, "-c", code, str(there)], check=True)
+    assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_thousand_tasks_take_a_few_bytes_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.safetensors"
+    write(path, small.splits(), n_tasks=1000)
+    n_images = 1000 * small.TASK.ways[1] * (1 + small.TASK.test_query)
+    assert path.stat().st_size < 6 * n_images + 2000
+
+
+def test_what_is_wrong_with_a_list_is_told(tmp_path: Path) -> None:
+    splits, path = small.splits(), tmp_path / "tasks.safetensors"
+
+    def told(part: str = "meta_test", of: Splits = splits) -> str:
+        with pytest.raises(MetabenchError) as caught:
+            task_lists.read(path, of, part)  # type: ignore[arg-type]
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    assert "No such file" in told()
+    path.write_text("no tensors")
+    assert "is no list of tasks" in told()
+    save_file({"a": torch.zeros(1)}, path)
+    assert "is no list of tasks" in told()
+    write(path, splits)
+    assert "holds tasks of meta_test, not of meta_validation" in told("meta_validation")
+    assert "point METABENCH_DATA at" in told(of=splits._replace(fingerprint="1" * 64))
+    whole = load_file(path)
+    rewrite(path, format=99)
+    assert "has format 99" in told()
+    rewrite(path, {**whole, "0.examples": whole["0.examples"].flip(0)}, format=1)
+    assert "changed or damaged" in told()
+    rewrite(path, {**whole, "0.examples": whole["0.examples"] + 100})
+    assert "examples of group 0" in told()
+    rewrite(path, {**whole, "0.spell": whole["0.examples"].clone()})
+    assert "does not hold what it says" in told()
+    rewrite(path, {"0.positions": whole["0.positions"]})
+    assert "does not hold what it says" in told()
+
+
+def test_a_run_tested_on_a_list_has_the_results_and_the_hash_of_its_own_drawing(tmp_path: Path) -> None:
+    splits, path = small.splits(), tmp_path / "tasks.safetensors"
+    folder, config = tmp_path / "run", small.config()
+    runs.train_run(config, splits, folder)
+    drawn = write(path, splits, config.task)
+    own = runs.test_run(folder, splits, 20)
+    listed = runs.test_run(folder, splits, 5, tasks=task_lists.read(path, splits, "meta_test"))
+    assert listed["accuracy"] == own["accuracy"]
+    assert listed["tasks"] == 20
+    assert listed["tasks_hash"] == own["tasks_hash"] == drawn.hash
+    assert files.read_json(folder / files.TEST)["times_opened"] == 2
+    classes = [[int(row) for row in line.split()] for line in listed["classes"]]
+    assert classes == drawn.groups[0].indices.classes.tolist()
+    assert listed["class_names"] == splits.meta_test.classes
+    assert listed["code"] == files.code_hash()
+    assert {"commit", "versions", "config_hash", "opened"} <= listed.keys()
+
+
+def test_tasks_of_more_ways_than_a_run_was_trained_for_are_refused(tmp_path: Path) -> None:
+    splits, path = small.splits(), tmp_path / "tasks.safetensors"
+    runs.train_run(small.config(), splits, tmp_path / "run")
+    write(path, splits, small.TASK.model_copy(update={"way": 5}))
+    with pytest.raises(MetabenchError, match="was trained for 3 ways, and these tasks have up to 5"):
+        runs.test_run(tmp_path / "run", splits, 20, tasks=task_lists.read(path, splits, "meta_test"))
+
+
+def test_other_tasks_leave_the_result_of_the_runs_own_alone(tmp_path: Path) -> None:
+    splits, path = small.splits(), tmp_path / "tasks.safetensors"
+    folder = tmp_path / "run"
+    runs.train_run(small.config(), splits, folder)
+    runs.test_run(folder, splits, 20)
+    own = (folder / files.TEST).read_bytes()
+    drawn = write(path, splits, small.TASK.model_copy(update={"way": 2}))
+    result = runs.test_run(folder, splits, 20, tasks=task_lists.read(path, splits, "meta_test"))
+    assert (folder / files.TEST).read_bytes() == own
+    assert files.read_json(folder / f"test-{drawn.hash[:12]}.json")["accuracy"] == result["accuracy"]
+    assert result["times_opened"] == 2

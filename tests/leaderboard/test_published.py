@@ -1,0 +1,84 @@
+"""Published figures beside measured ones: which, and that they are no results of ours."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metabench import leaderboard
+from metabench.leaderboard import published
+from metabench.storage import files
+from tests.leaderboard.folders import TASK, finish, make_search
+
+OMNIGLOT = {**TASK, "dataset": "omniglot"}
+
+
+def shown(folder: Path, **task: Any) -> dict[str, Any]:
+    search = finish(make_search(folder), {"maml": (0.7, 0.6)})
+    record = files.read_json(search / files.SEARCH)
+    record["space"]["algorithms"] = {"maml": {}}
+    record["space"]["task"] |= task
+    files.write_json(search / files.SEARCH, record)
+    return leaderboard.leaderboard([search], published=True)
+
+
+def test_they_stand_in_the_order_but_have_no_rank_and_are_compared_with_nothing(tmp_path: Path) -> None:
+    found = shown(tmp_path, dataset="omniglot")
+    first = found["rows"][0]
+    assert [first[key] for key in ("algorithm", "variant", "status", "model")] == [
+        "maml_pp",
+        "published",
+        "published",
+        "ensemble of 5",
+    ]
+    reference = [row for row in found["rows"] if row["variant"] == "published"]
+    assert len(reference) == 6
+    assert all(row["rank"] is None and row["seeds"] is None and row["source"] for row in reference)
+    assert not any("published" in pair["a"] + pair["b"] for pair in found["comparisons"])
+    assert found["status"] == "finished"
+    maml = next(row for row in reference if row["algorithm"] == "maml")
+    assert (maml["accuracy"], maml["ci_low"], maml["ci_over"]) == pytest.approx(
+        (0.987, 0.983, "as published")
+    )
+    told = leaderboard.as_markdown(found)
+    assert "Published rows are references: not measured here" in told
+    assert "second hand" in told
+
+
+def test_clouderas_cells_belong_to_their_pool_way_and_shot(tmp_path: Path) -> None:
+    task = {**TASK, "dataset": "quickdraw", "split": "cloudera", "options": {"examples_per_class": 20}}
+    assert [one.percent for one in published.figures(task)] == [59.36]
+    assert published.figures({**task, "options": {}})[0].percent == 68.32
+    assert published.figures({**task, "shot": 3}) == ()
+    assert published.figures({**task, "split": "meta_dataset"}) == ()
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"unlabelled": 2},
+        {"domains": "within"},
+        {"way": {"low": 3, "high": 5}},
+        {"split": "lake"},
+        {"shot": 7},
+    ],
+)
+def test_tasks_that_were_not_published_have_none(special: dict[str, Any]) -> None:
+    assert published.figures(OMNIGLOT)
+    assert published.figures({**OMNIGLOT, **special}) == ()
+
+
+def test_the_cells_that_are_trained_again_have_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    cells = importlib.import_module("published").CELLS
+    checked = 0
+    for cell in cells:
+        if cell.task["dataset"] in ("omniglot", "quickdraw"):
+            known = {one.algorithm: one for one in published.figures({**TASK, **cell.task})}
+            assert known[cell.algorithm].percent == cell.published
+            assert known[cell.algorithm].half_width == cell.published_ci
+            checked += 1
+    assert checked == 21

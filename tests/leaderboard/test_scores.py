@@ -1,0 +1,246 @@
+"""What rows say beside their mean: ranks, comparisons, optimism, cost, and the opening of meta-test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from metabench import stats
+from metabench.core import MetabenchError
+from metabench.leaderboard import as_markdown, leaderboard
+from metabench.leaderboard.notes import about
+from metabench.storage import files
+from tests.leaderboard.folders import CLASSES, accuracies, finish, make_run, make_search
+
+MEANS = {"maml": (0.7, 0.6), "fomaml": (0.7, 0.64)}
+
+
+def rows(board: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in board["rows"]}
+
+
+def change(path: Path, **values: Any) -> None:
+    files.write_json(path, {**files.read_json(path), **values})
+
+
+def test_rows_that_cannot_be_told_apart_share_their_ranks_and_it_is_said(tmp_path: Path) -> None:
+    seeds = {"maml": (0, 1, 2), "fomaml": (3, 4, 5), "reptile": (6, 7, 8)}
+    means = {"maml": 0.7, "fomaml": 0.7, "reptile": 0.5}
+    runs = [
+        make_run(tmp_path / f"{name}{seed}", name, seed, means[name])
+        for name in seeds
+        for seed in seeds[name]
+    ]
+    board = leaderboard(runs)
+    found = rows(board)
+    ranks = {name: (row["rank"], row["rank_worst"]) for name, row in found.items()}
+    assert ranks == {
+        "maml:run": (1, 2),
+        "fomaml:run": (1, 2),
+        "reptile:run": (3, 3),
+        "chance:baseline": (None, None),
+    }
+    best, alike = sorted((found["maml:run"], found["fomaml:run"]), key=lambda row: -row["accuracy"])
+    assert best["vs_best"] is None
+    assert alike["vs_best"]["verdict"] == "not distinguishable"
+    told = as_markdown(board)
+    assert (
+        f"Not distinguishable from {best['algorithm']} run (p < 0.05, Holm): {alike['algorithm']} run."
+        in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        (
+            ["identical", "worse"],
+            "maml tuned is better than every other row but maml default, which has the same",
+        ),
+        (["worse", "worse"], "maml tuned is better than every other row (p < 0.05, Holm)."),
+        (["identical"], ""),
+    ],
+)
+def test_the_best_row_is_not_called_better_than_its_own_runs(verdicts: list[str], told: str) -> None:
+    shared = {"ci_over": "seeds and tasks", "seeds": 5, "times_opened": 1}
+    best = {**shared, "algorithm": "maml", "variant": "tuned", "rank": 1, "vs_best": None}
+    others = [
+        {**shared, "algorithm": name, "variant": "default", "rank": 2, "vs_best": {"verdict": verdict}}
+        for name, verdict in zip(("maml", "fomaml"), verdicts, strict=False)
+    ]
+    board = {"rows": [best, *others], "metric": {"name": "accuracy"}, "protocol": 2, "status": "finished"}
+    said = about(board, [])
+    assert told in said
+    assert ("better than every other row" in said) == bool(told)
+
+
+def test_a_default_that_was_chosen_is_tested_once_and_not_against_itself(tmp_path: Path) -> None:
+    search = finish(make_search(tmp_path), {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)})
+    for seed in (0, 1):
+        make_run(search / files.FINAL / f"maml-default-seed{seed}", "maml", seed, 0.7, lr=0.4)
+    board = leaderboard([search])
+    verdicts = {(pair["a"], pair["b"]): pair for pair in board["comparisons"]}
+    same = verdicts["maml:tuned", "maml:default"]
+    assert (same["verdict"], same["difference"], same["p"]) == ("identical", 0, None)
+    tuned, default = (verdicts[name, "fomaml:default"] for name in ("maml:tuned", "maml:default"))
+    assert {**tuned, "a": ""} == {**default, "a": ""}
+    # Six tests of four results, and not ten of five rows.
+    distinct = {pair["p"]: pair["p_holm"] for pair in board["comparisons"] if pair["p"] is not None}
+    assert len(distinct) == 6
+    assert list(distinct.values()) == pytest.approx(stats.holm(list(distinct)))
+    found = rows(board)
+    assert [(found[name]["rank"], found[name]["rank_worst"]) for name in ("maml:tuned", "maml:default")] == [
+        (1, 2),
+        (1, 2),
+    ]
+    assert "| maml | default | 1–2 | 70.0 | 67.5–72.5 | 67.5–72.5 | identical |" in as_markdown(board)
+
+
+def test_every_pair_is_compared_once_the_better_first_and_adjusted_together(tmp_path: Path) -> None:
+    board = leaderboard([finish(make_search(tmp_path), {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)})])
+    pairs = board["comparisons"]
+    assert len({frozenset((pair["a"], pair["b"])) for pair in pairs}) == len(pairs) == 10
+    assert all(pair["difference"] > 0 for pair in pairs)
+    assert [pair["p_holm"] for pair in pairs] == pytest.approx(stats.holm([pair["p"] for pair in pairs]))
+    one = next(pair for pair in pairs if pair["b"] == "maml:default" and pair["a"] == "maml:tuned")
+    tuned, default = (
+        [accuracies(mean, seed) for seed in seeds] for mean, seeds in ((0.7, (0, 1)), (0.6, (2, 3)))
+    )
+    expected = stats.paired(tuned, default)
+    assert [one[key] for key in ("difference", "ci_low", "ci_high", "p", "higher")] == [
+        expected.difference,
+        expected.low,
+        expected.high,
+        expected.p,
+        expected.higher,
+    ]
+    against = rows(board)["maml:default"]["vs_best"]
+    assert against["difference"] == -one["difference"]
+    assert (against["ci_low"], against["ci_high"]) == (-one["ci_high"], -one["ci_low"])
+    assert (against["verdict"], one["verdict"]) == ("worse", "better")
+
+
+def test_of_errors_the_lower_is_better(tmp_path: Path) -> None:
+    means = {"maml": (0.2, 0.3), "fomaml": (0.25, 0.24)}
+    board = leaderboard([finish(make_search(tmp_path, metric="error"), means, "error")])
+    found = rows(board)
+    assert [found[name]["rank"] for name in ("maml:tuned", "fomaml:default", "maml:default")] == [1, 2, 4]
+    assert all(pair["difference"] < 0 for pair in board["comparisons"])
+    assert {pair["verdict"] for pair in board["comparisons"]} == {"better"}
+    # The fixture validated at 0.6 and tested at 0.2: worse then, so no optimism but the contrary.
+    assert found["maml:tuned"]["val_optimism"] == pytest.approx(-0.4, abs=0.01)
+
+
+def test_the_interval_over_classes_is_that_of_the_recorded_classes(tmp_path: Path) -> None:
+    row = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))["maml:tuned"]
+    design = stats.design([[int(name) for name in line.split()] for line in CLASSES])
+    expected = stats.class_interval([accuracies(0.7, seed) for seed in (0, 1)], design)
+    assert (row["class_low"], row["class_high"], row["class_over"]) == pytest.approx(
+        (expected.low, expected.high, "seeds, classes and tasks")
+    )
+    again = stats.seed_interval([accuracies(0.7, seed) for seed in (0, 1)])
+    assert (row["seed_low"], row["seed_high"], row["classes"]) == pytest.approx((again.low, again.high, 12))
+
+
+def test_a_result_older_than_classes_code_and_dates_are_recorded_is_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "maml", 0, 0.6, classes=False)
+    board = leaderboard([run])
+    row = rows(board)["maml:run"]
+    assert row["accuracy"] == pytest.approx(0.6, abs=0.01)
+    unknown = ("class_low", "classes", "opened", "code", "commit", "config_hash", "parameters", "seed_low")
+    assert all(row[key] is None for key in unknown)
+    assert "New classes" not in as_markdown(board)
+
+
+def test_the_optimism_is_what_was_seen_before_less_the_test(tmp_path: Path) -> None:
+    row = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))["maml:tuned"]
+    assert row["val_optimism"] == pytest.approx(0.6 - row["accuracy"])
+    assert row["confirm_optimism"] == pytest.approx(0.58 - row["accuracy"])
+    running = rows(leaderboard([make_search(tmp_path / "running")]))["maml:tuned"]
+    assert running["val_optimism"] is None
+
+
+def test_what_is_not_a_number_has_no_rank_and_no_verdict(tmp_path: Path) -> None:
+    good, broken = (make_run(tmp_path / name, name, 0, 0.6) for name in ("maml", "reptile"))
+    other = make_run(tmp_path / "fomaml", "fomaml", 1, 0.5)
+    change(broken / files.TEST, accuracy=[None, *accuracies(0.9, 0)[1:]])
+    board = leaderboard([good, broken, other])
+    row = rows(board)["reptile:run"]
+    assert [row[key] for key in ("accuracy", "ci_low", "class_low", "rank", "vs_best", "val_optimism")] == [
+        None
+    ] * 6
+    assert rows(board)["fomaml:run"]["rank"] == 2
+    verdicts = {(pair["a"], pair["b"]): (pair["verdict"], pair["p_holm"]) for pair in board["comparisons"]}
+    assert [found for pair, found in verdicts.items() if "reptile:run" in pair] == [(None, None)] * 2
+
+
+def test_accelerator_seconds_weigh_each_stretch_by_its_share_of_a_gpu(tmp_path: Path) -> None:
+    search = finish(make_search(tmp_path), MEANS)
+    reports = [{"seconds": 4.0, "gpus": 0.5}, {"seconds": 10.0, "gpus": 0.25}]
+    lines = [{**line, "reports": reports} for line in files.read_lines(search / files.TRIALS)]
+    files.write_lines(search / files.TRIALS, lines)
+    change(search / files.META_TEST, gpus=0.5)
+    found = rows(leaderboard([search]))
+    assert found["maml:tuned"]["accelerator_seconds"] == 2 * (4 * 0.5 + 6 * 0.25)
+    assert found["maml:default"]["accelerator_seconds"] == 2 * 10 * 0.5
+    # Without a GPU it is the process that counts; without a record nothing is known.
+    reports = [{"seconds": 10.0, "gpus": 0.0}]
+    files.write_lines(
+        search / files.TRIALS, [{**line, "reports": reports} for line in lines[:-1]] + lines[-1:]
+    )
+    assert rows(leaderboard([search]))["maml:tuned"]["accelerator_seconds"] == 20
+    files.write_lines(search / files.TRIALS, [{**line, "reports": [{"seconds": 1.0}]} for line in lines])
+    assert rows(leaderboard([search]))["maml:tuned"]["accelerator_seconds"] is None
+
+
+def test_parameters_are_what_is_learnt_and_not_running_statistics(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "maml", 0, None)
+    save_file(
+        {"meta.head.weight": np.zeros((5, 8)), "meta.lr": np.zeros(()), "buffers.mean": np.zeros(100)},
+        run / files.WEIGHTS,
+    )
+    assert rows(leaderboard([run]))["maml:run"]["parameters"] == 41
+    (run / files.WEIGHTS).write_bytes(b"damaged")
+    with pytest.raises(MetabenchError, match="no weights"):
+        leaderboard([run])
+
+
+def test_each_opening_of_meta_test_counts_and_is_flagged(tmp_path: Path) -> None:
+    search = finish(make_search(tmp_path), MEANS)
+    change(search / files.META_TEST, times_opened=1, config_hash="e" * 64)
+    row = rows(leaderboard([search]))["maml:tuned"]
+    assert (row["times_opened"], row["config_hash"]) == (1, "e" * 64)
+    for number in (1, 2):
+        files.write_json(
+            search / "earlier" / str(number) / files.META_TEST, {"finished": "2026", "times_opened": number}
+        )
+    board = leaderboard([search])
+    assert rows(board)["maml:tuned"]["times_opened"] == 3
+    assert "Meta-test was opened more than once for: maml tuned," in as_markdown(board)
+    (search / files.META_TEST).unlink()  # as where the search goes on after that
+    assert leaderboard([search])["status"] == "running"
+
+
+def test_few_seeds_are_told_below_the_table(tmp_path: Path) -> None:
+    told = as_markdown(leaderboard([make_run(tmp_path / "a", "maml", 0, 0.6)]))
+    assert "One seed, whose interval says nothing of training again: maml run." in told
+    two = [make_run(tmp_path / f"b{seed}", "fomaml", seed, 0.6) for seed in (0, 1)]
+    told = as_markdown(leaderboard(two))
+    assert "Two seeds, whose interval is only rough: fomaml run." in told
+    three = [*two, make_run(tmp_path / "b2", "fomaml", 2, 0.6)]
+    assert "seed, whose" not in as_markdown(leaderboard(three))
+
+
+def test_rows_of_several_searches_are_told_apart_by_folder_and_a_copy_is_refused(tmp_path: Path) -> None:
+    a, b = (finish(make_search(tmp_path / name), MEANS) for name in "ab")
+    for folder, created in ((a, "2026-01-01T00:00:00+00:00"), (b, "2026-02-02T00:00:00+00:00")):
+        change(folder / files.SEARCH, created=created, seed=0)
+    names = set(rows(leaderboard([a, b])))
+    assert {f"maml:tuned@{a}", f"maml:tuned@{b}", "nearest_mean:baseline"} <= names
+    change(b / files.SEARCH, created="2026-01-01T00:00:00+00:00")
+    with pytest.raises(MetabenchError, match=r"a and .*b hold the same search; give it once"):
+        leaderboard([a, b])

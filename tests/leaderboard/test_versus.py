@@ -1,0 +1,116 @@
+"""One question on two rows: the answer is that of the files, in words and numbers, or a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metabench import leaderboard, stats
+from metabench.core import MetabenchError
+from metabench.leaderboard import versus
+from metabench.storage import files
+from tests.leaderboard.folders import accuracies, finish, make_run, make_search
+
+MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
+
+
+def compare(*folders: Path, rows: str = "") -> dict[str, Any]:
+    return versus.compare(leaderboard.read(folders), rows.split(",") if rows else [])
+
+
+def test_two_rows_of_a_search_are_compared_in_a_sentence(tmp_path: Path) -> None:
+    found = compare(finish(make_search(tmp_path), MEANS), rows="maml:default,fomaml:tuned")
+    a, b = ([accuracies(mean, seed) for seed in seeds] for mean, seeds in ((0.6, (2, 3)), (0.65, (0, 1))))
+    expected = stats.paired(a, b)
+    assert [found[key] for key in ("difference", "ci_low", "ci_high", "p")] == [
+        expected.difference,
+        expected.low,
+        expected.high,
+        expected.p,
+    ]
+    assert (found["a"]["name"], found["b"]["name"], found["verdict"]) == (
+        "maml:default",
+        "fomaml:tuned",
+        "worse",
+    )
+    low, high = -100 * expected.high, -100 * expected.low
+    assert found["sentence"].startswith(
+        "fomaml:tuned (65.0%) is better than maml:default (59.9%) by "
+        f"{-100 * expected.difference:.1f} points (95 % interval over seeds and tasks "
+        f"[{low:+.1f}, {high:+.1f}] points, p = {expected.p:.2g}; "
+    )
+    assert "the same 40 tasks; 2 seeds against 2 seeds" in found["sentence"]
+    assert "On other test classes that" in found["sentence"]
+
+
+def test_the_best_row_of_each_folder_is_chosen_without_the_test(tmp_path: Path) -> None:
+    search = finish(make_search(tmp_path / "search"), MEANS)
+    chosen = files.read_json(search / files.CHOSEN)
+    chosen["fomaml"]["confirm_accuracy"] = 0.59  # above maml's, which is better on the test
+    files.write_json(search / files.CHOSEN, chosen)
+    found = compare(search, make_run(tmp_path / "run", "protonet", 0, 0.7))
+    assert (found["a"]["name"], found["b"]["name"]) == ("fomaml:tuned", "protonet:run")
+    assert found["chosen_by"] == "confirmation or validation"
+    assert found["over"] == "tasks"
+    assert "With one seed, nothing is said of training again." in found["sentence"]
+
+
+def test_what_cannot_be_told_apart_is_said_so(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, name, seed, 0.6) for seed, name in enumerate(("maml", "fomaml")))
+    found = compare(a, b)
+    assert found["verdict"] == "not distinguishable"
+    assert found["p"] > 0.05
+    assert "are not distinguishable: " in found["sentence"]
+
+
+def test_of_errors_the_lower_is_called_better(tmp_path: Path) -> None:
+    means = {"maml": (0.2, 0.3), "fomaml": (0.25, 0.24)}
+    search = finish(make_search(tmp_path, metric="error"), means, "error")
+    told = compare(search, rows="maml:tuned,maml:default")["sentence"]
+    assert told.startswith(
+        "maml:tuned (0.200) is better than maml:default (0.299) by 0.0992 (95 % interval over "
+    )
+
+
+def test_a_baseline_stands_for_no_training(tmp_path: Path) -> None:
+    found = compare(finish(make_search(tmp_path), MEANS), rows="nearest_mean,maml:tuned")
+    assert "no training against 2 seeds" in found["sentence"]
+    assert found["over"] == "seeds and tasks"
+
+
+def test_a_figure_that_is_not_a_number_is_not_compared(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, name, 0, 0.6) for name in ("maml", "fomaml"))
+    test = files.read_json(b / files.TEST)
+    files.write_json(b / files.TEST, {**test, "accuracy": [None, *test["accuracy"][1:]]})
+    found = compare(a, b)
+    assert (found["verdict"], found["difference"]) == (None, None)
+    assert "cannot be compared" in found["sentence"]
+
+
+REFUSED = {
+    "one folder": (("search",), "", "give a second folder, or two rows"),
+    "three folders": (("search", "run", "untested"), "", "give two"),
+    "one row": (("search",), "maml:tuned", "must name two rows"),
+    "a typo": (("search",), "maml:tuned,fomaml:tunde", "Did you mean 'fomaml:tuned'"),
+    "an algorithm of several rows": (
+        ("search",),
+        "maml,fomaml:tuned",
+        "several of them: maml:tuned, maml:default",
+    ),
+    "the same row": (("search",), "maml:tuned,maml:tuned", "the same row twice"),
+    "untested": (("search", "untested"), "", "has no meta-test result"),
+    "an untested row": (("search", "untested"), "maml:tuned,reptile:run", "no meta-test result of it yet"),
+    "other tasks": (("search", "other"), "", "cannot stand on one leaderboard"),
+}
+
+
+@pytest.mark.parametrize(("names", "asked", "part"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_has_no_answer_is_refused(tmp_path: Path, names: tuple[str, ...], asked: str, part: str) -> None:
+    finish(make_search(tmp_path / "search"), MEANS)
+    make_run(tmp_path / "run", "protonet", 0, 0.7)
+    make_run(tmp_path / "untested", "reptile", 0, None)
+    make_run(tmp_path / "other", "protonet", 0, 0.7, tasks_hash="b" * 64)
+    with pytest.raises(MetabenchError, match=part):
+        compare(*(tmp_path / name for name in names), rows=asked)

@@ -1,0 +1,144 @@
+"""The store: what survives a crash, a second writer and a number that is not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metabench.core import MetabenchError
+from metabench.storage import files
+
+
+def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None, True, "é"], "b": {"c": []}}
+    files.write_json(tmp_path / "deep" / "x.json", value)
+    assert files.read_json(tmp_path / "deep" / "x.json") == value
+
+
+def test_a_number_that_is_not_finite_is_null_in_standard_json(tmp_path: Path) -> None:
+    value = {"x": math.nan, "y": [math.inf, np.float32("nan")], "z": np.array([[1.0, -math.inf]])}
+    files.write_json(tmp_path / "x.json", value)
+    files.append_line(tmp_path / "x.jsonl", value)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    expected = {"x": None, "y": [None, None], "z": [[1.0, None]]}
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse) == expected
+    assert files.read_lines(tmp_path / "x.jsonl") == [expected]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, 1)
+
+    def fail(*names: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        files.write_json(path, 2)
+    assert files.read_json(path) == 1
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_torn_last_line_is_dropped_and_does_not_swallow_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    files.append_line(path, {"n": 1})
+    for torn in (b'{"n": 2', b'{"n": 2}', b"x" * 200_000, b"\x00\xff"):
+        path.write_bytes(b'{"n": 1}\n' + torn)
+        assert files.read_lines(path) == [{"n": 1}]
+        files.append_line(path, {"n": 3})
+        assert files.read_lines(path) == [{"n": 1}, {"n": 3}]
+
+
+def test_a_file_with_only_a_torn_line_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"n"')
+    assert files.read_lines(path) == []
+    files.append_line(path, 1)
+    assert files.read_lines(path) == [1]
+    assert files.read_lines(tmp_path / "absent.jsonl") == []
+
+
+def test_a_broken_file_is_named_with_the_line(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("1\n{\n3\n")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(MetabenchError, match=r"x\.jsonl: line 2"):
+        files.read_lines(tmp_path / "x.jsonl")
+    with pytest.raises(MetabenchError, match=r"x\.json: not JSON"):
+        files.read_json(tmp_path / "x.json")
+    with pytest.raises(MetabenchError, match=r"absent\.json: cannot be read"):
+        files.read_json(tmp_path / "absent.json")
+
+
+def test_a_later_line_of_a_trial_replaces_the_earlier(tmp_path: Path) -> None:
+    for trial, status in (("a-0", "failed"), ("a-1", "complete"), ("a-0", "complete")):
+        files.append_line(tmp_path / files.TRIALS, {"trial": trial, "status": status})
+    assert {name: line["status"] for name, line in files.read_trials(tmp_path).items()} == {
+        "a-0": "complete",
+        "a-1": "complete",
+    }
+
+
+HOLD = """
+import sys, pathlib
+from metabench import store
+with store.lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_driver_is_told_who_holds_the_folder_until_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(MetabenchError, match=f"in use by process {holder.pid};"), files.lock(tmp_path):
+            raise AssertionError("two drivers")
+        holder.kill()
+    with files.lock(tmp_path):
+        assert (tmp_path / files.LOCK).read_text() == str(os.getpid())
+    with files.lock(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_a_check_leaves_no_trace(tmp_path: Path) -> None:
+    files.check_writable(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MetabenchError, match="cannot write in"):
+        files.check_writable(tmp_path / "file" / "runs")
+    with pytest.raises(MetabenchError, match="cannot write in"):
+        files.check_writable(Path("/proc/metabench"))
+
+
+def test_the_environment_names_versions_but_not_the_host_and_imports_no_torch() -> None:
+    script = "import sys, json; from metabench import store; e = store.environment();"
+    script += "assert 'torch' not in sys.modules; print(json.dumps(e))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    environment = json.loads(done.stdout)
+    assert set(environment) == {"versions", "commit", "device"}
+    assert environment["versions"]["numpy"] == np.__version__
+    assert "cores" in environment["device"]
+    assert os.uname().nodename not in environment["device"].split()
+
+
+def test_lines_that_are_rewritten_replace_the_file(tmp_path: Path) -> None:
+    for value in (1, 2, 3):
+        files.append_line(tmp_path / "x.jsonl", value)
+    files.write_lines(tmp_path / "x.jsonl", [1, 2])
+    files.append_line(tmp_path / "x.jsonl", 4)
+    assert files.read_lines(tmp_path / "x.jsonl") == [1, 2, 4]
+    files.write_lines(tmp_path / "x.jsonl", [])
+    assert files.read_lines(tmp_path / "x.jsonl") == []

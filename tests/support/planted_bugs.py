@@ -1,0 +1,361 @@
+"""Known bugs as wrong edits, each with the test that must fail for it; tests/support/mutations.py plants them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    """One wrong edit, and the test that must fail for it."""
+
+    name: str
+    file: str  # within metabench/
+    old: str  # found once
+    new: str
+    test: str  # within tests/
+
+
+QUADRATIC = "algorithms/test_quadratic.py::"
+LIMITS = "algorithms/test_limits.py::"
+LAWS = "algorithms/test_laws.py::"
+ORACLES = "algorithms/test_oracles.py::"
+CONFORMANCE = "algorithms/test_conformance.py::"
+METRIC = "algorithms/test_metric.py::"
+
+BUGS = [
+    # the inner loop
+    Bug(
+        "second-order inner gradients are taken as constants", "inner.py",
+        'if derivative == "first":', 'if derivative in ("first", "second"):',
+        QUADRATIC + "test_maml_is_the_power_of_i_minus_alpha_a_times_the_query_slope",
+    ),
+    Bug(
+        "first-order inner gradients are differentiated", "inner.py",
+        'if derivative == "first":', 'if derivative == "never":',
+        QUADRATIC + "test_fomaml_is_the_query_slope_at_the_adapted_point",
+    ),
+    Bug(
+        "FOMAML is registered as second order", "algorithms/maml.py",
+        'partial(task_loss, derivative="first")', 'partial(task_loss, derivative="second")',
+        "algorithms/test_hand_numbers.py",
+    ),
+    Bug(
+        "every inner step reuses the first step's gradient", "algorithms/maml.py",
+        "    for _ in range(steps):\n        direction, _ = inner.gradient(loss, fast,",
+        "    start = fast\n    for _ in range(steps):\n        direction, _ = inner.gradient(loss, start,",
+        QUADRATIC + "test_maml_is_the_power_of_i_minus_alpha_a_times_the_query_slope",
+    ),
+    Bug(
+        "inner gradients are never limited", "inner.py", "    if clip:\n", "    if False:\n",
+        QUADRATIC + "test_an_inner_gradient_is_limited_element_by_element",
+    ),
+    Bug(
+        "steps that are computed again are recorded all the same", "recompute.py",
+        "        with torch.no_grad():\n", "        with torch.enable_grad():\n",
+        "algorithms/test_recompute.py::test_ten_steps_take_the_memory_of_one",
+    ),
+    Bug(
+        "a step that is computed again forgets its first gradient", "recompute.py",
+        "found.get(place) for place", "found.get(place) if place else None for place",
+        "algorithms/test_recompute.py::test_the_meta_gradient_is_the_same",
+    ),
+    Bug(
+        "evaluation takes as many steps as training", "inner.py",
+        "return h.inner_steps if h.eval_steps < 0 else h.eval_steps", "return h.inner_steps",
+        QUADRATIC + "test_evaluation_takes_the_steps_asked_for",
+    ),
+    Bug(
+        "the meta-gradient ignores how the support's moments come about", "layers.py",
+        "        return pooled, mean, var\n", "        return pooled, mean.detach(), var.detach()\n",
+        ORACLES + "test_maml_and_fomaml_agree_with_higher_and_torchopt",
+    ),
+    # blocks
+    Bug(
+        "moments of blocks are averaged without their spread", "cpu/__init__.py",
+        "(share * (each - mean).square_().add_(torch.stack(variances))).sum(0)",
+        "(share * torch.stack(variances)).sum(0)",
+        "test_layers.py::test_blocks_of_examples_make_no_difference",
+    ),
+    Bug(
+        "an output of blocks that is computed again has no gradient of its own", "cpu/__init__.py",
+        "pairs.append((of_y, x[at], back))", "pass",
+        "test_layers.py::test_meta_gradient_equals_that_of_torchs_own_layers_at_odd_and_even_sizes",
+    ),
+    Bug(
+        "a sum over blocks is that of the last block", "cpu/kernels.py",
+        "self.whole[name].add_(part) if name in self.whole else part", "part",
+        "test_layers.py::test_blocks_of_examples_make_no_difference",
+    ),
+    Bug(
+        "what is rectified passes its whole gradient on", "cpu/rectifying.py",
+        "torch.ops.aten.threshold_backward(channels_last(of_g), images[at], 0)", "channels_last(of_g)",
+        "test_layers.py::test_rectify_has_the_derivatives_of_its_parts",
+    ),
+    # kernels for a GPU
+    Bug(
+        "kernels keep the last of pixels that tie", "gpu/pooling.py",
+        "is_better = (value > best)", "is_better = (value >= best)",
+        "gpu/test_kernels.py::test_of_pixels_that_tie_the_first_is_kept",
+    ),
+    Bug(
+        "kernels take patches across the left border", "gpu/convolutions.py",
+        "& (column >= 0) &", "&",
+        "gpu/test_kernels.py::test_convolutions",
+    ),
+    Bug(
+        "kernels average the moments of parts without their spread", "gpu/pooling.py",
+        "within + count[:, None] * apart * apart", "within",
+        "gpu/test_kernels.py::test_moments_of_many_parts_are_those_of_the_whole_far_from_zero",
+    ),
+    Bug(
+        "kernels lose how the mean moves with what passes", "gpu/rectifying.py",
+        "(by_var * factor * 0.5 - by_scale) * root * whole", "0.0 * whole",
+        "gpu/test_kernels.py::test_rectify_and_its_gradients",
+    ),
+    Bug(
+        "a GPU is asked whether a system has a solution", "algorithms/r2d2.py",
+        "return x.T @ torch.linalg.lu_solve(factors, pivots, y)",
+        "return x.T @ torch.linalg.solve(x @ x.T + ridge * identity, y)",
+        "gpu/test_waiting.py::test_no_meta_step_waits_for_the_device",
+    ),
+    Bug(
+        "tasks that fit are not remembered", "vectorise.py", "tape.fits = fits", "pass",
+        "test_vectorise.py::test_tasks_that_do_not_fit_are_halved_and_have_the_same_gradient",
+    ),
+    # ANIL and BOIL
+    Bug(
+        "ANIL adapts every layer", "algorithms/maml.py",
+        'adapt=partial(adapt, part="head")', 'adapt=partial(adapt, part="all")',
+        LIMITS + "test_anil_moves_the_head_alone_and_boil_the_body_alone",
+    ),
+    Bug(
+        "BOIL adapts the head too", "inner.py",
+        '"body": lambda layer: layer != HEAD', '"body": lambda layer: True',
+        LIMITS + "test_anil_moves_the_head_alone_and_boil_the_body_alone",
+    ),
+    Bug(
+        "ANIL's inner loop hides the body from the meta-gradient", "algorithms/maml.py",
+        "net.embed(theta, support.x)[0]}", "net.embed(theta, support.x)[0].detach()}",
+        ORACLES + "test_anil_and_boil_agree_with_higher_where_other_rates_are_zero",
+    ),
+    # Alpha-MAML
+    Bug(
+        "alpha climbs its hypergradient", "algorithms/alpha_maml.py",
+        "alpha_change = -h.alpha_lr", "alpha_change = h.alpha_lr",
+        QUADRATIC + "test_two_updates_of_alpha_maml_move_both_rates_down_their_hypergradients",
+    ),
+    Bug(
+        "beta climbs its hypergradient", "algorithms/alpha_maml.py",
+        "beta_change = h.beta_lr", "beta_change = -h.beta_lr",
+        QUADRATIC + "test_two_updates_of_alpha_maml_move_both_rates_down_their_hypergradients",
+    ),
+    Bug(
+        "beta follows the gradient's dot with itself", "algorithms/alpha_maml.py",
+        'trees.dot(gradient["theta"], state["direction"])', 'trees.dot(gradient["theta"], gradient["theta"])',
+        LAWS + "test_alpha_maml_outer_rate_moves_by_the_dot_of_successive_gradients",
+    ),
+    Bug(
+        "beta follows the dot of gradients where Adam is the rule", "algorithms/alpha_maml.py",
+        '"direction": direction}', '"direction": gradient["theta"]}',
+        LAWS + "test_alpha_maml_outer_rate_under_adam_moves_by_the_dot_with_adams_last_direction",
+    ),
+    Bug(
+        "dots have the wrong sign", "algorithms/alpha_maml.py",
+        "w - zero * g.detach()", "w + zero * g.detach()",
+        QUADRATIC + "test_alpha_maml_surrogate_hypergradients_are_minus_the_dots",
+    ),
+    Bug(
+        "dot_last takes the first inner gradient", "algorithms/alpha_maml.py",
+        "directions[-1:]", "directions[:1]",
+        QUADRATIC + "test_alpha_maml_surrogate_hypergradients_are_minus_the_dots",
+    ),
+    Bug(
+        "a change that is not finite reaches the rate", "algorithms/alpha_maml.py",
+        "torch.where(skipped, torch.zeros_like(change), change)", "change",
+        LAWS + "test_alpha_maml_safeguards_limit_and_are_logged",
+    ),
+    # Meta-SGD and MAML++
+    Bug(
+        "Meta-SGD does not learn its rates", "algorithms/meta_sgd.py",
+        "w - a * g", "w - a.detach() * g",
+        QUADRATIC + "test_meta_sgd_rates_of_elements_and_of_tensors",
+    ),
+    Bug(
+        "every inner step takes the first step's learned rate", "algorithms/maml_pp.py",
+        'pick(step, meta["alpha"])', 'pick(0, meta["alpha"])',
+        QUADRATIC + "test_maml_pp_learns_one_rate_a_tensor_and_step",
+    ),
+    Bug(
+        "every inner step takes the first step's norm weights", "algorithms/maml_pp.py",
+        "{name: pick(step, params[name])", "{name: pick(0, params[name])",
+        LIMITS + "test_slopes_of_all_steps_norm_weights_add_up_to_those_of_one_for_all",
+    ),
+    Bug(
+        "query losses of early steps are not weighed", "algorithms/maml_pp.py",
+        "loss + weight * step_loss", "loss + step_loss",
+        QUADRATIC + "test_maml_pp_weighs_the_query_loss_after_every_step",
+    ),
+    Bug(
+        "multi-step weights are annealed the wrong way round", "algorithms/maml_pp.py",
+        "done = progress / h.multi_step_fraction", "done = 1 - progress / h.multi_step_fraction",
+        LIMITS + "test_multi_step_weights_follow_the_published_table",
+    ),
+    Bug(
+        "multi-step weights have no floor", "algorithms/maml_pp.py", "floor = 0.03 / n_steps", "floor = 0.0",
+        LIMITS + "test_multi_step_weights_stop_at_their_floor",
+    ),
+    Bug(
+        "derivative annealing starts with the second order", "algorithms/maml_pp.py",
+        "progress < h.first_order_fraction", "progress >= h.first_order_fraction",
+        LIMITS + "test_derivative_annealing_starts_as_fomaml_and_ends_as_maml",
+    ),
+    Bug(
+        "running statistics are ignored in the inner loop at evaluation", "algorithms/maml_pp.py",
+        "moments = pick(step, buffers) if buffers else None", "moments = None",
+        LAWS + "test_running_statistics_of_each_step_are_used_at_evaluation",
+    ),
+    Bug(
+        "queries ignore running statistics at evaluation", "algorithms/maml_pp.py",
+        '    if buffers:\n        return {"params"', '    if False:\n        return {"params"',
+        LAWS + "test_evaluation_under_running_statistics_judges_each_query_alone",
+    ),
+    Bug(
+        "running statistics keep a tenth instead of moving by it", "algorithms/maml_pp.py",
+        "MOMENTUM = 0.1", "MOMENTUM = 0.9",
+        LAWS + "test_running_statistics_move_a_tenth_towards_what_each_step_saw",
+    ),
+    # other families
+    Bug(
+        "Reptile's loss is not halved", "algorithms/reptile.py",
+        "return 0.5 * trees.dot(apart, apart)", "return trees.dot(apart, apart)",
+        "algorithms/test_reptile.py::test_the_meta_gradient_is_theta_minus_phi_of_torchs_optimiser",
+    ),
+    Bug(
+        "prototypical distances are not squared", "algorithms/protonet.py",
+        ".square().sum(-1)", ".square().sum(-1).sqrt()",
+        METRIC + "test_the_prototypical_loss_is_that_of_a_loop_over_queries_and_classes",
+    ),
+    Bug(
+        "Proto-MAML's first bias has the wrong sign", "inner.py",
+        '"bias": -means.square()', '"bias": means.square()',
+        METRIC + "test_proto_maml_without_inner_steps_is_the_prototypical_network",
+    ),
+    Bug(
+        "ridge regression subtracts its penalty", "algorithms/r2d2.py",
+        "+ ridge * identity", "- ridge * identity",
+        METRIC + "test_ridge_weights_satisfy_the_normal_equations",
+    ),
+    Bug(
+        "SNAIL's queries read each other", "algorithms/snail.py",
+        "((column < row) & (column < n))", "(column < row)",
+        "algorithms/test_snail.py::"
+        "test_queries_that_share_their_steps_get_what_each_gets_at_the_end_of_its_own_sequence",
+    ),
+    # what all of them stand on
+    Bug(
+        "query statistics leak where the support's are asked for", "inner.py",
+        'learner.get("moments")', "None",
+        LAWS + "test_a_query_sees_other_queries_only_where_batch_norm_is_transductive",
+    ),
+    Bug(
+        "queries leave the support set where they are to be normalised beside it", "inner.py",
+        'if "support" not in learner:', "if True:",
+        LAWS + "test_a_query_sees_other_queries_only_where_batch_norm_is_transductive",
+    ),
+    Bug(
+        "the meta-gradient is summed over tasks", "vectorise.py", "leaf / n_tasks", "leaf",
+        QUADRATIC + "test_maml_is_the_power_of_i_minus_alpha_a_times_the_query_slope",
+    ),
+    Bug(
+        "only the last chunk of tasks counts", "vectorise.py",
+        "reduce(partial(trees.map, torch.add), parts)", "parts[-1]",
+        LAWS + "test_order_of_tasks_and_chunk_size_do_not_matter",
+    ),
+    Bug(
+        "autocast is let through", "vectorise.py",
+        "if torch.is_autocast_enabled(device):", "if False:",
+        CONFORMANCE + "test_autocast_is_refused_by_name[cpu-nearest_mean]",
+    ),
+    Bug(
+        "Adam's moments are not corrected for their start", "optim.py",
+        "m_scale = 1 / (1 - beta1**step)", "m_scale = torch.ones_like(step)",
+        LAWS + "test_adam_equals_torch_adam",
+    ),
+    Bug(
+        "Adam turns learned scalars into float64", "optim.py", "m_scale.to(m.dtype)", "m_scale",
+        CONFORMANCE + "test_every_choice_and_switch_keeps_shapes_and_precision",
+    ),
+    Bug(
+        "labels alternate where examples come class by class", "episodes.py",
+        "labels.repeat_interleave(room)", "labels.repeat(room)",
+        "test_episodes.py::test_gathered_images_are_the_indexed_ones_scaled_to_one",
+    ),
+    Bug(
+        "support examples serve as queries", "episodes.py",
+        "examples[:, :, room : room + n_query]", "examples[:, :, :n_query]",
+        "test_draws.py::test_unbalanced_support_has_the_whole_size_and_keeps_every_bound",
+    ),
+    Bug(
+        "a task's classes leave their domain", "draws.py",
+        "keys = keys.masked_fill(~torch.stack(source.groups)[choice], -torch.inf)", "pass",
+        "test_draws.py::test_within_a_domain_all_classes_are_of_one_and_domains_count_by_their_classes",
+    ),
+    Bug(
+        "outputs for more ways compete in tasks of fewer", "nets/__init__.py",
+        "return head(params, features)[:, : net.way]", "return head(params, features)",
+        "test_draws.py::test_a_task_of_fewer_ways_sees_a_network_cut_to_its_ways",
+    ),
+    Bug(
+        "a step is replayed in a phase that it was not recorded in", "vectorise.py",
+        "(net.way, algorithm.phase(h, progress))", "(net.way, None)",
+        "test_replay.py::test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own",
+    ),
+    Bug(
+        "the query is distorted where the support was asked for", "augment.py",
+        'if "support" in halves:', 'if "query" in halves:',
+        "test_augment.py::test_only_the_named_half_is_distorted",
+    ),
+    # the leaderboard
+    Bug(
+        "what is of both seed and task counts twice", "stats/crossed.py",
+        "spread - noise * (0.5 if is_rough else 1.0)", "spread",
+        "stats/test_crossed.py::test_effects_of_seeds_alone_are_their_variance_and_noise_is_taken_off",
+    ),
+    Bug(
+        "classes have no part in their interval", "stats/classes.py",
+        "variance = effect * found.weight + noise / n_tasks", "variance = noise / n_tasks",
+        "stats/test_classes.py::test_variance_and_degrees_of_freedom_are_those_of_the_whole_matrices",
+    ),
+    Bug(
+        "the surest of many tests is adjusted least", "stats/compare.py",
+        "np.arange(len(order), 0, -1)", "np.arange(1, len(order) + 1)",
+        "stats/test_compare.py::test_holms_adjustment_is_that_of_the_textbook",
+    ),
+    Bug(
+        "a low error looks like optimism", "board/build.py",
+        "SIGN[metric] * float(before - row[metric])", "float(before - row[metric])",
+        "board/test_scores.py::test_of_errors_the_lower_is_better",
+    ),
+    Bug(
+        "the best row of a folder is chosen by its test", "board/versus.py",
+        'shown = (entry.row[f"{when}_{metric}"] for when in ("confirm", "val"))',
+        "shown = [entry.row[metric]]",
+        "board/test_versus.py::test_the_best_row_of_each_folder_is_chosen_without_the_test",
+    ),
+    # the report
+    Bug(
+        "who was stopped early has a say in what matters", "search/importance.py",
+        "for trial in trials if is_full(space, trial)]", "for trial in trials if trial.score is not None]",
+        "search/test_importance.py::test_who_did_not_see_the_full_budget_changes_nothing",
+    ),
+    Bug(
+        "who costs more for the same stands on the front", "report/pictures/cost.py",
+        "sign * point.figure > sign * kept[-1].figure", "sign * point.figure >= sign * kept[-1].figure",
+        "report/test_reading.py::test_the_front_is_whom_nobody_as_cheap_beats",
+    ),
+    Bug(
+        "names are put into the page as they are", "report/page.py",
+        "autoescape=True", "autoescape=False",
+        "report/test_report.py::test_markup_in_names_and_errors_is_text",
+    ),
+]  # fmt: skip

@@ -1,0 +1,59 @@
+"""A data set small enough that training on it takes a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from metabench import algorithms, data
+from metabench.core import Split, Splits, seeds
+from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+
+TASK = TaskConfig(dataset="small", way=3, shot=1, query=2, test_query=3)
+
+SINUSOIDS = TaskConfig(dataset="sinusoid", options={"functions": 500}, way=1, shot=5, query=5, test_query=10)
+
+
+def splits(size: int = 16, n_examples: int = 6) -> Splits:
+    """Make three splits of six classes: a random image a class, with noise for each example."""
+    parts = []
+    for name in ("meta_train", "meta_validation", "meta_test"):
+        generator = seeds.generator("small", name)
+        prototypes = torch.rand(6, 1, 1, size, size, generator=generator)
+        noise = torch.rand(6, n_examples, 1, size, size, generator=generator)
+        images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8)
+        parts.append(Split(images, tuple(f"{name}-{i}" for i in range(6)), ("small",) * 6))
+    return Splits("small", *parts, fingerprint="0" * 64)
+
+
+def config(
+    algorithm: str = "maml", tasks: int = 24, rungs: tuple[int, ...] = (8, 16, 24), **values: Any
+) -> RunConfig:
+    """Describe a run of a few meta-steps."""
+    return RunConfig(
+        algorithm=algorithm,
+        hyperparameters={"task_batch_size": 4, "inner_steps": 2, **values},
+        task=TASK,
+        network=NetworkConfig(width=4),
+        tasks=tasks,
+        rungs=list(rungs),
+        validation_tasks=6,
+        seed=0,
+    )
+
+
+def sinusoids() -> Splits:
+    """Make the data set of a regression: a few hundred functions and their points."""
+    return data.load(SINUSOIDS)
+
+
+def regression(algorithm: str = "maml", tasks: int = 24, **values: Any) -> RunConfig:
+    """Describe a run of a few meta-steps on sinusoids."""
+    described = config(algorithm, tasks, (8, 16, tasks), **values)
+    known = {field.name for field in dataclasses.fields(algorithms.get(algorithm).hparams)}
+    kept = {name: value for name, value in described.hyperparameters.items() if name in known}
+    network = NetworkConfig(name="mlp", width=16, norm="none")
+    changes = {"task": SINUSOIDS, "network": network, "hyperparameters": kept, "validation_tasks": 50}
+    return described.model_copy(update=changes)

@@ -1,0 +1,81 @@
+"""What a captured function is given lies as it did before; what cannot be captured still runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from metabench.training.graphs import trace
+from metabench.training.graphs.cuda import like, once
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        torch.arange(24.0).view(2, 3, 4),
+        torch.arange(24.0).view(2, 3, 4).movedim(2, 0),
+        torch.arange(3).expand(5, 3),
+        torch.arange(6).view(2, 1, 3).expand(2, 4, 3),
+        torch.tensor(2.0).expand(3, 3),
+        torch.tensor(2.0),
+        torch.ones(1, 3).expand(1, 3),
+        torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+    ],
+    ids=lambda leaf: f"{tuple(leaf.shape)} by {leaf.stride()}",
+)
+def test_memory_for_a_tensor_takes_it_in_and_lies_alike(leaf: torch.Tensor) -> None:
+    mine = like(leaf)
+    mine.copy_(once(leaf))
+    expanded = mine.expand(leaf.shape)
+    assert torch.equal(expanded, leaf)
+    assert all(
+        one == other or size == 1
+        for one, other, size in zip(expanded.stride(), leaf.stride(), leaf.shape, strict=True)
+    )
+
+
+BREAKS_OFF = """
+import sys, torch
+from metabench import capture, replay
+
+def waits(x):
+    return x * float(x.sum())
+
+x = torch.rand(3, device=sys.argv[1])
+if sys.argv[1] == "cuda":
+    assert capture.capture(waits, (x,), capture.Room(x.device)) is None
+    tape = replay.Tape(0.0)
+    for _ in range(2):  # what comes after is captured as ever
+        assert torch.equal(tape.run("double", lambda x: 2 * x, x), 2 * x)
+    assert isinstance(*tape.recorded.values(), capture.Captured)
+else:
+    class Room:
+        pool = stream = None
+        leave = lambda self: print("left")
+    assert capture.capture(waits, (x,), Room()) is None
+"""
+
+
+def test_what_cannot_be_captured_is_told() -> None:
+    # Where there is no GPU, nothing can be; where there is one, what waits for it cannot. In a process of its
+    # own, since a capture that broke off stays with its process.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = subprocess.run(
+        [sys.executable, "-c", BREAKS_OFF, device], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search("slower: no CUDA graph of them can be captured: .+", run.stderr)
+
+
+def test_a_tape_replays_what_it_could_not_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "capture", lambda *_: None)
+    monkeypatch.setattr(trace, "Room", lambda device: device)
+    tape = trace.Tape(pays_after=0.0)
+    x = torch.rand(3)
+    operations = tape._recorded(lambda x: 2 * x, (x,), torch.device("cuda", 0))
+    assert torch.equal(operations(x), 2 * x)
+    assert tape.room is None  # the next capture finds another

@@ -1,0 +1,140 @@
+"""A recorded step gives the very numbers of the step it was recorded from, for any later tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from metabench import algorithms
+from metabench.core import Splits, Task, Tree, seeds, trees
+from metabench.core.config import NetworkConfig, RunConfig
+from metabench.data.tasks import frozen as episodes
+from metabench.data.tasks import sampling
+from metabench.data.tasks.sampling import Shape
+from metabench.training import evaluate, loop, vectorise
+from metabench.training.graphs import trace
+from metabench.training.graphs.trace import Tape
+from tests.support import small
+
+TRAINED = [name for name in algorithms.names() if algorithms.get(name).is_trained]
+
+
+CONVOLVED = ("maml", "maml_pp", "protonet")
+"""What is recorded with convolutions and batch norm, too; recording those takes seconds."""
+
+
+def configure(name: str, **values: Any) -> RunConfig:
+    known = algorithms.get(name).hparams.__dataclass_fields__
+    chosen = {key: value for key, value in {"task_batch_size": 4, "inner_steps": 1}.items() if key in known}
+    network = NetworkConfig(width=4) if name in CONVOLVED else NetworkConfig(name="mlp", width=8, norm="none")
+    changes = {"hyperparameters": chosen | values, "network": network}
+    return small.config(name).model_copy(update=changes)
+
+
+def draw(splits: Splits, seed: int, way: int = 3) -> Task:
+    shape = Shape(way, 1, 2)
+    source = sampling.pool(splits.meta_train, small.TASK)
+    drawn = sampling.sample(seeds.generator("replay", seed), source, shape, 4)
+    return episodes.gather(source.split.images, drawn, shape)
+
+
+def assert_identical(left: Tree, right: Tree) -> None:
+    for (name, mine), (other, theirs) in zip(trees.items(left), trees.items(right), strict=True):
+        assert name == other
+        assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_replaying_gives_the_same_bits_for_new_tasks_parameters_and_buffers(name: str, device: str) -> None:
+    splits = small.splits()
+    images = splits.meta_train.images.to(device)
+    splits = splits._replace(meta_train=splits.meta_train._replace(images=images))
+    learner = loop.build(configure(name), splits)
+    state = loop.start(configure(name), learner, device)
+    tape = Tape(pays_after=0)
+    for step in range(3):
+        meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
+        args = (learner.algorithm, learner.net, meta, buffers, draw(splits, step), learner.h, 0.9, 8)
+        found, expected = vectorise.meta_gradient(*args, tape), vectorise.meta_gradient(*args)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert_identical({"": mine}, {"": theirs})
+    assert len(tape.recorded) == 1
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_replayed_evaluation_gives_the_same_bits_for_whatever_was_learnt(name: str, device: str) -> None:
+    splits, config = small.splits(), configure(name)
+    learner = loop.build(config, splits)
+    state = loop.start(config, learner, device)
+    images = splits.meta_validation.images.to(device)
+    frozen = episodes.frozen(splits, "meta_validation", config.task, 6, "search")
+    tape = Tape(pays_after=0)
+    for step in range(3):
+        meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
+        args = (learner.algorithm, learner.net, meta, buffers, learner.h, images, frozen)
+        found, expected = evaluate.evaluate(*args, tape), evaluate.evaluate(*args)
+        assert (found.loss == expected.loss).all()
+        assert (found.score == expected.score).all()
+    assert len(tape.recorded) == 1
+
+
+def moved(tree: Tree, step: int) -> Tree:
+    generator = seeds.generator("moved", step)
+    return trees.map(lambda leaf: leaf + 0.01 * torch.rand(leaf.shape, generator=generator).to(leaf), tree)
+
+
+def test_training_is_the_same_whether_or_not_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, splits = configure("alpha_maml").model_copy(update={"tasks": 24}), small.splits()
+    states = []
+    for pays_after in (float("inf"), 0.0):
+        monkeypatch.setattr(loop, "Tape", lambda pays_after=pays_after: Tape(pays_after))
+        states.append([state for _, state in loop.train(config, splits)])
+    for plain, replayed in zip(*states, strict=True):
+        for mine, theirs in zip(plain[:3], replayed[:3], strict=True):
+            assert_identical(mine, theirs)
+
+
+def test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own() -> None:
+    fractions = {"multi_step_fraction": 0.2, "first_order_fraction": 0.5}
+    four, mlp = small.TASK.model_copy(update={"way": 4}), NetworkConfig(name="mlp", width=8, norm="none")
+    config = configure("maml_pp", **fractions, inner_steps=2)
+    config, splits = config.model_copy(update={"task": four, "network": mlp}), small.splits()
+    learner = loop.build(config, splits)
+    state = loop.start(config, learner)
+    tape = Tape(pays_after=0)
+    for progress, way in ((0.1, 4), (0.3, 4), (0.4, 4), (0.6, 4), (0.9, 4), (0.9, 3)):
+        tasks = draw(splits, 0, way)
+        args = (learner.algorithm, learner.net, state.meta, state.buffers, [tasks], learner.h, progress, 8)
+        found = vectorise.grouped_meta_gradient(*args, tape)
+        assert_identical(found[0], vectorise.grouped_meta_gradient(*args)[0])
+    assert len(tape.recorded) == 4  # weighed steps; first order; second order; fewer ways
+
+
+def test_recording_waits_until_it_pays() -> None:
+    calls = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return x * 2
+
+    tape = Tape(pays_after=0.0)
+    tape.seconds = {}
+    patient = Tape(pays_after=60.0)
+    x = torch.ones(2)
+    for _ in range(3):
+        assert torch.equal(patient.run("double", double, x), x * 2)
+        assert torch.equal(tape.run("double", double, x), x * 2)
+    assert not patient.recorded
+    assert len(tape.recorded) == 1
+    assert len(calls) == 4  # three times plainly, and once to be recorded
+
+
+def test_a_replayed_step_leaves_no_graph_behind() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    found = trace.record(lambda w: w.sin(), weight.detach())
+    tape = Tape(0.0)
+    assert not tape.run("sin", torch.sin, weight.detach()).requires_grad
+    assert not tape.run("sin", torch.sin, weight).requires_grad
+    assert torch.equal(found(weight.detach()), weight.detach().sin())

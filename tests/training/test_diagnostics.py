@@ -1,0 +1,138 @@
+"""Diagnostics: each figure against a hand computation or a limit in which it is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metabench.core import Tree
+from metabench.data.tasks import frozen
+from metabench.storage import files
+from metabench.training import diagnostics, evaluate, loop
+from metabench.training import run as runs
+from tests.support import small
+
+
+def prepared(name: str = "maml", **values: Any) -> tuple[tuple[Any, ...], Any]:
+    config, splits = small.config(name, **values), small.splits()
+    if name != "maml":
+        config = config.model_copy(update={"hyperparameters": values})
+    learner = loop.build(config, splits)
+    state = loop.start(config, learner)
+    tasks = frozen.frozen(splits, "meta_test", config.task, 12, "test")
+    images = splits.meta_test.images
+    return (learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks), learner
+
+
+def test_the_curve_over_inner_steps_passes_through_the_evaluation() -> None:
+    args, learner = prepared(inner_steps=3, inner_lr=0.3)
+    found = diagnostics.diagnose(*args)
+    assert [point["step"] for point in found["over_steps"]] == list(range(11))
+    for step in (0, 3, 10):
+        h = dataclasses.replace(learner.h, eval_steps=step)
+        expected = evaluate.evaluate(*args[:4], h, *args[5:]).score.mean()
+        assert found["over_steps"][step]["mean"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["scratch", "finetune", "baseline_pp"])
+def test_a_baseline_that_descends_the_support_set_has_its_curve_too(name: str) -> None:
+    args, learner = prepared(name)
+    found = diagnostics.diagnose(*args)
+    for step in (0, 7):
+        h = dataclasses.replace(learner.h, inner_steps=step)
+        expected = evaluate.evaluate(*args[:4], h, *args[5:]).score.mean()
+        assert found["over_steps"][step]["mean"] == pytest.approx(expected)
+    assert 0 <= found["diverged"] <= 1
+
+
+def test_the_worst_tenth_is_the_mean_of_the_lowest_accuracies() -> None:
+    args, _ = prepared()
+    score = np.sort(evaluate.evaluate(*args).score)
+    assert diagnostics.diagnose(*args)["worst_tenth"] == pytest.approx(score[:2].mean())  # 2 of 12
+
+
+def test_no_task_diverges_at_a_small_rate_and_most_do_at_an_absurd_one() -> None:
+    calm = diagnostics.diagnose(*prepared(inner_lr=0.01)[0])["diverged"]
+    wild = diagnostics.diagnose(*prepared(inner_lr=1e4)[0])["diverged"]
+    assert calm == 0
+    assert wild > 0.5
+
+
+def test_a_task_that_is_not_finite_counts_as_diverged() -> None:
+    assert diagnostics.diagnose(*prepared(inner_lr=1e30)[0])["diverged"] == 1
+
+
+def test_what_has_no_inner_loop_has_no_curve() -> None:
+    args, _ = prepared("nearest_mean")
+    found = diagnostics.diagnose(*args)
+    assert found["over_steps"] is None
+    assert found["diverged"] is None
+    assert 0 <= found["calibration_error"] <= 1
+
+
+def calibration(logits: torch.Tensor, y: torch.Tensor) -> float:
+    binned: Tree = diagnostics._binned(logits, y)
+    return diagnostics._calibration_error(
+        {key: value.double().numpy()[None] for key, value in binned.items()}
+    )
+
+
+def test_certain_and_right_is_calibrated_and_certain_and_wrong_is_not() -> None:
+    logits = torch.eye(4) * 50
+    assert calibration(logits, torch.arange(4)) == pytest.approx(0, abs=1e-6)
+    assert calibration(logits, torch.arange(4).flip(0)) == pytest.approx(1, abs=1e-6)
+
+
+def test_knowing_nothing_and_saying_so_is_calibrated() -> None:
+    assert calibration(torch.zeros(8, 4), torch.arange(4).repeat(2)) == pytest.approx(0, abs=1e-6)
+
+
+def test_calibration_error_weighs_bins_by_their_queries() -> None:
+    # three queries sure to 0.9 of which two are right, one sure to 0.6 and right
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    expected = 3 / 4 * abs(0.9 - 2 / 3) + 1 / 4 * abs(0.6 - 1)
+    assert calibration(p.log(), torch.tensor([0, 0, 1, 0])) == pytest.approx(expected)
+
+
+def test_scalars_hold_the_curve_by_inner_step() -> None:
+    args, _ = prepared()
+    rows = diagnostics.scalars(diagnostics.diagnose(*args), "accuracy")
+    assert [step for step, _ in rows] == [0, *range(11)]
+    assert set(rows[0][1]) == {
+        "diagnostics/worst_tenth",
+        "diagnostics/calibration_error",
+        "diagnostics/diverged",
+    }
+
+
+def test_a_run_keeps_its_diagnosis_and_shows_it_over_inner_steps(tmp_path: Path) -> None:
+    config, splits = small.config(), small.splits()
+    runs.train_run(config, splits, tmp_path)
+    found = files.read_json(tmp_path / files.DIAGNOSTICS)
+    assert len(found["over_steps"]) == 11
+    assert list((tmp_path / files.TENSORBOARD / "adaptation").glob("events.*"))
+    (tmp_path / files.DIAGNOSTICS).unlink()  # as after a kill between training and diagnosis
+    runs.train_run(config, splits, tmp_path)
+    assert files.read_json(tmp_path / files.DIAGNOSTICS) == found
+
+
+def test_meta_test_records_a_diagnosis_of_its_own_tasks(tmp_path: Path) -> None:
+    config, splits = small.config(), small.splits()
+    runs.train_run(config, splits, tmp_path)
+    result = runs.test_run(tmp_path, splits, 20)
+    trained = result["diagnostics"]["over_steps"][config.hyperparameters["inner_steps"]]
+    assert trained["mean"] == pytest.approx(np.mean(result["accuracy"]))
+
+
+def test_only_the_first_tasks_are_followed_over_inner_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "FOLLOWED", 5)
+    args, learner = prepared(inner_steps=2, inner_lr=0.3)
+    found = diagnostics.diagnose(*args)
+    assert (found["tasks"], found["followed"]) == (12, 5)
+    score = evaluate.evaluate(*args[:4], learner.h, *args[5:]).score
+    assert found["over_steps"][2]["mean"] == pytest.approx(score[:5].mean())
