@@ -41,7 +41,7 @@ def speed(setting: str, *words: str) -> Part:
 PARTS = (
     Part(
         "tests",
-        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "tests/training/graphs/test_trace.py"),
+        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/nets/kernels", "tests/training"),
         150,
     ),
     Part("floor-omni", ("benchmarks/floor.py", "--setting", "omni"), 40),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig, nearest, setting_problem
+from metabench.data import sets
 from metabench.data.tasks import sampling
 
 
@@ -47,7 +48,7 @@ SHAPES = {"classification": (1, 28, 28), "regression": (1,)}
 
 def names() -> list[str]:
     """List the data sets by name."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_")
+    return sorted(module.name for module in pkgutil.iter_modules(sets.__path__))
 
 
 def get(name: str) -> Dataset:
@@ -55,7 +56,7 @@ def get(name: str) -> Dataset:
     if name not in names():
         hint = nearest(name, names())
         raise MetabenchError(f"dataset={name!r}: unknown.{hint} Allowed: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}").DATASET
+    return importlib.import_module(f"{sets.__name__}.{name}").DATASET
 
 
 def default_root() -> Path | None:

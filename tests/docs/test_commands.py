@@ -31,7 +31,7 @@ READ_ONLY = {
     r"metabench datasets fetch ": "downloads",
     r"metabench datasets \w+ cifar_fs": "needs data that are not built in",
     r"metabench (\w+) s3://": "needs a bucket; tests/storage and tests/search have one",
-    r"metabench tensorboard ": "serves until it is stopped; tests/storage/test_tensorboard.py reads what it shows",
+    r"metabench tensorboard ": "serves until it is stopped; tests/storage reads what it shows",
     r"metabench train .*--dataset mixture": "needs Omniglot and Quick, Draw!",
     r"python benchmarks/(?!reproduce\.py --list)": "takes from minutes to days",
 }

@@ -1,4 +1,4 @@
-"""Known bugs as wrong edits, each with the test that must fail for it; tests/support/mutations.py plants them."""
+"""Known bugs as wrong edits, each with the test that must fail for it; `mutations.py` plants them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ METRIC = "algorithms/test_metric.py::"
 BUGS = [
     # the inner loop
     Bug(
-        "second-order inner gradients are taken as constants", "inner.py",
+        "second-order inner gradients are taken as constants", "algorithms/_inner_loop.py",
         'if derivative == "first":', 'if derivative in ("first", "second"):',
         QUADRATIC + "test_maml_is_the_power_of_i_minus_alpha_a_times_the_query_slope",
     ),
     Bug(
-        "first-order inner gradients are differentiated", "inner.py",
+        "first-order inner gradients are differentiated", "algorithms/_inner_loop.py",
         'if derivative == "first":', 'if derivative == "never":',
         QUADRATIC + "test_fomaml_is_the_query_slope_at_the_adapted_point",
     ),
@@ -46,81 +46,82 @@ BUGS = [
         QUADRATIC + "test_maml_is_the_power_of_i_minus_alpha_a_times_the_query_slope",
     ),
     Bug(
-        "inner gradients are never limited", "inner.py", "    if clip:\n", "    if False:\n",
+        "inner gradients are never limited", "algorithms/_inner_loop.py", "    if clip:\n", "    if False:\n",
         QUADRATIC + "test_an_inner_gradient_is_limited_element_by_element",
     ),
     Bug(
-        "steps that are computed again are recorded all the same", "recompute.py",
+        "steps that are computed again are recorded all the same", "algorithms/_checkpoint.py",
         "        with torch.no_grad():\n", "        with torch.enable_grad():\n",
-        "algorithms/test_recompute.py::test_ten_steps_take_the_memory_of_one",
+        "algorithms/test_checkpoint.py::test_ten_steps_take_the_memory_of_one",
     ),
     Bug(
-        "a step that is computed again forgets its first gradient", "recompute.py",
+        "a step that is computed again forgets its first gradient", "algorithms/_checkpoint.py",
         "found.get(place) for place", "found.get(place) if place else None for place",
-        "algorithms/test_recompute.py::test_the_meta_gradient_is_the_same",
+        "algorithms/test_checkpoint.py::test_the_meta_gradient_is_the_same",
     ),
     Bug(
-        "evaluation takes as many steps as training", "inner.py",
+        "evaluation takes as many steps as training", "algorithms/_inner_loop.py",
         "return h.inner_steps if h.eval_steps < 0 else h.eval_steps", "return h.inner_steps",
         QUADRATIC + "test_evaluation_takes_the_steps_asked_for",
     ),
     Bug(
-        "the meta-gradient ignores how the support's moments come about", "layers.py",
+        "the meta-gradient ignores how the support's moments come about", "nets/layers.py",
         "        return pooled, mean, var\n", "        return pooled, mean.detach(), var.detach()\n",
         ORACLES + "test_maml_and_fomaml_agree_with_higher_and_torchopt",
     ),
     # blocks
     Bug(
-        "moments of blocks are averaged without their spread", "cpu/__init__.py",
+        "moments of blocks are averaged without their spread", "nets/kernels/cpu/__init__.py",
         "(share * (each - mean).square_().add_(torch.stack(variances))).sum(0)",
         "(share * torch.stack(variances)).sum(0)",
-        "test_layers.py::test_blocks_of_examples_make_no_difference",
+        "nets/test_layers.py::test_blocks_of_examples_make_no_difference",
     ),
     Bug(
-        "an output of blocks that is computed again has no gradient of its own", "cpu/__init__.py",
+        "an output of blocks that is computed again has no gradient of its own",
+        "nets/kernels/cpu/__init__.py",
         "pairs.append((of_y, x[at], back))", "pass",
-        "test_layers.py::test_meta_gradient_equals_that_of_torchs_own_layers_at_odd_and_even_sizes",
+        "nets/test_layers.py::test_meta_gradient_equals_that_of_torchs_own_layers_at_odd_and_even_sizes",
     ),
     Bug(
-        "a sum over blocks is that of the last block", "cpu/kernels.py",
+        "a sum over blocks is that of the last block", "nets/kernels/cpu/kernels.py",
         "self.whole[name].add_(part) if name in self.whole else part", "part",
-        "test_layers.py::test_blocks_of_examples_make_no_difference",
+        "nets/test_layers.py::test_blocks_of_examples_make_no_difference",
     ),
     Bug(
-        "what is rectified passes its whole gradient on", "cpu/rectifying.py",
+        "what is rectified passes its whole gradient on", "nets/kernels/cpu/rectifying.py",
         "torch.ops.aten.threshold_backward(channels_last(of_g), images[at], 0)", "channels_last(of_g)",
-        "test_layers.py::test_rectify_has_the_derivatives_of_its_parts",
+        "nets/test_layers.py::test_rectify_has_the_derivatives_of_its_parts",
     ),
     # kernels for a GPU
     Bug(
-        "kernels keep the last of pixels that tie", "gpu/pooling.py",
+        "kernels keep the last of pixels that tie", "nets/kernels/gpu/pooling.py",
         "is_better = (value > best)", "is_better = (value >= best)",
-        "gpu/test_kernels.py::test_of_pixels_that_tie_the_first_is_kept",
+        "nets/kernels/test_kernels.py::test_of_pixels_that_tie_the_first_is_kept",
     ),
     Bug(
-        "kernels take patches across the left border", "gpu/convolutions.py",
+        "kernels take patches across the left border", "nets/kernels/gpu/convolutions.py",
         "& (column >= 0) &", "&",
-        "gpu/test_kernels.py::test_convolutions",
+        "nets/kernels/test_kernels.py::test_convolutions",
     ),
     Bug(
-        "kernels average the moments of parts without their spread", "gpu/pooling.py",
+        "kernels average the moments of parts without their spread", "nets/kernels/gpu/pooling.py",
         "within + count[:, None] * apart * apart", "within",
-        "gpu/test_kernels.py::test_moments_of_many_parts_are_those_of_the_whole_far_from_zero",
+        "nets/kernels/test_kernels.py::test_moments_of_many_parts_are_those_of_the_whole_far_from_zero",
     ),
     Bug(
-        "kernels lose how the mean moves with what passes", "gpu/rectifying.py",
+        "kernels lose how the mean moves with what passes", "nets/kernels/gpu/rectifying.py",
         "(by_var * factor * 0.5 - by_scale) * root * whole", "0.0 * whole",
-        "gpu/test_kernels.py::test_rectify_and_its_gradients",
+        "nets/kernels/test_kernels.py::test_rectify_and_its_gradients",
     ),
     Bug(
         "a GPU is asked whether a system has a solution", "algorithms/r2d2.py",
         "return x.T @ torch.linalg.lu_solve(factors, pivots, y)",
         "return x.T @ torch.linalg.solve(x @ x.T + ridge * identity, y)",
-        "gpu/test_waiting.py::test_no_meta_step_waits_for_the_device",
+        "training/test_waiting.py::test_no_meta_step_waits_for_the_device",
     ),
     Bug(
-        "tasks that fit are not remembered", "vectorise.py", "tape.fits = fits", "pass",
-        "test_vectorise.py::test_tasks_that_do_not_fit_are_halved_and_have_the_same_gradient",
+        "tasks that fit are not remembered", "training/vectorise.py", "tape.fits = fits", "pass",
+        "training/test_vectorise.py::test_tasks_that_do_not_fit_are_halved_and_have_the_same_gradient",
     ),
     # ANIL and BOIL
     Bug(
@@ -129,7 +130,7 @@ BUGS = [
         LIMITS + "test_anil_moves_the_head_alone_and_boil_the_body_alone",
     ),
     Bug(
-        "BOIL adapts the head too", "inner.py",
+        "BOIL adapts the head too", "algorithms/_inner_loop.py",
         '"body": lambda layer: layer != HEAD', '"body": lambda layer: True',
         LIMITS + "test_anil_moves_the_head_alone_and_boil_the_body_alone",
     ),
@@ -236,7 +237,7 @@ BUGS = [
         METRIC + "test_the_prototypical_loss_is_that_of_a_loop_over_queries_and_classes",
     ),
     Bug(
-        "Proto-MAML's first bias has the wrong sign", "inner.py",
+        "Proto-MAML's first bias has the wrong sign", "algorithms/_inner_loop.py",
         '"bias": -means.square()', '"bias": means.square()',
         METRIC + "test_proto_maml_without_inner_steps_is_the_prototypical_network",
     ),
@@ -253,67 +254,69 @@ BUGS = [
     ),
     # what all of them stand on
     Bug(
-        "query statistics leak where the support's are asked for", "inner.py",
+        "query statistics leak where the support's are asked for", "algorithms/_inner_loop.py",
         'learner.get("moments")', "None",
         LAWS + "test_a_query_sees_other_queries_only_where_batch_norm_is_transductive",
     ),
     Bug(
-        "queries leave the support set where they are to be normalised beside it", "inner.py",
+        "queries leave the support set where they are to be normalised beside it",
+        "algorithms/_inner_loop.py",
         'if "support" not in learner:', "if True:",
         LAWS + "test_a_query_sees_other_queries_only_where_batch_norm_is_transductive",
     ),
     Bug(
-        "the meta-gradient is summed over tasks", "vectorise.py", "leaf / n_tasks", "leaf",
+        "the meta-gradient is summed over tasks", "training/vectorise.py", "leaf / n_tasks", "leaf",
         QUADRATIC + "test_maml_is_the_power_of_i_minus_alpha_a_times_the_query_slope",
     ),
     Bug(
-        "only the last chunk of tasks counts", "vectorise.py",
+        "only the last chunk of tasks counts", "training/vectorise.py",
         "reduce(partial(trees.map, torch.add), parts)", "parts[-1]",
         LAWS + "test_order_of_tasks_and_chunk_size_do_not_matter",
     ),
     Bug(
-        "autocast is let through", "vectorise.py",
+        "autocast is let through", "training/vectorise.py",
         "if torch.is_autocast_enabled(device):", "if False:",
         CONFORMANCE + "test_autocast_is_refused_by_name[cpu-nearest_mean]",
     ),
     Bug(
-        "Adam's moments are not corrected for their start", "optim.py",
+        "Adam's moments are not corrected for their start", "algorithms/_outer_loop.py",
         "m_scale = 1 / (1 - beta1**step)", "m_scale = torch.ones_like(step)",
         LAWS + "test_adam_equals_torch_adam",
     ),
     Bug(
-        "Adam turns learned scalars into float64", "optim.py", "m_scale.to(m.dtype)", "m_scale",
+        "Adam turns learned scalars into float64",
+        "algorithms/_outer_loop.py", "m_scale.to(m.dtype)", "m_scale",
         CONFORMANCE + "test_every_choice_and_switch_keeps_shapes_and_precision",
     ),
     Bug(
-        "labels alternate where examples come class by class", "episodes.py",
+        "labels alternate where examples come class by class", "data/tasks/frozen.py",
         "labels.repeat_interleave(room)", "labels.repeat(room)",
-        "test_episodes.py::test_gathered_images_are_the_indexed_ones_scaled_to_one",
+        "data/tasks/test_frozen.py::test_gathered_images_are_the_indexed_ones_scaled_to_one",
     ),
     Bug(
-        "support examples serve as queries", "episodes.py",
+        "support examples serve as queries", "data/tasks/frozen.py",
         "examples[:, :, room : room + n_query]", "examples[:, :, :n_query]",
-        "test_draws.py::test_unbalanced_support_has_the_whole_size_and_keeps_every_bound",
+        "data/tasks/test_sampling.py::test_unbalanced_support_has_the_whole_size_and_keeps_every_bound",
     ),
     Bug(
-        "a task's classes leave their domain", "draws.py",
+        "a task's classes leave their domain", "data/tasks/sampling.py",
         "keys = keys.masked_fill(~torch.stack(source.groups)[choice], -torch.inf)", "pass",
-        "test_draws.py::test_within_a_domain_all_classes_are_of_one_and_domains_count_by_their_classes",
+        "data/tasks/test_sampling.py::test_within_a_domain_all_classes_are_of_one_and_domains_count_by_their_classes",
     ),
     Bug(
         "outputs for more ways compete in tasks of fewer", "nets/__init__.py",
         "return head(params, features)[:, : net.way]", "return head(params, features)",
-        "test_draws.py::test_a_task_of_fewer_ways_sees_a_network_cut_to_its_ways",
+        "data/tasks/test_sampling.py::test_a_task_of_fewer_ways_sees_a_network_cut_to_its_ways",
     ),
     Bug(
-        "a step is replayed in a phase that it was not recorded in", "vectorise.py",
+        "a step is replayed in a phase that it was not recorded in", "training/vectorise.py",
         "(net.way, algorithm.phase(h, progress))", "(net.way, None)",
-        "test_replay.py::test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own",
+        "training/graphs/test_trace.py::test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own",
     ),
     Bug(
-        "the query is distorted where the support was asked for", "augment.py",
+        "the query is distorted where the support was asked for", "data/tasks/augment.py",
         'if "support" in halves:', 'if "query" in halves:',
-        "test_augment.py::test_only_the_named_half_is_distorted",
+        "data/tasks/test_augment.py::test_only_the_named_half_is_distorted",
     ),
     # the leaderboard
     Bug(
@@ -332,29 +335,29 @@ BUGS = [
         "stats/test_compare.py::test_holms_adjustment_is_that_of_the_textbook",
     ),
     Bug(
-        "a low error looks like optimism", "board/build.py",
+        "a low error looks like optimism", "leaderboard/build.py",
         "SIGN[metric] * float(before - row[metric])", "float(before - row[metric])",
-        "board/test_scores.py::test_of_errors_the_lower_is_better",
+        "leaderboard/test_scores.py::test_of_errors_the_lower_is_better",
     ),
     Bug(
-        "the best row of a folder is chosen by its test", "board/versus.py",
+        "the best row of a folder is chosen by its test", "leaderboard/versus.py",
         'shown = (entry.row[f"{when}_{metric}"] for when in ("confirm", "val"))',
         "shown = [entry.row[metric]]",
-        "board/test_versus.py::test_the_best_row_of_each_folder_is_chosen_without_the_test",
+        "leaderboard/test_versus.py::test_the_best_row_of_each_folder_is_chosen_without_the_test",
     ),
     # the report
     Bug(
-        "who was stopped early has a say in what matters", "search/importance.py",
+        "who was stopped early has a say in what matters", "search/propose/importance.py",
         "for trial in trials if is_full(space, trial)]", "for trial in trials if trial.score is not None]",
         "search/test_importance.py::test_who_did_not_see_the_full_budget_changes_nothing",
     ),
     Bug(
-        "who costs more for the same stands on the front", "report/pictures/cost.py",
+        "who costs more for the same stands on the front", "report/html/pictures/cost.py",
         "sign * point.figure > sign * kept[-1].figure", "sign * point.figure >= sign * kept[-1].figure",
-        "report/test_reading.py::test_the_front_is_whom_nobody_as_cheap_beats",
+        "report/html/test_reading.py::test_the_front_is_whom_nobody_as_cheap_beats",
     ),
     Bug(
-        "names are put into the page as they are", "report/page.py",
+        "names are put into the page as they are", "report/html/page.py",
         "autoescape=True", "autoescape=False",
         "report/test_report.py::test_markup_in_names_and_errors_is_text",
     ),

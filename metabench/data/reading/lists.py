@@ -11,7 +11,7 @@ Groups = dict[str, dict[str, list[str]]]
 def grouped(file: str) -> Groups:
     """Read a list whose headings `# split` stand above lines `group: class class ...`."""
     splits: Groups = {}
-    for line in resources.files(__package__).joinpath(file).read_text("utf-8").splitlines():
+    for line in resources.files("metabench.data.sets").joinpath(file).read_text("utf-8").splitlines():
         if line.startswith("# "):
             current = splits.setdefault(line[2:], {})
         else:

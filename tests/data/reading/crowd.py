@@ -1,7 +1,8 @@
 """Load a data set in several real processes at once, and print what each found, as JSON.
 
-`python -m tests.data.reading.crowd N LOG DIE_AFTER DATASET [key=value ...]`. Each image that is decoded leaves the
-number of the process in LOG. The first process to decode its DIE_AFTER-th image kills itself; 0: none does.
+`python -m tests.data.reading.crowd N LOG DIE_AFTER DATASET [key=value ...]`. Each image that is decoded
+leaves the number of the process in LOG. The first process to decode its DIE_AFTER-th image kills itself;
+0: none does.
 Processes are forked after the slow imports, and set off together.
 """
 

@@ -1,7 +1,7 @@
 """Load own images from a folder in a process of its own and print what memory that took, as JSON.
 
-`python -m tests.data.reading.large array|folder PATH [key=value ...]`. It loads, checks, fingerprints (loading does),
-freezes tasks and draws some.
+`python -m tests.data.reading.large array|folder PATH [key=value ...]`. It loads, checks, fingerprints
+(loading does), freezes tasks and draws some.
 
 Of the resident memory of a process (VmRSS), RssAnon is what it has made, and what the system cannot take
 back; RssFile are pages of mapped files, which all processes share and which the system drops whenever it
