@@ -14,72 +14,54 @@ PACKAGE = ROOT / "metabench"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
 
-FLOORS: dict[str, float] = {
+FLOORS = {
     "core": 0,
-    "trees": 0.5,  # these four stand on the ground beside core, whose types they speak
-    "seeds": 0.5,
-    "stats": 0.5,
-    "figures": 0.5,
-    "config": 0.5,
-    "objectives": 0.7,
-    "precision": 0.5,
-    "lists": 0.5,
-    "steps": 0.5,
-    "cpu": 0.6,
-    "gpu": 0.65,
-    "fused": 0.7,
-    "layers": 0.8,
+    "stats": 0,
+    "storage": 1,
     "nets": 1,
-    "optim": 1,
-    "profiling": 1.2,
-    "recompute": 0.5,
-    "inner": 1.5,  # its settings extend those of optim
-    "augment": 1,
-    "draws": 0.8,
-    "episodes": 1,
-    "capture": 0.7,
-    "replay": 0.8,
-    "vectorise": 1,
-    "data": 1,
-    "memory": 0.7,
-    "storage": 0.7,
-    "interruption": 0.5,
-    "store": 1,
-    "events": 1,
-    "tensors": 1.2,
     "algorithms": 2,
-    "spaces": 3,  # checks a space against the settings of floor 2
-    "task_lists": 2.5,
-    "evaluate": 3,
-    "diagnostics": 3.5,
-    "predictions": 3.7,
-    "train": 4,
-    "resumption": 4.2,
-    "runs": 4.5,
-    "board": 5,
-    "flags": 5,
-    "search": 5.5,  # leaves its leaderboard behind
-    "trackers": 5.7,
-    "views": 5.8,
-    "status": 5.9,
-    "report": 5.95,  # shows what all floors below have left
-    "sheet": 5.5,
-    "catalogue": 6,
-    "simulations": 6,
-    "commands": 6,
-    "cli": 6.5,
+    "data": 2,
+    "leaderboard": 2,
+    "training": 3,
+    "search": 4,
+    "report": 5,
+    "cli": 6,
 }
+"""Packages to their floors: a module imports from its package, and from packages on lower floors."""
 
-ONLY_IN = {"ray": {"search"}, "optuna": {"search"}, "mlflow": {"trackers"}, "wandb": {"trackers"}}
+INNER_FLOORS = {
+    "data": {"reading": 0, "tasks": 1, "__init__": 2, "sets": 3},
+    "search": {
+        "space": 0,
+        "journal": 1,
+        "propose": 2,
+        "folder": 3,
+        "progress": 4,
+        "ray": 5,
+        "replay": 5,
+        "stages": 6,
+        "__init__": 7,
+    },
+}
+"""The same inside the two largest packages; `__init__` is the package's first file."""
+
+ONLY_IN = {
+    "ray": {"search.ray", "search.stages"},
+    "optuna": {"search.propose", "report.exports"},
+    "typer": {"cli"},
+    "mlflow": {"report.exports"},
+    "wandb": {"report.exports"},
+}
 NEVER_IN = {
-    "board": {"ray", "optuna", "torch"},
-    "views": {"ray", "torch"},
-    "report": {"ray", "optuna"},
-    "trackers": {"ray", "optuna", "torch"},
+    "leaderboard": {"ray", "optuna", "torch"},
+    "search.space": {"ray", "optuna"},
+    "search.journal": {"ray", "optuna"},
+    "report.html": {"ray", "optuna"},
+    "report.exports": {"ray", "torch"},
     "stats": {"torch"},
-    "config": {"torch"},
-    "store": {"torch", "ray"},
-    "events": {"torch", "tensorflow"},
+    "core.config": {"torch"},
+    "storage.files": {"torch", "ray"},
+    "storage.tensorboard": {"torch", "tensorflow"},
 }
 HEAVY = {
     "torch",
@@ -110,21 +92,25 @@ FORBIDDEN_CALLS = {
 }
 
 
-def module_of(path: Path) -> str:
-    """Return the name that a file has among the floors."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place_of(path: Path) -> tuple[str, ...]:
+    """Return the packages that a file stands in, and its name."""
+    return path.relative_to(PACKAGE).with_suffix("").parts
 
 
-def imports(tree: ast.AST, package: str = "metabench") -> Iterator[tuple[str, int]]:
+def is_in(place: tuple[str, ...], room: str) -> bool:
+    """Tell whether a file is a module of that dotted name below the package, or stands in a package of it."""
+    names = room.split(".")
+    return list(place[: len(names)]) == names
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Yield every imported dotted name with its line, those inside functions too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative import"
-            yield node.module or "", node.lineno
-            if node.module == package:
-                yield from ((f"{package}.{alias.name}", node.lineno) for alias in node.names)
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
 def typing_only(tree: ast.AST) -> set[int]:
@@ -136,37 +122,43 @@ def typing_only(tree: ast.AST) -> set[int]:
 
 
 def broken_floors(path: Path, tree: ast.AST) -> list[str]:
-    """Say which lines of a file import from its own floor or a higher one."""
-    here = module_of(path)
+    """Say which lines of a file import from another package on its own floor or a higher one."""
+    here = place_of(path)
     lines = []
     for name, line in imports(tree):
-        parts = name.split(".")
-        if parts[0] != "metabench" or len(parts) < 2 or parts[1] in (here, "PROTOCOL", "__version__"):
+        there = tuple(name.split(".")[1:])
+        if name.split(".")[0] != "metabench" or len(here) == 1 or there[:1] not in {(one,) for one in FLOORS}:
             continue
-        if here != "__init__" and not FLOORS[parts[1]] < FLOORS[here]:
-            lines.append(
-                f"{path.name}:{line}: {here} (floor {FLOORS[here]}) imports {name} ({FLOORS[parts[1]]})"
-            )
+        table, ours, theirs = FLOORS, here[0], there[0]
+        if ours == theirs and ours in INNER_FLOORS:
+            table = INNER_FLOORS[ours]
+            ours, theirs = here[1], there[1] if there[1:] and there[1] in table else "__init__"
+        if ours != theirs and not table[theirs] < table[ours]:
+            lines.append(f"{path.name}:{line}: {ours} (floor {table[ours]}) imports {name} ({table[theirs]})")
     return lines
 
 
 def broken_libraries(path: Path, tree: ast.AST) -> list[str]:
     """Say which lines of a file import a library that belongs elsewhere."""
-    here = module_of(path)
+    here = place_of(path)
     skipped = typing_only(tree)
     lines = []
     for name, line in imports(tree):
         library = name.split(".")[0]
-        if here not in ONLY_IN.get(library, {here}) or (
-            library in NEVER_IN.get(here, ()) and line not in skipped
-        ):
-            lines.append(f"{path.name}:{line}: {here} imports {name}")
+        is_elsewhere = library in ONLY_IN and not any(is_in(here, room) for room in ONLY_IN[library])
+        is_barred = any(library in barred and is_in(here, room) for room, barred in NEVER_IN.items())
+        if is_elsewhere or (is_barred and line not in skipped):
+            lines.append(f"{path.name}:{line}: {'.'.join(here)} imports {name}")
     return lines
+
+
+def test_nothing_stands_at_the_root() -> None:
+    assert sorted(path.name for path in PACKAGE.glob("*.py")) == ["__init__.py", "__main__.py"]
+    assert {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))} == {*FLOORS}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_a_module_imports_from_lower_floors_only(path: Path) -> None:
-    assert module_of(path) in {*FLOORS, "__init__"}, f"{path.name} stands on no floor"
     assert broken_floors(path, ast.parse(path.read_text())) == []
 
 
@@ -175,26 +167,58 @@ def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
     assert broken_libraries(path, ast.parse(path.read_text())) == []
 
 
-def test_an_upward_import_and_a_stray_ray_are_found() -> None:
-    source = ast.parse("from metabench import train\n\ndef f():\n    import ray.tune\n")
-    path = PACKAGE / "nets.py"
-    assert broken_floors(path, source) == ["nets.py:1: nets (floor 1) imports metabench.training.loop (4)"]
-    assert broken_libraries(path, source) == ["nets.py:4: nets imports ray.tune"]
+@pytest.mark.parametrize(
+    ("path", "source", "problem"),
+    [
+        (
+            "nets/conv4.py",
+            "from metabench.training import loop",
+            "nets (floor 1) imports metabench.training.loop (3)",
+        ),
+        (
+            "data/reading/cache.py",
+            "from metabench.data.sets import glyphs",
+            "reading (floor 0) imports metabench.data.sets.glyphs (3)",
+        ),
+        (
+            "search/journal/rule.py",
+            "from metabench.search import search",
+            "journal (floor 1) imports metabench.search.search (7)",
+        ),
+        (
+            "leaderboard/rows.py",
+            "from metabench import data",
+            "leaderboard (floor 2) imports metabench.data (2)",
+        ),
+    ],
+)
+def test_an_upward_import_is_seen(path: str, source: str, problem: str) -> None:
+    lines = broken_floors(PACKAGE / path, ast.parse(source))
+    assert lines == [f"{Path(path).name}:1: {problem}"]
+
+
+def test_a_stray_library_is_seen() -> None:
+    source = ast.parse("def f():\n    import ray.tune\n")
+    assert broken_libraries(PACKAGE / "search/journal/rule.py", source) == [
+        "rule.py:2: search.journal.rule imports ray.tune"
+    ]
+    assert not broken_libraries(PACKAGE / "search/ray/worker.py", source)
 
 
 @pytest.mark.parametrize(
-    "path", ["__init__.py", *(f"cli/{one.name}" for one in (PACKAGE / "cli").glob("*.py"))]
+    "path",
+    ["__init__.py", *(f"cli/{name}.py" for name in ("__init__", "base", "datasets", "results", "simulate"))],
 )
 def test_the_command_line_imports_nothing_heavy_at_its_top(path: str) -> None:
     tree = ast.parse((PACKAGE / path).read_text())
     top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-    assert not [found for found, _ in imports(top) if found.split(".")[0] in HEAVY]
+    assert not [name for name, _ in imports(top) if name.split(".")[0] in HEAVY]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 300, "split by meaning"
+    assert len(text.splitlines()) <= 450, "split by meaning"
     assert ast.get_docstring(ast.parse(text)), "the first line says what the module is for"
 
 
@@ -202,7 +226,7 @@ def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
 def test_a_function_has_at_most_forty_lines(path: Path) -> None:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
-    assert not [f"{f.name}: {n}" for f in functions if (n := (f.end_lineno or 0) - f.body[0].lineno + 1) > 40]
+    assert not [f"{f.name}: {n}" for f in functions if (n := (f.end_lineno or 0) - f.lineno + 1) > 40]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
