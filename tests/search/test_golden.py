@@ -1,0 +1,91 @@
+"""A search folder of an earlier version is read, tested and continued: `golden/sinusoid`, of sinusoid.yaml."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from metabench.cli import app
+
+GOLDEN = Path(__file__).with_name("golden")
+RUN = "final/maml-tuned-seed0"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "sinusoid", tmp_path / "sinusoid"))
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def invoke(*words: object) -> Any:
+    result = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def without_place(board: Any) -> Any:
+    return {**board, "rows": [{**row, "folder": None} for row in board["rows"]]}
+
+
+def test_its_board_is_the_one_that_it_was_left_with(folder: Path) -> None:
+    board = invoke("leaderboard", folder)
+    assert without_place(board) == without_place(read(folder / "leaderboard.json"))
+
+
+def test_its_status_tells_what_was_done(folder: Path) -> None:
+    status = invoke("status", folder)
+    assert status["metric"] == "error"
+    incumbents = {name: one["incumbent"]["trial"] for name, one in status["algorithms"].items()}
+    assert incumbents == {"maml": "maml-000", "alpha_maml": "alpha_maml-001"}
+
+
+def test_it_is_reported(folder: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "report.html")])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "alpha_maml" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_of_it_is_tested_again_with_the_same_result(folder: Path) -> None:
+    before = read(folder / RUN / "test.json")
+    tested = invoke("test", folder / RUN, "--tasks", 20)
+    # The same float32 weights on another processor: sums in another order.
+    assert tested["error"] == pytest.approx(sum(before["error"]) / 20, rel=1e-4)
+    assert read(folder / RUN / "test.json")["times_opened"] == before["times_opened"] + 1
+
+
+def test_it_is_continued_with_another_seed(folder: Path, ray_folder: None) -> None:
+    journal = (folder / "journal.jsonl").read_text()
+    command = [
+        sys.executable,
+        "-m",
+        "metabench",
+        "search",
+        str(GOLDEN / "sinusoid.yaml"),
+        "--name",
+        "sinusoid",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def search(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [*command, "--out", str(folder.parent), "--quiet", "--seeds", "3", *words]
+        return subprocess.run(line, env=environment, capture_output=True, text=True)
+
+    refused = search()
+    assert refused.returncode == 2
+    assert "--accept-changes" in refused.stderr
+    ended = search("--accept-changes")
+    assert ended.returncode == 0, ended.stderr
+    assert (folder / "journal.jsonl").read_text().startswith(journal), "no trial is run again"
+    rows = [row for row in read(folder / "leaderboard.json")["rows"] if row["variant"] == "tuned"]
+    assert [row["seeds"] for row in rows] == [3, 3]
