@@ -46,7 +46,7 @@ INNER_FLOORS = {
 """The same inside the two largest packages; `__init__` is the package's first file."""
 
 ONLY_IN = {
-    "ray": {"search.ray", "search.stages"},
+    "ray": {"search.ray"},
     "optuna": {"search.propose", "report.exports"},
     "typer": {"cli"},
     "mlflow": {"report.exports"},
