@@ -38,7 +38,7 @@ IMAGES = [name for name in NAMES if data.get(name).kind == "classification"]
 
 def load_or_skip(name: str, options: dict[str, Any]) -> Splits:
     root = data.default_root()
-    if not data.get(name).is_here(root):
+    if not data.get(name).is_available(root):
         pytest.skip(f"no files of {name} under METABENCH_DATA={os.environ.get('METABENCH_DATA')}")
     return data.load(TaskConfig(dataset=name, options=options))
 
@@ -156,8 +156,8 @@ HOMES = {"omniglot": "omniglot", "quickdraw": "quickdraw", "cifar_fs": "cifar100
 def test_data_that_is_not_there_is_told_with_where_to_get_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not data.get(name).is_here(None)
-    assert not data.get(name).is_here(tmp_path)
+    assert not data.get(name).is_available(None)
+    assert not data.get(name).is_available(tmp_path)
     with pytest.raises(MetabenchError, match=str(tmp_path / HOMES[name]) + ".*To download: "):
         data.load(TaskConfig(dataset=name), tmp_path)
     monkeypatch.setenv("METABENCH_DATA", "")

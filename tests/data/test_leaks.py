@@ -98,7 +98,7 @@ def leaked(train: Split, test: Split) -> tuple[int, int]:
 
 @pytest.mark.parametrize("split", list(omniglot.CLASSES))
 def test_no_character_of_omniglot_is_in_two_splits_also_turned(split: str, data_root: Path) -> None:
-    if not data.get("omniglot").is_here(data_root):
+    if not data.get("omniglot").is_available(data_root):
         pytest.skip(f"no Omniglot under {data_root}")
     splits = data.load(TaskConfig(dataset="omniglot", split=split), data_root)
     for part in (splits.meta_validation, splits.meta_test):
@@ -108,7 +108,7 @@ def test_no_character_of_omniglot_is_in_two_splits_also_turned(split: str, data_
 
 @pytest.mark.parametrize("split", ["cloudera", "meta_dataset"])
 def test_no_drawing_of_quick_draw_is_in_two_splits(split: str, data_root: Path) -> None:
-    if not data.get("quickdraw").is_here(data_root):
+    if not data.get("quickdraw").is_available(data_root):
         pytest.skip(f"no Quick, Draw! under {data_root}")
     task = TaskConfig(dataset="quickdraw", split=split, options={"examples_per_class": 20})
     splits = data.load(task, data_root)
@@ -116,7 +116,7 @@ def test_no_drawing_of_quick_draw_is_in_two_splits(split: str, data_root: Path) 
 
 
 def test_characters_shuffled_together_with_their_turns_are_found_to_leak(data_root: Path) -> None:
-    if not data.get("omniglot").is_here(data_root):
+    if not data.get("omniglot").is_available(data_root):
         pytest.skip(f"no Omniglot under {data_root}")
     train = data.load(TaskConfig(dataset="omniglot"), data_root).meta_train  # each character in four turns
     order = list(range(len(train.classes)))
