@@ -21,7 +21,7 @@ from metabench.core.config import NetworkConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.training import vectorise
 from metabench.training.evaluate import BLOCK
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 
 
 class Setting(NamedTuple):
@@ -56,7 +56,7 @@ class Contest:
         torch.set_float32_matmul_precision("high" if arguments.precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = arguments.precision == "tf32"
         peers_jax.prepare(threads)
-        memory.keep_freed()
+        memory.raise_malloc_thresholds()
         self.arguments = arguments
         setting = SETTINGS[arguments.setting]
         device = torch.device(arguments.device)
@@ -70,7 +70,7 @@ class Contest:
             x = torch.rand(n_tasks, WAY * examples, *shape, generator=generator)
             drawn += [x.to(device), torch.arange(WAY, device=device).repeat(examples).expand(n_tasks, -1)]
         self.n_tasks = n_tasks
-        self.tape = Tape(pays_after=0.0)  # a run waits: see replay.PAYS_AFTER
+        self.traces = TraceCache(trace_after=0.0)  # a run waits: see replay.TRACE_AFTER_SECONDS
         self.is_second = arguments.order == "second"
         name, settings = ours(arguments.learner, self.is_second, arguments.steps)
         self.algorithm, self.h = algorithms.get(name), algorithms.hparams(name, settings)
@@ -97,7 +97,7 @@ class Contest:
 
         def call() -> list[torch.Tensor]:
             gradient, *_ = vectorise.meta_gradient(
-                self.algorithm, self.net, self.meta, self.buffers, self.tasks, self.h, 0.0, tape=self.tape
+                self.algorithm, self.net, self.meta, self.buffers, self.tasks, self.h, 0.0, traces=self.traces
             )
             return ordered(gradient["theta"])
 
@@ -114,7 +114,7 @@ class Contest:
             return self.algorithm.predict(self.net, learner, task.query.x)
 
         tasks = vectorise.cut(self.tasks, part)
-        return vectorise.per_task(one, tasks, self.meta, self.buffers, tape=self.tape, name="evaluation")
+        return vectorise.per_task(one, tasks, self.meta, self.buffers, traces=self.traces, name="evaluation")
 
     def time(self, name: str) -> float:
         """Return the seconds of one call."""
@@ -145,7 +145,7 @@ class Contest:
 
     def _ours_exactly(self) -> list[torch.Tensor]:
         exact = copy.copy(self)
-        exact.tape = Tape()
+        exact.traces = TraceCache()
         exact.n_tasks = CHECKED
         exact.meta, exact.buffers = (
             trees.map(torch.Tensor.double, tree) for tree in (self.meta, self.buffers)

@@ -75,13 +75,13 @@ def record(run: RunConfig, splits: Splits, header: dict[str, Any], device: torch
         line: dict[str, Any] = {"tasks_seen": report.tasks_seen, "finite": False, "seconds": seconds}
         begun = clock()
         if report.finite:
-            found = evaluate.evaluate(
+            scored = evaluate.evaluate(
                 learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks
             )
-            line |= {"finite": math.isfinite(float(found.score.mean() + found.loss.mean()))}
+            line |= {"finite": math.isfinite(float(scored.score.mean() + scored.loss.mean()))}
         if line["finite"]:
-            line |= {"val_seconds": round(clock() - begun, 3), "loss": round(float(found.loss.mean()), 5)}
-            line |= {"scores": curves.pack(found.score.tolist(), header["queries"])}
+            line |= {"val_seconds": round(clock() - begun, 3), "loss": round(float(scored.loss.mean()), 5)}
+            line |= {"scores": curves.pack(scored.score.tolist(), header["queries"])}
         lines.append(line | {"seconds": round(seconds, 3)})
         if not line["finite"]:
             break
@@ -141,7 +141,7 @@ def main() -> int:
     for number, sampled in zip(range(options.settings), proposed, strict=False):
         if number < done:
             continue
-        hyperparameters = spaces.resolve(space, options.algorithm, sampled)
+        hyperparameters = spaces.of(space, options.algorithm).resolve(sampled)
         seed = TRIAL_SEEDS * (options.seed + 1) + number  # as the search's trial of this number
         run = spaces.run_config(space, options.algorithm, hyperparameters, seed, header["points"])
         # train's own validation is not used: it keeps no tasks apart

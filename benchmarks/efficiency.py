@@ -20,10 +20,9 @@ from metabench import stats
 from metabench.core import MetabenchError, metrics
 from metabench.search.replay import curves
 from metabench.search.replay.curves import Recording
-from metabench.search.replay.histories import Incumbent
 from metabench.search.replay.outcomes import true_scores
 from metabench.search.replay.scenario import Scenario, describe
-from metabench.search.replay.simulate import legs, play
+from metabench.search.replay.simulate import Incumbent, legs, play
 from metabench.storage import files
 
 RESAMPLES = 4000
@@ -40,8 +39,8 @@ class Search(NamedTuple):
 
 def replayed(recording: Recording, scenario: Scenario, seed: int) -> Search:
     """Replay a search."""
-    (played,) = play(recording, scenario, seed).played.values()
-    return Search(played.incumbents, played.tasks, played.seconds)
+    (algorithm,), replay = scenario.space.algorithms, play(recording, scenario, seed)
+    return Search(replay.incumbents[algorithm], replay.ledger.tasks(algorithm), replay.seconds[algorithm])
 
 
 class Way(NamedTuple):
@@ -68,8 +67,8 @@ def ways(recording: Recording, changes: dict[str, int | None], workers: int) -> 
         "random, full budget": {"sampler": "random", **full},
     }
     return [
-        Way(title, describe(recording, {**changes, "trials": trials, **own}, workers))
-        for title, own in listed.items()
+        Way(title, describe(recording, {**changes, "trials": trials, **more}, workers))
+        for title, more in listed.items()
     ]
 
 
@@ -104,29 +103,29 @@ def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
 
 def until_table(ways: Sequence[Way], searches: Sequence[Sequence[Search]], good: set[str]) -> str:
     """Return the table of what is spent until a good setting leads."""
-    reached = [[until_found(search, good) for search in own] for own in searches]
+    reached = [[until_found(search, good) for search in replays] for replays in searches]
     # A search that never names a good setting is followed by training them all: it saved nothing.
     spent = [
         [
-            full.seconds + search.seconds if found is None else found[0]
-            for search, found, full in zip(own, times, searches[-1], strict=True)
+            full.seconds + search.seconds if first is None else first[0]
+            for search, first, full in zip(replays, times, searches[-1], strict=True)
         ]
-        for own, times in zip(searches, reached, strict=True)
+        for replays, times in zip(searches, reached, strict=True)
     ]
     rows = [
         "| search | found in | seconds where found | tasks where found | seconds, with all trained where not "
         f"| times {ways[-1].title} | seconds of the whole search |",
         "|---" * 7 + "|",
     ]
-    for way, own, times, seconds in zip(ways, searches, reached, spent, strict=True):
-        found = [one for one in times if one is not None]
+    for way, replays, times, seconds in zip(ways, searches, reached, spent, strict=True):
+        first = [one for one in times if one is not None]
         cells = [
             way.title,
-            f"{len(found)} of {len(times)}",
-            *(spread([one[which] for one in found], whole) for which in (0, 1)),
+            f"{len(first)} of {len(times)}",
+            *(spread([one[which] for one in first], whole) for which in (0, 1)),
             spread(seconds, whole),
             ratio(seconds, spent[-1]),
-            spread([search.seconds for search in own], whole),
+            spread([search.seconds for search in replays], whole),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -150,11 +149,11 @@ def anytime_table(
         "| search | " + " | ".join(f"{count} runs ({count * run:,.0f} s)" for count in marks) + " |",
         "|---" * (len(marks) + 1) + "|",
     ]
-    for way, own in zip(ways, searches, strict=True):
+    for way, replays in zip(ways, searches, strict=True):
         cells = []
         for count in marks:
-            found = [shortfall(search, count * run, true, best) for search in own]
-            cells.append(spread(found, lambda value: metrics.show(metric, value, 2)))
+            short = [shortfall(search, count * run, true, best) for search in replays]
+            cells.append(spread(short, lambda value: metrics.show(metric, value, 2)))
         rows.append(f"| {way.title} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -183,8 +182,8 @@ def main() -> int:
     if options.repeats < 2:
         parser.error(f"--repeats {options.repeats}: must be >= 2, for an interval")
     scores = true_scores(recording, compared[-1].scenario, algorithm)
-    known = [score for score in scores.values() if score is not None]
-    best, worst = max(known), min(known)
+    recorded_scores = [score for score in scores.values() if score is not None]
+    best, worst = max(recorded_scores), min(recorded_scores)
     true = {name: worst if score is None else score for name, score in scores.items()}  # None: it diverged
     good = {name for name, score in true.items() if score >= best - options.within}
     searches = [

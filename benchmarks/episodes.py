@@ -210,7 +210,7 @@ def main() -> int:
     """Measure and print."""
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    device.keep_freed()
+    device.raise_malloc_thresholds()
     root = data.default_root()
     try:
         splits = data.load(TaskConfig(dataset="omniglot"), root)

@@ -117,7 +117,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     if arguments.keep_freed:
-        device.keep_freed()
+        device.raise_malloc_thresholds()
     result = measure(arguments)
     if arguments.json:
         print(json.dumps(result, indent=2))

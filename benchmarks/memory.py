@@ -23,7 +23,7 @@ from metabench.core import Query, Support, Task, device, seeds, trees
 from metabench.core.config import NetworkConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.training import vectorise
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 from tests.support.counting import held_at_most
 
 SETTINGS = {"seed": (20, 28, 1), "omni": (64, 28, 1), "mini": (32, 84, 3)}
@@ -46,7 +46,7 @@ class Form(NamedTuple):
     recompute: bool = False
 
 
-def step(form: Form, device: str, pays_after: float, chunk: int | None = None) -> Callable[[], Any]:
+def step(form: Form, device: str, trace_after: float, chunk: int | None = None) -> Callable[[], Any]:
     """Return a call that computes one meta-gradient."""
     shape = (form.channels, form.size, form.size)
     net = nets.build(NetworkConfig(width=form.width), WAY, shape, OBJECTIVES["classification"], 64)
@@ -63,8 +63,8 @@ def step(form: Form, device: str, pays_after: float, chunk: int | None = None) -
         drawn += [x, torch.arange(WAY, device=device).repeat(examples).expand(form.tasks, -1)]
     classes = torch.arange(WAY, device=device).expand(form.tasks, -1)
     tasks = Task(Support(*drawn[:2]), Query(*drawn[2:]), classes)
-    tape = Tape(pays_after=pays_after)
-    return lambda: vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.0, chunk, tape)
+    traces = TraceCache(trace_after=trace_after)
+    return lambda: vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.0, chunk, traces)
 
 
 def peak(call: Callable[[], Any], device: str) -> int:
@@ -101,14 +101,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    device.keep_freed()
+    device.raise_malloc_thresholds()
     rows = []
-    for form, pays_after in (("composed", float("inf")), ("replayed", 0.0)):
+    for form, trace_after in (("composed", float("inf")), ("replayed", 0.0)):
         for steps in (1, 5, 10):
             for again in (False, True):
                 problem = (*SETTINGS[given.setting], given.tasks, given.shot, given.query, steps)
                 of = Form(*problem, recompute=again)
-                call = step(of, given.device, pays_after, chunk=given.tasks)
+                call = step(of, given.device, trace_after, chunk=given.tasks)
                 call()
                 call()
                 row = {"form": form, "steps": steps, "recompute": again}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from metabench.leaderboard.published import CLOUDERA, CLOUDERA_SOURCE
+from metabench.leaderboard import published as figures
 
 
 class Cell(NamedTuple):
@@ -151,8 +151,10 @@ CLOUDERA_SHORT = {(20, 5, 1): 50_000, (20, 5, 5): 15_000, (20, 5, 10): 7_000}
 """Drawings of a class, ways and shots to the meta-train tasks of the two-core subset."""
 
 
-def cloudera(pool: int, way: int, shot: int, published: float, short: int) -> Cell:
+def cloudera(cell: dict[str, Any]) -> Cell:
     """Describe one of the twelve cells of Cloudera Fast Forward's report: as many queries as shots."""
+    pool, way, shot = (cell[key] for key in ("examples_per_class", "way", "shot"))
+    (published,) = cell["figures"]
     is_large = pool == 100
     settings: dict[str, Any] = {
         "inner_lr": 0.01 if is_large else 0.005,
@@ -172,23 +174,21 @@ def cloudera(pool: int, way: int, shot: int, published: float, short: int) -> Ce
     return Cell(
         name=f"quickdraw{pool}-{way}w{shot}s-maml",
         algorithm="maml",
-        published=published,
+        published=published["percent"],
         published_ci=None,
-        source=CLOUDERA_SOURCE,
+        source=published["source"],
         task=task,
         network={"name": "conv4", "width": 20},
         settings=settings,
         tasks=5_000 * settings["task_batch_size"],
-        short=short,
+        short=CLOUDERA_SHORT.get((pool, way, shot), 0),
         test_tasks=1000,
         deviations="weights of the best meta-validation instead of the last; 15 test queries a class; "
         "no convolution bias (batch norm cancels it)",
     )
 
 
-CELLS_OF_CLOUDERA = [
-    cloudera(*key, published, CLOUDERA_SHORT.get(key, 0)) for key, published in CLOUDERA.items()
-]
+CELLS_OF_CLOUDERA = [cloudera(cell) for cell in figures.cells()["quickdraw"]["cells"]]
 
 
 def sinusoid(name: str, algorithm: str, **settings: Any) -> Cell:

@@ -39,13 +39,10 @@ MARKS = (100, 200, 500, 1000, 2000, 5000, 10_000)
 
 def parameters(path: Path, algorithm: str) -> dict[str, dict[str, Any]]:
     """Return what a space samples of an algorithm, in plain words; conditions are left out."""
-    from metabench.core.config import Choices, Range
     from metabench.search import space as spaces
 
-    found = spaces.parameters(spaces.load(path), algorithm)
-    return {
-        name: one.model_dump(mode="json") for name, one in found.items() if isinstance(one, Range | Choices)
-    }
+    sampled = spaces.of(spaces.load(path), algorithm).sampled
+    return {name: one.model_dump(mode="json") for name, one in sampled.items()}
 
 
 def run(side: str, arguments: argparse.Namespace, **changed: Any) -> dict[str, Any]:

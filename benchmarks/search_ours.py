@@ -22,8 +22,8 @@ from metabench.search.journal.ledger import Ledger
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.ray import cluster, experiment
-from metabench.search.ray.asha import RungScheduler
 from metabench.search.ray.experiment import Endings
+from metabench.search.ray.scheduler import RungScheduler
 
 
 class Listener(Watch):
@@ -74,7 +74,7 @@ def run(setting: dict[str, Any], notes: Notes) -> None:
     watch = Listener(place, space, False, OBJECTIVES[splits.kind])
     watch.notes = notes
     with folder.opened(place, None, "auto", watch.say):
-        watch.space, _ = folder.claim(place, space, splits, 0)
+        watch.space, _ = folder.create_or_resume(place, space, splits, 0)
         with cluster.connect(None, place, cpus=setting["workers"], say=watch.say) as found:
             watch.slots, watch.nodes = found.slots, cluster.describe
             ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
@@ -118,7 +118,7 @@ def drive(setting: dict[str, Any], notes: Notes) -> None:
             if answer == RungScheduler.CONTINUE:
                 running.append((trial_id, trial))
             else:
-                searcher.on_trial_complete(trial_id, {})
+                searcher.hand_back(trial_id)
                 endings.on_trial_complete(0, [], trial)
 
 

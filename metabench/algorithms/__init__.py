@@ -63,6 +63,9 @@ def hparams(name: str, values: dict[str, Any]) -> Any:
         raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
     types = field_types(kind)
     h = kind(**{key: float(value) if types[key] is float else value for key, value in values.items()})
-    if wrong := get(name).check(h):
+    wrong = get(name).check(h)
+    if getattr(h, "recompute", False) and not get(name).has_recompute:
+        wrong.append("recompute=true: has no effect where inner gradients are constants; leave it out")
+    if wrong:
         raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
     return h

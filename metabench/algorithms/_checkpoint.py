@@ -1,42 +1,43 @@
-"""Steps that are computed again in the backward pass, so that only their inputs stay in memory.
+"""Activation checkpointing: steps are computed again in the backward pass; their inputs alone are kept.
 
 torch.utils.checkpoint does not work under torch.func; this does, under vmap(grad(.)) and first derivatives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vjp
-from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from metabench.core import trees
 
 
-def steps(function: Callable[..., Any]) -> Callable[..., Any]:
+def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the same function of trees of tensors, of which a backward pass needs the inputs alone.
 
     Args:
         function: takes all tensors that it uses as arguments, and returns a tree of tensors.
     """
 
-    def again(*trees: Any) -> Any:
-        leaves, given = tree_flatten(trees)
-        returned: Any = None
+    def checkpointed(*arguments: Any) -> Any:
+        leaves, form = trees.flatten(arguments)
+        form_of_outputs: Any = None
 
         def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
-            nonlocal returned
-            found, returned = tree_flatten(function(*tree_unflatten(list(leaves), given)))
-            return tuple(found)
+            nonlocal form_of_outputs
+            outputs, form_of_outputs = trees.flatten(function(*trees.unflatten(list(leaves), form)))
+            return tuple(outputs)
 
-        outputs = _Again.apply(flat, *leaves)
-        return tree_unflatten(list(outputs), returned)
+        outputs = _Checkpoint.apply(flat, *leaves)
+        return trees.unflatten(list(outputs), form_of_outputs)
 
-    return again
+    return checkpointed
 
 
-class _Again(torch.autograd.Function):
+class _Checkpoint(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -50,20 +51,17 @@ class _Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        leaves = ctx.saved_tensors
-        places = [place for place, leaf in enumerate(leaves) if leaf.is_floating_point()]
+        leaves = dict(enumerate(ctx.saved_tensors))
+        floats = {place: leaf for place, leaf in leaves.items() if leaf.is_floating_point()}
+
+        def of_floats(*values: Tensor) -> tuple[Tensor, ...]:
+            outputs: tuple[Tensor, ...] = ctx.function(
+                *(leaves | dict(zip(floats, values, strict=True))).values()
+            )
+            return outputs
+
         # Without no_grad, torch.func.grad records this pass as well, and keeps all of it.
         with torch.no_grad():
-            pull = vjp(_of_floats(ctx.function, leaves, places), *(leaves[place] for place in places))[1]
-            found = dict(zip(places, pull(gradients), strict=True))
-        return None, *(found.get(place) for place in range(len(leaves)))
-
-
-def _of_floats(
-    function: Callable[..., tuple[Tensor, ...]], leaves: Sequence[Tensor], places: Sequence[int]
-) -> Callable[..., tuple[Tensor, ...]]:
-    def of_floats(*floats: Tensor) -> tuple[Tensor, ...]:
-        changed = dict(zip(places, floats, strict=True))
-        return function(*(changed.get(place, leaf) for place, leaf in enumerate(leaves)))
-
-    return of_floats
+            pull = vjp(of_floats, *floats.values())[1]
+            slopes = dict(zip(floats, pull(gradients), strict=True))
+        return None, *(slopes.get(place) for place in leaves)

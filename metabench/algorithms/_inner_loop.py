@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.func import grad
+from torch.func import grad, vmap
+from torch.profiler import record_function
 
 from metabench import nets
 from metabench.algorithms import _checkpoint as recompute
 from metabench.algorithms import _outer_loop as optim
 from metabench.core import HEAD, Aux, Net, Support, Tree, setting, trees
-from metabench.training import profile, vectorise
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class Settings(optim.Settings):
         "compute second-order inner steps again in the backward pass: less memory, more time",
     )
 
+
+INNER_STEPS = ("eval_steps", "inner_steps")
+"""The settings that count inner steps, as `Algorithm.inner_steps` wants them."""
 
 PARTS: Mapping[str, Callable[[str], bool]] = {
     "all": lambda layer: True,
@@ -74,14 +77,14 @@ def gradient(
     support: Support,
     derivative: str,
     clip: Any = 0,
-    again: bool = False,
+    checkpoint: bool = False,
 ) -> tuple[Tree, Tree]:
     """Differentiate an inner loss of all layers, `-> (loss, moments)`, with respect to the fast ones.
 
     Args:
         derivative: "second" differentiates through the gradient; "first" treats it as a constant.
         clip: largest absolute element; 0 for no limit.
-        again: compute it again where it is differentiated, and keep nothing for that.
+        checkpoint: compute it again where it is differentiated, and keep nothing for that.
     """
 
     def of(fast: Tree, slow: Tree, support: Support) -> tuple[Tree, Tree]:
@@ -89,9 +92,9 @@ def gradient(
 
     if derivative == "first":
         fast, slow = (trees.map(torch.Tensor.detach, layers) for layers in (fast, slow))
-    elif again:
-        of = recompute.steps(of)
-    with profile.named("inner gradient"):
+    elif checkpoint:
+        of = recompute.checkpoint(of)
+    with record_function("inner gradient"):
         direction, moments = of(fast, slow, support)
         if clip:
             direction = trees.map(lambda g: g.clamp(-clip, clip), direction)
@@ -130,7 +133,7 @@ def embed(net: Net, learner: Tree, x: Tensor) -> tuple[Tensor, Tree]:
     def beside_support(one: Tensor) -> Tensor:
         return net.embed(params, torch.cat([learner["support"], one[None]]))[0][-1]
 
-    return vectorise.per_example(beside_support, x), {}
+    return vmap(beside_support)(x), {}
 
 
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metabench.algorithms._foreach import add, div, mul, sqrt, sub
 from metabench.core import Logs, Optimizer, Tree, setting, trees
 
 
@@ -35,6 +34,29 @@ class Settings:
         False,
         "turn each class of a meta-train task by 0, 90, 180 or 270 degrees, support and query alike",
     )
+
+
+ListOperation = Callable[..., list[Tensor]]
+"""(list, lists or numbers) -> list: one kernel for many where torch has it, one for each under torch.func."""
+
+
+# Where a release of torch has moved this, one tensor after another is right everywhere.
+_level: Any = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: 1)
+
+
+def _over_lists(name: str) -> ListOperation:
+    one, many = getattr(torch, name), getattr(torch, f"_foreach_{name}")
+
+    def apply(first: list[Tensor], *others: Any) -> list[Tensor]:
+        if _level() is None:
+            return list(many(first, *others))
+        columns = [other if isinstance(other, list) else [other] * len(first) for other in others]
+        return [one(*each) for each in zip(first, *columns, strict=True)]
+
+    return apply
+
+
+add, div, mul, sqrt, sub = map(_over_lists, ("add", "div", "mul", "sqrt", "sub"))
 
 
 Schedule = Callable[[float], Any]

@@ -11,7 +11,19 @@ from torch import Generator, Tensor
 
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, Tree, setting, trees
+from metabench.core import (
+    Algorithm,
+    Aux,
+    InnerRates,
+    Logs,
+    Net,
+    Optimizer,
+    Support,
+    Task,
+    Tree,
+    setting,
+    trees,
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,9 @@ ALGORITHMS = {
         "algorithm 5). Limits on both rates are additions. With first-order inner gradients the exact "
         "hypergradient is that of dot_sum.",
         kinds=("classification", "regression"),
+        inner_steps=inner.INNER_STEPS,
+        inner_rates=InnerRates("alpha", first="inner_lr"),
+        has_recompute=True,
         check=check,
     )
 }

@@ -158,6 +158,7 @@ ALGORITHMS = {
         "classifier starts from zeros and not at random, so that predictions repeat. The nearest class mean "
         "of frozen features (squared Euclidean distance, no gradient steps) and fine-tuning of all layers "
         "are additions.",
+        inner_steps=("inner_steps",),
     ),
     "baseline_pp": Algorithm(
         hparams=CosineSettings,
@@ -170,5 +171,6 @@ ALGORITHMS = {
         "weight vectors start from the directions of the classes' mean unit features and not at random, so "
         "that predictions repeat. Logits are cosines times a factor, as in the paper; the authors' code also "
         "learns a length for each class. Fine-tuning of all layers is an addition.",
+        inner_steps=("inner_steps",),
     ),
 }

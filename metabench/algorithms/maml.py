@@ -67,6 +67,8 @@ MAML = Algorithm(
     reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, algorithm 2. The mean over tasks and examples "
     "replaces the sums; norm layers are not adapted unless adapt_norm asks for it.",
     kinds=("classification", "regression"),
+    inner_steps=inner.INNER_STEPS,
+    has_recompute=True,
 )
 
 
@@ -78,6 +80,7 @@ ALGORITHMS = {
     "maml": MAML,
     "fomaml": MAML._replace(
         task_loss=partial(task_loss, derivative="first"),
+        has_recompute=False,
         reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2: the inner gradient "
         "is a constant. Otherwise as MAML.",
     ),

@@ -15,6 +15,7 @@ from metabench.core import (
     HEAD,
     Algorithm,
     Aux,
+    InnerRates,
     Net,
     Optimizer,
     Support,
@@ -121,7 +122,7 @@ def multi_step_weights(n_steps: int, h: Settings, progress: float) -> list[float
     return [early] * (n_steps - 1) + [last]
 
 
-def phase(h: Settings, progress: float) -> tuple[bool, tuple[float, ...]]:
+def schedule(h: Settings, progress: float) -> tuple[bool, tuple[float, ...]]:
     """Say whether derivatives are of first order, and how the steps' losses are weighed."""
     first = h.derivative_annealing and progress < h.first_order_fraction
     return first, tuple(multi_step_weights(max(h.inner_steps, 1), h, progress))
@@ -130,7 +131,7 @@ def phase(h: Settings, progress: float) -> tuple[bool, tuple[float, ...]]:
 def task_loss(
     net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
 ) -> tuple[Tensor, Aux]:
-    first, weights = phase(h, progress)
+    first, weights = schedule(h, progress)
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
     loss = task.query.x.new_zeros(())
     for step, weight in enumerate(weights):
@@ -209,7 +210,10 @@ ALGORITHMS = {
         "the authors' code. Running statistics are used at evaluation where asked for, which the authors' "
         "code never does; the test score is a single model's, not an ensemble of five.",
         kinds=("classification", "regression"),
+        inner_steps=inner.INNER_STEPS,
+        inner_rates=InnerRates("alpha", first="inner_lr", is_per_step=True),
+        has_recompute=True,
         batch_norm=batch_norm,
-        phase=phase,
+        trace_key=schedule,
     )
 }

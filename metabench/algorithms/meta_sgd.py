@@ -10,7 +10,19 @@ from torch import Generator, Tensor
 
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import Algorithm, Aux, Logs, Net, Optimizer, Support, Task, Tree, setting, trees
+from metabench.core import (
+    Algorithm,
+    Aux,
+    InnerRates,
+    Logs,
+    Net,
+    Optimizer,
+    Support,
+    Task,
+    Tree,
+    setting,
+    trees,
+)
 
 
 @dataclass(frozen=True)
@@ -85,5 +97,8 @@ ALGORITHMS = {
         reference="Li et al. 2017, arXiv 1707.09835, algorithm 1 and equation 2. Rates start alike unless "
         "inner_lr_spread spreads them; their signs are free, as in the paper.",
         kinds=("classification", "regression"),
+        inner_steps=inner.INNER_STEPS,
+        inner_rates=InnerRates("alpha", first="inner_lr"),
+        has_recompute=True,
     )
 }

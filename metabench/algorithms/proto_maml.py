@@ -53,5 +53,7 @@ ALGORITHMS = {
         "the head's start whatever the derivative setting, which concerns the inner gradients alone. The "
         "paper's experiments take first-order inner gradients; second order is the default here, as for "
         "MAML. Norm layers are not adapted unless adapt_norm asks for it.",
+        inner_steps=inner.INNER_STEPS,
+        has_recompute=True,
     )
 }

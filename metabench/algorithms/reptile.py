@@ -120,5 +120,6 @@ ALGORITHMS = {
         "from the same moments, which are then averaged. Evaluation with batch_norm=transductive and "
         "with_support are the authors' two.",
         kinds=("classification", "regression"),
+        inner_steps=inner.INNER_STEPS,
     )
 }

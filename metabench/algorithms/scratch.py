@@ -51,6 +51,7 @@ ALGORITHMS = {
         reference="All layers of a randomly initialised network descend the support loss; every task "
         "starts from the same initialisation, which the run's seed draws and nothing improves.",
         kinds=("classification", "regression"),
+        inner_steps=("inner_steps",),
         is_trained=False,
     )
 }

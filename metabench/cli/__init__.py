@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from metabench import __version__
 from metabench.cli import datasets, results, simulate
-from metabench.cli.base import Distractors, Domains, Json, MostShots, Unlabelled, guarded
+from metabench.cli.base import Json, guarded
+from metabench.cli.options import From, ModelCommand, takes_models
 
 app = typer.Typer(
     name="metabench",
@@ -20,7 +21,28 @@ app = typer.Typer(
 )
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto takes a GPU where there is one.")]
-Folder = Annotated[str, typer.Argument(help="Folder or address of a search or a run.", show_default=False)]
+Budget = Annotated[
+    dict[str, Any],
+    From(
+        "BudgetConfig",
+        ("trials", "tasks", "sampler", "scheduler", "validation_tasks", "seeds"),
+        help={"tasks": "Meta-train tasks of a full run; the grace keeps its share."},
+        default="the space's",
+    ),
+]
+Run = Annotated[dict[str, Any], From("RunConfig", ("tasks", "validation_tasks", "seed"))]
+Network = Annotated[dict[str, Any], From("NetworkConfig", names={"name": "network"})]
+Task = Annotated[
+    dict[str, Any],
+    From(
+        "TaskConfig",
+        names={"options": "option", "augment": "distort"},
+        help={
+            "options": "A setting of the data set.",
+            "augment": "How far images are distorted where `--set augment=...` asks for it.",
+        },
+    ),
+]
 
 
 def _version(is_asked: bool) -> None:
@@ -38,8 +60,9 @@ def root(
     """Search, train and compare meta-learning algorithms that learn from a handful of examples."""
 
 
-@app.command()
+@app.command(cls=ModelCommand)
 @guarded("The same command continues where it stopped.")
+@takes_models
 def search(
     space: Annotated[Path, typer.Argument(help="YAML file of the search space.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder that holds search folders.")] = Path("runs"),
@@ -48,22 +71,9 @@ def search(
         typer.Option(help="s3://BUCKET/FOLDER or gs://...: keep search folders there; --out holds a copy."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the search folder; else the file's.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Settings tried an algorithm, for the space's.")] = None,
-    tasks: Annotated[
-        int | None,
-        typer.Option(help="Meta-train tasks of a full run, for the space's; the grace keeps its share."),
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="tpe, random, gp, cma-es or qmc: what proposes, for the space's.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="asha, none or top_k: who goes on, for the space's.")
-    ] = None,
-    validation_tasks: Annotated[
-        int | None, typer.Option(help="Frozen meta-validation tasks at each rung, for the space's.")
-    ] = None,
+    *,
+    budget: Budget,
     algorithms: Annotated[str | None, typer.Option(help="Only these of the space's, with commas.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Final runs an algorithm, for the space's.")] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; without it, Ray starts on this machine.")
     ] = None,
@@ -106,14 +116,6 @@ def search(
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
     from metabench.cli import run
 
-    budget = {
-        "trials": trials,
-        "tasks": tasks,
-        "seeds": seeds,
-        "sampler": sampler,
-        "scheduler": scheduler,
-        "validation_tasks": validation_tasks,
-    }
     chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
     run.search(
         space,
@@ -137,47 +139,25 @@ def search(
     )
 
 
-@app.command()
+@app.command(cls=ModelCommand)
 @guarded("The same command continues from the last report.")
+@takes_models
 def train(
-    algorithm: Annotated[str, typer.Option(help="Name of an algorithm; see `metabench algorithms`.")],
-    dataset: Annotated[str, typer.Option(help="Name of a data set; see `metabench datasets`.")],
-    split: Annotated[str | None, typer.Option(help="Named split of the data set.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")] = None,
-    way: Annotated[
-        str, typer.Option(help="Classes in a task: 5, or 3-10 drawn for each; 1 for regression.")
-    ] = "5",
-    shot: Annotated[
-        str, typer.Option(help="Support examples a class, or points of a function: 1, or 1-5.")
-    ] = "1",
-    query: Annotated[int, typer.Option(help="Query examples a class in meta-training.")] = 5,
-    test_query: Annotated[int, typer.Option(help="Query examples a class in evaluation.")] = 15,
-    most_shots: MostShots = None,
-    unlabelled: Unlabelled = 0,
-    distractors: Distractors = 0,
-    domains: Domains = "any",
-    distort: Annotated[
-        list[str] | None,
-        typer.Option(help="key=value: how far images are distorted where `--set augment=...` asks for it."),
+    *,
+    name: Annotated[dict[str, Any], From("RunConfig", ("algorithm",))],
+    task: Task,
+    network: Network,
+    run: Run,
+    reports: Annotated[
+        int | None, typer.Option(min=1, help=r"Meta-validations, evenly spaced. \[default: 10]")
     ] = None,
-    network: Annotated[str, typer.Option(help="conv4, resnet12 or mlp.")] = "conv4",
-    width: Annotated[int, typer.Option(help="Channels of each layer; of resnet12's first block.")] = 32,
-    depth: Annotated[int, typer.Option(help="Hidden layers of an mlp.")] = 2,
-    norm: Annotated[str, typer.Option(help="batch, group or none.")] = "batch",
-    groups: Annotated[int, typer.Option(help="Groups of channels of group norm; must divide the width.")] = 4,
-    batch_norm: Annotated[
-        str, typer.Option(help="transductive, support_stats or with_support: what normalises queries.")
-    ] = "transductive",
-    shrink: Annotated[str, typer.Option(help="pool or stride: how conv4 halves an image.")] = "pool",
-    readout: Annotated[str, typer.Option(help="flatten or mean: what conv4's head sees.")] = "flatten",
-    tasks: Annotated[int, typer.Option(min=1, help="Meta-train tasks.")] = 10000,
-    reports: Annotated[int, typer.Option(min=1, help="Meta-validations, evenly spaced.")] = 10,
-    validation_tasks: Annotated[int, typer.Option(min=2, help="Frozen meta-validation tasks.")] = 200,
     set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value: a setting of the algorithm."),
+        list[str] | None, typer.Option("--set", help="key=value: a setting of the algorithm.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Run folder, or its config.json: train that run, but for what else is typed."),
+    ] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder; named after the run if not given.")] = None,
     profile: Annotated[
@@ -185,35 +165,18 @@ def train(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train one algorithm into a run folder, without Ray; the same command continues what was stopped."""
+    """Train one algorithm into a run folder, without Ray; the same command continues what was stopped.
+
+    It needs --algorithm and --dataset; or --config, which trains a recorded run again: what else is typed takes
+    the place of what was recorded.
+    """
     from metabench.cli import flags
     from metabench.cli import run as commands
+    from metabench.training import run as runs
 
-    task = {
-        "dataset": dataset,
-        "split": split,
-        "way": way,
-        "shot": shot,
-        "query": query,
-        "test_query": test_query,
-        "most_shots": most_shots,
-        "unlabelled": unlabelled,
-        "distractors": distractors,
-        "domains": domains,
-    }
-    net = {
-        "name": network,
-        "width": width,
-        "depth": depth,
-        "norm": norm,
-        "groups": groups,
-        "batch_norm": batch_norm,
-        "shrink": shrink,
-        "readout": readout,
-    }
-    run = {"tasks": tasks, "validation_tasks": validation_tasks, "seed": seed}
-    config = flags.describe_run(algorithm, task, option or [], distort or [], net, run, set_ or [], reports)
-    commands.train(config, out, device, json, profile)
+    recorded = None if config is None else runs.read_config(config)
+    described = flags.describe_run(task, network, {**name, **run}, set_ or [], reports, recorded)
+    commands.train(described, out, device, json, profile, config)
 
 
 @app.command()
@@ -233,49 +196,10 @@ def test(
     commands.test(run, tasks, task_list, device, json)
 
 
-app.command()(simulate.simulate)
-
-
-@app.command()
-@guarded()
-def status(folder: Folder, json: Json = False) -> None:
-    """Show how a search stands: trials, rungs, incumbents, budget spent, nodes, expected end."""
-    from metabench.cli import status as standing
-
-    standing.show(folder, json)
+app.command(cls=ModelCommand)(simulate.simulate)
 
 
 results.add_to(app)
-
-
-@app.command()
-@guarded()
-def report(
-    folders: Annotated[
-        list[str], typer.Argument(help="Folders or addresses of searches and runs.", show_default=False)
-    ],
-    out: Annotated[
-        Path, typer.Option(help="HTML file to write; its pictures lie beside it as PNG and SVG.")
-    ] = Path("report.html"),
-) -> None:
-    """Write one HTML file of searches and runs: leaderboard, curves, hyperparameters, episodes, cost."""
-    from metabench import report as reporting
-
-    reporting.show(folders, out)
-
-
-@app.command()
-@guarded()
-def tensorboard(
-    folder: Folder,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 for a free one.")
-    ] = 6006,
-) -> None:
-    """Show a search or a run in TensorBoard, to this machine only."""
-    from metabench.cli import show
-
-    show.tensorboard(folder, port)
 
 
 @app.command()

@@ -1,13 +1,18 @@
-"""What the commands share: how mistakes and Ctrl-C end."""
+"""What the commands share: options, how results are printed, and how mistakes and Ctrl-C end."""
 
 from __future__ import annotations
 
 import errno
 import functools
+import inspect
+import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from typer.models import ArgumentInfo
 
 from metabench.core import MetabenchError, signals
 from metabench.core.signals import TRY_AGAIN, Interrupted
@@ -16,10 +21,44 @@ DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS,
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
-MostShots = Annotated[int | None, typer.Option(help="Unbalanced support: the most examples of a class.")]
-Unlabelled = Annotated[int, typer.Option(help="Unlabelled images of each class of a task.")]
-Distractors = Annotated[int, typer.Option(help="Other classes with unlabelled images.")]
-Domains = Annotated[str, typer.Option(help="any, within or across: where classes come from.")]
+Split = Annotated[str | None, typer.Option(help="Named split of the data set.")]
+Options = Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")]
+
+
+def print_json(value: Any, indent: int | None = 1) -> None:
+    """Print a value as standard JSON; without an indent as one line."""
+    from metabench.storage import files
+
+    typer.echo(json.dumps(files.plain(value), indent=indent, allow_nan=False))
+
+
+def print_table(table: Any, *lines: str) -> None:
+    """Print a table, and lines of words below it, as wide as they are."""
+    console = Console()
+    console.print(table)
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def with_flags(message: str, command: Callable[..., None]) -> str:
+    """Write settings as the options of a command: those in `backquotes`, and a `name=` that begins a line.
+
+    Messages of the library speak of settings; which of them can be typed, and how, is only known here.
+    """
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    flags = {
+        one.name.rstrip("_"): f"--{one.name.strip('_').replace('_', '-')}"
+        for one in parameters
+        if _is_option(one)
+    }
+    names = "|".join(flags)
+    return re.sub(
+        rf"`({names})`|^({names})(?==)", lambda match: flags[match[1] or match[2]], message, flags=re.M
+    )
+
+
+def _is_option(parameter: inspect.Parameter) -> bool:
+    return not any(isinstance(one, ArgumentInfo) for one in getattr(parameter.annotation, "__metadata__", ()))
 
 
 def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -37,16 +76,17 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
                     signals.listen()
                 command(*args, **kwargs)
             except MetabenchError as error:
-                typer.echo(f"metabench: {error}", err=True)
+                typer.echo(f"metabench: {with_flags(str(error), run)}", err=True)
                 raise typer.Exit(2) from None
             except OSError as error:
                 if error.errno not in DISK_TROUBLE:
                     raise
-                typer.echo(f"metabench: {error}; mend the disk, or make room. {stopped}".rstrip(), err=True)
+                problem = f"{error}; free disk space, or repair the disk. {stopped}"
+                typer.echo(f"metabench: {problem}".rstrip(), err=True)
                 raise typer.Exit(2) from None
             except KeyboardInterrupt as stop:
                 # Ray makes a plain one of what a signal raises while Ray waits.
-                asked = str(stop) if isinstance(stop, Interrupted) else signals.asked()
+                asked = str(stop) if isinstance(stop, Interrupted) else signals.received()
                 by = f" by {asked}" if asked else ""
                 typer.echo(f"\nmetabench: stopped{by}. {stopped}".rstrip(), err=True)
                 raise typer.Exit(TRY_AGAIN if asked else 130) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
@@ -14,33 +13,37 @@ from rich.table import Table
 
 from metabench import algorithms as registry
 from metabench import data
+from metabench.cli.base import print_json
 from metabench.core import MetabenchError
 from metabench.core.config import TaskConfig, parse_settings
 from metabench.data.reading.fetch import Order
 
+FACTS = ("name", "kind", "summary", "size", "licence", "url", "citation", "splits")
+
 
 def algorithms(as_json: bool) -> None:
     """List the algorithms with their settings and references."""
-    listed: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "kinds": found.kinds,
-            "reference": found.reference,
-            "settings": settings_of(found.hparams),
-        }
-        for name in registry.names()
-        for found in [registry.get(name)]
-    ]
+    registered = {name: registry.get(name) for name in registry.names()}
     if as_json:
-        typer.echo(json.dumps(listed, indent=1))
+        print_json(
+            [
+                {
+                    "name": name,
+                    "kinds": algorithm.kinds,
+                    "reference": algorithm.reference,
+                    "settings": settings_of(algorithm.hparams),
+                }
+                for name, algorithm in registered.items()
+            ]
+        )
         return
-    for entry in listed:
-        title = f"{entry['name']}: {', '.join(entry['kinds'])}"
+    for name, algorithm in registered.items():
+        title = f"{name}: {', '.join(algorithm.kinds)}"
         table = Table("setting", "default", "allowed", "meaning", title=title, title_justify="left")
-        for row in entry["settings"]:
+        for row in settings_of(algorithm.hparams):
             table.add_row(row["name"], str(row["default"]), allowed(row), row["help"])
         Console().print(table)
-        Console().print(entry["reference"], end="\n\n", highlight=False)
+        Console().print(algorithm.reference, end="\n\n", highlight=False)
 
 
 def settings_of(settings: type) -> list[dict[str, Any]]:
@@ -64,17 +67,17 @@ def allowed(row: Mapping[str, Any]) -> str:
 def datasets(as_json: bool) -> None:
     """List the data sets, where they come from, and whether they are here."""
     root = data.default_root()
-    listed = []
-    for name in data.names():
-        found = data.get(name)
-        entry = {
-            key: getattr(found, key)
-            for key in ("name", "kind", "summary", "size", "licence", "url", "citation", "splits")
+    listed = [
+        {
+            **{key: getattr(dataset, key) for key in FACTS},
+            "options": settings_of(dataset.options),
+            "is_here": dataset.is_available(root),
+            "can_fetch": dataset.fetch is not None,
         }
-        told = {"is_here": found.is_here(root), "can_fetch": found.fetch is not None}
-        listed.append({**entry, "options": settings_of(found.options), **told})
+        for dataset in map(data.get, data.names())
+    ]
     if as_json:
-        typer.echo(json.dumps(listed, indent=1))
+        print_json(listed)
         return
     for entry in listed:
         here = "here" if entry["is_here"] else "not here"
@@ -92,41 +95,38 @@ def datasets(as_json: bool) -> None:
         typer.echo("METABENCH_DATA is not set: it names the folder of downloaded data sets", err=True)
 
 
-def fetch(
-    name: str, split: str | None, pairs: Sequence[str], url: str | None, jobs: int, is_whole: bool
-) -> None:
-    """Download what a data set's split needs, with a bar."""
-    found = data.get(name)
-    if found.fetch is None:
-        if found.is_here(None):
+def fetch(name: str, split: str | None, pairs: Sequence[str], **order: Any) -> None:
+    """Download what a data set's split needs, with a bar.
+
+    Args:
+        order: how, as `data._fetch.Order` has it.
+    """
+    dataset, root = data.get(name), data.default_root()
+    if dataset.fetch is None:
+        if dataset.is_available(None):
             typer.echo(f"{name} needs no download")
             return
         fetchable = [other for other in data.names() if data.get(other).fetch]
         raise MetabenchError(
-            f"{name}: cannot be fetched; get it from {found.url} (metabench datasets check {name} says where "
-            f"to put it). Allowed: {', '.join(fetchable)}"
+            f"{name}: cannot be fetched; get it from {dataset.url} (metabench datasets check {name} says "
+            f"where to put it). Allowed: {', '.join(fetchable)}"
         )
-    options = parse_settings(found.options, pairs, "--option")
-    found, chosen, settings = data.configure(TaskConfig(dataset=name, split=split, options=options))
-    assert found.fetch is not None
-    root = data.default_root()
+    options = parse_settings(dataset.options, pairs, "--option")
+    _, chosen, settings = data.configure(TaskConfig(dataset=name, split=split, options=options))
     if root is None:
         raise MetabenchError(
             f"{name}: METABENCH_DATA is not set; set it to the folder that is to hold the data: "
             f"METABENCH_DATA=~/data metabench datasets fetch {name}"
         )
-    stderr = Console(stderr=True)
-    with Progress(console=stderr) as bar:
+    with Progress(console=Console(stderr=True)) as bar:
         row = bar.add_task(name, total=None)
-        order = Order(
-            url=url,
-            jobs=jobs,
-            is_whole=is_whole,
+        shown = Order(
             progress=lambda done, total: bar.update(row, completed=done, total=total),
-            told=lambda line: bar.console.print(line, highlight=False, markup=False),
+            say=lambda line: bar.console.print(line, highlight=False, markup=False),
+            **order,
         )
         try:
-            found.fetch(root, chosen, settings, order)
+            dataset.fetch(root, chosen, settings, shown)
         except OSError as error:
             raise MetabenchError(
                 f"{error.filename or root}: {error.strerror or error}; METABENCH_DATA must name a folder "

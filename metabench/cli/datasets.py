@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from metabench.cli.base import Distractors, Domains, Json, MostShots, Unlabelled, guarded
+from metabench.cli.base import Json, Options, Split, guarded, print_json
+from metabench.cli.options import From, ModelCommand, takes_models
 from metabench.core import MetabenchError
 
 app = typer.Typer(help="List, download, show and check the data sets.")
 
 Named = Annotated[str, typer.Argument(help="Name of a data set.", show_default=False)]
-Cut = Annotated[str | None, typer.Option(help="Named split of the data set.")]
-Options = Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")]
 Way = Annotated[int, typer.Option(min=1, help="Classes in a task; 1 for regression.")]
 Shot = Annotated[int, typer.Option(min=1, help="Support examples a class, or points of a function.")]
 Queries = Annotated[int, typer.Option(min=1, help="Query examples a class.")]
+
+Shape = Annotated[
+    dict[str, Any],
+    From(
+        "TaskConfig",
+        ("way", "shot", "test_query", "most_shots", "unlabelled", "distractors", "domains"),
+        names={"test_query": "query"},
+        help={"test_query": "Query examples a class."},
+    ),
+]
+
+SHOWN = 10
+"""Findings of one sort that are printed one by one."""
 
 
 @app.callback(invoke_without_command=True)
@@ -25,9 +37,7 @@ Queries = Annotated[int, typer.Option(min=1, help="Query examples a class.")]
 def datasets(context: typer.Context, json: Json = False) -> None:
     """List the data sets, and whether their files are here; or download, show and check one."""
     if context.invoked_subcommand is None:
-        from metabench.cli import catalogue
-
-        catalogue.datasets(json)
+        datasets_list(json)
     elif json:
         raise MetabenchError(f"--json: must stand behind `{context.invoked_subcommand}`, not before it")
 
@@ -45,7 +55,7 @@ def datasets_list(json: Json = False) -> None:
 @guarded("The same command continues where it stopped.")
 def fetch(
     name: Named,
-    split: Cut = None,
+    split: Split = None,
     option: Options = None,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 16,
     url: Annotated[str | None, typer.Option(help="Address of a mirror's folder of the files.")] = None,
@@ -56,7 +66,7 @@ def fetch(
     """Download what a split needs into METABENCH_DATA; what is there already is not fetched again."""
     from metabench.cli import catalogue
 
-    catalogue.fetch(name, split, option or [], url, jobs, whole)
+    catalogue.fetch(name, split, option or [], url=url, jobs=jobs, is_whole=whole)
 
 
 @app.command()
@@ -64,7 +74,7 @@ def fetch(
 def show(
     name: Named,
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("sheet.png"),
-    split: Cut = None,
+    split: Split = None,
     option: Options = None,
     way: Way = 5,
     shot: Shot = 1,
@@ -74,49 +84,43 @@ def show(
     """Draw one meta-train task, support and query, and count the classes of each split."""
     from metabench.cli import inspect_data
 
-    inspect_data.show(name, split, option or [], out, way, shot, query, seed)
+    splits = inspect_data.draw(out, name, split, option or [], (way, shot, query), seed)
+    for line in inspect_data.counted(splits):
+        typer.echo(line)
+    typer.echo(f"{out}: {way} classes, {shot} support and {query} query examples of each")
 
 
-@app.command()
+@app.command(cls=ModelCommand)
 @guarded()
+@takes_models
 def tasks(
     name: Named,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("tasks.safetensors"),
-    split: Cut = None,
+    split: Split = None,
     option: Options = None,
     part: Annotated[
         Literal["meta_validation", "meta_test"], typer.Option(help="Which classes the tasks are of.")
     ] = "meta_test",
     tasks: Annotated[int, typer.Option(min=2, help="How many tasks.")] = 1000,
-    way: Annotated[str, typer.Option(help="Classes in a task: 5, or 3-10 drawn for each.")] = "5",
-    shot: Annotated[str, typer.Option(help="Support examples a class: 1, or 1-5.")] = "1",
-    query: Queries = 15,
-    most_shots: MostShots = None,
-    unlabelled: Unlabelled = 0,
-    distractors: Distractors = 0,
-    domains: Domains = "any",
+    *,
+    shape: Shape,
     json: Json = False,
 ) -> None:
     """Write the frozen tasks that runs are tested on into a small file, with the hash that proves them."""
-    from metabench.cli import flags, inspect_data
+    from metabench.cli import inspect_data
 
-    shape = {
-        "way": flags.parse_count(way),
-        "shot": flags.parse_count(shot),
-        "test_query": query,
-        "most_shots": most_shots,
-        "unlabelled": unlabelled,
-        "distractors": distractors,
-        "domains": domains,
-    }
-    inspect_data.tasks(name, split, option or [], out, part, tasks, shape, json)
+    drawn = inspect_data.write_tasks(out, name, split, option or [], part, tasks, shape)
+    if json:
+        print_json({"file": out, **drawn}, indent=None)
+    else:
+        typer.echo(f"{out}: {tasks} tasks of {part} of {drawn['dataset']}, hash {drawn['hash']}")
 
 
 @app.command()
 @guarded()
 def check(
     name: Named,
-    split: Cut = None,
+    split: Split = None,
     option: Options = None,
     shot: Shot = 1,
     query: Queries = 15,
@@ -125,4 +129,22 @@ def check(
     """Look for images in two splits, blank images and classes too small; exit code 1 if there are any."""
     from metabench.cli import inspect_data
 
-    inspect_data.check(name, split, option or [], shot, query, json)
+    splits = inspect_data.load(name, split, option or [])
+    problems = inspect_data.problems(splits, shot + query)
+    if json:
+        print_json({"dataset": splits.name, **problems})
+    else:
+        titles = {
+            "in_two_splits": "images in two splits",
+            "blank": "images of one colour",
+            "too_small": f"classes with fewer than {shot + query} examples (--shot {shot} --query {query})",
+        }
+        typer.echo("\n".join(inspect_data.counted(splits)))
+        for key, findings in problems.items():
+            typer.echo(f"{titles[key]}: {len(findings)}")
+            for finding in findings[:SHOWN]:
+                typer.echo(f"  {finding}")
+            if len(findings) > SHOWN:
+                typer.echo(f"  and {len(findings) - SHOWN} more; --json lists all")
+    if any(problems.values()):
+        raise typer.Exit(1)

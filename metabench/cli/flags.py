@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 
 from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
@@ -16,108 +15,81 @@ from metabench.core.config import (
     NetworkConfig,
     RunConfig,
     TaskConfig,
+    attempt,
+    parse_pairs,
     parse_settings,
-    parse_value,
-    problems,
+    validated,
 )
 from metabench.data.tasks import augment
 
+REPORTS = 10
+"""Of a run whose number of reports is neither typed nor recorded."""
+
 
 def describe_run(
-    algorithm: str,
     task: Mapping[str, Any],
-    options: Sequence[str],
-    distortion: Sequence[str],
     network: Mapping[str, Any],
     run: Mapping[str, Any],
     settings: Sequence[str],
-    n_reports: int,
+    n_reports: int | None,
+    recorded: RunConfig | None = None,
 ) -> RunConfig:
-    """Build a run's configuration from what was typed; all problems are reported at once."""
+    """Build a run's configuration from what was typed; all problems are reported at once.
+
+    Args:
+        recorded: a run to take the rest from; of its data set's options and its algorithm's settings nothing,
+            where another data set or algorithm was typed. Its reports come as they came, unless they or the
+            tasks were typed.
+    """
     wrong: list[str] = []
-    found = attempt(wrong, algorithms.get, algorithm)
-    values = found and attempt(wrong, parse_settings, found.hparams, settings, "--set")
-    dataset = attempt(wrong, data.get, task["dataset"])
-    chosen = dataset and attempt(wrong, parse_settings, dataset.options, options, "--option")
-    counts = {key: parse_count(task[key]) for key in ("way", "shot")}
-    far = attempt(wrong, parse_distortion, distortion)
-    described = attempt(
-        wrong, validated, TaskConfig, {**task, **counts, "options": chosen or {}, "augment": far or {}}
-    )
+    rest = {"task": {}, "network": {}, **({} if recorded is None else recorded.model_dump(exclude={"rungs"}))}
+    run, task = {**rest, **run}, {"dataset": rest["task"].get("dataset"), **task}
+    name = run.get("algorithm")
+    for key, value in (("algorithm", name), ("dataset", task["dataset"])):
+        wrong += [] if value else [f"`{key}`: missing; name one, or give the `config` of a run"]
+    algorithm = name and attempt(wrong, algorithms.get, name)
+    dataset = task["dataset"] and attempt(wrong, data.get, task["dataset"])
+    described = dataset and attempt(wrong, _describe_task, dataset, rest["task"], task)
     kind = dataset.kind if dataset else "classification"
-    if dataset and described:
-        attempt(wrong, data.configure, described)
-        problems_found = data.task_problems(described, dataset.name, kind)
-        wrong += [f"--{problem.replace('_', '-', 1)}" for problem in problems_found]
-    if dataset and found and kind not in found.kinds:
-        wrong.append(algorithms.refusal(algorithm, dataset.name, kind))
-    if found and values is not None:
-        h = attempt(wrong, algorithms.hparams, algorithm, values)
-        problem = h and augment.problem(h, kind, data.SHAPES[kind])
-        wrong += [f"--set {problem}"] if problem else []
-    net = attempt(wrong, validated, NetworkConfig, network)
+    if dataset and algorithm and kind not in algorithm.kinds:
+        wrong.append(algorithms.refusal(name, dataset.name, kind))
+    values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
+    typed = algorithm and attempt(wrong, parse_settings, algorithm.hparams, settings, "--set")
+    h = None if typed is None else attempt(wrong, algorithms.hparams, name, {**values, **typed})
+    problem = h and augment.problem(h, kind, data.SHAPES[kind])
+    wrong += [f"--set {problem}"] if problem else []
+    net = attempt(wrong, validated, NetworkConfig, {**rest["network"], **network})
     if net:
         attempt(wrong, nets.build, net, 1, data.SHAPES[kind])
     if wrong:
         raise MetabenchError("\n".join(dict.fromkeys(wrong)))
-    rungs = {max(1, run["tasks"] * step // n_reports) for step in range(1, n_reports + 1)}
-    return RunConfig(
-        algorithm=algorithm,
-        hyperparameters=dataclasses.asdict(algorithms.hparams(algorithm, values)),
-        task=described,
-        network=net,
-        rungs=sorted(rungs),
-        **run,
-    )
+    whole = {**run, "task": described, "network": net, "hyperparameters": dict(vars(h)), "rungs": []}
+    config = validated(RunConfig, whole)
+    if recorded is not None and n_reports is None and config.tasks == recorded.tasks:
+        return config.model_copy(update={"rungs": recorded.rungs})
+    n_reports = n_reports or REPORTS
+    rungs = {max(1, config.tasks * step // n_reports) for step in range(1, n_reports + 1)}
+    return config.model_copy(update={"rungs": sorted(rungs)})
 
 
-def attempt(wrong: list[str], function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function; add the lines of a MetabenchError to a list and return None."""
-    try:
-        return function(*args)
-    except MetabenchError as error:
-        wrong += str(error).splitlines()
-        return None
-
-
-def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
-    """Build a model from flags, naming what is wrong as flags."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        parts = [line.partition("=") for line in problems(error, model)]
-        raise MetabenchError(
-            "\n".join(f"--{key.replace('_', '-')}{sep}{rest}" for key, sep, rest in parts)
-        ) from None
-
-
-def parse_count(text: str) -> Any:
-    """Read a number, or a range LOW-HIGH; anything else stays as it is, for the check to refuse."""
-    low, _, high = text.partition("-")
-    if low.isdecimal() and high.isdecimal():
-        return {"low": int(low), "high": int(high)}
-    return int(text) if text.isdecimal() else text
-
-
-def parse_distortion(pairs: Sequence[str]) -> AugmentConfig:
-    """Read key=value pairs as how far images are distorted; all problems are reported at once."""
+def _describe_task(dataset: data.Dataset, rest: Mapping[str, Any], task: Mapping[str, Any]) -> TaskConfig:
+    """Build the task that was typed, the rest being as it was recorded; all problems are reported at once."""
+    wrong: list[str] = []
+    if rest and task["dataset"] != rest["dataset"]:
+        rest = {**rest, "split": None, "options": {}}
+    options = attempt(wrong, parse_settings, dataset.options, task.get("options", ()), "--option")
     kinds = {key: field.annotation for key, field in AugmentConfig.model_fields.items()}
-    values: dict[str, Any] = {}
-    wrong = []
-    for pair in pairs:
-        key, sep, text = pair.partition("=")
-        if not sep:
-            wrong.append(f"--distort {pair}: must be key=value")
-            continue
-        kind = kinds.get(key)
-        values[key] = parse_value(text, kind) if kind in (bool, float) else text
-    try:
-        found = AugmentConfig.model_validate(values)
-    except ValidationError as error:
-        wrong += [f"--distort {line}" for line in problems(error, AugmentConfig)]
-    if wrong:
-        raise MetabenchError("\n".join(wrong))
-    return found
+    far, unpaired = parse_pairs(kinds, task.get("augment", ()))
+    wrong += [f"--distort {line}" for line in unpaired]
+    nested = {"options": options or {}, "augment": far}
+    merged = {key: {**rest.get(key, {}), **value} for key, value in nested.items()}
+    described = attempt(wrong, validated, TaskConfig, {**rest, **task, **merged})
+    if described:
+        attempt(wrong, data.configure, described)
+        wrong += data.task_problems(described, dataset.name, dataset.kind)
+    if wrong or described is None:
+        raise MetabenchError(re.sub(r"^augment\.", "--distort ", "\n".join(wrong), flags=re.MULTILINE))
+    return described
 
 
 def pick_device(name: str) -> torch.device:

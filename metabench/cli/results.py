@@ -1,14 +1,21 @@
-"""The commands that show results that are there: what may be typed."""
+"""The commands that show results that are there; what is heavy is imported where it is needed."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from metabench.cli.base import Json, guarded
+from metabench.cli.base import Json, guarded, print_json, print_table
+from metabench.core import MetabenchError
 
+Folder = Annotated[str, typer.Argument(help="Folder or address of a search or a run.", show_default=False)]
 Folders = Annotated[
     list[str], typer.Argument(help="Folders or addresses of searches and runs.", show_default=False)
 ]
@@ -16,8 +23,43 @@ Folders = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (leaderboard, compare, across, export):
+    for command in (status, leaderboard, compare, across, export, report, tensorboard):
         app.command()(guarded()(command))
+
+
+def status(folder: Folder, json: Json = False) -> None:
+    """Show how a search stands: trials, rungs, incumbents, budget spent, nodes, expected end."""
+    from metabench.search.progress import summary
+    from metabench.search.progress.watch import table
+
+    (place,) = _open([folder])
+    standing = summary.read(place)
+    if json:
+        print_json(standing)
+        return
+    now = "a process drives it" if standing["is_driven"] else "no process drives it"
+    Console().print(f"{folder}: {standing['stage']}, {now}", soft_wrap=True, markup=False)
+    print_table(table(standing["algorithms"], standing["metric"]), *_standing(standing))
+
+
+def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Say below the table what it has no columns for."""
+    for name, part in summary["algorithms"].items():
+        reached = ", ".join(f"{count} at {rung}" for rung, count in part["rungs"].items())
+        best = part["incumbent"]
+        incumbent = f"; best: {best['trial']} after {best['tasks_seen']} tasks" if best else ""
+        yield f"{name}: rungs {reached}{incumbent}"
+        yield from (f"  {trial} failed: {error}" for trial, error in part["errors"].items())
+    final, spent, expected = (summary[key] for key in ("final_runs", "spent", "expected"))
+    if final["started"]:
+        yield f"final runs: {final['ended']} ended of at most {final['planned']}"
+    yield f"spent: {spent['tasks']} tasks in {spent['seconds']:.0f} accelerator-seconds"
+    for node in summary["nodes"]:
+        yield f"node {node['address']}: {node['cpus']:g} cores, {node['gpus']:g} GPUs"
+    if expected is not None:
+        end = f", perhaps until {expected['end']}" if expected["end"] else ""
+        hours = expected["accelerator_seconds_left"] / 3600
+        yield f"left: about {expected['tasks_left']} tasks, {hours:.2f} accelerator-hours{end}"
 
 
 def leaderboard(
@@ -35,9 +77,14 @@ def leaderboard(
     json: Json = False,
 ) -> None:
     """Rank the algorithms of searches and runs, finished or running."""
-    from metabench.cli import show
+    from metabench import leaderboard
 
-    show.leaderboard(folders, "json" if json else format, _parts(columns), published)
+    form = "json" if json else format
+    shown = leaderboard.FORMATS[form](leaderboard.leaderboard(_open(folders), published), _parts(columns))
+    if form == "table":
+        Console().print(shown)
+    else:
+        typer.echo(shown, nl=False)
 
 
 def compare(
@@ -49,9 +96,11 @@ def compare(
     json: Json = False,
 ) -> None:
     """Say which of two runs, searches or rows is better on meta-test, by how much, and how sure that is."""
-    from metabench.cli import show
+    from metabench import leaderboard
+    from metabench.leaderboard import versus
 
-    show.compare(folders, _parts(rows), json)
+    answer = versus.compare(leaderboard.read(_open(folders)), _parts(rows))
+    print_json(answer) if json else typer.echo(answer["sentence"])
 
 
 def across(
@@ -62,9 +111,27 @@ def across(
     json: Json = False,
 ) -> None:
     """Rank over several settings: data sets, ways, shots; mean ranks and performance profiles."""
-    from metabench.cli import show
+    from metabench import leaderboard
+    from metabench.leaderboard import across as ranking
+    from metabench.leaderboard.notes import about_settings
+    from metabench.storage import files
 
-    show.across(folders, diagram, json)
+    answer = ranking.across(leaderboard.read(_open(folders)))
+    if diagram is not None:
+        files.check_writable(diagram.parent)
+        files.write_bytes(diagram, ranking.diagram(answer))
+    if json:
+        print_json(answer)
+        return
+    table = Table(box=None, pad_edge=False)
+    ratios = list(answer["rows"][0]["profile"])[1:]
+    for name in ("row", "mean rank", "first", *(f"≤ {ratio}" for ratio in ratios)):
+        table.add_column(name, justify="left" if name == "row" else "right")
+    for row in answer["rows"]:
+        shares = ["" if row["profile"][ratio] is None else f"{row['profile'][ratio]:.0%}" for ratio in ratios]
+        rank = "" if row["mean_rank"] is None else f"{row['mean_rank']:.2f}"
+        table.add_row(row["name"], rank, str(row["wins"]), *shares)
+    print_table(table, about_settings(answer))
 
 
 def export(
@@ -79,9 +146,110 @@ def export(
     ] = "tables",
 ) -> None:
     """Write trials, runs and leaderboard as tables, or as another tool reads them."""
-    from metabench.cli import show
+    from metabench.storage import files
 
-    show.export(folders, out, to)
+    if out is None and not (to == "mlflow" and os.environ.get("MLFLOW_TRACKING_URI")):
+        raise MetabenchError("--out: give a folder; --to mlflow also takes MLFLOW_TRACKING_URI in its place")
+    if out is not None:
+        files.check_writable(out)
+    writers: dict[str, Any] = {"tables": _tables, "optuna": _optuna, "mlflow": _mlflow, "wandb": _wandb}
+    typer.echo(writers[to](_open(folders), out))
+
+
+def _tables(places: Sequence[Path], out: Path) -> str:
+    from metabench import leaderboard
+    from metabench.report.exports import tables as exporting
+    from metabench.storage import files
+
+    shown = leaderboard.leaderboard(places)
+    paths = exporting.write(out, exporting.tables(leaderboard.read(places), shown))
+    for suffix, text in (
+        ("json", leaderboard.as_json),
+        ("md", leaderboard.as_markdown),
+        ("tex", leaderboard.as_latex),
+    ):
+        paths.append(out / f"{files.LEADERBOARD}.{suffix}")
+        files.write_text(paths[-1], text(shown))
+    return f"{out}: {', '.join(path.name for path in paths)}"
+
+
+def _optuna(places: Sequence[Path], out: Path) -> str:
+    from metabench.report.exports import to_optuna
+
+    path = out / "optuna.db"
+    _refuse_overwriting(path)
+    names = to_optuna.write(path, _experiments(places))
+    return f"{path}: {', '.join(names)}; look at them with: optuna-dashboard sqlite:///{path}"
+
+
+def _mlflow(places: Sequence[Path], out: Path | None) -> str:
+    from metabench.report.exports import records, to_mlflow
+
+    records.check("mlflow")
+    if out is not None:
+        _refuse_overwriting(out / to_mlflow.DATABASE, out / to_mlflow.ARTIFACTS)
+    address = to_mlflow.write(_experiments(places), out)
+    return f"{address}; look at it with: mlflow ui --backend-store-uri {address}"
+
+
+def _wandb(places: Sequence[Path], out: Path) -> str:
+    from metabench.report.exports import records, to_wandb
+
+    records.check("wandb")
+    _refuse_overwriting(out / to_wandb.FOLDER)
+    pattern = to_wandb.write(_experiments(places), out)
+    return f"{pattern}; nothing was sent; to upload: wandb sync {pattern}"
+
+
+def _experiments(places: Sequence[Path]) -> list[Any]:
+    from metabench import leaderboard
+    from metabench.report.exports import records
+
+    return list(records.experiments(leaderboard.read(places)))
+
+
+def _refuse_overwriting(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise MetabenchError(f"{path}: is there already; remove it, or choose another --out")
+
+
+def report(
+    folders: Folders,
+    out: Annotated[
+        Path, typer.Option(help="HTML file to write; its pictures lie beside it as PNG and SVG.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML file of searches and runs: leaderboard, curves, hyperparameters, episodes, cost."""
+    from metabench import report as reporting
+
+    pictures = reporting.write(_open(folders), out)
+    typer.echo(f"{out}: {len(pictures)} pictures, also as PNG and SVG in {reporting.beside(out)}")
+
+
+def tensorboard(
+    folder: Folder,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 for a free one.")
+    ] = 6006,
+) -> None:
+    """Show a search or a run in TensorBoard, to this machine only."""
+    from metabench.storage import files, remote
+
+    logs = f"{folder.rstrip('/')}/{files.TENSORBOARD}"
+    if remote.is_url(folder):
+        remote.check_url(folder)  # TensorBoard reads object storage itself
+    elif not Path(logs).is_dir():
+        raise MetabenchError(f"{folder}: has no TensorBoard events; give the folder of a search or a run")
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logs]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, command)  # becomes TensorBoard, so that Ctrl-C and kill reach it
+
+
+def _open(places: Sequence[str]) -> list[Path]:
+    from metabench.leaderboard.folders import open_place
+
+    return [open_place(place) for place in places]
 
 
 def _parts(text: str | None) -> list[str]:

@@ -1,10 +1,9 @@
-"""What the commands do with what was typed: check it, call the library, print the result."""
+"""What `search`, `train` and `test` do with what was typed: check it, call the library, print the result."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
+from rich.table import Table
 
 from metabench import data, stats
-from metabench.cli import show
+from metabench.cli import results
+from metabench.cli.base import print_json, print_table
 from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError, Objective, Report, Splits, metrics
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
@@ -22,7 +23,7 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import files as task_lists
 from metabench.search import space as spaces
 from metabench.storage import files, remote
-from metabench.training import profile as profiling
+from metabench.training import profile
 from metabench.training import run as runs
 
 stderr = Console(stderr=True)
@@ -61,21 +62,45 @@ def search(
     elif storage_at is not None:
         out = Path(storage_at)
     if plan:
-        show.plan(_planned(space, options), as_json)
+        _show_plan(space, options, as_json)
         return
     from metabench.search import search as run_search
 
     folder = run_search(space, out, name, storage=url, **options)
-    show.leaderboard([str(folder)], "json" if as_json else "table")
+    results.leaderboard([str(folder)], json=as_json)
 
 
-def _planned(space: SearchSpace, options: Mapping[str, Any]) -> dict[str, Any]:
+def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) -> None:
+    """Print what a search would take."""
     from metabench.search.ray import cluster
     from metabench.search.stages.plan import plan
 
-    share = cluster.Share(options["cpus_per_trial"], options["gpus_per_trial"])
+    share = cluster.TrialResources(options["cpus_per_trial"], options["gpus_per_trial"])
     with stderr.status("Measuring how fast the algorithms are here"):
-        return plan(space, options["address"], options["seed"], share)
+        planned = plan(space, options["address"], options["seed"], share)
+    if as_json:
+        print_json(planned)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("algorithm", "trials", "at rungs", "trial tasks", "final tasks", "ms/task", "hours"):
+        table.add_column(name, justify="left" if name == "algorithm" else "right")
+    for name, part in planned["algorithms"].items():
+        reached = "/".join(f"{n:g}" for n in part["trials_at_rungs"])
+        counts = (str(part["trials"]), reached, str(part["trial_tasks"]), str(part["final_tasks"]))
+        table.add_row(name, *counts, f"{1000 * part['training']:.1f}", f"{part['seconds'] / 3600:.2f}")
+    gpus = planned["gpus_per_trial"]
+    print_table(
+        table,
+        *(
+            f"node {node['address']}: {node['cpus']:g} cores, {node['gpus']:g} GPUs"
+            for node in planned["nodes"]
+        ),
+        f"{planned['slots']} trials at once{f' with {gpus:g} GPUs each' if gpus else ''}; "
+        f"rungs at {', '.join(map(str, planned['rungs']))} tasks",
+        f"about {planned['accelerator_hours']:.2f} accelerator-hours "
+        f"(at most {planned['at_most_accelerator_hours']:.2f}), {planned['hours']:.2f} hours; "
+        f"speeds measured here, on {planned['device']}; nothing was started",
+    )
 
 
 def load_splits(task: TaskConfig) -> Splits:
@@ -87,24 +112,31 @@ def load_splits(task: TaskConfig) -> Splits:
 
 
 def train(
-    config: RunConfig, out: Path | None, device: str, as_json: bool, profile: Path | None = None
+    config: RunConfig,
+    out: Path | None,
+    device: str,
+    as_json: bool,
+    profile: Path | None = None,
+    source: Path | None = None,
 ) -> None:
-    """Train into a run folder and say what came out; some meta-steps are profiled if a folder is given."""
+    """Train into a run folder and say what came out; some meta-steps are profiled if a folder is given.
+
+    Args:
+        source: the run that is trained again; on its own task, data other than its are refused.
+    """
     task = config.task
     name = f"{config.algorithm}-{task.dataset}-{task.told_way}w{task.told_shot}s-seed{config.seed}"
     folder = out or Path("runs") / name
     files.check_writable(folder)
     chosen = pick_device(device)
     splits = load_splits(task)
+    if source is not None and runs.read_config(source).task == task:
+        runs.refuse_other_data(source, splits)
     objective = OBJECTIVES[splits.kind]
-    if profile is not None:
-        files.check_writable(profile, "--profile")
-        if (profile / profiling.TRACE).exists():
-            raise MetabenchError(f"--profile {profile}: holds a profile already; choose another folder")
-    told = contextlib.nullcontext() if profile is None else profiling.to(profile, stderr.print)
+    profiled = _profiled(profile)
     with files.lock(folder):
         runs.claim(config, splits, folder)
-        with train_progress(config.tasks, objective) as (progress, reported), told:
+        with train_progress(config.tasks, objective) as (progress, reported), profiled:
             runs.train_run(
                 config,
                 splits,
@@ -119,8 +151,8 @@ def train(
         figure = None if last["val_score"] is None else objective.sign * last["val_score"]
         shown = {**last, f"val_{objective.metric}": figure}
         keys = ("tasks_seen", "finite", f"val_{objective.metric}", "val_ci", "seconds", "peak_memory")
-        result = {"run": str(folder), "algorithm": config.algorithm, **{key: shown[key] for key in keys}}
-        typer.echo(json.dumps(result))
+        result = {"run": folder, "algorithm": config.algorithm, **{key: shown[key] for key in keys}}
+        print_json(result, indent=None)
     elif last["finite"]:
         figure = validated(objective, last["val_score"], last["val_ci"])
         typer.echo(f"{folder}: {figure} on meta-validation after {last['tasks_seen']} tasks")
@@ -129,20 +161,18 @@ def train(
         raise typer.Exit(1)
 
 
-def told_of(found: Mapping[str, Any], metric: str) -> list[str]:
-    """Say in a few lines what a diagnosis found."""
-    lines = [f"worst tenth of {found['tasks']} tasks: {metrics.tell(metric, found['worst_tenth'])}"]
-    if found["calibration_error"] is not None:
-        lines.append(f"expected calibration error: {found['calibration_error']:.3f}")
-    if found["over_steps"] is not None:
-        curve = ", ".join(metrics.show(metric, point["mean"]) for point in found["over_steps"])
-        lines.append(f"{metric} after 0, 1, ... inner steps, {found['followed']} tasks: {curve}")
-        lines.append(f"tasks that diverged in the inner loop: {found['diverged']:.1%}")
-    return lines
+def _profiled(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Profile what is within, into a folder that holds no profile yet."""
+    if folder is None:
+        return contextlib.nullcontext()
+    files.check_writable(folder)
+    if (folder / profile.TRACE).exists():
+        raise MetabenchError(f"--profile {folder}: holds a profile already; choose another folder")
+    return profile.to(folder, stderr.print)
 
 
 def validated(objective: Objective, score: float, half_width: float) -> str:
-    """Show what meta-validation found, with the half-width of its interval."""
+    """Show a meta-validation, with the half-width of its interval."""
     metric, sign = objective.metric, objective.sign
     return f"{metrics.tell(metric, sign * score, 2)} ± {metrics.show(metric, half_width, 2)}"
 
@@ -180,18 +210,28 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
     tasks = None if task_list is None else task_lists.read(task_list, splits, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
     interval = stats.mean_interval(result[metric])
-    found = files.plain({metric: interval.mean, "ci_low": interval.low, "ci_high": interval.high})
-    keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened")
     if as_json:
-        told = {key: result[key] for key in (*keys, "diagnostics")}
-        typer.echo(json.dumps(files.plain({"run": str(folder), **found, **told})))
+        keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
+        bounds = {metric: interval.mean, "ci_low": interval.low, "ci_high": interval.high}
+        print_json({"run": folder, **bounds, **{key: result[key] for key in keys}}, indent=None)
         return
     low, high = (metrics.show(metric, value, 2) for value in (interval.low, interval.high))
     typer.echo(
         f"{folder}: {config.algorithm}, {metrics.tell(metric, interval.mean, 2)} on meta-test, 95 % interval "
         f"[{low}, {high}] over {result['tasks']} tasks"
     )
-    for line in told_of(result["diagnostics"], metric):
+    for line in _diagnosis(result["diagnostics"], metric):
         typer.echo(f"  {line}")
     if result["times_opened"] > 1:
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)
+
+
+def _diagnosis(diagnostics: Mapping[str, Any], metric: str) -> Iterator[str]:
+    """Say in a few lines what a diagnosis says."""
+    yield f"worst tenth of {diagnostics['tasks']} tasks: {metrics.tell(metric, diagnostics['worst_tenth'])}"
+    if diagnostics["calibration_error"] is not None:
+        yield f"expected calibration error: {diagnostics['calibration_error']:.3f}"
+    if diagnostics["over_steps"] is not None:
+        curve = ", ".join(metrics.show(metric, point["mean"]) for point in diagnostics["over_steps"])
+        yield f"{metric} after 0, 1, ... inner steps, {diagnostics['followed']} tasks: {curve}"
+        yield f"tasks that diverged in the inner loop: {diagnostics['diverged']:.1%}"

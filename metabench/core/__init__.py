@@ -6,6 +6,7 @@ Shape letters: P trials, T tasks, N ways, K shots, Q queries, S inner steps, C H
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,7 +103,7 @@ class Net(NamedTuple):
     norm_channels: Mapping[str, int]  # the batch norm layers and their channels
     norms: tuple[str, ...]  # the layers that hold a norm's scale and shift, of any kind
     n_classes: int  # of meta-train
-    largest: int  # numbers in the largest of an example's hidden images
+    max_activation_numel: int  # numbers in the largest of an example's hidden images
 
 
 class Aux(NamedTuple):
@@ -124,6 +125,14 @@ def normalised_by(net: Net, h: Any) -> str | None:
     return net.batch_norm if net.norm_channels else None
 
 
+class InnerRates(NamedTuple):
+    """Where an algorithm keeps the inner learning rates that it learns."""
+
+    entry: str  # of meta: one rate, or a tree of rates by tensor; left out where none is learnt
+    first: str  # the setting that they start from
+    is_per_step: bool = False  # whether a tensor has one rate an inner step
+
+
 class Algorithm(NamedTuple):
     """A meta-learning algorithm, written for one task.
 
@@ -141,8 +150,11 @@ class Algorithm(NamedTuple):
     is_trained: bool = True  # False: nothing is learnt across tasks, so meta-training is skipped
     check: Callable[[Any], list[str]] = lambda h: []  # what is wrong with settings that are right one by one
     batch_norm: Callable[[Net, Any], str | None] = normalised_by  # (net, h), at evaluation
+    inner_steps: tuple[str, ...] = ()  # settings; the first that is not negative counts evaluation's steps
+    inner_rates: InnerRates | None = None
+    has_recompute: bool = False  # whether its setting `recompute` has an effect
     # (h, progress): all that task_loss takes from progress; the same value stands for the same operations
-    phase: Callable[[Any, float], Hashable] = lambda h, progress: None
+    trace_key: Callable[[Any, float], Hashable] = lambda h, progress: None
 
 
 class Report(NamedTuple):
@@ -181,6 +193,11 @@ def setting(
     """
     limits = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
     return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+def utc_now() -> datetime.datetime:
+    """Return the time in UTC."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 class MetabenchError(Exception):

@@ -1,4 +1,4 @@
-"""Memory of this process or device: its peak, its limits, and what is sent from one to the other."""
+"""This process's device: its memory's peak and limits, what is copied to it, how exactly it multiplies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def peak(device: torch.device | str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device_async(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor in main memory to a device, without waiting for what the device still has to do."""
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
@@ -50,7 +50,7 @@ def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28), "M_MMAP_THRESHOLD": (-3, 2**30)}
 
 
-def keep_freed() -> None:
+def raise_malloc_thresholds() -> None:
     """Let glibc keep freed memory instead of handing every large tensor back to the system.
 
     A step on a CPU allocates the same tensors again and again; faulting their pages in anew takes longer than
@@ -62,3 +62,19 @@ def keep_freed() -> None:
         libc.malloc_trim(0)
         for parameter, value in MALLOPT.values():
             libc.mallopt(parameter, value)
+
+
+def is_exact() -> bool:
+    """Say whether products keep float32's precision, as they do unless torch is told otherwise."""
+    return torch.backends.cuda.matmul.fp32_precision != "tf32"
+
+
+def match_cudnn_tf32() -> None:
+    """Let convolutions on a GPU keep float32's precision where matrix products do.
+
+    torch rounds the factors of a convolution to tf32's 11 bits by default. A meta-gradient through several
+    inner steps comes out tens of per cent away then, as pixels take other ways through ReLU and pooling.
+    torch.set_float32_matmul_precision("high") allows tf32 in both.
+    """
+    if is_exact():
+        torch.backends.cudnn.allow_tf32 = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -11,11 +12,11 @@ from typing import Any
 SIGNALS = ("SIGTERM", "SIGUSR1")
 """What Kubernetes and clouds send before they take a machine back, and what Slurm is asked to send."""
 
-TRY_AGAIN = 75
-"""Exit code that asks for the same command again: EX_TEMPFAIL of sysexits.h."""
+TRY_AGAIN = os.EX_TEMPFAIL
+"""Exit code that asks for the same command again."""
 
 _is_listening = False
-_asked: tuple[str, float] | None = None
+_received: tuple[str, float] | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,8 +42,7 @@ def keep_listening() -> None:
     """Listen again, after a library has put its own handlers in place of ours."""
     if _is_listening and threading.current_thread() is threading.main_thread():
         for name in SIGNALS:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), _interrupt)
+            signal.signal(signal.Signals[name], _interrupt)
 
 
 def check() -> None:
@@ -50,21 +50,21 @@ def check() -> None:
 
     Python forgets what is raised while it collects garbage, forks, or is called back from a library in C.
     """
-    if _asked is not None:
-        raise Interrupted(_asked[0])
+    if _received is not None:
+        raise Interrupted(_received[0])
 
 
-def asked() -> str | None:
+def received() -> str | None:
     """Return the signal by which the process was asked to stop; None where it was not."""
-    return None if _asked is None else _asked[0]
+    return None if _received is None else _received[0]
 
 
 def seconds_since() -> float | None:
     """Return how long ago the process was asked to stop; None where it was not."""
-    return None if _asked is None else time.monotonic() - _asked[1]
+    return None if _received is None else time.monotonic() - _received[1]
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    global _asked
-    _asked = (signal.Signals(number).name, time.monotonic())
-    raise Interrupted(_asked[0])
+    global _received
+    _received = (signal.Signals(number).name, time.monotonic())
+    raise Interrupted(_received[0])

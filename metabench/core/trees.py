@@ -1,4 +1,4 @@
-"""Functions over nested dicts of tensors."""
+"""Functions over nested dicts of tensors, and over other containers of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metabench.core import Tree
 
@@ -17,6 +18,16 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     return function(tree, *others)
 
 
+def flatten(containers: Any) -> tuple[list[Any], Any]:
+    """List the leaves of nested tuples, lists and dicts, and say how `unflatten` puts them together again."""
+    return tree_flatten(containers)
+
+
+def unflatten(leaves: list[Any], form: Any) -> Any:
+    """Put leaves together as `flatten` took them apart."""
+    return tree_unflatten(leaves, form)
+
+
 def together(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply a function of lists to all leaves at once, or to the matching leaves of several trees.
 
@@ -26,8 +37,8 @@ def together(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """
     rows: list[tuple[Any, ...]] = []
     map(lambda *leaves: rows.append(leaves), tree, *others)
-    found = iter(function(*(list(column) for column in zip(*rows, strict=True))) if rows else ())
-    return map(lambda _: next(found), tree)
+    results = iter(function(*(list(column) for column in zip(*rows, strict=True))) if rows else ())
+    return map(lambda _: next(results), tree)
 
 
 def items(tree: Tree, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

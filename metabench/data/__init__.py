@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig, nearest, setting_problem
-from metabench.data import sets
 from metabench.data.tasks import sampling
+
+if TYPE_CHECKING:
+    from metabench.data.reading.fetch import Order
 
 
 class Dataset(NamedTuple):
@@ -28,10 +29,10 @@ class Dataset(NamedTuple):
     splits: tuple[str, ...]  # named splits; the first is the default
     options: type  # frozen dataclass of settings
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
-    is_here: Callable[[Path | None], bool]  # whether the files are under root
+    is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
     kind: str = "classification"  # or "regression"
-    has_namesakes: bool = True  # whether classes of one name in two domains are one class
-    fetch: Callable[[Path, str, Any, Any], None] | None = None  # (root, split, options, _fetch.Order)
+    shares_classes_across_domains: bool = True  # whether classes of one name in two domains are one class
+    fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
 
@@ -46,9 +47,14 @@ SHAPES = {"classification": (1, 28, 28), "regression": (1,)}
 """Kinds of data set to what one input of them looks like, for checks before any file is read."""
 
 
+SETS = "metabench.data.sets"
+"""The package whose modules are the data sets."""
+
+
 def names() -> list[str]:
     """List the data sets by name."""
-    return sorted(module.name for module in pkgutil.iter_modules(sets.__path__))
+    modules = pkgutil.iter_modules(importlib.import_module(SETS).__path__)
+    return sorted(module.name for module in modules)
 
 
 def get(name: str) -> Dataset:
@@ -56,7 +62,7 @@ def get(name: str) -> Dataset:
     if name not in names():
         hint = nearest(name, names())
         raise MetabenchError(f"dataset={name!r}: unknown.{hint} Allowed: {', '.join(names())}")
-    return importlib.import_module(f"{sets.__name__}.{name}").DATASET
+    return importlib.import_module(f"{SETS}.{name}").DATASET
 
 
 def default_root() -> Path | None:
@@ -74,7 +80,7 @@ def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
     if split not in dataset.splits:
         hint = nearest(split, dataset.splits)
         wrong.insert(0, f"split={split!r}: unknown.{hint} Allowed: {', '.join(dataset.splits)}")
-    if task.domains == "across" and not dataset.has_namesakes:
+    if task.domains == "across" and not dataset.shares_classes_across_domains:
         wrong.append(
             "domains=across: classes that have the same name in two of its domains are not the same class; "
             "take any or within"
@@ -94,8 +100,8 @@ def load(task: TaskConfig, root: Path | None = None) -> Splits:
     return dataset.load(root or default_root(), split, options)
 
 
-def obtain(task: TaskConfig, url: str) -> None:
-    """Download what a task's splits need, unless it is here; one process of a machine at a time.
+def download(task: TaskConfig, url: str) -> None:
+    """Download what a task's splits need, unless it is here; one process at a time.
 
     Args:
         url: address of a mirror's folder of the files; `official` for where the data set comes from.
@@ -106,22 +112,19 @@ def obtain(task: TaskConfig, url: str) -> None:
     root = default_root()
     if root is None:
         raise MetabenchError(f"{dataset.name}: METABENCH_DATA is not set; set it to the folder of the data")
-    from metabench.data.reading import cache, fetch
+    from metabench.data.reading.fetch import Order
 
-    with cache.alone(f"fetch-{dataset.name}"):
-        try:
-            dataset.fetch(root, split, options, fetch.Order(url=None if url == OFFICIAL else url))
-        except OSError as error:
-            raise MetabenchError(f"{error.filename or root}: {error.strerror or error}") from error
+    try:
+        dataset.fetch(root, split, options, Order(url=None if url == OFFICIAL else url))
+    except OSError as error:
+        raise MetabenchError(f"{error.filename or root}: {error.strerror or error}") from error
 
 
 def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     """Say what is wrong with a task for a data set of a kind, before its files are opened."""
     way = task.told_way
     if kind == "classification":
-        if task.ways[0] >= 2:
-            return []
-        return [f"way={way}: {name} is classification; way must be >= 2"]
+        return [] if task.ways[0] >= 2 else [f"way={way}: {name} is classification; way must be >= 2"]
     wrong = []
     if task.ways != (1, 1):
         wrong.append(f"way={way}: {name} is regression, where a task is one function; set way to 1")
@@ -151,57 +154,37 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
     wrong = task_problems(task, splits.name, splits.kind)
     if wrong:
         raise MetabenchError("\n".join(wrong))
-    (_, way), (_, shot) = task.ways, task.shots
-    for split in parts:
-        data, queries = getattr(splits, split), QUERIES[split]
-        n_classes, n_examples = data.images.shape[:2]
-        smallest = ""
-        if data.counts is not None:
-            n_examples = int(data.counts.min())
-            smallest = f" in class {data.classes[int(data.counts.argmin())]!r}"
-        if way + task.distractors > n_classes:
-            more = f" and distractors={task.distractors}" if task.distractors else ""
-            lower = "way or distractors" if task.distractors else "way"
-            wrong.append(
-                f"way={way}{more}: {split} of {splits.name} has only {n_classes} classes; lower {lower}"
-            )
-        needed = {"shot": shot, "most_shots": task.most_shots or 0, queries: getattr(task, queries)}
-        needed |= {"unlabelled": task.unlabelled}
-        if task.most_shots:
-            del needed["shot"]
-        asked = {key: number for key, number in needed.items() if number}
-        if sum(asked.values()) > n_examples:
-            told = " and ".join(f"{key}={number}" for key, number in asked.items())
-            wrong.append(
-                f"{told} need {sum(asked.values())} examples a class: "
-                f"{split} of {splits.name} has only {n_examples}{smallest}; lower {' or '.join(asked)}"
-            )
+    for part in parts:
+        split: Split = getattr(splits, part)
+        wrong += _size_problems(task, split, part, splits.name)
         if not wrong:
-            wrong += _pool_problems(data, split, task)
+            try:
+                sampling.pool(split, task)
+            except MetabenchError as error:
+                wrong.append(f"{part}: {error}")
     if wrong:
         raise MetabenchError("\n".join(wrong))
 
 
-def _pool_problems(split: Split, part: str, task: TaskConfig) -> list[str]:
-    try:
-        sampling.pool(split, task)
-    except MetabenchError as error:
-        return [f"{part}: {error}"]
-    return []
-
-
-def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
-    """Put three splits together with the fingerprint of their names and bytes."""
-    given = (meta_train, meta_validation, meta_test)
-    # Contiguous, so that examples can be picked by one flat index without a copy of the whole.
-    parts = [part._replace(images=part.images.contiguous()) for part in given]
-    digest = hashlib.sha256(name.encode())
-    for part in parts:
-        listed = (tuple(part.images.shape), part.classes, part.domains)
-        digest.update(repr(listed).encode())
-        if part.counts is not None:
-            digest.update(repr(part.counts.tolist()).encode())
-        if part.weights is not None:
-            digest.update(repr(part.weights.tolist()).encode())
-        digest.update(part.images.numpy().data)
-    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest())
+def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list[str]:
+    wrong = []
+    n_classes, n_examples = split.images.shape[:2]
+    smallest = ""
+    if split.counts is not None:
+        n_examples = int(split.counts.min())
+        smallest = f" in class {split.classes[int(split.counts.argmin())]!r}"
+    way = task.ways[1]
+    if way + task.distractors > n_classes:
+        more = f" and distractors={task.distractors}" if task.distractors else ""
+        lower = "way or distractors" if task.distractors else "way"
+        wrong.append(f"way={way}{more}: {part} of {name} has only {n_classes} classes; lower {lower}")
+    shots = {"most_shots": task.most_shots} if task.most_shots else {"shot": task.shots[1]}
+    needed = {**shots, QUERIES[part]: getattr(task, QUERIES[part]), "unlabelled": task.unlabelled}
+    needed = {key: number for key, number in needed.items() if number}
+    if sum(needed.values()) > n_examples:
+        asked = " and ".join(f"{key}={number}" for key, number in needed.items())
+        wrong.append(
+            f"{asked} need {sum(needed.values())} examples a class: {part} of {name} has only "
+            f"{n_examples}{smallest}; lower {' or '.join(needed)}"
+        )
+    return wrong

@@ -1,4 +1,4 @@
-"""The leaderboard: rows from search and run folders, as a table and as files."""
+"""The leaderboard: rows from search and run folders, every pair compared, as a table and as files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metabench import stats
 from metabench.core import MetabenchError
-from metabench.leaderboard import build
+from metabench.core.metrics import BETTER, SIGN
 from metabench.leaderboard import folders as reading
-from metabench.leaderboard.latex import as_latex
-from metabench.leaderboard.table import as_csv, as_json, as_markdown, as_table
+from metabench.leaderboard import published as references
+from metabench.leaderboard import rows, scores
+from metabench.leaderboard.folders import Record, Run, Search, all_runs, metric_of
+from metabench.leaderboard.scores import Entry
+from metabench.leaderboard.table import as_csv, as_json, as_latex, as_markdown, as_table
 from metabench.storage import files
 
 __all__ = [
@@ -20,15 +24,19 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "as_table",
+    "assemble",
+    "design",
+    "entries",
     "leaderboard",
     "read",
+    "tests",
     "write",
 ]
 
 FORMATS = {"table": as_table, "json": as_json, "csv": as_csv, "md": as_markdown, "latex": as_latex}
 
 
-def read(folders: Sequence[Path]) -> list[reading.Search | reading.Run]:
+def read(folders: Sequence[Path]) -> list[Search | Run]:
     """Read search and run folders, each once."""
     distinct = {folder.resolve(): folder for folder in folders}
     return [reading.read(folder) for folder in distinct.values()]
@@ -46,7 +54,30 @@ def leaderboard(folders: Sequence[Path], published: bool = False) -> dict[str, A
     """
     if not folders:
         raise MetabenchError("a leaderboard needs at least one folder of a search or a run")
-    return build.assemble(read(folders), published)
+    return assemble(read(folders), published)
+
+
+def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[str, Any]:
+    """Rank what was read of folders; see `leaderboard`."""
+    task = sources[0].task
+    metric = metric_of(task)
+    measured = entries(sources)
+    compared = scores.compare(measured, metric)
+    scores.rank(measured, compared, metric)
+    beside = rows.chance(task) + (references.entries(task) if published else [])
+    rows.name_all(beside)
+    plain = files.plain([entry.row for entry in measured + beside])  # NaN would have no place in an order
+    is_finished = all(row["status"] in ("finished", rows.PUBLISHED) for row in plain)
+    hashes = {test["tasks_hash"] for test in tests(sources)}
+    return {
+        "protocol": sources[0].config["protocol"],
+        "task": task,
+        "metric": {"name": metric, "better": BETTER[metric]},
+        "status": "finished" if is_finished else "running",
+        "tasks_hash": next(iter(hashes), None),
+        "rows": sorted(plain, key=lambda row: rows.order(row, metric)),
+        "comparisons": files.plain(compared),
+    }
 
 
 def write(folder: Path) -> dict[str, Any]:
@@ -55,3 +86,39 @@ def write(folder: Path) -> dict[str, Any]:
     for suffix, text in (("json", as_json), ("csv", as_csv), ("md", as_markdown)):
         files.write_text(folder / f"{files.LEADERBOARD}.{suffix}", text(board))
     return board
+
+
+def tests(sources: Sequence[Search | Run]) -> list[Record]:
+    """List the results of all runs."""
+    return [run.test for source in sources for run in all_runs(source) if run.test is not None]
+
+
+def design(sources: Sequence[Search | Run]) -> stats.Design | None:
+    """Describe the test tasks by their classes; None where there is no result yet."""
+    results = tests(sources)
+    if not results:
+        return None
+    return stats.design([[int(name) for name in line.split()] for line in results[0]["classes"]])
+
+
+def entries(sources: Sequence[Search | Run]) -> list[Entry]:
+    """Make the named rows of folders that may stand together, with their intervals."""
+    reading.refuse_mixture(sources)
+    made = [
+        entry for source in sources if isinstance(source, Search) for entry in rows.search_entries(source)
+    ]
+    made += rows.run_entries(source for source in sources if isinstance(source, Run))
+    # Several searches of the same tasks repeat the same baselines.
+    distinct = {
+        entry.row["algorithm"] if entry.row["variant"] == rows.BASELINE else index: entry
+        for index, entry in enumerate(made)
+    }
+    kept = list(distinct.values())
+    metric, classes = metric_of(sources[0].task), design(sources)
+    for row, results in scores.with_results(kept):
+        row.update(scores.intervals(metric, results, classes))
+        for when in ("val", "confirm"):
+            before = row[f"{when}_{metric}"]
+            row[f"{when}_optimism"] = None if before is None else SIGN[metric] * float(before - row[metric])
+    rows.name_all(kept)
+    return kept

@@ -22,8 +22,8 @@ class Column(NamedTuple):
     key: str
     title: str
     show: Callable[[Row], str]
-    is_number: bool = True
     part: Part = "result"
+    is_number: bool = True
     if_shared: Literal["show", "say", "hide"] = "show"  # where all rows agree; say: in a line below
     called: str = ""  # by who asks for it; else by its key
 
@@ -33,47 +33,51 @@ class Column(NamedTuple):
         return self.called or self.key
 
 
-def percent(value: float | None) -> str:
+def shown(key: str, show: Callable[[Any], str]) -> Callable[[Row], str]:
+    """Show a row's value of a key, where it has one."""
+    return lambda row: "" if row.get(key) is None else show(row[key])
+
+
+def percent(value: float) -> str:
     """Show a fraction in percent."""
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def number(value: float | None) -> str:
-    """Show an error as a plain number."""
-    return "" if value is None else plain(value)
+    return f"{100 * value:.1f}"
 
 
 def bounds(low: str, high: str) -> Callable[[Row], str]:
     """Show the bounds of an interval, in percent or as plain numbers."""
 
-    def shown(row: Row) -> str:
+    def show(row: Row) -> str:
         if row.get(low) is None:
             return ""
-        show = number if "error" in row else percent
-        return f"{show(row[low])}–{show(row[high])}"
+        number = plain if "error" in row else percent
+        return f"{number(row[low])}–{number(row[high])}"
 
-    return shown
+    return show
 
 
-def signed(value: float | None, is_error: bool) -> str:
+def signed(value: float | None, row: Row) -> str:
     """Show a difference of errors, or one of accuracies in points of percent."""
     if value is None:
         return ""
-    return plain(value, "+") if is_error else f"{100 * value:+.1f}"
+    return plain(value, "+") if "error" in row else f"{100 * value:+.1f}"
 
 
 def versus(key: str) -> Callable[[Row], str]:
     """Show a paired difference with its interval."""
 
-    def shown(row: Row) -> str:
-        if row.get(key) is None:
-            return ""
-        if row[key].get("verdict") == "identical":
-            return "identical"
-        parts = [signed(row[key][part], "error" in row) for part in ("difference", "ci_low", "ci_high")]
-        return f"{parts[0]} [{parts[1]}, {parts[2]}]"
+    def show(row: Row) -> str:
+        pair = row.get(key)
+        if pair is None or pair.get("verdict") == "identical":
+            return "" if pair is None else "identical"
+        mean, low, high = (signed(pair[part], row) for part in ("difference", "ci_low", "ci_high"))
+        return f"{mean} [{low}, {high}]"
 
-    return shown
+    return show
+
+
+def optimism(key: str) -> Callable[[Row], str]:
+    """Show by how much an earlier figure looked better than the test, in its units."""
+    return lambda row: signed(row.get(key), row)
 
 
 def rank(row: Row) -> str:
@@ -86,19 +90,14 @@ def rank(row: Row) -> str:
 def of_best(part: str, digits: int) -> Callable[[Row], str]:
     """Show a probability of the comparison with the best row."""
 
-    def shown(row: Row) -> str:
+    def show(row: Row) -> str:
         value = (row.get("vs_best") or {}).get(part)
         if value is None:
             return ""
         least = 10**-digits
         return f"< {least:.{digits}f}" if value < least else f"{value:.{digits}f}"
 
-    return shown
-
-
-def optimism(key: str) -> Callable[[Row], str]:
-    """Show by how much an earlier figure looked better than the test, in its units."""
-    return lambda row: signed(row.get(key), "error" in row)
+    return show
 
 
 def seeds(row: Row) -> str:
@@ -109,39 +108,32 @@ def seeds(row: Row) -> str:
     return f"{row['seeds']} of {row['seeds_planned']}" if missing else str(row["seeds"])
 
 
-def count(value: int | None) -> str:
+def count(value: int) -> str:
     """Show a whole number with its thousands apart."""
-    return "" if value is None else f"{value:,}"
+    return f"{value:,}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """Show seconds as h:mm:ss."""
-    if seconds is None:
-        return ""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def memory(n_bytes: int | None) -> str:
+def memory(n_bytes: int) -> str:
     """Show bytes in MB."""
-    return "" if not n_bytes else f"{n_bytes / 1e6:,.0f} MB"
+    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes else ""
 
 
-def settings(row: Row) -> str:
+def settings(values: Mapping[str, Any]) -> str:
     """Show hyperparameters in one line."""
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={str(value).lower()}"
-        for name, value in (row["hyperparameters"] or {}).items()
+        for name, value in values.items()
     )
 
 
-def word(key: str) -> Callable[[Row], str]:
-    """Show a value that is a word."""
-    return lambda row: str(row.get(key) or "")
-
-
-def short(key: str, length: int = 12) -> Callable[[Row], str]:
-    """Show the beginning of a hash, or the day of a time."""
+def word(key: str, length: int | None = None) -> Callable[[Row], str]:
+    """Show a value that is a word; of a hash or a time, the beginning."""
     return lambda row: str(row.get(key) or "")[:length]
 
 
@@ -152,62 +144,67 @@ def verdict(row: Row) -> str:
     return str((row.get("vs_best") or {}).get("verdict") or "")
 
 
+def number(
+    key: str, title: str, show: Callable[[Any], str], part: Part = "result", called: str = ""
+) -> Column:
+    """Make a column of one number of a row."""
+    return Column(key, title, shown(key, show), part, called=called)
+
+
+def words(
+    key: str, title: str, part: Part = "result", length: int | None = None, if_shared: Any = "show"
+) -> Column:
+    """Make a column of one word of a row."""
+    return Column(key, title, word(key, length), part, is_number=False, if_shared=if_shared)
+
+
 COLUMNS = (
-    Column("algorithm", "Algorithm", word("algorithm"), is_number=False),
-    Column("variant", "Setting", word("variant"), is_number=False),
+    words("algorithm", "Algorithm"),
+    words("variant", "Setting"),
     Column("rank", "Rank", rank),
-    Column("accuracy", "Accuracy %", lambda row: percent(row["accuracy"])),
-    Column("error", "Error", lambda row: number(row.get("error"))),
+    number("accuracy", "Accuracy %", percent),
+    number("error", "Error", plain),
     Column("ci_low", "95 % CI", bounds("ci_low", "ci_high"), called="ci"),
     Column("class_low", "New classes", bounds("class_low", "class_high"), called="class_ci"),
     Column("vs_best", "From the best", versus("vs_best")),
-    Column("vs_default", "Tuned − default", versus("vs_default"), part="choice"),
-    Column("val_accuracy", "Val. %", lambda row: percent(row["val_accuracy"]), part="choice", called="val"),
-    Column("val_error", "Val.", lambda row: number(row.get("val_error")), part="choice"),
+    Column("vs_default", "Tuned − default", versus("vs_default"), "choice"),
+    number("val_accuracy", "Val. %", percent, "choice", called="val"),
+    number("val_error", "Val.", plain, "choice"),
+    number("confirm_accuracy", "Confirm %", percent, "choice", called="confirm"),
+    number("confirm_error", "Confirm", plain, "choice"),
+    Column("val_optimism", "Val. − test", optimism("val_optimism"), "choice"),
+    Column("confirm_optimism", "Confirm − test", optimism("confirm_optimism"), "choice"),
+    Column("seeds", "Seeds", seeds, "choice", if_shared="say"),
+    number("test_tasks", "Test tasks", count)._replace(if_shared="say"),
+    number("classes", "Test classes", count)._replace(if_shared="say"),
+    number("trials", "Trials", count, "cost"),
+    number("tasks_seen", "Tasks seen", count, "cost"),
+    number("seconds", "Time", duration, "cost"),
+    number("accelerator_seconds", "Accelerator", duration, "cost"),
+    number("peak_memory", "Memory", memory, "cost"),
+    number("parameters", "Parameters", count, "cost"),
+    words("model", "Model", "cost", if_shared="say"),
+    words("batch_norm", "Batch norm", "cost", if_shared="say"),
+    words("folder", "Folder", "cost", if_shared="hide"),
     Column(
-        "confirm_accuracy",
-        "Confirm %",
-        lambda row: percent(row["confirm_accuracy"]),
-        part="choice",
-        called="confirm",
+        "hyperparameters", "Hyperparameters", shown("hyperparameters", settings), "setting", is_number=False
     ),
-    Column("confirm_error", "Confirm", lambda row: number(row.get("confirm_error")), part="choice"),
-    Column("val_optimism", "Val. − test", optimism("val_optimism"), part="choice"),
-    Column("confirm_optimism", "Confirm − test", optimism("confirm_optimism"), part="choice"),
-    Column("seeds", "Seeds", seeds, part="choice", if_shared="say"),
-    Column("test_tasks", "Test tasks", lambda row: count(row["test_tasks"]), if_shared="say"),
-    Column("classes", "Test classes", lambda row: count(row.get("classes")), if_shared="say"),
-    Column("trials", "Trials", lambda row: count(row["trials"]), part="cost"),
-    Column("tasks_seen", "Tasks seen", lambda row: count(row["tasks_seen"]), part="cost"),
-    Column("seconds", "Time", lambda row: duration(row["seconds"]), part="cost"),
-    Column(
-        "accelerator_seconds",
-        "Accelerator",
-        lambda row: duration(row.get("accelerator_seconds")),
-        part="cost",
-    ),
-    Column("peak_memory", "Memory", lambda row: memory(row["peak_memory"]), part="cost"),
-    Column("parameters", "Parameters", lambda row: count(row.get("parameters")), part="cost"),
-    Column("model", "Model", word("model"), False, part="cost", if_shared="say"),
-    Column("batch_norm", "Batch norm", word("batch_norm"), False, part="cost", if_shared="say"),
-    Column("folder", "Folder", word("folder"), False, part="cost", if_shared="hide"),
-    Column("hyperparameters", "Hyperparameters", settings, False, "setting"),
-    Column("source", "Source", word("source"), False, "setting"),
-    Column("name", "Row", word("name"), False, "asked"),
-    Column("status", "Status", word("status"), False, "asked"),
-    Column("seed_low", "CI of seeds", bounds("seed_low", "seed_high"), part="asked", called="seed_ci"),
-    Column("ci_over", "CI over", word("ci_over"), False, "asked"),
-    Column("verdict", "Against the best", verdict, False, "asked"),
-    Column("p", "p", of_best("p", 3), part="asked"),
-    Column("p_holm", "p (Holm)", of_best("p_holm", 3), part="asked"),
-    Column("p_tasks", "p over tasks", of_best("p_tasks", 3), part="asked"),
-    Column("higher", "P(higher)", of_best("higher", 2), part="asked"),
-    Column("times_opened", "Opened", lambda row: count(row["times_opened"]), part="asked"),
-    Column("opened", "Last opened", short("opened", 10), False, "asked"),
-    Column("config_hash", "Configuration", short("config_hash"), False, "asked"),
-    Column("tasks_hash", "Task list", short("tasks_hash"), False, "asked"),
-    Column("code", "Code", short("code"), False, "asked"),
-    Column("commit", "Commit", short("commit"), False, "asked"),
+    words("source", "Source", "setting"),
+    words("name", "Row", "asked"),
+    words("status", "Status", "asked"),
+    Column("seed_low", "CI of seeds", bounds("seed_low", "seed_high"), "asked", called="seed_ci"),
+    words("ci_over", "CI over", "asked"),
+    Column("verdict", "Against the best", verdict, "asked", is_number=False),
+    Column("p", "p", of_best("p", 3), "asked"),
+    Column("p_holm", "p (Holm)", of_best("p_holm", 3), "asked"),
+    Column("p_tasks", "p over tasks", of_best("p_tasks", 3), "asked"),
+    Column("higher", "P(higher)", of_best("higher", 2), "asked"),
+    number("times_opened", "Opened", count, "asked"),
+    words("opened", "Last opened", "asked", 10),
+    words("config_hash", "Configuration", "asked", 12),
+    words("tasks_hash", "Task list", "asked", 12),
+    words("code", "Code", "asked", 12),
+    words("commit", "Commit", "asked", 12),
 )
 
 WHO = COLUMNS[:2]
@@ -216,9 +213,9 @@ WHO = COLUMNS[:2]
 
 def choose(names: Sequence[str]) -> list[Column]:
     """Return the columns that a user asks for, after those that say which row it is."""
-    known = {column.name: column for column in COLUMNS}
-    unknown = [name for name in names if name not in known]
+    columns = {column.name: column for column in COLUMNS}
+    unknown = [name for name in names if name not in columns]
     if unknown:
-        listed = "; ".join(f"no column {name!r}.{nearest(name, known)}" for name in unknown)
-        raise MetabenchError(f"--columns: {listed} There are: {', '.join(known)}")
-    return [*WHO, *(known[name] for name in dict.fromkeys(names) if known[name] not in WHO)]
+        listed = "; ".join(f"no column {name!r}.{nearest(name, columns)}" for name in unknown)
+        raise MetabenchError(f"`columns`: {listed} There are: {', '.join(columns)}")
+    return [*WHO, *(columns[name] for name in dict.fromkeys(names) if columns[name] not in WHO)]

@@ -5,32 +5,31 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError
-from metabench.storage import files
+from metabench.core.metrics import SIGN
+from metabench.storage import files, remote
 
 Record = dict[str, Any]
 
-TASK_KEYS: Mapping[str, Any] = {
-    **dict.fromkeys(("dataset", "split", "options", "way", "shot", "test_query")),
-    "most_shots": None,
-    "unlabelled": 0,
-    "distractors": 0,
-    "domains": "any",
-}
-"""What tasks must have in common, with what it is in folders that do not say it."""
+TASK_KEYS = (
+    *("dataset", "split", "options", "way", "shot", "test_query"),
+    *("most_shots", "unlabelled", "distractors", "domains"),
+)
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
-
 
 BASELINES = (files.NEAREST_MEAN, files.ZERO)
 
 EARLIER = "earlier"
 """Where a search keeps what it had before it was extended."""
+
+UNSEEN = (f"{files.TENSORBOARD}/", "trials/")
+"""Where a search keeps what no table needs."""
 
 
 class Run(NamedTuple):
@@ -40,7 +39,11 @@ class Run(NamedTuple):
     config: Record
     reports: list[Record]
     test: Record | None  # None until meta-test was opened
-    parameters: int | None  # numbers learnt across tasks; None until there are weights
+
+    @property
+    def task(self) -> Record:
+        """Return the task, as its user described it."""
+        return dict(self.config["run"]["task"])
 
     @property
     def is_trained(self) -> bool:
@@ -55,7 +58,7 @@ class Search(NamedTuple):
     folder: Path
     config: Record
     trials: list[Record]  # ended
-    running: list[Record]  # latest reports, with "trial" and "algorithm"
+    snapshot: Record  # of the process that drives it: trials that run, nodes; {} where none does
     chosen: dict[str, Record | None]
     runs: dict[tuple[str, str], list[Run]]  # (algorithm, "tuned" or "default") to one run a seed
     baselines: dict[str, Record]  # by name: what learns nothing, on the meta-test tasks
@@ -63,9 +66,33 @@ class Search(NamedTuple):
     times_opened: int
 
     @property
+    def task(self) -> Record:
+        """Return the task, as its user described it."""
+        return dict(self.config["space"]["task"])
+
+    @property
     def is_finished(self) -> bool:
         """Tell whether meta-test was opened and every final run scored."""
-        return self.opened is not None and self.opened.get("finished") is not None
+        return self.opened is not None and self.opened["finished"] is not None
+
+    def reported(self, algorithm: str) -> list[Record]:
+        """List an algorithm's trials that ended, and the latest reports of those that run."""
+        ended = {trial["trial"] for trial in self.trials}
+        running = self.snapshot.get("trials", {})
+        # The snapshot may be older than the last line of trials.jsonl.
+        entries = [*self.trials, *(last for name, last in running.items() if name not in ended)]
+        return [entry for entry in entries if entry["algorithm"] == algorithm]
+
+
+def open_place(place: str) -> Path:
+    """Return a folder by its path, or a copy of what is at an address, without what only workers need."""
+    if not remote.is_url(place):
+        return Path(place)
+    folder = remote.work_in(remote.check_url(place), "viewed")
+    remote.refresh(folder, skip=lambda name: name.startswith(UNSEEN) or f"/{files.STATE}/" in name)
+    if not (folder / files.SEARCH).exists():
+        raise MetabenchError(f"{place}: holds no search; give the address of a search folder, with its name")
+    return folder
 
 
 def read(folder: Path) -> Search | Run:
@@ -83,43 +110,36 @@ def read(folder: Path) -> Search | Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder."""
-    reports = files.read_lines(folder / files.REPORTS)
-    test, parameters = _optional(folder / files.TEST), _parameters(folder / files.WEIGHTS)
-    return Run(folder, files.read_json(folder / files.CONFIG), reports, test, parameters)
+    config, reports = files.read_json(folder / files.CONFIG), files.read_lines(folder / files.REPORTS)
+    return Run(folder, config, reports, _optional(folder / files.TEST))
 
 
 def read_search(folder: Path) -> Search:
     """Read a search folder."""
-    trials = files.read_trials(folder)
-    snapshot = (_optional(folder / files.RUNNING) or {"trials": {}})["trials"]
+    final, opened = folder / files.FINAL, _optional(folder / files.META_TEST)
     runs: dict[tuple[str, str], list[Run]] = {}
-    for algorithm, variant, path in _final_folders(folder / files.FINAL):
-        runs.setdefault((algorithm, variant), []).append(read_run(path))
-    earlier = [files.read_json(path) for path in sorted(folder.glob(f"{EARLIER}/*/{files.META_TEST}"))]
-    opened = _optional(folder / files.META_TEST)
-    counted = (opened or {}).get("times_opened", 1 if opened else 0)
+    for path in sorted(final.glob("*")):
+        match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
+        if match and (path / files.CONFIG).is_file():
+            runs.setdefault((match[1], match[2]), []).append(read_run(path))
     return Search(
         folder=folder,
         config=files.read_json(folder / files.SEARCH),
-        trials=list(trials.values()),
-        # The snapshot may be older than the last line of trials.jsonl.
-        running=[{"trial": name, **latest} for name, latest in snapshot.items() if name not in trials],
+        trials=list(files.read_trials(folder).values()),
+        snapshot=_optional(folder / files.RUNNING) or {},
         chosen=_optional(folder / files.CHOSEN) or {},
         runs=runs,
         baselines={
-            Path(name).stem: files.read_json(folder / files.FINAL / name)
-            for name in BASELINES
-            if (folder / files.FINAL / name).exists()
+            Path(name).stem: files.read_json(final / name) for name in BASELINES if (final / name).exists()
         },
         opened=opened,
-        times_opened=max(counted, len(earlier) + (opened is not None)),
+        times_opened=len(list(folder.glob(f"{EARLIER}/*/{files.META_TEST}"))) + (opened is not None),
     )
 
 
-def task_of(source: Search | Run) -> Record:
-    """Return the task of a folder, as its user described it."""
-    description = source.config["run" if isinstance(source, Run) else "space"]
-    return dict(description["task"])
+def all_runs(source: Search | Run) -> list[Run]:
+    """List the runs to the full budget that a folder holds."""
+    return [source] if isinstance(source, Run) else [run for group in source.runs.values() for run in group]
 
 
 def metric_of(task: Record) -> str:
@@ -127,82 +147,39 @@ def metric_of(task: Record) -> str:
     return "error" if task["way"] == 1 else "accuracy"
 
 
-def told_count(count: int | Record) -> str:
-    """Write ways or shots: a number, or the range of which each task draws its own."""
-    return f"{count['low']}-{count['high']}" if isinstance(count, dict) else str(count)
+def validation(entry: Record, metric: str) -> float | None:
+    """Return a trial's or report's meta-validation figure; a report holds an error as its score."""
+    figure: float | None = entry.get(f"val_{metric}")
+    score = entry.get("val_score")
+    return SIGN[metric] * score if figure is None and score is not None else figure
 
 
-def refuse_mixture(sources: list[Search | Run]) -> None:
-    """Raise MetabenchError, naming folders, unless all results answer the same question."""
-    seen: dict[str, dict[str, list[Path]]] = {}
-    for source in sources:
-        for path, what, value in _facts(source):
-            seen.setdefault(what, {}).setdefault(value, []).append(path)
-    lines = {
-        what: f"  {what}: " + "; ".join(f"{value} in {_names(paths)}" for value, paths in found.items())
-        for what, found in seen.items()
-        if len(found) > 1
-    }
-    if lines:
-        is_curable = lines.keys() == {"test tasks"}
-        cure = ", or run `metabench test` again with the same --tasks" if is_curable else ""
-        raise MetabenchError(
-            f"these results cannot stand on one leaderboard; leave some folders out{cure}:\n"
-            + "\n".join(lines.values())
-        )
+def best(entries: Iterable[Record], metric: str) -> Record:
+    """Return the trial or report of the best meta-validation; one that diverged has none; {} without any."""
+    judged = [
+        (SIGN[metric] * figure, entry)
+        for entry in entries
+        if (figure := validation(entry, metric)) is not None
+        and entry.get("finite", True)
+        and entry.get("status") not in ("diverged", "failed")
+    ]
+    return max(judged, key=lambda pair: pair[0], default=(0.0, {}))[1]
 
 
-def refuse_copies(sources: list[Search | Run]) -> None:
-    """Raise MetabenchError where a search is given twice, as from a disk and from its copy elsewhere."""
-    seen: dict[str, Path] = {}
-    for source in sources:
-        if isinstance(source, Search) and source.config.get("created"):
-            same = {key: source.config.get(key) for key in ("created", "seed", "space")}
-            first = seen.setdefault(json.dumps(same, sort_keys=True), source.folder)
-            if first != source.folder:
-                raise MetabenchError(f"{first} and {source.folder} hold the same search; give it once")
+def accelerator_seconds(entry: Record) -> float | None:
+    """Weigh the seconds before each report by the share of a GPU that it had; None where it is not known."""
+    spent, before = 0.0, 0.0
+    for report in entry.get("reports") or [entry]:
+        if report.get("gpus") is None and report.get("seconds"):
+            return None
+        spent += ((report.get("seconds") or 0.0) - before) * (report.get("gpus") or 1.0)
+        before = report.get("seconds") or 0.0
+    return spent
 
 
-def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
-    task = task_of(source)
-    yield source.folder, "protocol", str(source.config["protocol"])
-    for key, usual in TASK_KEYS.items():
-        yield source.folder, key, str(task.get(key, usual))
-    yield source.folder, "data", str(source.config["data_fingerprint"])[:12]
-    runs = [source] if isinstance(source, Run) else [run for group in source.runs.values() for run in group]
-    for run in runs:
-        if run.test is not None:
-            yield run.folder, "protocol", str(run.test["protocol"])
-            yield run.folder, "test tasks", _tasks(run.test)
-    if isinstance(source, Search):
-        for name, baseline in source.baselines.items():
-            yield source.folder / files.FINAL / f"{name}.json", "test tasks", _tasks(baseline)
-
-
-def _tasks(test: Record) -> str:
-    return f"{len(per_task(test))} tasks (hash {str(test['tasks_hash'])[:12]})"
-
-
-def per_task(test: Record) -> list[float | None]:
-    """Return the accuracies or errors of the tasks that were tested."""
-    return list(test["error"] if "error" in test else test["accuracy"])
-
-
-def _names(paths: list[Path]) -> str:
-    shown = list(dict.fromkeys(map(str, paths)))
-    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return ", ".join(shown[:3]) + more
-
-
-def _final_folders(final: Path) -> Iterator[tuple[str, str, Path]]:
-    for path in sorted(final.glob("*")):
-        match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
-        if match and (path / files.CONFIG).is_file():
-            yield match[1], match[2], path
-
-
-def _parameters(weights: Path) -> int | None:
-    """Count what a run has learnt across tasks, from the shapes alone."""
+def n_parameters(run: Run) -> int | None:
+    """Count what a run has learnt across tasks, from the shapes alone; None until there are weights."""
+    weights = run.folder / files.WEIGHTS
     if not weights.exists():
         return None
     try:
@@ -211,6 +188,63 @@ def _parameters(weights: Path) -> int | None:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     except SafetensorError as error:
         raise MetabenchError(f"{weights}: no weights ({error}); copy the run again") from error
+
+
+def short_path(folder: Path) -> str:
+    """Name a folder as rows do."""
+    # A leaderboard is published; where its author's home lies is nobody's business.
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def refuse_mixture(sources: Sequence[Search | Run]) -> None:
+    """Raise MetabenchError, naming folders, unless all answer the same question, each search once."""
+    searches: dict[str, Path] = {}
+    for source in sources:
+        if isinstance(source, Search) and source.config.get("created"):
+            same = {key: source.config.get(key) for key in ("created", "seed", "space")}
+            first = searches.setdefault(json.dumps(same, sort_keys=True), source.folder)
+            if first != source.folder:
+                raise MetabenchError(f"{first} and {source.folder} hold the same search; give it once")
+    facts: dict[str, dict[str, list[Path]]] = {}
+    for source in sources:
+        for path, what, value in _facts(source):
+            facts.setdefault(what, {}).setdefault(value, []).append(path)
+    lines = {
+        what: f"  {what}: " + "; ".join(f"{value} in {_names(paths)}" for value, paths in values.items())
+        for what, values in facts.items()
+        if len(values) > 1
+    }
+    if lines:
+        is_curable = lines.keys() == {"test tasks"}
+        cure = ", or run `metabench test` again with the same number of tasks" if is_curable else ""
+        raise MetabenchError(
+            f"these results cannot stand on one leaderboard; leave some folders out{cure}:\n"
+            + "\n".join(lines.values())
+        )
+
+
+def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
+    """Yield what results must have in common: where it stands, what it is, and its value."""
+    task = source.task
+    yield source.folder, "protocol", str(source.config["protocol"])
+    for key in TASK_KEYS:
+        yield source.folder, key, str(task.get(key))
+    yield source.folder, "data", str(source.config["data_fingerprint"])[:12]
+    results = [(run.folder, run.test) for run in all_runs(source) if run.test is not None]
+    if isinstance(source, Search):
+        final = source.folder / files.FINAL
+        results += [(final / f"{name}.json", baseline) for name, baseline in source.baselines.items()]
+    for path, result in results:
+        n_tasks = len(result[metric_of(task)])
+        yield path, "protocol", str(result["protocol"])
+        yield path, "test tasks", f"{n_tasks} tasks (hash {str(result['tasks_hash'])[:12]})"
+
+
+def _names(paths: list[Path]) -> str:
+    shown = list(dict.fromkeys(map(str, paths)))
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return ", ".join(shown[:3]) + more
 
 
 def _optional(path: Path) -> Record | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metabench.leaderboard.folders import told_count
 from metabench.leaderboard.rows import BASELINE, PUBLISHED, TUNED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL
 from metabench.stats import FEW_SEEDS
@@ -25,8 +24,13 @@ def title(board: Board) -> str:
 def setting(task: Mapping[str, Any]) -> str:
     """Name data, ways and shots."""
     split = f" ({task['split']})" if task.get("split") else ""
-    ways = f"{told_count(task['way'])}-way " if task["way"] != 1 else ""
-    return f"{task['dataset']}{split}, {ways}{told_count(task['shot'])}-shot"
+    ways = f"{_count(task['way'])}-way " if task["way"] != 1 else ""
+    return f"{task['dataset']}{split}, {ways}{_count(task['shot'])}-shot"
+
+
+def _count(count: int | Mapping[str, int]) -> str:
+    """Write ways or shots: a number, or the range of which each task draws its own."""
+    return str(count) if isinstance(count, int) else f"{count['low']}-{count['high']}"
 
 
 def about(board: Board, common: Sequence[str]) -> str:
@@ -54,16 +58,16 @@ def _on_intervals(rows: Rows, metric: str) -> list[str]:
     judged = "Accuracy" if metric == "accuracy" else "Mean squared error"
     better = "" if metric == "accuracy" else ", lower is better"
     over = " or ".join(sorted(trained))
-    found = [f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks."]
+    notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks."]
     if any(row.get("class_low") is not None for row in rows):
-        found.append('"New classes": the interval for other test classes than these.')
+        notes.append('"New classes": the interval for other test classes than these.')
     one = [_who(row) for row in rows if row["seeds"] == 1]
     if one:
-        found.append(f"One seed, whose interval says nothing of training again: {_named(one)}.")
+        notes.append(f"One seed, whose interval says nothing of training again: {_named(one)}.")
     few = [_who(row) for row in rows if row["seeds"] and 1 < row["seeds"] < FEW_SEEDS]
     if few:
-        found.append(f"Two seeds, whose interval is only rough: {_named(few)}.")
-    return found
+        notes.append(f"Two seeds, whose interval is only rough: {_named(few)}.")
+    return notes
 
 
 def _on_comparisons(rows: Rows) -> list[str]:
@@ -90,26 +94,26 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def about_settings(found: Mapping[str, Any]) -> str:
+def about_settings(ranking: Mapping[str, Any]) -> str:
     """Say what ranks over settings are, and what can be told apart."""
-    sentences = [f"{len(found['settings'])} settings: {'; '.join(found['settings'])}."]
+    sentences = [f"{len(ranking['settings'])} settings: {'; '.join(ranking['settings'])}."]
     sentences.append('"≤ 1.1": share of settings in which the error is at most 1.1 times the lowest.')
-    if found["missing"]:
-        sentences.append(f"Left out, since not every setting has them: {', '.join(found['missing'])}.")
-    tests = found["tests"]
+    if ranking["missing"]:
+        sentences.append(f"Left out, since not every setting has them: {', '.join(ranking['missing'])}.")
+    tests = ranking["tests"]
     if tests is None:
         sentences.append(f"Too few settings for a test over settings; {LEAST_SETTINGS} are needed.")
         return " ".join(sentences)
-    names = [row["name"] for row in found["rows"]]
+    names = [row["name"] for row in ranking["rows"]]
     table = tests["signed_rank_p_holm"]
     pairs = [(a, b) for b in range(len(names)) for a in range(b)]
     apart = [f"{names[a]} > {names[b]}" for a, b in pairs if table[a][b] < LEVEL]
-    least = len(pairs) * 2 ** (1 - len(found["settings"]))  # of the surest pair, once it is adjusted
+    least = len(pairs) * 2 ** (1 - len(ranking["settings"]))  # of the surest pair, once it is adjusted
     if least >= LEVEL:
         sentences.append(
-            f"{len(found['settings'])} settings are too few for {len(pairs)} pairs: the surest would have "
+            f"{len(ranking['settings'])} settings are too few for {len(pairs)} pairs: the surest would have "
             f"p = {least:.2g}."
         )
-    told = ", ".join(apart) if apart else "none"
-    sentences.append(f"Told apart over settings (signed ranks, Holm, p < 0.05): {told}.")
+    listed = ", ".join(apart) or "none"
+    sentences.append(f"Told apart over settings (signed ranks, Holm, p < 0.05): {listed}.")
     return " ".join(sentences)

@@ -6,17 +6,25 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from metabench.core import MetabenchError
 from metabench.core.metrics import SIGN
-from metabench.leaderboard.folders import Record, Run, Search, metric_of, task_of
-from metabench.leaderboard.scores import Entry, Row, Scored, array, scored, versus
-from metabench.leaderboard.trials import best, cost, figure
+from metabench.leaderboard.folders import (
+    Record,
+    Run,
+    Search,
+    accelerator_seconds,
+    best,
+    metric_of,
+    n_parameters,
+    short_path,
+    validation,
+)
+from metabench.leaderboard.scores import Entry, Row, Scored, figures_of, scored, versus
 
 TUNED = "tuned"
 DEFAULT = "default"
@@ -78,27 +86,36 @@ def keys(metric: str) -> tuple[str, ...]:
     return (*KEYS, *ERROR_KEYS) if metric == "error" else KEYS
 
 
+def make_row(metric: str, **values: Any) -> Row:
+    """Make a row of what is there to say; the rest is None."""
+    return {**dict.fromkeys(keys(metric)), **values}
+
+
 def search_entries(search: Search) -> list[Entry]:
     """Make the tuned and the default row of each algorithm, and those of what learns nothing."""
+    metric = metric_of(search.task)
     entries = []
-    metric = metric_of(task_of(search))
     for algorithm in search.config["space"]["algorithms"]:
-        entries.append(_tuned(search, algorithm))
-        entries += _default(search, algorithm)
+        entries += [_tuned(search, algorithm, metric), *_default(search, algorithm, metric)]
     for name, baseline in search.baselines.items():
-        known = {"algorithm": name, "variant": BASELINE, "status": "finished"}
-        row = make_row(metric, **known, tasks_hash=baseline["tasks_hash"])
-        entries.append(Entry(row, Scored(array(baseline)[None], is_trained=False)))
+        row = make_row(metric, algorithm=name, variant=BASELINE, status="finished")
+        row["tasks_hash"] = baseline["tasks_hash"]
+        entries.append(Entry(row, Scored(figures_of(baseline, metric)[None], is_trained=False)))
     return entries
 
 
-def run_entries(runs: Sequence[Run]) -> list[Entry]:
-    """Make one row of the run folders that differ in their seed only."""
+def group_seeds(runs: Iterable[Run]) -> list[list[Run]]:
+    """Group run folders that differ in their seed only."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         described = {key: value for key, value in run.config["run"].items() if key != "seed"}
         groups.setdefault(json.dumps(described, sort_keys=True), []).append(run)
-    return [_run(group) for group in groups.values()]
+    return list(groups.values())
+
+
+def run_entries(runs: Iterable[Run]) -> list[Entry]:
+    """Make one row of the run folders that differ in their seed only."""
+    return [_run(group) for group in group_seeds(runs)]
 
 
 def chance(task: Record) -> list[Entry]:
@@ -109,125 +126,132 @@ def chance(task: Record) -> list[Entry]:
     way = task["way"]
     ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
     guessed = statistics.fmean(1 / one for one in ways)  # each as likely
-    row = make_row(metric, algorithm="chance", variant=BASELINE, status="finished", accuracy=guessed)
-    return [Entry(row)]
+    return [
+        Entry(make_row(metric, algorithm="chance", variant=BASELINE, status="finished", accuracy=guessed))
+    ]
 
 
-def make_row(metric: str, **known: Any) -> Row:
-    """Make a row of what is known; the rest is None."""
-    row = dict.fromkeys(keys(metric))
-    return {**row, **known}
+def short_name(row: Row) -> str:
+    """Name a row by algorithm and variant."""
+    return f"{row['algorithm']}:{row['variant']}"
 
 
 def name_all(entries: Sequence[Entry]) -> None:
     """Name rows by algorithm and variant, and by folder where that is not enough."""
-    short = [f"{entry.row['algorithm']}:{entry.row['variant']}" for entry in entries]
-    count = Counter(short)
-    for entry, name in zip(entries, short, strict=True):
-        where = entry.row["folder"] or entry.row["source"]
+    count = Counter(short_name(entry.row) for entry in entries)
+    for entry in entries:
+        name, where = short_name(entry.row), entry.row["folder"] or entry.row["source"]
         entry.row["name"] = f"{name}@{where}" if count[name] > 1 and where else name
 
 
 def order(row: Row, metric: str) -> float:
     """Order rows best first; a row that is not tested yet stands where its meta-validation puts it."""
-    known = (value for value in (row[metric], row[f"val_{metric}"]) if value is not None)
-    return -SIGN[metric] * float(next(known, -SIGN[metric] * math.inf))
+    figure = row[f"val_{metric}"] if row[metric] is None else row[metric]
+    return math.inf if figure is None else -SIGN[metric] * float(figure)
 
 
-def _tuned(search: Search, algorithm: str) -> Entry:
-    ended = [trial for trial in search.trials if trial["algorithm"] == algorithm]
-    live = [trial for trial in search.running if trial["algorithm"] == algorithm]
+def _tuned(search: Search, algorithm: str, metric: str) -> Entry:
+    entries = search.reported(algorithm)
     runs = search.runs.get((algorithm, TUNED), [])
-    metric = metric_of(task_of(search))
-    chosen = search.chosen.get(algorithm) or best([*ended, *live], metric) or {}
-    row = _search_row(search, algorithm, TUNED, runs) | {
+    chosen = search.chosen.get(algorithm) or best(entries, metric)
+    row = _search_row(search, algorithm, TUNED, metric) | {
         "hyperparameters": chosen.get("hyperparameters"),
-        "trials": len(ended),
-        **cost([*ended, *live]),
-        f"val_{metric}": figure(chosen, metric),
+        "trials": sum(trial["algorithm"] == algorithm for trial in search.trials),
+        **_cost(entries),
+        f"val_{metric}": validation(chosen, metric),
         f"confirm_{metric}": chosen.get(f"confirm_{metric}"),
-        "vs_default": _versus(search, algorithm),
+        "vs_default": _versus_default(search, algorithm, metric),
     }
-    return Entry(row, scored(runs))
+    return Entry(row, scored(runs, metric))
 
 
-def _default(search: Search, algorithm: str) -> list[Entry]:
+def _default(search: Search, algorithm: str, metric: str) -> list[Entry]:
     """Return the row of the published setting, or nothing while nothing is known of it."""
     runs = search.runs.get((algorithm, DEFAULT), [])
-    trial = next((t for t in search.trials if t["algorithm"] == algorithm and t["is_default"]), None)
-    if not runs and trial is None:
+    trials = [trial for trial in search.trials if trial["algorithm"] == algorithm and trial["is_default"]][:1]
+    if not runs and not trials:
         return []
-    known, metric = trial or {}, metric_of(task_of(search))
     gpus = (search.opened or {}).get("gpus")
-    spent = [{**run.reports[-1], "gpus": gpus} for run in runs if run.reports] or [known]
-    row = _search_row(search, algorithm, DEFAULT, runs) | {
-        "hyperparameters": runs[0].config["run"]["hyperparameters"] if runs else known["hyperparameters"],
+    spent = [{**run.reports[-1], "gpus": gpus} for run in runs if run.reports] or trials or [{}]
+    row = _search_row(search, algorithm, DEFAULT, metric) | {
+        "hyperparameters": (runs[0].config["run"] if runs else trials[0])["hyperparameters"],
         "trials": 1,
-        **cost(spent),
-        f"val_{metric}": figure(best([known], metric) or {}, metric),
+        **_cost(spent),
+        f"val_{metric}": validation(best(trials, metric), metric),
     }
-    return [Entry(row, scored(runs))]
+    return [Entry(row, scored(runs, metric))]
 
 
-def _search_row(search: Search, algorithm: str, variant: str, runs: Sequence[Run]) -> Row:
+def _search_row(search: Search, algorithm: str, variant: str, metric: str) -> Row:
+    space = search.config["space"]
     row = make_row(
-        metric_of(task_of(search)),
+        metric,
         algorithm=algorithm,
         variant=variant,
         status="finished" if search.is_finished else "running",
-        seeds_planned=search.config["space"]["budget"]["seeds"],
-        batch_norm=_batch_norm(search.config["space"]["network"]),
-        folder=told_folder(search.folder),
+        seeds_planned=space["budget"]["seeds"],
+        batch_norm=_batch_norm(space["network"]),
+        folder=short_path(search.folder),
     )
-    row |= _tested(runs)
+    row |= _tested(search.runs.get((algorithm, variant), []))
     if row["times_opened"]:
         row["times_opened"] = max(row["times_opened"], search.times_opened)
-        row["config_hash"] = (search.opened or {}).get("config_hash", row["config_hash"])
+        row["config_hash"] = (search.opened or row)["config_hash"]
     return row
 
 
 def _run(runs: list[Run]) -> Entry:
     described = runs[0].config["run"]
-    seeds = [run.config["run"]["seed"] for run in runs]
-    if len(set(seeds)) < len(seeds):
+    if len({run.config["run"]["seed"] for run in runs}) < len(runs):
         listed = ", ".join(str(run.folder) for run in runs)
         raise MetabenchError(f"{listed}: the same run twice (same settings and seed); give it once")
-    tested = all(run.test is not None for run in runs)
-    trained = all(run.is_trained for run in runs)
+    is_tested, is_trained = all(run.test is not None for run in runs), all(run.is_trained for run in runs)
     metric = metric_of(described["task"])
-    looked = [figure(best(run.reports, metric) or {}, metric) for run in runs]
-    figures = [one for one in looked if one is not None]
+    looked = [validation(best(run.reports, metric), metric) for run in runs]
+    figures = [figure for figure in looked if figure is not None]
     row = make_row(
         metric,
         algorithm=described["algorithm"],
         variant=RUN,
-        status="finished" if tested else "untested" if trained else "running",
+        status="finished" if is_tested else "untested" if is_trained else "running",
         seeds_planned=len(runs),
         hyperparameters=described["hyperparameters"],
         trials=1,
-        **cost([{**run.reports[-1], "gpus": 0} for run in runs if run.reports]),  # a device of its own
-        folder=", ".join(told_folder(run.folder) for run in runs),
+        **_cost([{**run.reports[-1], "gpus": 0} for run in runs if run.reports]),  # a device of its own
+        folder=", ".join(short_path(run.folder) for run in runs),
         batch_norm=_batch_norm(described["network"]),
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None, **_tested(runs)}
-    return Entry(row, scored(runs))
+    return Entry(row, scored(runs, metric))
+
+
+def _cost(entries: Sequence[Record]) -> Row:
+    """Add up last reports; one that is not there yet cost nothing that is known."""
+    weighed = [seconds for entry in entries if (seconds := accelerator_seconds(entry)) is not None]
+    return {
+        "tasks_seen": sum(entry.get("tasks_seen") or 0 for entry in entries),
+        "seconds": sum(entry.get("seconds") or 0.0 for entry in entries),
+        "accelerator_seconds": sum(weighed) if len(weighed) == len(entries) else None,
+        "peak_memory": max((entry.get("peak_memory") or 0 for entry in entries), default=0),
+    }
 
 
 def _tested(runs: Sequence[Run]) -> Row:
     """Say what is recorded of the tested runs of a row, and of their opening of meta-test."""
-    known = {"parameters": next((run.parameters for run in runs if run.parameters is not None), None)}
+    counts = (n_parameters(run) for run in runs)
+    parameters = next((count for count in counts if count is not None), None)
     tested = [run.test for run in runs if run.test is not None]
     if not tested:
-        return {**known, "seeds": 0}
+        return {"parameters": parameters, "seeds": 0}
     first = tested[0]
     return {
-        **known,
+        "parameters": parameters,
         "seeds": len(tested),
-        "model": first.get("model", "single"),
+        "model": "single",
         "times_opened": max(test["times_opened"] for test in tested),
-        "opened": max(test.get("opened") or "" for test in tested) or None,
+        "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
-        **{key: first.get(key) for key in ("config_hash", "tasks_hash", "code", "commit")},
+        **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 
 
@@ -235,21 +259,11 @@ def _batch_norm(network: Record) -> str | None:
     return str(network["batch_norm"]) if network["norm"] == "batch" else None
 
 
-def told_folder(folder: Path) -> str:
-    """Name a folder as rows do."""
-    # A leaderboard is published; where its author's home lies is nobody's business.
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
-
-
-def _versus(search: Search, algorithm: str) -> Row | None:
+def _versus_default(search: Search, algorithm: str, metric: str) -> Row | None:
     """Compare tuned with default; where the default itself was chosen they are the same runs."""
-    pair = [
-        [run for run in search.runs.get((algorithm, variant), []) if run.test is not None]
-        for variant in (TUNED, DEFAULT)
-    ]
-    if not all(pair):
+    pair = [search.runs.get((algorithm, variant), []) for variant in (TUNED, DEFAULT)]
+    a, b = (scored(runs, metric) for runs in pair)
+    if a is None or b is None:
         return None
     tuned, default = (runs[0].config["run"]["hyperparameters"] for runs in pair)
-    a, b = (scored(runs) for runs in pair)
-    return None if tuned == default or a is None or b is None else versus(a, b)
+    return None if tuned == default else versus(a, b)

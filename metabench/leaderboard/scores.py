@@ -9,13 +9,13 @@ import numpy as np
 
 from metabench import stats
 from metabench.core.metrics import SIGN
-from metabench.leaderboard.folders import Record, Run, per_task
+from metabench.leaderboard.folders import Record, Run
 
 Row = dict[str, Any]
 
 LEVEL = 1 - stats.CONFIDENCE
 
-BEST = "best"
+BETTER = "better"
 WORSE = "worse"
 ALIKE = "not distinguishable"
 IDENTICAL = "identical"
@@ -38,56 +38,59 @@ class Scored(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A row, and its results where meta-test was opened."""
+    """A row, and its results where there are any."""
 
     row: Row
     scored: Scored | None = None
 
 
-def array(test: Record) -> stats.Floats:
+def figures_of(test: Record, metric: str) -> stats.Floats:
     """Return the figures of the tasks of a result; null becomes NaN."""
-    return np.asarray(per_task(test), dtype=np.float64)
+    return np.asarray(test[metric], dtype=np.float64)
 
 
-def scored(runs: Sequence[Run]) -> Scored | None:
+def scored(runs: Sequence[Run], metric: str) -> Scored | None:
     """Gather the seeds that were tested, if there are any."""
-    tested = [run.test for run in runs if run.test is not None]
-    return Scored(np.stack([array(test) for test in tested])) if tested else None
+    figures = [figures_of(run.test, metric) for run in runs if run.test is not None]
+    return Scored(np.stack(figures)) if figures else None
 
 
-def classes_of(tests: Sequence[Record]) -> list[list[int]] | None:
-    """Return the classes of each task, from whichever result recorded them; older ones did not."""
-    found: list[str] | None = next((test["classes"] for test in tests if test.get("classes")), None)
-    return None if found is None else [[int(name) for name in line.split()] for line in found]
+def with_results(entries: Sequence[Entry]) -> list[tuple[Row, Scored]]:
+    """List the rows that have results."""
+    return [(entry.row, entry.scored) for entry in entries if entry.scored is not None]
 
 
-def intervals(metric: str, found: Scored, design: stats.Design | None) -> Row:
+def intervals(metric: str, scores: Scored, design: stats.Design | None) -> Row:
     """Describe a row's mean, and each of its intervals with what it speaks of."""
-    x = found.figures
-    mean = stats.seeds_and_tasks(x) if found.is_trained else stats.mean_interval(x[0])
+    x = scores.figures
+    mean = stats.seeds_and_tasks(x) if scores.is_trained else stats.mean_interval(x[0])
     row: Row = {metric: mean.mean, "ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
     row["test_tasks"] = x.shape[1]
     if len(x) > 1:
         again = stats.seed_interval(x)
         row |= {"seed_low": again.low, "seed_high": again.high}
     if design is not None:
-        other = stats.class_interval(x, design)
-        row |= {"class_low": other.low, "class_high": other.high, "class_over": other.over}
-        row["classes"] = design.n_classes
+        row |= {**of_classes(stats.class_interval(x, design)), "classes": design.n_classes}
     return row
+
+
+def of_classes(interval: stats.Interval | None) -> Row:
+    """Name the bounds of an interval for other test classes; None where classes were not recorded."""
+    low, high, over = (None, None, None) if interval is None else interval[1:]
+    return {"class_low": low, "class_high": high, "class_over": over}
 
 
 def versus(a: Scored, b: Scored) -> Row:
     """Compare the first with the second, on the same tasks."""
-    found = stats.paired(a.figures, b.figures, (a.is_trained, b.is_trained))
+    pair = stats.paired(a.figures, b.figures, (a.is_trained, b.is_trained))
     return {
-        "difference": found.difference,
-        "ci_low": found.low,
-        "ci_high": found.high,
-        "over": found.over,
-        "p": found.p,
-        "p_tasks": found.p_tasks,
-        "higher": found.higher,
+        "difference": pair.difference,
+        "ci_low": pair.low,
+        "ci_high": pair.high,
+        "over": pair.over,
+        "p": pair.p,
+        "p_tasks": pair.p_tasks,
+        "higher": pair.higher,
     }
 
 
@@ -97,30 +100,23 @@ def compare(entries: Sequence[Entry], metric: str) -> list[Record]:
     A published setting that was also chosen stands on the board twice with the same results: it is tested
     once, and the two are not compared.
     """
-    known = [entry for entry in entries if entry.scored is not None]
-    known.sort(key=lambda entry: _order(entry, metric))
-    results = {entry.row["name"]: _fingerprint(entry) for entry in known}
-    tests: dict[tuple[bytes, bytes], Row] = {}
-    pairs = [(better, worse) for place, better in enumerate(known) for worse in known[place + 1 :]]
-    for better, worse in pairs:
-        assert better.scored is not None, "or it is not known"
-        assert worse.scored is not None, "or it is not known"
-        key = results[better.row["name"]], results[worse.row["name"]]
+    tested = sorted(with_results(entries), key=lambda pair: _order(pair[1], metric))
+    results = {
+        row["name"]: (scores.is_trained, scores.figures.shape, scores.figures.tobytes())
+        for row, scores in tested
+    }
+    pairs = [(better, worse) for place, better in enumerate(tested) for worse in tested[place + 1 :]]
+    tests: dict[Any, Row] = {}
+    for (a, better), (b, worse) in pairs:
+        key = results[a["name"]], results[b["name"]]
         if key not in tests:
-            tests[key] = dict(ONE_RESULT) if key[0] == key[1] else versus(better.scored, worse.scored)
+            tests[key] = dict(ONE_RESULT) if key[0] == key[1] else versus(better, worse)
     adjusted = stats.holm([test["p"] for test in tests.values()])
     for test, p in zip(tests.values(), adjusted, strict=True):
         test["p_holm"] = p
         test["verdict"] = test.get("verdict") or verdict(test["difference"], p, metric)
-    names = [(better.row["name"], worse.row["name"]) for better, worse in pairs]
+    names = [(a["name"], b["name"]) for (a, _), (b, _) in pairs]
     return [{"a": a, "b": b, **tests[results[a], results[b]]} for a, b in names]
-
-
-def _fingerprint(entry: Entry) -> bytes:
-    assert entry.scored is not None, "or there is no result"
-    return (
-        repr((entry.scored.is_trained, entry.scored.figures.shape)).encode() + entry.scored.figures.tobytes()
-    )
 
 
 def verdict(difference: float, p: float, metric: str) -> str | None:
@@ -129,39 +125,39 @@ def verdict(difference: float, p: float, metric: str) -> str | None:
         return None
     if not p < LEVEL:  # NaN: all tasks are equal
         return ALIKE
-    return "better" if SIGN[metric] * difference > 0 else WORSE
+    return BETTER if SIGN[metric] * difference > 0 else WORSE
 
 
 def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric: str) -> None:
     """Give rows their ranks, shared where they cannot be told apart, and their distance from the best."""
-    known = [
-        entry.row for entry in entries if entry.scored is not None and np.isfinite(entry.scored.figures).all()
-    ]
-    known.sort(key=lambda row: -SIGN[metric] * row[metric])
-    place = {row["name"]: number for number, row in enumerate(known)}
-    is_better = np.zeros((len(known), len(known)), bool)
+    ranked = [row for row, scores in with_results(entries) if np.isfinite(scores.figures).all()]
+    ranked.sort(key=lambda row: -SIGN[metric] * row[metric])
+    place = {row["name"]: number for number, row in enumerate(ranked)}
+    is_better = np.zeros((len(ranked), len(ranked)), bool)
     for pair in compared:
         if pair["a"] in place and pair["b"] in place:
             a, b = place[pair["a"]], place[pair["b"]]
-            is_better[a, b] = pair["verdict"] == "better"
-            is_better[b, a] = pair["verdict"] == WORSE
+            is_better[a, b], is_better[b, a] = pair["verdict"] == BETTER, pair["verdict"] == WORSE
             if a == 0:
-                known[b]["vs_best"] = _turned(pair, metric)
-    for row, (low, high) in zip(known, stats.rank_ranges(is_better), strict=True):
+                ranked[b]["vs_best"] = _turned(pair, metric)
+    for row, (low, high) in zip(ranked, stats.rank_ranges(is_better), strict=True):
         row |= {"rank": low, "rank_worst": high}
 
 
 def _turned(pair: Mapping[str, Any], metric: str) -> Row:
     """Look at a comparison from the second's side."""
-    turned = {"difference": -pair["difference"], "ci_low": -pair["ci_high"], "ci_high": -pair["ci_low"]}
-    turned |= {"higher": 1 - pair["higher"]}
-    kept = {key: pair[key] for key in ("over", "p", "p_tasks", "p_holm")}
+    difference = -pair["difference"]
     is_same = pair["verdict"] == IDENTICAL
-    found = IDENTICAL if is_same else verdict(turned["difference"], pair["p_holm"], metric)
-    return {**turned, **kept, "verdict": found}
+    return {
+        "difference": difference,
+        "ci_low": -pair["ci_high"],
+        "ci_high": -pair["ci_low"],
+        "higher": 1 - pair["higher"],
+        **{key: pair[key] for key in ("over", "p", "p_tasks", "p_holm")},
+        "verdict": IDENTICAL if is_same else verdict(difference, pair["p_holm"], metric),
+    }
 
 
-def _order(entry: Entry, metric: str) -> float:
-    assert entry.scored is not None, "or it has no mean"
-    mean = float(entry.scored.figures.mean())
+def _order(scores: Scored, metric: str) -> float:
+    mean = float(scores.figures.mean())
     return -SIGN[metric] * mean if np.isfinite(mean) else np.inf

@@ -1,4 +1,4 @@
-"""The leaderboard as a terminal table, Markdown, CSV and JSON."""
+"""The leaderboard as a terminal table, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -26,6 +26,22 @@ MOST_WORDS = 24  # characters of a column of words that have to fit; more may be
 NARROW = 10  # a heading of a difference that is longer takes two lines
 PARTS = ("result", "choice", "cost", "setting")
 
+ESCAPED = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_"},
+    "<": r"$<$",
+    "–": "--",
+    "−": r"$-$",
+}
+"""What LaTeX would not print as it is."""
+
+TOO_LONG = ("hyperparameters", "folder")
+"""Columns that no page has room for, unless they are asked for."""
+
 
 def as_json(board: Board, asked: Sequence[str] = ()) -> str:
     """Return standard JSON: accuracies in [0, 1] or errors, null for what is not known."""
@@ -36,19 +52,17 @@ def as_json(board: Board, asked: Sequence[str] = ()) -> str:
 def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
     """Return one line a row: accuracies in [0, 1] or errors, hyperparameters as JSON in one column."""
     _refuse_choice(asked)
+    pairs = ("vs_default", "vs_best")
+    plain = [key for key in keys(board["metric"]["name"]) if key not in pairs]
     text = io.StringIO()
-    compared = ("vs_default", "vs_best")
-    known = [key for key in keys(board["metric"]["name"]) if key not in compared]
-    flat = known + [f"{key}_{part}" for key in compared for part in VERSUS]
-    writer = csv.DictWriter(text, flat, lineterminator="\n")
+    names = plain + [f"{key}_{part}" for key in pairs for part in VERSUS]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in board["rows"]:
-        values = {key: row.get(key) for key in known}
+        values = {key: row.get(key) for key in plain}
         if row["hyperparameters"] is not None:
             values["hyperparameters"] = json.dumps(row["hyperparameters"])
-        for key in compared:
-            found = row.get(key) or {}
-            values |= {f"{key}_{part}": found.get(part) for part in VERSUS}
+        values |= {f"{key}_{part}": (row.get(key) or {}).get(part) for key in pairs for part in VERSUS}
         writer.writerow(values)
     return text.getvalue()
 
@@ -61,12 +75,9 @@ def as_markdown(board: Board, asked: Sequence[str] = (), in_parts: bool = False)
         in_parts: results, choices, costs and settings each in a table of their own, for narrow places.
     """
     columns, common = split(board["rows"], asked)
-    own = [[*WHO, *(c for c in columns if c.part == part and c not in WHO)] for part in PARTS]
-    tables = [part for part in own if len(part) > len(WHO)] if in_parts else [columns]
-    return (
-        "\n\n".join([f"**{title(board)}**", about(board, common), *(_markdown(board, t) for t in tables)])
-        + "\n"
-    )
+    tables = [[*WHO, *part] for part in in_tables(columns)] if in_parts else [columns]
+    blocks = [f"**{title(board)}**", about(board, common), *(_markdown(board, table) for table in tables)]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _markdown(board: Board, columns: Sequence[Column]) -> str:
@@ -76,6 +87,22 @@ def _markdown(board: Board, columns: Sequence[Column]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
+def as_latex(board: Board, asked: Sequence[str] = ()) -> str:
+    """Return a tabular of the rows, for booktabs, and what a reader must know of it as comments above."""
+    columns, common = split(board["rows"], asked)
+    columns = [column for column in columns if asked or column.key not in TOO_LONG]
+    comments = (title(board), *about(board, common).split("\n"), r"\usepackage{booktabs}")
+    sides = "".join("r" if column.is_number else "l" for column in columns)
+    lines = [*(f"% {line}" for line in comments), rf"\begin{{tabular}}{{{sides}}}"]
+    lines += [r"\toprule", _latex([column.title for column in columns]), r"\midrule"]
+    lines += [_latex([column.show(row) for column in columns]) for row in board["rows"]]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex(cells: Sequence[str]) -> str:
+    return " & ".join("".join(ESCAPED.get(mark, mark) for mark in cell) for cell in cells) + r" \\"
+
+
 def as_table(board: Board, asked: Sequence[str] = ()) -> RenderableType:
     """Return what rich prints: results, choices, costs and settings, each narrow, and what to know of them.
 
@@ -83,14 +110,11 @@ def as_table(board: Board, asked: Sequence[str] = ()) -> RenderableType:
         asked: names of columns that are shown instead.
     """
     columns, common = split(board["rows"], asked)
+    tables = [columns] if asked else in_tables(columns)
     parts: list[RenderableType] = [Text(title(board), style="bold")]
-    if asked:
-        parts += [Packed(columns, board["rows"]), ""]
-    for part in () if asked else PARTS:
-        own = [column for column in columns if column.part == part and column not in WHO]
-        rows = [row for row in board["rows"] if any(column.show(row) for column in own)]
-        if rows:
-            parts += [Packed([*WHO, *own], rows), ""]
+    for part in tables:
+        rows = [row for row in board["rows"] if asked or any(column.show(row) for column in part)]
+        parts += [Packed(part, rows), ""] if rows else []
     return Group(*parts, Text(about(board, common), style="dim"))
 
 
@@ -100,17 +124,24 @@ def split(rows: Sequence[Mapping[str, Any]], asked: Sequence[str] = ()) -> tuple
     Args:
         asked: names of columns that are shown whatever is in them, and no others.
     """
+    if asked:
+        return choose(asked), []
     columns, common = [], []
-    chosen = choose(asked) if asked else [column for column in COLUMNS if column.part != "asked"]
     for column in COLUMNS:
         shown = {column.show(row) for row in rows} - {""}
-        if asked or column not in chosen:
+        if not shown or column.part == "asked":
             continue
-        if column.if_shared == "show" or len(shown) != 1:
-            columns += [column] if shown else []
+        if column.if_shared == "show" or len(shown) > 1:
+            columns.append(column)
         elif column.if_shared == "say":
             common.append(f"{column.title.lower()}: {shown.pop()}")
-    return (chosen, []) if asked else (columns, common)
+    return columns, common
+
+
+def in_tables(columns: Sequence[Column]) -> list[list[Column]]:
+    """Divide columns among tables, without those that say which row it is; each has some."""
+    parts = [[c for c in columns if c.part == part and c not in WHO] for part in PARTS]
+    return [part for part in parts if part]
 
 
 class Packed:
@@ -122,20 +153,20 @@ class Packed:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the tables."""
-        room = options.max_width - sum(self._width(column) + 1 for column in WHO)
+        most = options.max_width - sum(self._width(column) + 1 for column in WHO)
         tables: list[list[Column]] = [[]]
-        left = room
+        left = most
         for column in self.columns:
             width = self._width(column) + 1
             if tables[-1] and left < width - 1:
                 tables.append([])
-                left = room
+                left = most
             tables[-1].append(column)
             left -= width
-        for number, own in enumerate(tables):
+        for number, columns in enumerate(tables):
             if number:
                 yield ""
-            yield self._table([*WHO, *own])
+            yield self._table([*WHO, *columns])
 
     def _width(self, column: Column) -> int:
         cells = [*_heading(column).split("\n"), *(column.show(row) for row in self.rows)]
@@ -159,4 +190,4 @@ def _heading(column: Column) -> str:
 
 def _refuse_choice(asked: Sequence[str]) -> None:
     if asked:
-        raise MetabenchError("--columns: JSON and CSV hold every column; choose them with the other formats")
+        raise MetabenchError("`columns`: JSON and CSV hold every column; choose them with the other formats")

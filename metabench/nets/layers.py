@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,8 +16,51 @@ from metabench.nets.kernels.types import EPSILON
 
 try:
     from metabench.nets.kernels import operators
-except (ImportError, AttributeError):  # it is built on parts of torch that a release may move
-    operators = None  # type: ignore[assignment]
+
+    _MISSING = None
+except (ImportError, AttributeError) as error:  # it is built on parts of torch that a release may move
+    _MISSING = f"this torch has moved what they are built on: {error}"
+
+PLAIN_TAKES = 1.7
+"""Times as long as the kernels: torch's own layers, by benchmarks/layers.py on a CPU."""
+
+_plain: set[str] = set()
+"""Types of device on which torch's own layers are used whatever kernels there are."""
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Say whether kernels serve a device; a warning says once why not, and what that costs."""
+    return device.type not in _plain and _has_usable(device)
+
+
+@functools.cache
+def _has_usable(device: torch.device) -> bool:
+    why = _MISSING or operators.failure(device)
+    if why is not None:
+        refuse_kernels(device, why)
+    return why is None
+
+
+def refuse_kernels(device: torch.device, why: str) -> None:
+    """Use torch's own layers on such devices from now on, and say so."""
+    _plain.add(device.type)
+    logging.getLogger(__name__).warning(
+        "kernels for %s are not used, but torch's own layers, which took %s times as long on a CPU: %s",
+        device,
+        PLAIN_TAKES,
+        why,
+    )
+
+
+@contextlib.contextmanager
+def plain(device: torch.device) -> Iterator[None]:
+    """Use torch's own layers on such devices within, to compare with."""
+    before = set(_plain)
+    _plain.add(device.type)
+    try:
+        yield
+    finally:
+        _plain.intersection_update(before)
 
 
 def batch_moments(x: Tensor) -> Tree:
@@ -31,7 +79,7 @@ def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
 
 def normalise_and_rectify(x: Tensor, norm: Tree, moments: Tensor) -> Tensor:
     """Do so to images [n, C, H, W] by moments [C, 2], and let no pixel be negative."""
-    if operators is not None and operators.serves(x.device):
+    if has_kernels(x.device):
         return torch.ops.metabench.rectify(x, norm["scale"], norm["shift"], moments, 1)
     mean, var = moments.unbind(1)
     return F.relu(normalise(x, norm, {"mean": mean, "var": var}))
@@ -61,7 +109,7 @@ def conv_pool(x: Tensor, weight: Tensor, scale: Tensor, has_moments: bool) -> tu
         The pooled image, and the mean and biased variance of each channel before pooling, [C, 2] (zeros
         without `has_moments`).
     """
-    if operators is not None and operators.serves(x.device):
+    if has_kernels(x.device):
         _, pooled, moments, _ = torch.ops.metabench.step(x, weight, scale.detach(), 1, has_moments, False)
         return pooled, moments
     return plain_conv_pool(x, weight, scale, has_moments)

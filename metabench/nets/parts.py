@@ -56,7 +56,7 @@ def describe(
     embed: Callable[..., tuple[Tensor, Tree]],
     features: int,
     outputs: int,
-    largest: int,
+    max_activation_numel: int,
 ) -> Net:
     """Put a network together; its objective and the classes of meta-train are the caller's to set."""
     norms = {layer.norm: layer.shape[0] for layer in hidden}
@@ -71,7 +71,7 @@ def describe(
         norm_channels=norms if network.norm == "batch" else {},
         norms=() if network.norm == "none" else tuple(norms),
         n_classes=0,
-        largest=largest,
+        max_activation_numel=max_activation_numel,
     )
 
 

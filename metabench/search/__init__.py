@@ -1,9 +1,9 @@
 """The search: one budget an algorithm, confirmation on fresh tasks, final runs over seeds, meta-test once.
 
-The only folder that imports Ray or Optuna. A search is resumed from its own journal (`ledger`), never from
-Ray's pickled state: Ray forgets the rungs on restore, needs unpickling, and knows nothing of the stages after
-its own. So every start is a new Tune experiment over what the journal says is left, each trial goes on from
-the state that it saved itself, and a kill at any moment is harmless.
+Whatever decides imports no Ray, and the rule of stopping no Optuna either. A search is resumed from its own
+journal (`ledger`), never from Ray's pickled state: Ray forgets the rungs on restore, needs unpickling, and
+knows nothing of the stages after its own. So every start is a new Tune experiment over what the journal says
+is left, each trial goes on from the state that it saved itself, and a kill at any moment is harmless.
 """
 
 from __future__ import annotations
@@ -64,14 +64,16 @@ def search(
     splits, kept = _load(space, fetch)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
-        watch.space, continued = folder.claim(place, space, splits, seed, accept, warm_start, watch.say)
+        watch.space, continued = folder.create_or_resume(
+            place, space, splits, seed, accept, warm_start, watch.say
+        )
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))
-            share = cluster.Share(cpus_per_trial, gpus_per_trial)
-            with cluster.connect(address, place, share, cpus, watch.say, workers) as found:
+            trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
+            with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 nodes.check(address, space.task, splits, fetch)
-                _run_stages(place, watch.space, splits, seed, found, watch)
+                _run_stages(place, watch.space, splits, seed, joined, watch)
         dashboard.write_leaderboard(place)
         if not final.is_tested(place):
             raise MetabenchError(f"{place}: not all final runs are tested; the same command tries again")
@@ -84,7 +86,7 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     from metabench.data.reading import cache
 
     if fetch is not None:
-        data.obtain(space.task, fetch)
+        data.download(space.task, fetch)
     with cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
@@ -92,7 +94,7 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
 
 
 def _run_stages(
-    place: Path, space: SearchSpace, splits: Splits, seed: int, found: Cluster, watch: Watch
+    place: Path, space: SearchSpace, splits: Splits, seed: int, joined: Cluster, watch: Watch
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
     from metabench.core import signals
@@ -101,12 +103,12 @@ def _run_stages(
     from metabench.search.stages import confirm, final
 
     signals.check()
-    watch.slots, watch.nodes = found.slots, cluster.describe
+    watch.slots, watch.nodes = joined.slots, cluster.describe
     ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
     with watch.showing(ledger):
-        experiment.explore(place, space, ledger, found, watch, seed)
+        experiment.explore(place, space, ledger, joined, watch, seed)
     watch.sum_up(ledger)
-    chosen = confirm.choose(place, space, ledger, found, watch)
+    chosen = confirm.choose(place, space, ledger, joined, watch)
     planned = final.plan(space, chosen, seed)
-    final.train_all(place, planned, watch.objective, found, watch)
-    final.test_all(place, space, splits, planned, found, watch)
+    final.train_all(place, planned, watch.objective, joined, watch)
+    final.test_all(place, space, splits, planned, joined, watch)

@@ -6,7 +6,6 @@ Every file is standard JSON: a number that is not finite is written as null, so 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -21,9 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 import metabench
 from metabench.core import MetabenchError
 from metabench.storage import remote
+from metabench.storage.remote.mirror import write_atomically
 
 # A run folder: one training run.
 CONFIG = "config.json"
@@ -54,21 +56,8 @@ LOCK = ".lock"
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees all of it or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide results from a colleague
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    _sync_folder(path.parent)
-    remote.put(path)
+    write_atomically(path, data)
+    remote.upload(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,11 +85,12 @@ def append_line(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(plain(value), allow_nan=False) + "\n"
     with open(path, "ab+") as file:
-        file.truncate(_end_of_last_line(file))  # a line torn by a crash would swallow this one
+        if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)  # a line torn by a crash would swallow this one
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
-    remote.put(path)
+    remote.upload(path)
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -146,32 +136,21 @@ def plain(value: Any) -> Any:
 @functools.cache
 def code_hash() -> str:
     """Hash the package's source files, whose change may change numbers."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(Path(metabench.__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:
     """Describe what a run's numbers may depend on: versions, commit and device, but not the host's name."""
-    versions: dict[str, str | None] = {
-        "python": platform.python_version(),
-        "metabench": metabench.__version__,
-    }
-    for package in ("torch", "ray", "optuna", "numpy"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "ray", "optuna", "numpy")}
+    versions = {"python": platform.python_version(), "metabench": metabench.__version__, **libraries}
     return {"versions": versions, "commit": _commit(), "device": _device()}
 
 
-def check_writable(folder: Path, option: str = "--out") -> None:
-    """Raise MetabenchError unless files can be made in a folder, which need not exist; leave no trace.
-
-    Args:
-        option: by which another folder can be given.
-    """
+def check_writable(folder: Path) -> None:
+    """Raise MetabenchError unless files can be made in a folder, which need not exist; leave no trace."""
     existing = folder.absolute()
     try:
         while not existing.exists() and existing != existing.parent:
@@ -179,7 +158,7 @@ def check_writable(folder: Path, option: str = "--out") -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        message = f"{folder}: cannot write in {existing}: {error.strerror}; choose another with {option}"
+        message = f"{folder}: cannot write in {existing}: {error.strerror}; choose another folder"
         raise MetabenchError(message) from error
 
 
@@ -187,70 +166,42 @@ def check_writable(folder: Path, option: str = "--out") -> None:
 def lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the system lets go of it even when the process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            message = f"{folder}: in use by process {holder}; wait for it, stop it, or choose another --name"
-            raise MetabenchError(message) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield  # closing the file releases the lock; the file stays, since removing it would race
+    path = folder / LOCK
+    try:
+        held = FileLock(path, blocking=False).acquire()
+    except Timeout:
+        holder = path.read_text(encoding="utf-8").strip() or "unknown"
+        message = f"{folder}: in use by process {holder}; wait for it, stop it, or choose another name"
+        raise MetabenchError(message) from None
+    with held:
+        path.write_text(str(os.getpid()), encoding="utf-8")
+        yield
 
 
 def is_locked(folder: Path) -> bool:
     """Tell whether a process of this machine holds a folder."""
     if not (folder / LOCK).exists():
         return False
-    with open(folder / LOCK, encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _end_of_last_line(file: Any) -> int:
-    end: int = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 65536)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            return int(start + newline + 1)
-        end = start
-    return 0
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with FileLock(folder / LOCK, blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
-    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    commands = (
-        # An installed copy may lie inside somebody else's repository, which does not track this file.
-        ["git", "ls-files", "--error-unmatch", Path(__file__).name],
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+    # An installed copy may lie inside somebody else's repository, which does not track this file.
+    command = (
+        f"git ls-files --error-unmatch {Path(__file__).name} >&2"
+        " && git describe --always --dirty --abbrev=40 --exclude='*'"
     )
-    output = ""
-    for command in commands:
-        try:
-            done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if done.returncode != 0:
-            return None
-        output = done.stdout.strip()
-    return output or None
+    here, env = Path(__file__).parent, {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            command, shell=True, cwd=here, env=env, capture_output=True, text=True, timeout=10
+        )
+        return done.stdout.strip() or None
+    return None
 
 
 def _device() -> str:
@@ -259,9 +210,9 @@ def _device() -> str:
     if torch is not None and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         description += "; " + ", ".join(names)
-        from metabench.core import precision
+        from metabench.core import device
 
-        if not precision.is_exact():
+        if not device.is_exact():
             description += " with tf32 products"
     return description
 

@@ -12,20 +12,22 @@ import math
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
-from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2, summary_v2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.image import metadata as image_metadata
-from tensorboard.plugins.text import metadata as text_metadata
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from metabench.core.config import Choices, Parameter, Range, Scalar
 from metabench.storage import remote
@@ -34,9 +36,6 @@ FLUSH_SECONDS = 10
 """After which what is written is on disk, at the next write."""
 
 _number = itertools.count()
-
-BUCKETS = 30
-"""Of a histogram."""
 
 SESSION_STATUS = {
     "complete": api_pb2.STATUS_SUCCESS,
@@ -57,66 +56,36 @@ class Events:
         """
         folder.mkdir(parents=True, exist_ok=True)
         # The name that readers look for, and by whose order they go on from one file to the next.
-        named = (f"{int(time.time()):010d}", socket.gethostname(), str(os.getpid()), str(next(_number)))
-        self._path = folder / f"events.out.tfevents.{'.'.join(named)}"
+        origin = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
+        self._path = folder / f"events.out.tfevents.{origin}"
         self._file = self._path.open("xb")
         self._records = RecordWriter(self._file)
         self._flushed = time.monotonic()
-        self._write(event_pb2.Event(file_version="brain.Event:2"))
+        self._write(file_version="brain.Event:2")
         self._flush()
         if resume_step is not None:
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             # Readers drop the events at or after the step of a START.
-            self._write(event_pb2.Event(step=resume_step + 1, session_log=start))
+            self._write(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one number a tag; NaN is written as it is."""
-        summary = summary_pb2.Summary()
-        for tag, value in values.items():
-            summary.value.add(tag=tag, simple_value=float(value))
-        self._write(event_pb2.Event(step=step, summary=summary))
+        shown = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
+        self._write(step=step, summary=Summary(value=shown))
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Write a text that TensorBoard renders as Markdown."""
-        tensor = tensor_pb2.TensorProto(
-            dtype=types_pb2.DT_STRING,
-            tensor_shape=tensor_shape_pb2.TensorShapeProto(),
-            string_val=[markdown.encode()],
-        )
-        summary = summary_pb2.Summary()
-        metadata = text_metadata.create_summary_metadata(display_name=tag, description="")
-        summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
-        self._write(event_pb2.Event(step=step, summary=summary))
+        self._write(step=step, summary=text_pb(tag, markdown))
 
     def histogram(self, step: int, tag: str, values: Sequence[float]) -> None:
         """Write how the finite ones of some numbers are spread, in buckets of equal width."""
         finite = [value for value in values if math.isfinite(value)]
-        if not finite:
-            return
-        low, high = min(finite), max(finite)
-        width = (high - low) / BUCKETS or 1.0
-        counts = Counter(min(BUCKETS - 1, int((value - low) / width)) for value in finite)
-        rows = [(low + k * width, low + (k + 1) * width, float(counts[k])) for k in range(BUCKETS)]
-        shape = tensor_shape_pb2.TensorShapeProto(dim=[_dim(BUCKETS), _dim(3)])
-        tensor = tensor_pb2.TensorProto(
-            dtype=types_pb2.DT_DOUBLE,
-            tensor_shape=shape,
-            double_val=[number for row in rows for number in row],
-        )
-        summary = summary_pb2.Summary()
-        metadata = histogram_metadata.create_summary_metadata(display_name=tag, description="")
-        summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
-        self._write(event_pb2.Event(step=step, summary=summary))
+        if finite:
+            self._write(step=step, summary=histogram_pb(tag, finite))
 
     def image(self, step: int, tag: str, png: bytes, width: int, height: int, description: str = "") -> None:
         """Write a picture, encoded as PNG, and what is to be seen, in Markdown."""
-        given = [str(width).encode(), str(height).encode(), png]
-        shape = tensor_shape_pb2.TensorShapeProto(dim=[_dim(len(given))])
-        tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=given)
-        summary = summary_pb2.Summary()
         metadata = image_metadata.create_summary_metadata(display_name=tag, description=description)
-        summary.value.add(tag=tag, metadata=metadata, tensor=tensor)
-        self._write(event_pb2.Event(step=step, summary=summary))
+        self._tensor(step, tag, metadata, [str(width).encode(), str(height).encode(), png])
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Arrange charts in TensorBoard's custom scalars, once, in the root folder.
@@ -125,9 +94,9 @@ class Events:
             charts: category -> title -> patterns of the tags in one chart, as a list; or, as a tuple, the
                 tags of a value, its lower and its upper bound.
         """
-        found = layout_pb2.Layout()
+        layout = layout_pb2.Layout()
         for category, titles in charts.items():
-            group = found.category.add(title=category)
+            group = layout.category.add(title=category)
             for title, tags in titles.items():
                 chart = group.chart.add(title=title)
                 if isinstance(tags, tuple):
@@ -135,15 +104,8 @@ class Events:
                     chart.margin.series.add(value=value, lower=lower, upper=upper)
                 else:
                     chart.multiline.tag.extend(tags)
-        tensor = tensor_pb2.TensorProto(
-            dtype=types_pb2.DT_STRING,
-            tensor_shape=tensor_shape_pb2.TensorShapeProto(),
-            string_val=[found.SerializeToString()],
-        )
-        summary = summary_pb2.Summary()
         metadata = custom_scalar_metadata.create_summary_metadata()
-        summary.value.add(tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
-        self._write(event_pb2.Event(summary=summary))
+        self._tensor(0, custom_scalar_metadata.CONFIG_SUMMARY_TAG, metadata, layout.SerializeToString())
 
     def hparams_root(self, parameters: Mapping[str, Mapping[str, Parameter]], metrics: Iterable[str]) -> None:
         """Describe the experiment, once, in its root folder.
@@ -154,12 +116,12 @@ class Events:
         """
         algorithms = Choices(choices=list(parameters), default=next(iter(parameters)))
         merged: dict[str, list[Parameter]] = {"algorithm": [algorithms]}
-        for own in parameters.values():
-            for name, parameter in own.items():
+        for by_name in parameters.values():
+            for name, parameter in by_name.items():
                 merged.setdefault(name, []).append(parameter)
-        hparams = [summary_v2.HParam(name, _domain(given)) for name, given in merged.items()]
-        summary = summary_v2.hparams_config_pb(hparams, [summary_v2.Metric(tag) for tag in metrics])
-        self._write(event_pb2.Event(summary=summary))
+        hparams = [summary_v2.HParam(name, _domain(allowed)) for name, allowed in merged.items()]
+        shown = [summary_v2.Metric(tag) for tag in metrics]
+        self._write(summary=summary_v2.hparams_config_pb(hparams, shown))
 
     def hparams_run(self, values: Mapping[str, Scalar | None], trial: str) -> None:
         """Write a trial's values, "algorithm" among them, at its start.
@@ -169,44 +131,41 @@ class Events:
             trial: runs of the same trial form a group.
         """
         present = {name: value for name, value in values.items() if value is not None}
-        self._write(event_pb2.Event(summary=summary_v2.hparams_pb(present, trial_id=trial)))
+        self._write(summary=summary_v2.hparams_pb(present, trial_id=trial))
 
     def end(self, status: str) -> None:
         """Write how a trial ended; TensorBoard keeps the first status, so only when it has ended for good."""
         info = plugin_data_pb2.SessionEndInfo(status=SESSION_STATUS[status], end_time_secs=time.time())
         data = plugin_data_pb2.HParamsPluginData(session_end_info=info)
-        summary = summary_pb2.Summary()
-        summary.value.add(
-            tag=hparams_metadata.SESSION_END_INFO_TAG,
-            metadata=hparams_metadata.create_summary_metadata(data),
-            tensor=hparams_metadata.NULL_TENSOR,
-        )
-        self._write(event_pb2.Event(summary=summary))
+        metadata = hparams_metadata.create_summary_metadata(data)
+        tag, tensor = hparams_metadata.SESSION_END_INFO_TAG, hparams_metadata.NULL_TENSOR
+        self._write(summary=Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]))
         self.text("status", status)
 
     def flush(self) -> None:
         """Write what is pending, to the storage too."""
         self._flush()
-        remote.put(self._path)
+        remote.upload(self._path)
 
     def close(self) -> None:
         """Write what is pending and close the file; closing twice is allowed."""
         self._file.close()
-        remote.put(self._path)
+        remote.upload(self._path)
 
-    def _write(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
+    def _tensor(self, step: int, tag: str, metadata: Any, content: bytes | list[bytes]) -> None:
+        tensor = make_tensor_proto(content, dtype=np.object_)
+        self._write(
+            step=step, summary=Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+        )
+
+    def _write(self, **what: Any) -> None:
+        self._records.write(Event(wall_time=time.time(), **what).SerializeToString())
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 
     def _flush(self) -> None:
         self._file.flush()
         self._flushed = time.monotonic()
-
-
-def _dim(size: int) -> Any:
-    return tensor_shape_pb2.TensorShapeProto.Dim(size=size)
 
 
 def _domain(parameters: list[Parameter]) -> Any:

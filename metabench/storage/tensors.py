@@ -17,9 +17,6 @@ from metabench.storage import files
 CHECKSUM = "sha256"
 """Entry of a file's text; safetensors itself notices a file that is cut off, but no bit that was flipped."""
 
-DIGITS = 64
-"""Length of it."""
-
 
 class Damaged(MetabenchError):
     """A file is not what was written to it."""
@@ -39,18 +36,15 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
             text = dict(file.metadata() or {})
     except SafetensorError as error:
         raise Damaged(f"{path}: is damaged: {error}") from error
-    known = text.pop(CHECKSUM, None)
-    # Files of the first versions have none; one whose name is damaged still has its length.
-    has_none = known is None and DIGITS not in map(len, text.values())
-    if not has_none and known != _checksum(flat, text):
+    if text.pop(CHECKSUM, None) != _checksum(flat, text):
         raise Damaged(f"{path}: is damaged: it is not what was written, by its checksum")
     return {name: tensor.to(device) for name, tensor in flat.items()}, text
 
 
 def _checksum(flat: Mapping[str, Tensor], text: Mapping[str, str]) -> str:
-    found = hashlib.sha256(repr(sorted(text.items())).encode())
+    digest = hashlib.sha256(repr(sorted(text.items())).encode())
     for name in sorted(flat):
         tensor = flat[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

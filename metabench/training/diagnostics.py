@@ -20,9 +20,6 @@ from metabench.training import evaluate
 STEPS = 10
 """Inner steps up to which adaptation is followed."""
 
-INNER_STEPS = ("eval_steps", "inner_steps")
-"""The setting that says how many inner steps evaluation takes: the first of these that a learner has."""
-
 TASKS = 100
 """Tasks that are looked at, at most: the first of the frozen ones."""
 
@@ -62,7 +59,7 @@ def diagnose(
         "over_steps": None,
         "diverged": None,
     }
-    steps = over_steps(h)
+    steps = over_steps(algorithm, h)
     if len(steps) == 1:
         return found
     few = frozen.first(tasks, FOLLOWED)
@@ -77,12 +74,11 @@ def diagnose(
     }
 
 
-def over_steps(h: Any) -> list[tuple[int, Any]]:
+def over_steps(algorithm: Algorithm, h: Any) -> list[tuple[int, Any]]:
     """Return settings for evaluation after 0, 1, ... inner steps; without an inner loop, the given ones."""
-    setting = next((name for name in INNER_STEPS if hasattr(h, name)), None)
-    if setting is None:
+    if not algorithm.inner_steps:
         return [(0, h)]
-    return [(step, dataclasses.replace(h, **{setting: step})) for step in range(STEPS + 1)]
+    return [(step, dataclasses.replace(h, **{algorithm.inner_steps[0]: step})) for step in range(STEPS + 1)]
 
 
 def _score(

@@ -17,7 +17,7 @@ from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.frozen import FrozenTasks, Group
 from metabench.training import vectorise
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 
 BLOCK = 50
 """Tasks that are gathered and adapted at once."""
@@ -38,12 +38,12 @@ def evaluate(
     h: Any,
     images: Tensor,
     tasks: FrozenTasks,
-    tape: Tape | None = None,
+    traces: TraceCache | None = None,
 ) -> Evaluation:
     """Adapt to each frozen task's support set and score its queries.
 
     Args:
-        tape: of one algorithm, network and settings, where the same is done again and again.
+        traces: of one algorithm, network and settings, where the same is done again and again.
     """
 
     def score(net: Net, task: Task, meta: Tree, buffers: Tree) -> Tree:
@@ -51,7 +51,7 @@ def evaluate(
         logits = algorithm.predict(net, learner, task.query.x)
         return _scores(net.objective, logits, task.query.y)
 
-    return Evaluation(**over(score, net, images, tasks, meta, buffers, tape=tape))
+    return Evaluation(**over(score, net, images, tasks, meta, buffers, traces=traces))
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
@@ -77,7 +77,7 @@ def over(
     images: Tensor,
     tasks: FrozenTasks,
     *shared: Tree,
-    tape: Tape | None = None,
+    traces: TraceCache | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Apply a function of a network, one task and what tasks share to every frozen task.
 
@@ -95,7 +95,7 @@ def over(
             block = frozen.gather(images, sampling.part(group.indices, part), group.shape)
             sized = vectorise.for_tasks(net, block)
             name = ("evaluation", sized.way)
-            return vectorise.per_task(partial(function, sized), block, *shared, tape=tape, name=name)
+            return vectorise.per_task(partial(function, sized), block, *shared, traces=traces, name=name)
 
         found, size = vectorise.in_parts(applied, len(group.positions), size)
         blocks += found

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import grad
+from torch.profiler import record_function
 
 from metabench import algorithms, nets, stats
 from metabench.core import (
@@ -30,16 +32,23 @@ from metabench.core.config import RunConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import augment, frozen, sampling
 from metabench.data.tasks.sampling import Pool
+from metabench.nets import layers
 from metabench.storage import remote, tensors
 from metabench.training import profile, vectorise
 from metabench.training.evaluate import Evaluation, evaluate
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 
 LISTEN = 50
 """How often in a full run the listener hears of meta-training."""
 
 STATES = ("state.safetensors", "previous.safetensors")
 """Files of the last two states of a run, in its folder of states."""
+
+CHECKED = 16
+"""Tasks by whose gradients a device's kernels are checked."""
+
+ROUNDING, TIMES_ROUNDING = 1e-3, 10
+"""Distances from float64 that rounding explains: so much, or so many times that of torch's own layers."""
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
@@ -101,27 +110,84 @@ def train(
         state: where an earlier run stopped, as yielded with one of its reports.
         listen: called with tasks seen and averages over the meta-training since the last call.
     """
-    memory.keep_freed()
+    memory.raise_malloc_thresholds()
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
     meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))
     source = sampling.pool(meta_train, config.task)
     val_images = splits.meta_validation.images.to(device)
     val_tasks = frozen.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
+    if meta_train.images.device.type != "cpu":
+        check_kernels(config, learner, source, state.meta, state.buffers)
     memory.reset_peak(device)
-    tape = Tape()
+    traces = TraceCache()
     for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
         begun = time.perf_counter()
-        state, window = _train_to(rung, config, learner, source, state, tape, listen)
+        state, window = _train_to(rung, config, learner, source, state, traces, listen)
         evaluation = None
         if window.finite:
             args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
-            evaluation = evaluate(*args, val_images, val_tasks, tape)
+            evaluation = evaluate(*args, val_images, val_tasks, traces)
         state = state._replace(seconds=state.seconds + time.perf_counter() - begun)
         report = _report(learner.net.objective, state, window, evaluation, memory.peak(device))
         yield report, state
         if not report.finite:
             return
+
+
+def check_kernels(config: RunConfig, learner: Learner, source: Pool, meta: Tree, buffers: Tree) -> None:
+    """Compare a run's first meta-gradients by a device's kernels with those of torch's own layers.
+
+    Where they differ by more than rounding, torch's own layers are used from now on, and a warning says by
+    how much. Both are compared with float64's, by medians over tasks: a pixel that rounding puts on the other
+    side of a ReLU changes all of a task's gradient.
+    """
+    device = source.split.images.device
+    if not learner.algorithm.is_trained or not layers.has_kernels(device):
+        return
+    tasks = _drawn(config, learner, source, 0, CHECKED)[0]
+    by_kernels = _task_gradients(learner, meta, buffers, tasks)
+    with layers.plain(device):
+        plain = _task_gradients(learner, meta, buffers, tasks)
+        exact = _task_gradients(learner, *(_as_double(part) for part in (meta, buffers, tasks)))
+    difference, rounding = (distance(gradients, exact) for gradients in (by_kernels, plain))
+    limit = max(ROUNDING, TIMES_ROUNDING * rounding)
+    if not difference <= limit and not math.isnan(rounding):
+        layers.refuse_kernels(
+            device,
+            f"their meta-gradient is {difference:.2g} of its size away from float64's, that of torch's own "
+            f"layers {rounding:.2g}",
+        )
+
+
+def _task_gradients(learner: Learner, meta: Tree, buffers: Tree, tasks: Task) -> Tree:
+    # [T, ...], at the end of all schedules, where derivatives are of second order.
+    algorithm, net, h = learner
+    net = vectorise.for_tasks(net, tasks)
+
+    def gradient(task: Task, meta: Tree, buffers: Tree) -> Tree:
+        return grad(lambda meta: algorithm.task_loss(net, meta, buffers, task, h, 1.0)[0])(meta)
+
+    parts, _ = vectorise.in_parts(
+        lambda part: vectorise.per_task(gradient, vectorise.cut(tasks, part), meta, buffers),
+        len(tasks.classes),
+        vectorise.MOST,
+    )
+    return trees.map(lambda *leaves: torch.cat(leaves), *parts)
+
+
+def _as_double(containers: Any) -> Any:
+    leaves, form = trees.flatten(containers)
+    return trees.unflatten([leaf.double() if leaf.is_floating_point() else leaf for leaf in leaves], form)
+
+
+def distance(gradients: Tree, exact: Tree) -> float:
+    """Return how far gradients [T, ...] are from exact ones, as a share of these: the median over tasks."""
+    mine, theirs = (
+        torch.cat([leaf.double().reshape(len(leaf), -1) for leaf in trees.leaves(tree)], 1)
+        for tree in (gradients, exact)
+    )
+    return float(((mine - theirs).norm(dim=1) / theirs.norm(dim=1)).median())
 
 
 class Window(NamedTuple):
@@ -132,18 +198,23 @@ class Window(NamedTuple):
 
 
 def meta_step(
-    config: RunConfig, learner: Learner, source: Pool, state: State, n_tasks: int, tape: Tape | None = None
+    config: RunConfig,
+    learner: Learner,
+    source: Pool,
+    state: State,
+    n_tasks: int,
+    traces: TraceCache | None = None,
 ) -> tuple[State, Logs]:
     """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
     algorithm, net, h = learner
-    with profile.named("sampling"):
+    with record_function("sampling"):
         groups = _drawn(config, learner, source, state.step, n_tasks)
     progress = state.tasks_seen / config.tasks
-    with profile.named("outer gradient"):
+    with record_function("outer gradient"):
         gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
-            algorithm, net, state.meta, state.buffers, groups, h, progress, tape=tape
+            algorithm, net, state.meta, state.buffers, groups, h, progress, traces=traces
         )
-    with profile.named("outer optimiser"):
+    with record_function("outer optimiser"):
         optimiser = algorithm.optimizer(h)
         meta, optimizer, outer = optimiser.update(gradient, state.optimizer, state.meta, progress)
     state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
@@ -168,7 +239,7 @@ def _train_to(
     learner: Learner,
     source: Pool,
     state: State,
-    tape: Tape,
+    traces: TraceCache,
     listen: Listener | None,
 ) -> tuple[State, Window]:
     """Take meta-steps until exactly `rung` tasks are seen; the last step takes what is left of a batch."""
@@ -180,7 +251,7 @@ def _train_to(
     while state.tasks_seen < rung:
         n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
         before = state.tasks_seen
-        state, logs = meta_step(config, learner, source, state, n_tasks, tape)
+        state, logs = meta_step(config, learner, source, state, n_tasks, traces)
         profile.stepped()
         whole.add(logs, n_tasks)
         part.add(logs, n_tasks)
@@ -256,7 +327,7 @@ def save_state(folder: Path, state: State) -> None:
     last, before = (folder / name for name in STATES)
     if last.exists():
         last.replace(before)
-        remote.put(before)
+        remote.upload(before)
     tensors.save(last, groups, text)
 
 

@@ -86,30 +86,35 @@ def show(
 ) -> None:
     """Show the first tasks in TensorBoard, with what is predicted after 0, 1, ... inner steps."""
     few = frozen.first(tasks, SHOWN)
-    for step, changed in diagnostics.over_steps(h):
+    for step, changed in diagnostics.over_steps(algorithm, h):
         for number, one in enumerate(predict(algorithm, net, meta, buffers, changed, split, few), start=1):
             pixels = mosaic(one)
             height, width, _ = pixels.shape
             events.image(step, f"episode/{number}", png(pixels), width, height, LEGEND)
 
 
-def mosaic(one: Episode) -> NDArray[np.uint8]:
+def mosaic(one: Episode, shots: int = SHOTS, queries: int = QUERIES) -> NDArray[np.uint8]:
     """Lay out a classification task: a class a row, support, a gap, queries framed by right and wrong.
 
     Returns:
         Colours, [height, width, 3].
     """
     hits = one.guess == one.query_y
+    most = min(shots, int(torch.bincount(one.support_y).max()))
+    empty = [np.full_like(_framed(one.query[0], BACKGROUND), 235)]
     rows = []
-    for label in range(len(one.classes)):
-        places = (one.query_y == label).nonzero().flatten()[:QUERIES]
-        shown = one.support[one.support_y == label][:SHOTS]
-        empty = [np.full_like(_framed(one.query[0], BACKGROUND), 235)]
+    for shown, places in by_class(one, shots, queries):
         support = [_framed(image, SUPPORT) for image in shown]
         query = [_framed(one.query[place], RIGHT if hits[place] else WRONG) for place in places]
-        most = min(SHOTS, int(torch.bincount(one.support_y).max()))
         rows.append(np.concatenate([*support, *empty * (most - len(support) + 1), *query], 1))
     return np.concatenate(rows, 0)
+
+
+def by_class(one: Episode, n_support: int, n_query: int) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield what is shown of each class, at most so much: its support images, and which queries are its."""
+    for label in range(len(one.classes)):
+        queries = (one.query_y == label).nonzero().flatten()[:n_query]
+        yield one.support[one.support_y == label][:n_support], queries.tolist()
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -119,16 +124,21 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _framed(image: Tensor, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Turn an image [channels, height, width] in [0, 1] into colours with a frame and a gap around."""
+def colours(image: Tensor) -> NDArray[np.uint8]:
+    """Turn an image [channels, height, width] in [0, 1] into colours, [height, width, 3]."""
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    pixels = pixels if pixels.shape[-1] == 3 else pixels[..., :1].repeat(3, -1)
+    return pixels if pixels.shape[-1] == 3 else pixels[..., :1].repeat(3, -1)
+
+
+def _framed(image: Tensor, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return an image with a frame and a gap around."""
+    pixels = colours(image)
     factor = max(1, SIDE // max(pixels.shape[:2]))
     pixels = pixels.repeat(factor, 0).repeat(factor, 1)
     height, width = (side + 2 * FRAME + GAP for side in pixels.shape[:2])
-    found = np.full((height, width, 3), BACKGROUND, np.uint8)
+    framed = np.full((height, width, 3), BACKGROUND, np.uint8)
     inner = slice(GAP // 2, -GAP // 2)
-    found[inner, inner] = colour
+    framed[inner, inner] = colour
     edge = slice(GAP // 2 + FRAME, -GAP // 2 - FRAME)
-    found[edge, edge] = pixels
-    return found
+    framed[edge, edge] = pixels
+    return framed

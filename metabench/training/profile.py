@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from metabench.storage import files
@@ -28,16 +27,6 @@ ROWS = 30
 _active: profile | None = None
 
 
-@contextlib.contextmanager
-def named(name: str) -> Iterator[None]:
-    """Name what happens within, where a profile is taken."""
-    if _active is None:
-        yield
-        return
-    with record_function(name):
-        yield
-
-
 def stepped() -> None:
     """Tell that a meta-step is done."""
     if _active is not None:
@@ -45,11 +34,11 @@ def stepped() -> None:
 
 
 @contextlib.contextmanager
-def to(folder: Path, told: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def to(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Profile the first meta-steps that are taken within, after some to warm up, into a folder.
 
     Args:
-        told: hears what has been written, or that there were too few steps.
+        say: hears what has been written, or that there were too few steps.
     """
     global _active
     activities = [ProfilerActivity.CPU]
@@ -76,6 +65,6 @@ def to(folder: Path, told: Callable[[str], None] = lambda text: None) -> Iterato
         finally:
             _active = None
     if written:
-        told(f"profile of {TAKEN} meta-steps: {written[0]}; open it at ui.perfetto.dev")
+        say(f"profile of {TAKEN} meta-steps: {written[0]}; open it at ui.perfetto.dev")
     else:
-        told(f"no profile: it takes {SKIPPED + TAKEN} meta-steps")
+        say(f"no profile: it takes {SKIPPED + TAKEN} meta-steps")

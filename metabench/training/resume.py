@@ -24,7 +24,7 @@ class Superseded(MetabenchError):
     """Another process goes on with the run."""
 
 
-class Turn:
+class FencingToken:
     """The right to write in a run's folder, which is with the process that took it last.
 
     A process that was given up for dead may live: behind a network that is cut, or for the minute in which a
@@ -36,11 +36,11 @@ class Turn:
         self.path = folder / TURN
         who = {"host": socket.gethostname(), "pid": os.getpid()}
         files.write_json(self.path, {"token": secrets.token_hex(8), **who})
-        self._taken = self.path.read_bytes()
+        self._written = self.path.read_bytes()
 
     def check(self) -> None:
         """Raise `Superseded` where another process has taken it since."""
-        if remote.read(self.path) != self._taken:
+        if remote.read(self.path) != self._written:
             raise Superseded(f"{self.path.parent}: another process goes on with this run")
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 
 from metabench import PROTOCOL, __version__
 from metabench.core import MetabenchError, Objective, Report, Splits, Tree
 from metabench.core import device as memory
-from metabench.core.config import RunConfig
+from metabench.core.config import RunConfig, problems, refusal
 from metabench.core.objectives import OBJECTIVES
-from metabench.data.tasks import frozen
+from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, remote, tensors
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, loop, mosaic, resume
@@ -86,7 +87,7 @@ def _train(
     reported: Callable[[Report], None] | None,
     damaged: Callable[[str], None],
 ) -> None:
-    turn = resume.Turn(folder)
+    token = resume.FencingToken(folder)
     state, kept, problems = resume.resume(config, splits, folder, device)
     for problem in problems:
         damaged(problem)
@@ -102,7 +103,7 @@ def _train(
 
     try:
         for report, new_state in loop.train(config, splits, device=device, state=state, listen=listen):
-            turn.check()
+            token.check()
             if report.finite and report.val_score > best:
                 best = report.val_score
                 _save_weights(folder, report, objective, new_state)
@@ -203,23 +204,29 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     learner = loop.build(config, splits)
     flat, record = tensors.load(folder / files.WEIGHTS, device)
     meta, buffers = loop.fill_learner(config, learner, flat, device)
+    if torch.device(device).type != "cpu":
+        images = splits.meta_train.images.to(device)
+        source = sampling.pool(splits.meta_train._replace(images=images), config.task)
+        loop.check_kernels(config, learner, source, meta, buffers)
     return Run(config, learner, meta, buffers, {key: float(value) for key, value in record.items()})
 
 
-def read_config(folder: Path) -> RunConfig:
-    """Read the configuration of a run folder."""
-    if not (folder / files.CONFIG).exists():
+def read_config(place: Path) -> RunConfig:
+    """Read the configuration of a run from its folder, or from a file of its own."""
+    path = place if place.is_file() else place / files.CONFIG
+    if not path.exists():
         raise MetabenchError(
-            f"{folder}: is no run folder (no {files.CONFIG}); give one that `metabench train` made"
+            f"{place}: is no run folder (no {files.CONFIG}); give one that `metabench train` made"
         )
-    record = files.read_json(folder / files.CONFIG)
+    record = files.read_json(path)
     if not isinstance(record, dict) or not {"protocol", "run"} <= record.keys():
-        raise MetabenchError(
-            f"{folder / files.CONFIG}: does not describe a run; give one that `metabench train` made"
-        )
+        raise MetabenchError(f"{path}: does not describe a run; give one that `metabench train` made")
     if record["protocol"] != PROTOCOL:
-        raise MetabenchError(f"{folder}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
-    return RunConfig(**record["run"])
+        raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
+    try:
+        return RunConfig.model_validate(record["run"])
+    except ValidationError as error:
+        raise refusal(path, problems(error, RunConfig)) from None
 
 
 def test_run(
@@ -236,9 +243,9 @@ def test_run(
         tasks: others, of the same data; none may have more ways than the network has outputs. Their result
             is a file of its own, named by their hash, unless they are the run's own tasks.
     """
-    memory.keep_freed()
+    memory.raise_malloc_thresholds()
     run = open_run(folder, splits, device)
-    _refuse_other_data(folder, splits)
+    refuse_other_data(folder, splits)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
     own = frozen.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or own
@@ -271,11 +278,13 @@ def test_run(
     return result
 
 
-def _refuse_other_data(folder: Path, splits: Splits) -> None:
-    expected = files.read_json(folder / files.CONFIG)["data_fingerprint"]
+def refuse_other_data(place: Path, splits: Splits) -> None:
+    """Refuse data that are not those of a run, which is named as for `read_config`."""
+    path = place if place.is_file() else place / files.CONFIG
+    expected = files.read_json(path).get("data_fingerprint", splits.fingerprint)
     if expected != splits.fingerprint:
         raise MetabenchError(
-            f"{folder}: was trained on other data (fingerprint {expected[:12]}, here "
+            f"{place}: was trained on other data (fingerprint {expected[:12]}, here "
             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
         )
 

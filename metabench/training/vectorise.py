@@ -1,4 +1,4 @@
-"""The only vmap: functions of one task, over many tasks, in chunks that fit memory.
+"""The only vmap over tasks: functions of one task, over many tasks, in chunks that fit memory.
 
 Gradients are taken per task and then averaged, `vmap(grad(.))`: the gradient of a vmapped loss is wrong to
 second order for torch's own affine norm layers.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial, reduce
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree, precision, trees
-from metabench.training.graphs.trace import Tape
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree, trees
+from metabench.core import device as memory
+from metabench.training.graphs.trace import TraceCache
 
 MOST = 32
 """Tasks whose graphs are in memory at once."""
@@ -29,32 +30,32 @@ def at_once(net: Net, device: torch.device, most: int = MOST) -> int:
     if device.type != "cpu":
         return most
     # Fewer than four would take longer to compose than to compute.
-    return min(most, max(4, CACHED // (4 * net.largest)))
+    return min(most, max(4, CACHED // (4 * net.max_activation_numel)))
 
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def in_parts(function: Callable[[slice], Found], n_tasks: int, size: int) -> tuple[list[Found], int]:
+def in_parts(function: Callable[[slice], Result], n_tasks: int, size: int) -> tuple[list[Result], int]:
     """Apply a function to parts of T tasks, of half the size each time that the device's memory is too small.
 
     Returns:
         What it gave for each part, and the size that fitted.
     """
-    found: list[Found] = []
+    results: list[Result] = []
     start = 0
     while start < n_tasks:
         n_parts = -(-(n_tasks - start) // size)  # as few as may be, and alike
         part = slice(start, start - (start - n_tasks) // n_parts)
         try:
-            found.append(function(part))
+            results.append(function(part))
         except torch.OutOfMemoryError:
             if part.stop - start == 1:
                 raise
             size = (part.stop - start) // 2
             continue
         start = part.stop
-    return found, size
+    return results, size
 
 
 def cut(tasks: Task, part: slice) -> Task:
@@ -62,6 +63,15 @@ def cut(tasks: Task, part: slice) -> Task:
     support = type(tasks.support)(*[leaf[part] for leaf in tasks.support])
     query = Query(*[leaf[part] for leaf in tasks.query])
     return Task(support, query, tasks.classes[part])
+
+
+class MetaGradient(NamedTuple):
+    """Means over tasks."""
+
+    gradient: Tree  # with respect to meta
+    loss: Tensor
+    logs: Logs
+    buffers: Tree
 
 
 def meta_gradient(
@@ -73,13 +83,13 @@ def meta_gradient(
     h: Any,
     progress: float,
     chunk: int | None = None,
-    tape: Tape | None = None,
-) -> tuple[Tree, Tensor, Logs, Tree]:
+    traces: TraceCache | None = None,
+) -> MetaGradient:
     """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks.
 
     Args:
         chunk: tasks whose graphs are in memory at once; without it, what is fast and fits.
-        tape: of one algorithm, network and settings; takes over once recording the operations pays.
+        traces: of one algorithm, network and settings; takes over once recording the operations pays.
     """
 
     def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
@@ -92,20 +102,18 @@ def meta_gradient(
 
     def summed(meta: Tree, buffers: Tree, tasks: Task) -> Tree:
         gradient, (loss, (logs, new_buffers)) = per_task(meta, buffers, tasks)
-        found = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
-        return trees.map(lambda leaf: leaf.sum(0), found)
+        of_tasks = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
+        return trees.map(lambda leaf: leaf.sum(0), of_tasks)
 
-    run = summed if tape is None else partial(tape.run, (net.way, algorithm.phase(h, progress)), summed)
-
-    size = chunk or at_once(net, tasks.support.x.device)
-    if tape is not None:
-        size = min(size, tape.fits)
+    size, run = chunk or at_once(net, tasks.support.x.device), summed
+    if traces is not None:
+        size = min(size, traces.max_tasks_in_memory)
+        run = partial(traces.run, (net.way, algorithm.trace_key(h, progress)), summed)
     parts, fits = in_parts(lambda part: run(meta, buffers, cut(tasks, part)), n_tasks, size)
-    if tape is not None and fits < size:
-        tape.fits = fits
+    if traces is not None and fits < size:
+        traces.max_tasks_in_memory = fits
     total = reduce(partial(trees.map, torch.add), parts)
-    mean = trees.map(lambda leaf: leaf / n_tasks, total)
-    return mean["gradient"], mean["loss"], mean["logs"], mean["buffers"]
+    return MetaGradient(**trees.map(lambda leaf: leaf / n_tasks, total))
 
 
 def grouped_meta_gradient(
@@ -117,22 +125,20 @@ def grouped_meta_gradient(
     h: Any,
     progress: float,
     chunk: int | None = None,
-    tape: Tape | None = None,
-) -> tuple[Tree, Tensor, Logs, Tree]:
+    traces: TraceCache | None = None,
+) -> MetaGradient:
     """Do the same over groups of tasks, as tasks of different ways or shots cannot be computed at once."""
     n_tasks = sum(len(tasks.classes) for tasks in groups)
-    total: Tree = None
+    parts = []
     for tasks in groups:
-        found = meta_gradient(
-            algorithm, for_tasks(net, tasks), meta, buffers, tasks, h, progress, chunk, tape
+        mean = meta_gradient(
+            algorithm, for_tasks(net, tasks), meta, buffers, tasks, h, progress, chunk, traces
         )
         if len(groups) == 1:
-            return found
+            return mean
         share = len(tasks.classes) / n_tasks
-        part = dict(zip(("gradient", "loss", "logs", "buffers"), found, strict=True))
-        part = trees.map(lambda leaf, share=share: leaf * share, part)
-        total = part if total is None else trees.map(torch.add, total, part)
-    return total["gradient"], total["loss"], total["logs"], total["buffers"]
+        parts.append(trees.map(lambda leaf, share=share: leaf * share, mean._asdict()))
+    return MetaGradient(**reduce(partial(trees.map, torch.add), parts))
 
 
 def for_tasks(net: Net, tasks: Task) -> Net:
@@ -141,31 +147,30 @@ def for_tasks(net: Net, tasks: Task) -> Net:
 
 
 def per_task(
-    function: Callable[..., Tree], tasks: Task, *shared: Tree, tape: Tape | None = None, name: Hashable = None
+    function: Callable[..., Tree],
+    tasks: Task,
+    *shared: Tree,
+    traces: TraceCache | None = None,
+    name: Hashable = None,
 ) -> Tree:
     """Apply a function of one task to T tasks without recording gradients; leaves gain a leading [T].
 
     Args:
-        shared: further arguments, the same for all tasks. With a tape the function must take all tensors that
+        shared: further arguments, the same for all tasks. With traces the function must take all tensors that
             may change as arguments.
-        name: by which a tape tells functions apart.
+        name: by which traces tell functions apart.
     """
     _prepare(tasks)
     over_tasks = vmap(function, in_dims=(0, *[None] * len(shared)))
     with torch.no_grad():
-        if tape is None:
+        if traces is None:
             return over_tasks(tasks, *shared)
-        return tape.run(name, over_tasks, tasks, *shared)
-
-
-def per_example(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of one example to each of a task's [n, ...] on its own."""
-    return vmap(function)(x)
+        return traces.run(name, over_tasks, tasks, *shared)
 
 
 def _prepare(tasks: Task) -> None:
     # Float32 throughout: as torch computes it, and on every device.
-    precision.keep_float32()
+    memory.match_cudnn_tf32()
     device = tasks.support.x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         raise MetabenchError(

@@ -11,16 +11,12 @@ from torch.func import grad, vmap
 
 from metabench import algorithms, nets
 from metabench.algorithms import _checkpoint as recompute
-from metabench.core import Query, Support, Task, Tree, seeds, trees
+from metabench.core import MetabenchError, Query, Support, Task, Tree, seeds, trees
 from metabench.core.config import NetworkConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.training import vectorise
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 from tests.support.counting import held_at_most
-
-KNOWN = [
-    name for name in algorithms.names() if "recompute" in algorithms.get(name).hparams.__dataclass_fields__
-]
 
 SECOND = ["maml", "anil", "boil", "meta_sgd", "alpha_maml", "maml_pp", "proto_maml"]
 
@@ -28,7 +24,7 @@ SECOND = ["maml", "anil", "boil", "meta_sgd", "alpha_maml", "maml_pp", "proto_ma
 def problem(
     name: str, norm: str, again: bool, steps: int = 3, shot: int = 2, **how: Any
 ) -> Callable[..., Tree]:
-    """Return the meta-gradient of a few tasks, to be called with a tape or without."""
+    """Return the meta-gradient of a few tasks, to be called with traces or without."""
     net = nets.build(NetworkConfig(width=4, norm=norm), 3, (1, 16, 16), OBJECTIVES["classification"], 9)
     algorithm = algorithms.get(name)
     h = algorithms.hparams(name, {"inner_steps": steps, "recompute": again, **how})
@@ -38,8 +34,8 @@ def problem(
     y = [torch.arange(3).repeat(n).expand(2, -1) for n in (shot, 2)]
     tasks = Task(Support(x[0], y[0]), Query(x[1], y[1]), torch.zeros(2, 3, dtype=torch.int64))
 
-    def call(tape: Tape | None = None, progress: float = 0.5) -> Tree:
-        found = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, progress, 2, tape)
+    def call(traces: TraceCache | None = None, progress: float = 0.5) -> Tree:
+        found = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, progress, 2, traces)
         return {"gradient": found[0], "loss": found[1], "buffers": found[3]}
 
     return call
@@ -57,8 +53,14 @@ def _double() -> Any:
     torch.set_default_dtype(torch.float32)
 
 
-def test_every_second_order_learner_has_the_setting() -> None:
-    assert set(SECOND) <= set(KNOWN)
+def test_every_second_order_learner_has_the_setting_and_no_other_takes_it() -> None:
+    fields = {name: algorithms.get(name).hparams.__dataclass_fields__ for name in algorithms.names()}
+    assert {name for name in fields if algorithms.get(name).has_recompute} == set(SECOND)
+    without = {name for name in fields if "recompute" in fields[name]} - set(SECOND)
+    assert without == {"fomaml", "reptile"}
+    for name in without:
+        with pytest.raises(MetabenchError, match=f"{name}: recompute=true: has no effect"):
+            algorithms.hparams(name, {"recompute": True})
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
@@ -74,10 +76,10 @@ def test_it_is_the_same_with_running_moments_and_limits(how: dict[str, Any]) -> 
 
 
 def test_a_replayed_step_computes_again_too() -> None:
-    call, tape = problem("maml", "batch", again=True), Tape(pays_after=0)
-    call(tape)
-    assert_close(call(tape), problem("maml", "batch", again=False)())
-    assert len(tape.recorded) == 1
+    call, traces = problem("maml", "batch", again=True), TraceCache(trace_after=0)
+    call(traces)
+    assert_close(call(traces), problem("maml", "batch", again=False)())
+    assert len(traces.recorded) == 1
 
 
 @pytest.mark.parametrize("name", ["maml", "maml_pp"])
@@ -96,7 +98,7 @@ def test_what_is_whole_or_not_used_has_no_gradient() -> None:
         return {"y": x.sin() * label, "z": x.detach()}
 
     def loss(x: torch.Tensor, unused: torch.Tensor, again: bool) -> torch.Tensor:
-        chosen = recompute.steps(function) if again else function
+        chosen = recompute.checkpoint(function) if again else function
         found = chosen(x, torch.tensor(3), unused)
         return (found["y"] + 0 * found["z"]).sum()
 

@@ -188,6 +188,18 @@ def test_adaptation_is_shown_the_support_set_and_no_query(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", algorithms.names())
+def test_traits_are_those_of_the_settings_and_of_what_is_learnt(name: str) -> None:
+    algorithm, h = algorithms.get(name), algorithms.hparams(name, {})
+    fields = set(algorithm.hparams.__dataclass_fields__)
+    assert set(algorithm.inner_steps) == {"eval_steps", "inner_steps"} & fields
+    assert not algorithm.has_recompute or "recompute" in fields
+    meta, _ = algorithm.init(problems.network(), h, seeds.generator("conformance"))
+    if (rates := algorithm.inner_rates) is not None:
+        first = torch.tensor(getattr(h, rates.first))
+        assert all(bool((leaf == first).all()) for leaf in trees.leaves(meta[rates.entry]))
+
+
+@pytest.mark.parametrize("name", algorithms.names())
 def test_the_same_seed_starts_alike_and_in_full_precision(name: str) -> None:
     net, algorithm = problems.network(), algorithms.get(name)
     h = algorithms.hparams(name, {})

@@ -17,9 +17,9 @@ from metabench.data.tasks import frozen as episodes
 from metabench.search import space as spaces
 from metabench.search.replay import curves
 from metabench.search.replay.scenario import describe
-from metabench.search.replay.simulate import play
 from metabench.storage import files
 from metabench.training import loop
+from tests.search.recorded import play
 from tests.support import small
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

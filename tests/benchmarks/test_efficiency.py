@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from metabench.core.config import SearchSpace
-from metabench.search.replay.histories import Incumbent
+from metabench.search.replay.simulate import Incumbent
 from tests.cli.test_simulations import SPACE
 from tests.search.recorded import curve, many, only_maml, write
 

@@ -35,7 +35,7 @@ COUNTED: dict[tuple[str, str], Any] = {}
 @pytest.fixture
 def floor(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    monkeypatch.setattr("metabench.core.device.keep_freed", lambda: None)
+    monkeypatch.setattr("metabench.core.device.raise_malloc_thresholds", lambda: None)
     return importlib.import_module("floor")
 
 

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def contest(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr("metabench.core.device.keep_freed", lambda: None)
+    monkeypatch.setattr("metabench.core.device.raise_malloc_thresholds", lambda: None)
     return importlib.import_module("contest")
 
 

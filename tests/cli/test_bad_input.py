@@ -229,7 +229,7 @@ def test_a_flag_with_a_mistake_is_refused(flags: list[str], part: str) -> None:
 
 def test_continuing_a_search_that_is_not_there_is_refused() -> None:
     Path("space.yaml").write_text(yaml.safe_dump(SPACE))
-    refused(metabench("search", "space.yaml", "--out", "out", "--resume", "must"), "--resume must")
+    refused(metabench("search", "space.yaml", "--out", "out", "--resume", "must"), "resume=must")
     assert not Path("out").exists()
 
 
@@ -238,7 +238,7 @@ def test_a_folder_of_something_else_is_not_searched_into(resume: str) -> None:
     Path("space.yaml").write_text(yaml.safe_dump(SPACE))
     Path("out/space").mkdir(parents=True)
     Path("out/space/thesis.tex").write_text("")
-    refused(metabench("search", "space.yaml", "--out", "out", "--resume", resume), "choose another --name")
+    refused(metabench("search", "space.yaml", "--out", "out", "--resume", resume), "choose another name")
     assert [path.name for path in Path("out/space").iterdir()] == ["thesis.tex"]
 
 

@@ -75,8 +75,14 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 
 def test_results_are_shown_without_importing_torch_or_ray() -> None:
-    code = "import sys; from metabench import views; print({'torch', 'ray'} & sys.modules.keys())"
-    assert in_python(code).strip() == "set()"
+    output(*TRAIN, "--out", "run")
+    code = (
+        "import sys; from metabench.cli import results; results.leaderboard(['run']);"
+        "print({'torch', 'ray'} & sys.modules.keys())"
+    )
+    shown = in_python(code)
+    assert "maml" in shown
+    assert shown.splitlines()[-1] == "set()"
 
 
 def test_commands_that_do_not_search_work_without_ray_and_optuna() -> None:
@@ -257,7 +263,7 @@ def test_a_signal_exits_with_75_also_when_ray_makes_a_plain_keyboard_interrupt_o
             os.kill(os.getpid(), signal.Signals[name])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(signals, "_asked", None)  # and forgotten again after the test
+    monkeypatch.setattr(signals, "_received", None)  # and forgotten again after the test
     monkeypatch.setattr(run, "search", waiting)
     result = metabench("search", "space.yaml")
     assert result.exit_code == signals.TRY_AGAIN

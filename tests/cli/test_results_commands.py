@@ -83,7 +83,7 @@ REFUSED = {
         ["compare", "search", "--rows", "maml:tuned,fomaml:tund"],
         "Did you mean 'fomaml:tuned'?",
     ),
-    "one folder": (["compare", "search"], "--rows"),
+    "one folder": (["compare", "search"], "--rows maml:tuned"),
     "one setting": (["across", "search"], "only one setting"),
     "a diagram of few settings": (["across", "search", "other", "--diagram", "cd.png"], "needs 8 settings"),
     "no folder": (["export", "absent", "--out", "tables"], "no such folder"),

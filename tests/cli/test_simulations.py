@@ -72,9 +72,9 @@ def test_what_is_told_is_what_the_replays_give(file: Path) -> None:
     assert found["budget"]["rungs"] == meant.rungs == [100, 300, 900]
     assert found["budget"]["reduction_factor"] == 2
     (summary,) = found["algorithms"]
-    replays = [play(recorded, meant, seed).played["maml"] for seed in range(4)]
-    assert [line["tasks"] for line in found["replays"]] == [played.tasks for played in replays]
-    interval = stats.mean_interval([played.seconds for played in replays])
+    replays = [play(recorded, meant, seed) for seed in range(4)]
+    assert [line["tasks"] for line in found["replays"]] == [one.ledger.tasks("maml") for one in replays]
+    interval = stats.mean_interval([one.seconds["maml"] for one in replays])
     assert summary["seconds"] == pytest.approx(interval.mean)
     assert summary["seconds_ci"] == pytest.approx([interval.low, interval.high])
 
@@ -104,7 +104,7 @@ def test_people_are_told_what_was_moved_played_by_another_and_cut_off(
     tmp_path: Path, space: SearchSpace
 ) -> None:
     path = tmp_path / "cut.jsonl"
-    cut = [one._replace(points=one.points[:2], ending="cut") for one in many(11, seed=0)]
+    cut = [one._replace(points=one.points[:2], status=None) for one in many(11, seed=0)]
     write(path, space, [curve("maml-000", [0.2, 0.2, 0.2]), *cut])
     result = simulate(path, "--grace", 150, "--repeats", 2, "--tasks", 800)
     assert result.exit_code == 0
@@ -125,11 +125,11 @@ def test_people_are_told_what_was_moved_played_by_another_and_cut_off(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trials", "13"], "--trials 13: only 12 settings of maml were recorded"),
-        (["--workers", "0"], "--workers 0: must be >= 1"),
-        (["--tasks", "1000"], "--tasks 1000: must be <= 900"),
-        (["--grace", "901"], "grace=901: must be <= tasks=900"),
-        (["--validation-tasks", "11"], "--validation-tasks 11: must be <= 10"),
+        (["--trials", "13"], "--trials=13: only 12 settings of maml were recorded"),
+        (["--workers", "0"], "--workers=0: must be >= 1"),
+        (["--tasks", "1000"], "--tasks=1000: must be <= 900"),
+        (["--grace", "901"], "--grace=901: must be <= tasks=900"),
+        (["--validation-tasks", "11"], "--validation-tasks=11: must be <= 10"),
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["."], ".: holds no search"),
     ],

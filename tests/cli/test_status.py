@@ -9,15 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from metabench import data
-from metabench.cli import app, status
+from metabench.cli import app
 from metabench.core import MetabenchError, Split
 from metabench.core.config import SearchSpace
-from metabench.search.folder import claim
+from metabench.data.reading.splits import make_splits
+from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger
+from metabench.search.journal.rule import decide
+from metabench.search.progress import summary
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import judge
 from metabench.storage import files
 from tests.search.conftest import space  # noqa: F401
 from tests.search.played import make_report
@@ -27,14 +28,14 @@ from tests.search.played import make_report
 def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
     """Return a search of which one trial is complete, one pruned, one failed, one diverged and one runs."""
     split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
-    claim(tmp_path, space, data.make_splits("squares", split, split, split), seed=0)
+    create_or_resume(tmp_path, space, make_splits("squares", split, split, split), seed=0)
     ledger = Ledger(tmp_path, 2)
     searcher = FairSearcher(space, ledger, seed=0)
     names = [searcher.suggest(str(number))["trial"] for number in range(6)]
     for rung, accuracy in ((100, 0.4), (300, 0.5), (900, 0.6)):
-        judge(ledger, space.budget, names[0], make_report(rung, accuracy, seconds=rung / 10))
-    judge(ledger, space.budget, names[2], make_report(100, 0.3, seconds=10.0))
-    judge(ledger, space.budget, names[1], make_report(100, None, seconds=10.0))
+        decide(ledger, space.budget, names[0], make_report(rung, accuracy, seconds=rung / 10))
+    decide(ledger, space.budget, names[2], make_report(100, 0.3, seconds=10.0))
+    decide(ledger, space.budget, names[1], make_report(100, None, seconds=10.0))
     ledger.fail(names[3], "Traceback\nValueError: broken")
     watch = Watch(tmp_path, space, quiet=True)
     watch.slots, watch.nodes = 2, lambda: [{"address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0}]
@@ -43,12 +44,12 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
 
 
 def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path) -> None:
-    found = status.read(folder)
+    found = summary.read(folder)
     assert found["stage"] == "search"
     assert found["is_driven"]  # its snapshot is fresh
     maml, maml_pp = found["algorithms"]["maml"], found["algorithms"]["maml_pp"]
-    assert [maml[state] for state in status.STATES] == [1, 1, 1, 0, 0]
-    assert [maml_pp[state] for state in status.STATES] == [1, 0, 0, 1, 1]
+    assert [maml[state] for state in summary.STATES] == [1, 1, 1, 0, 0]
+    assert [maml_pp[state] for state in summary.STATES] == [1, 0, 0, 1, 1]
     assert (maml["planned"], maml["proposed"]) == (9, 3)
     assert maml["rungs"] == {"100": 2, "300": 1, "900": 1}
     assert maml["incumbent"]["trial"] == "maml-000"
@@ -73,16 +74,16 @@ def test_the_command_prints_it_for_people_and_for_programs(folder: Path) -> None
 
 def test_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MetabenchError, match="holds no search"):
-        status.read(tmp_path)
+        summary.read(tmp_path)
 
 
 def test_reading_changes_nothing_and_a_lock_is_seen(folder: Path) -> None:
     (folder / files.RUNNING).unlink()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert not status.read(folder)["is_driven"]
+    assert not summary.read(folder)["is_driven"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     with files.lock(folder):
-        assert status.read(folder)["is_driven"]
+        assert summary.read(folder)["is_driven"]
 
 
 def test_a_trial_that_is_looked_at_again_or_waits_is_running(
@@ -93,11 +94,11 @@ def test_a_trial_that_is_looked_at_again_or_waits_is_running(
     ledger = Ledger(tmp_path, 2)
     names = [ledger.propose("maml", {}, {"inner_lr": 0.1}, False, 0).name for _ in range(3)]
     ledger.record(names[0], make_report(100, 0.5), "continue", {})
-    ledger.doubt(names[1], 100, 1, {})
+    ledger.mark_borderline(names[1], 100, 1, {})
     ledger.record(names[2], make_report(100, 0.4), "wait", {})
-    assert status.read(tmp_path)["algorithms"]["maml"]["running"] == 3
+    assert summary.read(tmp_path)["algorithms"]["maml"]["running"] == 3
     ledger.settle(names[2], "pruned", {})
-    assert status.read(tmp_path)["algorithms"]["maml"]["pruned"] == 1
+    assert summary.read(tmp_path)["algorithms"]["maml"]["pruned"] == 1
 
 
 def test_looking_at_a_journal_finishes_nothing_that_a_kill_has_left(
@@ -112,3 +113,30 @@ def test_looking_at_a_journal_finishes_nothing_that_a_kill_has_left(
     assert not (tmp_path / files.TRIALS).exists()
     Ledger(tmp_path, 2)
     assert (tmp_path / files.TRIALS).exists()
+
+
+def test_a_young_search_of_regression_is_judged_by_its_error(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    task = space.task.model_copy(update={"dataset": "sinusoid", "way": 1})
+    described = space.model_copy(update={"task": task}).model_dump(mode="json")
+    files.write_json(tmp_path / files.SEARCH, {"space": described})
+    ledger = Ledger(tmp_path, 2)
+    ledger.record(ledger.propose("maml", {}, {}, False, 0).name, make_report(100, -3.2), "continue", {})
+    stands = summary.read(tmp_path)  # no trial has ended, so trials.jsonl is not there yet
+    assert stands["metric"] == "error"
+    assert stands["algorithms"]["maml"]["incumbent"]["val_error"] == 3.2
+
+
+def test_the_incumbent_got_furthest_and_neither_diverged_nor_failed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, 2)
+    names = [ledger.propose("maml", {}, {}, False, 0).name for _ in range(5)]
+    assert summary.incumbent(ledger.of("maml")) is None
+    for name, score in zip(names, (0.9, 0.5, 0.6, 0.8, 0.7), strict=True):
+        ledger.record(name, make_report(100, score), "continue", {})
+    ledger.fail(names[0], "broken")
+    ledger.record(names[3], make_report(300, None), "diverged", {})
+    assert summary.incumbent(ledger.of("maml")) is ledger.trials[names[4]]
+    ledger.record(names[1], make_report(300, 0.4), "continue", {})
+    assert summary.incumbent(ledger.of("maml")) is ledger.trials[names[1]]

@@ -13,6 +13,7 @@ import torch
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig
+from metabench.data.reading.splits import make_splits
 
 SMALL: dict[str, dict[str, Any]] = {
     "glyphs": {"n_classes": 30, "n_examples": 14},
@@ -38,7 +39,7 @@ IMAGES = [name for name in NAMES if data.get(name).kind == "classification"]
 
 def load_or_skip(name: str, options: dict[str, Any]) -> Splits:
     root = data.default_root()
-    if not data.get(name).is_here(root):
+    if not data.get(name).is_available(root):
         pytest.skip(f"no files of {name} under METABENCH_DATA={os.environ.get('METABENCH_DATA')}")
     return data.load(TaskConfig(dataset=name, options=options))
 
@@ -48,7 +49,7 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
     parts = [
         Split(images, tuple(f"{part}{i}" for i in range(n_classes)), ("none",) * n_classes) for part in "abc"
     ]
-    return data.make_splits("made up", *parts)
+    return make_splits("made up", *parts)
 
 
 def test_the_folder_is_the_registry() -> None:
@@ -96,7 +97,7 @@ def test_the_fingerprint_sees_one_pixel_one_name_and_one_domain() -> None:
         part._replace(counts=torch.tensor([1, 2])),
     ]
     rest = (splits.meta_train, splits.meta_validation)
-    prints = {data.make_splits("made up", *rest, change).fingerprint for change in changes}
+    prints = {make_splits("made up", *rest, change).fingerprint for change in changes}
     assert len(prints | {splits.fingerprint}) == 6
 
 
@@ -156,8 +157,8 @@ HOMES = {"omniglot": "omniglot", "quickdraw": "quickdraw", "cifar_fs": "cifar100
 def test_data_that_is_not_there_is_told_with_where_to_get_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not data.get(name).is_here(None)
-    assert not data.get(name).is_here(tmp_path)
+    assert not data.get(name).is_available(None)
+    assert not data.get(name).is_available(tmp_path)
     with pytest.raises(MetabenchError, match=str(tmp_path / HOMES[name]) + ".*To download: "):
         data.load(TaskConfig(dataset=name), tmp_path)
     monkeypatch.setenv("METABENCH_DATA", "")

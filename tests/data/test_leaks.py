@@ -14,6 +14,7 @@ from torch import Tensor
 from metabench import data
 from metabench.core import SemiSupport, Split, Splits, Task, seeds
 from metabench.core.config import TaskConfig
+from metabench.data.reading.splits import make_splits
 from metabench.data.sets import omniglot
 from metabench.data.tasks import frozen, sampling
 
@@ -39,7 +40,7 @@ def numbered() -> Splits:
         images = torch.cat([ids // 256, ids % 256], 4).to(torch.uint8)  # [class, example, 1, 1, 2]
         names = [f"{domain}/{number}-{row}" for domain in "ab" for row in range(N_CLASSES)]
         parts.append(Split(images, tuple(names), tuple(name[0] for name in names)))
-    return data.make_splits("numbered", *parts)
+    return make_splits("numbered", *parts)
 
 
 def tasks(splits: Splits, part: str, kind: str) -> Iterator[Task]:
@@ -98,7 +99,7 @@ def leaked(train: Split, test: Split) -> tuple[int, int]:
 
 @pytest.mark.parametrize("split", list(omniglot.CLASSES))
 def test_no_character_of_omniglot_is_in_two_splits_also_turned(split: str, data_root: Path) -> None:
-    if not data.get("omniglot").is_here(data_root):
+    if not data.get("omniglot").is_available(data_root):
         pytest.skip(f"no Omniglot under {data_root}")
     splits = data.load(TaskConfig(dataset="omniglot", split=split), data_root)
     for part in (splits.meta_validation, splits.meta_test):
@@ -108,7 +109,7 @@ def test_no_character_of_omniglot_is_in_two_splits_also_turned(split: str, data_
 
 @pytest.mark.parametrize("split", ["cloudera", "meta_dataset"])
 def test_no_drawing_of_quick_draw_is_in_two_splits(split: str, data_root: Path) -> None:
-    if not data.get("quickdraw").is_here(data_root):
+    if not data.get("quickdraw").is_available(data_root):
         pytest.skip(f"no Quick, Draw! under {data_root}")
     task = TaskConfig(dataset="quickdraw", split=split, options={"examples_per_class": 20})
     splits = data.load(task, data_root)
@@ -116,7 +117,7 @@ def test_no_drawing_of_quick_draw_is_in_two_splits(split: str, data_root: Path) 
 
 
 def test_characters_shuffled_together_with_their_turns_are_found_to_leak(data_root: Path) -> None:
-    if not data.get("omniglot").is_here(data_root):
+    if not data.get("omniglot").is_available(data_root):
         pytest.skip(f"no Omniglot under {data_root}")
     train = data.load(TaskConfig(dataset="omniglot"), data_root).meta_train  # each character in four turns
     order = list(range(len(train.classes)))

@@ -10,14 +10,15 @@ import numpy as np
 from metabench.storage import files
 
 TASK: dict[str, Any] = {"dataset": "small", "split": None, "options": {}}
-TASK |= {"way": 5, "shot": 1, "query": 5, "test_query": 15}
+TASK |= {"way": 5, "shot": 1, "query": 5, "test_query": 15, "most_shots": None, "unlabelled": 0}
+TASK |= {"distractors": 0, "domains": "any"}
 NETWORK = {"name": "conv4", "width": 8, "norm": "batch", "batch_norm": "transductive"}
 BEFORE: dict[str, Any] = {"protocol": 1, "data_fingerprint": "f" * 64}
 N_TASKS = 40
 N_CLASSES = 12
 CLASSES = [" ".join(map(str, np.random.default_rng(t).permutation(N_CLASSES)[:5])) for t in range(N_TASKS)]
 NAMES = [f"class {number}" for number in range(N_CLASSES)]
-"""What a test result says of its tasks; those of older folders do not."""
+"""What a test result says of its tasks."""
 
 
 def report(
@@ -51,7 +52,6 @@ def make_run(
     lr: float = 0.1,
     tasks_hash: str = "a" * 64,
     metric: str = "accuracy",
-    classes: bool = True,
 ) -> Path:
     """Write a trained run folder; with a mean it is tested as well."""
     described = {"algorithm": algorithm, "hyperparameters": {"inner_lr": lr, "inner_steps": 5}, "seed": seed}
@@ -63,12 +63,10 @@ def make_run(
         files.append_line(folder / files.REPORTS, report(tasks_seen, figure, metric=metric))
     if mean is not None:
         scores = {metric: accuracies(mean, seed), "tasks": N_TASKS, "tasks_hash": tasks_hash}
-        if classes:
-            scores |= {"classes": CLASSES, "class_names": NAMES, "loss": accuracies(1, seed)}
-            scores |= {"opened": "2026-01-01T00:00:00+00:00", "code": "c" * 16, "config_hash": "d" * 64}
-        files.write_json(
-            folder / files.TEST, {"protocol": 1, **scores, "batch_norm": "transductive", "times_opened": 1}
-        )
+        scores |= {"classes": CLASSES, "class_names": NAMES, "loss": accuracies(1, seed)}
+        scores |= {"opened": "2026-01-01T00:00:00+00:00", "code": "c" * 16, "commit": None}
+        scores |= {"config_hash": "d" * 64, "batch_norm": "transductive", "times_opened": 1}
+        files.write_json(folder / files.TEST, {"protocol": 1, **scores})
     return folder
 
 
@@ -109,5 +107,6 @@ def finish(folder: Path, means: dict[str, tuple[float, float]], metric: str = "a
     floor = {"protocol": 1, metric: accuracies(0.35, 9), "tasks_hash": "a" * 64}
     name = files.NEAREST_MEAN if metric == "accuracy" else files.ZERO
     files.write_json(folder / files.FINAL / name, floor)
-    files.write_json(folder / files.META_TEST, {"finished": "2026-01-01T00:00:00+00:00"})
+    opened = {"finished": "2026-01-01T00:00:00+00:00", "config_hash": "d" * 64, "times_opened": 1}
+    files.write_json(folder / files.META_TEST, opened)
     return folder

@@ -257,7 +257,7 @@ def test_folders_of_other_test_tasks_are_refused_by_name(tmp_path: Path) -> None
     search = finish(make_search(tmp_path / "search"), MEANS)
     other = make_run(tmp_path / "other", "maml", 0, 0.5, tasks_hash="b" * 64)
     found = r"test tasks: 40 tasks \(hash a{12}\) in .* and 6 more; 40 tasks \(hash b{12}\) in .*other"
-    with pytest.raises(MetabenchError, match=rf"same --tasks:\n  {found}"):
+    with pytest.raises(MetabenchError, match=rf"same number of tasks:\n  {found}"):
         leaderboard([search, other])
 
 

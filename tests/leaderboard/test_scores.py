@@ -146,16 +146,6 @@ def test_the_interval_over_classes_is_that_of_the_recorded_classes(tmp_path: Pat
     assert (row["seed_low"], row["seed_high"], row["classes"]) == pytest.approx((again.low, again.high, 12))
 
 
-def test_a_result_older_than_classes_code_and_dates_are_recorded_is_read(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", "maml", 0, 0.6, classes=False)
-    board = leaderboard([run])
-    row = rows(board)["maml:run"]
-    assert row["accuracy"] == pytest.approx(0.6, abs=0.01)
-    unknown = ("class_low", "classes", "opened", "code", "commit", "config_hash", "parameters", "seed_low")
-    assert all(row[key] is None for key in unknown)
-    assert "New classes" not in as_markdown(board)
-
-
 def test_the_optimism_is_what_was_seen_before_less_the_test(tmp_path: Path) -> None:
     row = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))["maml:tuned"]
     assert row["val_optimism"] == pytest.approx(0.6 - row["accuracy"])

@@ -15,7 +15,7 @@ import pytest
 
 from metabench import data, report
 from metabench.core import Splits
-from metabench.report.html.picture import Picture
+from metabench.report.html.pictures import Picture
 from metabench.search.journal.ledger import Ledger
 from metabench.training import diagnostics
 from tests.report import played

@@ -15,10 +15,10 @@ from metabench import PROTOCOL
 from metabench.core import Splits
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
-from metabench.search.folder import claim
+from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger, ranked
+from metabench.search.journal.rule import decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import judge
 from metabench.search.stages import final
 from metabench.storage import files
 from metabench.training import run as runs
@@ -62,6 +62,8 @@ SPACE: dict[str, Any] = {
 }
 """Four algorithms, of which three learn rates of three shapes and one has no inner loop."""
 
+FINISHED = "2026-01-01T00:00:00+00:00"
+
 
 def space(trials: int = 125, algorithms: tuple[str, ...] = tuple(SPACE["algorithms"])) -> SearchSpace:
     """Return the space with so many trials an algorithm."""
@@ -84,7 +86,7 @@ def play(folder: Path, space: SearchSpace, splits: Splits, until: int | None = N
 
     Some trials fail, some diverge.
     """
-    claim(folder, space, splits, seed=0)
+    create_or_resume(folder, space, splits, seed=0)
     ledger = Ledger(folder, space.budget.confirm_top)
     searcher = FairSearcher(space, ledger, seed=0)
     rungs = spaces.rungs(space.budget)
@@ -98,10 +100,10 @@ def play(folder: Path, space: SearchSpace, splits: Splits, until: int | None = N
         for rung in rungs[:1] if is_left else rungs if number % 97 != 50 else []:
             figure = accuracy(config["hyperparameters"], rung / rungs[-1], float(rng.normal(0, 0.02)))
             report = make_report(rung, figure, seconds=rung / 50 * (1 + number % 4))
-            if judge(ledger, space.budget, config["trial"], report) != "continue":
+            if decide(ledger, space.budget, config["trial"], report) != "continue":
                 break
         if not is_left:
-            searcher.on_trial_complete(str(number), {})
+            searcher.hand_back(str(number))
     return folder
 
 
@@ -111,8 +113,9 @@ def finish(folder: Path, space: SearchSpace, splits: Splits, tasks: int = 8) -> 
     chosen = {}
     for algorithm in space.algorithms:
         best = ranked(ledger.of(algorithm))[0]
-        known = {"trial": best.name, "hyperparameters": best.hyperparameters, "is_default": best.is_default}
-        chosen[algorithm] = {**known, "val_accuracy": best.score, "confirm_accuracy": best.score}
+        chosen[algorithm] = {"trial": best.name, "hyperparameters": best.hyperparameters}
+        chosen[algorithm] |= {"is_default": best.is_default, "val_accuracy": best.score}
+        chosen[algorithm] |= {"confirm_accuracy": best.score}
     files.write_json(folder / files.CHOSEN, chosen)
     budget = space.budget.model_copy(update={"tasks": tasks, "grace": tasks})
     planned = final.plan(space.model_copy(update={"budget": budget}), chosen, seed=0)
@@ -122,8 +125,11 @@ def finish(folder: Path, space: SearchSpace, splits: Splits, tasks: int = 8) -> 
             config = run.config.model_copy(update={"rungs": [tasks // 2, tasks]})
             runs.train_run(config, splits, folder / files.FINAL / run.name)
             test = {"protocol": PROTOCOL, "accuracy": rng.normal(rng.uniform(0.5, 0.8), 0.1, 40).clip(0, 1)}
-            told = {"tasks": 40, "tasks_hash": "t" * 64, "batch_norm": "transductive", "times_opened": 1}
-            files.write_json(folder / files.FINAL / run.name / files.TEST, {**test, **told})
-    opened = {"tasks_hash": "t" * 64, "finished": "2026-01-01T00:00:00+00:00"}
+            test |= {"tasks": 40, "tasks_hash": "t" * 64, "batch_norm": "transductive", "times_opened": 1}
+            test |= {"classes": [" ".join(map(str, rng.permutation(6)[:3])) for _ in range(40)]}
+            test |= {"class_names": list("abcdef"), "opened": FINISHED, "config_hash": "d" * 64}
+            test |= {"code": "c" * 16, "commit": None}
+            files.write_json(folder / files.FINAL / run.name / files.TEST, test)
+    opened = {"tasks_hash": "t" * 64, "config_hash": "d" * 64, "times_opened": 1, "finished": FINISHED}
     files.write_json(folder / files.META_TEST, opened)
     return folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from metabench import data, report
-from metabench.cli import app, status
+from metabench.cli import app
 from metabench.core import MetabenchError
 from metabench.data.tasks import frozen
 from metabench.report.html import reading
-from metabench.report.html.picture import Left, Picture
-from metabench.report.html.pictures import gallery, importance, rates
+from metabench.report.html.pictures import Omitted, Picture, gallery, rates
+from metabench.search.progress import summary
 from metabench.storage import files
 from metabench.training import run as runs
 from metabench.training.evaluate import evaluate
@@ -32,9 +31,7 @@ FAMILIES = {
     "anytime",
     "curves",
     "final_curves",
-    "importance",
     "slices",
-    "parallel",
     "inner_steps",
     "rates_by_step",
     "rates_by_layer",
@@ -46,12 +43,12 @@ class Elements(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
@@ -68,7 +65,7 @@ def test_every_family_is_drawn_and_lies_beside_the_page_as_png_and_svg(large: Wr
     files = {path.name for path in (large.out.parent / "report_pictures").iterdir()}
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
     page = Elements(large.out.read_text())
-    drawn = {attrs["id"] for tag, attrs in page.found if tag == "figure"}
+    drawn = {attrs["id"] for tag, attrs in page.elements if tag == "figure"}
     assert drawn == {f"picture-{name}" for name in names}
 
 
@@ -82,9 +79,9 @@ def test_five_hundred_trials_take_seconds_and_few_megabytes(large: Written) -> N
 
 def test_a_page_needs_nothing_else(large: Written) -> None:
     page = Elements(large.out.read_text())
-    links = [attrs.get(key) or "" for _, attrs in page.found for key in ("src", "href", "xlink:href")]
+    links = [attrs.get(key) or "" for _, attrs in page.elements for key in ("src", "href", "xlink:href")]
     assert {link.split(":")[0] for link in links if link and link[0] != "#"} <= {"data"}
-    assert not [tag for tag, _ in page.found if tag in ("link", "iframe", "object", "embed", "form")]
+    assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "object", "embed", "form")]
     assert "url(http" not in large.out.read_text()
 
 
@@ -97,28 +94,28 @@ def test_every_picture_has_words_for_who_cannot_see_it(large: Written) -> None:
 
 def test_headings_go_down_one_level_at_a_time_and_ids_are_unique(large: Written) -> None:
     page = Elements(large.out.read_text())
-    levels = [int(tag[1]) for tag, _ in page.found if re.fullmatch(r"h\d", tag)]
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    ids = [attrs["id"] for _, attrs in page.found if "id" in attrs]
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(set(ids)) == len(ids)
 
 
 def test_budgets_of_the_table_are_those_of_the_status(large: Written) -> None:
-    told = status.read(large.folder)["algorithms"]
+    algorithms = summary.read(large.folder)["algorithms"]
     text = large.out.read_text()
-    for own in told.values():
-        assert f">{own['tasks_seen']:,}</td>" in text
-        assert " → ".join(map(str, own["rungs"].values())) in text
+    for part in algorithms.values():
+        assert f">{part['tasks_seen']:,}</td>" in text
+        assert " → ".join(map(str, part["rungs"].values())) in text
 
 
 def test_markup_in_names_and_errors_is_text(hostile: Path) -> None:
     text = hostile.read_text()
     page = Elements(text)
-    assert [tag for tag, _ in page.found].count("script") == 1  # the page's own
-    assert not [attrs for _, attrs in page.found if any(name.startswith("on") for name in attrs)]
-    assert not [tag for tag, _ in page.found if tag in ("img", "b")]
+    assert [tag for tag, _ in page.elements].count("script") == 1  # the page's own
+    assert not [attrs for _, attrs in page.elements if any(name.startswith("on") for name in attrs)]
+    assert not [tag for tag, _ in page.elements if tag in ("img", "b")]
     words = "".join(page.texts)
     assert f"{CANARY} ({CANARY}), 3-way 1-shot" in words  # data set and split, in the title
     assert words.count(CANARY) >= 5  # the trial's error, the space, the pictures
@@ -130,9 +127,7 @@ def test_a_running_search_is_shown_as_far_as_it_has_come(tmp_path: Path, quick: 
     folder = played.play(tmp_path / "search", played.space(5), small.splits(), until=9)
     pictures = report.write([folder], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert {"leaderboard", "anytime", "curves", "slices", "parallel"} <= {
-        picture.name for picture in pictures
-    }
+    assert {"leaderboard", "anytime", "curves", "slices"} <= {picture.name for picture in pictures}
     assert "Still running" in text
     assert "8 of 9 trials have ended" in text
     assert "Left out: nothing that was trained has been tested yet." in text
@@ -143,7 +138,7 @@ def test_a_running_search_is_shown_as_far_as_it_has_come(tmp_path: Path, quick: 
 def test_a_search_that_has_just_begun_is_no_mistake(tmp_path: Path, quick: None) -> None:
     folder = played.play(tmp_path / "search", played.space(5), small.splits(), until=0)
     report.write([folder], tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count("Left out: ") >= 10
+    assert (tmp_path / "report.html").read_text().count("Left out: ") >= 8
 
 
 def test_a_run_of_regression_is_shown_with_its_functions(tmp_path: Path) -> None:
@@ -156,27 +151,27 @@ def test_a_run_of_regression_is_shown_with_its_functions(tmp_path: Path) -> None
     assert pictures.keys() == {"leaderboard", "cost", "final_curves", "inner_steps", "episodes_1_maml"}
     assert "task 3 has a mean squared error of" in pictures["episodes_1_maml"].alt
     assert "error" in pictures["inner_steps"].title.lower()
-    assert "metabench train --algorithm maml --dataset sinusoid" in (tmp_path / "report.html").read_text()
+    assert "metabench train --config run.json" in (tmp_path / "report.html").read_text()
 
 
 def test_without_the_data_the_gallery_says_so(large: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = reading.read([large.folder])
+    results = reading.read([large.folder])
 
     def absent(task: object, root: object = None) -> None:
         raise MetabenchError("glyphs: no such folder")
 
     monkeypatch.setattr(data, "load", absent)
-    assert gallery.draw(found) == [Left("Episodes", "glyphs: no such folder")]
+    assert gallery.draw(results) == [Omitted("Episodes", "glyphs: no such folder")]
     others = small.splits()._replace(fingerprint="1" * 64)
     monkeypatch.setattr(data, "load", lambda task, root=None: others)
-    (left,) = gallery.draw(found)
-    assert isinstance(left, Left)
+    (left,) = gallery.draw(results)
+    assert isinstance(left, Omitted)
     assert "are others than those it was trained on" in left.why
 
 
 def test_the_gallery_counts_as_evaluation_does(large: Written) -> None:
-    found = reading.read([large.folder])
-    final = next(final for final in found.finals if final.label == "protonet")
+    results = reading.read([large.folder])
+    final = next(final for final in results.finals if final.label == "protonet")
     splits = small.splits()
     tasks = frozen.frozen(splits, "meta_validation", runs.read_config(final.run.folder).task, 2, "confirm")
     opened = runs.open_run(final.run.folder, splits)
@@ -188,27 +183,29 @@ def test_the_gallery_counts_as_evaluation_does(large: Written) -> None:
     assert shown == pytest.approx(list(wanted))
 
 
-def test_without_optuna_importance_is_left_out_with_a_word(
-    large: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    for name in ("metabench.search.propose.importance", "metabench.search.propose.samplers"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    (left,) = importance.draw(reading.read([large.folder]))
-    assert left == Left(importance.TITLE, "it is measured by Optuna, which is not installed")
-
-
 def test_learned_rates_are_those_of_the_weights(large: Written) -> None:
-    found = reading.read([large.folder])
-    steps, layers = rates.draw(found)
+    results = reading.read([large.folder])
+    steps, layers = rates.draw(results)
     assert isinstance(steps, Picture)
     assert isinstance(layers, Picture)
-    final = next(final for final in found.finals if (final.label, final.variant) == ("alpha_maml", "tuned"))
+    final = next(final for final in results.finals if (final.label, final.variant) == ("alpha_maml", "tuned"))
     alpha = float(runs.open_run(final.run.folder, small.splits()).meta["alpha"])
     assert f"alpha_maml: all layers {alpha:.3g}" in layers.alt
     assert "meta_sgd: slowest " in layers.alt
     assert "maml_pp: slowest " in steps.alt
     assert "protonet" not in steps.alt + layers.alt
+
+
+def test_a_scale_of_outputs_is_no_learned_rate(tmp_path: Path) -> None:
+    """R2-D2's scale is called alpha, as learned rates are elsewhere, and starts from another setting."""
+    config = small.config("r2d2", tasks=8, rungs=(8,)).model_copy(update={"hyperparameters": {}})
+    runs.train_run(config, small.splits(), tmp_path / "run")
+    names = {picture.name for picture in report.write([tmp_path / "run"], tmp_path / "report.html")}
+    assert "final_curves" in names
+    assert (
+        "no run whose algorithm learns its rates otherwise has weights yet"
+        in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_the_command_writes_where_it_is_told_and_says_so(tmp_path: Path, quick: None) -> None:

@@ -20,6 +20,7 @@ from metabench.core import Report
 from metabench.core.objectives import OBJECTIVES
 from metabench.search.journal.ledger import Ledger, Trial
 from metabench.search.progress import dashboard
+from metabench.search.progress.watch import Watch
 from metabench.storage import files
 from metabench.storage.tensorboard import Events
 from metabench.training.run import write_report
@@ -52,9 +53,8 @@ def address(large: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.copytree(large.folder, folder)
     ledger = Ledger(folder, 2)
     root = folder / files.TENSORBOARD
-    progress = dashboard.Progress(folder, played.space(), OBJECTIVES["classification"])
-    progress.show(ledger, 2)
-    progress.close()
+    with Watch(folder, played.space(), quiet=True).showing(ledger):
+        pass
     for trial in ledger.trials.values():
         write_trial(root, trial)
     for board in folder.glob(f"{files.FINAL}/*/{files.TENSORBOARD}"):

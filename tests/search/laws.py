@@ -16,8 +16,8 @@ from metabench.core import Splits
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import FAILED, JOURNAL, WORK, Ledger
+from metabench.search.journal.rule import SCORES, decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import SCORES, judge
 from metabench.storage import files
 from metabench.training import loop
 from metabench.training import run as runs
@@ -73,7 +73,7 @@ def _again(place: Path, space: SearchSpace, seed: int, event: dict[str, Any]) ->
         searcher.suggest("new")
     else:
         scores = ledger.task_scores(event["trial"], event["report"]["tasks_seen"])
-        judge(ledger, space.budget, event["trial"], {**event["report"], SCORES: scores})
+        decide(ledger, space.budget, event["trial"], {**event["report"], SCORES: scores})
     return _essence(files.read_lines(place / JOURNAL)[-1])
 
 

@@ -58,7 +58,7 @@ def played_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
         tune.report({"tasks_seen": rung, "report": json.dumps(make_report(rung, accuracy))})
 
 
-def doubtful_trial(config: dict[str, Any], place: str, space: dict[str, Any], desk: Any) -> None:
+def doubtful_trial(config: dict[str, Any], place: str, space: dict[str, Any], reevaluation: Any) -> None:
     """Report accuracies that differ by noise, and once more with more tasks where the driver asks for it."""
     number = int(config["trial"][-3:])
     reports = Path(place) / "trials" / config["trial"] / files.REPORTS
@@ -67,7 +67,7 @@ def doubtful_trial(config: dict[str, Any], place: str, space: dict[str, Any], de
         report = make_report(rung, sum(scores) / 4, scores=scores)
         files.append_line(reports, report)
         tune.report({"tasks_seen": rung, "report": json.dumps(report)})
-        if desk.ask(config["trial"], rung):
+        if reevaluation.ask(config["trial"], rung):
             scores += [0.5 + number / 100] * 4
             report |= {"val_scores": scores, "borderline_score": sum(scores) / 8}
             files.write_lines(reports, [*files.read_lines(reports)[:-1], report])

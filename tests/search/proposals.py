@@ -11,8 +11,8 @@ from typing import Any
 
 from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import CONTINUE, Ledger
+from metabench.search.journal.rule import decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import judge
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
 
@@ -37,9 +37,9 @@ def finish(searcher: FairSearcher, config: dict[str, Any]) -> None:
     """Take a trial to its end."""
     for rung in searcher.rungs:
         report = make_report(rung, score(config["hyperparameters"]) - 10 / rung)
-        if judge(searcher.ledger, searcher.space.budget, config["trial"], report) != CONTINUE:
+        if decide(searcher.ledger, searcher.space.budget, config["trial"], report) != CONTINUE:
             break
-    searcher.on_trial_complete(config["trial"])
+    searcher.hand_back(config["trial"])
 
 
 def play(folder: Path, space: SearchSpace, restarts: Sequence[int] = ()) -> list[dict[str, Any]]:

@@ -5,17 +5,55 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
-from metabench.search.replay.curves import FORMAT, Curve, Ending, Point, Recording, pack
+from metabench.search.journal.ledger import COMPLETE
+from metabench.search.replay import simulate
+from metabench.search.replay.curves import FORMAT, Curve, Point, Recording, pack
+from metabench.search.replay.scenario import Scenario
+from metabench.search.replay.simulate import Event, Incumbent
 from metabench.storage import files
 
 RUNGS = (100, 300, 900)
 
 N_TASKS = 10
 """Validation tasks of a made-up recording; ten queries each."""
+
+
+class Played(NamedTuple):
+    """What became of one algorithm in a replay."""
+
+    events: list[Event]
+    incumbents: list[Incumbent]
+    curves: list[str]  # that played its trials, by number
+    endings: list[str]  # of its trials, by number
+    tasks: int
+    seconds: float
+
+
+class Search(NamedTuple):
+    """One simulated search."""
+
+    played: dict[str, Played]  # by algorithm
+    time: float
+
+
+def play(recording: Recording, scenario: Scenario, seed: int) -> Search:
+    """Replay a search, and return all of what it tells, which can be compared."""
+    replay, played = simulate.play(recording, scenario, seed), {}
+    for algorithm in scenario.space.algorithms:
+        trials = replay.ledger.of(algorithm)
+        played[algorithm] = Played(
+            replay.events[algorithm],
+            replay.incumbents[algorithm],
+            [replay.curve_of(trial).name for trial in trials],
+            [replay.ending_of(trial) for trial in trials],
+            replay.ledger.tasks(algorithm),
+            replay.seconds[algorithm],
+        )
+    return Search(played, replay.time)
 
 
 def only_maml(space: SearchSpace, **budget: Any) -> SearchSpace:
@@ -25,14 +63,14 @@ def only_maml(space: SearchSpace, **budget: Any) -> SearchSpace:
 
 
 def curve(
-    name: str, scores: Sequence[float | None], ending: Ending = "whole", *, inner_lr: float = 0.1
+    name: str, scores: Sequence[float | None], status: str | None = COMPLETE, *, inner_lr: float = 0.1
 ) -> Curve:
     """Make a setting that takes 1 second to 100 tasks, 3 to 300 and 9 to 900."""
     points = [
         Point(tasks_seen, tasks_seen / 100, 0.0, score)
         for tasks_seen, score in zip(RUNGS, scores, strict=False)
     ]
-    return Curve(name, {"inner_lr": inner_lr, "inner_steps": 1}, tuple(points), ending)
+    return Curve(name, {"inner_lr": inner_lr, "inner_steps": 1}, tuple(points), status)
 
 
 def recording(space: SearchSpace, curves: Sequence[Curve], points: Sequence[int] = RUNGS) -> Recording:
@@ -44,14 +82,14 @@ def recording(space: SearchSpace, curves: Sequence[Curve], points: Sequence[int]
 def many(n_curves: int, seed: int) -> list[Curve]:
     """Draw settings whose scores rise on the whole, in any order, each at a speed of its own."""
     rng = random.Random(seed)
-    found = []
+    curves = []
     for number in range(n_curves):
         last, speed = rng.random(), rng.uniform(50, 200)
         scores = [last * share + rng.uniform(0, 0.2) for share in (0.5, 0.8, 1.0)]
         made = curve(f"maml-{number:03d}", scores, inner_lr=0.01 * 100 ** rng.random())
         points = tuple(point._replace(seconds=point.tasks_seen / speed) for point in made.points)
-        found.append(made._replace(points=points))
-    return found
+        curves.append(made._replace(points=points))
+    return curves
 
 
 def write(path: Path, space: SearchSpace, curves: Sequence[Curve], **header: Any) -> None:

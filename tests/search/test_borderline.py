@@ -18,9 +18,10 @@ from metabench.core.config import SearchSpace
 from metabench.data.tasks import frozen
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import CONTINUE, DIVERGED, JOURNAL, PRUNED, WORK, Arrival, Ledger
+from metabench.search.journal.rule import REEVALUATE, decide, rank
 from metabench.search.ray import worker
-from metabench.search.ray.asha import AGAIN, RungScheduler, judge, standing
 from metabench.search.ray.reevaluation import Answers
+from metabench.search.ray.scheduler import RungScheduler
 from metabench.storage import files as store
 from metabench.training import evaluate, loop
 from tests.search.played import make_report
@@ -43,7 +44,7 @@ def tell(ledger: Ledger, space: SearchSpace, name: str, scores: Sequence[float])
     if len(scores) > 3:
         report["borderline_score"] = statistics.fmean(scores)
     store.write_lines(ledger.folder / WORK / name / store.REPORTS, [report])
-    return judge(ledger, space.budget, name, report)
+    return decide(ledger, space.budget, name, report)
 
 
 def begin(folder: Path, space: SearchSpace) -> tuple[Ledger, str]:
@@ -51,7 +52,7 @@ def begin(folder: Path, space: SearchSpace) -> tuple[Ledger, str]:
     ledger = Ledger(folder, keep=2)
     first, second = (ledger.propose("maml", {}, {}, False, 0).name for _ in range(2))
     assert tell(ledger, space, first, FIRST) == CONTINUE  # nobody to be compared with
-    assert tell(ledger, space, second, [0.3, 0.8, 0.6]) == AGAIN
+    assert tell(ledger, space, second, [0.3, 0.8, 0.6]) == REEVALUATE
     return ledger, second
 
 
@@ -62,21 +63,21 @@ def test_a_doubtful_trial_is_decided_by_the_tasks_that_both_have(tmp_path: Path,
     # Its further tasks are easy: over all five it would be ahead, on the three that both have it is behind.
     assert tell(ledger, space, second, [0.3, 0.8, 0.6, 1.0, 1.0]) == PRUNED
     third, fourth, fifth = (ledger.propose("maml", {}, {}, False, 0).name for _ in range(3))
-    assert tell(ledger, space, third, [0.8, 0.6, 0.4]) == AGAIN
+    assert tell(ledger, space, third, [0.8, 0.6, 0.4]) == REEVALUATE
     # It ties with the first on three tasks, and has 0.76 on five where the second has 0.74.
     assert tell(ledger, space, third, [0.8, 0.6, 0.4, 1.0, 1.0]) == CONTINUE
-    basis = ledger.trials[third].bases[100]
+    basis = ledger.trials[third].details[100]
     assert (basis["against"], basis["tasks"], basis["margin"], basis["rank"]) == ("maml-000", 3, 0, 1)
     # Ahead of all on three tasks, but behind the second and the third on the five that those have too.
-    assert tell(ledger, space, fourth, [0.7, 0.45, 0.7]) == AGAIN
+    assert tell(ledger, space, fourth, [0.7, 0.45, 0.7]) == REEVALUATE
     assert tell(ledger, space, fourth, [0.7, 0.45, 0.7, 1.0, 0.8]) == PRUNED
-    basis = ledger.trials[fourth].bases[100]
+    basis = ledger.trials[fourth].details[100]
     assert (basis["against"], basis["tasks"], basis["rank"]) == (third, 5, 3)
     assert basis["margin"] == pytest.approx(0.73 - 0.76)
-    assert tell(ledger, space, fifth, [0.8, 0.45, 0.6]) == AGAIN
+    assert tell(ledger, space, fifth, [0.8, 0.45, 0.6]) == REEVALUATE
     assert tell(ledger, space, fifth, [0.8, 0.45, 0.6, 1.0, 0.9]) == PRUNED  # 0.75, behind the third alone
-    assert ledger.trials[fifth].bases[100]["cutoff"] == pytest.approx(0.76)
-    assert ledger.trials[fifth].bases[100]["rank"] == 2
+    assert ledger.trials[fifth].details[100]["cutoff"] == pytest.approx(0.76)
+    assert ledger.trials[fifth].details[100]["rank"] == 2
 
 
 def test_pairs_are_compared_on_common_tasks_and_the_rank_counts_who_is_ahead() -> None:
@@ -86,14 +87,14 @@ def test_pairs_are_compared_on_common_tasks_and_the_rank_counts_who_is_ahead() -
         Arrival("c", 0.64, 0.50),
         Arrival("d", 0.50, 0.66),
     ]
-    found = standing(Arrival("own", 0.61, 0.65), others, 2)
+    found = rank(Arrival("own", 0.61, 0.65), others, 2)
     # Ahead of a (0.61 to 0.60) and c (0.65 to 0.50), behind b (0.70) and d (0.66); of five two go on.
     assert (found.rank, found.arrived, found.against) == (3, 5, "d")
     assert (found.cutoff, found.margin) == (0.66, pytest.approx(-0.01))
-    assert not found.goes_on
-    plain = standing(Arrival("own", 0.61), others, 2)  # only c is ahead on what all have
+    assert not found.is_promoted
+    plain = rank(Arrival("own", 0.61), others, 2)  # only c is ahead on what all have
     assert (plain.rank, plain.against, plain.cutoff) == (2, "a", 0.60)
-    assert plain.goes_on
+    assert plain.is_promoted
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -108,9 +109,9 @@ def test_whatever_happens_between_the_two_reports_the_decision_is_the_same(
         assert tell(ledger, space, name, [0.95, 0.96, 0.97]) == CONTINUE
     if restart:
         ledger = Ledger(tmp_path, keep=2)
-    assert tell(ledger, space, second, [0.3, 0.8, 0.6]) == AGAIN  # told again after a crash
+    assert tell(ledger, space, second, [0.3, 0.8, 0.6]) == REEVALUATE  # told again after a crash
     assert tell(ledger, space, second, [0.5, 0.8, 0.6, 0.9, 0.9]) == CONTINUE  # only the first counts
-    basis = ledger.trials[second].bases[100]
+    basis = ledger.trials[second].details[100]
     assert (basis["arrived"], basis["against"]) == (2, "maml-000")
     for scores in ([0.3, 0.8, 0.6], [0.5, 0.8, 0.6, 0.9, 0.9]):  # decided once, however it is told
         assert tell(ledger, space, second, scores) == CONTINUE
@@ -135,7 +136,7 @@ def test_the_cost_of_looking_again_is_written_down_and_its_scores_are_not(
 def test_a_trial_that_diverges_on_the_further_tasks_has_diverged(tmp_path: Path, space: SearchSpace) -> None:
     ledger, second = begin(tmp_path, space)
     report = make_report(100, 0.5, scores=[0.3, 0.8, 0.6])
-    assert judge(ledger, space.budget, second, {**report, "finite": False}) == DIVERGED
+    assert decide(ledger, space.budget, second, {**report, "finite": False}) == DIVERGED
 
 
 def test_without_the_option_a_doubtful_trial_is_decided_at_once(tmp_path: Path, space: SearchSpace) -> None:
@@ -145,7 +146,7 @@ def test_without_the_option_a_doubtful_trial_is_decided_at_once(tmp_path: Path, 
     plain = space.model_copy(update={"budget": budget})
     tell(ledger, plain, first, FIRST)
     assert tell(ledger, plain, second, [0.3, 0.8, 0.6]) == PRUNED
-    assert ledger.trials[second].is_doubtful
+    assert ledger.trials[second].is_borderline
 
 
 def test_the_scheduler_leaves_the_answer_before_it_lets_a_trial_go_on(
@@ -210,12 +211,13 @@ def run(folder: Path, space: SearchSpace, wanted_at: int, stop: str = "") -> lis
             raise Stopped
         answers.answer("maml-000", line["tasks_seen"], line["tasks_seen"] == wanted_at and not is_second)
 
-    values = {**spaces.resolve(space, "maml", spaces.defaults(space, "maml")), "task_batch_size": 4}
+    its = spaces.of(space, "maml")
+    values = {**its.resolve(its.published[0]), "task_batch_size": 4}
     config = {"algorithm": "maml", "trial": "maml-000", "hyperparameters": values, "seed": 3}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker.tune, "report", report)
         if stop == "look":
-            patch.setattr(worker, "look_again", lambda *args: (_ for _ in ()).throw(Stopped))
+            patch.setattr(worker, "reevaluate", lambda *args: (_ for _ in ()).throw(Stopped))
         try:
             worker.run_trial(config, str(folder), space.model_dump(mode="json"), answers)
         except Stopped:
@@ -252,13 +254,13 @@ def test_a_trial_looks_again_once_and_a_crash_in_between_changes_nothing(
 def test_what_a_second_look_took_is_counted_at_the_next_rung_too(
     tmp_path: Path, tiny: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look_again = worker.look_again
+    reevaluate = worker.reevaluate
 
     def slowly(*args: Any) -> dict[str, Any]:
-        line = look_again(*args)
+        line = reevaluate(*args)
         return {**line, "borderline_seconds": 100.0, "seconds": line["seconds"] + 100}
 
-    monkeypatch.setattr(worker, "look_again", slowly)
+    monkeypatch.setattr(worker, "reevaluate", slowly)
     told = run(tmp_path / "whole", tiny, wanted_at=8)
     assert [line["seconds"] > 100 for line in told] == [False, True, True]
     run(tmp_path / "killed", tiny, wanted_at=8, stop="second")
@@ -267,7 +269,8 @@ def test_what_a_second_look_took_is_counted_at_the_next_rung_too(
 
 def test_the_second_look_finds_what_one_look_at_all_tasks_finds(tmp_path: Path, tiny: SearchSpace) -> None:
     *_, long = run(tmp_path, tiny, wanted_at=16)
-    values = {**spaces.resolve(tiny, "maml", spaces.defaults(tiny, "maml")), "task_batch_size": 4}
+    its = spaces.of(tiny, "maml")
+    values = {**its.resolve(its.published[0]), "task_batch_size": 4}
     config = spaces.run_config(tiny, "maml", values, 3, spaces.rungs(tiny.budget))
     loaded = small.splits()
     state = loop.load_state(tmp_path / WORK / "maml-000" / store.STATE, config, loaded)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.search import Searcher
 
 from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, PRUNED, Ledger
+from metabench.search.journal.rule import decide
 from metabench.search.progress.watch import Watch
-from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import judge
+from metabench.search.propose.searcher import FINISHED, FairSearcher
 from metabench.storage import files
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
@@ -42,7 +41,7 @@ def play(folder: Path, space: SearchSpace, slots: int, restart_every: int = 0) -
             if config is None:
                 assert running  # or nobody would ever come back for more
                 break
-            finished = config == Searcher.FINISHED
+            finished = config == FINISHED
             if isinstance(config, dict):
                 known = searcher.ledger.trials[config["trial"]].reports
                 running[f"id-{step}-{len(running)}"] = (config["trial"], known[-1]["seconds"] if known else 0)
@@ -55,8 +54,8 @@ def play(folder: Path, space: SearchSpace, slots: int, restart_every: int = 0) -
         seconds += PACE[trial.algorithm] * (rung - trial.tasks_seen)
         running[trial_id] = (name, seconds)
         report = make_report(rung, rng.random(), seconds)
-        if judge(searcher.ledger, space.budget, name, report) != CONTINUE:
-            searcher.on_trial_complete(trial_id)
+        if decide(searcher.ledger, space.budget, name, report) != CONTINUE:
+            searcher.hand_back(trial_id)
             del running[trial_id]
         if restart_every and step % restart_every == 0:
             searcher = FairSearcher(space, Ledger(folder, keep=2), seed=0)
@@ -88,14 +87,14 @@ def test_when_seconds_are_spent_nobody_starts_or_goes_on(tmp_path: Path) -> None
     configs = [searcher.suggest(str(index)) for index in range(3)]
     first = next(config["trial"] for config in configs if config["algorithm"] == "maml")
     second = ledger.propose("maml", {}, {}, False, 0).name
-    assert judge(ledger, space.budget, first, make_report(100, 0.5, seconds=4.0)) == CONTINUE
-    assert judge(ledger, space.budget, first, make_report(300, 0.6, seconds=9.0)) == CONTINUE  # 9 in all
-    assert judge(ledger, space.budget, second, make_report(100, 0.9, seconds=1.0)) == PRUNED  # 10 in all
-    assert ledger.trials[second].bases[100] == {"rung": 0, "is_spent": True}
-    assert not ledger.trials[second].is_doubtful
+    assert decide(ledger, space.budget, first, make_report(100, 0.5, seconds=4.0)) == CONTINUE
+    assert decide(ledger, space.budget, first, make_report(300, 0.6, seconds=9.0)) == CONTINUE  # 9 in all
+    assert decide(ledger, space.budget, second, make_report(100, 0.9, seconds=1.0)) == PRUNED  # 10 in all
+    assert ledger.trials[second].details[100] == {"rung": 0, "is_spent": True}
+    assert not ledger.trials[second].is_borderline
     further = [searcher.suggest(str(index)) for index in range(3, 9)]
     assert "maml" not in {config["algorithm"] for config in further}
-    assert judge(ledger, space.budget, first, make_report(900, 0.6, seconds=20.0)) == COMPLETE
+    assert decide(ledger, space.budget, first, make_report(900, 0.6, seconds=20.0)) == COMPLETE
 
 
 def test_a_search_waits_while_what_runs_may_spend_the_rest(tmp_path: Path) -> None:
@@ -104,18 +103,18 @@ def test_a_search_waits_while_what_runs_may_spend_the_rest(tmp_path: Path) -> No
     ledger = Ledger(tmp_path, keep=2)
     searcher = FairSearcher(only, ledger, seed=0)
     a, b = searcher.suggest("a"), searcher.suggest("b")
-    judge(ledger, only.budget, a["trial"], make_report(100, 0.5, seconds=4.0))
+    decide(ledger, only.budget, a["trial"], make_report(100, 0.5, seconds=4.0))
     # 4 s for 100 tasks: a runs on for 200 and b for 100, which would be 12 s more.
     assert searcher.suggest("c") is None
-    judge(ledger, only.budget, b["trial"], make_report(100, 0.1, seconds=1.0))
-    searcher.on_trial_complete("b")
+    decide(ledger, only.budget, b["trial"], make_report(100, 0.1, seconds=1.0))
+    searcher.hand_back("b")
     assert searcher.suggest("c") is None  # 5 s, and a takes 5 s more
     ledger.fail(a["trial"], "broken")
-    searcher.on_trial_complete("a", error=True)
+    searcher.hand_back("a")
     assert isinstance(searcher.suggest("c"), dict)  # it did not
-    judge(ledger, only.budget, "maml-002", make_report(100, 0.1, seconds=6.0))
-    searcher.on_trial_complete("c")
-    assert searcher.suggest("d") == Searcher.FINISHED
+    decide(ledger, only.budget, "maml-002", make_report(100, 0.1, seconds=6.0))
+    searcher.hand_back("c")
+    assert searcher.suggest("d") == FINISHED
 
 
 def test_where_tasks_are_the_unit_every_algorithm_gets_its_trials(tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_an_ending_tells_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixtu
     space = space_of(unit="seconds", seconds=30.0)
     ledger = Ledger(tmp_path, keep=2)
     name = ledger.propose("maml", {}, {}, False, 0).name
-    judge(ledger, space.budget, name, make_report(100, None, seconds=12.0))
+    decide(ledger, space.budget, name, make_report(100, None, seconds=12.0))
     Watch(tmp_path, space).ended(ledger, name)
     assert "[1; maml 12 of 30 s] maml-000 diverged" in capsys.readouterr().err
     assert files.read_trials(tmp_path)[name]["seconds"] == 12.0

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import SearchSpace
+from metabench.data.reading.splits import make_splits
 from metabench.search import space as spaces
-from metabench.search.folder import changes, claim
+from metabench.search.folder import changes, create_or_resume
 from metabench.search.journal.ledger import Ledger
+from metabench.search.journal.rule import decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import judge
 from metabench.storage import files
 from tests.search.played import make_report
 
@@ -24,7 +24,7 @@ from tests.search.played import make_report
 def splits() -> Splits:
     """Return a data set of black squares."""
     split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
-    return data.make_splits("squares", split, split, split)
+    return make_splits("squares", split, split, split)
 
 
 def larger(space: SearchSpace, **budget: Any) -> SearchSpace:
@@ -40,25 +40,28 @@ def finish(folder: Path) -> None:
 def test_a_changed_budget_is_refused_with_the_difference_and_accepted_when_told(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     finish(tmp_path)
     more = larger(space, trials=12)
-    with pytest.raises(MetabenchError, match=r"--accept-changes[\s\S]*budget.trials: 9 there, 12 given"):
-        claim(tmp_path, more, splits, seed=0)
-    assert claim(tmp_path, more, splits, seed=0, accept=True) == (more, True)
+    with pytest.raises(MetabenchError, match=r"accept_changes[\s\S]*budget.trials: 9 there, 12 given"):
+        create_or_resume(tmp_path, more, splits, seed=0)
+    assert create_or_resume(tmp_path, more, splits, seed=0, accept=True) == (more, True)
     record = files.read_json(tmp_path / files.SEARCH)
     assert [change["changed"] for change in record["changes"]] == [{"budget.trials": [9, 12]}]
     for name in (files.CHOSEN, files.META_TEST, f"{files.LEADERBOARD}.json", f"{files.CONFIRM}/a.json"):
         assert not (tmp_path / name).exists()
         assert files.read_json(tmp_path / changes.EARLIER / "1" / name) == {"name": name}
-    assert claim(tmp_path, more, splits, seed=0) == (more, True)  # from now on it is the same search
+    assert create_or_resume(tmp_path, more, splits, seed=0) == (
+        more,
+        True,
+    )  # from now on it is the same search
     assert changes.earlier(tmp_path) == "earlier/1"
 
 
 def test_more_seeds_leave_the_choice_as_it_is(tmp_path: Path, space: SearchSpace, splits: Splits) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     finish(tmp_path)
-    claim(tmp_path, larger(space, seeds=5), splits, seed=0, accept=True)
+    create_or_resume(tmp_path, larger(space, seeds=5), splits, seed=0, accept=True)
     assert (tmp_path / files.CHOSEN).exists()
     assert (tmp_path / files.CONFIRM / "a.json").exists()
     assert not (tmp_path / files.META_TEST).exists()
@@ -67,12 +70,12 @@ def test_more_seeds_leave_the_choice_as_it_is(tmp_path: Path, space: SearchSpace
 def test_another_version_is_refused_until_it_is_accepted(
     tmp_path: Path, space: SearchSpace, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     finish(tmp_path)
     monkeypatch.setattr(files, "code_hash", lambda: "of other sources")
     with pytest.raises(MetabenchError, match=r"code: '\w+' there, 'of other sources' given"):
-        claim(tmp_path, space, splits, seed=0)
-    claim(tmp_path, space, splits, seed=0, accept=True)
+        create_or_resume(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0, accept=True)
     assert (tmp_path / files.META_TEST).exists()
     assert list(files.read_json(tmp_path / files.SEARCH)["changes"][0]["changed"]) == ["code"]
 
@@ -80,23 +83,23 @@ def test_another_version_is_refused_until_it_is_accepted(
 def test_what_makes_numbers_incomparable_is_refused_whatever_is_told(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     for given in (splits._replace(fingerprint="other"), splits):
         task = space.task.model_copy(update={"shot": 5})
         other = space if given is not splits else space.model_copy(update={"task": task})
         with pytest.raises(MetabenchError, match=r"allows no other (data_fingerprint|task.shot)"):
-            claim(tmp_path, other, given, seed=0, accept=True)
+            create_or_resume(tmp_path, other, given, seed=0, accept=True)
     for changed in ({"validation_tasks": 20}, {"borderline_tasks": 20}):
         with pytest.raises(MetabenchError, match=f"allows no other budget.{next(iter(changed))}"):
-            claim(tmp_path, larger(space, **changed), splits, seed=0, accept=True)
+            create_or_resume(tmp_path, larger(space, **changed), splits, seed=0, accept=True)
 
 
 def test_a_search_is_not_shortened(tmp_path: Path, space: SearchSpace, splits: Splits) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     fewer = larger(space, trials=5, seeds=1)
     fewer = fewer.model_copy(update={"algorithms": {"maml": space.algorithms["maml"]}})
     with pytest.raises(MetabenchError) as caught:
-        claim(tmp_path, fewer, splits, seed=0, accept=True)
+        create_or_resume(tmp_path, fewer, splits, seed=0, accept=True)
     for line in ("budget.trials: 9 there, 5 given", "budget.seeds: 2 there, 1 given", "maml_pp is missing"):
         assert line in str(caught.value)
 
@@ -104,12 +107,12 @@ def test_a_search_is_not_shortened(tmp_path: Path, space: SearchSpace, splits: S
 def test_more_tasks_keep_the_rungs_and_add_those_that_follow(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     longer = spaces.override(space, tasks=4000)
-    found, _ = claim(tmp_path, longer, splits, seed=0, accept=True)
+    found, _ = create_or_resume(tmp_path, longer, splits, seed=0, accept=True)
     assert spaces.rungs(space.budget) == [100, 300, 900]
     assert spaces.rungs(found.budget) == [100, 300, 900, 2700, 4000]
-    again, _ = claim(tmp_path, longer, splits, seed=0)
+    again, _ = create_or_resume(tmp_path, longer, splits, seed=0)
     assert again == found
 
 
@@ -126,21 +129,23 @@ def play(folder: Path, space: SearchSpace, tasks_left: int = 10**9) -> list[str]
         state.mkdir(parents=True, exist_ok=True)
         for rung in spaces.rungs(space.budget):
             score = 1 - abs(config["hyperparameters"]["inner_lr"] - 0.3) - 1 / rung
-            if judge(ledger, space.budget, config["trial"], make_report(rung, score)) != "continue":
+            if decide(ledger, space.budget, config["trial"], make_report(rung, score)) != "continue":
                 break
-        searcher.on_trial_complete(str(number), {})
+        searcher.hand_back(str(number))
     return handed
 
 
 def test_an_extended_search_lets_its_best_go_on_and_runs_nothing_twice(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     assert len(play(tmp_path, space)) == 18
     before = files.read_lines(tmp_path / "journal.jsonl")
     complete = {name for name, line in files.read_trials(tmp_path).items() if line["status"] == "complete"}
     kept = {name for name in complete if (tmp_path / "trials" / name / files.STATE).exists()}
-    longer, _ = claim(tmp_path, spaces.override(space, tasks=2700, trials=11), splits, seed=0, accept=True)
+    longer, _ = create_or_resume(
+        tmp_path, spaces.override(space, tasks=2700, trials=11), splits, seed=0, accept=True
+    )
     handed = play(tmp_path, longer)
     assert set(handed[: len(kept)]) == kept  # those that got furthest go first
     assert len(handed) == len(kept) + 4  # and two new ones an algorithm
@@ -158,9 +163,9 @@ def test_one_more_algorithm_gets_the_same_number_of_trials(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
     only = space.model_copy(update={"algorithms": {"maml": space.algorithms["maml"]}})
-    claim(tmp_path, only, splits, seed=0)
+    create_or_resume(tmp_path, only, splits, seed=0)
     first = play(tmp_path, only)
-    found, _ = claim(tmp_path, space, splits, seed=0, accept=True)
+    found, _ = create_or_resume(tmp_path, space, splits, seed=0, accept=True)
     second = play(tmp_path, found)
     assert first == [f"maml-{number:03d}" for number in range(9)]
     assert second == [f"maml_pp-{number:03d}" for number in range(9)]

@@ -20,9 +20,9 @@ from metabench.search.journal.ledger import Ledger
 from metabench.search.progress import watch
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray import asha
-from metabench.search.ray.asha import RungScheduler
+from metabench.search.ray import scheduler as scheduling
 from metabench.search.ray.experiment import Endings
+from metabench.search.ray.scheduler import RungScheduler
 from tests.search.played import make_report
 
 PACKAGE = str(Path(metabench.__file__).parent)
@@ -49,7 +49,7 @@ def run_trials(folder: Path, space: SearchSpace) -> Iterator[int]:
             if answer == RungScheduler.STOP:
                 break
         n_reports = len(ledger.trials[config["trial"]].reports)
-        searcher.on_trial_complete("only", {})
+        searcher.hand_back("only")
         endings.on_trial_complete(1, [], trial)
         yield n_reports
 
@@ -136,7 +136,7 @@ def test_a_free_worker_goes_to_the_newest_trial_until_an_older_one_has_waited_lo
     assert scheduler.choose_trial_to_run(None) is trials[2]
     trials[2].set_status(TuneTrial.RUNNING)
     assert scheduler.choose_trial_to_run(None) is trials[1]
-    monkeypatch.setattr(asha, "PATIENCE", -1.0)
+    monkeypatch.setattr(scheduling, "WORKER_TIMEOUT_SECONDS", -1.0)
     assert scheduler.choose_trial_to_run(None) is trials[0]
     for trial in trials[:2]:
         trial.set_status(TuneTrial.TERMINATED)

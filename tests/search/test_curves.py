@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace, TaskConfig
 from metabench.core.objectives import OBJECTIVES
-from metabench.search.journal.ledger import WORK, Ledger
-from metabench.search.ray.asha import judge
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, WORK, Ledger
+from metabench.search.journal.rule import decide
 from metabench.search.replay import curves
 from metabench.search.replay.curves import Point, pack, unpack
 from metabench.search.replay.scenario import describe
@@ -39,8 +39,8 @@ def test_errors_are_kept_as_numbers() -> None:
 
 def test_what_is_written_is_read(tmp_path: Path, space: SearchSpace) -> None:
     space = only_maml(space)
-    diverged = curve("maml-001", [0.3, None], "diverged")
-    written = [curve("maml-000", [0.3, 0.4, 0.5]), diverged, curve("maml-002", [0.2, 0.7], "cut")]
+    diverged = curve("maml-001", [0.3, None], DIVERGED)
+    written = [curve("maml-000", [0.3, 0.4, 0.5]), diverged, curve("maml-002", [0.2, 0.7], None)]
     write(tmp_path / "some.jsonl", space, written)
     read = curves.read([tmp_path / "some.jsonl"])
     assert (read.space, read.points, read.n_tasks) == (space, (100, 300, 900), N_TASKS)
@@ -70,16 +70,14 @@ def test_a_folder_of_a_search_is_read_with_all_its_endings(tmp_path: Path, space
         ("maml-003", 300, 0.6),
         ("maml-003", 900, 0.6),
     ]:
-        judge(ledger, space.budget, name, make_report(tasks_seen, score, tasks_seen / 100))
+        decide(ledger, space.budget, name, make_report(tasks_seen, score, tasks_seen / 100))
     ledger.fail("maml-002", "broken")
     read = curves.read([tmp_path])
-    assert [one.ending for one in read.curves["maml"]] == ["diverged", "cut", "failed", "whole"]
+    assert [one.status for one in read.curves["maml"]] == [DIVERGED, PRUNED, FAILED, COMPLETE]
     assert read.curves["maml"][0].points == (Point(100, 1, 0, 0.5), Point(204, 2.04, 0, None))
     assert (read.is_per_task, read.n_tasks, read.points) == (False, 10, (100, 300, 900))
     assert describe(read, {}).space.budget.trials == 4  # of nine planned, four were tried
-    with pytest.raises(
-        MetabenchError, match=r"--validation-tasks 5: the scores of single tasks were not kept"
-    ):
+    with pytest.raises(MetabenchError, match=r"validation_tasks=5: the scores of single tasks were not kept"):
         describe(read, {"validation_tasks": 5})
 
 
@@ -97,17 +95,17 @@ def test_scores_of_single_tasks_come_from_the_trials_own_files(tmp_path: Path, s
     ]
     files.write_lines(tmp_path / WORK / name / files.REPORTS, reports)
     for report in reports:
-        judge(ledger, space.budget, name, report)
+        decide(ledger, space.budget, name, report)
     read = curves.read([tmp_path])
     assert read.curves["maml"][0].points == (
         Point(100, 1, 0, 0.3, (0.2, 0.4)),
         Point(300, 3, 0, 0.5, (0.4, 0.6)),
     )
-    assert (read.is_per_task, read.known) == (True, known)
+    assert (read.is_per_task, read.earlier) == (True, known)
     told = describe(read, {})
     assert told.notes == ("no second look at 4 tasks: not every trial's were recorded",)
     assert told.space.budget.borderline_tasks is None
-    with pytest.raises(MetabenchError, match=r"--borderline-tasks 4: must be <= 2, those recorded"):
+    with pytest.raises(MetabenchError, match=r"borderline_tasks=4: must be <= 2, those recorded"):
         describe(read, {"borderline_tasks": 4})
 
 
@@ -125,7 +123,7 @@ def test_of_errors_the_lowest_is_the_best(tmp_path: Path, space: SearchSpace) ->
     )
     ledger = Ledger(tmp_path, 2, OBJECTIVES["regression"])
     ledger.propose("maml", {"inner_lr": 0.1, "inner_steps": 1}, {}, False, 0)
-    judge(ledger, space.budget, "maml-000", make_error_report(900, 0.25))
+    decide(ledger, space.budget, "maml-000", make_error_report(900, 0.25))
     folder = curves.read([tmp_path])
     write(tmp_path / "errors.jsonl", space, [curve("maml-000", [0.5, 0.3, 0.2])], kind="regression")
     file = curves.read([tmp_path / "errors.jsonl"])
@@ -198,7 +196,7 @@ def test_everything_wrong_with_a_plan_comes_in_one_message(space: SearchSpace) -
     with pytest.raises(MetabenchError) as caught:
         describe(made, changes, 0)
     lines = str(caught.value).splitlines()
-    flags = ["--workers 0", "--trials 4", "--tasks 901", "--validation-tasks 11"]
-    assert [line.partition(":")[0] for line in lines] == flags
-    with pytest.raises(MetabenchError, match=r"--reduction-factor=1"):
+    settings = ["workers=0", "trials=4", "tasks=901", "validation_tasks=11"]
+    assert [line.partition(":")[0] for line in lines] == settings
+    with pytest.raises(MetabenchError, match=r"reduction.factor=1"):
         describe(made, {"reduction_factor": 1})

@@ -11,16 +11,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from metabench import data
 from metabench.core import Report, Split
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
-from metabench.search.folder import claim
+from metabench.data.reading.splits import make_splits
+from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger
+from metabench.search.journal.rule import decide
 from metabench.search.progress import dashboard
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import judge
 from metabench.search.ray.experiment import Endings
 from metabench.storage import files
 from metabench.storage.tensorboard import Events
@@ -32,7 +32,7 @@ from tests.search.played import make_report
 def folder(tmp_path: Path, space: SearchSpace) -> Path:
     """Return a search of which two trials were judged at two rungs, with all that TensorBoard is sent."""
     split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
-    claim(tmp_path, space, data.make_splits("squares", split, split, split), seed=0)
+    create_or_resume(tmp_path, space, make_splits("squares", split, split, split), seed=0)
     ledger = Ledger(tmp_path, 2)
     searcher = FairSearcher(space, ledger, seed=0)
     watch = Watch(tmp_path, space, quiet=True)
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:
                 report = Report(**{**given, "logs": logs})
                 runs.write_report(events, report, OBJECTIVES["classification"])
                 events.scalars(rung, logs)
-                judge(ledger, space.budget, name, given)
+                decide(ledger, space.budget, name, given)
             events.close()
             endings.ended(name)
     return tmp_path

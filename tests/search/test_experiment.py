@@ -20,7 +20,7 @@ from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL,
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.ray import cluster, experiment, failures
-from metabench.search.ray.asha import PROBLEM
+from metabench.search.ray.scheduler import PROBLEM
 from metabench.storage import files
 from tests.search.played import doubtful_trial, played_trial
 
@@ -130,7 +130,7 @@ def test_a_search_in_rounds_tries_every_setting_once_and_proposes_with_all_that_
     assert attempts == [1] * 9
 
 
-def test_trials_look_again_where_a_decision_is_within_the_noise(
+def test_trials_reevaluate_where_a_decision_is_within_the_noise(
     tmp_path: Path, space: SearchSpace, found: cluster.Cluster
 ) -> None:
     changed = {"trials": 5, "validation_tasks": 4, "borderline_tasks": 8}
@@ -162,7 +162,7 @@ def check_decisions_in_tensorboard(folder: Path, line: dict[str, Any]) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])
 def test_an_address_without_a_cluster_is_one_message(tmp_path: Path, ray_folder: None, address: str) -> None:
     with (
-        pytest.raises(MetabenchError, match=f"--address {address}: no Ray cluster can be joined there"),
+        pytest.raises(MetabenchError, match=f"address {address}: no Ray cluster can be joined there"),
         cluster.connect(address, tmp_path),
     ):
         pass
@@ -175,7 +175,7 @@ def test_an_address_without_a_cluster_is_one_message(tmp_path: Path, ray_folder:
 def test_trials_share_gpus_as_far_as_there_are_cpus(
     resources: dict[str, float], slots: int, gpus: float
 ) -> None:
-    assert cluster.offer(resources) == cluster.Cluster(slots, 1, gpus)
+    assert cluster.allocate(resources) == cluster.Cluster(slots, 1, gpus)
 
 
 def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
@@ -187,8 +187,8 @@ def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
 def test_where_no_node_is_left_the_search_ends_with_what_is_out_of_order_and_has_failed_nothing(
     tmp_path: Path, space: SearchSpace, found: cluster.Cluster
 ) -> None:
-    fresh = found._replace(avoided=failures.Avoided(cluster.workers, lambda text: None))
-    with pytest.raises(OutOfOrder, match=r"node .*: no space left\nNothing is lost; .*the same command"):
+    fresh = found._replace(excluded=failures.ExcludedNodes(cluster.workers, lambda text: None))
+    with pytest.raises(OutOfOrder, match=r"node .*: no space left\nNothing is lost. .*the same command"):
         explore(tmp_path, space, fresh, broken_place)
     ledger = Ledger(tmp_path, keep=2)
     assert {trial.status for trial in ledger.trials.values()} == {None}

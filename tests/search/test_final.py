@@ -20,7 +20,8 @@ NOWHERE = Cluster(slots=1, cpus=1, gpus=0)
 
 
 def published(space: SearchSpace, algorithm: str) -> dict[str, object]:
-    return spaces.resolve(space, algorithm, spaces.defaults(space, algorithm))
+    its = spaces.of(space, algorithm)
+    return its.resolve(its.published[0])
 
 
 def test_tuned_and_default_are_planned_with_the_same_seeds_and_ten_reports(space: SearchSpace) -> None:

@@ -10,9 +10,10 @@ import torch
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import SearchSpace
+from metabench.data.reading.splits import make_splits
 from metabench.search import search
 from metabench.search import space as spaces
-from metabench.search.folder import check_resume, claim
+from metabench.search.folder import check_resume, create_or_resume
 from metabench.storage import files as store
 
 
@@ -20,7 +21,7 @@ from metabench.storage import files as store
 def splits() -> Splits:
     """Return a data set of black squares."""
     split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
-    return data.make_splits("squares", split, split, split)
+    return make_splits("squares", split, split, split)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -30,38 +31,40 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_search_records_itself_and_is_continued_as_the_same(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    assert claim(tmp_path / "a", space, splits, seed=0) == (space, False)
+    assert create_or_resume(tmp_path / "a", space, splits, seed=0) == (space, False)
     record = store.read_json(tmp_path / "a" / store.SEARCH)
     assert record["seed"] == 0
     assert record["data_fingerprint"] == splits.fingerprint
     assert {"protocol", "version", "space", "created", "versions", "commit", "device"} <= set(record)
     assert spaces.load(tmp_path / "a" / store.SPACE) == space
     before = files(tmp_path / "a")
-    assert claim(tmp_path / "a", space, splits, seed=0) == (space, True)
+    assert create_or_resume(tmp_path / "a", space, splits, seed=0) == (space, True)
     assert files(tmp_path / "a") == before
 
 
 def test_another_space_seed_or_data_is_refused_with_the_difference(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     budget = space.budget.model_copy(update={"trials": 10})
     fewer = {"maml": space.algorithms["maml"]}
     with pytest.raises(MetabenchError) as caught:
-        claim(tmp_path, space.model_copy(update={"budget": budget, "algorithms": fewer}), splits, seed=1)
+        create_or_resume(
+            tmp_path, space.model_copy(update={"budget": budget, "algorithms": fewer}), splits, seed=1
+        )
     assert "seed: 0 there, 1 given" in str(caught.value)
     assert "budget.trials: 9 there, 10 given" in str(caught.value)
     assert "algorithms.maml_pp.multi_step_loss.default: True there, nothing given" in str(caught.value)
     assert "tasks" not in str(caught.value).replace(str(tmp_path), "")
     with pytest.raises(MetabenchError, match="data_fingerprint"):
-        claim(tmp_path, space, splits._replace(fingerprint="other"), seed=0)
+        create_or_resume(tmp_path, space, splits._replace(fingerprint="other"), seed=0)
 
 
 def test_never_refuses_what_is_there_and_must_what_is_not(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
     new, old, other = tmp_path / "new", tmp_path / "old", tmp_path / "other"
-    claim(old, space, splits, seed=0)
+    create_or_resume(old, space, splits, seed=0)
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
     before = files(tmp_path)
@@ -69,9 +72,9 @@ def test_never_refuses_what_is_there_and_must_what_is_not(
     check_resume(new, "never")
     check_resume(old, "auto")
     check_resume(old, "must")
-    with pytest.raises(MetabenchError, match=r"--resume must: .*new holds no search"):
+    with pytest.raises(MetabenchError, match=r"resume=must: .*new holds no search"):
         check_resume(new, "must")
-    with pytest.raises(MetabenchError, match=r"--resume never: .*old is there already"):
+    with pytest.raises(MetabenchError, match=r"resume=never: .*old is there already"):
         check_resume(old, "never")
     with pytest.raises(MetabenchError, match=r"something else than a search \(thesis\.tex\)"):
         check_resume(other, "auto")
@@ -83,10 +86,10 @@ def test_never_refuses_what_is_there_and_must_what_is_not(
 def test_a_start_that_was_killed_before_its_record_is_a_new_start(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
-    claim(tmp_path, space, splits, seed=0)
+    create_or_resume(tmp_path, space, splits, seed=0)
     (tmp_path / store.SEARCH).unlink()
     check_resume(tmp_path, "auto")
-    assert claim(tmp_path, space, splits, seed=5) == (space, False)
+    assert create_or_resume(tmp_path, space, splits, seed=5) == (space, False)
     assert len(list((tmp_path / store.TENSORBOARD).iterdir())) == 1
 
 

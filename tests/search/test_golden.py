@@ -1,4 +1,4 @@
-"""A search folder of an earlier version is read, tested and continued: `golden/sinusoid`, of sinusoid.yaml."""
+"""A search folder of an earlier version is read, tested and continued: `golden/sinusoid`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import ray
 import yaml
 
 from metabench.core import MetabenchError
-from metabench.search.ray import cluster, growth
+from metabench.search.ray import cluster
 from tests.search.test_kill import PATIENCE, SPACE
 
 HEAD = "f" * 51 + "00000"
@@ -36,27 +36,27 @@ class Asked(list[float]):
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     asked = Asked()
-    monkeypatch.setattr(growth, "request_resources", asked)
+    monkeypatch.setattr(cluster, "request_resources", asked)
     return asked
 
 
 def test_nothing_is_asked_for_where_a_node_is_there(asked: Asked) -> None:
-    with growth.first_node(lambda: [{}]):
+    with cluster.wait_for_first_node(lambda: [{}]):
         pass
     assert asked == []
 
 
 def test_a_first_node_is_asked_for_until_it_is_there_and_in_use_and_no_longer(asked: Asked) -> None:
     coming: Iterator[list[dict[str, Any]]] = iter([[], [], [], [{}]])
-    with growth.first_node(lambda: next(coming), poll=0):
+    with cluster.wait_for_first_node(lambda: next(coming), poll=0):
         assert asked == [1], "an idle node might go before it is used"
     assert asked == [1, 0]
     assert next(coming, None) is None, "it looked until the node was there"
 
 
 def test_a_node_that_never_comes_is_a_clear_error_and_no_longer_asked_for(asked: Asked) -> None:
-    never = growth.first_node(list, patience=0, poll=0)
-    with pytest.raises(MetabenchError, match=r"--workers: .* none came within 0 s; see `ray status`"), never:
+    never = cluster.wait_for_first_node(list, timeout=0, poll=0)
+    with pytest.raises(MetabenchError, match=r"workers: .* none came within 0 s; see `ray status`"), never:
         pass
     assert asked == [1, 0]
 
@@ -79,12 +79,12 @@ def node(cpus: float, gpus: float = 0) -> dict[str, Any]:
 def test_room_is_that_of_the_nodes_to_come(
     nodes: list[dict[str, Any]], workers: int | None, slots: int
 ) -> None:
-    assert cluster.offer(growth.expected(nodes, workers)).slots == slots
+    assert cluster.allocate(cluster.expected_resources(nodes, workers)).slots == slots
 
 
 def test_an_empty_cluster_that_does_not_grow_is_told_how_it_could() -> None:
-    with pytest.raises(MetabenchError, match="say by --workers"):
-        cluster.offer(growth.expected([], None))
+    with pytest.raises(MetabenchError, match="say by workers"):
+        cluster.allocate(cluster.expected_resources([], None))
 
 
 class Growing(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search.journal.ledger import FAILED, JOURNAL, PRUNED, WORK, Ledger, ranked
-from metabench.search.ray.asha import judge
+from metabench.search.journal.rule import decide
 from metabench.storage import files
 from tests.search.played import make_error_report, make_report
 
@@ -21,11 +21,11 @@ def play(folder: Path, space: SearchSpace) -> Ledger:
     for _ in range(4):
         name = ledger.propose("maml", {"inner_lr": 0.1}, {"inner_lr": 0.1}, False, 0).name
         files.write_text(folder / WORK / name / files.STATE / "state.safetensors", "")
-    judge(ledger, space.budget, "maml-000", make_report(100, 0.5))
-    judge(ledger, space.budget, "maml-001", make_report(100, 0.4))
-    judge(ledger, space.budget, "maml-000", make_report(900, 0.6))
+    decide(ledger, space.budget, "maml-000", make_report(100, 0.5))
+    decide(ledger, space.budget, "maml-001", make_report(100, 0.4))
+    decide(ledger, space.budget, "maml-000", make_report(900, 0.6))
     ledger.fail("maml-002", "Traceback ...\nValueError: no")
-    judge(ledger, space.budget, "maml-003", make_report(100, 0.7))
+    decide(ledger, space.budget, "maml-003", make_report(100, 0.7))
     return ledger
 
 
@@ -47,7 +47,7 @@ def test_of_regression_the_lowest_error_ranks_first_and_is_called_an_error(
     ledger = Ledger(tmp_path, 2, OBJECTIVES["regression"])
     for error in (0.9, 0.3, 0.6):
         name = ledger.propose("maml", {}, {}, False, 0).name
-        judge(ledger, space.budget, name, make_error_report(900, error))
+        decide(ledger, space.budget, name, make_error_report(900, error))
     assert [trial.score for trial in ranked(ledger.of("maml"))] == [-0.3, -0.6, -0.9]
     lines = files.read_lines(tmp_path / files.TRIALS)
     assert [line["val_error"] for line in lines] == [0.9, 0.3, 0.6]
@@ -102,7 +102,7 @@ def test_the_best_in_the_end_still_have_their_states(tmp_path: Path, space: Sear
     for index in range(12):
         name = ledger.propose("maml", {}, {}, False, 0).name
         files.write_text(tmp_path / WORK / name / files.STATE / "state.safetensors", "")
-        judge(ledger, space.budget, name, make_report(900 if index % 3 else 100, ((index * 5) % 12) / 12))
+        decide(ledger, space.budget, name, make_report(900 if index % 3 else 100, ((index * 5) % 12) / 12))
     best = ranked(ledger.of("maml"))[:keep]
     assert len(best) == keep
     assert all(trial.checkpoint and (tmp_path / trial.checkpoint).exists() for trial in best)

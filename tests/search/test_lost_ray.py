@@ -40,7 +40,7 @@ with cluster.connect(None, Path(), cpus=1) as found:
 def test_ray_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 40)))  # for the path of a socket
     with (
-        pytest.raises(OutOfOrder, match=r"(?s)does not start on this machine: .*the same command goes on"),
+        pytest.raises(OutOfOrder, match=r"(?s)does not start on this machine: .*run the same command again"),
         cluster.joined(None, 1),
     ):
         raise AssertionError("it has started")
@@ -63,7 +63,7 @@ def test_jobs_that_lose_their_ray_have_not_failed(tmp_path: Path) -> None:
             told, _ = program.communicate(timeout=120)
         finally:
             processes.kill(program.pid, *processes.of(folder))
-    assert "Ray is lost on this machine. Nothing is lost; once it is mended" in told
+    assert "Ray is lost on this machine. Nothing is lost. Fix it and run the same" in told
 
 
 def test_a_node_that_leaves_while_all_are_asked_is_left_out(

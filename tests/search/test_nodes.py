@@ -100,10 +100,10 @@ def test_a_node_without_the_data_downloads_them_once_where_it_is_told_to(
     monkeypatch.setenv("METABENCH_DATA", str(data_root))
     here = data.load(task)
     monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "node"))
-    assert "quickdraw" in nodes.look(task.model_dump(mode="json"))[1]
+    assert "quickdraw" in nodes.look(task.model_dump(mode="json")).problem
     with serving(data_root / "quickdraw/numpy_bitmap") as (url, behaviour):
         for _ in range(2):
-            found = nodes.Found(*nodes.look(task.model_dump(mode="json"), url))
+            found = nodes.look(task.model_dump(mode="json"), url)
             assert found == (here.fingerprint, "", str(tmp_path / "node"))
             n_requests = len(behaviour.seen)
             behaviour.codes = [500] * 1000  # a second download would fail
@@ -149,7 +149,7 @@ def test_a_node_takes_the_drivers_folders_only_where_it_has_none(monkeypatch: py
     monkeypatch.delenv("METABENCH_CACHE", raising=False)
     for name, told in cluster.FORWARDED.items():
         monkeypatch.setenv(told, f"/driver/{name}")
-    cluster.settle()
+    cluster.adopt_driver_folders()
     assert os.environ["METABENCH_DATA"] == "/own"
     assert os.environ["METABENCH_CACHE"] == "/driver/METABENCH_CACHE"
     monkeypatch.delenv("METABENCH_CACHE")

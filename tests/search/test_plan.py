@@ -22,45 +22,44 @@ from tests.search.test_kill import SPACE
 @pytest.mark.parametrize(
     ("resources", "share", "found"),
     [
-        ({"CPU": 8}, cluster.Share(), (8, 1, 0)),
-        ({"CPU": 8}, cluster.Share(cpus=3), (2, 3, 0)),
-        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=0), (8, 1, 0)),
-        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=1), (2, 1, 1)),
-        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=2), (1, 1, 2)),
-        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=0.25), (8, 1, 0.25)),
-        ({"CPU": 4, "GPU": 2}, cluster.Share(gpus=0.25), (4, 1, 0.25)),  # too few cores for all shares
-        ({"CPU": 8, "GPU": 2}, cluster.Share(gpus=0.4), (4, 1, 0.4)),  # a share lies on one GPU
-        ({"CPU": 6, "GPU": 2}, cluster.Share(), (6, 1, 1 / 3)),
-        ({"CPU": 6, "GPU": 2}, cluster.Share(cpus=2), (2, 2, 1)),
+        ({"CPU": 8}, cluster.TrialResources(), (8, 1, 0)),
+        ({"CPU": 8}, cluster.TrialResources(cpus=3), (2, 3, 0)),
+        ({"CPU": 8, "GPU": 2}, cluster.TrialResources(gpus=0), (8, 1, 0)),
+        ({"CPU": 8, "GPU": 2}, cluster.TrialResources(gpus=1), (2, 1, 1)),
+        ({"CPU": 8, "GPU": 2}, cluster.TrialResources(gpus=2), (1, 1, 2)),
+        ({"CPU": 8, "GPU": 2}, cluster.TrialResources(gpus=0.25), (8, 1, 0.25)),
+        (
+            {"CPU": 4, "GPU": 2},
+            cluster.TrialResources(gpus=0.25),
+            (4, 1, 0.25),
+        ),  # too few cores
+        ({"CPU": 8, "GPU": 2}, cluster.TrialResources(gpus=0.4), (4, 1, 0.4)),  # a share lies on one GPU
+        ({"CPU": 6, "GPU": 2}, cluster.TrialResources(), (6, 1, 1 / 3)),
+        ({"CPU": 6, "GPU": 2}, cluster.TrialResources(cpus=2), (2, 2, 1)),
     ],
 )
 def test_a_cluster_is_divided_as_asked(
-    resources: dict[str, float], share: cluster.Share, found: tuple[float, float, float]
+    resources: dict[str, float], share: cluster.TrialResources, found: tuple[float, float, float]
 ) -> None:
-    assert cluster.offer(resources, share) == pytest.approx(cluster.Cluster(*found))
+    assert cluster.allocate(resources, share) == pytest.approx(cluster.Cluster(*found))
 
 
 @pytest.mark.parametrize(
     ("share", "told"),
     [
-        (cluster.Share(gpus=1.5), "a share of one GPU or a whole number"),
-        (cluster.Share(gpus=4), "--gpus-per-trial 4: the cluster has 2 GPUs"),
-        (cluster.Share(cpus=16), "has 8 cores, and a trial takes 16"),
+        (cluster.TrialResources(gpus=1.5), "a share of one GPU or a whole number"),
+        (cluster.TrialResources(gpus=4), "gpus_per_trial=4: the cluster has 2 GPUs"),
+        (cluster.TrialResources(cpus=16), "has 8 cores, and a trial takes 16"),
     ],
 )
-def test_a_share_that_no_node_can_give_is_refused(share: cluster.Share, told: str) -> None:
+def test_a_share_that_no_node_can_give_is_refused(share: cluster.TrialResources, told: str) -> None:
     with pytest.raises(MetabenchError, match=told):
-        cluster.offer({"CPU": 8, "GPU": 2}, share)
+        cluster.allocate({"CPU": 8, "GPU": 2}, share)
 
 
 def test_a_gpu_that_is_asked_for_where_there_is_none_is_refused() -> None:
     with pytest.raises(MetabenchError, match="the cluster has 0 GPUs"):
-        cluster.offer({"CPU": 8}, cluster.Share(gpus=0.5))
-
-
-def test_one_in_so_many_is_expected_at_each_rung() -> None:
-    assert plan.reaching(27, [1, 3, 9, 27], 3) == [27, 9, 3, 1]
-    assert plan.reaching(2, [1, 3, 9], 3) == [2, 1, 1]
+        cluster.allocate({"CPU": 8}, cluster.TrialResources(gpus=0.5))
 
 
 def test_the_cost_is_that_of_the_stages(space: SearchSpace) -> None:
@@ -84,6 +83,8 @@ def test_the_cost_of_other_schedulers_and_of_seconds_is_theirs(space: SearchSpac
         return plan.cost(given, "maml", pace)
 
     after = cost()["seconds"] - (0.1 * 2100 + 0.01 * (13 * 10 + 2 * 10))
+    assert cost(trials=27)["trials_at_rungs"] == [27, 9, 3]
+    assert cost(trials=2)["trials_at_rungs"] == [2, 1, 1]
     assert cost(scheduler="none")["trial_tasks"] == 9 * 900
     assert cost(scheduler="top_k")["trials_at_rungs"] == [9, 3]
     assert cost(scheduler="top_k")["trial_tasks"] == 9 * 100 + 3 * 800

@@ -12,17 +12,16 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import CONTINUE, Ledger
 from metabench.search.progress.watch import Watch
 from metabench.search.ray import cluster, experiment
-from metabench.search.replay import curves
-from metabench.search.replay.replayed import Deck, RecordedStudy, distance
+from metabench.search.replay import curves, simulate
+from metabench.search.replay.replayed import RecordedStudy, distance
 from metabench.search.replay.scenario import describe
-from metabench.search.replay.simulate import play
 from metabench.storage import files
 from tests.search.played import smooth_trial
-from tests.search.recorded import curve, many, only_maml, recording
+from tests.search.recorded import curve, many, only_maml, play, recording
 
 
 def test_the_distance_is_that_of_unit_scaled_parameters(space: SearchSpace) -> None:
-    parameters = spaces.parameters(space, "maml_pp")
+    parameters = spaces.of(space, "maml_pp").parameters
     here = {"inner_lr": 0.01, "inner_steps": 1, "multi_step_loss": False}
     assert distance(parameters, here, here) == 0
     assert distance(parameters, here, here | {"inner_lr": 0.1}) == pytest.approx(0.5)  # half of two decades
@@ -42,25 +41,23 @@ def test_a_proposal_is_played_by_the_nearest_left_and_the_study_is_told_that_one
 ) -> None:
     rates = [0.02, 0.1, 0.5]
     recorded = [curve(f"{rate}", [0.5], inner_lr=rate) for rate in rates]
-    deck = Deck(list(recorded))
-    study = RecordedStudy(only_maml(space, sampler=order), "maml", 0, deck=deck, is_in_order=False)
+    study = RecordedStudy(only_maml(space, sampler=order), "maml", 0, curves=recorded, is_in_order=False)
     assert study.propose() == {"inner_lr": 0.1, "inner_steps": 1}  # the published one was recorded
-    assert deck.distances == [0.0]
+    assert study.distances == [0.0]
     rest = [study.propose()["inner_lr"] for _ in range(2)]
     assert sorted(rest) == [0.02, 0.5]
-    assert all(how_far > 0 for how_far in deck.distances[1:])
+    assert all(how_far > 0 for how_far in study.distances[1:])
     asked = study.study.trials
     assert [trial.params["inner_lr"] for trial in asked] == [0.1, *rest]
     assert [trial.state for trial in asked] == [TrialState.RUNNING] * 3
-    assert [one.name for one in deck.played] == ["0.1", *map(str, rest)]
+    assert [one.name for one in study.played] == ["0.1", *map(str, rest)]
 
 
 def test_the_recorded_order_proposes_nothing(space: SearchSpace) -> None:
     recorded = many(5, seed=0)
-    deck = Deck(list(recorded))
-    study = RecordedStudy(only_maml(space), "maml", 0, deck=deck, is_in_order=True)
+    study = RecordedStudy(only_maml(space), "maml", 0, curves=recorded, is_in_order=True)
     assert [study.propose() for _ in recorded] == [one.sampled for one in recorded]
-    assert deck.distances == [0.0] * 5
+    assert study.distances == [0.0] * 5
 
 
 def test_seeds_draw_other_orders_and_the_published_setting_stays_first(space: SearchSpace) -> None:
@@ -84,8 +81,9 @@ def test_a_search_on_one_worker_replays_itself(tmp_path: Path, space: SearchSpac
     files.write_json(tmp_path / files.SEARCH, record)
     recorded = curves.read([tmp_path])
     played = play(recorded, describe(recorded, {}), seed=7).played["maml"]
+    study = simulate.play(recorded, describe(recorded, {}), seed=7).studies["maml"]
     searched = ledger.of("maml")
-    assert played.distance == 0.0  # every proposal is the very setting that the search proposed then
+    assert not any(study.distances)  # every proposal is the very setting that the search proposed then
     assert played.curves == [trial.name for trial in searched]
     decisions = [(event.trial, event.tasks_seen, event.score, event.decision) for event in played.events]
     assert decisions == [

@@ -20,8 +20,8 @@ from metabench.search.journal.ledger import (
     WAIT,
     Ledger,
 )
+from metabench.search.journal.rule import choose_top, decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import choose_top, judge
 from metabench.storage import files
 from tests.search import proposals
 from tests.search.played import make_report
@@ -41,7 +41,7 @@ def arrive(folder: Path, space: SearchSpace, last: int = 8) -> Ledger:
     ledger = Ledger(folder, keep=2)
     for number in range(last):
         name = ledger.propose("maml_pp", {}, {}, False, 0).name
-        decision = judge(ledger, space.budget, name, make_report(100, SCORES[number]))
+        decision = decide(ledger, space.budget, name, make_report(100, SCORES[number]))
         assert decision == (DIVERGED if SCORES[number] is None else WAIT)
     return ledger
 
@@ -53,7 +53,7 @@ def test_nobody_is_stopped_where_there_is_no_scheduler(tmp_path: Path, space: Se
     for scores, ending in (((0.9, 0.8, 0.7), COMPLETE), ((0.1, 0.1, 0.1), COMPLETE), ((0.5, None), DIVERGED)):
         name = ledger.propose("maml", {}, {}, False, 0).name
         decided = [
-            judge(ledger, budget, name, make_report(*one))
+            decide(ledger, budget, name, make_report(*one))
             for one in zip((100, 300, 900), scores, strict=False)
         ]
         assert decided == [CONTINUE] * (len(scores) - 1) + [ending]
@@ -67,22 +67,22 @@ def test_the_best_share_of_all_goes_on_once_the_last_has_arrived(
     assert choose_top(ledger, control.budget, "maml_pp", 8) == []  # one was not even proposed
     last = ledger.propose("maml_pp", {}, {}, False, 0).name
     assert choose_top(ledger, control.budget, "maml_pp", 8) == []  # or has not arrived
-    judge(ledger, control.budget, last, make_report(100, SCORES[7]))
+    decide(ledger, control.budget, last, make_report(100, SCORES[7]))
     stopped = choose_top(ledger, control.budget, "maml_pp", 8)
     # Of seven that arrived two go on: 0.9, and the two 0.7 that tie.
     assert stopped == [f"maml_pp-00{number}" for number in (0, 2, 5, 7)]
     goes_on = [trial.number for trial in ledger.of("maml_pp") if trial.decisions[100] == CONTINUE]
     assert goes_on == [1, 4, 6]
     assert choose_top(ledger, control.budget, "maml_pp", 8) == []
-    basis = ledger.trials["maml_pp-005"].bases[100]
+    basis = ledger.trials["maml_pp-005"].details[100]
     assert (basis["rank"], basis["arrived"], basis["cutoff"]) == (4, 7, 0.7)
     assert basis["margin"] == pytest.approx(-0.1)
     lines = files.read_trials(tmp_path)
     assert {name for name, line in lines.items() if line["status"] == PRUNED} == set(stopped)
     for number in goes_on:
         name = f"maml_pp-00{number}"
-        assert judge(ledger, control.budget, name, make_report(100, SCORES[number])) == CONTINUE
-        assert judge(ledger, control.budget, name, make_report(900, 0.1)) == COMPLETE
+        assert decide(ledger, control.budget, name, make_report(100, SCORES[number])) == CONTINUE
+        assert decide(ledger, control.budget, name, make_report(900, 0.1)) == COMPLETE
 
 
 def test_a_kill_between_two_choices_changes_none(tmp_path: Path, control: SearchSpace) -> None:

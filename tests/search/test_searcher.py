@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import Ledger
-from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import judge
+from metabench.search.journal.rule import decide
+from metabench.search.propose.searcher import FINISHED, FairSearcher
 from tests.search.played import make_error_report, make_report
 
 
@@ -28,12 +27,12 @@ def run_next(searcher: FairSearcher, trial_id: str) -> str:
     config = searcher.suggest(trial_id)
     assert isinstance(config, dict)
     for rung in searcher.rungs:
-        decision = judge(
+        decision = decide(
             searcher.ledger, searcher.space.budget, config["trial"], make_report(rung, score(config, rung))
         )
         if decision != "continue":
             break
-    searcher.on_trial_complete(trial_id, {"done": True})
+    searcher.hand_back(trial_id)
     return str(config["trial"])
 
 
@@ -44,8 +43,8 @@ def test_the_first_setting_of_every_algorithm_is_the_published_one(
     for trial_id in ("x", "y"):
         config = searcher.suggest(trial_id)
         algorithm = config["algorithm"]
-        published = spaces.resolve(space, algorithm, spaces.defaults(space, algorithm))
-        assert config["hyperparameters"] == published
+        its = spaces.of(space, algorithm)
+        assert config["hyperparameters"] == its.resolve(its.published[0])
         assert config["trial"] == f"{algorithm}-000"
         assert searcher.ledger.trials[config["trial"]].is_default
 
@@ -64,7 +63,7 @@ def test_the_algorithm_that_has_spent_least_goes_next(tmp_path: Path, space: Sea
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert [first["algorithm"], second["algorithm"]] == ["maml", "maml_pp"]  # nobody has spent anything yet
     for rung in (100, 300):
-        judge(searcher.ledger, space.budget, first["trial"], make_report(rung, 0.5))
+        decide(searcher.ledger, space.budget, first["trial"], make_report(rung, 0.5))
     assert [searcher.suggest(i)["algorithm"] for i in "cdefgh"] == [
         "maml_pp"
     ] * 6  # 100 each, the other on its way to 900
@@ -76,7 +75,7 @@ def test_every_algorithm_gets_its_number_of_trials_and_no_more(tmp_path: Path, s
     names = [run_next(searcher, str(index)) for index in range(18)]
     assert Counter(name.rsplit("-", 1)[0] for name in names) == {"maml": 9, "maml_pp": 9}
     assert len(set(names)) == 18
-    assert searcher.suggest("one more") == Searcher.FINISHED
+    assert searcher.suggest("one more") == FINISHED
 
 
 def test_the_study_is_told_complete_pruned_and_failed_as_what_they_are(
@@ -87,16 +86,16 @@ def test_the_study_is_told_complete_pruned_and_failed_as_what_they_are(
     names = [searcher.suggest(trial_id)["trial"] for trial_id in "abcde"]
 
     def report(name: str, tasks_seen: int, accuracy: float | None) -> None:
-        judge(searcher.ledger, only.budget, name, make_report(tasks_seen, accuracy))
+        decide(searcher.ledger, only.budget, name, make_report(tasks_seen, accuracy))
 
     for rung, accuracy in ((100, 0.5), (300, 0.6), (900, 0.7)):
         report(names[0], rung, accuracy)
     report(names[1], 100, 0.4)
     report(names[2], 100, None)
-    searcher.on_trial_complete("a", {})
-    searcher.on_trial_complete("b", {})
-    searcher.on_trial_complete("c", {})
-    searcher.on_trial_complete("d", error=True)
+    searcher.hand_back("a")
+    searcher.hand_back("b")
+    searcher.hand_back("c")
+    searcher.hand_back("d")
     searcher.ledger.fail(names[3], "broken")  # Tune tells the searcher first
     searcher.catch_up()
     complete, pruned, diverged, failed, running = searcher.studies["maml"].study.trials
@@ -116,7 +115,7 @@ def test_the_study_of_a_regression_finds_the_lowest_error_best(tmp_path: Path, s
             searcher.ledger.record(
                 name, make_error_report(rung, error), "complete" if rung == 900 else "continue", {}
             )
-        searcher.on_trial_complete(trial_id, {})
+        searcher.hand_back(trial_id)
     study = searcher.studies["maml"].study
     assert (study.best_trial.number, study.best_value) == (1, -0.5)
     assert study.best_trial.intermediate_values == {100: -0.5, 300: -0.5, 900: -0.5}
@@ -151,7 +150,7 @@ def test_in_rounds_the_proposals_are_the_same_as_without(
             rounds.start_round(n_trials)
         run_next(rounds, str(index))
         if index % n_trials == n_trials - 1:
-            assert rounds.suggest("one more") == Searcher.FINISHED
+            assert rounds.suggest("one more") == FINISHED
     proposed = [[trial.sampled for trial in one.ledger.trials.values()] for one in (whole, rounds)]
     assert proposed[0] == proposed[1]
 
@@ -160,10 +159,10 @@ def test_a_round_begins_with_what_the_last_one_left_unfinished(tmp_path: Path, s
     searcher = FairSearcher(space, Ledger(tmp_path, 2), seed=0)
     searcher.start_round(2)
     names = [searcher.suggest(trial_id)["trial"] for trial_id in "ab"]
-    judge(searcher.ledger, space.budget, names[0], make_report(100, None))  # diverges
-    searcher.on_trial_complete("a", {})
-    searcher.on_trial_complete("b", error=True)  # its worker died
-    assert (searcher.suggest("c"), searcher.left) == (Searcher.FINISHED, 0)
+    decide(searcher.ledger, space.budget, names[0], make_report(100, None))  # diverges
+    searcher.hand_back("a")
+    searcher.hand_back("b")  # its worker died
+    assert (searcher.suggest("c"), searcher.left) == (FINISHED, 0)
     searcher.start_round(2)
     assert searcher.suggest("d")["trial"] == names[1]
 
@@ -181,8 +180,8 @@ def test_another_seed_proposes_other_settings(tmp_path: Path, space: SearchSpace
 def test_unfinished_trials_are_handed_out_again_before_new_ones(tmp_path: Path, space: SearchSpace) -> None:
     searcher = FairSearcher(space, Ledger(tmp_path, 2), seed=0)
     configs = [searcher.suggest(trial_id) for trial_id in "abcd"]
-    judge(searcher.ledger, space.budget, configs[1]["trial"], make_report(100, 0.5))  # got furthest
-    judge(searcher.ledger, space.budget, configs[0]["trial"], make_report(900, 0.5))  # has ended
+    decide(searcher.ledger, space.budget, configs[1]["trial"], make_report(100, 0.5))  # got furthest
+    decide(searcher.ledger, space.budget, configs[0]["trial"], make_report(900, 0.5))  # has ended
     again = FairSearcher(space, Ledger(tmp_path, 2), seed=0)
     assert again.remaining() == 17
     assert again.suggest("a") == configs[1]
@@ -217,5 +216,5 @@ def test_an_algorithm_with_nothing_to_choose_is_tried_once(tmp_path: Path, space
     assert searcher.suggest("over") is None  # the worker of one that runs may die
     for index, name in enumerate(dict(searcher.handed).values()):
         searcher.ledger.fail(name, "broken")
-        searcher.on_trial_complete(str(index))
-    assert searcher.suggest("over") == Searcher.FINISHED
+        searcher.hand_back(str(index))
+    assert searcher.suggest("over") == FINISHED

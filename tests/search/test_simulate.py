@@ -10,13 +10,12 @@ import pytest
 
 from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
-from metabench.search.ray.asha import AGAIN, judge
+from metabench.search.journal.rule import REEVALUATE, decide
 from metabench.search.replay.curves import Point, Recording
-from metabench.search.replay.histories import Event, Incumbent
 from metabench.search.replay.scenario import Scenario, describe
-from metabench.search.replay.simulate import CENSORED, play
+from metabench.search.replay.simulate import CENSORED, Event, Incumbent
 from tests.search.played import make_report
-from tests.search.recorded import curve, many, only_maml, recording
+from tests.search.recorded import curve, many, only_maml, play, recording
 
 A = curve("a", [0.30, 0.40, 0.50])
 B = curve("b", [0.25, 0.70, 0.90])  # the best in the end, and slow to show it
@@ -83,7 +82,7 @@ def test_a_ledger_on_disk_decides_as_the_replay_did(space: SearchSpace, tmp_path
         ledger.propose("maml", one.sampled, {}, False, 0)
     for event in played.events:
         report = make_report(event.tasks_seen, event.score)
-        assert judge(ledger, scenario.space.budget, event.trial, report) == event.decision
+        assert decide(ledger, scenario.space.budget, event.trial, report) == event.decision
     assert [trial.status for trial in Ledger(tmp_path, keep=2).of("maml")] == played.endings
 
 
@@ -118,11 +117,11 @@ def test_what_ended_early_ends_there_again_and_says_how(space: SearchSpace) -> N
     diverged = curve("diverged", [0.9, None])
     points = (diverged.points[0], diverged.points[1]._replace(tasks_seen=204, seconds=2.5))
     curves = [
-        curve("cut", [0.3, 0.4], "cut"),
-        diverged._replace(points=points, ending="diverged"),
-        curve("failed", [0.95], "failed"),
-        curve("never", [], "failed"),
-        curve("pruned", [0.1], "cut"),
+        curve("cut", [0.3, 0.4], None),
+        diverged._replace(points=points, status=DIVERGED),
+        curve("failed", [0.95], FAILED),
+        curve("never", [], FAILED),
+        curve("pruned", [0.1], PRUNED),
     ]
     made = recording(only_maml(space, trials=5), curves)
     played = play(made, in_order(made), 0).played["maml"]
@@ -256,7 +255,7 @@ def test_a_second_look_takes_its_time_and_is_judged_on_more_tasks(space: SearchS
     assert [event[:1] + event[2:] for event in played.events] == [
         (1 + 2, "a", 100, 0.6, CONTINUE),
         (9 + 4, "a", 900, 0.6, COMPLETE),
-        (14 + 2, "b", 100, 0.55, AGAIN),
+        (14 + 2, "b", 100, 0.55, REEVALUATE),
         (14 + 4, "b", 100, 0.55, PRUNED),
     ]
     assert (played.tasks, played.seconds) == (1000, 18)
@@ -278,13 +277,13 @@ def test_a_second_look_can_turn_a_decision(space: SearchSpace) -> None:
     made = made._replace(is_per_task=True, n_tasks=4)
     scenario = in_order(made, trials=2, validation_tasks=2, borderline_tasks=4)
     played = play(made, scenario, seed=0).played["maml"]
-    assert [event.decision for event in played.events] == [CONTINUE, COMPLETE, AGAIN, CONTINUE, COMPLETE]
+    assert [event.decision for event in played.events] == [CONTINUE, COMPLETE, REEVALUATE, CONTINUE, COMPLETE]
     spent = [round(event.time, 6) for event in played.events]
     assert spent == [3, 13, 16, 18, 28]
     # 13 seconds for the first, 3 to the doubt, 2 for the look: then these are spent, and not before
     short = in_order(made, trials=2, validation_tasks=2, borderline_tasks=4, seconds=17.5)
     played = play(made, short, seed=0).played["maml"]
-    assert [event.decision for event in played.events] == [CONTINUE, COMPLETE, AGAIN, PRUNED]
+    assert [event.decision for event in played.events] == [CONTINUE, COMPLETE, REEVALUATE, PRUNED]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -310,5 +309,5 @@ def test_of_an_earlier_search_the_best_setting_is_tried_after_the_published_ones
     known = {
         "maml": [{"trial": "x", "sampled": {"inner_lr": 0.65, "inner_steps": 1}, "scores": {"900": 0.9}}]
     }
-    played = play(made._replace(known=known), describe(made, {}), seed=0).played["maml"]
+    played = play(made._replace(earlier=known), describe(made, {}), seed=0).played["maml"]
     assert played.curves == ["published", "0.7", "0.02"]

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from optuna.trial import TrialState
 
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, Ledger, Trial
+from metabench.search.journal.rule import choose_top, decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import choose_top, judge
 from tests.search import proposals
 from tests.search.played import make_report
 
@@ -62,7 +62,7 @@ class Driver(RuleBasedStateMachine):
         trial_id = data.draw(st.sampled_from(sorted(self.running)))
         trial = self.ledger.trials[self.running[trial_id]]
         rung = next(rung for rung in self.searcher.rungs if rung > trial.tasks_seen)
-        if judge(self.ledger, self.space.budget, trial.name, make_report(rung, score)) != CONTINUE:
+        if decide(self.ledger, self.space.budget, trial.name, make_report(rung, score)) != CONTINUE:
             self.end(trial_id, error=False)
 
     @precondition(lambda self: self.running)
@@ -73,7 +73,7 @@ class Driver(RuleBasedStateMachine):
     def end(self, trial_id: str, error: bool) -> None:
         """End a trial in the order of Tune's own calls: the scheduler first, then the searcher."""
         self.ledger.fail(self.running.pop(trial_id), "crashed once too often")
-        self.searcher.on_trial_complete(trial_id, error=error)
+        self.searcher.hand_back(trial_id)
 
     @rule()
     def kill(self) -> None:
@@ -109,7 +109,7 @@ class Driver(RuleBasedStateMachine):
                     trial_id, name = next(iter(self.running.items()))
                     rung = next(r for r in self.searcher.rungs if r > self.ledger.trials[name].tasks_seen)
                     report = make_report(rung, 0.1 * (int(name[-1]) % 4))
-                    if judge(self.ledger, self.space.budget, name, report) != CONTINUE:
+                    if decide(self.ledger, self.space.budget, name, report) != CONTINUE:
                         self.end(trial_id, error=False)
                 self.start()
             counted = Counter(trial.state for trial in self.searcher.studies["maml_pp"].study.trials)

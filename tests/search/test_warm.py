@@ -10,11 +10,11 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from metabench import data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
-from metabench.search.folder import claim
+from metabench.data.reading.splits import make_splits
+from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger
 from metabench.search.propose import warm
 from metabench.search.propose.searcher import FairSearcher
@@ -28,7 +28,7 @@ ACCURACY = OBJECTIVES["classification"]
 def splits() -> Splits:
     """Return a data set of black squares."""
     split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
-    return data.make_splits("squares", split, split, split)
+    return make_splits("squares", split, split, split)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def earlier(tmp_path_factory: pytest.TempPathFactory, splits: Splits) -> Path:
     """Return the folder of a search of 24 trials of MAML++."""
     folder = tmp_path_factory.mktemp("earlier")
     space = proposals.space_of(trials=24)
-    claim(folder, space, splits, seed=0)
+    create_or_resume(folder, space, splits, seed=0)
     proposals.play(folder, space)
     return folder
 
 
-def play(folder: Path, space: SearchSpace, known: warm.Known, restarts: tuple[int, ...] = ()) -> list[Any]:
+def play(folder: Path, space: SearchSpace, known: warm.Earlier, restarts: tuple[int, ...] = ()) -> list[Any]:
     """Run trials one after the other, with a driver that is killed before some of them."""
     searcher = FairSearcher(space, Ledger(folder, keep=2), 3, known)
     for index in range(space.budget.trials):
@@ -153,7 +153,7 @@ def test_what_cannot_be_known_is_refused(earlier: Path, splits: Splits, tmp_path
         with pytest.raises(MetabenchError, match=part):
             warm.read(str(place), wanted, splits, OBJECTIVES[metric])
 
-    refused(tmp_path / "nowhere", "--warm-start .*nowhere: is not there; give the folder of a search")
+    refused(tmp_path / "nowhere", "warm_start .*nowhere: is not there; give the folder of a search")
     refused(tmp_path, "is not there")
     other = space.model_copy(update={"algorithms": {"fomaml": {}}})
     refused(earlier, "no trial there lies in this space; judged there: 24, of maml_pp", other)
@@ -173,17 +173,17 @@ def test_a_search_records_what_it_knew_and_reads_it_once(
     for name in (files.TRIALS, files.SEARCH):
         (source / name).write_bytes((earlier / name).read_bytes())
     folder = tmp_path / "new"
-    claim(folder, space, splits, 0, warm_start=str(source), say=said.append)
+    create_or_resume(folder, space, splits, 0, warm_start=str(source), say=said.append)
     assert said == [f"known from {source}: maml_pp 24"]
     record = files.read_json(folder / files.SEARCH)
     assert record["warm_start"] == str(source)
-    assert warm.known(folder) == record["known"]
+    assert warm.earlier_trials(folder) == record["known"]
     assert len(record["known"]["maml_pp"]) == 24
     for name in (files.TRIALS, files.SEARCH):
         (source / name).unlink()  # it is not looked at again
-    _, continued = claim(folder, space, splits, 0, warm_start=str(source), say=said.append)
+    _, continued = create_or_resume(folder, space, splits, 0, warm_start=str(source), say=said.append)
     assert continued
     assert len(said) == 1
     with pytest.raises(MetabenchError, match=r"warm_start: .* there, None given"):
-        claim(folder, space, splits, 0, accept=True)
-    assert warm.known(tmp_path) == {}
+        create_or_resume(folder, space, splits, 0, accept=True)
+    assert warm.earlier_trials(tmp_path) == {}

@@ -10,8 +10,8 @@ import pytest
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search.journal.ledger import WORK, Ledger
-from metabench.search.progress.watch import DOUBTS_TOLD, Watch
-from metabench.search.ray.asha import judge
+from metabench.search.journal.rule import decide
+from metabench.search.progress.watch import NAMED, Watch
 from metabench.storage import files
 from tests.search.played import make_report
 
@@ -22,7 +22,7 @@ def play(ledger: Ledger, space: SearchSpace, watch: Watch, scores: list[list[flo
         name = ledger.propose("maml", {}, {}, False, 0).name
         report = make_report(100, statistics.fmean(one), scores=one)
         files.append_line(ledger.folder / WORK / name / files.REPORTS, report)
-        judge(ledger, space.budget, name, report)
+        decide(ledger, space.budget, name, report)
         watch.ended(ledger, name)
     watch.sum_up(ledger)
 
@@ -33,7 +33,7 @@ def test_a_few_trials_stopped_within_the_noise_are_named_and_all_are_counted(
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"reduction_factor": 8})})
     watch = Watch(tmp_path, space)
     first, clear, noisy = [0.9, 0.5, 0.7], [0.8, 0.4, 0.6], [0.5, 0.9, 0.68]
-    play(Ledger(tmp_path, keep=2), space, watch, [first, clear, *[noisy] * (DOUBTS_TOLD + 2)])
+    play(Ledger(tmp_path, keep=2), space, watch, [first, clear, *[noisy] * (NAMED + 2)])
     said = capsys.readouterr().err
     lines = [line for line in said.splitlines() if "within the noise of 3 validation tasks" in line]
     assert [line.split()[0] for line in lines] == ["maml-002", "maml-003", "maml-004"]

@@ -18,7 +18,7 @@ from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import WORK, Ledger
 from metabench.search.ray import worker
-from metabench.search.ray.asha import NOTE, PROBLEM
+from metabench.search.ray.scheduler import NOTE, PROBLEM
 from metabench.storage import files
 from metabench.training import loop
 from tests.support import small
@@ -58,8 +58,8 @@ def run(
         if len(told) == stop_after:
             raise SystemExit  # how Tune stops a function
 
-    given = {**spaces.defaults(space, "maml"), **values}
-    hyperparameters = {**spaces.resolve(space, "maml", given), "task_batch_size": 4}
+    given = {**spaces.of(space, "maml").published[0], **values}
+    hyperparameters = {**spaces.of(space, "maml").resolve(given), "task_batch_size": 4}
     config = {"algorithm": "maml", "trial": NAME, "hyperparameters": hyperparameters, "seed": 3}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker.tune, "report", report)

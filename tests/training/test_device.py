@@ -18,7 +18,7 @@ from metabench.data.tasks import sampling
 from metabench.nets.kernels.cpu import kernels
 from metabench.training import loop, vectorise
 from metabench.training.graphs.cuda import Captured
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 from tests.support import small
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -107,18 +107,18 @@ def test_kernels_in_float32_find_the_meta_gradient_of_a_processor_in_float64() -
 
 def test_a_captured_step_gives_the_same_bits_and_lets_its_results_be() -> None:
     *args, tasks, h, progress = problem("maml", 4)
-    tape = Tape(pays_after=0.0)
-    found = [vectorise.meta_gradient(*args, tasks, h, progress, tape=tape)[0] for _ in range(3)]
-    assert [type(one) for one in tape.recorded.values()] == [Captured]
+    traces = TraceCache(trace_after=0.0)
+    found = [vectorise.meta_gradient(*args, tasks, h, progress, traces=traces)[0] for _ in range(3)]
+    assert [type(one) for one in traces.recorded.values()] == [Captured]
     expected = vectorise.meta_gradient(*args, tasks, h, progress)[0]
     for one in found:
         for mine, theirs in zip(trees.leaves(one), trees.leaves(expected), strict=True):
             assert torch.equal(mine, theirs)
 
 
-def stepped(config: Any, learner: Any, source: Any, state: Any, tape: Tape, n: int) -> Tree:
+def stepped(config: Any, learner: Any, source: Any, state: Any, traces: TraceCache, n: int) -> Tree:
     for _ in range(n):
-        state, _ = loop.meta_step(config, learner, source, state, 4, tape)
+        state, _ = loop.meta_step(config, learner, source, state, 4, traces)
     return state
 
 
@@ -130,11 +130,11 @@ def test_meta_steps_wait_for_nothing(name: str) -> None:
     config = config.model_copy(update={"hyperparameters": {**kept, "augment": "both"}})
     learner = loop.build(config, splits)
     source = sampling.pool(splits.meta_train._replace(images=splits.meta_train.images.to(CUDA)), config.task)
-    tape = Tape(pays_after=0.0)
-    state = stepped(config, learner, source, loop.start(config, learner, CUDA), tape, 3)
+    traces = TraceCache(trace_after=0.0)
+    state = stepped(config, learner, source, loop.start(config, learner, CUDA), traces, 3)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        state = stepped(config, learner, source, state, tape, 3)
+        state = stepped(config, learner, source, state, traces, 3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert bool(trees.is_finite(state.meta))
@@ -148,13 +148,13 @@ def test_tasks_that_do_not_fit_a_gpu_are_halved_and_have_the_same_gradient() -> 
     device.reset_peak(CUDA)
     vectorise.meta_gradient(*args, tasks, h, progress, chunk=4)
     room = device.peak(CUDA) * 1.5  # for four tasks, not for sixteen
-    tape = Tape(pays_after=float("inf"))
+    traces = TraceCache(trace_after=float("inf"))
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(room / total)
     try:
-        found = vectorise.meta_gradient(*args, tasks, h, progress, chunk=16, tape=tape)[0]
+        found = vectorise.meta_gradient(*args, tasks, h, progress, chunk=16, traces=traces)[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert tape.fits in (2, 4, 8)
+    assert traces.max_tasks_in_memory in (2, 4, 8)
     difference = trees.norm(trees.map(torch.sub, found, expected))
     assert float(difference / trees.norm(expected)) < 1e-4

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from metabench import algorithms
 from metabench.core import Report, trees
-from metabench.data.tasks import frozen
+from metabench.data.tasks import frozen, sampling
+from metabench.nets import layers
+from metabench.nets.kernels import cpu
 from metabench.training import loop
 from metabench.training.loop import State
 from tests.support import small
@@ -146,3 +150,55 @@ def test_a_regression_resumed_from_disk_equals_not_stopping_bit_for_bit(tmp_path
     resumed = list(loop.train(config, splits, state=state))
     assert [report.val_loss for report, _ in resumed] == [report.val_loss for report, _ in whole[1:]]
     assert is_identical(resumed[-1][1], whole[-1][1])
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
+    monkeypatch.setattr(layers, "_plain", set())
+    config, splits = small.config(), small.splits()
+    learner = loop.build(config, splits)
+    state = loop.start(config, learner)
+    return config, learner, sampling.pool(splits.meta_train, config.task), state.meta, state.buffers
+
+
+def test_kernels_that_are_right_are_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop.check_kernels(*prepared(monkeypatch))
+    assert layers.has_kernels(torch.device("cpu"))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("wrong", ["gradient", "nothing finite"])
+def test_kernels_that_are_wrong_give_way_to_torchs_layers_with_a_warning(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = cpu.rectify_grad_grad
+
+    def planted(*args: Any) -> Any:
+        of_g, *others = right(*args)
+        return of_g * (1.02 if wrong == "gradient" else torch.nan), *others
+
+    args = prepared(monkeypatch)
+    monkeypatch.setattr(cpu, "rectify_grad_grad", planted)
+    loop.check_kernels(*args)
+    assert not layers.has_kernels(torch.device("cpu"))
+    (line,) = caplog.messages
+    assert line.startswith(
+        "kernels for cpu are not used, but torch's own layers, which took 1.7 times as long"
+    )
+    assert re.search(r"their meta-gradient is (nan|0\.\d+) of its size away from float64's, that of", line)
+    with layers.plain(torch.device("cpu")):
+        loop.check_kernels(*args)  # not compared again
+    assert len(caplog.messages) == 1
+
+
+def test_a_run_on_a_device_checks_its_kernels_and_one_on_a_processor_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def checked(*args: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(loop, "check_kernels", checked)
+    next(iter(loop.train(small.config(), small.splits())))
+    with pytest.raises(InterruptedError):
+        next(iter(loop.train(small.config(), small.splits(), device="meta")))

@@ -81,7 +81,7 @@ def test_a_trained_run_shows_its_tasks(tmp_path: Path, algorithm: str, steps: li
     for number in range(mosaic.SHOWN):
         events = accumulator.Tensors(f"episode/{number + 1}")
         assert [event.step for event in events] == steps
-    by_step = dict(diagnostics.over_steps(run.learner.h))
+    by_step = dict(diagnostics.over_steps(run.learner.algorithm, run.learner.h))
     for step in steps:
         rest = (run.learner.net, run.meta, run.buffers, by_step[step])
         scored = evaluate.evaluate(run.learner.algorithm, *rest, splits.meta_validation.images, few).score

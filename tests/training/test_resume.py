@@ -12,7 +12,7 @@ from metabench.storage import files
 from metabench.training import loop
 from metabench.training import resume as resumption
 from metabench.training import run as runs
-from metabench.training.resume import Turn, resume
+from metabench.training.resume import FencingToken, resume
 from tests.support import small
 
 CONFIG: RunConfig = small.config().model_copy(update={"tasks": 24, "rungs": [8, 16, 24]})
@@ -112,9 +112,9 @@ def test_a_damaged_run_is_trained_again_to_the_same_numbers_and_says_so(tmp_path
 
 
 def test_who_took_the_turn_last_may_write(tmp_path: Path) -> None:
-    first = Turn(tmp_path)
+    first = FencingToken(tmp_path)
     first.check()
-    second = Turn(tmp_path)
+    second = FencingToken(tmp_path)
     second.check()
     with pytest.raises(resumption.Superseded, match="another process goes on with this run"):
         first.check()
@@ -130,7 +130,7 @@ def test_a_process_that_was_given_up_for_dead_writes_no_more(
 
     def replaced(folder: Path, state: loop.State) -> None:
         save_state(folder, state)
-        Turn(tmp_path)
+        FencingToken(tmp_path)
 
     monkeypatch.setattr(loop, "save_state", replaced)
     with pytest.raises(resumption.Superseded):

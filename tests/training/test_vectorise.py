@@ -15,7 +15,7 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen as episodes
 from metabench.data.tasks import sampling
 from metabench.training import evaluate, loop, vectorise
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 from tests.support import small
 
 
@@ -33,8 +33,8 @@ class Room:
             raise torch.OutOfMemoryError(f"no room for {n_tasks} tasks")
 
 
-class Small(Tape):
-    """A tape whose device has little room."""
+class Small(TraceCache):
+    """A traces whose device has little room."""
 
     def __init__(self, room: Room) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class Small(Tape):
 def test_tasks_that_do_not_fit_are_halved_and_have_the_same_gradient(fits: int, tried: list[int]) -> None:
     step = prepared(8)
     room = Room(fits)
-    tape = Small(room)
-    found, expected = step(tape), step(None)
+    traces = Small(room)
+    found, expected = step(traces), step(None)
     assert room.tried == tried
     assert trees.norm(trees.map(torch.sub, found[0], expected[0])) < 1e-5 * trees.norm(expected[0])
     room.tried.clear()
-    step(tape)
+    step(traces)
     assert room.tried == tried[-(8 // tried[-1]) :]  # what fitted is tried first from then on
 
 
@@ -108,8 +108,8 @@ def test_a_processor_takes_as_many_tasks_at_once_as_its_cache_has_room_for(
     assert vectorise.at_once(net, torch.device("cpu"), 3) == 3
 
 
-def prepared(n_tasks: int) -> Callable[[Tape | None], Any]:
-    """Return a meta-gradient of so many tasks at once, by a tape."""
+def prepared(n_tasks: int) -> Callable[[TraceCache | None], Any]:
+    """Return a meta-gradient of so many tasks at once, by a traces."""
     splits = small.splits()
     config = small.config("maml").model_copy(update={"network": NetworkConfig(width=4)})
     learner = loop.build(config, splits)
@@ -122,4 +122,4 @@ def prepared(n_tasks: int) -> Callable[[Tape | None], Any]:
     )
     tasks = episodes.gather(splits.meta_train.images, drawn, sampling.Shape(3, 1, 2))
     args = (algorithms.get("maml"), learner.net, state.meta, state.buffers, tasks, learner.h, 0.0, n_tasks)
-    return lambda tape: vectorise.meta_gradient(*args, tape)
+    return lambda traces: vectorise.meta_gradient(*args, traces)

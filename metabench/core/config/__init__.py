@@ -2,12 +2,17 @@
 
 from metabench.core.config.base import Model, Scalar
 from metabench.core.config.problems import (
+    allowed,
+    attempt,
     field_types,
+    flatten,
     nearest,
+    parse_pairs,
     parse_settings,
-    parse_value,
     problems,
+    refusal,
     setting_problem,
+    validated,
 )
 from metabench.core.config.space import (
     BudgetConfig,
@@ -33,10 +38,15 @@ __all__ = [
     "Scalar",
     "SearchSpace",
     "TaskConfig",
+    "allowed",
+    "attempt",
     "field_types",
+    "flatten",
     "nearest",
+    "parse_pairs",
     "parse_settings",
-    "parse_value",
     "problems",
+    "refusal",
     "setting_problem",
+    "validated",
 ]

@@ -6,8 +6,8 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,8 @@ from metabench.core import MetabenchError
 from metabench.core.config import space
 from metabench.core.config.task import Between
 
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 KINDS: dict[str, type[BaseModel]] = {**space.KINDS, "<between>": Between}
 SCALARS = {
     "bool": "a number, a word, true or false",  # the first member of a union
@@ -24,21 +26,19 @@ SCALARS = {
 LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 """Of pydantic's types of errors, those that tell best themselves what is allowed."""
 
-TAGS = {
-    *KINDS,
-    "<constant>",
-    "<count>",
-    "bool",
-    "int",
-    "float",
-    "str",
-}  # pydantic's names of a union's members
+TAGS = {*KINDS, "<constant>", "<count>", "bool", "int", "float", "str"}
+"""Pydantic's names of a union's members."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean ...?' for a typo, or ''."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def allowed(name: str, names: Iterable[str]) -> str:
+    """Return the nearest name to one that is unknown, if any is near, and all that are allowed."""
+    return f"{nearest(name, names)} Allowed: {', '.join(names)}"
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -48,8 +48,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
         path = [str(part) for part in item["loc"] if part not in TAGS]
         where = ".".join(path)
         if item["type"] == "extra_forbidden":
-            known = list(_holder(model, item["loc"]).model_fields)
-            line = f"{where}: unknown key.{nearest(path[-1], known)} Allowed: {', '.join(known)}"
+            line = f"{where}: unknown key.{allowed(path[-1], _holder(model, item['loc']).model_fields)}"
         elif item["type"] == "missing":
             line = f"{where}: missing"
         elif item["type"] == "value_error":
@@ -93,7 +92,7 @@ def setting_problem(settings: type, name: str, value: Any, where: str | None = N
     fields = {field.name: field for field in dataclasses.fields(settings)}
     where = where or name
     if name not in fields:
-        return f"{where}: unknown setting.{nearest(name, fields)} Allowed: {', '.join(fields)}"
+        return f"{where}: unknown setting.{allowed(name, fields)}"
     kind = field_types(settings)[name]
     limits = fields[name].metadata
     if not _is_a(value, kind):
@@ -113,30 +112,61 @@ def setting_problem(settings: type, name: str, value: Any, where: str | None = N
 
 def parse_settings(settings: type, pairs: Sequence[str], flag: str) -> dict[str, Any]:
     """Read key=value pairs as the types of a dataclass of settings; all problems are reported at once."""
-    kinds = field_types(settings)
-    values: dict[str, Any] = {}
-    wrong = []
-    for pair in pairs:
-        key, sep, text = pair.partition("=")
-        if not sep:
-            wrong.append(f"{flag} {pair}: must be key=value")
-            continue
-        values[key] = parse_value(text, kinds.get(key, str))
-        problem = setting_problem(settings, key, values[key])
-        wrong += [f"{flag} {problem}"] if problem else []
+    values, wrong = parse_pairs(field_types(settings), pairs)
+    wrong += [problem for key in values if (problem := setting_problem(settings, key, values[key]))]
     if wrong:
-        raise MetabenchError("\n".join(wrong))
+        raise MetabenchError("\n".join(f"{flag} {line}" for line in wrong))
     return values
 
 
-def parse_value(text: str, kind: type) -> Any:
+def parse_pairs(kinds: Mapping[str, Any], pairs: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Read key=value pairs as values of some types; also list those that are no such pairs."""
+    split = [(pair, *pair.partition("=")) for pair in pairs]
+    values = {key: _parse(text, kinds.get(key, str)) for _, key, sep, text in split if sep}
+    return values, [f"{pair}: must be key=value" for pair, _, sep, _ in split if not sep]
+
+
+def _parse(text: str, kind: Any) -> Any:
     """Read text as a type, or return it as it is, for the check to refuse."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
-        return kind(text)
+        return kind(text) if kind in (int, float) else text
     except ValueError:
         return text
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M:
+    """Build a model, or say all that is wrong with its values."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise MetabenchError("\n".join(problems(error, model))) from None
+
+
+def attempt(wrong: list[str], function: Callable[..., T], *args: Any) -> T | None:
+    """Call a function; add the lines of a MetabenchError to a list and return None."""
+    try:
+        return function(*args)
+    except MetabenchError as error:
+        wrong += str(error).splitlines()
+        return None
+
+
+def refusal(source: object, wrong: Sequence[str]) -> MetabenchError:
+    """Say where problems were and how many, and list them."""
+    count = "1 problem" if len(wrong) == 1 else f"{len(wrong)} problems"
+    return MetabenchError("\n  ".join([f"{source}: {count}", *wrong]))
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted keys; those of the space without its name."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, key if prefix in ("", "space") else f"{prefix}.{key}")
+    return flat
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -194,11 +194,11 @@ class SearchSpace(Model):
 class RunConfig(Model):
     """One training run, resolved: everything that its numbers depend on."""
 
-    algorithm: str
+    algorithm: str = Field(description="name of an algorithm; see `metabench algorithms`")
     hyperparameters: dict[str, Scalar]  # every setting of the algorithm, defaults filled in
     task: TaskConfig
     network: NetworkConfig
-    tasks: int = Field(ge=1)  # full budget; schedules run towards it
+    tasks: int = Field(10_000, ge=1, description="meta-train tasks, towards which schedules run")
     rungs: list[int]  # tasks seen at which a Report is due, ascending; the last is `tasks`
-    validation_tasks: int = Field(200, ge=2)
-    seed: int = 0
+    validation_tasks: int = Field(200, ge=2, description="frozen meta-validation tasks at each report")
+    seed: int = Field(0, description="seed of everything that is drawn")

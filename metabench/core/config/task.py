@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -55,6 +55,9 @@ Count = Annotated[
     Discriminator(lambda value: "<between>" if isinstance(value, Mapping | Between) else "<count>"),
 ]
 """A whole number from 1, or a range of which each task draws its own."""
+
+COUNT = get_args(Count)[0]
+"""Its type, as pydantic keeps it of a field."""
 
 
 class TaskConfig(Model):

@@ -1,4 +1,4 @@
-"""Reading files out of archives that others packed: nothing is unpacked to disk, nothing dubious is read."""
+"""Reading files out of folders, or out of archives that others packed: nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -71,6 +71,13 @@ class _Dubious(Exception):
     """What no honest person packs."""
 
 
+def find(folder: Path, archive: str, unpacked: str) -> Path | None:
+    """Return an archive in a folder, or else the folder that was unpacked from it, or None."""
+    if (folder / archive).is_file():
+        return folder / archive
+    return folder / unpacked if (folder / unpacked).is_dir() else None
+
+
 def is_archive(path: Path) -> bool:
     """Say whether a file is an archive by its name."""
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
@@ -88,54 +95,58 @@ def problem_of(name: str, size: int, largest: int, is_link: bool = False) -> str
     return None
 
 
-def is_link(info: zipfile.ZipInfo) -> bool:
-    """Say whether a member of a zip archive is a link."""
-    return stat.S_ISLNK(info.external_attr >> 16)
-
-
-def unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Read a member of a zip archive, and no more of it into memory than the archive tells.
-
-    `ZipFile.read` unpacks all that was packed before it looks at the size, which may be a lie.
-    """
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError(f"{info.filename!r} is neither stored nor deflated; pack it anew")
-    with archive.open(info) as file:
-        content = file.read(info.file_size + 1)
-    if len(content) != info.file_size:
-        raise EOFError(f"{info.filename!r} has {len(content)} bytes, must have {info.file_size}")
-    return content
-
-
-def state(path: Path) -> object:
-    """Say what the content of an archive is known by."""
-    status = path.stat()
-    return (str(path.resolve()), status.st_size, status.st_mtime_ns)
-
-
 def listing(path: Path, limits: Limits) -> Listing:
     """List the files of an archive, or read the cache: a compressed one must be read to its end for it."""
 
     def make() -> Array:
-        found = Listing({}, {})
+        files = Listing({}, {})
         for member in members(path, limits):
-            found.sizes[member.name] = member.size
+            files.sizes[member.name] = member.size
             if member.name.lower().endswith(".csv"):
-                found.texts[member.name] = member.read().decode("utf-8-sig", "replace")
-        return np.frombuffer(json.dumps(found).encode(), np.uint8)
+                files.texts[member.name] = member.read().decode("utf-8-sig", "replace")
+        return np.frombuffer(json.dumps(files).encode(), np.uint8)
 
-    return Listing(*json.loads(cached("archive", (VERSION, state(path), limits), make).tobytes()))
+    status = path.stat()
+    state = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    return Listing(*json.loads(cached("archive", (VERSION, state, limits), make).tobytes()))
 
 
 def members(path: Path, limits: Limits) -> Iterator[Member]:
-    """Yield the files of an archive in its order; what is in it, not its name, tells its kind."""
-    with _told(path):
-        for member in _opened(path, limits):
-            yield member._replace(read=lambda member=member: _read(path, member))  # type: ignore[misc]
+    """Yield the files of a folder or an archive; what is in it, not its name, tells an archive's kind."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                yield Member(file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes)
+        return
+    with _named(path):
+        total = 0
+        for name, size, read, is_link in _opened(path, limits):
+            problem = problem_of(name, size, limits.one, is_link)
+            if problem:
+                raise _Dubious(f"{name!r} {problem}")
+            total += max(size, BLOCK)
+            if total > limits.all:
+                raise _Dubious(f"unpacks to more than {limits.all} bytes")
+            name.encode()  # a name that is no Unicode is damage
+            if read is not None:
+                yield Member(str(PurePosixPath(name)), size, _checked(path, name, size, read))
+
+
+def _checked(path: Path, name: str, size: int, read: Callable[[int], bytes]) -> Callable[[], bytes]:
+    """Read a member, and no more of it into memory than the archive says: that may be a lie."""
+
+    def read_all() -> bytes:
+        with _named(path):
+            content = read(size + 1)
+            if len(content) != size:
+                raise EOFError(f"{name!r} has {len(content)} bytes, must have {size}")
+            return content
+
+    return read_all
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _named(path: Path) -> Iterator[None]:
     """Say which archive is damaged or refused."""
     try:
         yield
@@ -147,35 +158,43 @@ def _told(path: Path) -> Iterator[None]:
         raise Refused(f"{path}: {error}") from error
 
 
-def _read(path: Path, member: Member) -> bytes:
-    with _told(path):
-        return member.read()
+_Entry = tuple[str, int, Callable[[int], bytes] | None, bool]
+"""Name, size, what reads so many bytes of it (None: a folder), and whether it is a link."""
 
 
-def _opened(path: Path, limits: Limits) -> Iterator[Member]:
+def _opened(path: Path, limits: Limits) -> Iterator[_Entry]:
     with path.open("rb") as file:
         first = file.read(4)
         file.seek(0)
         if first.startswith(b"PK"):
-            yield from _zipped(file, limits)
+            with zipfile.ZipFile(file) as archive:
+                yield from _zipped(archive)
         elif first.startswith(b"\x1f\x8b"):
             with gzip.open(file) as unpacked:
-                yield from _tarred(unpacked, limits)
-                _finish(unpacked, limits)
+                yield from _tarred(unpacked)
+                rest = limits.one  # what fills an archive up, so that its checksum is compared
+                while rest > 0 and (n_bytes := len(unpacked.read(1 << 16))):
+                    rest -= n_bytes
         else:
-            yield from _tarred(file, limits)
+            yield from _tarred(file)
 
 
-def _zipped(file: IO[bytes], limits: Limits) -> Iterator[Member]:
-    with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-        total = 0
-        for info in infos:
-            total = _checked(info.filename, info.file_size, limits, is_link(info), total)
-        for info in infos:
-            if not info.is_dir():
-                name, size = _plain(info.filename), info.file_size
-                yield Member(name, size, lambda info=info: unzipped(archive, info))  # type: ignore[misc]
+def _zipped(archive: zipfile.ZipFile) -> Iterator[_Entry]:
+    for info in archive.infolist():
+
+        def read(n_bytes: int, info: zipfile.ZipInfo = info) -> bytes:
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise NotImplementedError(f"{info.filename!r} is neither stored nor deflated; pack it anew")
+            with archive.open(info) as file:
+                return file.read(n_bytes)
+
+        is_folder = info.filename.endswith("/") or not info.filename
+        yield (
+            info.filename,
+            info.file_size,
+            None if is_folder else read,
+            stat.S_ISLNK(info.external_attr >> 16),
+        )
 
 
 class _Info(tarfile.TarInfo):
@@ -186,52 +205,19 @@ class _Info(tarfile.TarInfo):
         if len(buf) != BLOCK:  # tarfile itself takes a cut between two members for the end
             raise tarfile.ReadError("it ends in the middle")
         try:
-            found = super().frombuf(buf, encoding, errors)
+            info = super().frombuf(buf, encoding, errors)
         except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(str(error)) from error  # tarfile itself takes that for the end, too
-        if found.type in LONG and found.size > LARGEST_HEADER:
-            raise _Dubious(f"a name of {found.size} bytes, must be at most {LARGEST_HEADER}")
-        return found
+        if info.type in LONG and info.size > LARGEST_HEADER:
+            raise _Dubious(f"a name of {info.size} bytes, must be at most {LARGEST_HEADER}")
+        return info
 
 
-def _tarred(file: IO[bytes] | gzip.GzipFile, limits: Limits) -> Iterator[Member]:
-    total = 0
+def _tarred(file: IO[bytes] | gzip.GzipFile) -> Iterator[_Entry]:
     with tarfile.open(fileobj=file, mode="r|", tarinfo=_Info) as archive:
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # or they pile up
             if info.issparse() or not (info.isfile() or info.isdir() or info.islnk() or info.issym()):
                 raise _Dubious(f"{info.name!r} is neither a plain file nor a folder")
-            total = _checked(info.name, info.size, limits, info.islnk() or info.issym(), total)
-            if info.isfile():
-                read = lambda info=info: _content(archive, info)  # noqa: E731
-                yield Member(_plain(info.name), info.size, read)
-
-
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(info)
-    content = file.read() if file else b""
-    if len(content) != info.size:
-        raise EOFError(f"{info.name!r} has {len(content)} bytes, must have {info.size}")
-    return content
-
-
-def _finish(file: gzip.GzipFile, limits: Limits) -> None:
-    """Read what fills an archive up, so that its checksum is compared."""
-    rest = limits.one
-    while rest > 0 and (n_bytes := len(file.read(1 << 16))):
-        rest -= n_bytes
-
-
-def _checked(name: str, size: int, limits: Limits, is_link: bool, total: int) -> int:
-    problem = problem_of(name, size, limits.one, is_link)
-    if problem:
-        raise _Dubious(f"{name!r} {problem}")
-    total += max(size, BLOCK)
-    if total > limits.all:
-        raise _Dubious(f"unpacks to more than {limits.all} bytes")
-    name.encode()  # a name that is no Unicode is damage
-    return total
-
-
-def _plain(name: str) -> str:
-    return str(PurePosixPath(name))
+            content = archive.extractfile(info) if info.isfile() else None
+            yield info.name, info.size, content and content.read, info.islnk() or info.issym()

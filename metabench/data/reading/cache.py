@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from metabench.core import MetabenchError
 from metabench.storage import remote
-
-if sys.platform != "win32":
-    import fcntl
 
 Array = np.ndarray[Any, Any]
 
@@ -70,11 +68,23 @@ def kept(name: str, key: object, write: Callable[[Path], None]) -> Array:
     """
     source = f"-{key.source[:16]}" if isinstance(key, Key) else ""
     path = folder() / f"{name}{source}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
-    found = _read_or_write(path, write)
+    try:
+        array = _mapped(path)
+        if (
+            array is None
+        ):  # locked before the slow part, so that a folder that cannot be written is told at once
+            with locked(path.with_suffix(".lock")):
+                array = _mapped(path)  # another process may have been faster
+                array = _write(path, write) if array is None else array
+    except OSError as error:
+        raise MetabenchError(
+            f"cache {path.parent}: {error.strerror or error}; set METABENCH_CACHE to a folder that can be "
+            "written"
+        ) from error
     used = _used.get()
     if used is not None:
         used.append(path)
-    return found
+    return array
 
 
 def checksum(files: Sequence[Path]) -> str:
@@ -85,14 +95,14 @@ def checksum(files: Sequence[Path]) -> str:
     states = [(str(file.resolve()), (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
 
     def make() -> Array:
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for file in files:
             try:
                 with file.open("rb") as opened:
-                    found.update(hashlib.file_digest(opened, "sha256").digest())
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
             except OSError as error:
                 raise _Unread from error
-        return np.frombuffer(found.digest(), np.uint8)
+        return np.frombuffer(digest.digest(), np.uint8)
 
     try:
         with noted():  # a list of its own: it is no data
@@ -112,19 +122,25 @@ def noted() -> Iterator[list[Path]]:
         _used.reset(token)
 
 
-def _read_or_write(path: Path, write: Callable[[Path], None]) -> Array:
-    found = _read(path)
-    if found is not None:
-        return found
-    try:  # before the slow part, so that a folder that cannot be written is told at once
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")) as is_alone:
-            found = _read(path)  # another process may have been faster
-            if is_alone:
-                _clear(path)
-            return _write(path, write) if found is None else found
-    except OSError as error:
-        raise _refusal(path, error) from error
+@contextmanager
+def locked(path: Path, say: Callable[[str], None] = lambda line: None, waiting: str = "") -> Iterator[None]:
+    """Let one process of a machine at a time in; the system frees the lock of a process that dies.
+
+    Args:
+        say: is told the line `waiting` where another process is in.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(waiting)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # who waits for the removed file sees that, and locks a new one
+        lock.release()
 
 
 @contextmanager
@@ -146,28 +162,18 @@ def table_file(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[int, in
         file.truncate(start + math.prod(shape))
 
 
-def _read(path: Path) -> Array | None:
-    try:
-        return _mapped(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
-        return None  # a damaged file is one that we wrote: make it again
-    except OSError as error:
-        raise _refusal(path, error) from error
-
-
-def _begun(path: Path) -> str:
-    """Return how the names of the files start that this machine writes to become a kept one."""
-    return f"{path.stem}.{platform.node()}."
-
-
-def _clear(path: Path) -> None:
-    """Remove what killed processes of this machine left half written; only for who holds the lock."""
-    for left in path.parent.glob(f"{glob.escape(_begun(path))}*.tmp"):
-        left.unlink(missing_ok=True)
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, whether the order is Fortran's, and type from the start of an .npy file."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> Array:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_begun(path), suffix=".tmp")
+    begun = f"{path.stem}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(begun)}*.tmp"):  # by killed processes of this machine
+        left.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=begun, suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -178,81 +184,28 @@ def _write(path: Path, write: Callable[[Path], None]) -> Array:
         os.replace(temporary, path)  # where locks do not work, each process replaces the whole file
     finally:
         temporary.unlink(missing_ok=True)
-    return _mapped(path)
+    array = _mapped(path)
+    assert array is not None, "or it was damaged while it was written"
+    return array
 
 
-def _mapped(path: Path) -> Array:
+def _mapped(path: Path) -> Array | None:
     """Map an .npy file, as numpy's mode "c" does, but without reserving memory for all of it.
 
     Linux reserves memory for what a process may write into a private mapping, and refuses one that is larger
-    than memory.
+    than memory. None where there is no such file, or a damaged one, which is ours to make again.
     """
-    if not sys.platform.startswith("linux"):
-        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
-    with path.open("rb") as file:
-        is_first = np.lib.format.read_magic(file) == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-        shape, is_fortran, kind = read(file)
-        start = file.tell()
-        if kind.hasobject:
-            raise ValueError("holds Python objects")
-        end = start + math.prod(shape) * kind.itemsize
-        if os.fstat(file.fileno()).st_size < end:
-            raise ValueError("is cut off")
-        how = mmap.MAP_PRIVATE | MAP_NORESERVE
-        mapped = mmap.mmap(file.fileno(), end, flags=how, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    return np.ndarray(shape, kind, mapped, start, order="F" if is_fortran else "C")
-
-
-@contextmanager
-def alone(name: str) -> Iterator[None]:
-    """Let one process of a machine at a time do what has a name."""
-    path = folder() / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        yield
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Let one process of a machine at a time in; the system frees the lock of a process that dies.
-
-    Gives whether there are locks at all.
-    """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            is_lockable = _lock(handle)
-            if is_lockable and not _is_at(handle, path):
-                continue  # the holder before us has removed the file: lock the new one
-            try:
-                yield is_lockable
-            finally:
-                path.unlink(missing_ok=True)
-            return
-        finally:
-            os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Wait for a lock; without locks two processes may do the same work, which is only slow."""
-    if sys.platform == "win32":
-        return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks
-        return False
-    return True
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _refusal(path: Path, error: OSError) -> MetabenchError:
-    return MetabenchError(
-        f"cache {path.parent}: {error.strerror or error}; set METABENCH_CACHE to a folder that can be written"
-    )
+        if not sys.platform.startswith("linux"):
+            return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+        with path.open("rb") as file:
+            shape, is_fortran, kind = read_header(file)
+            start = file.tell()
+            end = start + math.prod(shape) * kind.itemsize
+            if kind.hasobject or os.fstat(file.fileno()).st_size < end:
+                return None
+            how = mmap.MAP_PRIVATE | MAP_NORESERVE
+            mapped = mmap.mmap(file.fileno(), end, flags=how, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        return np.ndarray(shape, kind, mapped, start, order="F" if is_fortran else "C")
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
+        return None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from metabench.core import MetabenchError, Split, Splits
-from metabench.data import make_splits
-from metabench.data.reading import archives, lists
+from metabench.data.reading import archives, splits
 from metabench.data.reading import fetch as _fetch
 from metabench.data.reading.cache import Array, Key, cached, checksum
 
@@ -42,35 +43,40 @@ PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 CITATION = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
 
 
+@dataclass(frozen=True)
+class Options:
+    """There is nothing to choose."""
+
+
+@cache
+def groups() -> splits.Groups:
+    """Return Bertinetto's classes of each split, by superclass."""
+    return splits.read_list(Path(__file__).with_name("cifar100.yaml").read_text("utf-8"))
+
+
 def superclasses() -> dict[str, str]:
     """Return the superclass of each of the 100 classes."""
-    return lists.group_of(lists.grouped("cifar_fs_classes.txt"))
+    return splits.group_of(groups())
 
 
-def is_here(root: Path | None) -> bool:
+def is_available(root: Path | None) -> bool:
     """Say whether the archive or its folder is under root."""
-    return root is not None and _source(root / FOLDER) is not None
+    return bool(sources(root, "", None))
 
 
 def sources(root: Path | None, split: str, options: object) -> list[Path]:
     """Return the archive or the folder that would be read, if there is one."""
-    source = None if root is None else _source(root / FOLDER)
+    source = None if root is None else archives.find(root / FOLDER, ARCHIVE, INSIDE)
     return [] if source is None else [source]
 
 
-def fetch(root: Path, order: _fetch.Order) -> None:
-    """Fetch the official archive, where it is not here."""
-    base = (order.url or URL).rstrip("/")
-    client = _fetch.Client(base, 1)
+def fetch(root: Path, split: str, options: object, order: _fetch.Order) -> None:
+    """Fetch the official archive, which serves both data sets, where it is not here."""
     folder = root / FOLDER
-    with _fetch.alone(folder, order.told):
-        if source := _source(folder):
-            order.told(f"{source} is here already")
-        else:
-            client.save(f"{base}/{ARCHIVE}", folder / ARCHIVE, MD5, order.progress)
+    _fetch.archives(folder, URL, {ARCHIVE: MD5}, lambda name: archives.find(folder, name, INSIDE), order)
 
 
-def load(name: str, split: str, root: Path | None, classes: Mapping[str, Sequence[str]]) -> Splits:
+def load(name: str, classes: splits.Classes, root: Path | None, split: str, options: object) -> Splits:
     """Read the classes of each split; the images of train.bin come before those of test.bin."""
     homes = superclasses()
     position = {one: row for row, one in enumerate(sorted(homes))}
@@ -79,7 +85,7 @@ def load(name: str, split: str, root: Path | None, classes: Mapping[str, Sequenc
     for part, names in classes.items():
         chunk = images[[position[one] for one in names]]
         parts[part] = Split(chunk, tuple(names), tuple(homes[one] for one in names))
-    return make_splits(f"{name}/{split}", **parts)
+    return splits.make_splits(f"{name}/{split}", **parts)
 
 
 def read(name: str, root: Path | None) -> Array:
@@ -89,59 +95,42 @@ def read(name: str, root: Path | None) -> Array:
         raise MetabenchError(
             f"{name}: METABENCH_DATA is not set; set it to the folder that holds {FOLDER}/. {download}"
         )
-    source = _source(root / FOLDER)
+    place = root / FOLDER
+    source = archives.find(place, ARCHIVE, INSIDE)
     if source is None:
-        place = root / FOLDER
         pickled = f"; {PICKLED} holds pickles, which are never read" if any(place.glob(f"{PICKLED}*")) else ""
         lacks = f"holds neither {ARCHIVE} nor a folder {INSIDE}{pickled}"
         raise MetabenchError(f"{name}: {place} {lacks}. {download}")
+    inside = [source / file for file in (*EXAMPLES, *NAMES.values())]
     try:
-        key = Key(checksum(_files(source)), VERSION)
+        key = Key(
+            checksum([source] if source.is_file() else [file for file in inside if file.is_file()]), VERSION
+        )
         return cached(FOLDER, key, lambda: _sort(source, _contents(source)))
     except archives.Refused as error:
         raise MetabenchError(f"{name}: {error}. Replace it. {download}") from error
-    except FileNotFoundError as error:
-        raise MetabenchError(f"{name}: {error.filename} is not there. {download}") from error
-
-
-def _source(folder: Path) -> Path | None:
-    """Return the archive, or else its folder, or None."""
-    packed, unpacked = folder / ARCHIVE, folder / INSIDE
-    return packed if packed.is_file() else unpacked if unpacked.is_dir() else None
-
-
-def _files(source: Path) -> list[Path]:
-    return [source] if source.is_file() else [source / name for name in (*EXAMPLES, *NAMES.values())]
 
 
 def _contents(source: Path) -> dict[str, bytes]:
     """Return the files that are needed, each of the size that it must have."""
-    largest = max(map(_size, EXAMPLES))
-    limits = archives.Limits(largest, LARGEST_IN_ALL)
-    packed = source.is_file()
-    members = archives.members(source, limits) if packed else _unpacked(source)
-    found: dict[str, bytes] = {}
-    for name, size, read in members:
+    sizes = {file: _size(file) for file in EXAMPLES}
+    contents: dict[str, bytes] = {}
+    for name, size, read in archives.members(source, archives.Limits(max(sizes.values()), LARGEST_IN_ALL)):
         file = name.removeprefix(f"{INSIDE}/")
         if file in NAMES.values() and size > LARGEST_LIST:
             raise archives.Refused(f"{source}: {name!r} has {size} bytes, must have {LARGEST_LIST} or fewer")
-        if file in EXAMPLES and size != _size(file):
-            raise archives.Refused(f"{source}: {name!r} has {size} bytes, must have {_size(file)}")
+        if size != sizes.get(file, size):
+            raise archives.Refused(f"{source}: {name!r} has {size} bytes, must have {sizes[file]}")
         if file in EXAMPLES or file in NAMES.values():
-            found[file] = read()
-    missing = [file for file in (*EXAMPLES, *NAMES.values()) if file not in found]
+            contents[file] = read()
+    missing = [file for file in (*EXAMPLES, *NAMES.values()) if file not in contents]
     if missing:
         raise archives.Refused(f"{source}: {', '.join(missing)} not in it")
-    return found
+    return contents
 
 
 def _size(file: str) -> int:
     return len(superclasses()) * EXAMPLES[file] * RECORD
-
-
-def _unpacked(folder: Path) -> Iterator[archives.Member]:
-    for path in _files(folder):
-        yield archives.Member(path.name, path.stat().st_size, path.read_bytes)
 
 
 def _sort(source: Path, contents: Mapping[str, bytes]) -> Array:

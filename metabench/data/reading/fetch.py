@@ -1,17 +1,20 @@
-"""Downloading parts of files or whole ones, tried again, and never half a file under its final name."""
+"""Downloading parts of files or whole ones, tried again, and never half a file under its final name.
+
+fsspec's web file system is not used for it: it takes a whole file for the part that was asked for where a
+server knows no ranges, tries nothing again, and does not tell how long a file is.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from metabench.core import MetabenchError
+from metabench.data.reading import cache
 
 TRIES = 5
 """Attempts in a row that bring nothing before we give up."""
@@ -27,11 +31,11 @@ TRIES = 5
 PAUSE = 0.5
 """Seconds before the second attempt, on average; each later pause is twice as long."""
 
-PATIENCE = 20.0
-"""Seconds that a server may take to connect, or be silent."""
+TIMEOUT_SECONDS = 20.0
+"""How long a server may take to connect, or be silent."""
 
 SLOWEST = 1000
-"""Bytes a second below which, after PATIENCE, a connection is given up and made again."""
+"""Bytes a second below which, after the timeout, a connection is given up and made again."""
 
 CHUNK = 1 << 16
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -40,6 +44,9 @@ PASSING = {408, 425, 429, 500, 502, 503, 504}
 T = TypeVar("T")
 Item = TypeVar("Item")
 
+Progress = Callable[[int, int], None]
+"""(done, total)"""
+
 
 class Order(NamedTuple):
     """How a data set is to be fetched."""
@@ -47,8 +54,8 @@ class Order(NamedTuple):
     url: str | None = None  # folder of a mirror; None for the official address
     jobs: int = 16  # requests at once
     is_whole: bool = False  # whole files where rows would do
-    progress: Callable[[int, int], None] = lambda done, total: None
-    told: Callable[[str], None] = lambda line: None  # what the user should know
+    progress: Progress = lambda done, total: None
+    say: Callable[[str], None] = lambda line: None  # tells the user something
 
 
 class _Passing(Exception):
@@ -63,14 +70,17 @@ class Client:
     """Connections that are kept open between requests, for several threads."""
 
     def __init__(self, url: str, n_connections: int) -> None:
-        scheme = url.partition("://")[0].lower()
+        scheme, host = url.partition("://")[0].lower(), urlsplit(url).hostname or ""
         if scheme not in ("http", "https"):
-            raise MetabenchError(f"--url {url}: must be an address that starts with https:// or http://")
-        options: dict[str, Any] = {"maxsize": n_connections}  # as many as there are threads, kept open
-        host = urlsplit(url).hostname or ""
+            raise MetabenchError(f"url={url}: must be an address that starts with https:// or http://")
         is_direct = host in ("127.0.0.1", "localhost") or proxy_bypass(host)
         proxy = None if is_direct else getproxies().get(scheme)
-        self.pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        # As many connections as there are threads, kept open.
+        self.pool = (
+            urllib3.ProxyManager(proxy, maxsize=n_connections)
+            if proxy
+            else urllib3.PoolManager(maxsize=n_connections)
+        )
         self.stopped = threading.Event()
 
     def part(self, url: str, start: int, stop: int) -> tuple[bytes, int]:
@@ -81,8 +91,8 @@ class Client:
                 if response.status != 206:
                     raise MetabenchError(
                         f"{url}: the server answered a request for {stop - start} bytes with HTTP "
-                        f"{response.status}: it sends whole files only. Take another --url, or fetch whole "
-                        "files with --whole"
+                        f"{response.status}: it sends whole files only. Take another url, or fetch whole "
+                        "files"
                     )
                 first, total = _range_of(response)
                 content = b"".join(self._chunks(response))
@@ -93,49 +103,45 @@ class Client:
 
         return self._tried(url, attempt)
 
-    def save(
-        self, url: str, path: Path, md5: str | None = None, progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        """Fetch a whole file, going on where an earlier attempt was cut off; hold `alone` meanwhile."""
+    def save(self, url: str, path: Path, md5: str | None = None, progress: Progress | None = None) -> None:
+        """Fetch a whole file, going on where an earlier attempt was cut off; hold a lock meanwhile."""
         part = path.with_name(f".{path.name}.part")
         is_continued = part.is_file() and part.stat().st_size > 0
-        with open(part, "ab") as file:
+        with open(part, "ab+") as file:
             while not self._tried(url, lambda: self._more(url, file, md5 is not None, progress)):
                 pass
             os.fsync(file.fileno())
-        found = _md5(part) if md5 else None
-        if found != md5:
-            part.unlink()
-            if is_continued:  # the rest may have been appended to the start of another version
-                return self.save(url, path, md5, progress)
-            raise MetabenchError(
-                f"{url}: damaged or replaced: its MD5 is {found}, must be {md5}; it was not kept. Run the "
-                "same command again, or take another --url"
-            )
-        os.replace(part, path)
+            file.seek(0)
+            actual = hashlib.file_digest(file, _md5).hexdigest() if md5 else None
+        if actual == md5:
+            os.replace(part, path)
+            return
+        part.unlink()
+        if is_continued:  # the rest may have been appended to the start of another version
+            return self.save(url, path, md5, progress)
+        raise MetabenchError(
+            f"{url}: damaged or replaced: its MD5 is {actual}, must be {md5}; it was not kept. Run the same "
+            "command again, or take another url"
+        )
 
-    def _more(
-        self, url: str, file: BinaryIO, is_checked: bool, progress: Callable[[int, int], None] | None
-    ) -> bool:
+    def _more(self, url: str, file: BinaryIO, is_checked: bool, progress: Progress | None) -> bool:
         """Append what is missing; False where the connection broke after something came."""
         here = start = file.seek(0, os.SEEK_END)
         with self._opened(url, f"bytes={start}-" if start else None) as response:
             if response.status == 416:  # nothing lies behind what is here
                 if response.headers.get("Content-Range", "").endswith(f"/{start}"):
                     return True
-                here = file.truncate(0)
+                file.truncate(0)
                 return False
-            total: int | None
             if response.status == 206:
                 first, total = _range_of(response)
                 if first != start:
                     raise _Passing(f"the answer starts at byte {first}, must start at {start}")
             else:
                 here = start = file.truncate(0)
-                length = response.headers.get("Content-Length")
-                total = int(length) if length else None
-            if total is None and not is_checked:
-                raise MetabenchError(f"{url}: the server does not tell the file's length; take another --url")
+                total = int(response.headers.get("Content-Length", 0))
+            if not total and not is_checked:
+                raise MetabenchError(f"{url}: the server does not tell the file's length; take another url")
             try:
                 for chunk in self._chunks(response):
                     here += file.write(chunk)
@@ -145,30 +151,25 @@ class Client:
                 if here == start:
                     raise
                 return False
-        return total is None or here == total
+        return here == (total or here)
 
     def _opened(self, url: str, span: str | None) -> urllib3.BaseHTTPResponse:
-        headers = {
-            "Accept-Encoding": "identity",
-            "User-Agent": "metabench",
-            **({"Range": span} if span else {}),
-        }
+        headers = {"Accept-Encoding": "identity", "User-Agent": "metabench"}
         response = self.pool.request(
             "GET",
             url,
-            headers=headers,
+            headers=headers | ({"Range": span} if span else {}),
             preload_content=False,
-            timeout=urllib3.Timeout(connect=PATIENCE, read=PATIENCE),
+            timeout=urllib3.Timeout(connect=TIMEOUT_SECONDS, read=TIMEOUT_SECONDS),
             retries=urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=5),
         )
         if response.status in (200, 206, 416):
             return response
         response.close()
+        problem = f"HTTP {response.status} {response.reason}"
         if response.status in PASSING:
-            raise _Passing(f"HTTP {response.status} {response.reason}")
-        raise MetabenchError(
-            f"{url}: HTTP {response.status} {response.reason}; check the address, or take another --url"
-        )
+            raise _Passing(problem)
+        raise MetabenchError(f"{url}: {problem}; check the address, or take another url")
 
     def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         begun, n_bytes = time.monotonic(), 0
@@ -178,7 +179,7 @@ class Client:
             seconds = time.monotonic() - begun
             if self.stopped.is_set():
                 raise _Stopped
-            if seconds > PATIENCE and n_bytes < SLOWEST * seconds:
+            if seconds > TIMEOUT_SECONDS and n_bytes < SLOWEST * seconds:
                 raise _Passing(f"{n_bytes} bytes in {seconds:.0f} seconds")
 
     def _tried(self, url: str, attempt: Callable[[], T]) -> T:
@@ -192,7 +193,7 @@ class Client:
             if number + 1 < TRIES:
                 self.stopped.wait(PAUSE * 2**number * random.uniform(0.5, 1.5))
         raise MetabenchError(
-            f"{url}: {reason}; given up after {TRIES} attempts. Check the network or take another --url; "
+            f"{url}: {reason}; given up after {TRIES} attempts. Check the network or take another url; "
             "the same command goes on from here"
         )
 
@@ -209,6 +210,10 @@ class Client:
                 raise
 
 
+def _md5() -> Any:
+    return hashlib.md5(usedforsecurity=False)
+
+
 def _range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int]:
     """Return the first byte of an answer, and how many the file has."""
     text = response.headers.get("Content-Range", "")
@@ -218,33 +223,27 @@ def _range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-@contextlib.contextmanager
-def alone(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
+def alone(folder: Path, order: Order) -> AbstractContextManager[None]:
     """Let one process at a time fetch into a folder; the others wait, and then find what it fetched."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".fetch.lock", "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            told(f"Waiting for another process that fetches into {folder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock; the file stays, since removing it would race
+    waiting = f"Waiting for another process that fetches into {folder}"
+    return cache.locked(folder / ".fetch.lock", order.say, waiting)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under a temporary name, which becomes its own when all is written."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def archives(
+    folder: Path, official: str, sums: Mapping[str, str], find: Callable[[str], Path | None], order: Order
+) -> None:
+    """Fetch the archives that are not in a folder.
+
+    Args:
+        official: address of the folder that they are published in.
+        sums: names of the archives to their MD5.
+        find: says where an archive, or what was unpacked from it, is already.
+    """
+    base = (order.url or official).rstrip("/")
+    client = Client(base, 1)
+    with alone(folder, order):
+        for name, md5 in sums.items():
+            if place := find(name):
+                order.say(f"{place} is here already")
+            else:
+                client.save(f"{base}/{name}", folder / name, md5, order.progress)

@@ -1,8 +1,9 @@
-"""Finding image files in folders of classes, and decoding them once a machine."""
+"""Finding image files in a folder or an archive, and decoding them once a machine."""
 
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import os
 import stat
@@ -10,15 +11,16 @@ import struct
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from metabench.data.reading import archives
 from metabench.data.reading.cache import Array, Key, checksum, kept, table_file
 
 VERSION = 1
@@ -29,8 +31,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 HIDDEN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 """What systems leave behind, in small letters; so is all that starts with a dot."""
 
+DEEPEST = 5
+"""Folders inside one another that are looked through."""
+
 LARGEST = 2**28
 """Pixels of the largest image that is opened."""
+
+LARGEST_LIST = 2**24
+"""Bytes of a list of images at most; the real ones have a million."""
 
 THREADS = 8
 BATCH = 64
@@ -43,21 +51,24 @@ DAMAGE = (
 """What decoding damaged files may raise."""
 
 
-class File(NamedTuple):
-    """An image file, with what its content is known by."""
+class Tree(NamedTuple):
+    """What is in a folder or an archive, by paths with slashes in it, and what cannot be there."""
 
-    path: Path
-    size: int
-    changed: int  # nanoseconds
-
-
-class Listing(NamedTuple):
-    """What is in one folder, and what cannot be in a folder of images."""
-
-    folders: list[Path]
-    images: list[File]
-    others: list[Path]
+    place: Path
+    limits: archives.Limits
+    images: list[str]
+    folders: list[str]  # "" is the place itself
+    others: list[str]
+    texts: dict[str, str]  # the content of files that end in .csv
     problems: list[str]
+
+
+class Look(NamedTuple):
+    """How images are made alike."""
+
+    side: int  # pixels
+    channels: int
+    background: str  # what transparent pixels show
 
 
 class Picture(NamedTuple):
@@ -69,103 +80,130 @@ class Picture(NamedTuple):
     file: Path | IO[bytes]
 
 
-class Unreadable(Exception):
+class Unreadable(archives.Refused):
     """Images cannot be decoded; the arguments say which and why."""
 
 
-def listed(folder: Path) -> Listing:
-    """Sort what a folder holds; hidden files and links back to where they come from are left out."""
-    found = Listing([], [], [], [])
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        found.problems.append(f"folder {str(folder)!r}: {error.strerror or error}")
-        return found
-    for entry in entries:
-        if not entry.name.startswith(".") and entry.name.lower() not in HIDDEN:
-            _sort_in(found, folder, entry)
-    return found
+def above(path: str) -> str:
+    """Return the folder of a path with slashes."""
+    return path.rpartition("/")[0]
 
 
-def _sort_in(found: Listing, folder: Path, entry: os.DirEntry[str]) -> None:
+def last(path: str) -> str:
+    """Return the last name of a path with slashes."""
+    return path.rpartition("/")[2]
+
+
+def grouped(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Sort paths by the folder that they are in."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(above(path), []).append(path)
+    return groups
+
+
+def class_name(folder: str) -> str:
+    """Return the name of a class, the same letters on every system."""
+    return unicodedata.normalize("NFC", last(folder))
+
+
+def look_through(place: Path, limits: archives.Limits) -> Tree:
+    """Sort what a folder or an archive holds, without hidden files and links back to where they are."""
+    if place.is_file():
+        return _packed(place, limits)
+    tree = Tree(place, limits, [], [""], [], {}, [])
+    for inside in tree.folders:  # which grow meanwhile
+        if inside.count("/") >= DEEPEST:
+            continue
+        folder = place / inside
+        try:
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            tree.problems.append(f"folder {str(folder)!r}: {error.strerror or error}")
+            continue
+        for entry in entries:
+            if not is_hidden(entry.name):
+                _sort_in(tree, folder, f"{inside}/{entry.name}" if inside else entry.name, entry)
+    return tree
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file is what systems leave behind, or hidden."""
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def _sort_in(tree: Tree, folder: Path, name: str, entry: os.DirEntry[str]) -> None:
     path = Path(entry.path)
+    suffix = path.suffix.lower()
     try:
         entry.name.encode()
         status = entry.stat()
+        if suffix == ".csv" and status.st_size <= LARGEST_LIST and path.is_file():
+            tree.texts[name] = path.read_text("utf-8-sig", "replace")
     except UnicodeEncodeError:
-        found.problems.append(f"{str(path)!r}: the name is not Unicode; rename it")
+        tree.problems.append(f"{str(path)!r}: the name is not Unicode; rename it")
         return
     except OSError as error:
         if error.errno != errno.ELOOP:
-            found.problems.append(f"{str(path)!r}: {error.strerror or error}")
+            tree.problems.append(f"{str(path)!r}: {error.strerror or error}")
         return
     if stat.S_ISDIR(status.st_mode):
         here = folder.resolve()
         is_loop = entry.is_symlink() and path.resolve() in (here, *here.parents)
         if not is_loop:
-            found.folders.append(path)
-    elif path.suffix.lower() not in SUFFIXES:
-        found.others.append(path)
+            tree.folders.append(name)
+    elif suffix not in SUFFIXES:
+        tree.others.append(name)
     elif not stat.S_ISREG(status.st_mode):
-        found.problems.append(f"{str(path)!r}: is not a file")
+        tree.problems.append(f"{str(path)!r}: is not a file")
     else:
-        found.images.append(File(path, status.st_size, status.st_mtime_ns))
+        tree.images.append(name)
 
 
-def class_name(folder: Path) -> str:
-    """Return the name of a class, the same letters on every system."""
-    return unicodedata.normalize("NFC", folder.name)
+def _packed(place: Path, limits: archives.Limits) -> Tree:
+    try:
+        files = archives.listing(place, limits)
+    except archives.Refused as error:
+        return Tree(place, limits, [], [""], [], {}, [str(error)])
+    names = [name for name in sorted(files.sizes) if not any(map(is_hidden, name.split("/")))]
+    is_image = {name: PurePosixPath(name).suffix.lower() in SUFFIXES for name in names}
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents} - {"."}
+    images = [name for name in names if is_image[name]]
+    others = [name for name in names if not is_image[name]]
+    return Tree(place, limits, images, ["", *sorted(folders)], others, files.texts, [])
 
 
-def table_key(classes: Sequence[Sequence[File]], look: tuple[int, int, str]) -> Key:
+def table_key(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Key:
     """Say what a table of images depends on."""
-    files = [file.path for row in classes for file in row]
-    return Key(checksum(files), (VERSION, PIL.__version__, look, [len(row) for row in classes]))
+    if tree.place.is_file():
+        return Key(
+            checksum([tree.place]), (VERSION, PIL.__version__, tuple(look), [list(row) for row in classes])
+        )
+    files = [tree.place / name for row in classes for name in row]
+    return Key(checksum(files), (VERSION, PIL.__version__, tuple(look), [len(row) for row in classes]))
 
 
-def table(name: str, key: object, classes: Sequence[Sequence[File]], look: tuple[int, int, str]) -> Array:
+def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Array:
     """Decode images, or read the cache: uint8 [class, example, C, H, W], zeros where a class has fewer.
 
     Args:
-        look: side in pixels, channels, and the colour behind transparent pixels.
+        classes: the images of each class, as the tree names them.
     """
-    shape = (len(classes), max(map(len, classes)))
-
-    def pictures() -> Iterator[Picture]:
-        for row, files in enumerate(classes):
-            for column, file in enumerate(files):
-                yield Picture(row, column, str(file.path), file.path)
-
-    return table_of(name, key, shape, pictures, look)
-
-
-def table_of(
-    name: str,
-    key: object,
-    shape: tuple[int, int],
-    pictures: Callable[[], Iterator[Picture]],
-    look: tuple[int, int, str],
-) -> Array:
-    """Decode pictures, in any order, into a table, or read the cache.
-
-    Args:
-        shape: classes, and examples of a class.
-    """
-    side, channels, background = look
+    shape = (len(classes), max(map(len, classes)), look.channels, look.side, look.side)
 
     def write(path: Path) -> None:
         problems = []
         Image.init()  # not in several threads at once
         with (
-            table_file(path, (*shape, channels, side, side)) as put,
+            table_file(path, shape) as put,
             warnings.catch_warnings(),
             ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
         ):
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
-            waiting = pictures()
+            waiting = _pictures(tree, classes)
             while batch := list(itertools.islice(waiting, BATCH)):
-                decoded = pool.map(lambda one: _try(one, side, channels, background), batch)
+                decoded = pool.map(lambda one: _try(one, look), batch)
                 for one, image in zip(batch, decoded, strict=True):
                     if isinstance(image, str):
                         problems.append(image)
@@ -177,9 +215,20 @@ def table_of(
     return kept(name, key, write)
 
 
-def _try(picture: Picture, side: int, channels: int, background: str) -> Array | str:
+def _pictures(tree: Tree, classes: Sequence[Sequence[str]]) -> Iterator[Picture]:
+    places = {name: (row, column) for row, names in enumerate(classes) for column, name in enumerate(names)}
+    if tree.place.is_dir():
+        for name, (row, column) in places.items():
+            yield Picture(row, column, str(tree.place / name), tree.place / name)
+        return
+    for member in archives.members(tree.place, tree.limits):
+        if member.name in places:
+            yield Picture(*places[member.name], f"{tree.place}: {member.name}", io.BytesIO(member.read()))
+
+
+def _try(picture: Picture, look: Look) -> Array | str:
     try:
-        return decode(picture.file, side, channels, background)
+        return decode(picture.file, *look)
     except UnidentifiedImageError:
         return f"{picture.name!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
     except DAMAGE as error:

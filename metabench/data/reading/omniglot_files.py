@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import re
 import struct
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,52 +27,43 @@ VERSION = 2
 
 URL = "https://github.com/brendenlake/omniglot/raw/master/python"
 MD5 = {
-    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
-    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+    "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
 }
 DOWNLOAD = "To download: metabench datasets fetch omniglot"
 LARGEST = 100_000
-"""Bytes of one drawing at most; a real one has a few hundred."""
+"""Bytes of one file of an archive at most; a drawing has a few hundred."""
 
 LARGEST_IN_ALL = 500_000_000
 """Bytes of an unpacked archive at most; the real ones have some 10 million."""
 
 RESIZES = ("box", "nearest", "bilinear", "hamming", "bicubic", "lanczos")
-MEMBER = re.compile(r"(?:images_background|images_evaluation)/([^/]+/character\d\d)/(\d{4}_\d\d\.png)")
-
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
-"""What reading a member of a damaged archive may raise."""
+MEMBER = re.compile(r"(?:(?:images_background|images_evaluation)/)?([^/]+/character\d\d)/(\d{4}_\d\d\.png)")
 
 NO_PICTURE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What decoding a damaged PNG may raise."""
 
-Open = Callable[[], bytes]
-Drawings = dict[str, dict[str, Open]]
-"""Characters to file names to what reads them."""
+Drawings = dict[str, dict[str, Array]]
+"""Characters to file names to drawings."""
 
 
-def is_here(root: Path | None) -> bool:
+def is_available(root: Path | None) -> bool:
     """Say whether both sets are under root, packed or not."""
-    return root is not None and all(_source(root / FOLDER, name) for name in SETS)
+    return len(sources(root)) == len(SETS)
 
 
 def sources(root: Path | None) -> list[Path]:
     """List the archives or folders of both sets that are under root."""
-    found = [_source(root / FOLDER, name) for name in SETS] if root is not None else []
-    return [source for source in found if source is not None]
+    places = [archives.find(root / FOLDER, f"{name}.zip", name) for name in SETS] if root is not None else []
+    return [place for place in places if place is not None]
 
 
 def fetch(root: Path, order: _fetch.Order) -> None:
     """Fetch the official archives of the sets that are not here."""
-    base = (order.url or URL).rstrip("/")
-    client = _fetch.Client(base, 1)
     folder = root / FOLDER
-    with _fetch.alone(folder, order.told):
-        for name in SETS:
-            if source := _source(folder, name):
-                order.told(f"{source} is here already")
-                continue
-            client.save(f"{base}/{name}.zip", folder / f"{name}.zip", MD5[name], order.progress)
+    _fetch.archives(
+        folder, URL, MD5, lambda name: archives.find(folder, name, name.removesuffix(".zip")), order
+    )
 
 
 def read(root: Path | None, characters: list[str], resize: str = "box") -> Array:
@@ -84,92 +72,34 @@ def read(root: Path | None, characters: list[str], resize: str = "box") -> Array
         raise MetabenchError(
             f"omniglot: METABENCH_DATA is not set; set it to the folder that holds {FOLDER}/. {DOWNLOAD}"
         )
-    sources = [_source(root / FOLDER, name) for name in SETS]
-    missing = [name for name, source in zip(SETS, sources, strict=True) if source is None]
+    places = sources(root)
+    missing = [name for name in SETS if name not in {place.name.removesuffix(".zip") for place in places}]
     if missing:
         lacks = " and ".join(f"neither {name}.zip nor a folder {name}" for name in missing)
         raise MetabenchError(f"omniglot: {root / FOLDER} holds {lacks}. {DOWNLOAD}")
-    found = [source for source in sources if source is not None]
-    files = [file for source in found for file in _files(source)]
+    files = [
+        file for place in places for file in ([place] if place.is_file() else sorted(place.glob("*/*/*.png")))
+    ]
     names = [str(file.relative_to(root)) for file in files]
     key = Key(checksum(files), (VERSION, PIL.__version__, names, characters, resize))
-    return cached("omniglot", key, lambda: _decode(found, characters, resize))
+    return cached("omniglot", key, lambda: _decode(places, characters, resize))
 
 
-def _source(folder: Path, name: str) -> Path | None:
-    """Return the archive of a set, or else its folder, or None."""
-    packed, unpacked = folder / f"{name}.zip", folder / name
-    return packed if packed.is_file() else unpacked if unpacked.is_dir() else None
-
-
-def _files(source: Path) -> list[Path]:
-    """List the archive of a set, or the drawings in its folder."""
-    return [source] if source.is_file() else sorted(source.glob("*/*/*.png"))
-
-
-def _decode(sources: list[Path], characters: list[str], resize: str) -> Array:
-    with ExitStack() as stack:
-        drawings: Drawings = {}
-        for source in sources:
-            members = _packed(source, stack) if source.is_file() else _unpacked(source)
-            for member, opens in members:
-                if match := MEMBER.fullmatch(member):  # whatever else lies there is left alone
-                    drawings.setdefault(match[1], {})[match[2]] = opens
-        _check_counts(sources[0].parent, drawings, characters)
-        images = np.empty((len(characters), N_DRAWINGS, 28, 28), np.uint8)
-        for row, character in enumerate(characters):
-            for column, name in enumerate(sorted(drawings[character])):
-                images[row, column] = _image(drawings[character][name], f"{character}/{name}", resize)
-    return images
-
-
-def _packed(path: Path, stack: ExitStack) -> Iterator[tuple[str, Open]]:
-    try:
-        archive = stack.enter_context(zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise _damage(path, error) from error
-
-    def read_member(info: zipfile.ZipInfo) -> bytes:
+def _decode(places: list[Path], characters: list[str], resize: str) -> Array:
+    drawings: Drawings = {}
+    for place in places:
         try:
-            return archives.unzipped(archive, info)
-        except DAMAGE as error:
-            raise _damage(path, error) from error
-
-    _check_members(path, archive.infolist())
-    for info in archive.infolist():
-        yield info.filename, lambda info=info: read_member(info)  # type: ignore[misc]
-
-
-def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse what no honest archive of drawings holds; nothing of it would be unpacked anyway."""
-    for info in members:
-        largest = LARGEST if MEMBER.fullmatch(info.filename) else LARGEST_IN_ALL
-        problem = archives.problem_of(info.filename, info.file_size, largest, archives.is_link(info))
-        if problem:
-            raise MetabenchError(
-                f"omniglot: {path}: {info.filename!r} {problem}. Replace the archive. {DOWNLOAD}"
-            )
-    total = sum(info.file_size for info in members)
-    if total > LARGEST_IN_ALL:
-        raise MetabenchError(
-            f"omniglot: {path}: unpacks to {total} bytes, must be at most {LARGEST_IN_ALL}. Replace the "
-            f"archive. {DOWNLOAD}"
-        )
+            for member in archives.members(place, archives.Limits(LARGEST, LARGEST_IN_ALL)):
+                if match := MEMBER.fullmatch(member.name):  # whatever else lies there is left alone
+                    image = _image(member.read(), f"{match[1]}/{match[2]}", resize)
+                    drawings.setdefault(match[1], {})[match[2]] = image
+        except archives.Refused as error:
+            raise MetabenchError(f"omniglot: {error}. Replace it. {DOWNLOAD}") from error
+    _check_counts(places[0].parent, drawings, characters)
+    return np.stack([[drawings[one][name] for name in sorted(drawings[one])] for one in characters])
 
 
-def _unpacked(folder: Path) -> Iterator[tuple[str, Open]]:
-    for path in folder.glob("*/*/*.png"):
-        yield path.relative_to(folder.parent).as_posix(), path.read_bytes
-
-
-def _damage(path: Path, error: Exception) -> MetabenchError:
-    size = path.stat().st_size
-    return MetabenchError(
-        f"omniglot: {path} ({size} bytes) is truncated or damaged: {error}. Replace it. {DOWNLOAD}"
-    )
-
-
-def _check_counts(folder: Path, drawings: Drawings, characters: list[str]) -> None:
+def _check_counts(folder: Path, drawings: Mapping[str, Mapping[str, Array]], characters: list[str]) -> None:
     """Refuse anything but 20 drawings of each of the 1,623 characters."""
     expected = dict.fromkeys(characters, N_DRAWINGS)
     wrong = [
@@ -189,17 +119,15 @@ def _check_counts(folder: Path, drawings: Drawings, characters: list[str]) -> No
     )
 
 
-def _image(opens: Open, name: str, resize: str) -> Array:
+def _image(content: bytes, name: str, resize: str) -> Array:
     """Decode one drawing; resizing by area ("box") keeps the weight of its strokes."""
+    problem = ""
     try:
-        with Image.open(io.BytesIO(opens()), formats=("PNG",)) as image:
-            if image.size != (SIDE, SIDE):
-                raise _not_a_drawing(name, f"must be {SIDE}x{SIDE} pixels, but is {image.size}")
-            small = image.convert("L").resize((28, 28), Image.Resampling[resize.upper()])
-            return 255 - np.asarray(small)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.size == (SIDE, SIDE):
+                small = image.convert("L").resize((28, 28), Image.Resampling[resize.upper()])
+                return 255 - np.asarray(small)
+            problem = f"must be {SIDE}x{SIDE} pixels, but is {image.size}"
     except NO_PICTURE as error:
-        raise _not_a_drawing(name, f"is not a picture ({error})") from error
-
-
-def _not_a_drawing(name: str, problem: str) -> MetabenchError:
-    return MetabenchError(f"omniglot: {name}: {problem}. Replace the files. {DOWNLOAD}")
+        problem = f"is not a picture ({error})"
+    raise MetabenchError(f"omniglot: {name}: {problem}. Replace the files. {DOWNLOAD}")

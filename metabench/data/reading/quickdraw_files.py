@@ -9,15 +9,18 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+from fsspec.utils import merge_offset_ranges
 
 from metabench.core import MetabenchError
 from metabench.data.reading import fetch
+from metabench.data.reading.cache import Array, read_header
+from metabench.storage import files
 
 NAME = "quickdraw"
 FOLDER = "quickdraw/numpy_bitmap"
@@ -36,27 +39,19 @@ DOWNLOAD = f"To download: metabench datasets fetch {NAME}"
 DAMAGE = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 """What opening a damaged file may raise."""
 
-Array = np.ndarray[Any, Any]
 
-
-@dataclass(frozen=True)
-class Category:
+class Category(NamedTuple):
     """The drawings of one category that are here."""
 
     count: int  # rows of the official file
-    images: Array  # uint8 [row, 784]
-    rows: Array | None  # ascending int64 [row]: which they are; None for all
+    images: Array = np.empty((0, PIXELS), np.uint8)  # [row, 784]
+    rows: Array | None = np.empty(0, np.int64)  # ascending [row]: which they are; None for all
 
 
-def is_here(root: Path | None, names: list[str]) -> bool:
-    """Say whether there is a file of every category under root."""
-    return root is not None and all(_path(root, name).is_file() for name in names)
-
-
-def sources(root: Path | None, names: list[str]) -> list[Path]:
+def sources(root: Path | None, names: Sequence[str]) -> list[Path]:
     """List the files of the categories that are under root."""
-    found = [_path(root, name) for name in names] if root is not None else []
-    return [path for path in found if path.is_file()]
+    paths = [_path(root, name) for name in names] if root is not None else []
+    return [path for path in paths if path.is_file()]
 
 
 def _path(root: Path, name: str) -> Path:
@@ -65,7 +60,7 @@ def _path(root: Path, name: str) -> Path:
     return whole if whole.is_file() else root / ROWS / f"{name}.npz"
 
 
-def open_all(root: Path | None, names: list[str]) -> dict[str, Category]:
+def open_all(root: Path | None, names: Sequence[str]) -> dict[str, Category]:
     """Open the file of each category; all that is wrong with them is reported at once."""
     if root is None:
         raise MetabenchError(
@@ -77,45 +72,42 @@ def open_all(root: Path | None, names: list[str]) -> dict[str, Category]:
             f"{NAME}: neither {root / FOLDER} nor {root / ROWS} is a folder; METABENCH_DATA must hold one. "
             f"{DOWNLOAD}"
         )
-    missing = [name for name in names if not _path(root, name).is_file()]
-    files, wrong = {}, []
-    for name in sorted(set(names) - set(missing)):
+    files, wrong, missing = {}, [], []
+    for name in names:
+        path = _path(root, name)
         try:
-            files[name] = open_one(_path(root, name))
+            if path.is_file():
+                files[name] = open_one(path)
+            else:
+                missing.append(name)
         except MetabenchError as error:
             wrong.append(str(error))
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        wrong.insert(
-            0, f"{root / NAME}: {len(missing)} of {len(names)} categories are missing ({some}). {DOWNLOAD}"
-        )
+        lacks = f"{len(missing)} of {len(names)} categories are missing ({some})"
+        wrong.insert(0, f"{root / NAME}: {lacks}. {DOWNLOAD}")
     if wrong:
         more = [f"and {len(wrong) - 5} more files"] if len(wrong) > 5 else []
         raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong[:5] + more))
     return files
 
 
-def open_present(root: Path, names: list[str]) -> dict[str, Category]:
+def open_present(root: Path, names: Sequence[str]) -> dict[str, Category]:
     """Open the files that are here; rows that were damaged since they were fetched count as absent."""
-    found = {}
-    for name in names:
-        path = _path(root, name)
-        if path.is_file():
-            try:
-                found[name] = open_one(path)
-            except MetabenchError:
-                if path.suffix == ".npy":  # the user's own
-                    raise
-    return found
-
-
-def nothing_of(count: int) -> Category:
-    """Return a category none of whose rows is here."""
-    return Category(count, np.empty((0, PIXELS), np.uint8), np.empty(0, np.int64))
+    files = {}
+    for name, path in ((name, _path(root, name)) for name in names):
+        try:
+            if path.is_file():
+                files[name] = open_one(path)
+        except MetabenchError:
+            if path.suffix == ".npy":  # what the user has put there
+                raise
+    return files
 
 
 def open_one(path: Path) -> Category:
     """Open one file, whole or rows, and check its form."""
+    advice = "delete it and fetch it again"
     try:
         if path.suffix == ".npy":
             images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -124,20 +116,17 @@ def open_one(path: Path) -> Category:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 category = Category(int(stored["count"]), stored["images"], stored["rows"])
     except DAMAGE as error:
-        raise MetabenchError(
-            f"{path}: cannot be read as a NumPy array ({error}); delete it and fetch it again"
-        ) from error
-    found = f"{category.images.dtype} {list(category.images.shape)}"
-    if category.images.dtype != np.uint8 or category.images.shape[1:] != (PIXELS,):
-        raise MetabenchError(f"{path}: must be uint8 [n, 784], but is {found}; delete it and fetch it again")
-    rows = category.rows
+        raise MetabenchError(f"{path}: cannot be read as a NumPy array ({error}); {advice}") from error
+    count, images, rows = category
+    if images.dtype != np.uint8 or images.shape[1:] != (PIXELS,):
+        shape = f"{images.dtype} {list(images.shape)}"
+        raise MetabenchError(f"{path}: must be uint8 [n, 784], but is {shape}; {advice}")
     if rows is not None and not (
         rows.dtype == np.int64
-        and rows.shape == category.images.shape[:1]
-        and (np.diff(rows) > 0).all()
-        and (len(rows) == 0 or (rows[0] >= 0 and rows[-1] < category.count))
+        and rows.shape == images.shape[:1]
+        and (np.diff(rows, prepend=-1, append=count) > 0).all()
     ):
-        raise MetabenchError(f"{path}: its rows are not those of its images; delete it and fetch it again")
+        raise MetabenchError(f"{path}: its rows are not those of its images; {advice}")
     return category
 
 
@@ -159,22 +148,17 @@ def header(client: fetch.Client, base: str, name: str) -> tuple[int, int]:
     content, total = client.part(url, 0, 256)
     stream = io.BytesIO(content)
     try:
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(stream)]
-        shape, is_fortran, dtype = read(stream)
-    except (ValueError, KeyError) as error:
-        raise MetabenchError(
-            f"{url}: does not start as a NumPy array ({error}); take another --url"
-        ) from error
+        shape, is_fortran, dtype = read_header(stream)
+    except ValueError as error:
+        raise MetabenchError(f"{url}: does not start as a NumPy array ({error}); take another url") from error
     start = stream.tell()
     if dtype != np.uint8 or shape[1:] != (PIXELS,) or is_fortran:
         raise MetabenchError(f"{url}: must be uint8 [n, 784], but is {dtype} {list(shape)}")
-    if total != start + shape[0] * PIXELS:
+    needed = start + shape[0] * PIXELS
+    if total != needed:
         raise MetabenchError(
-            f"{url}: has {total} bytes, but its {shape[0]} rows need {start + shape[0] * PIXELS}; it is cut "
-            "off or damaged there: take another --url"
+            f"{url}: has {total} bytes, but its {shape[0]} rows need {needed}; it is cut off or damaged "
+            "there: take another url"
         )
     return start, shape[0]
 
@@ -186,38 +170,36 @@ def address(base: str, name: str) -> str:
 
 def stretches(rows: Array) -> list[tuple[int, int]]:
     """Put ascending rows together to few stretches [first, last + 1) that hold them."""
-    found: list[tuple[int, int]] = []
-    for row in rows.tolist():
-        if found and row - found[-1][1] <= GAP and row - found[-1][0] < LONGEST:
-            found[-1] = (found[-1][0], row + 1)
-        else:
-            found.append((row, row + 1))
-    return found
+    first = rows.tolist()
+    _, starts, stops = merge_offset_ranges(
+        [""] * len(first), first, [row + 1 for row in first], max_gap=GAP, max_block=LONGEST
+    )
+    return list(zip(starts, stops, strict=True))
 
 
 def fetch_rows(client: fetch.Client, base: str, name: str, start: int, count: int, rows: Array) -> Array:
     """Fetch some rows, ascending, of a category's file whose first row lies at byte `start`."""
-    parts = []
-    for first, last in stretches(rows):
-        url = address(base, name)
-        content, total = client.part(url, start + first * PIXELS, start + last * PIXELS)
+    parts = [np.empty((0, PIXELS), np.uint8)]
+    url = address(base, name)
+    for first, stop in stretches(rows):
+        content, total = client.part(url, start + first * PIXELS, start + stop * PIXELS)
         if total != start + count * PIXELS:
             raise MetabenchError(f"{url}: changed while it was read; run the same command again")
         block = np.frombuffer(content, np.uint8).reshape(-1, PIXELS)
-        parts.append(block[rows[(rows >= first) & (rows < last)] - first])
-    return np.concatenate(parts) if parts else np.empty((0, PIXELS), np.uint8)
+        parts.append(block[rows[(rows >= first) & (rows < stop)] - first])
+    return np.concatenate(parts)
 
 
-def store(root: Path, name: str, old: Category, rows: Array, images: Array) -> None:
+def keep(root: Path, name: str, old: Category, rows: Array, images: Array) -> None:
     """Keep more rows of a category beside those that are here."""
     assert old.rows is not None, "a whole file lacks nothing"
     all_rows = np.concatenate([old.rows, rows])
     order = np.argsort(all_rows)
-    path = root / ROWS / f"{name}.npz"
-    with fetch.replacing(path) as file:
-        np.savez(
-            file,
-            images=np.concatenate([old.images, images])[order],
-            rows=all_rows[order],
-            count=np.int64(old.count),
-        )
+    content = io.BytesIO()
+    np.savez(
+        content,
+        images=np.concatenate([old.images, images])[order],
+        rows=all_rows[order],
+        count=np.int64(old.count),
+    )
+    files.write_bytes(root / ROWS / f"{name}.npz", content.getvalue())

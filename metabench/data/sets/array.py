@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from metabench.core import Splits, seeds, setting
+from metabench.core import Splits, setting
 from metabench.data import Dataset
 from metabench.data.reading import arrays as _arrays
-from metabench.data.reading import own
+from metabench.data.reading import splits
 from metabench.data.reading.cache import Array, Key, checksum, kept, table_file
+from metabench.data.reading.splits import PARTS, Classes
 
 NAME = "array"
 VERSION = 1
@@ -48,23 +49,22 @@ class Options:
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read the arrays, or the cache; all that is wrong is reported at once."""
-    problems = own.shares_problem(options)
-    path, wrong = own.locate(root, options.path)
+    problems = splits.shares_problems(options)
+    path, wrong = splits.locate(root, options.path)
     if path is None:
-        own.refuse(NAME, problems + wrong)
+        splits.refuse(NAME, problems + wrong)
     assert path is not None, "or it was refused"
     arrays, read_images, wrong = _arrays.open_all(path)
-    problems += wrong
-    problems += _shape_problems(arrays)
-    classes: own.Classes = {part: [] for part in own.PARTS}
+    problems += wrong + _shape_problems(arrays)
+    classes: Classes = {}
     rows: dict[str, list[int]] = {}
     if "labels" in arrays and not problems:
-        names, wrong = _names(arrays["labels"])
+        names, problems = _names(arrays["labels"])
+        for row, name in enumerate(names):
+            rows.setdefault(name, []).append(row)
+        classes, wrong = _split(names, sorted(rows), arrays.get("split"), options)
         problems += wrong
-        rows = _rows(names)
-        classes, wrong = _split(names, list(rows), arrays.get("split"), options)
-        problems += wrong
-    rows = {name: _choose(name, found, options) for name, found in rows.items()}
+    rows = {name: splits.choose(name, rows[name], options) for name in sorted(rows)}
     key = Key(checksum(_arrays.sources(path)), (VERSION, rows))
     table = None
     try:
@@ -74,9 +74,9 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
             problems += _range_problems(read_images(), range(len(arrays["images"])))
     except _arrays.Unreadable as error:
         problems += error.args
-    own.refuse(NAME, problems)
+    splits.refuse(NAME, problems)
     assert table is not None, "or something was refused"
-    return own.splits_of(NAME, key, table, {name: len(found) for name, found in rows.items()}, classes)
+    return splits.splits_of(NAME, key, table, {name: len(row) for name, row in rows.items()}, classes)
 
 
 def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
@@ -127,43 +127,28 @@ def _names(labels: Array) -> tuple[list[str], list[str]]:
     return names, [f"labels: image {names.index('')} has an empty label"] if "" in names else []
 
 
-def _rows(names: list[str]) -> dict[str, list[int]]:
-    """Return the images of each class, classes by name."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, []).append(row)
-    return dict(sorted(rows.items()))
-
-
 def _split(
-    labels: list[str], names: list[str], given: Array | None, options: Options
-) -> tuple[own.Classes, list[str]]:
+    labels: list[str], names: list[str], split: Array | None, options: Options
+) -> tuple[Classes, list[str]]:
     """Return the classes of each split, and what is wrong with them."""
-    classes: own.Classes = {part: [] for part in own.PARTS}
-    if options.split_by == "split" and given is None:
+    classes: Classes = {part: [] for part in PARTS}
+    if options.split_by == "split" and split is None:
         return classes, ["split_by=split: there is no array `split`"]
-    if options.split_by == "seed" or given is None:
-        classes = own.by_seed(names, options)
-        return classes, own.problems_of(classes, "add classes, or change meta_train and meta_validation")
-    words, problems = _names(given)
-    parts = {word: own.part_of(word) for word in dict.fromkeys(words)}
+    if options.split_by == "seed" or split is None:
+        classes = splits.by_seed(names, options)
+        advice = "add classes, or change meta_train and meta_validation"
+        return classes, splits.class_problems(classes, advice)
+    words, problems = _names(split)
+    parts = {word: splits.part_of(word) for word in dict.fromkeys(words)}
     problems += [
-        f"split: {word!r} is no split; allowed: {', '.join(own.PARTS)}"
+        f"split: {word!r} is no split; allowed: {', '.join(PARTS)}"
         for word, part in parts.items()
         if part is None and word
     ]
     for part, name in sorted({(parts[word] or "", name) for word, name in zip(words, labels, strict=False)}):
         if part:
             classes[part].append(name)
-    return classes, problems + own.problems_of(classes, "add classes to it")
-
-
-def _choose(name: str, rows: list[int], options: Options) -> list[int]:
-    """Take some images of a class by a hash of their positions."""
-    if not 0 < options.examples_per_class < len(rows):
-        return rows
-    rank = {row: seeds.seed("own examples", options.seed, name, row) for row in rows}
-    return sorted(sorted(rows, key=lambda row: rank[row])[: options.examples_per_class])
+    return classes, problems + splits.class_problems(classes, "add classes to it")
 
 
 def _table(like: Array, read: Callable[[], Array], key: object, rows: list[list[int]]) -> Array:
@@ -216,6 +201,5 @@ DATASET = Dataset(
     splits=("own",),
     options=Options,
     load=load,
-    is_here=lambda root: True,
-    sources=own.sources,
+    sources=splits.sources,
 )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-from metabench.core import Splits
 from metabench.data import Dataset
-from metabench.data.reading import cifar_files
-from metabench.data.reading import fetch as _fetch
+from metabench.data.reading import cifar_files, splits
 
 NAME = "fc100"
-SPLIT = "oreshkin"
 
 META_VALIDATION = (
     "large_carnivores",
@@ -23,28 +19,13 @@ META_TEST = ("aquatic_mammals", "insects", "medium_mammals", "people")
 """Superclasses; the classes of the other twelve are meta-train."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """There is nothing to choose."""
-
-
-def classes() -> dict[str, list[str]]:
+def classes() -> splits.Classes:
     """Return Oreshkin's classes of each split: no superclass is in two."""
-    found: dict[str, list[str]] = {"meta_train": [], "meta_validation": [], "meta_test": []}
+    parts: splits.Classes = {part: [] for part in splits.PARTS}
     for name, home in sorted(cifar_files.superclasses().items()):
         held_out = "meta_validation" if home in META_VALIDATION else "meta_test"
-        found[held_out if home in META_VALIDATION + META_TEST else "meta_train"].append(name)
-    return found
-
-
-def load(root: Path | None, split: str, options: Options) -> Splits:
-    """Read the split."""
-    return cifar_files.load(NAME, split, root, classes())
-
-
-def fetch(root: Path, split: str, options: Options, order: _fetch.Order) -> None:
-    """Fetch CIFAR-100's archive, which CIFAR-FS needs, too."""
-    cifar_files.fetch(root, order)
+        parts[held_out if home in META_VALIDATION + META_TEST else "meta_train"].append(name)
+    return parts
 
 
 DATASET = Dataset(
@@ -54,10 +35,10 @@ DATASET = Dataset(
     licence=cifar_files.LICENCE,
     url=cifar_files.PAGE,
     citation=f"{cifar_files.CITATION}; split oreshkin: Oreshkin et al. 2018 (arXiv 1805.10123)",
-    splits=(SPLIT,),
-    options=Options,
-    load=load,
-    is_here=cifar_files.is_here,
-    fetch=fetch,
+    splits=("oreshkin",),
+    options=cifar_files.Options,
+    load=partial(cifar_files.load, NAME, classes()),
+    is_available=cifar_files.is_available,
+    fetch=cifar_files.fetch,
     sources=cifar_files.sources,
 )

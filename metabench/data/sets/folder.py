@@ -1,30 +1,44 @@
-"""Folder: any folder of images, `class/image.png` or `split/class/image.png`."""
+"""Folder: any folder or archive of images, `class/image.png` or `split/class/image.png`.
+
+Published splits of images that may not be passed on are read by it, too: a file of YAML says which classes
+they have, and what is known of their images.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from metabench.core import Splits, seeds, setting
+from metabench.core import Splits, setting
 from metabench.data import Dataset
-from metabench.data.reading import images, own
-from metabench.data.reading.images import File
+from metabench.data.reading import archives, splits
+from metabench.data.reading import images as _images
+from metabench.data.reading import published as _published
+from metabench.data.reading.images import Look, Tree, above, class_name, grouped, last
+from metabench.data.reading.splits import PARTS, Classes
 
 NAME = "folder"
+LIMITS = archives.Limits(2**26, 200_000_000_000)
+"""Bytes of one file of an archive, and of all together, at most."""
+
+PATH = "absolute or relative to METABENCH_DATA"
+SIZE = setting(
+    84,
+    "side in pixels: the square in the middle of each image is resized to it, with antialiasing",
+    minimum=1,
+    maximum=1024,
+)
 
 
 @dataclass(frozen=True)
 class Options:
     """Where the images are, how they are made alike, and how their classes are split."""
 
-    path: str = setting("", "folder of the images, absolute or relative to METABENCH_DATA")
-    size: int = setting(
-        84,
-        "side in pixels: the square in the middle of each image is resized to it, with antialiasing",
-        minimum=1,
-        maximum=1024,
-    )
+    path: str = setting("", f"folder or archive of the images, {PATH}")
+    size: int = SIZE
     channels: int = setting(3, "3 for colour, 1 for grey", choices=(3, 1))
     background: str = setting("white", "what transparent pixels show", choices=("white", "black"))
     split_by: str = setting(
@@ -38,9 +52,8 @@ class Options:
     meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
     list: str = setting(
         "",
-        "for split_by=list: a file, absolute or relative to path, that names the classes of each split; "
-        ".yaml maps meta_train, meta_validation and meta_test to lists, any other file has lines "
-        "`# meta_train` and so on, with a class on each line after them",
+        "for split_by=list: a YAML file, absolute or relative to the folder (that of an archive), that maps "
+        "meta_train, meta_validation and meta_test to lists of classes",
     )
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
     domains: bool = setting(
@@ -50,10 +63,22 @@ class Options:
     )
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class PublishedOptions:
+    """Where the images of a published split are, and how they are made alike."""
+
+    path: str = setting(
+        "",
+        f"folder or archive of the images, {PATH}; empty: the folder of METABENCH_DATA that has the data "
+        "set's name",
+    )
+    size: int = SIZE
+
+
+class Sorted(NamedTuple):
     """The classes of a folder, by name, and what is wrong."""
 
-    files: dict[str, list[File]]  # by class, or by domain/class
+    images: dict[str, list[str]]  # by class, or by domain/class
     parts: dict[str, str | None]  # the split of each, where folders say so
     domains: dict[str, str]  # of each, where there are domains
     is_split: bool
@@ -65,152 +90,197 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
 
     Hidden files are left alone, and so are files beside the folders of classes that are no images.
     """
-    problems = own.shares_problem(options)
+    problems = splits.shares_problems(options)
     if bool(options.list.strip()) != (options.split_by == "list"):
         problems.append(f"list={options.list!r} and split_by={options.split_by!r}: one needs the other")
-    folder, wrong = own.locate(root, options.path)
-    if folder is not None and not folder.is_dir():
-        wrong.append(f"path={options.path!r}: {folder} is a file; give the folder that holds the classes")
-    if folder is None or wrong:
-        own.refuse(NAME, problems + wrong)
-    assert folder is not None, "or it was refused"
-    found = _find(folder, options)
-    classes, wrong = _split(folder, found, options)
-    problems += found.problems + wrong
-    chosen = [one for part in own.PARTS for one in classes[part]]
+    place, wrong = splits.locate(root, options.path)
+    if place is not None and not place.is_dir() and not archives.is_archive(place):
+        wrong.append(
+            f"path={options.path!r}: {place} is a file; give the folder that holds the classes, or an archive"
+        )
+    if place is None or wrong:
+        splits.refuse(NAME, problems + wrong)
+    assert place is not None, "or it was refused"
+    tree = _images.look_through(place, LIMITS)
+    there = _sort(tree, options)
+    classes, wrong = _split(there, options, place)
+    chosen = [one for part in PARTS for one in classes[part]]
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
-    used = dict.fromkeys(chosen if found.is_split else sorted(chosen)) or sorted(found.files)
-    files = {one: _choose(one, found.files[one], options) for one in used}
-    look = (options.size, options.channels, options.background)
-    rows = list(files.values())
-    key = images.table_key(rows, look)
+    used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
+    images = {one: splits.choose(one, there.images[one], options, last) for one in used}
+    look = Look(options.size, options.channels, options.background)
+    problems += there.problems + wrong
+    return _cut(NAME, problems, tree, images, look, classes, domains=there.domains)
+
+
+def _cut(
+    name: str,
+    problems: Iterable[str],
+    tree: Tree,
+    images: Mapping[str, list[str]],
+    look: Look,
+    classes: Classes,
+    split: str = "own",
+    domains: Mapping[str, str] | None = None,
+) -> Splits:
+    """Decode the images of each class, and cut them into splits, or refuse all that is wrong."""
+    rows, table = list(images.values()), None
+    key = _images.table_key(tree, rows, look)
     try:
-        table = images.table(NAME, key, rows, look) if any(rows) else None
-    except images.Unreadable as error:
-        problems += error.args
-    own.refuse(NAME, problems)
+        table = _images.table(name, key, tree, rows, look) if any(rows) else None
+    except archives.Refused as error:
+        problems = [*problems, *error.args]
+    splits.refuse(name, problems)
     assert table is not None, "or no split had a class"
-    counts = {one: len(row) for one, row in files.items()}
-    return own.splits_of(NAME, key, table, counts, classes, domains=found.domains)
+    counts = {one: len(row) for one, row in images.items()}
+    return splits.splits_of(name, key, table, counts, classes, split, domains)
 
 
-def _find(folder: Path, options: Options) -> Found:
-    """List the folders of classes, and refuse what is neither hidden nor an image of a class."""
-    top = images.listed(folder)
-    is_split = options.split_by == "folder"
-    if not is_split:
-        is_split = any(own.part_of(below.name) and _holds_folders(below) for below in top.folders)
-    found = Found({}, {}, {}, is_split, list(top.problems))
-    if not is_split:
-        _add_all(found, top, None, options)
-        return found
-    _tell_stray(found, top)
-    for below in top.folders:
-        part, inside = own.part_of(below.name), images.listed(below)
-        if part is None:
-            found.problems.append(f"folder {str(below)!r}: no name of a split; as {', '.join(own.PARTS)}")
-            continue
-        found.problems.extend(inside.problems)
-        _add_all(found, inside, part, options)
-    return found
-
-
-def _add_all(found: Found, inside: images.Listing, part: str | None, options: Options) -> None:
-    """Add the classes in a folder, or in the folders of domains in it."""
-    _tell_stray(found, inside)
-    for below in inside.folders:
-        if not options.domains:
-            _add(found, below, part, None)
-            continue
-        domain = images.listed(below)
-        found.problems.extend(domain.problems)
-        _tell_stray(found, domain)
-        if not domain.folders:
-            found.problems.append(f"domain {below.name!r} is empty: {str(below)!r} holds no class")
-        for deeper in domain.folders:
-            _add(found, deeper, part, images.class_name(below))
-
-
-def _tell_stray(found: Found, inside: images.Listing) -> None:
-    found.problems.extend(
-        f"{str(image.path)!r}: an image outside the folders of classes" for image in inside.images
+def _sort(tree: Tree, options: Options) -> Sorted:
+    """Sort folders into classes, and refuse what is neither hidden nor an image of a class."""
+    inside, images = grouped(tree.folders[1:]), grouped(tree.images)
+    tops = inside.get("", [])
+    is_split = options.split_by == "folder" or any(
+        splits.part_of(top) and top in inside and top not in images for top in tops
     )
+    there = Sorted({}, {}, {}, is_split, list(tree.problems))
+    level = is_split + options.domains  # how many folders stand above that of a class
+    strange = [top for top in tops if is_split and splits.part_of(top) is None]
+    there.problems.extend(
+        f"folder {_shown(tree, top)}: no name of a split; as {', '.join(PARTS)}" for top in strange
+    )
+    others = grouped(tree.others)
+    for folder in tree.folders:
+        depth = folder.count("/") if folder else -1
+        if folder.partition("/")[0] in strange or depth > level:
+            continue
+        if depth == level:
+            below = f"a folder inside the class {class_name(folder)!r}"
+            there.problems.extend(f"{_shown(tree, one)}: {below}" for one in inside.get(folder, []))
+            _add(there, tree, folder, images.get(folder, []), options)
+            below = "not an image by its name; remove it, or hide it by a leading dot"
+            there.problems.extend(f"{_shown(tree, one)}: {below}" for one in others.get(folder, []))
+            continue
+        below = "an image outside the folders of classes"
+        there.problems.extend(f"{_shown(tree, one)}: {below}" for one in images.get(folder, []))
+        if options.domains and depth == level - 1 and folder not in inside:
+            there.problems.append(f"domain {last(folder)!r} is empty: {_shown(tree, folder)} holds no class")
+    return there
 
 
-def _holds_folders(folder: Path) -> bool:
-    inside = images.listed(folder)
-    return bool(inside.folders) and not inside.images
+def _shown(tree: Tree, path: str) -> str:
+    return repr(str(tree.place / path))
 
 
-def _add(found: Found, folder: Path, part: str | None, domain: str | None) -> None:
-    inside, name = images.listed(folder), images.class_name(folder)
-    if domain is not None:
+def _add(there: Sorted, tree: Tree, folder: str, images: list[str], options: Options) -> None:
+    name = class_name(folder)
+    if options.domains:
+        domain = class_name(above(folder))
         name = f"{domain}/{name}"
-        found.domains[name] = domain
-    where = str(folder)
-    found.problems.extend(inside.problems)
-    found.problems.extend(
-        f"{str(other)!r}: not an image by its name; remove it, or hide it by a leading dot"
-        for other in inside.others
-    )
-    found.problems.extend(f"{str(below)!r}: a folder inside the class {name!r}" for below in inside.folders)
-    if not inside.images:
-        found.problems.append(f"class {name!r} is empty: {where!r} holds no image")
-    if name in found.files:
-        home = str(found.files[name][0].path.parent) if found.files[name] else "another folder"
-        what = "is in two splits" if found.parts[name] != part else "has two folders"
-        found.problems.append(f"class {name!r} {what}: {home!r} and {where!r}")
+        there.domains[name] = domain
+    if not images:
+        there.problems.append(f"class {name!r} is empty: {_shown(tree, folder)} holds no image")
+    part = splits.part_of(folder.partition("/")[0]) if there.is_split else None
+    if name in there.images:
+        home = _shown(tree, above(there.images[name][0])) if there.images[name] else "another folder"
+        what = "is in two splits" if there.parts[name] != part else "has two folders"
+        there.problems.append(f"class {name!r} {what}: {home} and {_shown(tree, folder)}")
         return
-    found.files[name] = inside.images
-    found.parts[name] = part
+    there.images[name] = images
+    there.parts[name] = part
 
 
-def _split(folder: Path, found: Found, options: Options) -> tuple[own.Classes, list[str]]:
+def _split(there: Sorted, options: Options, place: Path) -> tuple[Classes, list[str]]:
     """Return the classes of each split, and what is wrong with them.
 
     With domains, a class is split by its name alone, so that it is in one split with all its domains.
     """
     by_name: dict[str, list[str]] = {}
-    for one in sorted(found.files):
-        by_name.setdefault(one.removeprefix(f"{found.domains.get(one)}/"), []).append(one)
-    classes, wrong = _split_names(folder, found, by_name, options)
-    return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
-
-
-def _split_names(
-    folder: Path, found: Found, by_name: dict[str, list[str]], options: Options
-) -> tuple[own.Classes, list[str]]:
-    names = list(by_name)
-    classes: own.Classes = {part: [] for part in own.PARTS}
-    if found.is_split and options.split_by in ("seed", "list"):
+    for one in sorted(there.images):
+        by_name.setdefault(one.removeprefix(f"{there.domains.get(one)}/"), []).append(one)
+    classes: Classes = {part: [] for part in PARTS}
+    wrong: list[str] = []
+    if there.is_split and options.split_by in ("seed", "list"):
         return classes, [f"split_by={options.split_by}: the folders are splits already; use folder or auto"]
     if options.split_by == "list":
         if not options.list.strip():
             return classes, []
-        classes, wrong = own.by_list(folder / Path(options.list).expanduser(), names)
-        return classes, wrong + own.problems_of(classes, "name more in the list")
-    if found.is_split:
+        folder = place if place.is_dir() else place.parent
+        classes, wrong = splits.by_list(folder / Path(options.list).expanduser(), by_name)
+        advice = "name more in the list"
+    elif there.is_split:
         for name, members in by_name.items():
-            for part in dict.fromkeys(found.parts[one] or "" for one in members):
+            for part in dict.fromkeys(there.parts[one] or "" for one in members):
                 classes[part].append(name)
-        return classes, own.problems_of(classes, "add folders of classes to it")
-    classes = own.by_seed(names, options)
-    return classes, own.problems_of(classes, "add classes, or change meta_train and meta_validation")
+        advice = "add folders of classes to it"
+    else:
+        classes = splits.by_seed(list(by_name), options)
+        advice = "add classes, or change meta_train and meta_validation"
+    wrong += splits.class_problems(classes, advice)
+    return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
 
 
-def _choose(name: str, files: list[File], options: Options) -> list[File]:
-    """Take some images of a class by a hash of their names, so that other images change little."""
-    if not 0 < options.examples_per_class < len(files):
-        return files
-    rank = {file: seeds.seed("own examples", options.seed, name, file.path.name) for file in files}
-    taken = set(sorted(files, key=lambda file: rank[file])[: options.examples_per_class])
-    return [file for file in files if file in taken]
+def published(path: Path) -> Dataset:
+    """Make a data set of a published split of images that may not be passed on.
+
+    Args:
+        path: a file of YAML that says what is known of it; its name is that of the data set.
+    """
+    about = splits.read_list(path.read_text("utf-8"))
+    lists, are_grouped = about["classes"], isinstance(about["classes"]["meta_train"], dict)
+    classes = splits.sorted_classes(lists) if are_grouped else lists
+    domains = (
+        splits.group_of(lists) if are_grouped else {one: path.stem for part in PARTS for one in lists[part]}
+    )
+    images = _published.Published(
+        path.stem,
+        about["split"],
+        classes,
+        domains,
+        *(int(about[key]) for key in ("fewest", "most", "total", "largest")),
+        about["are_others_left"] == "true",
+        about["get"],
+        about["layouts"],
+    )
+    return Dataset(
+        name=images.name,
+        **{key: about[key] for key in ("summary", "size", "licence", "url", "citation")},
+        splits=(images.split,),
+        options=PublishedOptions,
+        load=partial(_load_published, images),
+        is_available=partial(_published.is_available, images),
+        sources=partial(_published_sources, images),
+    )
+
+
+def _load_published(
+    images: _published.Published, root: Path | None, split: str, options: PublishedOptions
+) -> Splits:
+    """Decode the images of a split, or read them from the cache; all that is wrong is told at once."""
+    place, problems = splits.locate(root, options.path.strip() or images.name)
+    if place is None or problems:
+        default = (root or Path("METABENCH_DATA")) / images.name
+        if not options.path.strip():
+            unset = f"METABENCH_DATA is not set; set it to the folder that holds {images.name}/"
+            problems = [f"{default} is not there" if root else f"{unset}, or the option path"]
+        splits.refuse(images.name, [*problems, *_published.advice(images, default)])
+    assert place is not None, "or it was refused"
+    tree, by_class = _published.find(images, place)
+    look = Look(options.size, 3, "white")
+    return _cut(images.name, [], tree, by_class, look, images.classes, images.split, images.domains)
+
+
+def _published_sources(
+    images: _published.Published, root: Path | None, split: str, options: PublishedOptions
+) -> list[Path]:
+    place, _ = splits.locate(root, options.path.strip() or images.name)
+    return [] if place is None else [place]
 
 
 DATASET = Dataset(
     name=NAME,
-    summary="your own images: any folder class/image.png or split/class/image.png (option path); "
-    "png, jpeg, webp, tiff, bmp, gif",
+    summary="your own images: any folder or archive of class/image.png or split/class/image.png (option "
+    "path); png, jpeg, webp, tiff, bmp, gif",
     size="as many classes and images as there are, size x size",
     licence="yours",
     url="",
@@ -218,6 +288,6 @@ DATASET = Dataset(
     splits=("own",),
     options=Options,
     load=load,
-    is_here=lambda root: True,
-    sources=own.sources,
+    is_available=lambda root: True,
+    sources=splits.sources,
 )

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metabench.core import MetabenchError, Split, Splits, seeds, setting
-from metabench.data import Dataset, make_splits
+from metabench.data import Dataset
 from metabench.data.reading import glyph_shapes
 from metabench.data.reading.cache import Array, cached
+from metabench.data.reading.splits import make_splits
 
 NAME = "glyphs"
 VERSION = 1
@@ -144,5 +145,4 @@ DATASET = Dataset(
     splits=("random",),
     options=Options,
     load=load,
-    is_here=lambda root: True,
 )

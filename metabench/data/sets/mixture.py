@@ -15,11 +15,11 @@ from torch import Tensor
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits, setting
 from metabench.core.config import TaskConfig, nearest, parse_settings
-from metabench.data import Dataset, make_splits
+from metabench.data import Dataset
+from metabench.data.reading.splits import PARTS, make_splits
 
 NAME = "mixture"
 
-PARTS = ("meta_train", "meta_validation", "meta_test")
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
 
@@ -56,31 +56,31 @@ def by_part(options: Options) -> dict[str, list[Source]]:
     if not options.of.strip():
         raise MetabenchError(f"{NAME}: of is not set; give the option of: {FORM}")
     texts = {"of": options.of, "validate_on": options.validate_on, "test_on": options.test_on}
-    found = {option: read(text, option) for option, text in texts.items() if text.strip()}
-    wrong = [problem for _, problems in found.values() for problem in problems]
+    lists = {option: read(text, option) for option, text in texts.items() if text.strip()}
+    wrong = [problem for _, problems in lists.values() for problem in problems]
     if wrong:
         raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong))
-    return {part: found.get(option, found["of"])[0] for part, option in zip(PARTS, texts, strict=True)}
+    return {part: lists.get(option, lists["of"])[0] for part, option in zip(PARTS, texts, strict=True)}
 
 
 def read(text: str, option: str) -> tuple[list[Source], list[str]]:
     """Read data sets with their weights, and say what is wrong."""
-    found: list[Source] = []
+    sources: list[Source] = []
     wrong = []
     for term in re.split(r"\s+\+\s+", text.strip()):
         match = TERM.fullmatch(term.strip())
         if not match:
             wrong.append(f"{option}={term!r}: must be {FORM}")
             continue
+        name = match["name"]
         weight, problems = _weight(match["weight"])
-        options, more = _options(match["name"], match["options"])
-        task = TaskConfig(dataset=match["name"], split=match["split"], options=options)
-        problems += more or _problems(task)
-        wrong += [f"{option}={term!r}: {problem}" for problem in problems]
-        if match["name"] in [source.task.dataset for source in found]:
-            wrong.append(f"{option}: {match['name']} stands twice; give it once, with a weight")
-        found.append(Source(term, task, weight))
-    return found, wrong
+        options, more = _options(name, match["options"])
+        task = TaskConfig(dataset=name, split=match["split"], options=options)
+        wrong += [f"{option}={term!r}: {problem}" for problem in [*problems, *(more or _problems(task))]]
+        if name in [source.task.dataset for source in sources]:
+            wrong.append(f"{option}: {name} stands twice; give it once, with a weight")
+        sources.append(Source(term, task, weight))
+    return sources, wrong
 
 
 def _weight(text: str | None) -> tuple[float, list[str]]:
@@ -118,12 +118,13 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     """Load every data set of the mixture, make the images alike, and keep test classes out of training."""
     loaded: dict[str, Splits] = {}
     parts = {}
-    for part, found in by_part(options).items():
-        for source in found:
+    for part, sources in by_part(options).items():
+        splits = []
+        for source in sources:
             key = source.task.model_dump_json()
             loaded[key] = loaded.get(key) or data.load(source.task, root)
-        own = [(source, getattr(loaded[source.task.model_dump_json()], part)) for source in found]
-        parts[part] = _join(own, options)
+            splits.append((source, getattr(loaded[key], part)))
+        parts[part] = _join(splits, options)
     leaked = leaks(parts)
     if leaked:
         raise MetabenchError("\n".join(f"{NAME}: {line}" for line in leaked))
@@ -161,7 +162,7 @@ def resized(images: Tensor, size: int, channels: int) -> Tensor:
     n_classes, n_examples, has, height, width = images.shape
     if (has, height, width) == (channels, size, size):
         return images
-    found = torch.empty(n_classes * n_examples, channels, size, size, dtype=torch.uint8)
+    alike = torch.empty(n_classes * n_examples, channels, size, size, dtype=torch.uint8)
     flat = images.flatten(0, 1)
     for start in range(0, len(flat), BLOCK):
         block = flat[start : start + BLOCK].float()
@@ -169,8 +170,8 @@ def resized(images: Tensor, size: int, channels: int) -> Tensor:
             block = (block * torch.tensor(GREY)[:, None, None]).sum(1, keepdim=True)
         if (height, width) != (size, size):
             block = F.interpolate(block, (size, size), mode="bilinear", antialias=True)
-        found[start : start + BLOCK] = block.round().clamp(0, 255).to(torch.uint8)
-    return found.unflatten(0, (n_classes, n_examples))
+        alike[start : start + BLOCK] = block.round().clamp(0, 255).to(torch.uint8)
+    return alike.unflatten(0, (n_classes, n_examples))
 
 
 def leaks(parts: Mapping[str, Split]) -> list[str]:
@@ -196,15 +197,10 @@ def leaks(parts: Mapping[str, Split]) -> list[str]:
     return shown + ([f"and {len(wrong) - 5} more classes"] if len(wrong) > 5 else [])
 
 
-def sources(root: Path | None, split: str, options: Options) -> list[Path]:
+def list_sources(root: Path | None, split: str, options: Options) -> list[Path]:
     """List what the data sets of the mixture are read from."""
-    tasks = [source.task for found in by_part(options).values() for source in found]
+    tasks = [source.task for sources in by_part(options).values() for source in sources]
     return list(dict.fromkeys(path for task in tasks for path in data.sources(task, root)))
-
-
-def is_here(root: Path | None) -> bool:
-    """A mixture is here where its data sets are."""
-    return True
 
 
 DATASET = Dataset(
@@ -217,6 +213,5 @@ DATASET = Dataset(
     splits=("joined",),
     options=Options,
     load=load,
-    is_here=is_here,
-    sources=sources,
+    sources=list_sources,
 )

@@ -4,52 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from importlib import resources
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metabench.core import Split, Splits, setting
-from metabench.data import Dataset, make_splits
-from metabench.data.reading import fetch as _fetch
-from metabench.data.reading import omniglot_files
+from metabench.data import Dataset
+from metabench.data.reading import omniglot_files, splits
 
 NAME = "omniglot"
-
-BACKGROUND = (
-    "Alphabet_of_the_Magi",
-    "Anglo-Saxon_Futhorc",
-    "Arcadian",
-    "Armenian",
-    "Asomtavruli_(Georgian)",
-    "Balinese",
-    "Bengali",
-    "Blackfoot_(Canadian_Aboriginal_Syllabics)",
-    "Braille",
-    "Burmese_(Myanmar)",
-    "Cyrillic",
-    "Early_Aramaic",
-    "Futurama",
-    "Grantha",
-    "Greek",
-    "Gujarati",
-    "Hebrew",
-    "Inuktitut_(Canadian_Aboriginal_Syllabics)",
-    "Japanese_(hiragana)",
-    "Japanese_(katakana)",
-    "Korean",
-    "Latin",
-    "Malay_(Jawi_-_Arabic)",
-    "Mkhedruli_(Georgian)",
-    "N_Ko",
-    "Ojibwe_(Canadian_Aboriginal_Syllabics)",
-    "Sanskrit",
-    "Syriac_(Estrangelo)",
-    "Tagalog",
-    "Tifinagh",
-)
-"""The alphabets of Lake's background set, by name; the other 20 are the evaluation set."""
 
 HELD_OUT = 5
 """Alphabets of the background set, the last by name, that validate: Lake's split has no validation."""
@@ -65,20 +31,25 @@ class Options:
     )
 
 
-def vinyals_classes() -> dict[str, list[str]]:
+@cache
+def _lists() -> dict[str, Any]:
+    return splits.read_list(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+
+
+def vinyals_classes() -> splits.Classes:
     """Return the characters `<alphabet>/<character>` of each of Vinyals' splits."""
-    classes: dict[str, list[str]] = {}
-    text = resources.files(__package__).joinpath("omniglot_vinyals.txt").read_text("utf-8")
-    for line in text.splitlines():
-        if line.startswith("# "):
-            current = classes.setdefault(line[2:], [])
-        else:
-            alphabet, first, last = line.split()
-            current += [f"{alphabet}/character{number:02}" for number in range(int(first), int(last) + 1)]
+    classes: splits.Classes = {}
+    for part, alphabets in _lists()["vinyals"].items():
+        spans = [(alphabet, *map(int, span.split("-"))) for alphabet, (span,) in alphabets.items()]
+        classes[part] = [
+            f"{alphabet}/character{number:02}"
+            for alphabet, first, last in spans
+            for number in range(first, last + 1)
+        ]
     return classes
 
 
-def maml_classes() -> dict[str, list[str]]:
+def maml_classes() -> splits.Classes:
     """Return 1100, 100 and 423 characters shuffled with seed 1, as MAML's code does.
 
     That code shuffles in the order of os.listdir, which differs between file systems, under Python 2; so its
@@ -90,13 +61,14 @@ def maml_classes() -> dict[str, list[str]]:
     return {"meta_train": names[:1100], "meta_validation": names[1100:1200], "meta_test": names[1200:]}
 
 
-def lake_classes() -> dict[str, list[str]]:
+def lake_classes() -> splits.Classes:
     """Return Lake's background characters, less whole alphabets for validation, and his evaluation ones."""
-    classes: dict[str, list[str]] = {"meta_train": [], "meta_validation": [], "meta_test": []}
+    classes: splits.Classes = {part: [] for part in splits.PARTS}
+    background = _lists()["background"]
     for name in sorted(_all(), key=lambda name: name.split("/")):
         alphabet = name.split("/")[0]
-        is_held_out = alphabet in BACKGROUND[-HELD_OUT:]
-        part = "meta_validation" if is_held_out else "meta_train" if alphabet in BACKGROUND else "meta_test"
+        is_held_out = alphabet in background[-HELD_OUT:]
+        part = "meta_validation" if is_held_out else "meta_train" if alphabet in background else "meta_test"
         classes[part].append(name)
     return classes
 
@@ -119,12 +91,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         chunk = images[[position[name] for name in listed]]
         is_turned = options.rotations and part == "meta_train"
         parts[part] = _split(chunk[:, :, None], listed, (0, 90, 180, 270) if is_turned else (0,))
-    return make_splits(f"{NAME}/{split}", **parts)
-
-
-def fetch(root: Path, split: str, options: Options, order: _fetch.Order) -> None:
-    """Fetch the archives, which hold what every split needs."""
-    omniglot_files.fetch(root, order)
+    return splits.make_splits(f"{NAME}/{split}", **parts)
 
 
 def _split(images: Tensor, names: list[str], turns: tuple[int, ...]) -> Split:
@@ -150,8 +117,8 @@ DATASET = Dataset(
     splits=tuple(CLASSES),
     options=Options,
     load=load,
-    is_here=omniglot_files.is_here,
-    has_namesakes=False,  # character01 of two alphabets
-    fetch=fetch,
+    is_available=omniglot_files.is_available,
+    shares_classes_across_domains=False,  # character01 of two alphabets
+    fetch=lambda root, split, options, order: omniglot_files.fetch(root, order),
     sources=lambda root, split, options: omniglot_files.sources(root),
 )

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from metabench.core import MetabenchError, Split, Splits, setting
-from metabench.data import Dataset, make_splits
+from metabench.data import Dataset
 from metabench.data.reading import fetch as _fetch
 from metabench.data.reading import quickdraw_files as files
+from metabench.data.reading.cache import Array
 from metabench.data.reading.quickdraw_files import DOWNLOAD, FOLDER, NAME
+from metabench.data.reading.splits import Classes, make_splits, read_list
 
+N_CATEGORIES = 345
 POOL = 100
 """Drawings a category that validation and test draw from, as far as the files have them."""
-
-Array = np.ndarray[Any, Any]
-Classes = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,7 @@ class Options:
 
 def meta_dataset_classes() -> Classes:
     """Return Meta-Dataset's classes of each split, in its order."""
-    classes: Classes = {}
-    text = resources.files(__package__).joinpath("quickdraw_classes.txt").read_text("utf-8")
-    for line in text.splitlines():
-        if line.startswith("# "):
-            current = classes.setdefault(line[2:], [])
-        else:
-            current.append(line)
-    return classes
+    return read_list(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
 
 def cloudera_classes() -> Classes:
@@ -56,19 +47,22 @@ CLASSES = {"cloudera": cloudera_classes, "meta_dataset": meta_dataset_classes}
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read a named split; which rows are drawn is Cloudera's rule for both splits."""
     classes = CLASSES[split]()
-    found = files.open_all(root, _names(classes))
-    rows = _draw({name: category.count for name, category in found.items()}, classes, options)
-    lacking = [name for name in rows if len(files.lacking(found[name], rows[name]))]
-    if lacking:
-        n_here = len(rows[lacking[0]]) - len(files.lacking(found[lacking[0]], rows[lacking[0]]))
+    categories = files.open_all(root, _names(classes))
+    rows = _draw({name: category.count for name, category in categories.items()}, classes, options)
+    lacking = {name: len(files.lacking(categories[name], rows[name])) for name in rows}
+    short = [name for name, n_lacking in lacking.items() if n_lacking]
+    if short:
+        n_rows = len(rows[short[0]])
         raise MetabenchError(
-            f"{NAME}: {len(lacking)} categories lack some of their rows; {lacking[0]!r} has {n_here} of "
-            f"{len(rows[lacking[0]])}. To fetch them: metabench datasets fetch {NAME} --split {split} "
-            f"--option examples_per_class={options.examples_per_class}"
+            f"{NAME}: {len(short)} categories lack some of their rows; {short[0]!r} has "
+            f"{n_rows - lacking[short[0]]} of {n_rows}. To fetch them: metabench datasets fetch {NAME}, with "
+            f"split={split} and the option examples_per_class={options.examples_per_class}"
         )
     parts = {}
     for part, names in classes.items():
-        images = np.stack([files.take(found[name], rows[name]) for name in names])  # [class, example, 784]
+        images = np.stack(
+            [files.take(categories[name], rows[name]) for name in names]
+        )  # [class, example, 784]
         tensor = torch.from_numpy(images).view(len(names), -1, 1, 28, 28)
         parts[part] = Split(tensor, tuple(names), (NAME,) * len(names))
     return make_splits(f"{NAME}/{split}", **parts)
@@ -78,7 +72,7 @@ def fetch(root: Path, split: str, options: Options, order: _fetch.Order) -> None
     """Fetch the rows that a split draws, or whole files where that is asked for."""
     base = order.url or files.URL
     client = _fetch.Client(base, order.jobs)
-    with _fetch.alone(root / NAME, order.told):
+    with _fetch.alone(root / NAME, order):
         if order.is_whole:
             _fetch_files(client, base, root / FOLDER, order)
         else:
@@ -103,33 +97,32 @@ def _fetch_rows(
 ) -> None:
     """Fetch in two rounds: which rows are drawn depends on how many each category has."""
     names = _names(classes)
-    found = files.open_present(root, names)
+    categories = files.open_present(root, names)
     n_steps = 2 * len(names)
 
     def ask(name: str) -> tuple[int, int]:
         return files.header(client, base, name)
 
     starts = {}
-    missing = [name for name in names if name not in found]
-    for done, (name, (start, count)) in enumerate(client.each(order.jobs, missing, ask), len(found) + 1):
-        starts[name], found[name] = start, files.nothing_of(count)
+    missing = [name for name in names if name not in categories]
+    for done, (name, (start, count)) in enumerate(client.each(order.jobs, missing, ask), len(categories) + 1):
+        starts[name], categories[name] = start, files.Category(count)
         order.progress(done, n_steps)
-    rows = _draw({name: found[name].count for name in names}, classes, options)
-    lacking = {name: files.lacking(found[name], rows[name]) for name in names}
+    rows = _draw({name: categories[name].count for name in names}, classes, options)
+    lacking = {name: files.lacking(categories[name], rows[name]) for name in names}
     to_fetch = [name for name in names if len(lacking[name]) or name in starts]
 
     def get(name: str) -> None:
-        start, count = starts.get(name), found[name].count
-        if start is None:
-            start, count = ask(name)
-        if count != found[name].count:
+        category = categories[name]
+        start, count = (starts[name], category.count) if name in starts else ask(name)
+        if count != category.count:
             path = root / files.ROWS / f"{name}.npz"
             raise MetabenchError(
-                f"{path}: taken from a file of {found[name].count} rows, but that of {base} has {count}; "
-                "delete it, or take the former --url"
+                f"{path}: taken from a file of {category.count} rows, but that of {base} has {count}; "
+                "delete it, or take the former url"
             )
         images = files.fetch_rows(client, base, name, start, count, lacking[name])
-        files.store(root, name, found[name], lacking[name], images)
+        files.keep(root, name, category, lacking[name], images)
 
     for done, _ in enumerate(client.each(order.jobs, to_fetch, get), n_steps - len(to_fetch) + 1):
         order.progress(done, n_steps)
@@ -163,9 +156,9 @@ def _draw(available: dict[str, int], classes: Classes, options: Options) -> dict
     return rows
 
 
-def is_here(root: Path | None) -> bool:
-    """Say whether there is a file of every category under root."""
-    return files.is_here(root, _names(meta_dataset_classes()))
+def sources(root: Path | None) -> list[Path]:
+    """List the files of the categories that are under root."""
+    return files.sources(root, _names(meta_dataset_classes()))
 
 
 DATASET = Dataset(
@@ -181,7 +174,7 @@ DATASET = Dataset(
     splits=tuple(CLASSES),
     options=Options,
     load=load,
-    is_here=is_here,
+    is_available=lambda root: len(sources(root)) == N_CATEGORIES,
     fetch=fetch,
-    sources=lambda root, split, options: files.sources(root, _names(meta_dataset_classes())),
+    sources=lambda root, split, options: sources(root),
 )

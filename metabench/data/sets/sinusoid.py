@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from metabench.core import Split, Splits, seeds, setting
-from metabench.data import Dataset, make_splits
+from metabench.data import Dataset
+from metabench.data.reading.splits import make_splits
 
 NAME = "sinusoid"
 
@@ -68,6 +69,5 @@ DATASET = Dataset(
     splits=("maml",),
     options=Options,
     load=load,
-    is_here=lambda root: True,
     kind="regression",
 )

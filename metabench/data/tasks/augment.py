@@ -55,7 +55,7 @@ def tasks(drawn: Task, h: Any, config: AugmentConfig, generator: Generator) -> T
 def turn_classes(drawn: Task, generator: Generator) -> Task:
     """Turn each class of a task, support and query alike, by a random multiple of 90 degrees of its own."""
     turns = torch.randint(4, tuple(drawn.classes.shape), generator=generator)
-    turns = device.sent(turns, drawn.classes.device)
+    turns = device.to_device_async(turns, drawn.classes.device)
 
     def turned(half: Any) -> Any:
         times = turns.gather(1, half.y)[:, :, None, None, None]  # [T, n, 1, 1, 1]
@@ -74,7 +74,7 @@ def distort(x: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     if config.moves:
         images = warp(images, moves.to(x.dtype), config.padding)
     if config.lights:
-        gain, lift = device.sent(light.to(x.dtype), x.device)[:, :, None, None, None].unbind(1)
+        gain, lift = device.to_device_async(light.to(x.dtype), x.device)[:, :, None, None, None].unbind(1)
         mean = images.mean((1, 2, 3), keepdim=True)
         images = ((images - mean) * gain + mean * lift).clamp(0, 1)
     return images.view_as(x)
@@ -111,6 +111,6 @@ def warp(images: Tensor, moves: Tensor, padding: str) -> Tensor:
     # grid_sample asks where a pixel comes from: p = A^-1 (p' - t)
     back = torch.linalg.inv_ex(linear)[0]  # asks for no errors: a scale and a rotation have an inverse
     origin = -back @ moves[:, :, 2:]
-    theta = device.sent(torch.cat([back, origin], 2), images.device)
+    theta = device.to_device_async(torch.cat([back, origin], 2), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)

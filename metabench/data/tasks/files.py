@@ -21,6 +21,9 @@ from metabench.storage import files
 FORMAT = 1
 """Raised when files are laid out otherwise."""
 
+NAMES = {"distractor_examples": "distracting"}
+"""Indices to their names in files, where these differ."""
+
 
 def write(path: Path, splits: Splits, part: Part, task: TaskConfig, pool: str, tasks: FrozenTasks) -> None:
     """Write tasks into one safetensors file: their indices, what they index, and the hash."""
@@ -28,7 +31,7 @@ def write(path: Path, splits: Splits, part: Part, task: TaskConfig, pool: str, t
     for number, group in enumerate(tasks.groups):
         tensors[f"{number}.positions"] = group.positions.int()
         for name, index in sampling.tensors(group.indices).items():
-            tensors[f"{number}.{name}"] = index.int().contiguous()
+            tensors[f"{number}.{NAMES.get(name, name)}"] = index.int().contiguous()
     record = {
         "format": FORMAT,
         "version": __version__,
@@ -62,15 +65,16 @@ def read(path: Path, splits: Splits, part: Part) -> FrozenTasks:
     try:
         groups = tuple(_group(number, shape, tensors, data) for number, shape in enumerate(record["shapes"]))
         task = TaskConfig.model_validate(record["task"])
-        found = frozen.digest(frozen.name_of(splits.name, part, data, task, record["pool"]), data, groups)
+        name = frozen.name_of(splits.name, part, data, task, record["pool"])
+        digest = frozen.digest(name, data, groups)
     except (KeyError, TypeError, ValueError) as error:
         raise MetabenchError(f"{path}: does not hold what it says ({error}); get it again") from error
-    if found != record["hash"]:
+    if digest != record["hash"]:
         raise MetabenchError(
-            f"{path}: its tasks hash to {found[:12]}, and it says {str(record['hash'])[:12]}: it was changed "
-            "or damaged; get it again"
+            f"{path}: its tasks hash to {digest[:12]}, and it says {str(record['hash'])[:12]}: it was "
+            "changed or damaged; get it again"
         )
-    return FrozenTasks(groups, found)
+    return FrozenTasks(groups, digest)
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -83,8 +87,8 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise MetabenchError(
             f"{path}: is no list of tasks ({error}); make one with `metabench datasets tasks`"
         ) from error
-    known = {"format", "data", "fingerprint", "part", "pool", "task", "shapes", "hash"}
-    if not isinstance(record, dict) or not known <= record.keys():
+    keys = {"format", "data", "fingerprint", "part", "pool", "task", "shapes", "hash"}
+    if not isinstance(record, dict) or not keys <= record.keys():
         raise MetabenchError(f"{path}: is no list of tasks; make one with `metabench datasets tasks`")
     if record["format"] != FORMAT:
         raise MetabenchError(f"{path}: has format {record['format']}; this version reads {FORMAT}")
@@ -92,18 +96,18 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def _group(number: int, shape: dict[str, int], tensors: dict[str, torch.Tensor], data: Split) -> Group:
-    prefix = f"{number}."
-    found = {
-        name.removeprefix(prefix): tensor.long()
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
+    words = {name: word for word, name in NAMES.items()}
+    named = {
+        words.get(name, name): tensor.long()
+        for prefix, _, name, tensor in ((*key.partition("."), tensor) for key, tensor in tensors.items())
+        if prefix == str(number)
     }
-    positions = found.pop("positions")
-    indices = Indices(**found)
+    positions = named.pop("positions")
+    indices = Indices(**named)
     n_classes, n_examples = data.images.shape[:2]
     limits = {
         **dict.fromkeys(("classes", "query_classes", "distractors"), n_classes),
-        **dict.fromkeys(("examples", "distracting"), n_examples),
+        **dict.fromkeys(("examples", "distractor_examples"), n_examples),
     }
     for name, index in sampling.tensors(indices).items():
         limit = limits.get(name, torch.iinfo(torch.int32).max)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -46,19 +47,21 @@ def n_outputs(images: Tensor, way: int) -> int:
 def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     """Cut T tasks out of a split's images, or out of its table of points; leaves have a leading [T]."""
     parts = sampling.tensors(indices).items()
-    indices = Indices(**{name: device.sent(index, images.device) for name, index in parts})
+    indices = Indices(**{name: device.to_device_async(index, images.device) for name, index in parts})
     classes, examples = indices.classes, indices.examples
-    room, n_query = shape.room, shape.query
+    max_shots, n_query = shape.max_shots, shape.query
     labels = torch.arange(shape.way, device=images.device)
     if indices.shots is None:
-        support = _cut(images, classes[:, :, None], examples[:, :, :room]).flatten(1, 2)
-        support_y = labels.repeat_interleave(room).expand(len(classes), -1)
+        support = _cut(images, classes[:, :, None], examples[:, :, :max_shots]).flatten(1, 2)
+        support_y = labels.repeat_interleave(max_shots).expand(len(classes), -1)
     else:
         support_y, place = _unbalanced(indices.shots, shape.way * shape.shot)
-        flat = examples[:, :, :room].flatten(1)
-        support = _cut(images, classes.gather(1, support_y), flat.gather(1, support_y * room + place))
+        flat = examples[:, :, :max_shots].flatten(1)
+        support = _cut(images, classes.gather(1, support_y), flat.gather(1, support_y * max_shots + place))
     query_classes = classes if indices.query_classes is None else indices.query_classes
-    query = _cut(images, query_classes[:, :, None], examples[:, :, room : room + n_query]).flatten(1, 2)
+    query = _cut(images, query_classes[:, :, None], examples[:, :, max_shots : max_shots + n_query]).flatten(
+        1, 2
+    )
     if images.is_floating_point():
         return Task(
             Support(support[..., :-1], support[..., -1:]), Query(query[..., :-1], query[..., -1:]), classes
@@ -97,13 +100,14 @@ def _unbalanced(shots: Tensor, n_support: int) -> tuple[Tensor, Tensor]:
 
 def _unlabelled(images: Tensor, indices: Indices, shape: Shape) -> Tensor:
     """Cut the unlabelled examples of the task's classes and the distractors, shuffled: [T, (N+D)*U, ...]."""
-    assert indices.distractors is not None, "or there are no unlabelled examples"
-    assert indices.distracting is not None, "or there are no unlabelled examples"
-    assert indices.order is not None, "or there are no unlabelled examples"
-    own = indices.examples[:, :, shape.room + shape.query :]
-    examples = torch.cat([own, indices.distracting], 1)  # [T, N+D, U]
-    classes = torch.cat([indices.classes, indices.distractors], 1)[:, :, None].expand_as(examples)
-    classes, examples = (index.flatten(1).gather(1, indices.order) for index in (classes, examples))
+    distractors, distractor_examples, order = indices.distractors, indices.distractor_examples, indices.order
+    assert distractors is not None, "or there are no unlabelled examples"
+    assert distractor_examples is not None, "or there are no unlabelled examples"
+    assert order is not None, "or there are no unlabelled examples"
+    unlabelled = indices.examples[:, :, shape.max_shots + shape.query :]
+    examples = torch.cat([unlabelled, distractor_examples], 1)  # [T, N+D, U]
+    classes = torch.cat([indices.classes, distractors], 1)[:, :, None].expand_as(examples)
+    classes, examples = (index.flatten(1).gather(1, order) for index in (classes, examples))
     return _cut(images, classes, examples)
 
 
@@ -117,14 +121,14 @@ def frozen(
     data: Split = getattr(splits, split)
     name = name_of(splits.name, split, data, task, pool)
     source = sampling.pool(data, task)
-    found: dict[Shape, list[tuple[int, Indices]]] = {}
+    by_shape: dict[Shape, list[tuple[int, Indices]]] = {}
     for index in range(n_tasks):
         generator = seeds.generator("frozen", *name, index)
         ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator)
-        found.setdefault(shape, []).append((index, sampling.sample(generator, source, shape, 1)))
+        by_shape.setdefault(shape, []).append((index, sampling.sample(generator, source, shape, 1)))
     groups = tuple(
         Group(shape, torch.tensor([index for index, _ in drawn]), sampling.join([one for _, one in drawn]))
-        for shape, drawn in sorted(found.items())
+        for shape, drawn in sorted(by_shape.items())
     )
     return FrozenTasks(groups, digest(name, data, groups))
 
@@ -142,42 +146,41 @@ def name_of(dataset: str, split: str, data: Split, task: TaskConfig, pool: str) 
 def digest(name: tuple[object, ...], data: Split, groups: tuple[Group, ...]) -> str:
     """Hash what tasks are drawn from, and which they are."""
     n_tasks = sum(len(group.positions) for group in groups)
-    found = hashlib.sha256("\x1f".join(map(str, (*name, n_tasks, *data.classes))).encode())
+    sha = hashlib.sha256("\x1f".join(map(str, (*name, n_tasks, *data.classes))).encode())
     drawn = [tensor for group in groups for tensor in sampling.tensors(group.indices).values()]
     if len(groups) > 1:
         drawn += [group.positions for group in groups]
     counts = () if data.counts is None else (data.counts,)
     for tensor in (*drawn, data.images, *counts):
-        found.update(tensor.cpu().contiguous().numpy().data)  # no copy: images may not fit in memory
-    return found.hexdigest()
+        sha.update(tensor.cpu().contiguous().numpy().data)  # no copy: images may not fit in memory
+    return sha.hexdigest()
 
 
 def classes_of(tasks: FrozenTasks) -> list[list[int]]:
     """List the classes that each task asks about, by their rows in the split, its queries' included."""
-    found: dict[int, list[int]] = {}
+    rows: dict[int, list[int]] = {}
     for group in tasks.groups:
         classes = group.indices.classes
         if group.indices.query_classes is not None:
             classes = torch.cat([classes, group.indices.query_classes], 1)
-        found |= zip(group.positions.tolist(), classes.tolist(), strict=True)
-    return [found[position] for position in sorted(found)]
+        rows |= zip(group.positions.tolist(), classes.tolist(), strict=True)
+    return [rows[position] for position in sorted(rows)]
 
 
 def first(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
     """Return the first tasks of a list, under the hash of the whole."""
-    kept = []
-    for group in tasks.groups:
-        chosen = group.positions < n_tasks
-        if chosen.any():
-            kept.append(Group(group.shape, group.positions[chosen], sampling.part(group.indices, chosen)))
-    return FrozenTasks(tuple(kept), tasks.hash)
+    return _chosen(tasks, lambda positions: positions < n_tasks)
 
 
 def rest(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
     """Return the tasks of a list after its first ones, under the hash of the whole."""
-    kept = []
+    return _chosen(tasks, lambda positions: positions >= n_tasks)
+
+
+def _chosen(tasks: FrozenTasks, is_chosen: Callable[[Tensor], Tensor]) -> FrozenTasks:
+    groups = []
     for group in tasks.groups:
-        chosen = group.positions >= n_tasks
+        chosen = is_chosen(group.positions)
         if chosen.any():
-            kept.append(Group(group.shape, group.positions[chosen], sampling.part(group.indices, chosen)))
-    return FrozenTasks(tuple(kept), tasks.hash)
+            groups.append(Group(group.shape, group.positions[chosen], sampling.part(group.indices, chosen)))
+    return FrozenTasks(tuple(groups), tasks.hash)

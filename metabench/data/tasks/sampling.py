@@ -22,7 +22,7 @@ class Shape(NamedTuple):
     distractors: int = 0  # classes of which a task has unlabelled examples only
 
     @property
-    def room(self) -> int:
+    def max_shots(self) -> int:
         """Return the most support examples that a class may have."""
         return self.most_shots or self.shot
 
@@ -31,12 +31,12 @@ class Indices(NamedTuple):
     """Which classes and examples make up T tasks; the position along N is the label."""
 
     classes: Tensor  # int64 [T, N]
-    # int64 [T, N, room + Q + U], distinct along the last axis: support, query, unlabelled
+    # int64 [T, N, max_shots + Q + U], distinct along the last axis: support, query, unlabelled
     examples: Tensor
     shots: Tensor | None = None  # int64 [T, N], where the support is unbalanced; its sum is N * K
     query_classes: Tensor | None = None  # int64 [T, N], where queries come from another domain
     distractors: Tensor | None = None  # int64 [T, D], classes
-    distracting: Tensor | None = None  # int64 [T, D, U], examples of these
+    distractor_examples: Tensor | None = None  # int64 [T, D, U], examples of these
     order: Tensor | None = None  # int64 [T, (N + D) * U], in which the unlabelled examples are shown
 
 
@@ -60,10 +60,9 @@ def shapes(task: TaskConfig, query: int, n_tasks: int, generator: Generator) -> 
         return [(Shape(low, fewest, *rest), torch.arange(n_tasks))]
     ways = torch.randint(low, high + 1, (n_tasks,), generator=generator)
     shots = torch.randint(fewest, most + 1, (n_tasks,), generator=generator)
-    found = sorted(set(zip(ways.tolist(), shots.tolist(), strict=True)))
     return [
         (Shape(way, shot, *rest), torch.nonzero((ways == way) & (shots == shot)).flatten())
-        for way, shot in found
+        for way, shot in sorted(set(zip(ways.tolist(), shots.tolist(), strict=True)))
     ]
 
 
@@ -106,10 +105,10 @@ def _rows(split: Split, names: tuple[str, ...]) -> Tensor:
     words = [
         name.removeprefix(f"{domain}/") for name, domain in zip(split.classes, split.domains, strict=True)
     ]
-    known = {word: column for column, word in enumerate(dict.fromkeys(words))}
-    rows = torch.full((len(names), len(known)), -1)
+    columns = {word: column for column, word in enumerate(dict.fromkeys(words))}
+    rows = torch.full((len(names), len(columns)), -1)
     for row, (word, domain) in enumerate(zip(words, split.domains, strict=True)):
-        rows[names.index(domain), known[word]] = row
+        rows[names.index(domain), columns[word]] = row
     return rows
 
 
@@ -127,24 +126,24 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
     else:
         drawn = _classes(generator, source, n_classes, n_drawn, n_tasks)
     classes, others = drawn[:, : shape.way], drawn[:, shape.way :]
-    n_needed = shape.room + shape.query + shape.unlabelled
+    n_needed = shape.max_shots + shape.query + shape.unlabelled
     examples = _examples(generator, split, n_examples, classes, n_needed)
     if query_classes is not None and shape.query:
         queries = _examples(generator, split, n_examples, query_classes, shape.query)
         examples = torch.cat(
-            [examples[..., : shape.room], queries, examples[..., shape.room + shape.query :]], -1
+            [examples[..., : shape.max_shots], queries, examples[..., shape.max_shots + shape.query :]], -1
         )
-    found = Indices(classes, examples, query_classes=query_classes)
+    indices = Indices(classes, examples, query_classes=query_classes)
     if shape.most_shots:
-        found = found._replace(shots=_shots(generator, shape, n_tasks))
+        indices = indices._replace(shots=_shots(generator, shape, n_tasks))
     if shape.unlabelled:
         n_unlabelled = n_drawn * shape.unlabelled
-        found = found._replace(
+        indices = indices._replace(
             distractors=others,
-            distracting=_examples(generator, split, n_examples, others, shape.unlabelled),
+            distractor_examples=_examples(generator, split, n_examples, others, shape.unlabelled),
             order=torch.rand(n_tasks, n_unlabelled, generator=generator).argsort(1),
         )
-    return found
+    return indices
 
 
 def _classes(generator: Generator, source: Pool, n_classes: int, n_drawn: int, n_tasks: int) -> Tensor:
@@ -182,7 +181,7 @@ def _shots(generator: Generator, shape: Shape, n_tasks: int) -> Tensor:
     """Divide N * K support examples: one a class, each further one to a random class that has room."""
     shots = torch.ones(n_tasks, shape.way, dtype=torch.int64)
     for _ in range(shape.way * (shape.shot - 1)):
-        chance = (shots < shape.room).to(torch.float32)
+        chance = (shots < shape.max_shots).to(torch.float32)
         shots.scatter_add_(
             1, torch.multinomial(chance, 1, generator=generator), torch.ones_like(shots[:, :1])
         )

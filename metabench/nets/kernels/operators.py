@@ -8,8 +8,6 @@ itself, because a `torch.autograd.Function` costs milliseconds a call under nest
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -123,29 +121,23 @@ class _RectifyGradGrad(_SingleLevelFunction):
 Axes = tuple[int, ...]
 
 
-def serves(device: torch.device) -> bool:
-    """Say whether the operators run on a device."""
-    return device.type == "cpu" or (device.type in ("cuda", "meta") and _has_kernels(device))
+def failure(device: torch.device) -> str | None:
+    """Say why the operators do not run on a device; None where they do."""
+    if device.type == "cpu":
+        return None
+    return _trial(device) if device.type in ("cuda", "meta") else "there are none"
 
 
-@functools.cache
-def _has_kernels(device: torch.device) -> bool:
+def _trial(device: torch.device) -> str | None:
     try:
         # Another thread knows nothing of the transforms that this one may be in.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(_try_kernels, device).result()
     except torch.OutOfMemoryError:
-        raise  # there may be room later, or for fewer tasks
-    except Exception as error:  # noqa: BLE001  Triton's are of many kinds: no compiler, no room on disk
-        logging.getLogger(__name__).warning(
-            "kernels for %s cannot be used, so that torch's own layers are used, which are several times "
-            "slower: %s: %s",
-            device,
-            type(error).__name__,
-            error,
-        )
-        return False
-    return True
+        raise  # there may be memory later, or for fewer tasks
+    except Exception as error:  # noqa: BLE001  Triton's are of many kinds: no compiler, no space on disk
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _try_kernels(device: torch.device) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metabench.leaderboard import build, trials
-from metabench.leaderboard import folders as reading
-from metabench.leaderboard.folders import Record, Run, Search
+from metabench import leaderboard as results
+from metabench.leaderboard.folders import Record, Run, Search, accelerator_seconds, metric_of, validation
 from metabench.leaderboard.rows import BASELINE, RUN
 from metabench.leaderboard.table import VERSUS
 from metabench.storage import files
@@ -21,6 +20,14 @@ if TYPE_CHECKING:
 Lines = list[dict[str, Any]]
 
 TRIAL_KEYS = ("trial", "algorithm", "status", "is_default", "seed", "tasks_seen", "seconds", "peak_memory")
+
+DTYPES = {
+    "string": "string",
+    "boolean": "boolean",
+    "integer": "Int64",
+    **dict.fromkeys(("floating", "mixed-integer-float", "empty"), "Float64"),
+}
+"""Kinds of values, as pandas tells them, to the type of their column; all others become JSON."""
 
 
 def tables(sources: Sequence[Search | Run], board: Record) -> dict[str, Lines]:
@@ -33,12 +40,11 @@ def tables(sources: Sequence[Search | Run], board: Record) -> dict[str, Lines]:
     }
 
 
-def write(out: Path, found: dict[str, Lines]) -> list[Path]:
+def write(out: Path, tables: dict[str, Lines]) -> list[Path]:
     """Write each table as CSV and as Parquet, and return their paths."""
     paths = []
-    for name, lines in found.items():
-        frame = _frame(lines)
-        parquet = io.BytesIO()
+    for name, lines in tables.items():
+        frame, parquet = _frame(lines), io.BytesIO()
         frame.to_parquet(parquet, index=False)
         for suffix, data in (("csv", frame.to_csv(index=False).encode()), ("parquet", parquet.getvalue())):
             paths.append(out / f"{name}.{suffix}")
@@ -47,60 +53,38 @@ def write(out: Path, found: dict[str, Lines]) -> list[Path]:
 
 
 def _flat(row: Record) -> dict[str, Any]:
-    flat = {
-        key: value for key, value in row.items() if key not in ("vs_default", "vs_best", "hyperparameters")
-    }
-    flat["hyperparameters"] = None if row["hyperparameters"] is None else json.dumps(row["hyperparameters"])
-    for key in ("vs_default", "vs_best"):
-        found = row.get(key) or {}
-        flat |= {f"{key}_{part}": found.get(part) for part in VERSUS}
-    return flat
+    settings, pairs = row["hyperparameters"], ("vs_default", "vs_best")
+    flat = {key: value for key, value in row.items() if key not in (*pairs, "hyperparameters")}
+    flat["hyperparameters"] = None if settings is None else json.dumps(settings)
+    return flat | {f"{key}_{part}": (row.get(key) or {}).get(part) for key in pairs for part in VERSUS}
 
 
-def _tasks(source: Search | Run) -> Lines:
-    """Return one line a task and seed."""
-    metric = reading.metric_of(reading.task_of(source))
-    if isinstance(source, Run):
-        return _of_run(source, RUN, metric)
-    lines = []
-    for (_, variant), runs in source.runs.items():
+def _tasks(source: Search | Run) -> Iterator[dict[str, Any]]:
+    """Yield one line a task and seed."""
+    metric = metric_of(source.task)
+    groups = [(RUN, [source])] if isinstance(source, Run) else []
+    if isinstance(source, Search):
+        groups = [(variant, runs) for (_, variant), runs in source.runs.items()]
+    for variant, runs in groups:
         for run in runs:
-            lines += _of_run(run, variant, metric)
-    classes = _classes(next(iter(build.tests([source])), {}))
-    for name, baseline in source.baselines.items():
-        known = {"folder": str(source.folder), "algorithm": name, "variant": BASELINE, "seed": None}
-        figures = reading.per_task(baseline)
-        lines += [
-            {
-                **known,
-                "task": task,
-                metric: figure,
-                "loss": None,
-                "classes": classes[task] if classes else None,
-            }
-            for task, figure in enumerate(figures)
-        ]
-    return lines
+            if run.test is not None:
+                described = run.config["run"]
+                who = {"folder": str(run.folder), "algorithm": described["algorithm"], "variant": variant}
+                who["seed"] = described["seed"]
+                yield from _of_test(who, run.test, metric, _classes(run.test))
+    if isinstance(source, Search):
+        classes = _classes(next(iter(results.tests([source])), {}))
+        for name, baseline in source.baselines.items():
+            who = {"folder": str(source.folder), "algorithm": name, "variant": BASELINE, "seed": None}
+            yield from _of_test(who, baseline, metric, classes)
 
 
-def _of_run(run: Run, variant: str, metric: str) -> Lines:
-    if run.test is None:
-        return []
-    described = run.config["run"]
-    known = {"folder": str(run.folder), "algorithm": described["algorithm"], "variant": variant}
-    figures, classes = reading.per_task(run.test), _classes(run.test)
-    losses = run.test.get("loss") or [None] * len(figures)
-    return [
-        {
-            **known,
-            "seed": described["seed"],
-            "task": task,
-            metric: figure,
-            "loss": losses[task],
-            "classes": classes[task] if classes else None,
-        }
-        for task, figure in enumerate(figures)
-    ]
+def _of_test(who: Record, test: Record, metric: str, classes: list[str] | None) -> Iterator[dict[str, Any]]:
+    figures = test[metric]
+    losses = test.get("loss") or [None] * len(figures)
+    for task, (figure, loss) in enumerate(zip(figures, losses, strict=True)):
+        line = {"task": task, metric: figure, "loss": loss, "classes": classes[task] if classes else None}
+        yield {**who, **line}
 
 
 def _classes(test: Record) -> list[str] | None:
@@ -112,42 +96,29 @@ def _classes(test: Record) -> list[str] | None:
 
 
 def _trials(search: Search) -> Lines:
-    metric = reading.metric_of(reading.task_of(search))
-    lines = []
-    for trial in search.trials:
-        known = {"folder": str(search.folder), **{key: trial.get(key) for key in TRIAL_KEYS}}
-        known |= {"accelerator_seconds": trials.cost([trial])["accelerator_seconds"]}
-        known |= {f"val_{metric}": trials.figure(trial, metric), "error": trial.get("error")}
-        settings = trial.get("hyperparameters") or {}
-        lines.append({**known, **{f"setting.{key}": value for key, value in settings.items()}})
-    return lines
+    metric = metric_of(search.task)
+    return [
+        {
+            "folder": str(search.folder),
+            **{key: trial.get(key) for key in TRIAL_KEYS},
+            "accelerator_seconds": accelerator_seconds(trial),
+            f"val_{metric}": validation(trial, metric),
+            "error": trial.get("error"),
+            **{f"setting.{key}": value for key, value in (trial.get("hyperparameters") or {}).items()},
+        }
+        for trial in search.trials
+    ]
 
 
 def _frame(lines: Lines) -> DataFrame:
     """Make a table of one type a column: where values differ in kind, as settings do, they become JSON."""
     import pandas as pd
 
-    names = list(dict.fromkeys(key for line in lines for key in line))
     columns = {}
-    for name in names:
+    for name in dict.fromkeys(key for line in lines for key in line):
         values = [line.get(name) for line in lines]
-        kinds = {_kind(value) for value in values if value is not None}
-        if kinds == {"count", "number"}:
-            kinds = {"number"}
-        elif len(kinds) > 1 or kinds & {"other"}:
+        dtype = DTYPES.get(pd.api.types.infer_dtype(values))
+        if dtype is None:
             values = [None if value is None else json.dumps(value) for value in values]
-            kinds = {"text"}
-        columns[name] = pd.Series(values, dtype=_DTYPES[next(iter(kinds), "number")])
+        columns[name] = pd.Series(values, dtype=dtype or "string")
     return pd.DataFrame(columns)
-
-
-_DTYPES = {"text": "string", "switch": "boolean", "count": "Int64", "number": "Float64"}
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "switch"
-    for kind, name in ((int, "count"), (float, "number"), (str, "text")):
-        if isinstance(value, kind):
-            return name
-    return "other"

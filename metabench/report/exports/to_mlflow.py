@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metabench import leaderboard
+from metabench import leaderboard as board
 from metabench.core import MetabenchError
-from metabench.report.exports.run_record import Experiment, Told
+from metabench.report.exports.records import Experiment, RunRecord
 from metabench.search.journal.ledger import COMPLETE, PRUNED
 from metabench.storage import files
 
@@ -35,11 +35,12 @@ MOST_PARAMETERS = 100
 """What MLflow takes at once."""
 
 
-def write(experiments: Iterable[Experiment], out: Path | None) -> str:
+def write(experiments: Sequence[Experiment], out: Path | None) -> str:
     """Write experiments into a database in a folder, or to $MLFLOW_TRACKING_URI, and return the address."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations between MLflow and what it stands on
+        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -49,65 +50,56 @@ def write(experiments: Iterable[Experiment], out: Path | None) -> str:
             address = f"sqlite:///{out.absolute() / DATABASE}"
             artifacts = (out.absolute() / ARTIFACTS).as_uri()
         try:
-            _write_all(address, artifacts, list(experiments))
+            client = MlflowClient(tracking_uri=address)
+            for name in (experiment.name for experiment in experiments):
+                if client.get_experiment_by_name(name) is not None:
+                    raise MetabenchError(
+                        f"MLflow has an experiment {name} already; rename or delete it for good there, or "
+                        "give another address or folder"
+                    )
+            for experiment in experiments:
+                _write(client, experiment, artifacts)
         except MlflowException as error:
             raise MetabenchError(f"{address}: MLflow says: {error}") from error
     return address
 
 
-def _write_all(address: str, artifacts: str | None, experiments: Sequence[Experiment]) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=address)
-    _refuse_known(client, experiments)
-    for experiment in experiments:
-        _write(client, experiment, artifacts)
-
-
-def _refuse_known(client: MlflowClient, experiments: Iterable[Experiment]) -> None:
-    for experiment in experiments:
-        if client.get_experiment_by_name(experiment.name) is not None:
-            raise MetabenchError(
-                f"MLflow has an experiment {experiment.name} already; rename or delete it for good there, "
-                "or give another address or --out"
-            )
-
-
 def _write(client: MlflowClient, experiment: Experiment, artifacts: str | None) -> None:
-    number = client.create_experiment(
-        experiment.name, artifact_location=artifacts, tags=_texts(experiment.facts)
-    )
+    tags = _texts(experiment.facts)
+    number = client.create_experiment(experiment.name, artifact_location=artifacts, tags=tags)
     began = None if experiment.began is None else int(1000 * experiment.began.timestamp())
-    for told in experiment.told:
-        _write_run(client, number, told, began)
-    if experiment.board is not None:
-        run = client.create_run(number, start_time=began, tags={"kind": files.LEADERBOARD})
-        client.update_run(run.info.run_id, name=files.LEADERBOARD)
-        for suffix, text in (("json", leaderboard.as_json), ("md", leaderboard.as_markdown)):
-            client.log_text(run.info.run_id, text(experiment.board), f"{files.LEADERBOARD}.{suffix}")
+    for record in experiment.records:
+        _write_run(client, number, record, began)
+    if experiment.search is not None:
+        name, leaderboard = files.LEADERBOARD, board.assemble([experiment.search])
+        run = client.create_run(number, start_time=began, tags={"kind": name}, run_name=name)
+        for suffix, text in (("json", board.as_json), ("md", board.as_markdown)):
+            client.log_text(run.info.run_id, text(leaderboard), f"{name}.{suffix}")
         client.set_terminated(run.info.run_id, "FINISHED")
 
 
-def _write_run(client: MlflowClient, experiment: str, told: Told, began: int | None) -> None:
+def _write_run(client: MlflowClient, experiment: str, record: RunRecord, began: int | None) -> None:
     """Write a run, which begins with its search, as the journal keeps no clock, and lasts what it took."""
     from mlflow.entities import Metric, Param
 
-    tags = {"kind": told.kind, "algorithm": told.algorithm, "status": told.status, **_texts(told.facts)}
-    run = client.create_run(experiment, start_time=began, tags=tags, run_name=told.name)
+    tags = {"kind": record.kind, "algorithm": record.algorithm, "status": record.status}
+    run = client.create_run(
+        experiment, start_time=began, tags={**tags, **_texts(record.facts)}, run_name=record.name
+    )
     start = run.info.start_time
     metrics = [
-        Metric(key, value, start + int(1000 * values.get("system/seconds", told.seconds)), seen)
-        for seen, values in told.points.items()
+        Metric(key, value, start + int(1000 * values.get("system/seconds", record.seconds)), seen)
+        for seen, values in record.points.items()
         for key, value in values.items()
     ]
-    parameters = [Param(key, text) for key, text in _texts(told.settings).items()]
+    parameters = [Param(key, text) for key, text in _texts(record.settings).items()]
     for first in range(0, max(len(metrics), 1), MOST_METRICS):
         client.log_batch(run.info.run_id, metrics=metrics[first : first + MOST_METRICS])
     for first in range(0, len(parameters), MOST_PARAMETERS):
         client.log_batch(run.info.run_id, params=parameters[first : first + MOST_PARAMETERS])
-    status = STATUS.get(told.status, "FAILED")
+    status = STATUS.get(record.status, "FAILED")
     if status != "RUNNING":
-        client.set_terminated(run.info.run_id, status, start + int(1000 * told.seconds))
+        client.set_terminated(run.info.run_id, status, start + int(1000 * record.seconds))
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

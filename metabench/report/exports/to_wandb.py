@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metabench.report.exports.run_record import Experiment, Told
+from metabench.report.exports.records import Experiment, RunRecord
 from metabench.search.journal.ledger import DIVERGED, FAILED
 
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ def write(experiments: Iterable[Experiment], out: Path) -> str:
     )
     try:
         for experiment in experiments:
-            for told in experiment.told:
-                _write_run(told, _project(experiment.name), out, settings)
+            project = re.sub(r"[/\\#?%:]", "-", experiment.name)[:128]  # what W&B does not allow there
+            for record in experiment.records:
+                _write_run(record, project, out, settings)
     finally:
         wandb.teardown()
     return f"{out / FOLDER}/offline-run-*"
 
 
-def _write_run(told: Told, project: str, out: Path, settings: wandb.Settings) -> None:
+def _write_run(record: RunRecord, project: str, out: Path, settings: wandb.Settings) -> None:
     import wandb
 
     run = wandb.init(
@@ -53,20 +54,15 @@ def _write_run(told: Told, project: str, out: Path, settings: wandb.Settings) ->
         dir=out,
         project=project,
         id=secrets.token_hex(8),  # another may stand in the environment
-        name=told.name,
-        group=told.algorithm,
-        job_type=told.kind,
-        tags=[told.status, *([told.facts["variant"]] if "variant" in told.facts else [])],
-        config={**told.settings, "metabench": dict(told.facts)},
+        name=record.name,
+        group=record.algorithm,
+        job_type=record.kind,
+        tags=[record.status, *([record.facts["variant"]] if "variant" in record.facts else [])],
+        config={**record.settings, "metabench": dict(record.facts)},
         settings=settings,
     )
     run.define_metric("*", step_metric=STEP)
-    for seen, values in told.points.items():
+    for seen, values in record.points.items():
         run.log({STEP: seen, **values}, step=seen)
-    run.summary["status"] = told.status
-    run.finish(exit_code=1 if told.status in (FAILED, DIVERGED) else 0)
-
-
-def _project(name: str) -> str:
-    """Replace what W&B does not allow in a project's name."""
-    return re.sub(r"[/\\#?%:]", "-", name)[:128]
+    run.summary["status"] = record.status
+    run.finish(exit_code=1 if record.status in (FAILED, DIVERGED) else 0)

@@ -6,15 +6,15 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
 from metabench import __version__
 from metabench.leaderboard import notes
-from metabench.report.html.picture import Left, Picture
-from metabench.report.html.reading import Found
+from metabench.report.html.pictures import Omitted, Picture
+from metabench.report.html.reading import Results
 from metabench.report.html.reproduce import Recipe
 from metabench.report.html.style import COLOURS
 from metabench.report.html.svg import Rendered
@@ -28,11 +28,11 @@ class Section(NamedTuple):
 
     name: str
     title: str
-    parts: Sequence[Picture | Left | Table]
+    parts: Sequence[Picture | Omitted | Table]
 
 
 def render(
-    found: Found,
+    results: Results,
     sections: Sequence[Section],
     rendered: Mapping[str, Rendered],
     recipes: Sequence[Recipe],
@@ -46,32 +46,24 @@ def render(
         beside: where the pictures lie as files.
         made: when, in words.
     """
+    loader = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
-        title=notes.title(found.board),
-        about=_about(found),
-        sections=[(section, [_part(part, rendered) for part in section.parts]) for section in sections],
+        title=notes.title(results.board),
+        about=_about(results),
+        sections=sections,
+        rendered=rendered,
         recipes=recipes,
         beside=beside,
         made=made,
         version=__version__,
         style=Markup(_style()),
         script=Markup(script),
-        digest=digest,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _part(part: Picture | Left | Table, rendered: Mapping[str, Rendered]) -> dict[str, Any]:
-    if isinstance(part, Picture):
-        return {"kind": "picture", "of": part, "svg": rendered[part.name].inline}
-    return {"kind": "left" if isinstance(part, Left) else "table", "of": part}
 
 
 def _style() -> str:
@@ -83,14 +75,17 @@ def _style() -> str:
     return colours + (HERE / "page.css").read_text(encoding="utf-8")
 
 
-def _about(found: Found) -> list[str]:
+def _about(results: Results) -> list[str]:
     """Say what the report is of, and how far that has come."""
-    ended = sum(tried.trial.status is not None for tried in found.trials)
-    counted = ((len(found.searches), "search", "searches"), (len(found.runs), "single run", "single runs"))
-    told = " and ".join(f"{n} {one if n == 1 else many}" for n, one, many in counted if n)
-    lines = [f"{told}; protocol {found.board['protocol']}."]
-    if found.trials:
-        lines.append(f"{ended} of {len(found.trials)} trials have ended.")
-    if found.board["status"] != "finished":
+    numbers = (
+        (len(results.searches), "search", "searches"),
+        (len(results.runs), "single run", "single runs"),
+    )
+    sources = " and ".join(f"{n} {one if n == 1 else many}" for n, one, many in numbers if n)
+    lines = [f"{sources}; protocol {results.board['protocol']}."]
+    if results.trials:
+        ended = sum(tried.trial.status is not None for tried in results.trials)
+        lines.append(f"{ended} of {len(results.trials)} trials have ended.")
+    if results.board["status"] != "finished":
         lines.append("Still running: everything here is as far as it has come.")
     return lines

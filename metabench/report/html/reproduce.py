@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from metabench import algorithms
-from metabench.core.config import AugmentConfig, RunConfig
-from metabench.leaderboard.folders import Run, Search
-from metabench.leaderboard.rows import told_folder
-from metabench.report.html.reading import Found
-from metabench.storage import files
+from metabench.leaderboard.folders import Run, Search, short_path
+from metabench.report.html.reading import Results
 
 
 class Recipe(NamedTuple):
@@ -27,44 +22,39 @@ class Recipe(NamedTuple):
     facts: list[tuple[str, str]]  # versions and hashes
 
 
-def recipes(found: Found) -> list[Recipe]:
+def recipes(results: Results) -> list[Recipe]:
     """Describe every search and run folder."""
-    return [*map(_search, found.searches), *map(_run, found.runs)]
+    return [*(of_search(one.search) for one in results.searches), *map(of_run, results.runs)]
 
 
-def _search(search: Search) -> Recipe:
+def of_search(search: Search) -> Recipe:
+    """Say how to repeat a search from its space."""
     config, name = search.config, search.folder.name
-    space = f"{name}.yaml"
-    parent = told_folder(search.folder.parent.absolute())
+    space, parent = f"{name}.yaml", short_path(search.folder.parent.absolute())
     command = ["metabench", "search", space, "--out", parent, "--name", name, "--seed", str(config["seed"])]
     if config.get("warm_start"):
         command += ["--warm-start", str(config["warm_start"])]
-    path = search.folder / files.META_TEST
-    opened = files.read_json(path) if path.exists() else {}
-    facts = _facts(config)
-    facts += [
-        (f"meta-test: {key.replace('_', ' ')}", str(opened[key]))
-        for key in ("tasks_hash", "config_hash", "tasks", "opened", "times_opened")
-        if key in opened
-    ]
+    facts, opened = _facts(config), search.opened or {}
+    for key in ("tasks_hash", "config_hash", "tasks", "opened", "times_opened"):
+        if key in opened:
+            facts.append((f"meta-test: {key.replace('_', ' ')}", str(opened[key])))
     for change in config.get("changes", []):
         facts.append((f"changed on {change['date']}", ", ".join(change["changed"])))
-    return Recipe(
-        told_folder(search.folder),
-        [*_setup(config), shlex.join(command)],
-        {space: as_yaml(config["space"])},
-        facts,
-    )
+    text = yaml.safe_dump(_without_none(config["space"]), sort_keys=False, allow_unicode=True)
+    return Recipe(short_path(search.folder), [*_setup(config), shlex.join(command)], {space: text}, facts)
 
 
-def _run(run: Run) -> Recipe:
+def of_run(run: Run) -> Recipe:
+    """Say how to repeat a run from its configuration."""
+    folder, file = short_path(run.folder), f"{run.folder.name}.json"
     facts = [*_facts(run.config), ("configuration", str(run.config.get("config_hash", "")))]
-    commands = [*_setup(run.config), train_command(run.config["run"], run.folder)]
+    commands = [*_setup(run.config), shlex.join(["metabench", "train", "--config", file, "--out", folder])]
     if run.test is not None:
         facts.append(("test tasks", str(run.test["tasks_hash"])))
         n_tasks = ["--tasks", str(run.test["tasks"])] if "tasks" in run.test else []
-        commands.append(shlex.join(["metabench", "test", told_folder(run.folder), *n_tasks]))
-    return Recipe(told_folder(run.folder), commands, {}, [fact for fact in facts if fact[1]])
+        commands.append(shlex.join(["metabench", "test", folder, *n_tasks]))
+    record = {key: run.config[key] for key in ("protocol", "data_fingerprint", "run")}
+    return Recipe(folder, commands, {file: json.dumps(record, indent=1)}, [fact for fact in facts if fact[1]])
 
 
 def _setup(config: Mapping[str, Any]) -> list[str]:
@@ -90,51 +80,6 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         **{f"version of {name}": number for name, number in config.get("versions", {}).items()},
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
-
-
-def as_yaml(space: Mapping[str, Any]) -> str:
-    """Write a recorded space as a file that `metabench search` reads."""
-    return str(yaml.safe_dump(_without_none(space), sort_keys=False, allow_unicode=True))
-
-
-def train_command(run: Mapping[str, Any], out: Path) -> str:
-    """Return the `metabench train` that describes a run: what is not a default, and all that is not a flag's.
-
-    Every setting that a flag has is written out, so that another version's defaults do not matter; of the
-    algorithm's and the distortion's, those that differ from the defaults.
-    """
-    config = RunConfig.model_validate(run)
-    task, network = config.task, config.network
-    flags: dict[str, Any] = {
-        "algorithm": config.algorithm,
-        "dataset": task.dataset,
-        "split": task.split,
-        "way": task.told_way,
-        "shot": task.told_shot,
-        **{key: getattr(task, key) for key in ("query", "test_query", "most_shots", "unlabelled")},
-        **{key: getattr(task, key) for key in ("distractors", "domains")},
-        "network": network.name,
-        **{key: value for key, value in network.model_dump().items() if key != "name"},
-        "tasks": config.tasks,
-        "reports": len(config.rungs),
-        "validation_tasks": config.validation_tasks,
-        "seed": config.seed,
-    }
-    words = ["metabench", "train"]
-    for key, value in flags.items():
-        words += [] if value is None else [f"--{key.replace('_', '-')}", _typed(value)]
-    usual = AugmentConfig().model_dump()
-    far = {key: value for key, value in task.augment.model_dump().items() if value != usual[key]}
-    defaults = dataclasses.asdict(algorithms.hparams(config.algorithm, {}))
-    own = {key: value for key, value in config.hyperparameters.items() if value != defaults.get(key)}
-    for flag, values in (("--option", task.options), ("--distort", far), ("--set", own)):
-        for key, value in values.items():
-            words += [flag, f"{key}={_typed(value)}"]
-    return shlex.join([*words, "--out", told_folder(out)])
-
-
-def _typed(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _without_none(value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Names to their light and dark values. The series, six of them, keep their distance under the usual kinds of
 # colour blindness too; tests/report/html/test_style.py measures it.
@@ -30,15 +31,9 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "maroon": ("#7a1538", "#cf3f86"),
     "violet": ("#9b4afb", "#c4a6ff"),
     "navy": ("#23239c", "#efe95a"),
-    "fifth-1": ("#b4bfd1", "#4d5666"),
-    "fifth-2": ("#8fa6ca", "#6f7a6a"),
-    "fifth-3": ("#5f86bd", "#9a9c62"),
-    "fifth-4": ("#2f61a3", "#c9c459"),
-    "fifth-5": ("#0a2f66", "#fff176"),
 }
 
 SERIES = ("blue", "orange", "teal", "maroon", "violet", "navy")
-FIFTHS = tuple(f"fifth-{number}" for number in range(1, 6))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
@@ -75,42 +70,43 @@ def lines(labels: Sequence[str]) -> dict[str, Line]:
     }
 
 
+RULES: Mapping[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "figure.facecolor": PAPER,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,  # class names and paths are no formulas
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+}
+
+
 @contextmanager
 def rules() -> Iterator[None]:
     """Draw and save figures the same way whatever the user's own settings are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(
-            {
-                "axes.axisbelow": True,
-                "axes.edgecolor": FAINT,
-                "axes.facecolor": "none",
-                "axes.grid": True,
-                "axes.labelcolor": INK,
-                "axes.labelsize": 9.5,
-                "axes.spines.right": False,
-                "axes.spines.top": False,
-                "axes.titlelocation": "left",
-                "axes.titlesize": 10,
-                "axes.titleweight": "bold",
-                "figure.facecolor": PAPER,
-                "font.family": ["DejaVu Sans"],
-                "font.size": 9.5,
-                "grid.color": GRID,
-                "grid.linewidth": 0.8,
-                "legend.fontsize": 9.5,
-                "legend.frameon": False,
-                "lines.linewidth": 1.8,
-                "lines.markersize": 5,
-                "svg.fonttype": "none",
-                "text.color": INK,
-                "text.parse_math": False,  # class names and paths are no formulas
-                "xtick.color": SOFT,
-                "ytick.color": SOFT,
-                "xtick.labelsize": 9,
-                "ytick.labelsize": 9,
-            }
-        )
+        mpl.rcParams.update(RULES)
         yield
 
 
@@ -136,16 +132,28 @@ def panels(n_panels: int, height: float, columns: int = 3, share_y: bool = True)
     return figure, axes[:n_panels]
 
 
-def is_first(axis: Axes) -> bool:
-    """Tell whether axes stand on the left."""
-    place = axis.get_subplotspec()
-    return place is not None and place.is_first_col()
+def title(axis: Axes, text: str, x: str | None = None, y: str | None = None) -> None:
+    """Set the title of axes in as many rows as it needs there, and what their x, and if leftmost y, are."""
+    place, figure = axis.get_subplotspec(), axis.get_figure(root=True)
+    columns = 1 if place is None else place.get_gridspec().ncols
+    width = WIDTH if figure is None else figure.get_figwidth()
+    n_letters = int(72 * width / columns / 7.2) - 6
+    axis.set_title("\n".join(short(row, n_letters) for row in wrapped(text, n_letters).split("\n")))
+    if x is not None:
+        axis.set_xlabel(x)
+    if y is not None and (place is None or place.is_first_col()):
+        axis.set_ylabel(y)
 
 
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 5) -> None:
+def key(**look: Any) -> Line2D:
+    """Return a line or a marker of a legend, in ink unless it has a colour."""
+    return Line2D([], [], **{"color": INK, **look})
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Set a legend under the axes, where it covers nothing."""
     longest = max((len(label) for label in labels), default=0)
-    columns = max(1, min(columns, len(labels), round(WIDTH * 12 // (longest + 8))))
+    columns = max(1, min(5, len(labels), round(WIDTH * 12 // (longest + 8))))
     figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
@@ -179,15 +187,6 @@ def wrapped(name: str, width: int = 13) -> str:
     return "\n".join(row.strip() for row in rows)
 
 
-def title(axis: Axes, text: str) -> None:
-    """Set the title of axes in as many rows as it needs there."""
-    place, figure = axis.get_subplotspec(), axis.get_figure(root=True)
-    columns = 1 if place is None else place.get_gridspec().ncols
-    width = WIDTH if figure is None else figure.get_figwidth()
-    room = int(72 * width / columns / 7.2) - 6
-    axis.set_title("\n".join(short(row, room) for row in wrapped(text, room).split("\n")))
-
-
 def brief(number: float) -> str:
     """Write a number in a few characters: 350, 2.2k, 14k, 1.5M, 3e-05."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -196,15 +195,37 @@ def brief(number: float) -> str:
     return f"{number:.3g}"
 
 
-def spaced(ticks: Sequence[float], place: Callable[[float], float], gap: float) -> list[float]:
+def brief_numbers(axis: Axes) -> None:
+    """Write the numbers of an x axis in a few characters."""
+    axis.xaxis.set_major_formatter(lambda number, _: brief(number))
+
+
+def ticks(axis: Axes, places: Sequence[float]) -> None:
+    """Set the ticks of an x axis, in a few characters each."""
+    axis.set_xticks(places, [brief(place) for place in places])
+    axis.set_xticks([], minor=True)
+
+
+def log_axis(axis: Axes, low: float, high: float, margin: float = 0.06) -> None:
+    """Make an x axis logarithmic, from a little below one number to a little above another.
+
+    Args:
+        margin: on either side, as a share of what lies between.
+    """
+    axis.set_xscale("log")
+    beside = (high / low if high > low else math.e) ** margin
+    axis.set_xlim(low / beside, high * beside)
+
+
+def spaced(places: Sequence[float], position: Callable[[float], float], gap: float) -> list[float]:
     """Keep those ticks, the last one first, that stand at least a gap apart.
 
     Args:
-        place: where a tick stands, in units of the gap.
+        position: where a tick stands, in units of the gap.
     """
     kept: list[float] = []
-    for tick in sorted(ticks, reverse=True):
-        if not kept or place(kept[-1]) - place(tick) >= gap:
+    for tick in sorted(places, reverse=True):
+        if not kept or position(kept[-1]) - position(tick) >= gap:
             kept.append(tick)
     return kept[::-1]
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as XML
 import matplotlib as mpl
 from markupsafe import Markup
 
-from metabench.report.html.picture import Picture
+from metabench.report.html.pictures import Picture
 from metabench.report.html.style import COLOURS, PAPER
 from metabench.storage import files
 
@@ -50,7 +50,7 @@ def render(picture: Picture) -> Rendered:
     _rename(root, picture.name)
     text = XML.tostring(root, encoding="unicode")
     return Rendered(
-        inline=Markup(COLOUR.sub(lambda found: VARIABLES[found[0]], text)),
+        inline=Markup(COLOUR.sub(lambda match: VARIABLES[match[0]], text)),
         svg=XML.tostring(file, encoding="utf-8", xml_declaration=True),
         png=_saved(picture, "png", PAPER),
     )

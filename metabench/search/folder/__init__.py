@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from metabench import PROTOCOL, __version__
-from metabench.core import MetabenchError, Splits
+from metabench.core import MetabenchError, Splits, utc_now
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.folder import changes
 from metabench.search.journal.ledger import WORK
-from metabench.search.progress import dashboard
 from metabench.search.propose import warm
 from metabench.storage import files, remote
 from metabench.storage.remote import lease
@@ -63,24 +61,26 @@ def is_of_workers(name: str) -> bool:
 
 def check_resume(folder: Path, resume: Resume, warm_start: str | None = None) -> None:
     """Refuse to overwrite, to continue nothing, or to start from nothing; touches no file."""
-    is_search = (folder / files.SEARCH).exists()
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if folder.exists() and not folder.is_dir():
-        raise MetabenchError(f"{folder}: is a file; choose another --name")
+        raise MetabenchError(f"{folder}: is a file; choose another name")
+    is_search = (folder / files.SEARCH).exists()
+    names = _names(folder)
     if resume == "must" and not is_search:
-        raise MetabenchError(f"--resume must: {folder} holds no search to continue; check --out and --name")
-    if resume == "never" and found - {files.LOCK, remote.ORIGIN}:
-        raise MetabenchError(f"--resume never: {folder} is there already; choose another --name or remove it")
-    if not is_search and found - BEGINNINGS:
-        listed = ", ".join(sorted(found - BEGINNINGS)[:5])
-        raise MetabenchError(
-            f"{folder}: holds something else than a search ({listed}); choose another --name"
-        )
+        raise MetabenchError(f"resume=must: {folder} holds no search to continue; check the folder's name")
+    if resume == "never" and names - {files.LOCK, remote.ORIGIN}:
+        raise MetabenchError(f"resume=never: {folder} is there already; choose another name or remove it")
+    if not is_search and names - BEGINNINGS:
+        listed = ", ".join(sorted(names - BEGINNINGS)[:5])
+        raise MetabenchError(f"{folder}: holds something else than a search ({listed}); choose another name")
     if warm_start is not None and not is_search:
         warm.check(warm_start)
 
 
-def claim(
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def create_or_resume(
     folder: Path,
     space: SearchSpace,
     splits: Splits,
@@ -93,12 +93,12 @@ def claim(
 
     Args:
         accept: go on with a changed budget, another version, or more algorithms, and record that.
-        warm_start: an earlier search, of which what is known goes into the record, so that it is read once.
+        warm_start: an earlier search, whose trials go into the record, so that it is read once.
 
     Returns:
         the space to search, and whether there was a search to continue.
     """
-    description = {
+    record = {
         "protocol": PROTOCOL,
         "seed": seed,
         "data_fingerprint": splits.fingerprint,
@@ -108,39 +108,57 @@ def claim(
         "space": space.model_dump(mode="json"),
     }
     if (folder / files.SEARCH).exists():
-        return changes.settle(folder, space, description, accept), True
-    known: dict[str, Any] = {}
+        return changes.reconcile(folder, space, record, accept), True
+    objective = OBJECTIVES[splits.kind]
+    record |= {"created": utc_now().isoformat(timespec="seconds"), **files.environment()}
     if warm_start is not None:
-        known["known"], told = warm.read(warm_start, space, splits, OBJECTIVES[splits.kind])
-        for line in told:
+        record["known"], notes = warm.read(warm_start, space, splits, objective)
+        for line in notes:
             say(line)
-    root = folder / files.TENSORBOARD
-    shutil.rmtree(root, ignore_errors=True)
-    describe(folder, space, OBJECTIVES[splits.kind].metric)
-    record = {**description, "created": now(), **files.environment(), **known}
+    shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
+    describe(folder, space, objective.metric)
     files.write_json(folder / files.SEARCH, record)  # last: from here on there is a search to continue
     return space, False
 
 
 def describe(folder: Path, space: SearchSpace, metric: str) -> None:
     """Write what is searched for people, and for TensorBoard."""
-    parameters = {algorithm: spaces.parameters(space, algorithm) for algorithm in space.algorithms}
+    parameters = {algorithm: spaces.of(space, algorithm).parameters for algorithm in space.algorithms}
     text = yaml.safe_dump(
         space.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
     )
     events = Events(folder / files.TENSORBOARD)
     events.hparams_root(parameters, [f"meta_validation/{metric}", "meta_validation/loss"])
-    events.layout(dashboard.layout(metric))
+    events.layout(_layout(metric))
     events.text("search", f"```yaml\n{text}```")
     events.text("run card", _card(space))
     events.close()
     files.write_text(folder / files.SPACE, text)
 
 
+def _layout(metric: str) -> dict[str, dict[str, list[str] | tuple[str, str, str]]]:
+    """Return the charts of TensorBoard's custom scalars: patterns of tags, or a value with its interval."""
+    validation = f"meta_validation/{metric}"
+    return {
+        "meta-validation": {
+            f"{metric} with its interval": (validation, f"{validation}/low", f"{validation}/high"),
+            "loss": ["meta_validation/loss"],
+        },
+        "search": {
+            "best so far": [r"incumbent/.*"],
+            "trials": [r"trials/.*"],
+            "trials at rungs": [r"rungs/.*"],
+            "tasks spent": [r"spent/tasks/.*"],
+        },
+        "early stopping": {"score and cut-off": [validation, "asha/cutoff"], "margin": ["asha/margin"]},
+        "learning rates": {"learned inner rates": [r"lr/inner/?.*"], "outer rate": [r"lr/outer/?.*"]},
+    }
+
+
 def _card(space: SearchSpace) -> str:
     """Describe a search for people: what is compared on what, with which budget, by which versions."""
     task, budget = space.task, space.budget
-    known = files.environment()
+    environment = files.environment()
     rows = {
         "task": f"{task.told_way}-way {task.told_shot}-shot {task.dataset}",
         "network": f"{space.network.name}, width {space.network.width}, norm {space.network.norm}",
@@ -152,25 +170,18 @@ def _card(space: SearchSpace) -> str:
         "seeds": budget.seeds,
         "meta-test tasks": budget.test_tasks,
         "protocol": PROTOCOL,
-        "versions": ", ".join(f"{name} {version}" for name, version in known["versions"].items()),
-        "commit, code": f"{known['commit']}, {files.code_hash()}",
-        "device": known["device"],
+        "versions": ", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
+        "commit, code": f"{environment['commit']}, {files.code_hash()}",
+        "device": environment["device"],
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def _check_origin(folder: Path, url: str) -> None:
-    if not folder.is_dir() or not {path.name for path in folder.iterdir()} - {files.LOCK, remote.ORIGIN}:
+    if not _names(folder) - {files.LOCK, remote.ORIGIN}:
         return
-    origin: Any = None
-    if (folder / remote.ORIGIN).exists():
-        origin = files.read_json(folder / remote.ORIGIN).get("url")
-    if origin != url:
+    path = folder / remote.ORIGIN
+    if not path.exists() or files.read_json(path).get("url") != url:
         raise MetabenchError(
-            f"{folder}: is there already and is no copy of {url}; choose another --out or --name"
+            f"{folder}: is there already and is no copy of {url}; choose another folder or name"
         )

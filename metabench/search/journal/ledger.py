@@ -8,43 +8,16 @@ complete); and it needs no unpickling. Ray's own folder can be thrown away at an
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError, Objective
 from metabench.core.objectives import OBJECTIVES
-from metabench.search.journal.trial import (
-    COMPLETE,
-    CONTINUE,
-    DIVERGED,
-    FAILED,
-    PRUNED,
-    WAIT,
-    Arrival,
-    Trial,
-    ranked,
-)
 from metabench.storage import files, remote
-
-__all__ = [
-    "COMPLETE",
-    "CONTINUE",
-    "DIVERGED",
-    "ENDED",
-    "FAILED",
-    "JOURNAL",
-    "PROPOSED",
-    "PRUNED",
-    "WAIT",
-    "WAITS",
-    "WORK",
-    "Arrival",
-    "Ledger",
-    "Trial",
-    "look",
-    "ranked",
-]
 
 JOURNAL = "journal.jsonl"
 WORK = "trials"
@@ -53,6 +26,113 @@ WORK = "trials"
 PROPOSED = "proposed"
 WAITS = "waits"
 ENDED = "ended"
+
+CONTINUE = "continue"
+WAIT = "wait"  # until all of the algorithm's trials have arrived
+COMPLETE = "complete"
+PRUNED = "pruned"
+DIVERGED = "diverged"
+FAILED = "failed"
+
+
+class Arrival(NamedTuple):
+    """A trial's score at a rung, higher is better."""
+
+    trial: str
+    score: float  # over the tasks that every trial is validated on
+    reevaluated: float | None = None  # over more of them, where it was validated again
+
+
+def arrival(trial: str, report: Mapping[str, Any]) -> Arrival:
+    """Return what a report says at its rung."""
+    return Arrival(trial, report["val_score"], report.get("borderline_score"))
+
+
+@dataclass
+class Trial:
+    """One setting that is or was tried."""
+
+    name: str
+    algorithm: str
+    number: int  # among the trials of its algorithm
+    sampled: dict[str, Any]  # what the study chose
+    hyperparameters: dict[str, Any]  # every setting of the algorithm
+    is_default: bool
+    seed: int
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    decisions: dict[int, str] = field(default_factory=dict)  # tasks seen -> decision
+    borderline: dict[int, int] = field(default_factory=dict)  # tasks seen -> how many arrived there before
+    details: dict[int, dict[str, Any]] = field(default_factory=dict)  # tasks seen -> what it rests on
+    status: str | None = None  # None while it is unfinished
+    error: str | None = None
+    checkpoint: str | None = None  # its state, relative to the search folder
+
+    @property
+    def tasks_seen(self) -> int:
+        """Return the tasks seen at the last report."""
+        return int(self.reports[-1]["tasks_seen"]) if self.reports else 0
+
+    @property
+    def score(self) -> float | None:
+        """Return the meta-validation score of the last report, higher is better; None where there is none."""
+        return self.reports[-1]["val_score"] if self.reports else None
+
+    @property
+    def seconds(self) -> float:
+        """Return what it has taken up to the last report."""
+        return float(self.reports[-1]["seconds"]) if self.reports else 0.0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether it stands still until all of its algorithm's trials have arrived at its rung."""
+        return self.decisions.get(self.tasks_seen) == WAIT
+
+    @property
+    def state(self) -> str:
+        """Return the status, or what a trial without one does."""
+        return self.status or ("waiting" if self.is_waiting else "running")
+
+    @property
+    def is_borderline(self) -> bool:
+        """Tell whether it was stopped within the noise of its validation tasks."""
+        return self.status == PRUNED and bool(self.details[self.tasks_seen].get("doubtful"))
+
+    def line(self, objective: Objective) -> dict[str, Any]:
+        """Return the line of trials.jsonl."""
+        last = self.reports[-1] if self.reports else {}
+        figure = None if self.score is None else objective.sign * self.score
+        return {
+            "trial": self.name,
+            "algorithm": self.algorithm,
+            "status": self.status,
+            "hyperparameters": self.hyperparameters,
+            "sampled": self.sampled,
+            "is_default": self.is_default,
+            "seed": self.seed,
+            "tasks_seen": self.tasks_seen,
+            "seconds": self.seconds,
+            "peak_memory": max((report["peak_memory"] for report in self.reports), default=0),
+            "validation_tasks": sum(report.get("val_tasks", 0) for report in self.reports),
+            f"val_{objective.metric}": figure,
+            "val_ci": last.get("val_ci"),
+            "reports": self.reports,
+            "decisions": [
+                {"tasks_seen": seen, "decision": decision, **self.details[seen]}
+                for seen, decision in self.decisions.items()
+            ],
+            "checkpoint": self.checkpoint,
+            "error": self.error,
+        }
+
+
+def preference(trial: Trial) -> tuple[float, ...]:
+    """Return what sorts trials best first: the highest rung, there the best score, of equals the earliest."""
+    return -trial.tasks_seen, -(-math.inf if trial.score is None else trial.score), trial.number
+
+
+def ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """Sort trials that were judged, best first."""
+    return sorted((trial for trial in trials if trial.status in (COMPLETE, PRUNED)), key=preference)
 
 
 class Ledger:
@@ -93,10 +173,13 @@ class Ledger:
         self._written = set(lines)
         for event in files.read_lines(folder / JOURNAL):
             self._apply(event)
-        if not is_driver:
-            return
-        for name, line in lines.items():
-            self.trials[name].checkpoint = line["checkpoint"]
+        if is_driver:
+            for name, line in lines.items():
+                self.trials[name].checkpoint = line["checkpoint"]
+            self._repair(tasks)
+
+    def _repair(self, tasks: int | None) -> None:
+        """Let trials of a smaller budget go on, and finish what a kill has left between decision and line."""
         for trial in self.trials.values():
             is_shorter = tasks is not None and trial.tasks_seen < tasks
             if is_shorter and trial.status == COMPLETE and trial.checkpoint:
@@ -107,7 +190,7 @@ class Ledger:
         for trial in ended:
             self._rank(trial)
         for trial in ended:
-            self._finish(trial)  # a kill may have come between the decision and its line
+            self._finish(trial)
 
     def propose(
         self,
@@ -131,31 +214,27 @@ class Ledger:
         }
         return self._add(event)
 
-    def record(self, name: str, report: dict[str, Any], decision: str, basis: dict[str, Any]) -> None:
+    def record(self, name: str, report: dict[str, Any], decision: str, details: dict[str, Any]) -> None:
         """Write down a report with what was decided on it and why, and the trial's end where it has come."""
-        told = report if self.gpus is None else {**report, "gpus": self.gpus}
-        event = {"event": "report", "trial": name, "report": told, "decision": decision, "basis": basis}
-        trial = self._add(event)
-        if trial.status is not None:
-            self._finish(trial)
+        if self.gpus is not None:
+            report = {**report, "gpus": self.gpus}
+        event = {"event": "report", "trial": name, "report": report, "decision": decision, "basis": details}
+        self._add(event)
 
-    def doubt(self, name: str, tasks_seen: int, arrived: int, basis: dict[str, Any]) -> None:
-        """Write down that a trial is to be looked at again and judged among those who have arrived by now."""
+    def mark_borderline(self, name: str, tasks_seen: int, arrived: int, details: dict[str, Any]) -> None:
+        """Write down that a trial is validated again, and judged among those who have arrived by now."""
         event = {"event": "doubted", "trial": name, "tasks_seen": tasks_seen, "arrived": arrived}
-        self._add({**event, "basis": basis})
+        self._add({**event, "basis": details})
 
-    def settle(self, name: str, decision: str, basis: dict[str, Any]) -> None:
+    def settle(self, name: str, decision: str, details: dict[str, Any]) -> None:
         """Write down what was decided on a trial that has waited."""
-        seen = self.trials[name].tasks_seen
-        event = {"event": "settled", "trial": name, "tasks_seen": seen, "decision": decision, "basis": basis}
-        trial = self._add(event)
-        if trial.status is not None:
-            self._finish(trial)
+        event = {"event": "settled", "trial": name, "tasks_seen": self.trials[name].tasks_seen}
+        self._add({**event, "decision": decision, "basis": details})
 
     def fail(self, name: str, error: str) -> None:
         """Write down that a trial failed for good; one that ended before, or waits, stays what it is."""
         if self.trials[name].status is None and not self.trials[name].is_waiting:
-            self._finish(self._add({"event": "failed", "trial": name, "error": error}))
+            self._add({"event": "failed", "trial": name, "error": error})
 
     def of(self, algorithm: str) -> list[Trial]:
         """List the trials of an algorithm in the order they were proposed."""
@@ -189,13 +268,15 @@ class Ledger:
             lines = files.read_lines(work / files.REPORTS)
         except MetabenchError:
             return []  # damaged: whoever goes on with that trial finds out, and makes them again
-        found = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
-        return found[-1] if found else []
+        scores = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
+        return scores[-1] if scores else []
 
     def _add(self, event: dict[str, Any]) -> Trial:
         event = files.plain(event)
         files.append_line(self.folder / JOURNAL, event)
-        return self._apply(event)
+        trial = self._apply(event)
+        self._finish(trial)
+        return trial
 
     def _apply(self, event: dict[str, Any]) -> Trial:
         name = event["trial"]
@@ -212,13 +293,10 @@ class Ledger:
                 self._spend(trial, event["report"])
                 trial.reports.append(event["report"])
                 if event["decision"] != DIVERGED:
-                    arrival = Arrival(
-                        name, event["report"]["val_score"], event["report"].get("borderline_score")
-                    )
-                    self._rungs.setdefault((trial.algorithm, seen), []).append(arrival)
+                    self._rungs.setdefault((trial.algorithm, seen), []).append(arrival(name, event["report"]))
                 self._decide(trial, seen, event)
             case "doubted":
-                self.trials[name].doubts[event["tasks_seen"]] = event["arrived"]
+                self.trials[name].borderline[event["tasks_seen"]] = event["arrived"]
             case "settled":
                 self._decide(self.trials[name], event["tasks_seen"], event)
             case "failed":
@@ -229,9 +307,8 @@ class Ledger:
 
     def _spend(self, trial: Trial, report: dict[str, Any]) -> None:
         """Add what a trial has spent since its last report."""
-        before = trial.reports[-1]["seconds"] if trial.reports else 0.0
         self._tasks[trial.algorithm] += report["tasks_seen"] - trial.tasks_seen
-        self._seconds[trial.algorithm] = self.seconds(trial.algorithm) + report["seconds"] - before
+        self._seconds[trial.algorithm] = self.seconds(trial.algorithm) + report["seconds"] - trial.seconds
 
     def _reopen(self, trial: Trial) -> None:
         trial.status = None
@@ -240,7 +317,7 @@ class Ledger:
 
     def _decide(self, trial: Trial, seen: int, event: dict[str, Any]) -> None:
         trial.decisions[seen] = event["decision"]
-        trial.bases[seen] = event.get("basis", {})
+        trial.details[seen] = event.get("basis", {})
         if event["decision"] == WAIT:
             self.history.append((WAITS, trial.name))
         elif event["decision"] != CONTINUE:
@@ -253,8 +330,8 @@ class Ledger:
         self._best[trial.algorithm] = ranked([*others, trial])[: self.keep]
 
     def _finish(self, trial: Trial) -> None:
-        """Add the trial's line to trials.jsonl once; keep its state only while it may still be confirmed."""
-        if trial.name in self._written:
+        """Add an ended trial's line to trials.jsonl once; keep its state while it may still be confirmed."""
+        if trial.status is None or trial.name in self._written:
             return
         state = Path(WORK) / trial.name / files.STATE
         self._rank(trial)

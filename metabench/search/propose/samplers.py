@@ -52,11 +52,11 @@ def distribution(parameter: Range | Choices) -> BaseDistribution:
 
 def suggest(trial: optuna.Trial, name: str, parameter: Range | Choices) -> Any:
     """Ask a study's trial for one parameter of a search space."""
-    found = distribution(parameter)
-    if isinstance(found, CategoricalDistribution):
-        return trial.suggest_categorical(name, found.choices)
-    method = trial.suggest_int if isinstance(found, IntDistribution) else trial.suggest_float
-    return method(name, found.low, found.high, log=found.log, step=found.step)
+    allowed = distribution(parameter)
+    if isinstance(allowed, CategoricalDistribution):
+        return trial.suggest_categorical(name, allowed.choices)
+    method = trial.suggest_int if isinstance(allowed, IntDistribution) else trial.suggest_float
+    return method(name, allowed.low, allowed.high, log=allowed.log, step=allowed.step)
 
 
 class WithoutNotes(InMemoryStorage):
@@ -105,7 +105,6 @@ def make(name: str, parameters: Mapping[str, Any], startup: int, series: int, se
     """
     if name == "random":
         return RandomSampler(seed=seed)
-    sampled = {key: found for key, found in parameters.items() if isinstance(found, Range | Choices)}
     # What a sampler cannot model, such as parameters that not every trial has, it draws at random: that is
     # meant, so it need not warn of it.
     quiet: dict[str, Any] = {"warn_independent_sampling": False}
@@ -113,7 +112,8 @@ def make(name: str, parameters: Mapping[str, Any], startup: int, series: int, se
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "qmc":
-            return Points({key: distribution(found) for key, found in sampled.items()}, series, seed)
+            varying = {key: one for key, one in parameters.items() if isinstance(one, Range | Choices)}
+            return Points({key: distribution(one) for key, one in varying.items()}, series, seed)
         if name == "gp":
             return GPSampler(**quiet, **common)
         if name == "cma-es":

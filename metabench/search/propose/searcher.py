@@ -9,16 +9,18 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from metabench.core import seeds
-from metabench.core.config import Choices, Range, SearchSpace
+from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial
 from metabench.search.propose import samplers, warm
 
 TRIAL_SEEDS = 1_000_000
 """Where the seeds of trials start, far from those of the final runs, so that no final run repeats a trial."""
+
+FINISHED = "FINISHED"
+"""What is handed out when all is done, in Tune's word."""
 
 
 class Study:
@@ -30,21 +32,21 @@ class Study:
     """
 
     def __init__(
-        self, space: SearchSpace, algorithm: str, seed: int, known: Sequence[Mapping[str, Any]] = ()
+        self, space: SearchSpace, algorithm: str, seed: int, earlier: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Start a study that knows of trials of an earlier search."""
+        """Start a study that has learnt from trials of an earlier search."""
         self.space = space
         self.algorithm = algorithm
         self.seed = seed
-        self.parameters = spaces.parameters(space, algorithm)
-        self.first = spaces.published(space, algorithm)
+        self.its = spaces.of(space, algorithm)
+        self.first = [*self.its.published]
         self.keeps_notes = space.budget.sampler in samplers.KEEPS_NOTES
         self.asked: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = samplers.start_study(space.budget.sampler)
-        found = warm.frozen(space, algorithm, known)
-        self.study.add_trials(found)
-        best = warm.best(found)
+        trials = warm.frozen(space, algorithm, earlier)
+        self.study.add_trials(trials)
+        best = warm.best(trials)
         if best is not None and best not in self.first:
             self.first.append(best)
 
@@ -90,22 +92,17 @@ class Study:
         """Read the setting that a trial of Optuna's proposes."""
         # A sampler proposes when this is first read, and leaves its notes, even where all values are given.
         _ = asked.relative_params
-        values = spaces.settled(self.space, self.algorithm)
-        sampled = {}
-        for name, parameter in self.parameters.items():
-            if isinstance(parameter, Range | Choices) and spaces.is_active(parameter, values):
-                values[name] = sampled[name] = samplers.suggest(asked, name, parameter)
-        return sampled
+        return self.its.sample(lambda name, parameter: samplers.suggest(asked, name, parameter))
 
     def _sampler(self, number: int) -> BaseSampler:
         series = seeds.seed("series", self.seed, self.algorithm) % 2**32
         seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
         budget = self.space.budget
         startup = min(samplers.STARTUP, max(1, budget.trials // 3))
-        return samplers.make(budget.sampler, self.parameters, startup, series, seed)
+        return samplers.make(budget.sampler, self.its.parameters, startup, series, seed)
 
 
-class FairSearcher(Searcher):
+class FairSearcher:
     """Hand out trials: what a stopped search left unfinished, then new ones, to each algorithm alike."""
 
     def __init__(
@@ -113,32 +110,27 @@ class FairSearcher(Searcher):
         space: SearchSpace,
         ledger: Ledger,
         seed: int,
-        known: Mapping[str, Any] | None = None,
+        earlier: Mapping[str, Any] | None = None,
         study: Callable[..., Study] = Study,
     ) -> None:
         """Rebuild the studies from the ledger.
 
         Args:
-            known: algorithms to trials of an earlier search.
+            earlier: algorithms to trials of an earlier search.
             study: makes the study of one algorithm.
         """
-        super().__init__()
         self.space = space
         self.ledger = ledger
         self.seed = seed
         self.rungs = spaces.rungs(space.budget)
-        self.trials = {algorithm: spaces.n_trials(space, algorithm) for algorithm in space.algorithms}
         self.studies = {
-            algorithm: study(space, algorithm, seed, (known or {}).get(algorithm, ()))
+            algorithm: study(space, algorithm, seed, (earlier or {}).get(algorithm, ()))
             for algorithm in space.algorithms
         }
+        self.trials = {algorithm: study.its.n_trials for algorithm, study in self.studies.items()}
         self.handed: dict[str, str] = {}  # Tune's id of what runs -> our name
         self._heard = 0  # of the ledger's history
         self.start_round()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave all out of what Tune pickles and nobody reads."""
-        return {}
 
     def start_round(self, n_trials: float = math.inf) -> None:
         """Begin anew with what is unfinished, and hand out no more than so many trials."""
@@ -174,7 +166,7 @@ class FairSearcher(Searcher):
         """
         self.catch_up()
         if not self.left:
-            return Searcher.FINISHED
+            return FINISHED
         if self.unfinished:
             trial = self.ledger.trials[self.unfinished.pop(0)]
         elif open_ := [a for a in self.studies if self._is_open(a)]:
@@ -182,7 +174,7 @@ class FairSearcher(Searcher):
         elif self.handed:
             return None  # and what runs may leave something of the budget that it is expected to spend
         else:
-            return Searcher.FINISHED
+            return FINISHED
         self.left -= 1
         self.handed[trial_id] = trial.name
         return {
@@ -192,10 +184,8 @@ class FairSearcher(Searcher):
             "seed": trial.seed,
         }
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Tell the studies how trials ended, which the ledger knows; hand out again what has not ended."""
+    def hand_back(self, trial_id: str) -> None:
+        """Take back a trial that runs no longer, and hand it out again where it has not ended."""
         self.catch_up()
         name = self.handed.pop(trial_id, None)
         if name is None:
@@ -204,17 +194,11 @@ class FairSearcher(Searcher):
         if trial.status is None and not trial.is_waiting:
             self.unfinished.append(name)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the ledger is on disk already."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing: a searcher is rebuilt from the ledger."""
-
     def _new_trial(self, open_: list[str]) -> Trial:
         algorithm = min(open_, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
         number = len(self.ledger.of(algorithm))
         sampled = self.studies[algorithm].propose()
-        hyperparameters = spaces.resolve(self.space, algorithm, sampled)
+        hyperparameters = self.studies[algorithm].its.resolve(sampled)
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
         return self.ledger.propose(algorithm, sampled, hyperparameters, number == 0, seed)
 

@@ -7,17 +7,18 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from ray import tune
+from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metabench.core import MetabenchError, OutOfOrder, signals
-from metabench.search.ray import failures, growth
-from metabench.search.ray.failures import GOES_ON, Avoided
+from metabench.search.ray.failures import GOES_ON, ExcludedNodes, node_names
 from metabench.storage import files, remote
 
 OBJECT_STORE = 100 * 2**20
@@ -42,20 +43,27 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
-KNOCK_SECONDS = 10
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+PORT_TIMEOUT_SECONDS = 10
+
+FIRST_NODE_TIMEOUT_SECONDS = 3600
+"""A machine, its setup and the pull of an image may take half an hour."""
+
+POLL_SECONDS = 2
 
 FORWARDED = {"METABENCH_DATA": "METABENCH_DRIVER_DATA", "METABENCH_CACHE": "METABENCH_DRIVER_CACHE"}
-"""Variables that a node may set itself, to the names under which it is told those of the driver."""
+"""Variables that a node may set itself, to the names under which it gets those of the driver."""
 
 
-class Share(NamedTuple):
+class TrialResources(NamedTuple):
     """What each trial gets of a node."""
 
     cpus: int = 1
     gpus: float | None = None  # None: as many trials share one as there are cores for, up to a limit
 
 
-DEFAULT_SHARE = Share()
+DEFAULT_RESOURCES = TrialResources()
 
 
 class Cluster(NamedTuple):
@@ -64,20 +72,23 @@ class Cluster(NamedTuple):
     slots: int  # trials at once
     cpus: float  # of each trial
     gpus: float  # of each trial
-    avoided: Avoided | None = None
+    excluded: ExcludedNodes | None = None
+
+    def selector(self) -> dict[str, str]:
+        """Return what Ray is to require of a node's labels."""
+        return {} if self.excluded is None else self.excluded.selector()
 
     def request(self) -> tune.PlacementGroupFactory:
         """Return what a trial asks for."""
-        if self.avoided is not None:
-            return self.avoided.request(self.cpus, self.gpus)
-        return tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": self.gpus}])
+        labels = {"bundle_label_selector": [self.selector()]} if self.selector() else {}
+        return tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": self.gpus}], **labels)
 
 
 @contextlib.contextmanager
 def connect(
     address: str | None,
     folder: Path,
-    share: Share = DEFAULT_SHARE,
+    trial: TrialResources = DEFAULT_RESOURCES,
     cpus: int | None = None,
     say: Callable[[str], None] = lambda text: None,
     n_workers: int | None = None,
@@ -86,17 +97,17 @@ def connect(
 
     Args:
         folder: search folder, which every node must see.
-        share: what each trial gets of a node.
+        trial: what each trial gets of a node.
         cpus: cores of a local cluster; all where it is not given.
-        say: tells of nodes that are found to be out of order.
+        say: tells of nodes that turn out to be out of order.
         n_workers: nodes that a joined cluster may grow to; it stays as it is where this is not given.
     """
     with joined(address, cpus):
         if address is not None:
-            with growth.first_node(workers) if n_workers is not None else contextlib.nullcontext():
+            with wait_for_first_node(workers) if n_workers is not None else contextlib.nullcontext():
                 _check_nodes(folder)
-        room = growth.expected(workers(), n_workers)
-        yield offer(room, share)._replace(avoided=Avoided(workers, say))
+        allocated = allocate(expected_resources(workers(), n_workers), trial)
+        yield allocated._replace(excluded=ExcludedNodes(workers, say))
 
 
 @contextlib.contextmanager
@@ -107,37 +118,21 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
     for name in FORWARDED:
         if name in os.environ:
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
-    quiet: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "include_dashboard": False,
-    }
     # Ray lets in only who knows its token, and would leave a new one in the user's home for good.
     if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        with _own_handlers():
+        try:
             if address is None:
-                _begin(cpus, quiet)
+                _start(cpus)
             else:
-                _join(address, quiet)
+                _join(address)
+        except SystemExit as error:  # Ray's own answer to SIGTERM, which it takes when it starts
+            raise signals.Interrupted("SIGTERM") from error
         signals.keep_listening()
         yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Keep Ray from taking SIGTERM when it starts: the process would end with an exit code of Ray's."""
-    utils = ray._private.utils
-    theirs = utils.set_sigterm_handler
-    if signals.is_listening():
-        utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = theirs
 
 
 def resources() -> dict[str, float]:
@@ -145,66 +140,114 @@ def resources() -> dict[str, float]:
     return ray.cluster_resources()
 
 
-def _begin(cpus: int | None, quiet: dict[str, Any]) -> None:
+def _start(cpus: int | None) -> None:
     try:
         # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
-        ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE, **quiet)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            object_store_memory=OBJECT_STORE,
+            include_dashboard=False,
+            **QUIET,
+        )
     except Exception as error:  # a plain one, where one of its processes dies
         raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
 
 
-def _join(address: str, quiet: dict[str, Any]) -> None:
+def _join(address: str) -> None:
     variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    variables |= {told: os.environ[name] for name, told in FORWARDED.items() if name in os.environ}
-    del quiet["include_dashboard"]
+    variables |= {there: os.environ[here] for here, there in FORWARDED.items() if here in os.environ}
     try:
-        _knock(address)
-        ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
+        _check_port(address)
+        ray.init(address=address, runtime_env={"env_vars": variables}, **QUIET)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise MetabenchError(
-            f"--address {address}: no Ray cluster can be joined there ({error}); start one with "
+            f"address {address}: no Ray cluster can be joined there ({error}); start one with "
             "`ray start --head`, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if it wants a token, "
-            "or leave --address out to use this machine"
+            "or leave the address out to use this machine"
         ) from error
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Connect and hang up: Ray itself tries for minutes where nobody answers."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         raise ValueError("it must be auto or HOST:PORT")
-    socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    socket.create_connection((host, int(port)), timeout=PORT_TIMEOUT_SECONDS).close()
 
 
-def offer(resources: dict[str, float], share: Share = DEFAULT_SHARE) -> Cluster:
+@contextlib.contextmanager
+def wait_for_first_node(
+    nodes: Callable[[], Sequence[Any]],
+    timeout: float = FIRST_NODE_TIMEOUT_SECONDS,
+    poll: float = POLL_SECONDS,
+) -> Iterator[None]:
+    """Ask the autoscaler for a node where there is none, wait until it has joined, and keep it for a while.
+
+    Not for the whole search: the wish outlives a killed one, and would keep a node that nobody uses.
+    """
+    if nodes():
+        yield
+        return
+    request_resources(num_cpus=1)
+    try:
+        deadline = time.monotonic() + timeout
+        while not nodes():
+            if time.monotonic() > deadline:
+                raise MetabenchError(
+                    f"workers: the Ray cluster has no node for trials, and none came within {timeout:.0f} "
+                    "s; see `ray status` there for what its autoscaler waits for, or start a worker by hand"
+                )
+            time.sleep(poll)
+        yield
+    finally:
+        request_resources(num_cpus=0)
+
+
+def expected_resources(nodes: Sequence[dict[str, Any]], n_workers: int | None) -> dict[str, float]:
+    """Add up what a cluster has, or what it would have of as many nodes like its largest.
+
+    Args:
+        nodes: those for trials, as `ray.nodes()` lists them.
+        n_workers: how many there may be in the end; None for a cluster that stays as it is.
+    """
+    shapes = [(node["Resources"].get("GPU", 0.0), node["Resources"].get("CPU", 0.0)) for node in nodes]
+    gpus, cpus = (sum(shape[kind] for shape in shapes) for kind in (0, 1))
+    if n_workers is not None and shapes:
+        largest = max(shapes)
+        gpus, cpus = max(gpus, n_workers * largest[0]), max(cpus, n_workers * largest[1])
+    return {"CPU": cpus, "GPU": gpus}
+
+
+def allocate(resources: dict[str, float], trial: TrialResources = DEFAULT_RESOURCES) -> Cluster:
     """Divide what a cluster has among trials: cores, and GPUs or shares of them where there are any."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if cpus < share.cpus:
+    if cpus < trial.cpus:
         raise MetabenchError(
-            f"the cluster has {cpus} cores, and a trial takes {share.cpus}; add a worker node, or lower "
-            "--cpus-per-trial; of a cluster that grows, say by --workers how many nodes there may be"
+            f"the cluster has {cpus} cores, and a trial takes {trial.cpus}; add a worker node, or lower "
+            "cpus_per_trial; of a cluster that grows, say by workers how many nodes there may be"
         )
-    slots = cpus // share.cpus
-    if share.gpus == 0 or not (gpus or share.gpus):
-        return Cluster(slots=slots, cpus=share.cpus, gpus=0)
-    if share.gpus is None:
+    slots = cpus // trial.cpus
+    if trial.gpus == 0 or not (gpus or trial.gpus):
+        return Cluster(slots=slots, cpus=trial.cpus, gpus=0)
+    if trial.gpus is None:
         in_one = min(TRIALS_PER_GPU, max(1, slots // gpus))
-        return Cluster(slots=gpus * in_one, cpus=share.cpus, gpus=1 / in_one)
-    if share.gpus > 1 and share.gpus != int(share.gpus):
-        raise MetabenchError(f"--gpus-per-trial {share.gpus:g}: must be a share of one GPU or a whole number")
-    fit = int(gpus // share.gpus) if share.gpus >= 1 else gpus * int(1 / share.gpus)
+        return Cluster(slots=gpus * in_one, cpus=trial.cpus, gpus=1 / in_one)
+    if trial.gpus > 1 and trial.gpus != int(trial.gpus):
+        raise MetabenchError(f"gpus_per_trial={trial.gpus:g}: must be a share of one GPU or a whole number")
+    fit = int(gpus // trial.gpus) if trial.gpus >= 1 else gpus * int(1 / trial.gpus)
     if not fit:
-        raise MetabenchError(f"--gpus-per-trial {share.gpus:g}: the cluster has {gpus} GPUs")
-    return Cluster(slots=min(slots, fit), cpus=share.cpus, gpus=share.gpus)
+        raise MetabenchError(f"gpus_per_trial={trial.gpus:g}: the cluster has {gpus} GPUs")
+    return Cluster(slots=min(slots, fit), cpus=trial.cpus, gpus=trial.gpus)
 
 
-def settle() -> None:
+def adopt_driver_folders() -> None:
     """Take the driver's folders, in a worker on a node that has none of its own."""
-    for name, told in FORWARDED.items():
-        if told in os.environ:
-            os.environ.setdefault(name, os.environ[told])
+    for here, there in FORWARDED.items():
+        if there in os.environ:
+            os.environ.setdefault(here, os.environ[there])
 
 
 def workers() -> list[dict[str, Any]]:
@@ -224,16 +267,16 @@ def ask_each(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         ).remote(*arguments)
         for node in workers()
     }
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for node, reference in pending.items():
         try:
-            found[node] = ray.get(reference)
+            results[node] = ray.get(reference)
         except ray.exceptions.TaskUnschedulableError:
             continue
         except ray.exceptions.RayError as error:
             if any(other["NodeID"] == node for other in workers()):
-                found[node] = error
-    return found
+                results[node] = error
+    return results
 
 
 def describe() -> list[dict[str, Any]]:
@@ -250,12 +293,15 @@ def describe() -> list[dict[str, Any]]:
 
 def _check_nodes(folder: Path) -> None:
     """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
-    place = remote.place_of(folder)
-    found = ask_each(problem_of, place)
-    names = failures.names(workers())
-    blind = [f"{names.get(node, node[:8])}: {told}" for node, told in found.items() if told]
+    place = remote.canonical_url(folder)
+    names = node_names(workers())
+    blind = [
+        f"{names.get(node, node[:8])}: {problem}"
+        for node, problem in ask_each(problem_of, place).items()
+        if problem
+    ]
     if blind:
-        advice = "give --out on a file system that all share, or --storage"
+        advice = "choose a folder on a file system that all share, or object storage"
         if remote.is_url(place):
             advice = "a node needs its own credentials, by its environment or its role, and the library"
         raise MetabenchError(f"{place}: not seen by cluster node(s); {advice}:\n" + "\n".join(blind))
@@ -263,11 +309,11 @@ def _check_nodes(folder: Path) -> None:
 
 def problem_of(place: str) -> str:
     """Say, on a node, why a search folder cannot be seen from there; nothing where it can."""
-    settle()
+    adopt_driver_folders()
     if not remote.is_url(place):
         return "" if (Path(place) / files.SEARCH).exists() else "no such folder"
     try:
-        found = remote.Copy(Path(), place).read(files.SEARCH)
+        record = remote.Mirror(Path(), place).read(files.SEARCH)
     except MetabenchError as error:
         return str(error)
-    return "no such folder" if found is None else ""
+    return "no such folder" if record is None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -9,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.air._internal import usage
 from ray.tune.error import TuneError
 
 from metabench.core import MetabenchError, signals
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import Ledger
+from metabench.search.journal.rule import choose_top, scalars
 from metabench.search.progress.watch import Watch
 from metabench.search.propose import warm
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray.asha import RungScheduler, choose_top, scalars
 from metabench.search.ray.cluster import Cluster
-from metabench.search.ray.failures import Attempts
-from metabench.search.ray.reevaluation import Desk
+from metabench.search.ray.failures import RetryPolicy
+from metabench.search.ray.reevaluation import ReevaluationActor
+from metabench.search.ray.scheduler import RungScheduler
+from metabench.search.ray.searcher import TuneSearcher
 from metabench.search.ray.worker import run_trial
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
@@ -48,44 +50,70 @@ def explore(
 ) -> None:
     """Run what is left of every algorithm's trials."""
     endings = Endings(ledger, watch)
-    attempts = Attempts(ledger, watch.say)
+    retries = RetryPolicy()
     ledger.gpus = cluster.gpus
     for _ in range(ROUNDS + (space.budget.scheduler == "top_k")):
         for algorithm in space.algorithms:
-            for name in choose_top(ledger, space.budget, algorithm, spaces.n_trials(space, algorithm)):
+            for name in choose_top(ledger, space.budget, algorithm, spaces.of(space, algorithm).n_trials):
                 endings.ended(name)
-        searcher = FairSearcher(space, ledger, seed, warm.known(folder))
+        searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder))
         if not searcher.remaining():
             return
-        _fit(folder, space, searcher, cluster, endings, attempts, trainable)
+        _fit(folder, searcher, cluster, endings, retries, trainable)
         while not searcher.left and searcher.remaining():
-            _fit(folder, space, searcher, cluster, endings, attempts, trainable)
+            _fit(folder, searcher, cluster, endings, retries, trainable)
     lost = ", ".join(trial.name for trial in ledger.unfinished())
     raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
 
 
 def _fit(
     folder: Path,
-    space: SearchSpace,
     searcher: FairSearcher,
     cluster: Cluster,
     endings: Endings,
-    attempts: Attempts,
+    retries: RetryPolicy,
     trainable: Callable[..., None],
 ) -> None:
+    """Run Tune once over what is left, or as much of it as one start of Tune may run."""
+    space = searcher.space
     searcher.start_round(ROUND_TRIALS * cluster.slots)
+    endings.searcher = searcher
     # Ray's own notes on what has ended; nobody reads them.
     shutil.rmtree(folder / files.RAY, ignore_errors=True)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told, and written down, here
-    desk = None if space.budget.borderline_tasks is None else Desk()
-    given = {"place": remote.place_of(folder), "space": space.model_dump(mode="json")}
-    bound = tune.with_parameters(trainable, **given, **({} if desk is None else {"desk": desk}))
-    tuner = tune.Tuner(
-        # Asked for each trial, since nodes may be found to be out of order.
-        tune.with_resources(bound, lambda config: cluster.request()),
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is said, and written down, here
+    actor = None if space.budget.borderline_tasks is None else ReevaluationActor()
+    bound = tune.with_parameters(
+        trainable,
+        place=remote.canonical_url(folder),
+        space=space.model_dump(mode="json"),
+        **({} if actor is None else {"reevaluation": actor}),
+    )
+    say = endings.watch.say
+    scheduler = RungScheduler(searcher.ledger, space.budget, actor, retries, cluster.excluded, say)
+    _without_usage()
+    try:
+        _tuner(folder, bound, cluster, TuneSearcher(searcher), scheduler, endings).fit()
+    except TuneError as error:
+        raise _cause(error) from None
+    searcher.catch_up()
+    if actor is not None:
+        actor.close()
+
+
+def _tuner(
+    folder: Path,
+    trainable: Any,
+    cluster: Cluster,
+    searcher: TuneSearcher,
+    scheduler: RungScheduler,
+    endings: Endings,
+) -> tune.Tuner:
+    return tune.Tuner(
+        # Asked for each trial, since nodes may turn out to be out of order.
+        tune.with_resources(trainable, lambda config: cluster.request()),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=RungScheduler(searcher.ledger, space.budget, desk, attempts, cluster.avoided),
+            scheduler=scheduler,
             num_samples=-1,  # the searcher says when all is done: what a dead worker left is handed out again
             max_concurrent_trials=cluster.slots,
             reuse_actors=True,
@@ -95,27 +123,29 @@ def _fit(
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=str((folder / files.RAY).absolute()),
-            callbacks=[endings, Lost(searcher)],
+            callbacks=[endings],
             verbose=0,
         ),
     )
-    # For its report of usage, which is off, Ray would import every logger that is installed: seconds a start.
-    usage.tag_callbacks = lambda callbacks: False
-    try:
-        tuner.fit()
-    except TuneError as error:
-        raise _cause(error) from None
-    searcher.catch_up()
-    if desk is not None:
-        desk.close()
+
+
+def _without_usage() -> None:
+    """Keep Tune from its report of usage, which is off: it imports every logger that is installed.
+
+    That costs seconds a start and nothing else, so a Ray that keeps this elsewhere is as good.
+    """
+    with contextlib.suppress(ImportError):
+        from ray.air._internal import usage
+
+        usage.tag_callbacks = lambda callbacks: False
 
 
 def _cause(error: BaseException) -> BaseException:
     """Return what Tune has made its own error of: of what we raise while it asks us, it keeps the text."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, MetabenchError | OSError):
-        found = found.__cause__ or found.__context__
-    return error if found is None else found
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MetabenchError | OSError):
+        cause = cause.__cause__ or cause.__context__
+    return error if cause is None else cause
 
 
 def _name(trial: Any) -> str:
@@ -123,18 +153,26 @@ def _name(trial: Any) -> str:
 
 
 class Endings(tune.Callback):
-    """Keep the watchers informed."""
+    """Keep the watchers informed, and the searcher of what Tune lost."""
 
     def __init__(self, ledger: Ledger, watch: Watch) -> None:
         self.ledger = ledger
         self.watch = watch
+        self.searcher: FairSearcher | None = None
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Listen to signals again: Tune takes SIGUSR1 for itself when it starts."""
+        """Listen to signals again, as Tune takes SIGUSR1 for itself when it starts, and look what runs.
+
+        What Tune lost without a word is handed out again: the searcher would wait for it for ever.
+        """
         if iteration <= 1:
             signals.keep_listening()
         signals.check()
         self.watch.catch_up(self.ledger)
+        # Who runs stands near the end.
+        if self.searcher is not None and all(trial.is_finished() for trial in reversed(trials)):
+            for trial_id in list(self.searcher.handed):
+                self.searcher.hand_back(trial_id)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts."""
@@ -166,21 +204,8 @@ class Endings(tune.Callback):
         # And only now: TensorBoard leaves a file for good once there is a newer one, so that a file for
         # each decision would hide what the trial goes on to write.
         events = Events(self.ledger.folder / files.TENSORBOARD / trial.algorithm / name)
-        for seen, basis in trial.bases.items():
-            events.scalars(seen, scalars(basis, self.ledger.objective.sign))
+        for seen, details in trial.details.items():
+            events.scalars(seen, scalars(details, self.ledger.objective.sign))
         events.end(str(trial.status))
         events.close()
         self.watch.ended(self.ledger, name)
-
-
-class Lost(tune.Callback):
-    """Have what Tune lost without a word handed out again, for which the searcher would wait for ever."""
-
-    def __init__(self, searcher: FairSearcher) -> None:
-        self.searcher = searcher
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look whether anything runs."""
-        if all(trial.is_finished() for trial in reversed(trials)):  # who runs is found soonest from the end
-            for trial_id in list(self.searcher.handed):
-                self.searcher.on_trial_complete(trial_id)

@@ -9,15 +9,18 @@ import ray
 
 from metabench.core import OutOfOrder, signals
 from metabench.search.ray.cluster import Cluster
-from metabench.search.ray.failures import GOES_ON, MAX_FAILURES
+from metabench.search.ray.failures import GOES_ON, RetryPolicy
 
 
 class Outcome(NamedTuple):
     """What became of a job on its node."""
 
-    result: Any
-    problem: str  # what is out of order there, so that nothing came of it
-    node: str
+    result: Any = None
+    problem: str = ""  # what is out of order there, so that nothing came of it
+    node: str = ""
+    error: str = ""
+    is_death: bool = False  # of its worker
+    is_node_death: bool = False  # which says nothing of the job
 
 
 def run_all(
@@ -36,7 +39,7 @@ def run_all(
         done: called with name and result as each job ends well.
         progress: tells how far a job has got that goes on where it was when it is started again.
     """
-    failures: dict[tuple[str, int], int] = {}
+    retries = RetryPolicy()
     pending = {_start(function, jobs[name], cluster): name for name in jobs}
     errors = {}
     while pending:
@@ -45,40 +48,39 @@ def run_all(
         if not ready:
             continue
         name = pending.pop(ready[0])
-        try:
-            outcome = Outcome(*ray.get(ready[0]))
-        except ray.exceptions.RayTaskError as error:
-            errors[name] = str(error)
-        except ray.exceptions.LocalRayletDiedError as error:
-            raise OutOfOrder(f"Ray is lost on this machine. {GOES_ON}") from error
-        except ray.exceptions.NodeDiedError:
-            pending[_start(function, jobs[name], cluster)] = name  # which says nothing of the job
-        except ray.exceptions.RayError as error:
-            key = (name, progress(name))
-            failures[key] = failures.get(key, 0) + 1
-            if failures[key] > MAX_FAILURES:
-                errors[name] = str(error)
-            else:
-                pending[_start(function, jobs[name], cluster)] = name
-        else:
-            if not outcome.problem:
+        outcome = _outcome(ready[0])
+        if outcome.problem:
+            if cluster.excluded is None:
+                raise OutOfOrder(outcome.problem)
+            cluster.excluded.add(outcome.node, outcome.problem)
+        elif not outcome.is_node_death:
+            if not outcome.error:
                 done(name, outcome.result)
                 continue
-            _avoid(cluster, outcome)
-            pending[_start(function, jobs[name], cluster)] = name
+            if not outcome.is_death or not retries.is_allowed(name, progress(name)):
+                errors[name] = outcome.error
+                continue
+        pending[_start(function, jobs[name], cluster)] = name
     return errors
 
 
-def _avoid(cluster: Cluster, outcome: Outcome) -> None:
-    if cluster.avoided is None:
-        raise OutOfOrder(outcome.problem)
-    cluster.avoided.add(outcome.node, outcome.problem)
+def _outcome(reference: Any) -> Outcome:
+    try:
+        outcome: Outcome = ray.get(reference)
+        return outcome
+    except ray.exceptions.RayTaskError as error:
+        return Outcome(error=str(error))
+    except ray.exceptions.LocalRayletDiedError as error:
+        raise OutOfOrder(f"Ray is lost on this machine. {GOES_ON}") from error
+    except ray.exceptions.NodeDiedError:
+        return Outcome(is_node_death=True)
+    except ray.exceptions.RayError as error:
+        return Outcome(error=str(error), is_death=True)
 
 
 def _start(function: Callable[..., Any], arguments: tuple[Any, ...], cluster: Cluster) -> Any:
-    labels = {} if cluster.avoided is None else cluster.avoided.selector()
     remote = ray.remote(attempt).options(
-        num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=0, label_selector=labels
+        num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=0, label_selector=cluster.selector()
     )
     return remote.remote(function, arguments)
 

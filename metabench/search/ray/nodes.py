@@ -11,15 +11,16 @@ from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import cache as _cache
-from metabench.search.ray import cluster, failures
+from metabench.search.ray.cluster import adopt_driver_folders, ask_each, workers
+from metabench.search.ray.failures import node_names
 
 
-class Found(NamedTuple):
+class NodeData(NamedTuple):
     """What a node says of the data there."""
 
-    fingerprint: str  # empty where there is a problem
-    problem: str
-    root: str  # METABENCH_DATA
+    fingerprint: str = ""  # empty where there is a problem
+    problem: str = ""
+    root: str = ""  # METABENCH_DATA
 
 
 def needs(task: TaskConfig, name: str, kept: Sequence[Path]) -> str:
@@ -33,12 +34,12 @@ def needs(task: TaskConfig, name: str, kept: Sequence[Path]) -> str:
     files = "no files"
     if sources:
         place = sources[0] if len(sources) == 1 else sources[0].parent
-        files = f"{_size(_bytes_of(sources))} of files in {place}{_given('METABENCH_DATA')}"
-    cache = f"{_size(_bytes_of(kept))} decoded in {_cache.folder()}{_given('METABENCH_CACHE')}"
+        files = f"{_size(_bytes_of(sources))} of files in {place}{_variable('METABENCH_DATA')}"
+    cache = f"{_size(_bytes_of(kept))} decoded in {_cache.folder()}{_variable('METABENCH_CACHE')}"
     return f"each node needs {name}: {files}, {cache if kept else 'nothing in the cache'}"
 
 
-def _given(variable: str) -> str:
+def _variable(variable: str) -> str:
     return f" ({variable})" if os.environ.get(variable) else f" ({variable} is not set)"
 
 
@@ -66,42 +67,41 @@ def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | No
     """
     if address is None:
         return
-    names = failures.names(cluster.workers())
+    names = node_names(workers())
     problems = []
-    for node, told in cluster.ask_each(look, task.model_dump(mode="json"), fetch).items():
+    for node, there in ask_each(look, task.model_dump(mode="json"), fetch).items():
         name = names.get(node, node[:8])
-        if isinstance(told, Exception):
-            told = ("", str(told).strip().splitlines()[-1], "")
-        found = Found(*told)
-        if found.problem:
-            problems.append(f"node {name}: {found.problem}")
-        elif found.fingerprint != splits.fingerprint:
+        if isinstance(there, Exception):
+            there = NodeData(problem=str(there).strip().splitlines()[-1])
+        if there.problem:
+            problems.append(f"node {name}: {there.problem}")
+        elif there.fingerprint != splits.fingerprint:
             problems.append(
-                f"node {name}: other data than here: fingerprint {found.fingerprint[:12]} there, "
-                f"{splits.fingerprint[:12]} here; METABENCH_DATA={found.root!r} there"
+                f"node {name}: other data than here: fingerprint {there.fingerprint[:12]} there, "
+                f"{splits.fingerprint[:12]} here; METABENCH_DATA={there.root!r} there"
             )
     if problems:
         raise MetabenchError("\n".join([*problems, _advice(task)]))
 
 
-def look(task: dict[str, Any], fetch: str | None = None) -> tuple[str, str, str]:
-    """Load the data in a worker on a node; return what `Found` holds."""
-    cluster.settle()
+def look(task: dict[str, Any], fetch: str | None = None) -> NodeData:
+    """Load the data in a worker on a node."""
+    adopt_driver_folders()
     root = os.environ.get("METABENCH_DATA", "")
     described = TaskConfig.model_validate(task)
     try:
         if fetch is not None:
-            data.obtain(described, fetch)
-        return data.load(described).fingerprint, "", root
+            data.download(described, fetch)
+        return NodeData(data.load(described).fingerprint, root=root)
     except MetabenchError as error:
-        return "", str(error), root
+        return NodeData(problem=str(error), root=root)
 
 
 def _advice(task: TaskConfig) -> str:
     fetch = ""
     if data.get(task.dataset).fetch is not None:
-        fetch = f", or run `metabench datasets fetch {task.dataset}` there, or search with --fetch official"
+        fetch = f", or run `metabench datasets fetch {task.dataset}` there, or search with fetch=official"
     return (
-        "To mend it, put the same files there, or set METABENCH_DATA to storage that all nodes share "
+        "To fix it, put the same files there, or set METABENCH_DATA to storage that all nodes share "
         f"(on a node, before `ray start`; else yours is taken){fetch}"
     )

@@ -1,8 +1,8 @@
-"""A second look at trials whose decision is within the noise: more validation tasks before it is made.
+"""More validation tasks for trials whose decision is within the noise, before it is made.
 
 Tune's `report` answers nothing but stop, so the driver leaves its answer with an actor before it lets a
-trial go on, and the trial asks there. A crash loses nothing: the doubt stands in the journal, and whoever
-tells the same report again gets the same answer.
+trial go on, and the trial asks there. A crash loses nothing: that a trial is borderline stands in the
+journal, and whoever sends the same report again gets the same answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metabench.training import evaluate, loop
 
 
 class Answers:
-    """What the driver answered to each trial's last report: whether to look again."""
+    """What the driver answered to each trial's last report: whether to validate again."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, bool]] = {}
@@ -39,7 +39,7 @@ class Answers:
         return is_wanted
 
 
-class Desk:
+class ReevaluationActor:
     """The answers, where driver and workers reach them."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Desk:
         ray.kill(self._actor)
 
 
-def look_again(
+def reevaluate(
     run: RunConfig, splits: Splits, device: str, n_tasks: int, state: loop.State, line: dict[str, Any]
 ) -> dict[str, Any]:
     """Return a report with the scores of more tasks of its pool beside those that it has.
@@ -74,16 +74,12 @@ def look_again(
     begun = time.perf_counter()
     learner = loop.build(run, splits)
     tasks = frozen.frozen(splits, "meta_validation", run.task, n_tasks, "search")
-    found = evaluate.evaluate(
-        learner.algorithm,
-        learner.net,
-        state.meta,
-        state.buffers,
-        learner.h,
-        splits.meta_validation.images.to(torch.device(device)),
-        frozen.rest(tasks, run.validation_tasks),
+    images = splits.meta_validation.images.to(torch.device(device))
+    rest = frozen.rest(tasks, run.validation_tasks)
+    evaluated = evaluate.evaluate(
+        learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, rest
     )
-    scores = [*line["val_scores"], *(learner.net.objective.sign * found.score).round(6).tolist()]
+    scores = [*line["val_scores"], *(learner.net.objective.sign * evaluated.score).round(6).tolist()]
     mean, seconds = statistics.fmean(scores), time.perf_counter() - begun
     return {
         **line,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from metabench.core import MetabenchError, Objective
 from metabench.core.config import SearchSpace, problems
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, Ledger, Trial
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, Ledger, Trial, look
 from metabench.search.propose import warm
 from metabench.storage import files
 
@@ -27,9 +27,6 @@ FORMAT = 1
 
 ALPHABET = "".join(character for character in string.printable[:94] if character not in '"\\')
 """A count of right answers is one character of this, so that a task takes one byte of a file."""
-
-Ending = Literal["whole", "diverged", "failed", "cut"]
-"""How a curve ends: at the full budget, where a number was not finite, by a crash, or cut off before."""
 
 
 class Point(NamedTuple):
@@ -48,7 +45,7 @@ class Curve(NamedTuple):
     name: str
     sampled: dict[str, Any]
     points: tuple[Point, ...]
-    ending: Ending
+    status: str | None  # a trial's: complete, diverged or failed where it ended so; any other was cut off
 
 
 class Recording(NamedTuple):
@@ -61,7 +58,7 @@ class Recording(NamedTuple):
     n_tasks: int  # validation tasks of each point
     is_per_task: bool
     fingerprint: str  # of the data
-    known: Mapping[str, Any]  # algorithms to trials of an earlier search that this one was started with
+    earlier: Mapping[str, Any]  # algorithms to trials of an earlier search that this one was started with
 
 
 def pack(scores: Sequence[float], n_queries: int | None) -> str | list[float]:
@@ -93,9 +90,8 @@ def read(paths: Sequence[Path]) -> Recording:
     twice = sorted({str(path) for path in paths if paths.count(path) > 1})
     if twice:
         raise MetabenchError(f"{', '.join(twice)}: given twice; every curve can be played once")
-    found = [_read_folder(path) if path.is_dir() else _read_file(path) for path in paths]
-    first, *others = found
-    curves = dict(first.curves)
+    first, *others = [_read_folder(path) if path.is_dir() else _read_file(path) for path in paths]
+    blocks, curves = dict(first.space.algorithms), dict(first.curves)
     for path, other in zip(paths[1:], others, strict=True):
         different = [key for key, value in _common(first).items() if _common(other)[key] != value]
         if different:
@@ -103,14 +99,13 @@ def read(paths: Sequence[Path]) -> Recording:
                 f"{path}: differs from {paths[0]} in {', '.join(different)}; curves that are played together "
                 "must have these in common, so simulate them one by one"
             )
-        for algorithm, own in other.curves.items():
+        blocks |= other.space.algorithms
+        for algorithm, more in other.curves.items():
             if algorithm in curves:
-                own = tuple(curve._replace(name=f"{path}/{curve.name}") for curve in own)
-            curves[algorithm] = (*curves.get(algorithm, ()), *own)
-    blocks = {name: block for one in found for name, block in one.space.algorithms.items()}
-    known = first.known if not others else {}
+                more = tuple(curve._replace(name=f"{path}/{curve.name}") for curve in more)
+            curves[algorithm] = (*curves.get(algorithm, ()), *more)
     space = first.space.model_copy(update={"algorithms": blocks})
-    return first._replace(space=space, curves=curves, known=known)
+    return first._replace(space=space, curves=curves, earlier={} if others else first.earlier)
 
 
 def _common(recording: Recording) -> dict[str, Any]:
@@ -129,40 +124,41 @@ def _read_file(path: Path) -> Recording:
         header, *lines = files.read_lines(path)
         if header["curves"] != FORMAT:
             raise MetabenchError(f"{path}: has format {header['curves']}; this version reads {FORMAT}")
-        space = SearchSpace.model_validate(header["space"])
-        objective = OBJECTIVES[header["kind"]]
-        curves = tuple(_curve(line, header, objective, space.budget.tasks) for line in lines)
-        points = tuple(header["points"])
-        n_tasks, fingerprint = int(header["validation_tasks"]), str(header["data_fingerprint"])
+        space, objective = SearchSpace.model_validate(header["space"]), OBJECTIVES[header["kind"]]
+        recording = Recording(
+            space,
+            objective,
+            {header["algorithm"]: tuple(_curve(line, header, objective.sign, space) for line in lines)},
+            tuple(header["points"]),
+            int(header["validation_tasks"]),
+            True,
+            str(header["data_fingerprint"]),
+            {},
+        )
     except (KeyError, IndexError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise MetabenchError(
             f"{path}: is no file of curves ({_brief(error)}); record one with benchmarks/curves.py, or give "
             "the folder of a search"
         ) from None
-    if not curves:
+    if not lines:
         raise MetabenchError(f"{path}: holds no setting yet; let benchmarks/curves.py finish one")
-    own = {header["algorithm"]: curves}
-    return Recording(space, objective, own, points, n_tasks, True, fingerprint, {})
+    return recording
 
 
-def _curve(line: dict[str, Any], header: dict[str, Any], objective: Objective, tasks: int) -> Curve:
-    points = []
+def _curve(line: dict[str, Any], header: dict[str, Any], sign: int, space: SearchSpace) -> Curve:
+    points, status = [], None
     for report in line["reports"]:
         point = Point(report["tasks_seen"], report["seconds"], report.get("val_seconds", 0.0), None)
+        status = COMPLETE if point.tasks_seen == space.budget.tasks else None
         if report["finite"]:
-            scores = [objective.sign * score for score in unpack(report["scores"], header["queries"])]
+            scores = [sign * score for score in unpack(report["scores"], header["queries"])]
             if len(scores) != header["validation_tasks"]:
                 raise ValueError(f"setting {line['number']} has scores of {len(scores)} tasks")
             point = point._replace(score=sum(scores) / len(scores), per_task=tuple(scores))
+        else:
+            status = DIVERGED
         points.append(point)
-    name = f"{header['algorithm']}-{line['number']:03d}"
-    return Curve(name, line["sampled"], tuple(points), _ending(points, tasks))
-
-
-def _ending(points: Sequence[Point], tasks: int) -> Ending:
-    if points and points[-1].score is None:
-        return "diverged"
-    return "whole" if points and points[-1].tasks_seen == tasks else "cut"
+    return Curve(f"{header['algorithm']}-{line['number']:03d}", line["sampled"], tuple(points), status)
 
 
 def _brief(error: Exception) -> str:
@@ -183,26 +179,23 @@ def _read_folder(folder: Path) -> Recording:
             f"{folder}: its {files.SEARCH} is not one that this version reads ({_brief(error)}); simulate a "
             "search of this version"
         ) from None
-    objective = OBJECTIVES[data.get(space.task.dataset).kind]
-    ledger = Ledger(folder, 0, objective, is_driver=False)
-    n_tasks = space.budget.validation_tasks
+    ledger, n_tasks = look(folder), space.budget.validation_tasks
     curves: dict[str, tuple[Curve, ...]] = {}
     for trial in ledger.trials.values():
         if trial.reports or trial.status is not None:
-            own = curves.get(trial.algorithm, ())
-            curves[trial.algorithm] = (*own, _trial(ledger, trial, n_tasks))
+            curves[trial.algorithm] = (*curves.get(trial.algorithm, ()), _trial(ledger, trial, n_tasks))
     if not curves:
         raise MetabenchError(f"{folder}: no trial has reported yet; wait for one, or simulate another")
-    points = [point for own in curves.values() for curve in own for point in curve.points]
+    points = [point for each in curves.values() for curve in each for point in curve.points]
     return Recording(
         space.model_copy(update={"algorithms": {name: space.algorithms[name] for name in curves}}),
-        objective,
+        OBJECTIVES[data.get(space.task.dataset).kind],
         curves,
         tuple(spaces.rungs(space.budget)),
         n_tasks,
         all(len(point.per_task) == n_tasks for point in points if point.score is not None),
         fingerprint,
-        warm.known(folder),
+        warm.earlier_trials(folder),
     )
 
 
@@ -213,5 +206,4 @@ def _trial(ledger: Ledger, trial: Trial, n_tasks: int) -> Curve:
         seen, score = report["tasks_seen"], report["val_score"] if report["finite"] else None
         per_task = () if score is None else tuple(ledger.task_scores(trial.name, seen)[:n_tasks])
         points.append(Point(seen, report["seconds"] - again, 0.0, score, per_task))
-    endings: dict[str | None, Ending] = {COMPLETE: "whole", DIVERGED: "diverged", FAILED: "failed"}
-    return Curve(trial.name, trial.sampled, tuple(points), endings.get(trial.status, "cut"))
+    return Curve(trial.name, trial.sampled, tuple(points), trial.status)

@@ -9,10 +9,9 @@ from typing import Any
 
 from metabench import stats
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED
-from metabench.search.replay.curves import Recording
-from metabench.search.replay.histories import Replay
+from metabench.search.replay.curves import Curve, Recording
 from metabench.search.replay.scenario import Scenario
-from metabench.search.replay.simulate import CENSORED, legs
+from metabench.search.replay.simulate import CENSORED, Replay, legs
 
 COUNTS = (COMPLETE, PRUNED, DIVERGED, FAILED, CENSORED)
 
@@ -31,8 +30,9 @@ MEASURED = (
 
 def true_scores(recording: Recording, scenario: Scenario, algorithm: str) -> dict[str, float | None]:
     """Return each setting's score at the full budget, on every recorded task; None: not recorded."""
+    tasks = scenario.space.budget.tasks
     return {
-        curve.name: next((one.score for one in curve.points if one.tasks_seen == scenario.rungs[-1]), None)
+        curve.name: next((point.score for point in curve.points if point.tasks_seen == tasks), None)
         for curve in recording.curves[algorithm]
     }
 
@@ -49,39 +49,37 @@ def outcome(
         `tasks_to_best` and `seconds_to_best` are what was spent on the algorithm by the first moment when the
         incumbent was such a one; None where none ever was. `shortfall` is of the last incumbent.
     """
-    true = true_scores(recording, scenario, algorithm)
-    known = {name: value for name, value in true.items() if value is not None}
-    best = max(known.values(), default=math.nan)
-    played = replay.played[algorithm]
-    found = played.incumbents[-1].curve if played.incumbents else None
-    score = None if found is None else true[found]
-    good = {name for name, value in known.items() if value >= best - within}
-    first = next((one for one in played.incumbents if one.curve in good), None)
-    ends = Counter(played.endings)
+    scores = true_scores(recording, scenario, algorithm)
+    recorded = {name: score for name, score in scores.items() if score is not None}
+    best = max(recorded.values(), default=math.nan)
+    good = {name for name, score in recorded.items() if score >= best - within}
+    incumbents, trials = replay.incumbents[algorithm], replay.ledger.of(algorithm)
+    first = next((one for one in incumbents if one.curve in good), None)
+    last = incumbents[-1].curve if incumbents else None
+    score = None if last is None else scores[last]
+    endings = Counter(map(replay.ending_of, trials))
+    distances = replay.studies[algorithm].distances
     return {
         "algorithm": algorithm,
-        "trials": len(played.curves),
-        **{name: ends[name] for name in COUNTS},
-        "tasks": played.tasks,
-        "seconds": played.seconds,
-        "full_seconds": _without_stopping(recording, scenario, algorithm, played.curves),
+        "trials": len(trials),
+        **{status: endings[status] for status in COUNTS},
+        "tasks": replay.ledger.tasks(algorithm),
+        "seconds": replay.seconds[algorithm],
+        "full_seconds": _without_stopping(recording, scenario, [*map(replay.curve_of, trials)]),
         "time": replay.time,
-        "found": found,
+        "found": last,
         "score": score,
-        "best": best if known else None,
+        "best": best if recorded else None,
         "shortfall": None if score is None else best - score,
         "tasks_to_best": None if first is None else first.tasks,
         "seconds_to_best": None if first is None else first.seconds,
-        "distance": played.distance,
+        "distance": math.fsum(distances) / max(1, len(distances)),
     }
 
 
-def _without_stopping(
-    recording: Recording, scenario: Scenario, algorithm: str, played: Sequence[str]
-) -> float | None:
-    """Return the seconds of the settings that were played, validated once; None where some were cut off."""
-    curves = [curve for curve in recording.curves[algorithm] if curve.name in played]
-    if any(curve.ending in ("cut", "failed") for curve in curves):
+def _without_stopping(recording: Recording, scenario: Scenario, curves: Sequence[Curve]) -> float | None:
+    """Return the seconds of settings that were played, validated once; None where some were cut off."""
+    if any(curve.status not in (COMPLETE, DIVERGED) for curve in curves):
         return None
     once = scenario.space.budget.model_copy(update={"rungs": scenario.rungs[-1:]})
     return math.fsum(leg.seconds for curve in curves for leg in legs(curve, once, recording.n_tasks))

@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from metabench.core.config import Choices, Range, SearchSpace
+from metabench.core.config import Choices, Range
 from metabench.search.propose import samplers
 from metabench.search.propose.searcher import Study
 from metabench.search.replay.curves import Curve
-
-
-@dataclass
-class Deck:
-    """The recorded settings of an algorithm: those still to be played, and those that were."""
-
-    waiting: list[Curve]
-    played: list[Curve] = field(default_factory=list)  # by number of the trial
-    distances: list[float] = field(default_factory=list)  # from each proposal to what played it
-
-    def draw(self, parameters: Mapping[str, Any], proposed: Mapping[str, Any] | None) -> Curve:
-        """Take the setting nearest to a proposal, or without one the first, off the deck."""
-        near = [0.0]
-        if proposed is not None:
-            near = [distance(parameters, proposed, curve.sampled) for curve in self.waiting]
-        nearest = min(range(len(near)), key=near.__getitem__)
-        self.distances.append(near[nearest])
-        self.played.append(self.waiting.pop(nearest))
-        return self.played[-1]
 
 
 class RecordedStudy(Study):
@@ -38,28 +18,24 @@ class RecordedStudy(Study):
     The sampler is told the setting that was played, not the one that it proposed.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        algorithm: str,
-        seed: int,
-        known: Sequence[Mapping[str, Any]] = (),
-        *,
-        deck: Deck,
-        is_in_order: bool,
-    ) -> None:
-        """Draw from a deck, by what the sampler proposes or in the recorded order."""
-        super().__init__(space, algorithm, seed, known)
-        self.deck = deck
+    def __init__(self, *args: Any, curves: Sequence[Curve], is_in_order: bool) -> None:
+        """Play some curves, by what the sampler proposes or in the recorded order."""
+        super().__init__(*args)
+        self.waiting = list(curves)
+        self.played: list[Curve] = []  # by number of the trial
+        self.distances: list[float] = []  # from each proposal to what played it
         self.is_in_order = is_in_order
 
     def propose(self) -> dict[str, Any]:
-        """Propose a recorded setting."""
-        number = len(self.asked)
-        proposed = None
+        """Propose the recorded setting nearest to the sampler's proposal, or in the recorded order."""
+        number, away = len(self.asked), [0.0]
         if not self.is_in_order:
             proposed = self.first[number] if number < len(self.first) else self._proposal(number)
-        return self.repeat(self.deck.draw(self.parameters, proposed).sampled)
+            away = [distance(self.its.parameters, proposed, curve.sampled) for curve in self.waiting]
+        nearest = min(range(len(away)), key=away.__getitem__)
+        self.distances.append(away[nearest])
+        self.played.append(self.waiting.pop(nearest))
+        return self.repeat(self.played[-1].sampled)
 
     def _proposal(self, number: int) -> dict[str, Any]:
         """Ask a copy what the sampler would try: the study itself is asked for what is played."""

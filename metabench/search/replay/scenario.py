@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from metabench.cli.flags import validated
 from metabench.core import MetabenchError
 from metabench.core.config import BudgetConfig, SearchSpace
 from metabench.search import space as spaces
@@ -36,77 +35,77 @@ def describe(recording: Recording, changes: Mapping[str, Any], workers: int = 1)
     """Describe the search to replay.
 
     Args:
-        changes: fields of the budget to change; None leaves one as it was recorded. The grace keeps its share
+        changes: settings of the budget by name; None leaves one as it was recorded. The grace keeps its share
             of the tasks, as it does in a search; `seconds` make seconds the unit.
     """
-    given = {name: value for name, value in changes.items() if value is not None}
-    is_in_order = given.get("sampler") == RECORDED
-    notes = []
-    budget = recording.space.budget
-    values = {**budget.model_dump(), **_implied(recording, given)}
+    changed = {name: value for name, value in changes.items() if value is not None}
+    is_in_order = changed.get("sampler") == RECORDED
     if is_in_order:
-        values["sampler"] = "random"  # is never asked
-    more = budget.borderline_tasks
-    if more is not None and "borderline_tasks" not in given:
-        if not recording.is_per_task or more > recording.n_tasks:
-            notes.append(f"no second look at {more} tasks: not every trial's were recorded")
-            values["borderline_tasks"] = None
-        elif values["scheduler"] != "asha":
-            values["borderline_tasks"] = None
-    wanted = validated(BudgetConfig, values)
-    _check(recording, wanted, workers, is_in_order)
-    moved = [(rung, _nearest(recording.points, rung)) for rung in spaces.rungs(wanted)]
-    rungs = sorted({point for _, point in moved})
-    wanted = wanted.model_copy(update={"rungs": rungs, "tasks": rungs[-1]})
-    space = recording.space.model_copy(update={"budget": wanted})
-    elsewhere = tuple((asked, used) for asked, used in moved if asked != used)
-    return Scenario(space, elsewhere, workers, is_in_order, tuple(notes))
+        changed["sampler"] = "random"  # is never asked
+    if "seconds" in changed:
+        changed["unit"] = "seconds"
+    recorded, notes = _recorded_budget(recording, changed)
+    budget = spaces.override(recording.space.model_copy(update={"budget": recorded}), **changed).budget
+    wrong = _problems(recording, budget, workers, is_in_order)
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    nearest = {rung: _nearest(recording.points, rung) for rung in spaces.rungs(budget)}
+    rungs = sorted(set(nearest.values()))
+    budget = budget.model_copy(update={"rungs": rungs, "tasks": rungs[-1]})
+    space = recording.space.model_copy(update={"budget": budget})
+    moved = tuple((rung, point) for rung, point in nearest.items() if rung != point)
+    return Scenario(space, moved, workers, is_in_order, notes)
 
 
-def _implied(recording: Recording, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what changes with what was given."""
-    budget = recording.space.budget
-    values = dict(given)
-    if values.keys() & {"tasks", "grace", "reduction_factor", "scheduler"}:
+def _recorded_budget(
+    recording: Recording, changed: Mapping[str, Any]
+) -> tuple[BudgetConfig, tuple[str, ...]]:
+    """Return the recorded budget without what some changes, or too few scores, make meaningless."""
+    budget, notes = recording.space.budget, []
+    values: dict[str, Any] = {
+        "trials": min(budget.trials, *map(len, recording.curves.values())),
+        "validation_tasks": min(budget.validation_tasks, recording.n_tasks),
+    }
+    if changed.keys() & {"tasks", "grace", "reduction_factor", "scheduler"}:
         values["rungs"] = None
-    if "tasks" in values and "grace" not in values:
-        values["grace"] = max(1, round(budget.grace * values["tasks"] / budget.tasks))
-    if "seconds" in values:
-        values["unit"] = "seconds"
-    recorded = min(len(own) for own in recording.curves.values())
-    values.setdefault("trials", min(budget.trials, recorded))
-    values.setdefault("validation_tasks", min(budget.validation_tasks, recording.n_tasks))
-    return values
+    more = budget.borderline_tasks
+    if more is not None and (not recording.is_per_task or more > recording.n_tasks):
+        values["borderline_tasks"] = None
+        if "borderline_tasks" not in changed:
+            notes.append(f"no second look at {more} tasks: not every trial's were recorded")
+    elif changed.get("scheduler", budget.scheduler) != "asha":
+        values["borderline_tasks"] = None
+    return budget.model_copy(update=values), tuple(notes)
 
 
-def _check(recording: Recording, wanted: BudgetConfig, workers: int, is_in_order: bool) -> None:
+def _problems(recording: Recording, budget: BudgetConfig, workers: int, is_in_order: bool) -> list[str]:
+    """List what of a budget cannot be played."""
     wrong = []
     if workers < 1:
-        wrong.append(f"--workers {workers}: must be >= 1")
-    if wanted.sampler in samplers.KEEPS_NOTES and not is_in_order:
+        wrong.append(f"workers={workers}: must be >= 1")
+    if budget.sampler in samplers.KEEPS_NOTES and not is_in_order:
         wrong.append(
-            f"--sampler {wanted.sampler}: keeps notes on its own proposals, which recorded settings cannot "
+            f"sampler={budget.sampler}: keeps notes on its own proposals, which recorded settings cannot "
             f"play; take tpe, random, gp or {RECORDED}"
         )
     for algorithm, curves in recording.curves.items():
-        if wanted.trials > len(curves) and spaces.n_trials(recording.space, algorithm) > 1:
+        if budget.trials > len(curves) and spaces.of(recording.space, algorithm).n_trials > 1:
             wrong.append(
-                f"--trials {wanted.trials}: only {len(curves)} settings of {algorithm} were recorded; "
+                f"trials={budget.trials}: only {len(curves)} settings of {algorithm} were recorded; "
                 "ask for fewer, or record more"
             )
-    if wanted.tasks > recording.points[-1]:
-        wrong.append(f"--tasks {wanted.tasks}: must be <= {recording.points[-1]}, the budget recorded")
-    asked = {"validation-tasks": wanted.validation_tasks, "borderline-tasks": wanted.borderline_tasks}
-    for flag, n_tasks in asked.items():
+    if budget.tasks > recording.points[-1]:
+        wrong.append(f"tasks={budget.tasks}: must be <= {recording.points[-1]}, the budget recorded")
+    for name in ("validation_tasks", "borderline_tasks"):
+        n_tasks = getattr(budget, name)
         if n_tasks is not None and n_tasks != recording.n_tasks and not recording.is_per_task:
             wrong.append(
-                f"--{flag} {n_tasks}: the scores of single tasks were not kept, so only means over "
+                f"{name}={n_tasks}: the scores of single tasks were not kept, so only means over "
                 f"{recording.n_tasks} can be simulated; leave it out, or record with benchmarks/curves.py"
             )
         elif n_tasks is not None and n_tasks > recording.n_tasks:
-            wrong.append(f"--{flag} {n_tasks}: must be <= {recording.n_tasks}, those recorded")
-    if wrong:
-        raise MetabenchError("\n".join(wrong))
+            wrong.append(f"{name}={n_tasks}: must be <= {recording.n_tasks}, those recorded")
+    return wrong
 
 
 def _nearest(points: tuple[int, ...], rung: int) -> int:

@@ -11,25 +11,44 @@ import heapq
 import itertools
 import statistics
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench.core import Objective
-from metabench.core.config import BudgetConfig, SearchSpace
+from metabench.core.config import BudgetConfig
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import CONTINUE, FAILED, PRUNED, Ledger, Trial, ranked
-from metabench.search.propose.searcher import FairSearcher, Study
-from metabench.search.ray.asha import AGAIN, SCORES, choose_top, judge
-from metabench.search.replay.curves import Curve, Point, Recording
-from metabench.search.replay.histories import Event, Incumbent, Played, Replay
-from metabench.search.replay.replayed import Deck, RecordedStudy
+from metabench.search.journal.rule import REEVALUATE, SCORES, choose_top, decide
+from metabench.search.propose.searcher import FairSearcher
+from metabench.search.replay.curves import Curve, Recording
+from metabench.search.replay.replayed import RecordedStudy
 from metabench.search.replay.scenario import Scenario
 from metabench.storage import files
 
 CENSORED = "censored"
 """What became of a trial that would have gone on further than its curve was recorded."""
+
+
+class Event(NamedTuple):
+    """A report and what was decided on it."""
+
+    time: float  # on the clock, in seconds since the start
+    trial: str
+    curve: str
+    tasks_seen: int
+    score: float | None
+    decision: str
+
+
+class Incumbent(NamedTuple):
+    """Who leads from some moment on, and what had been spent on its algorithm by then."""
+
+    curve: str
+    time: float
+    tasks: int
+    seconds: float  # of all workers, trials still running included
 
 
 class Memory(Ledger):
@@ -52,11 +71,6 @@ class Memory(Ledger):
         pass
 
 
-def play(recording: Recording, scenario: Scenario, seed: int) -> Replay:
-    """Replay one search, whose proposals follow from its seed."""
-    return _Player(recording, scenario, seed).play()
-
-
 class Leg(NamedTuple):
     """The way of a setting from one rung to the next."""
 
@@ -72,94 +86,86 @@ def legs(curve: Curve, budget: BudgetConfig, n_recorded: int) -> list[Leg]:
 
     Fewer validation tasks are the first ones, and take their share of the seconds of all.
     """
-    found: list[Leg] = []
+    ways: list[Leg] = []
     before = 0.0
     n_tasks, more = budget.validation_tasks, budget.borderline_tasks or budget.validation_tasks
     for rung in spaces.rungs(budget):
-        reached = [point for point in curve.points if point.tasks_seen <= rung]
-        point = reached[-1] if reached else None
+        point = next((point for point in reversed(curve.points) if point.tasks_seen <= rung), None)
         if point is None or (point.tasks_seen < rung and point.score is not None):
             break
-        seconds = [point.val_seconds * n / n_recorded for n in (n_tasks, more)]
-        way, look = point.seconds - before + seconds[0], seconds[1] - seconds[0]
-        score = _mean_of_first(point, n_tasks, n_recorded)
-        found.append(Leg(point.tasks_seen, way, score, point.per_task[:more], look))
+        seconds, looked = (point.val_seconds * n / n_recorded for n in (n_tasks, more))
+        score = point.score
+        if score is not None and n_tasks != n_recorded:
+            score = sum(point.per_task[:n_tasks]) / n_tasks
+        way = point.seconds - before + seconds
+        ways.append(Leg(point.tasks_seen, way, score, point.per_task[:more], looked - seconds))
         before = point.seconds
         if score is None:
             break
-    return found
+    return ways
 
 
-def _mean_of_first(point: Point, n_tasks: int, n_recorded: int) -> float | None:
-    if point.score is None or n_tasks == n_recorded:
-        return point.score
-    return sum(point.per_task[:n_tasks]) / n_tasks
-
-
-@dataclass
-class _Run:
+class Running(NamedTuple):
     """A trial on a worker."""
 
+    time: float  # of its next report
+    order: int  # of reports at the same time, the first to set out is heard first
+    started: float  # the way to it
     trial_id: str
     trial: Trial
-    curve: Curve
-    legs: list[Leg]
-    done: int  # legs
-    spent: float  # seconds, up to its last report
-    is_second: bool = False  # the present report is made again, after a second look
-    started: float = 0.0  # the way to it
-
-    @property
-    def seconds(self) -> float:
-        """Return what the present report takes."""
-        leg = self.legs[self.done]
-        return leg.look_seconds if self.is_second else leg.seconds
+    reports: Iterator[float]
 
 
-class _Player:
-    """The workers and their clock."""
+def play(recording: Recording, scenario: Scenario, seed: int) -> Replay:
+    """Replay one search, whose proposals follow from its seed."""
+    replay = Replay(recording, scenario, seed)
+    replay.run()
+    return replay
+
+
+class Replay:
+    """One simulated search: its workers and their clock, and what came of each algorithm."""
 
     def __init__(self, recording: Recording, scenario: Scenario, seed: int) -> None:
-        self.recording = recording
-        self.scenario = scenario
+        """Set everything up, and run nothing."""
+
+        def study(space: Any, algorithm: str, *args: Any) -> RecordedStudy:
+            curves = recording.curves[algorithm]
+            return RecordedStudy(space, algorithm, *args, curves=curves, is_in_order=scenario.is_in_order)
+
+        self.recording, self.scenario, self.seed = recording, scenario, seed
         self.budget = scenario.space.budget
-        self.seed = seed
         self.ledger = Memory(recording.objective)
-        self.decks = {name: Deck(list(recording.curves[name])) for name in scenario.space.algorithms}
-        self.played = {name: Played() for name in scenario.space.algorithms}
-        self.censored: set[str] = set()
-        self.now = 0.0
-        self.order = itertools.count()  # of reports at the same time, the first to set out is heard first
-        self.running: list[tuple[float, int, _Run]] = []  # a heap, by the time of the next report
-        self.searcher = self._searcher()
+        self.searcher = FairSearcher(scenario.space, self.ledger, seed, recording.earlier, study)
+        self.studies: Mapping[str, Any] = self.searcher.studies
+        self.time = 0.0  # in the end, when the last worker had finished
+        self.seconds: dict[str, float] = defaultdict(float)  # by algorithm, of all workers together
+        self.events: dict[str, list[Event]] = defaultdict(list)  # by algorithm
+        self.incumbents: dict[str, list[Incumbent]] = defaultdict(list)  # by algorithm
+        self._censored: set[str] = set()
+        self._order = itertools.count()
+        self._running: list[Running] = []  # a heap
 
-    def _searcher(self) -> FairSearcher:
-        def study(space: SearchSpace, algorithm: str, seed: int, known: Any) -> Study:
-            is_in_order = self.scenario.is_in_order
-            deck = self.decks[algorithm]
-            return RecordedStudy(space, algorithm, seed, known, deck=deck, is_in_order=is_in_order)
-
-        return FairSearcher(self.scenario.space, self.ledger, self.seed, self.recording.known, study)
-
-    def play(self) -> Replay:
+    def run(self) -> None:
         """Go through the rounds of a search: all trials, then those that have waited and were chosen."""
         self._work()
         if self.budget.scheduler == "top_k":
-            space = self.scenario.space
-            for algorithm in space.algorithms:
-                choose_top(self.ledger, self.budget, algorithm, spaces.n_trials(space, algorithm))
+            for algorithm, n_trials in self.searcher.trials.items():
+                choose_top(self.ledger, self.budget, algorithm, n_trials)
                 self._lead(algorithm)
-            self.searcher = self._searcher()
+            # All have been proposed: what is left to hand out is what was chosen.
+            earlier = self.recording.earlier
+            self.searcher = FairSearcher(self.scenario.space, self.ledger, self.seed, earlier)
             self._work()
-        for algorithm, played in self.played.items():
-            deck = self.decks[algorithm]
-            played.curves = [curve.name for curve in deck.played]
-            played.distance = statistics.fmean(deck.distances) if deck.distances else 0.0
-            played.endings = [
-                CENSORED if trial.name in self.censored else str(trial.status)
-                for trial in self.ledger.of(algorithm)
-            ]
-        return Replay(self.seed, self.played, self.now)
+
+    def curve_of(self, trial: Trial) -> Curve:
+        """Return the curve that played a trial."""
+        curve: Curve = self.studies[trial.algorithm].played[trial.number]
+        return curve
+
+    def ending_of(self, trial: Trial) -> str:
+        """Return what became of a trial."""
+        return CENSORED if trial.name in self._censored else str(trial.status)
 
     def _work(self) -> None:
         """Let every worker work until nothing is left."""
@@ -167,101 +173,90 @@ class _Player:
         while True:
             while idle and self._start_next():
                 idle -= 1
-            if not self.running:
+            if not self._running:
                 return
-            self.now, _, run = heapq.heappop(self.running)
-            decision = self._arrive(run)
-            if decision in (AGAIN, CONTINUE):
-                run.is_second = decision == AGAIN
-                self._go(run)
-            else:
-                self._end(run)
-                idle += 1
+            first = heapq.heappop(self._running)
+            self.time = first.time
+            idle += not self._go_on(first.trial_id, first.trial, first.reports)
 
     def _start_next(self) -> bool:
         """Give a worker the next trial; return whether there was one to start by now."""
-        while True:
-            trial_id = str(next(self.order))
-            config = self.searcher.suggest(trial_id)
-            if not isinstance(config, dict):
-                return False
+        while isinstance(config := self.searcher.suggest(trial_id := str(next(self._order))), dict):
             trial = self.ledger.trials[config["trial"]]
-            curve = self.decks[trial.algorithm].played[trial.number]
-            ways = legs(curve, self.budget, self.recording.n_tasks)
-            done = sum(leg.tasks_seen <= trial.tasks_seen for leg in ways)
-            spent = trial.reports[-1]["seconds"] if trial.reports else 0.0
-            run = _Run(trial_id, trial, curve, ways, done, spent)
-            if done < len(ways):
-                self._go(run)
+            if self._go_on(trial_id, trial, self._reports(trial)):
                 return True
-            self._note(run, trial.tasks_seen, trial.score, self._stop_short(run))
-            self._end(run)
+        return False
 
-    def _go(self, run: _Run) -> None:
-        run.started = self.now
-        heapq.heappush(self.running, (self.now + run.seconds, next(self.order), run))
+    def _go_on(self, trial_id: str, trial: Trial, reports: Iterator[float]) -> bool:
+        """Let a trial set out for its next report; where it has ended, tell the study and see who leads."""
+        seconds = next(reports, None)
+        if seconds is None:
+            self.searcher.hand_back(trial_id)
+            self._lead(trial.algorithm)
+            return False
+        run = Running(self.time + seconds, next(self._order), self.time, trial_id, trial, reports)
+        heapq.heappush(self._running, run)
+        return True
 
-    def _arrive(self, run: _Run) -> str:
-        """Report, and let the rule decide."""
-        leg, played = run.legs[run.done], self.played[run.trial.algorithm]
-        played.tasks += 0 if run.is_second else leg.tasks_seen - run.trial.tasks_seen
-        played.seconds += run.seconds
-        run.spent += run.seconds
-        report = _report(leg, self.budget, run.spent, run.is_second)
-        self.ledger.scores[run.trial.name, leg.tasks_seen] = report[SCORES]
-        decision = judge(self.ledger, self.budget, run.trial.name, report)
-        run.done += decision != AGAIN
-        if decision == CONTINUE and run.done == len(run.legs):
-            decision = self._stop_short(run)
-        self._note(run, leg.tasks_seen, leg.score, decision)
-        return decision
+    def _reports(self, trial: Trial) -> Iterator[float]:
+        """Yield the seconds to each report of a trial, and make the report when they have passed."""
+        algorithm, curve = trial.algorithm, self.curve_of(trial)
+        ways = legs(curve, self.budget, self.recording.n_tasks)
+        ahead = [leg for leg in ways if leg.tasks_seen > trial.tasks_seen]
+        spent = trial.seconds
 
-    def _note(self, run: _Run, tasks_seen: int, score: float | None, decision: str) -> None:
-        event = Event(self.now, run.trial.name, run.curve.name, tasks_seen, score, decision)
-        self.played[run.trial.algorithm].events.append(event)
+        def note(tasks_seen: int, score: float | None, decision: str) -> None:
+            event = Event(self.time, trial.name, curve.name, tasks_seen, score, decision)
+            self.events[algorithm].append(event)
 
-    def _stop_short(self, run: _Run) -> str:
+        if not ahead:
+            note(trial.tasks_seen, trial.score, self._cut_off(trial, curve))
+        for leg in ahead:
+            for is_second, seconds in enumerate((leg.seconds, leg.look_seconds)):
+                yield seconds
+                self.seconds[algorithm] += seconds
+                spent += seconds
+                decision = self._judge(trial.name, leg, spent, bool(is_second))
+                if decision == CONTINUE and leg is ahead[-1]:
+                    decision = self._cut_off(trial, curve)
+                note(leg.tasks_seen, leg.score, decision)
+                if decision != REEVALUATE:
+                    break
+            if decision != CONTINUE:
+                return
+
+    def _judge(self, name: str, leg: Leg, seconds: float, is_second: bool) -> str:
+        """Report as a worker would, and let the rule decide."""
+        n_tasks = self.budget.borderline_tasks if is_second else self.budget.validation_tasks
+        scores = [round(score, 6) for score in leg.per_task[:n_tasks]]
+        self.ledger.scores[name, leg.tasks_seen] = scores
+        report = {
+            "tasks_seen": leg.tasks_seen,
+            "finite": leg.score is not None,
+            "val_score": leg.score,
+            "seconds": seconds,
+            SCORES: scores,
+        }
+        if is_second:
+            report["borderline_score"] = statistics.fmean(scores)
+        return decide(self.ledger, self.budget, name, report)
+
+    def _cut_off(self, trial: Trial, curve: Curve) -> str:
         """End a trial where its curve ends: as a crash, or as stopped."""
-        name = run.trial.name
-        if run.curve.ending == "failed" or not run.legs:
-            self.ledger.fail(name, "as it was recorded")
+        if curve.status == FAILED or not trial.reports:
+            self.ledger.fail(trial.name, "as it was recorded")
         else:
-            self.ledger.settle(name, PRUNED, {})
-        if run.curve.ending == "failed":
+            self.ledger.settle(trial.name, PRUNED, {})
+        if curve.status == FAILED:
             return FAILED
-        self.censored.add(name)
+        self._censored.add(trial.name)
         return CENSORED
 
-    def _end(self, run: _Run) -> None:
-        """Tell the study, and see who leads."""
-        self.searcher.on_trial_complete(run.trial_id)
-        self._lead(run.trial.algorithm)
-
     def _lead(self, algorithm: str) -> None:
-        best = ranked(self.ledger.of(algorithm))[:1]
-        if not best:
-            return
-        played = self.played[algorithm]
-        curve = self.decks[algorithm].played[best[0].number].name
-        if not played.incumbents or played.incumbents[-1].curve != curve:
-            ahead = (self.now - one.started for *_, one in self.running if one.trial.algorithm == algorithm)
-            spent = played.seconds + sum(ahead)
-            played.incumbents.append(Incumbent(curve, self.now, played.tasks, spent))
-
-
-def _report(leg: Leg, budget: BudgetConfig, seconds: float, is_second: bool) -> dict[str, Any]:
-    """Make the report that a worker would make."""
-    n_tasks = budget.borderline_tasks if is_second else budget.validation_tasks
-    scores = [round(score, 6) for score in leg.per_task[:n_tasks]]
-    unknown = dict.fromkeys(("val_accuracy", "val_ci", "val_loss", "train_accuracy", "train_loss"))
-    return {
-        "tasks_seen": leg.tasks_seen,
-        "finite": leg.score is not None,
-        "val_score": leg.score,
-        SCORES: scores,
-        **({"borderline_score": statistics.fmean(scores)} if is_second else {}),
-        **unknown,
-        "seconds": seconds,
-        "peak_memory": 0,
-        "logs": {},
-    }
+        """Note who leads an algorithm from now on."""
+        for best in ranked(self.ledger.of(algorithm))[:1]:
+            curve, incumbents = self.curve_of(best).name, self.incumbents[algorithm]
+            if not incumbents or incumbents[-1].curve != curve:
+                ahead = (self.time - one.started for one in self._running if one.trial.algorithm == algorithm)
+                spent = self.seconds[algorithm] + sum(ahead)
+                incumbents.append(Incumbent(curve, self.time, self.ledger.tasks(algorithm), spent))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from metabench import algorithms, data
 from metabench.core import MetabenchError
@@ -18,9 +16,11 @@ from metabench.core.config import (
     Range,
     RunConfig,
     SearchSpace,
+    allowed,
+    attempt,
     field_types,
-    nearest,
-    problems,
+    refusal,
+    validated,
 )
 from metabench.data.tasks import augment
 from metabench.search.space import rules
@@ -28,35 +28,26 @@ from metabench.search.space.editor import schema
 from metabench.search.space.files import read_yaml
 
 __all__ = [
-    "defaults",
+    "AlgorithmSpace",
     "is_active",
     "load",
-    "n_trials",
+    "of",
     "override",
-    "parameters",
-    "published",
-    "resolve",
     "run_config",
     "rungs",
     "schema",
-    "settled",
 ]
 
 
 def load(path: Path | str) -> SearchSpace:
     """Read a search space; everything wrong with the file comes in one message."""
     document, wrong = read_yaml(Path(path))
-    space = None
-    try:
-        space = SearchSpace.model_validate(document)
-    except ValidationError as error:
-        wrong += problems(error, SearchSpace)
+    space = attempt(wrong, validated, SearchSpace, document)
     wrong += rules.check(document)
     if space is not None and not wrong:
         wrong += _check_together(space)
     if wrong or space is None:
-        count = "1 problem" if len(wrong) == 1 else f"{len(wrong)} problems"
-        raise MetabenchError("\n  ".join([f"{path}: {count}", *wrong]))
+        raise refusal(path, wrong)
     return space
 
 
@@ -65,17 +56,13 @@ def _check_together(space: SearchSpace) -> list[str]:
     wrong: list[str] = []
     kind = data.get(space.task.dataset).kind
     for algorithm in space.algorithms:
-        tried = published(space, algorithm)
-        for name, parameter in parameters(space, algorithm).items():
-            tried += [_sampled(space, algorithm, {name: value}) for value in _ends(parameter)]
-        for sampled in tried:
-            try:
-                h = algorithms.hparams(algorithm, resolve(space, algorithm, sampled))
-                problem = augment.problem(h, kind, data.SHAPES[kind])
-                wrong += [f"algorithms.{algorithm}: {problem}"] if problem else []
-            except MetabenchError as error:
-                wrong += [f"algorithms.{line}" for line in str(error).splitlines()]
-    return list(dict.fromkeys(wrong))
+        its = of(space, algorithm)
+        ends = [{name: value} for name, parameter in its.sampled.items() for value in _ends(parameter)]
+        for sampled in [*its.published, *(_published(its, changes) for changes in ends)]:
+            h = attempt(wrong, its.build, sampled)
+            problem = h and augment.problem(h, kind, data.SHAPES[kind])
+            wrong += [f"{algorithm}: {problem}"] if problem else []
+    return [f"algorithms.{line}" for line in dict.fromkeys(wrong)]
 
 
 def override(
@@ -90,46 +77,69 @@ def override(
     budget |= {key: value for key, value in changes.items() if value is not None}
     tasks = changes.get("tasks")
     if isinstance(tasks, int) and tasks > 0:
-        budget["grace"] = max(1, round(space.budget.grace * tasks / space.budget.tasks))
-        budget["rungs"] = None
+        share = max(1, round(space.budget.grace * tasks / space.budget.tasks))
+        budget |= {"grace": changes.get("grace") or share, "rungs": None}
     wrong: list[str] = []
-    changed = space.budget
-    try:
-        changed = BudgetConfig.model_validate(budget)
-    except ValidationError as error:
-        parts = [line.partition("=") for line in problems(error, BudgetConfig)]
-        wrong += [f"--{key.replace('_', '-')}{sep}{rest}" for key, sep, rest in parts]
+    changed = attempt(wrong, validated, BudgetConfig, budget)
     for name in names or ():
         if name not in space.algorithms:
-            hint = nearest(name, space.algorithms)
-            wrong.append(
-                f"--algorithms {name}: not in this space.{hint} Allowed: {', '.join(space.algorithms)}"
-            )
+            wrong.append(f"`algorithms` {name}: not in this space.{allowed(name, space.algorithms)}")
     if wrong:
         raise MetabenchError("\n".join(wrong))
-    kept = {name: own for name, own in space.algorithms.items() if not names or name in names}
+    kept = {name: block for name, block in space.algorithms.items() if not names or name in names}
     return space.model_copy(update={"budget": changed, "algorithms": kept})
 
 
-def parameters(space: SearchSpace, algorithm: str) -> dict[str, Any]:
-    """List what a space says of an algorithm's settings: shared ones that it has, overruled by its own.
+@dataclasses.dataclass(frozen=True)
+class AlgorithmSpace:
+    """What a search space says of one algorithm."""
 
-    A parameter comes after those its `when` names; numbers are floats where the setting is a float.
-    """
+    algorithm: str
+    parameters: Mapping[str, Any]  # shared and its own, which overrule; each after those its `when` names
+    defaults: Mapping[str, Any]  # every setting before anything is sampled: the algorithm's, then constants
+    published: Sequence[dict[str, Any]]  # to try before any is sampled: defaults, then `also`, none twice
+    n_trials: int  # settings to try: one where there is nothing to choose, else the budget's
+
+    @property
+    def sampled(self) -> dict[str, Range | Choices]:
+        """Return the parameters that are no constants."""
+        return {name: one for name, one in self.parameters.items() if isinstance(one, Range | Choices)}
+
+    def sample(self, value: Callable[[str, Range | Choices], Any]) -> dict[str, Any]:
+        """Ask for the value of each parameter whose `when` holds among the values before it."""
+        values, sampled = dict(self.defaults), {}
+        for name, parameter in self.sampled.items():
+            if is_active(parameter, values):
+                values[name] = sampled[name] = value(name, parameter)
+        return sampled
+
+    def build(self, sampled: Mapping[str, Any]) -> Any:
+        """Build the algorithm's settings; a parameter whose `when` fails keeps the algorithm's default."""
+        active = self.sample(lambda name, parameter: sampled[name])
+        return algorithms.hparams(self.algorithm, {**self.defaults, **active})
+
+    def resolve(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every setting by name, checked: what the journal keeps and nobody checks again."""
+        return dict(vars(self.build(sampled)))
+
+
+def of(space: SearchSpace, algorithm: str) -> AlgorithmSpace:
+    """Work out what a space says of one algorithm; numbers become floats where the setting is a float."""
     kinds = field_types(algorithms.get(algorithm).hparams)
     shared = {name: parameter for name, parameter in space.shared.items() if name in kinds}
     merged = {**shared, **space.algorithms[algorithm]}
     graph = {name: [key for key in _when(merged[name]) if key in merged] for name in merged}
-    return {
-        name: _typed(merged[name], kinds[name]) for name in graphlib.TopologicalSorter(graph).static_order()
-    }
-
-
-def settled(space: SearchSpace, algorithm: str) -> dict[str, Any]:
-    """Return every setting before anything is sampled: the algorithm's defaults, then the constants."""
-    values = dataclasses.asdict(algorithms.hparams(algorithm, {}))
-    found = parameters(space, algorithm).items()
-    return values | {name: value for name, value in found if not isinstance(value, Range | Choices)}
+    order = graphlib.TopologicalSorter(graph).static_order()
+    parameters = {name: _typed(merged[name], kinds[name]) for name in order}
+    constants = {name: one for name, one in parameters.items() if not isinstance(one, Range | Choices)}
+    defaults = {**vars(algorithms.hparams(algorithm, {})), **constants}
+    n_trials = 1 if len(constants) == len(parameters) else space.budget.trials
+    result = AlgorithmSpace(algorithm, parameters, defaults, (), n_trials)
+    published: list[dict[str, Any]] = []
+    for changes in ({}, *space.also):
+        if (sampled := _published(result, changes)) not in published:
+            published.append(sampled)
+    return dataclasses.replace(result, published=published)
 
 
 def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
@@ -138,43 +148,9 @@ def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
     return all(values[key] in (value if isinstance(value, list) else [value]) for key, value in wanted)
 
 
-def published(space: SearchSpace, algorithm: str) -> list[dict[str, Any]]:
-    """Return the settings to try before any is sampled: the defaults, then those of `also`, none twice."""
-    found: list[dict[str, Any]] = []
-    for changes in ({}, *space.also):
-        sampled = _sampled(space, algorithm, changes)
-        if sampled not in found:
-            found.append(sampled)
-    return found
-
-
-def _sampled(space: SearchSpace, algorithm: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _published(space: AlgorithmSpace, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the published values, but for some changes, of what is sampled then."""
-    values, sampled = settled(space, algorithm), {}
-    for name, parameter in parameters(space, algorithm).items():
-        if isinstance(parameter, Range | Choices) and is_active(parameter, values):
-            values[name] = sampled[name] = changes.get(name, parameter.default)
-    return sampled
-
-
-def defaults(space: SearchSpace, algorithm: str) -> dict[str, Any]:
-    """Return the published value of every parameter that would be sampled, as one trial."""
-    return published(space, algorithm)[0]
-
-
-def n_trials(space: SearchSpace, algorithm: str) -> int:
-    """Count the settings to try of an algorithm: one where there is nothing to choose, else the budget's."""
-    given = parameters(space, algorithm).values()
-    return space.budget.trials if any(isinstance(p, Range | Choices) for p in given) else 1
-
-
-def resolve(space: SearchSpace, algorithm: str, sampled: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every setting of an algorithm; a parameter whose `when` fails keeps the algorithm's default."""
-    values = settled(space, algorithm)
-    for name, parameter in parameters(space, algorithm).items():
-        if isinstance(parameter, Range | Choices) and is_active(parameter, values):
-            values[name] = sampled[name]
-    return dataclasses.asdict(algorithms.hparams(algorithm, values))
+    return space.sample(lambda name, parameter: changes.get(name, parameter.default))
 
 
 def run_config(
@@ -183,7 +159,7 @@ def run_config(
     """Describe one run of the space in full."""
     return RunConfig(
         algorithm=algorithm,
-        hyperparameters=dataclasses.asdict(algorithms.hparams(algorithm, dict(hyperparameters))),
+        hyperparameters={**vars(algorithms.hparams(algorithm, {})), **hyperparameters},
         task=space.task,
         network=space.network,
         tasks=space.budget.tasks,
@@ -207,10 +183,8 @@ def rungs(budget: BudgetConfig) -> list[int]:
     return [*steps, budget.tasks]
 
 
-def _ends(parameter: Any) -> list[Any]:
-    if isinstance(parameter, Range):
-        return [parameter.low, parameter.high]
-    return parameter.choices if isinstance(parameter, Choices) else []
+def _ends(parameter: Range | Choices) -> Sequence[Any]:
+    return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.choices
 
 
 def _when(parameter: Any) -> Mapping[str, Any]:

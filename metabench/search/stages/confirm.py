@@ -37,10 +37,10 @@ def choose(
     candidates = {a: ranked(ledger.of(a))[: space.budget.confirm_top] for a in space.algorithms}
     described = space.model_dump(mode="json")
     jobs = {
-        trial.name: (remote.place_of(folder), described, trial.algorithm, trial.line(ledger.objective))
+        trial.name: (remote.canonical_url(folder), described, trial.algorithm, trial.line(ledger.objective))
         for trials in candidates.values()
         for trial in trials
-        if not _path(folder, trial).exists()
+        if not (folder / files.CONFIRM / f"{trial.name}.json").exists()
     }
     watch.say(f"confirming {len(jobs)} settings on {space.budget.confirm_tasks} fresh meta-validation tasks")
 
@@ -70,7 +70,7 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
     checkpoint = remote.work_in(place) / line["checkpoint"]
     remote.refresh(checkpoint)
     state, note = _state(run, splits, checkpoint, line["tasks_seen"], device)
-    remote.forget(checkpoint)
+    remote.evict(checkpoint)
     net = loop.build(run, splits)
     tasks = frozen.frozen(splits, "meta_validation", run.task, parsed.budget.confirm_tasks, "confirm")
     images = splits.meta_validation.images.to(device)
@@ -108,16 +108,16 @@ def _state(
     raise AssertionError(f"{checkpoint}: trained again, it does not come to {tasks_seen} tasks")
 
 
-def _path(folder: Path, trial: Trial) -> Path:
-    return folder / files.CONFIRM / f"{trial.name}.json"
-
-
 def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, Any] | None:
     """Return the candidate with the best confirmed mean; of equals, the one ranked first."""
     metric, sign = objective.metric, objective.sign
-    scores = {trial.name: sign * _mean(files.read_json(_path(folder, trial))[metric]) for trial in trials}
+    means = {}
+    for trial in trials:
+        figures = files.read_json(folder / files.CONFIRM / f"{trial.name}.json")[metric]
+        # null, as a number that is not finite is written, makes the mean NaN
+        means[trial.name] = statistics.fmean(math.nan if figure is None else figure for figure in figures)
     # A candidate that is not finite on some fresh task stands behind all others.
-    order = {name: score if math.isfinite(score) else -math.inf for name, score in scores.items()}
+    order = {name: sign * mean if math.isfinite(mean) else -math.inf for name, mean in means.items()}
     best = max(trials, key=lambda trial: order[trial.name], default=None)
     if best is None or best.score is None:
         return None
@@ -126,10 +126,5 @@ def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, 
         "hyperparameters": best.hyperparameters,
         "is_default": best.is_default,
         f"val_{metric}": sign * best.score,
-        f"confirm_{metric}": sign * scores[best.name],
+        f"confirm_{metric}": means[best.name],
     }
-
-
-def _mean(figures: list[float | None]) -> float:
-    """Average over tasks; null, as a number that is not finite is written, makes the mean NaN."""
-    return statistics.fmean(math.nan if figure is None else figure for figure in figures)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import functools
 import hashlib
 import json
 import shutil
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench import PROTOCOL
-from metabench.core import Objective, Splits, metrics
+from metabench.core import Objective, Splits, metrics, utc_now
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen
@@ -46,7 +44,8 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
     rungs = sorted({max(1, tasks * step // REPORTS) for step in range(1, REPORTS + 1)})
     planned = []
     for algorithm in space.algorithms:
-        published = spaces.resolve(space, algorithm, spaces.defaults(space, algorithm))
+        its = spaces.of(space, algorithm)
+        published = its.resolve(its.published[0])
         tuned = chosen[algorithm] and chosen[algorithm]["hyperparameters"]
         for k in range(space.budget.seeds):
             names = {variant: f"{algorithm}-{variant}-seed{k}" for variant in ("tuned", "default")}
@@ -63,20 +62,20 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
     final = folder / files.FINAL
     _set_aside(folder, planned)
     open_runs = [run for run in planned if run.copy_of is None and not runs.is_finished(final / run.name)]
-    place = remote.place_of(folder)
+    place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
     counted = iter(range(1, len(jobs) + 1))
 
-    def done(name: str, found: tuple[float | None, str]) -> None:
-        score, note = found
+    def done(name: str, trained: tuple[float | None, str]) -> None:
+        score, note = trained
         if note:
             watch.say(f"{name}: {note}")
         remote.remove(final / name / files.ERROR)
-        told = "diverged"
+        reached = "diverged"
         if score is not None:
-            told = f"{metrics.tell(objective.metric, objective.sign * score)} on meta-validation"
-        watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {told}")
+            reached = f"{metrics.tell(objective.metric, objective.sign * score)} on meta-validation"
+        watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {reached}")
 
     def progress(name: str) -> int:
         remote.refresh(final / name, skip=is_of_workers)
@@ -115,15 +114,16 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     events = Events(board)
     events.hparams_run({"algorithm": run.algorithm, **run.hyperparameters}, name.rpartition("-seed")[0])
     events.close()
-    train_run = functools.partial(
-        runs.train_run, run, splits, folder, device=device, tensorboard=board, damaged=damaged.append
-    )
+
+    def train() -> None:
+        runs.train_run(run, splits, folder, device=device, tensorboard=board, damaged=damaged.append)
+
     try:
-        train_run()
+        train()
     except Damaged as error:
         damaged.append(str(error))
         runs.forget(folder)
-        train_run()
+        train()
     reports = files.read_lines(folder / files.REPORTS)
     note = f"{'; '.join(damaged)}; trained again" if damaged else ""
     return max((line["val_score"] for line in reports if line["finite"]), default=None), note
@@ -135,7 +135,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(source, temporary)
     temporary.rename(target)
-    remote.put(target)
+    remote.upload(target)
 
 
 def test_all(
@@ -148,9 +148,13 @@ def test_all(
     record = {**_record(folder, space, splits, tasks.hash, tested), "gpus": cluster.gpus}
     files.write_json(folder / files.META_TEST, record)
     _write_baseline(final, splits, tasks)
-    closed = [name for name in tested if not _is_tested_on(final / name / files.TEST, tasks)]
-    task = space.task.model_dump(mode="json")
-    jobs = {name: (task, remote.place_of(folder), name, n_tasks) for name in closed}
+    task, place = space.task.model_dump(mode="json"), remote.canonical_url(folder)
+    jobs = {
+        name: (task, place, name, n_tasks)
+        for name in tested
+        if not (path := final / name / files.TEST).exists()
+        or files.read_json(path)["tasks_hash"] != tasks.hash
+    }
     watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
 
     def done(name: str, note: str) -> None:
@@ -162,24 +166,22 @@ def test_all(
         watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
     remote.refresh(folder, skip=is_of_workers)
     if not errors:
-        files.write_json(folder / files.META_TEST, {**record, "finished": _now()})
-
-
-def _is_tested_on(path: Path, tasks: FrozenTasks) -> bool:
-    return path.exists() and files.read_json(path)["tasks_hash"] == tasks.hash
+        files.write_json(
+            folder / files.META_TEST, {**record, "finished": utc_now().isoformat(timespec="seconds")}
+        )
 
 
 def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
     """Score what learns nothing on the meta-test tasks: nearest mean, or predicting zero."""
-    images, metric = splits.meta_test.images, OBJECTIVES[splits.kind].metric
-    known = {"protocol": PROTOCOL, "tasks_hash": tasks.hash}
+    images = splits.meta_test.images
     if splits.kind == "classification":
-        found = evaluate.nearest_mean(images, tasks).score.tolist()
-        files.write_json(final / files.NEAREST_MEAN, {**known, metric: found})
-        return
-    (group,) = tasks.groups  # functions have one shape
-    y = frozen.gather(images, group.indices, group.shape).query.y  # [T, Q, 1]
-    files.write_json(final / files.ZERO, {**known, metric: y.square().mean((1, 2)).tolist()})
+        name, scores = files.NEAREST_MEAN, evaluate.nearest_mean(images, tasks).score.tolist()
+    else:
+        (group,) = tasks.groups  # functions have one shape
+        y = frozen.gather(images, group.indices, group.shape).query.y  # [T, Q, 1]
+        name, scores = files.ZERO, y.square().mean((1, 2)).tolist()
+    baseline = {"protocol": PROTOCOL, "tasks_hash": tasks.hash}
+    files.write_json(final / name, {**baseline, OBJECTIVES[splits.kind].metric: scores})
 
 
 def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
@@ -209,7 +211,7 @@ def _record(
     folder: Path, space: SearchSpace, splits: Splits, tasks_hash: str, names: list[str]
 ) -> dict[str, Any]:
     path = folder / files.META_TEST
-    before = files.read_json(path) if path.exists() else {"opened": _now()}
+    before = files.read_json(path) if path.exists() else {"opened": utc_now().isoformat(timespec="seconds")}
     earlier = list(folder.glob(f"{changes.EARLIER}/*/{files.META_TEST}"))
     described = json.dumps(space.model_dump(mode="json"), sort_keys=True)
     return {
@@ -225,7 +227,3 @@ def _record(
         "code": files.code_hash(),
         **files.environment(),
     }
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -37,43 +37,46 @@ class Pace(NamedTuple):
     slowest: float  # training, of the slowest of the settings
 
 
-def plan(space: SearchSpace, address: str | None, seed: int, share: cluster.Share) -> dict[str, Any]:
+def plan(space: SearchSpace, address: str | None, seed: int, trial: cluster.TrialResources) -> dict[str, Any]:
     """Measure each algorithm's speed here, and work out what the whole search takes; starts no trial.
 
     Args:
-        share: what each trial gets of a node.
+        trial: what each trial gets of a node.
     """
     splits = data.load(space.task)
     data.check(space.task, splits)
-    found, nodes = _where(address, share)
+    allocated, nodes = _where(address, trial)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     algorithms = {}
     for name in space.algorithms:
         pace = measure(space, name, splits, seed, device)
         algorithms[name] = {**pace._asdict(), **cost(space, name, pace)}
-    seconds = sum(own["seconds"] for own in algorithms.values())
-    chain = max(own["longest_run_seconds"] for own in algorithms.values())
+    seconds, at_most = (
+        sum(part[key] for part in algorithms.values()) for key in ("seconds", "at_most_seconds")
+    )
+    longest = max(part["longest_run_seconds"] for part in algorithms.values())
+    gpus = allocated.gpus or 1
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "slots": found.slots,
-        "gpus_per_trial": found.gpus,
+        "slots": allocated.slots,
+        "gpus_per_trial": allocated.gpus,
         "nodes": nodes,
         "rungs": spaces.rungs(space.budget),
         "algorithms": algorithms,
-        "accelerator_hours": seconds * (found.gpus or 1) / 3600,
-        "at_most_accelerator_hours": sum(own["at_most_seconds"] for own in algorithms.values())
-        * (found.gpus or 1)
-        / 3600,
-        "hours": max(seconds / found.slots, 2 * chain) / 3600,  # a trial and a final run follow each other
+        "accelerator_hours": seconds * gpus / 3600,
+        "at_most_accelerator_hours": at_most * gpus / 3600,
+        # A trial and a final run follow each other.
+        "hours": max(seconds / allocated.slots, 2 * longest) / 3600,
     }
 
 
 def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     """Work out what an algorithm takes in tasks and seconds of one process."""
     budget, rungs = space.budget, spaces.rungs(space.budget)
-    n_trials = spaces.n_trials(space, algorithm)
+    n_trials = spaces.of(space, algorithm).n_trials
     factor = 1 if budget.scheduler == "none" else budget.reduction_factor
-    expected = reaching(n_trials, rungs, factor)
+    # Of those that arrive at a rung one in so many goes on.
+    expected = [max(1.0, n_trials / factor**k) for k in range(len(rungs))]
     steps = [rung - before for rung, before in zip(rungs, [0, *rungs], strict=False)]
     trained = sum(n * step for n, step in zip(expected, steps, strict=True)) * pace.training
     taken = trained + sum(expected) * budget.validation_tasks * pace.evaluation
@@ -82,8 +85,8 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     tasks = sum(n * step for n, step in zip(expected, steps, strict=True))
     validated = sum(expected) * budget.validation_tasks + budget.confirm_top * budget.confirm_tasks
     runs = 2 * budget.seeds  # tuned and default
-    own_run = budget.tasks * pace.training + final.REPORTS * budget.validation_tasks * pace.evaluation
-    after = runs * (own_run + budget.test_tasks * pace.evaluation)
+    full_run = budget.tasks * pace.training + final.REPORTS * budget.validation_tasks * pace.evaluation
+    after = runs * (full_run + budget.test_tasks * pace.evaluation)
     every = n_trials * (budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation)
     if budget.seconds is not None:
         every = min(every, budget.seconds)
@@ -95,23 +98,18 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
         "final_tasks": runs * budget.tasks,
         "seconds": tasks * pace.training + validated * pace.evaluation + after,
         "at_most_seconds": every + budget.confirm_top * budget.confirm_tasks * pace.evaluation + after,
-        "longest_run_seconds": own_run,
+        "longest_run_seconds": full_run,
     }
-
-
-def reaching(n_trials: int, rungs: list[int], reduction_factor: int) -> list[float]:
-    """Return how many trials are expected to run towards each rung, if one in so many passes each."""
-    return [max(1.0, n_trials / reduction_factor**k) for k in range(len(rungs))]
 
 
 def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, device: str) -> Pace:
     """Time some meta-steps and evaluations of an algorithm in this process, on one thread."""
     torch.set_num_threads(1)
     study = Study(space, algorithm, seed)
-    n_settings = SETTINGS if spaces.n_trials(space, algorithm) > 1 else 1
+    n_settings = SETTINGS if study.its.n_trials > 1 else 1
     timed = []
     for _ in range(n_settings):
-        values = spaces.resolve(space, algorithm, study.propose())
+        values = study.its.resolve(study.propose())
         timed.append(_time_one(space, algorithm, values, splits, device))
     training = [seconds for seconds, _ in timed]
     evaluation = statistics.fmean(seconds for _, seconds in timed)
@@ -145,10 +143,12 @@ def _time_one(
     return training, (time.perf_counter() - begun) / n_tasks
 
 
-def _where(address: str | None, share: cluster.Share) -> tuple[cluster.Cluster, list[dict[str, Any]]]:
+def _where(
+    address: str | None, trial: cluster.TrialResources
+) -> tuple[cluster.Cluster, list[dict[str, Any]]]:
     if address is not None:
         with cluster.joined(address):
-            return cluster.offer(cluster.resources(), share), cluster.describe()
+            return cluster.allocate(cluster.resources(), trial), cluster.describe()
     cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
     here = {"address": "this machine", "cpus": cpus, "gpus": gpus}
-    return cluster.offer({"CPU": cpus, "GPU": gpus}, share), [here]
+    return cluster.allocate({"CPU": cpus, "GPU": gpus}, trial), [here]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,28 +32,24 @@ def check_url(url: str) -> str:
         )
     library, extra = EXTRAS.get(parts.scheme, ("", ""))
     if not library and parts.scheme != "memory":
-        known = ", ".join(f"{scheme}://" for scheme in EXTRAS if scheme != "gcs")
-        raise MetabenchError(f"{url}: must be a path, or start with one of {known}")
+        raise MetabenchError(f"{url}: must be a path, or start with one of s3://, gs://")
     if not parts.netloc:
         raise MetabenchError(f"{url}: names no bucket; give {parts.scheme}://BUCKET/FOLDER")
-    if library:
-        try:
-            __import__(library)
-        except ImportError as error:
-            raise MetabenchError(
-                f"{url}: needs {library}, which is not installed; do: pip install 'metabench[{extra}]'"
-            ) from error
+    if library and importlib.util.find_spec(library) is None:
+        raise MetabenchError(
+            f"{url}: needs {library}, which is not installed; do: pip install 'metabench[{extra}]'"
+        )
     return url.rstrip("/")
 
 
 def faults() -> tuple[type[BaseException], ...]:
     """Return what the libraries raise where the network or the store is out of order."""
-    faults: list[type[BaseException]] = [OSError, TimeoutError]
-    for module, names in (
-        ("botocore.exceptions", ("BotoCoreError", "ClientError")),
-        ("aiohttp", ("ClientError",)),
-        ("gcsfs.retry", ("HttpError",)),
-    ):
-        if module in sys.modules:
-            faults += [getattr(sys.modules[module], name) for name in names]
-    return tuple(faults)
+    names = {
+        "botocore.exceptions": ("BotoCoreError", "ClientError"),
+        "aiohttp": ("ClientError",),
+        "gcsfs.retry": ("HttpError",),
+    }
+    loaded = [
+        (sys.modules[module], name) for module in names if module in sys.modules for name in names[module]
+    ]
+    return (OSError, *(getattr(module, name) for module, name in loaded))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from metabench.core import MetabenchError, OutOfOrder
-from metabench.storage.remote.mirror import Copy
+from metabench.storage.remote.mirror import Mirror
 
 NAME = ".lease.json"
 
@@ -28,98 +28,93 @@ SETTLING = 2.0
 
 
 @contextlib.contextmanager
-def hold(copy: Copy, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Hold the lease of a copy's address, and let nothing be written there after it was lost.
+def hold(mirror: Mirror, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Hold the lease of a mirror's address, and let nothing be written there after it was lost.
 
     A holder that was killed is waited for, since no clock but our own can be trusted; one on this machine
     whose process is gone is not.
     """
     token = secrets.token_hex(8)
-    _take(copy, token, say)
+    _take(mirror, token, say)
     state = {"lost": False, "renewed": time.monotonic()}
     ended = threading.Event()
-    keeper = threading.Thread(target=_renew, args=(copy, token, state, ended), daemon=True)
+    keeper = threading.Thread(target=_renew, args=(mirror, token, state, ended), daemon=True)
     keeper.start()
 
     def guard() -> None:
         if time.monotonic() - state["renewed"] > SILENT_AFTER:
-            state["lost"] = _read(copy).get("token") != token
+            state["lost"] = _read(mirror).get("token") != token
         if state["lost"]:
-            raise MetabenchError(f"{copy.url}: another process has taken this search over; it goes on there")
+            raise MetabenchError(
+                f"{mirror.url}: another process has taken this search over; it goes on there"
+            )
 
-    copy.guard = guard
+    mirror.guard = guard
     try:
         yield
     finally:
-        copy.guard = lambda: None
+        mirror.guard = lambda: None
         ended.set()
         keeper.join()
         if not state["lost"]:
             with contextlib.suppress(OutOfOrder):  # who comes next waits until it has been silent for a while
-                copy.write(NAME, _content(token, 0, is_free=True))
+                mirror.write(NAME, _content(token, 0, is_free=True))
 
 
-def _take(copy: Copy, token: str, say: Callable[[str], None]) -> None:
-    if copy.create(NAME, _content(token, 0)):
+def _take(mirror: Mirror, token: str, say: Callable[[str], None]) -> None:
+    if mirror.create(NAME, _content(token, 0)):
         return
-    watched = _read(copy)
-    since = time.monotonic()
-    told = False
-    while not (watched.get("free") or _is_dead_here(watched)) and time.monotonic() - since < SILENT_AFTER:
-        if not told:
-            say(f"{copy.url}: waiting whether process {_who(watched)} still drives this search")
-            told = True
+    lease, since = _read(mirror), time.monotonic()
+    if not (lease.get("free") or _is_dead_here(lease)):
+        say(f"{mirror.url}: waiting whether process {_holder(lease)} still drives this search")
+    while not (lease.get("free") or _is_dead_here(lease)) and time.monotonic() - since < SILENT_AFTER:
         time.sleep(min(RENEWED_EVERY / 3, 1.0))
-        now = _read(copy)
-        if not now.get("free") and now != watched:
+        before, lease = lease, _read(mirror)
+        if not lease.get("free") and lease != before:
             raise MetabenchError(
-                f"{copy.url}: in use by process {_who(now)}; wait for it, stop it, or choose another --name"
+                f"{mirror.url}: in use by process {_holder(lease)}; "
+                "wait for it, stop it, or choose another name"
             )
-        watched = now
-    copy.write(NAME, _content(token, 0))
+    mirror.write(NAME, _content(token, 0))
     time.sleep(SETTLING)
-    if _read(copy).get("token") != token:
-        raise MetabenchError(f"{copy.url}: another process took this search over at the same moment")
+    if _read(mirror).get("token") != token:
+        raise MetabenchError(f"{mirror.url}: another process took this search over at the same moment")
 
 
-def _renew(copy: Copy, token: str, state: dict[str, Any], ended: threading.Event) -> None:
+def _renew(mirror: Mirror, token: str, state: dict[str, Any], ended: threading.Event) -> None:
     count = 0
     while not ended.wait(RENEWED_EVERY):
         count += 1
-        try:
-            if _read(copy).get("token") != token:
+        with contextlib.suppress(MetabenchError):  # out of order: nobody can take the lease over either
+            if _read(mirror).get("token") != token:
                 state["lost"] = True
                 return
-            copy.write(NAME, _content(token, count))
+            mirror.write(NAME, _content(token, count))
             state["renewed"] = time.monotonic()
-        except MetabenchError:
-            continue  # the store is out of order: nobody can take the lease over either
 
 
 def _content(token: str, count: int, is_free: bool = False) -> bytes:
-    who = {"host": socket.gethostname(), "pid": os.getpid()}
-    return json.dumps({"token": token, "count": count, "free": is_free, **who}).encode()
+    holder = {"host": socket.gethostname(), "pid": os.getpid()}
+    return json.dumps({"token": token, "count": count, "free": is_free, **holder}).encode()
 
 
-def _read(copy: Copy) -> dict[str, Any]:
-    data = copy.read(NAME)
+def _read(mirror: Mirror) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
-        found = json.loads(data or b"{}")
-        return found if isinstance(found, dict) else {}
+        lease = json.loads(mirror.read(NAME) or b"{}")
+        return lease if isinstance(lease, dict) else {}
     return {}
 
 
-def _who(lease: dict[str, Any]) -> str:
+def _holder(lease: dict[str, Any]) -> str:
     return f"{lease.get('pid', '?')} on {lease.get('host', '?')}"
 
 
 def _is_dead_here(lease: dict[str, Any]) -> bool:
-    if lease.get("host") != socket.gethostname() or not isinstance(lease.get("pid"), int):
-        return False
-    try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    if lease.get("host") == socket.gethostname() and isinstance(lease.get("pid"), int):
+        try:
+            os.kill(lease["pid"], 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # somebody else's, and alive
     return False

@@ -1,4 +1,4 @@
-"""A local folder that stands for a folder of an object store."""
+"""A local folder that mirrors a folder of an object store."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from metabench.core import MetabenchError, OutOfOrder, signals
 from metabench.storage.remote import address
-from metabench.storage.remote.parts import part_name, split, whole_name
 
-T = TypeVar("T")
+STORE_TIMEOUT_SECONDS = 300.0
+"""For which a store that does not answer is asked again, before the process gives up."""
 
-PATIENCE = 300.0
-"""Seconds for which a store that does not answer is asked again, before the process gives up."""
-
-LEAVING = 10.0
-"""Seconds for the same once the process was asked to stop: it will be killed if it does not."""
+LEAVING_TIMEOUT_SECONDS = 10.0
+"""The same once the process was asked to stop: it will be killed if it does not."""
 
 ORIGIN = ".storage"
-"""File of a copy that says which address it is a copy of."""
+"""File of a mirror that says which address it mirrors."""
+
+PART = 64 * 1024
+"""Bytes after which a file of JSON lines goes on in another object, at the next end of a line."""
 
 
-class Copy:
-    """A local folder that stands for a folder of an object store."""
+class Mirror:
+    """A local folder that mirrors a folder of an object store."""
 
     def __init__(self, local: Path, url: str, is_scratch: bool = False) -> None:
         import fsspec
@@ -49,44 +50,51 @@ class Copy:
         """Called before each writing; raises where this process may not write any more."""
         self._parts: dict[str, list[int]] = {}  # checksums of what is stored of growing files
 
-    def put(self, path: Path) -> None:
-        """Store a file as it is now; a file of JSON lines in parts."""
+    def name_of(self, path: Path) -> str:
+        """Return a path's name in the store; the mirror's own is empty."""
         name = path.absolute().relative_to(self.local).as_posix()
+        return "" if name == "." else name
+
+    def upload(self, path: Path) -> None:
+        """Store a file as it is now; a file of JSON lines in parts."""
+        name = self.name_of(path)
         self.guard()
         data = path.read_bytes()
         if path.suffix != ".jsonl":
             self.write(name, data)
             return
-        parts = split(data)
-        known = self._parts.get(name)
-        sums = [zlib.crc32(part) for part in parts]
+        parts = split(data, PART)
+        sums, stored = [zlib.crc32(part) for part in parts], self._parts.get(name)
         for number, part in enumerate(parts):
-            if known is None or known[number : number + 1] != [sums[number]]:
+            if stored is None or stored[number : number + 1] != [sums[number]]:
                 self.write(part_name(name, number), part)
-        if known is None:
+        if stored is None:
             stale = [other for other in self._find(name + ".") if int(other.rpartition(".")[2]) >= len(parts)]
         else:
-            stale = [part_name(name, number) for number in range(len(parts), len(known))]
+            stale = [part_name(name, number) for number in range(len(parts), len(stored))]
         for other in stale:
             self._delete(other)
         self._parts[name] = sums
 
     def remove(self, path: Path) -> None:
         """Remove a file or a folder from the store; one that is not there is fine."""
-        name = path.absolute().relative_to(self.local).as_posix()
+        name = self.name_of(path)
         self.guard()
-        for found in self._find(name):
-            if found == name or found.startswith((name + "/", name + ".000")):
-                self._delete(found)
-        for known in [known for known in self._parts if known == name or known.startswith(name + "/")]:
-            del self._parts[known]
+        for stored in self._find(name):
+            if stored == name or stored.startswith((name + "/", name + ".000")):
+                self._delete(stored)
+        self._parts = {
+            other: sums
+            for other, sums in self._parts.items()
+            if other != name and not other.startswith(name + "/")
+        }
 
     def fetch(self, within: str = "", skip: Callable[[str], bool] = lambda name: False) -> None:
-        """Make the copy, or a folder in it, what the store holds; what is the same already is not read.
+        """Make the mirror, or a folder in it, what the store holds; what is the same already is not read.
 
         Args:
-            within: path of the folder in the copy.
-            skip: tells of a path in the copy whether it is left alone.
+            within: path of the folder in the mirror.
+            skip: tells of a path in the mirror whether it is left alone.
         """
         seen = self._seen()
         listed = {name: tag for name, tag in self._listing(within).items() if not skip(name)}
@@ -94,36 +102,33 @@ class Copy:
         for name in sorted(listed):
             whole.setdefault(whole_name(name), []).append(name)
         for name, parts in whole.items():
-            tag = [listed[part] for part in parts]
-            path = self.local / name
-            if seen.get(name) != [*tag, _stamp(path)]:
-                data = b"".join(self._read(part) for part in parts)
-                _replace(path, data)
+            tags, path = [listed[part] for part in parts], self.local / name
+            if seen.get(name) != [*tags, _stamp(path)]:
+                write_atomically(path, b"".join(self._ask("cat_file", part) for part in parts))
                 self._parts.pop(name, None)
-                seen[name] = [*tag, _stamp(path)]
+                seen[name] = [*tags, _stamp(path)]
         for path in sorted((self.local / within).rglob("*")):
-            name = path.relative_to(self.local).as_posix()
+            name = self.name_of(path)
             is_gone = (
-                name not in whole and path.is_file() and not path.name.startswith(".") and not skip(name)
+                path.is_file() and not path.name.startswith(".") and name not in whole and not skip(name)
             )
             if is_gone and (self.is_scratch or name in seen):  # what a person put there stays
                 path.unlink()
                 seen.pop(name, None)
-        _replace(self.local / ORIGIN, json.dumps({"url": self.url, "seen": seen}).encode())
+        write_atomically(self.local / ORIGIN, json.dumps({"url": self.url, "seen": seen}).encode())
 
     def read(self, name: str) -> bytes | None:
         """Read one object; None where there is none."""
         try:
-            return self._read(name)
+            data: bytes = self._ask("cat_file", name)
         except FileNotFoundError:
             return None
+        return data
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless there is one of that name; tell whether it was written."""
         try:
-            self._patiently(
-                lambda: self.fs.pipe_file(f"{self.root}/{name}", data, mode="create"), f"{self.url}/{name}"
-            )
+            self._ask("pipe_file", name, data, mode="create")
         except FileExistsError:
             return False
         except FileNotFoundError as error:
@@ -131,70 +136,103 @@ class Copy:
         return True
 
     def write(self, name: str, data: bytes) -> None:
-        """Write one object."""
-        self._patiently(lambda: self._write(name, data), f"{self.url}/{name}")
-
-    def _write(self, name: str, data: bytes) -> None:
-        try:
-            self.fs.pipe_file(f"{self.root}/{name}", data)
-        except FileNotFoundError as error:
-            raise ConnectionError(
-                f"{self.url}: the bucket is gone"
-            ) from error  # it was there, and may be again
+        """Write one object; a bucket that is gone was there, and may be again."""
+        self._ask("pipe_file", name, data, transient=FileNotFoundError)
 
     def _delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._patiently(lambda: self.fs.rm_file(f"{self.root}/{name}"), f"{self.url}/{name}")
-
-    def _read(self, name: str) -> bytes:
-        data: bytes = self._patiently(lambda: self.fs.cat_file(f"{self.root}/{name}"), f"{self.url}/{name}")
-        return data
+            self._ask("rm_file", name)
 
     def _listing(self, within: str) -> dict[str, str]:
         """Map the paths of the store's objects in a folder to what changes when their content does."""
-        found = self._patiently(
-            lambda: self.fs.find(f"{self.root}/{within}".rstrip("/"), detail=True), f"{self.url}/{within}"
-        )
-        prefix = len(self.root) + 1
         return {
-            path[prefix:]: _tag(info)
-            for path, info in found.items()
+            path[len(self.root) + 1 :]: _tag(info)
+            for path, info in self._ask("find", within, detail=True).items()
             if info["type"] == "file" and not Path(path).name.startswith(".")
         }
 
     def _find(self, prefix: str) -> list[str]:
-        folder, _, start = prefix.rpartition("/")
-        return [name for name in self._listing(folder) if name.startswith(f"{folder}/{start}".lstrip("/"))]
+        return [name for name in self._listing(prefix.rpartition("/")[0]) if name.startswith(prefix)]
 
     def _seen(self) -> dict[str, list[Any]]:
-        path = self.local / ORIGIN
-        if not path.exists():
-            return {}
-        try:
-            seen: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))["seen"]
-        except (ValueError, KeyError, TypeError):
-            return {}
-        return seen
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            seen: dict[str, list[Any]] = json.loads((self.local / ORIGIN).read_bytes())["seen"]
+            return seen
+        return {}
 
-    def _patiently(self, ask: Callable[[], T], what: str) -> T:
-        """Ask again while the store is out of order, longer each time, and give up in the end."""
+    def _ask(
+        self, method: str, name: str, *args: Any, transient: type[OSError] | None = None, **options: Any
+    ) -> Any:
+        """Ask the store, again while it is out of order, longer each time, and give up in the end.
+
+        Args:
+            transient: an answer that counts as being out of order too.
+        """
         begun, pause = time.monotonic(), 0.2
         while True:
             try:
-                return ask()
-            except (FileNotFoundError, FileExistsError):
-                raise
-            except PermissionError as error:
-                raise OutOfOrder(f"{what}: access is denied; check the credentials and the bucket") from error
+                return getattr(self.fs, method)(f"{self.root}/{name}".rstrip("/"), *args, **options)
             except address.faults() as error:
-                patience = PATIENCE if signals.seconds_since() is None else LEAVING
-                if time.monotonic() - begun + pause > patience:
+                is_answer = isinstance(error, FileNotFoundError | FileExistsError)
+                if is_answer and not (transient and isinstance(error, transient)):
+                    raise
+                what, seconds = f"{self.url}/{name}", time.monotonic() - begun
+                if isinstance(error, PermissionError):
                     raise OutOfOrder(
-                        f"{what}: the storage has not answered for {time.monotonic() - begun:.0f} s "
-                        f"({type(error).__name__}); what was stored is safe, and the same command goes on"
+                        f"{what}: access is denied; check the credentials and the bucket"
+                    ) from error
+                is_leaving = signals.seconds_since() is not None
+                if seconds + pause > (LEAVING_TIMEOUT_SECONDS if is_leaving else STORE_TIMEOUT_SECONDS):
+                    raise OutOfOrder(
+                        f"{what}: the storage has not answered for {seconds:.0f} s ({type(error).__name__}); "
+                        "what was stored is safe: run the same command again"
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, 20)
+
+
+def split(data: bytes, size: int) -> list[bytes]:
+    """Split JSON lines where a part is full, always at the same places; no data are one empty part."""
+    parts, start = [], 0
+    while len(data) - start > size:
+        end = data.find(b"\n", start + size - 1) + 1
+        if not end or end == len(data):
+            break
+        parts.append(data[start:end])
+        start = end
+    return [*parts, data[start:]]
+
+
+def part_name(name: str, number: int) -> str:
+    """Name a part of a growing file: the first has the file's own name."""
+    return name if number == 0 else f"{name}.{number:06d}"
+
+
+def whole_name(name: str) -> str:
+    """Return the name of the file that an object is, or is a part of."""
+    stem, _, number = name.rpartition(".")
+    return stem if stem.endswith(".jsonl") and number.isdigit() else name
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file, safe on disk when this returns, of which a reader, or a crash, sees all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide results from a colleague
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _tag(info: dict[str, Any]) -> str:
@@ -204,13 +242,6 @@ def _tag(info: dict[str, Any]) -> str:
 
 def _stamp(path: Path) -> str:
     with contextlib.suppress(FileNotFoundError):
-        found = path.stat()
-        return f"{found.st_mtime_ns} {found.st_size}"
+        status = path.stat()
+        return f"{status.st_mtime_ns} {status.st_size}"
     return ""
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -14,27 +14,27 @@ from typing import Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_leaves
 
-from metabench.training.graphs.cuda import Room, capture
+from metabench.core import trees
+from metabench.training.graphs.cuda import GraphPool, capture
 
-PAYS_AFTER = {"cpu": 60.0, "cuda": 3.0}
-"""Seconds that a function must have taken before it is recorded: recording takes some, too.
+TRACE_AFTER_SECONDS = {"cpu": 60.0, "cuda": 3.0}
+"""What a function must have taken before it is recorded: recording takes some, too.
 
 A GPU waits for the composing of operations most of the time.
 """
 
 
-class Tape:
+class TraceCache:
     """What one run has recorded."""
 
-    def __init__(self, pays_after: float | None = None) -> None:
-        """Begin with nothing; record after so many seconds, or after those of `PAYS_AFTER`."""
-        self.pays_after = pays_after
+    def __init__(self, trace_after: float | None = None) -> None:
+        """Begin with nothing; record after so many seconds, or after those of `TRACE_AFTER_SECONDS`."""
+        self.trace_after = trace_after
         self.seconds: dict[Hashable, float] = {}
-        self.fits = sys.maxsize  # the most tasks that were found to fit in memory at once
+        self.max_tasks_in_memory = sys.maxsize  # at once, of what has been tried
         self.recorded: dict[Hashable, Callable[..., Any]] = {}
-        self.room: Room | None = None  # in which all graphs work
+        self.pool: GraphPool | None = None  # in which all graphs work
 
     def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         """Return function(*args), replayed if it has been recorded for arguments of this form.
@@ -43,31 +43,32 @@ class Tape:
             name: tells apart what is no argument; under one name and form a function does one and the same.
             args: nested containers of tensors, the same at each call but for the numbers in the tensors.
         """
-        leaves = tree_leaves(args)
-        form = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
-        key, kind = (name, form), leaves[0].device.type
-        found = self.recorded.get(key)
-        pays_after = PAYS_AFTER.get(kind, PAYS_AFTER["cpu"]) if self.pays_after is None else self.pays_after
-        if found is None and self.seconds.get(key, 0.0) >= pays_after:
-            found = self.recorded[key] = self._recorded(function, args, leaves[0].device)
-        if found is not None:
+        leaves, _ = trees.flatten(args)
+        device = leaves[0].device
+        key = name, tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+        trace_after = self.trace_after
+        if trace_after is None:
+            trace_after = TRACE_AFTER_SECONDS.get(device.type, TRACE_AFTER_SECONDS["cpu"])
+        if key not in self.recorded and self.seconds.get(key, 0.0) >= trace_after:
+            self.recorded[key] = self._record(function, args, device)
+        if key in self.recorded:
             with torch.no_grad():
-                return found(*args)
+                return self.recorded[key](*args)
         begun = time.perf_counter()
         result = function(*args)
         self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - begun
         return result
 
-    def _recorded(
+    def _record(
         self, function: Callable[..., Any], args: tuple[Any, ...], device: torch.device
     ) -> Callable[..., Any]:
         operations = record(function, *args)
         if device.type != "cuda":
             return operations
-        self.room = self.room or Room(device)
-        graph = capture(operations, args, self.room)
+        self.pool = self.pool or GraphPool(device)
+        graph = capture(operations, args, self.pool)
         if graph is None:
-            self.room = None
+            self.pool = None
         return graph or operations
 
 

@@ -300,7 +300,7 @@ def test_an_unchanged_file_is_sorted_once_and_its_images_are_not_read_again(
     path = packed(tmp_path, **GOOD)
     expected = load(path).fingerprint
     monkeypatch.setattr(array, "table_file", lambda *_: pytest.fail("sorted again"))
-    monkeypatch.setattr(_arrays, "_unpacked", lambda *_: pytest.fail("unpacked again"))
+    monkeypatch.setattr(_arrays, "_read_images", lambda *_: pytest.fail("unpacked again"))
     assert load(path).fingerprint == expected
 
 

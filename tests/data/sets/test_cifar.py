@@ -163,16 +163,16 @@ def test_one_download_is_checked_goes_on_and_serves_both(
     served, here = pack(tmp_path / "served", contents()), tmp_path / "here"
     told: list[str] = []
     with serving(served.parent) as (url, behaviour):
-        order = fetch.Order(url=url, told=told.append)
+        order = fetch.Order(url=url, say=told.append)
         with pytest.raises(MetabenchError, match=r"binary.tar.gz: damaged or replaced: its MD5 is \w+, must"):
-            cifar_fs.fetch(here, "bertinetto", cifar_fs.Options(), order)
-        assert not cifar_fs.DATASET.is_here(here)
+            cifar_fs.DATASET.fetch(here, "bertinetto", None, order)
+        assert not cifar_fs.DATASET.is_available(here)
         monkeypatch.setattr(cifar_files, "MD5", hashlib.md5(served.read_bytes()).hexdigest())
         behaviour.cuts = [1000, 1000]
         behaviour.seen.clear()
-        cifar_fs.fetch(here, "bertinetto", cifar_fs.Options(), order)
+        cifar_fs.DATASET.fetch(here, "bertinetto", None, order)
         assert [span for _, span in behaviour.seen] == [None, "bytes=1000-", "bytes=2000-"]
-        fc100.fetch(here, "oreshkin", fc100.Options(), order)
+        fc100.DATASET.fetch(here, "oreshkin", None, order)
         assert len(behaviour.seen) == 3
     assert [line.endswith("binary.tar.gz is here already") for line in told] == [True]
     assert load(here).fingerprint == load(tmp_path / "served").fingerprint
@@ -180,7 +180,7 @@ def test_one_download_is_checked_goes_on_and_serves_both(
 
 def test_an_address_without_the_archive_is_told(tmp_path: Path) -> None:
     with serving(tmp_path) as (url, _), pytest.raises(MetabenchError, match=r"binary\.tar\.gz: HTTP 404"):
-        cifar_files.fetch(tmp_path / "here", fetch.Order(url=url))
+        cifar_files.fetch(tmp_path / "here", "", None, fetch.Order(url=url))
 
 
 def test_a_pickled_version_is_not_read_and_the_message_says_so(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig
-from metabench.data.reading import cache, own
+from metabench.data.reading import cache, splits
 from metabench.data.reading import images as reader
 from metabench.data.tasks import frozen
 
@@ -94,7 +94,6 @@ def test_folders_named_like_splits_are_splits(tmp_path: Path, words: tuple[str, 
 LISTS = {
     "a.yaml": "train: [class0, class1]\nval: [class2, class3]\ntest: [class5, class4]\n",
     "a.json": '{"train": ["class0", "class1"], "val": ["class2", "class3"], "test": ["class5", "class4"]}',
-    "a.txt": "# train\nclass0\nclass1\n\n# val\nclass2\nclass3\n# test\nclass5\nclass4\n",
 }
 
 
@@ -110,6 +109,24 @@ def test_a_list_names_the_classes_of_each_split_and_may_leave_some_out(tmp_path:
         ("class5", "class4"),
     ]
     assert splits.meta_test.images[:, 0, 0, 0, 0].tolist() == [50, 40]
+
+
+@pytest.mark.parametrize("options", [{}, {"split_by": "list", "list": "list.yaml"}], ids=["seed", "list"])
+@pytest.mark.parametrize("form", ["zip", "tar", "gztar"])
+def test_an_archive_of_a_folder_gives_what_the_folder_gives(
+    tmp_path: Path, form: str, options: dict[str, Any]
+) -> None:
+    six_classes(tmp_path / "images")
+    for folder in (tmp_path, tmp_path / "images"):
+        (folder / "list.yaml").write_text(LISTS["a.yaml"])
+    path = shutil.make_archive(str(tmp_path / "packed"), form, tmp_path / "images")
+    assert load(path, **SIX, **options).fingerprint == load(tmp_path / "images", **SIX, **options).fingerprint
+
+
+def test_an_archive_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    path = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", six_classes(tmp_path / "images")))
+    path.write_bytes(path.read_bytes()[:-30])
+    assert f"{path} ({path.stat().st_size} bytes) is truncated or damaged" in refused(path)
 
 
 BAD_LISTS = {
@@ -135,8 +152,8 @@ def test_a_list_that_is_not_there_and_one_that_is_not_used_are_told(tmp_path: Pa
     assert "nothing.txt: No such file" in refused(tmp_path, split_by="list", list="nothing.txt")
     assert "one needs the other" in refused(tmp_path, split_by="list")
     assert "one needs the other" in refused(tmp_path, list="nothing.txt")
-    (tmp_path / "list.txt").write_text("class0\n")
-    assert "stands before the first heading" in refused(tmp_path, split_by="list", list="list.txt")
+    (tmp_path / "list.txt").write_text("# train\nclass0\n")
+    assert "must map meta_train" in refused(tmp_path, split_by="list", list="list.txt")
 
 
 def test_smaller_classes_are_counted_and_only_their_images_are_drawn(tmp_path: Path) -> None:
@@ -430,7 +447,7 @@ def test_a_large_table_in_another_order_is_kept_on_disk(
     paint(six_classes(tmp_path) / "class0" / "more.png")
     expected = load(tmp_path, **SIX).fingerprint
     before = set(cache.glob("folder-split-*"))
-    monkeypatch.setattr(own, "LARGE", 1)
+    monkeypatch.setattr(splits, "LARGE", 1)
     assert load(tmp_path, **SIX).fingerprint == expected
     assert len(set(cache.glob("folder-split-*")) - before) == 1
 
@@ -493,7 +510,7 @@ def written(root: Path) -> dict[str, list[int]]:
         is_hidden = any(name.startswith(".") or name.lower() in reader.HIDDEN for name in names)
         if path.is_file() and not is_hidden and path.parent != root:
             with Image.open(path) as image:
-                known.setdefault(reader.class_name(path.parent), []).append(int(image.getpixel((0, 0))))  # type: ignore[arg-type]
+                known.setdefault(reader.class_name(path.parent.name), []).append(int(image.getpixel((0, 0))))  # type: ignore[arg-type]
     return {name: sorted(values) for name, values in known.items()}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,9 @@ from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import archives
-from metabench.data.sets import cub, mini_imagenet, tiered_imagenet
+from metabench.data.reading.published import Published
 
-SETS: dict[str, ModuleType] = {
-    "mini_imagenet": mini_imagenet,
-    "tiered_imagenet": tiered_imagenet,
-    "cub": cub,
-}
+SETS = ("mini_imagenet", "tiered_imagenet", "cub")
 PARTS = ("meta_train", "meta_validation", "meta_test")
 WORDS = dict(zip(PARTS, ("train", "val", "test"), strict=True))
 SIZES = {"mini_imagenet": (64, 16, 20), "tiered_imagenet": (351, 97, 160), "cub": (100, 50, 50)}
@@ -41,11 +38,22 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
+def photos_of(name: str) -> Published:
+    return data.get(name).load.args[0]  # type: ignore[attr-defined, no-any-return]
+
+
+def change_photos(name: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let a data set know other things of its images."""
+    photos, dataset = photos_of(name)._replace(**changes), data.get(name)
+    functions: dict[str, Any] = {key: getattr(dataset, key) for key in ("load", "is_available", "sources")}
+    changed = {key: partial(function.func, photos) for key, function in functions.items()}
+    module = importlib.import_module(f"{data.SETS}.{name}")
+    monkeypatch.setattr(module, "DATASET", dataset._replace(**changed))
+
+
 def shrink(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = SETS[name].PHOTOS
-    classes = {part: names[: FEW[part]] for part, names in photos.classes.items()}
-    few = photos._replace(classes=classes, fewest=2, most=2, total=14)
-    monkeypatch.setattr(SETS[name], "PHOTOS", few)
+    classes = {part: names[: FEW[part]] for part, names in photos_of(name).classes.items()}
+    change_photos(name, monkeypatch, classes=classes, fewest=2, most=2, total=14)
 
 
 @pytest.fixture
@@ -55,8 +63,7 @@ def mini(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def classes_of(name: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = SETS[name].PHOTOS.classes
-    return found
+    return photos_of(name).classes
 
 
 def photo(value: int) -> bytes:
@@ -144,7 +151,7 @@ def refused(root: Path | None, name: str = "mini_imagenet", **options: Any) -> s
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_class_lists_have_the_published_sizes_and_no_overlap(name: str) -> None:
-    photos = SETS[name].PHOTOS
+    photos = photos_of(name)
     assert tuple(photos.classes) == PARTS
     assert tuple(len(part) for part in photos.classes.values()) == SIZES[name]
     names = [one for part in photos.classes.values() for one in part]
@@ -154,7 +161,7 @@ def test_the_class_lists_have_the_published_sizes_and_no_overlap(name: str) -> N
 
 
 def test_no_category_of_tiered_imagenet_is_in_two_splits() -> None:
-    photos = tiered_imagenet.PHOTOS
+    photos = photos_of("tiered_imagenet")
     homes = [{photos.domains[one] for one in part} for part in photos.classes.values()]
     assert [len(part) for part in homes] == [20, 6, 8]
     assert len(set.union(*homes)) == 34
@@ -166,9 +173,9 @@ def test_the_lists_are_those_of_their_authors(data_root: Path) -> None:
         pytest.skip(f"no class lists under {data_root}")
     for part, word in WORDS.items():
         ravi = (folder / f"miniimagenet_ravi_classes_{word}.txt").read_text().split()
-        assert sorted(ravi) == sorted(mini_imagenet.CLASSES[part])
+        assert sorted(ravi) == sorted(photos_of("mini_imagenet").classes[part])
         chen = json.loads((folder / f"cub_{word}.json").read_text())
-        assert sorted(chen) == sorted(cub.classes()[part])
+        assert sorted(chen) == sorted(photos_of("cub").classes[part])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -181,11 +188,11 @@ def test_every_layout_gives_the_same_bytes_in_a_folder_and_in_an_archive(
     tar(tmp_path / "tar", name, files)
     tar(tmp_path / "gz", name, files, ".tgz")
     zipped(tmp_path / "zip", name, files)
-    assert not data.get(name).is_here(tmp_path)
+    assert not data.get(name).is_available(tmp_path)
     first = load(tmp_path / "plain", name)
     for form in ("folder", "tar", "gz", "zip"):
         assert load(tmp_path / form, name).fingerprint == first.fingerprint
-        assert data.get(name).is_here(tmp_path / form)
+        assert data.get(name).is_available(tmp_path / form)
 
 
 def test_every_image_is_in_its_class_and_every_class_in_its_split(tmp_path: Path, name: str) -> None:
@@ -196,7 +203,7 @@ def test_every_image_is_in_its_class_and_every_class_in_its_split(tmp_path: Path
     for part in PARTS:
         found = getattr(splits, part)
         assert found.classes == tuple(classes_of(name)[part])
-        assert found.domains == tuple(SETS[name].PHOTOS.domains[one] for one in found.classes)
+        assert found.domains == tuple(photos_of(name).domains[one] for one in found.classes)
         assert found.images.shape == (FEW[part], 2, 3, 4, 4)
         for images in found.images.float():
             red = images[:, 0].mean((1, 2))
@@ -237,7 +244,7 @@ def test_what_is_not_there_is_told_with_what_to_get_where_from_and_where_to_put_
         assert f"put it under {root or 'METABENCH_DATA'}/{name}, or set the option path" in told
         assert "folders of classes" in told
         assert ".tar.gz" in told
-        assert not data.get(name).is_here(root)
+        assert not data.get(name).is_available(root)
     assert "METABENCH_DATA is not set" in refused(None, name)
     assert f"{tmp_path / name} is not there" in refused(tmp_path, name)
     assert "path='nowhere'" in refused(tmp_path, name, path="nowhere")
@@ -326,7 +333,7 @@ def test_all_that_is_wrong_is_told_at_once_with_what_to_do(tmp_path: Path, mini:
 def test_images_that_are_too_few_in_all_are_told(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SETS[name], "PHOTOS", SETS[name].PHOTOS._replace(fewest=1, most=3))
+    change_photos(name, monkeypatch, fewest=1, most=3)
     unpack(tmp_path, name, without("_1.jpg")(by_class(name)))
     assert "7 images in all, but there are 14 as published" in refused(tmp_path, name)
 
@@ -364,7 +371,7 @@ DUBIOUS = {
 def test_archives_that_no_honest_person_packed_are_refused(
     tmp_path: Path, mini: None, monkeypatch: pytest.MonkeyPatch, info: tarfile.TarInfo, problem: str
 ) -> None:
-    monkeypatch.setattr("metabench.data.reading.photos.LARGEST_FILE", 40_000)
+    monkeypatch.setattr("metabench.data.reading.published.LARGEST_FILE", 40_000)
     path = tar(tmp_path / "a" / "b", "mini_imagenet", by_class("mini_imagenet"), ".tar.gz", info)
     before = set(tmp_path.rglob("*"))
     told = refused(tmp_path / "a" / "b")
@@ -387,7 +394,7 @@ def test_a_link_and_a_way_out_in_a_zip_archive_are_refused(tmp_path: Path, mini:
 def test_an_archive_that_is_a_bomb_in_sum_is_refused(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SETS[name], "PHOTOS", SETS[name].PHOTOS._replace(largest=9_000))
+    change_photos(name, monkeypatch, largest=9_000)
     tar(tmp_path, name, by_class(name), ".tar.gz", *(member(f"{number}") for number in range(20)))
     assert "unpacks to more than 9000 bytes" in refused(tmp_path, name)
 

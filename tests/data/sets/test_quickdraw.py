@@ -88,7 +88,7 @@ def test_fewer_drawings_are_the_first_of_more_and_change_no_other_split(root: Pa
 def test_the_split_is_part_of_the_name(root: Path) -> None:
     assert load(root).name == "quickdraw/cloudera"
     assert load(root, "meta_dataset").name == "quickdraw/meta_dataset"
-    assert data.get("quickdraw").is_here(root)
+    assert data.get("quickdraw").is_available(root)
 
 
 def test_too_few_rows_name_the_category_what_it_has_and_what_to_set(root: Path) -> None:
@@ -114,7 +114,7 @@ def test_all_bad_files_are_reported_together(root: Path) -> None:
     assert "eye.npy: cannot be read as a NumPy array" in message
     assert "fan.npy: must be uint8 [n, 784], but is uint8 [30, 783]" in message
     assert "fish.npy: must be uint8 [n, 784], but is float32 [30, 784]" in message
-    assert not data.get("quickdraw").is_here(root)
+    assert not data.get("quickdraw").is_available(root)
 
 
 def test_a_pickle_is_not_opened(root: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_pickle_is_not_opened(root: Path) -> None:
 
 
 def test_the_real_files_give_clouderas_sizes(data_root: Path) -> None:
-    if not data.get("quickdraw").is_here(data_root):
+    if not data.get("quickdraw").is_available(data_root):
         pytest.skip(f"no Quick, Draw! under {data_root}")
     splits = load(data_root)
     assert splits.meta_train.images.shape == (207, 20, 1, 28, 28)
@@ -159,7 +159,7 @@ def test_fetched_rows_give_what_whole_files_give(
     url, behaviour = served
     fetch(here, url)
     assert load(here).fingerprint == load(root).fingerprint
-    assert data.get("quickdraw").is_here(here)
+    assert data.get("quickdraw").is_available(here)
     assert {path for path, _ in behaviour.seen} >= {"/hot air balloon.npy", "/The Eiffel Tower.npy"}
     n_seen = len(behaviour.seen)
     fetch(here, url)
@@ -183,7 +183,7 @@ def test_more_rows_and_another_split_are_added_to_what_is_here(
     url, behaviour = served
     fetch(here, url, n=10)
     with pytest.raises(
-        MetabenchError, match=r"lack some of their rows.*fetch quickdraw --split cloudera --opt"
+        MetabenchError, match=r"lack some of their rows.*fetch quickdraw, with split=cloudera and the opt"
     ):
         load(here, n=26)
     behaviour.seen.clear()
@@ -201,7 +201,7 @@ def test_two_that_fetch_at_once_do_the_work_once(
 ) -> None:
     url, behaviour = served
     told: list[str] = []
-    order = _fetch.Order(url=url, jobs=4, told=told.append)
+    order = _fetch.Order(url=url, jobs=4, say=told.append)
     behaviour.silence = 0.01
     with ThreadPoolExecutor(2) as pool:  # the lock is between open files: threads are as good as processes
         both = [pool.submit(quickdraw.fetch, here, "cloudera", quickdraw.Options(20), order) for _ in "ab"]
@@ -217,14 +217,14 @@ def test_a_fetch_that_failed_goes_on_and_ends_the_same(
     url, behaviour = served
     monkeypatch.setattr(_fetch, "PAUSE", 0.001)
     folder = here / quickdraw_files.ROWS
-    store = quickdraw_files.store
+    keep = quickdraw_files.keep
 
-    def store_100(*args: object) -> None:
+    def keep_100(*args: object) -> None:
         if len(list(folder.glob("*.npz"))) >= 100:
             raise KeyboardInterrupt
-        store(*args)  # type: ignore[arg-type]
+        keep(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(quickdraw_files, "store", store_100)
+    monkeypatch.setattr(quickdraw_files, "keep", keep_100)
     with pytest.raises(KeyboardInterrupt):
         fetch(here, url)
     kept = sorted(folder.iterdir())
@@ -233,7 +233,7 @@ def test_a_fetch_that_failed_goes_on_and_ends_the_same(
     with pytest.raises(MetabenchError, match="categories are missing"):
         load(here)
     kept[0].write_bytes(kept[0].read_bytes()[:-300])
-    monkeypatch.setattr(quickdraw_files, "store", store)
+    monkeypatch.setattr(quickdraw_files, "keep", keep)
     behaviour.seen.clear()
     behaviour.codes, behaviour.cuts = [500, 503], [10, 0]
     fetch(here, url)
@@ -271,7 +271,7 @@ def test_whole_files_are_fetched_only_when_asked_for(
 ) -> None:
     url, behaviour = served
     behaviour.has_ranges = False
-    with pytest.raises(MetabenchError, match=r"sends whole files only.*--whole"):
+    with pytest.raises(MetabenchError, match=r"sends whole files only.*or fetch whole files"):
         fetch(here, url)
     assert not list((here / quickdraw_files.ROWS).iterdir())
     fetch(here, url, is_whole=True)
@@ -316,7 +316,7 @@ def test_rows_that_are_not_those_of_their_images_are_refused(tmp_path: Path) -> 
 
 
 def test_the_real_files_are_fetched_as_they_are(data_root: Path, here: Path) -> None:
-    if not data.get("quickdraw").is_here(data_root):
+    if not data.get("quickdraw").is_available(data_root):
         pytest.skip(f"no Quick, Draw! under {data_root}")
     with serving(data_root / quickdraw.FOLDER) as (url, _):
         fetch(here, url)

@@ -13,24 +13,29 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 pytest.importorskip("triton", reason="no Triton for this platform")
 
+from metabench.nets import layers
 from metabench.nets.kernels import operators
 from metabench.nets.kernels.gpu import rows
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
+FAILURE = operators.failure
+
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    operators._has_kernels.cache_clear()
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(layers, "_plain", set())
+    monkeypatch.setattr(operators, "failure", operators._trial)  # on a CPU as well
+    layers._has_usable.cache_clear()
     yield
-    operators._has_kernels.cache_clear()
+    layers._has_usable.cache_clear()
 
 
 def test_kernels_are_tried_inside_of_transforms_as_outside() -> None:
     found = []
 
     def loss(x: Tensor) -> Tensor:
-        found.append(operators._has_kernels(DEVICE))
+        found.append(layers.has_kernels(DEVICE))
         return x.square().sum()
 
     first, second = (make_fx(vmap(grad(loss)))(torch.rand(2, 3, device=DEVICE)) for _ in range(2))
@@ -48,14 +53,19 @@ def test_where_kernels_do_not_work_it_is_told_once_and_torchs_layers_serve(
 
     monkeypatch.setattr(rows, "launch", launch)
     with caplog.at_level(logging.WARNING):
-        assert not operators._has_kernels(DEVICE)
-        assert not operators._has_kernels(DEVICE)
+        assert not layers.has_kernels(DEVICE)
+        assert not layers.has_kernels(DEVICE)
     (line,) = caplog.messages
-    assert line.startswith(f"kernels for {DEVICE} cannot be used, so that torch's own layers are")
+    assert line.startswith(f"kernels for {DEVICE} are not used, but torch's own layers, which took 1.7 times")
     assert ("C compiler" in line) == (how == "fails")
 
 
-def test_other_devices_have_no_kernels() -> None:
-    assert operators.serves(torch.device("cpu"))
-    assert operators.serves(torch.device("meta"))
-    assert not operators.serves(torch.device("mps"))
+def test_other_devices_have_no_kernels(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(operators, "failure", FAILURE)
+    assert layers.has_kernels(torch.device("cpu"))
+    assert layers.has_kernels(torch.device("meta"))
+    assert not caplog.messages
+    assert not layers.has_kernels(torch.device("mps"))
+    assert caplog.messages[0].endswith("there are none")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from metabench.cli import app
 from metabench.search.journal.ledger import Ledger, Trial, look
-from metabench.search.ray.asha import judge
+from metabench.search.journal.rule import decide
 from metabench.storage import files
 from tests.report import played
 from tests.report.conftest import quickly
@@ -35,7 +35,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _propose(ledger)
     ledger.fail(_propose(ledger).name, ERROR)
     for name, figure in ((_propose(ledger).name, 0.5), (_propose(ledger).name, None)):
-        judge(ledger, space.budget, name, make_report(400, figure))
+        decide(ledger, space.budget, name, make_report(400, figure))
     ledger.record(_propose(ledger).name, make_report(400, 0.4), "wait", {})
     broken = folder / files.FINAL / "maml_pp-default-seed0"
     files.write_lines(broken / files.REPORTS, files.read_lines(broken / files.REPORTS)[:1])

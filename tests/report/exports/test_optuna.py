@@ -14,10 +14,10 @@ from typer.testing import Result
 
 from metabench.core.config import SearchSpace
 from metabench.leaderboard import folders
-from metabench.report.exports import to_optuna as exporting
-from metabench.search.folder import claim
+from metabench.report.exports import records, to_optuna
+from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger, look
-from metabench.search.ray.asha import judge
+from metabench.search.journal.rule import decide
 from metabench.storage import files
 from tests.report import played
 from tests.search.played import make_error_report
@@ -120,13 +120,14 @@ def test_an_error_is_minimised(tmp_path: Path) -> None:
     space = SearchSpace.model_validate(
         {**played.SPACE, "task": task, "algorithms": {"maml": {}}, "network": {"name": "mlp", "norm": "none"}}
     )
-    claim(tmp_path / "waves", space, small.splits()._replace(kind="regression"), seed=0)
+    create_or_resume(tmp_path / "waves", space, small.splits()._replace(kind="regression"), seed=0)
     ledger = Ledger(tmp_path / "waves", 2)
     for error in (0.7, 0.2):
         trial = ledger.propose("maml", {}, {}, False, 1)
-        judge(ledger, space.budget, trial.name, make_error_report(2700, error))
+        decide(ledger, space.budget, trial.name, make_error_report(2700, error))
     path = tmp_path / "it.db"
-    assert exporting.write(path, {"waves": folders.read_search(tmp_path / "waves")}) == ["waves/maml"]
+    searches = list(records.experiments([folders.read_search(tmp_path / "waves")]))
+    assert to_optuna.write(path, searches) == ["waves/maml"]
     study = optuna.load_study(study_name="waves/maml", storage=f"sqlite:///{path}")
     assert (study.metric_names, study.direction.name) == (["meta_validation/error"], "MINIMIZE")
     assert (study.best_value, study.best_trial.intermediate_values) == (0.2, {2700: 0.2})

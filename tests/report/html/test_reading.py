@@ -19,23 +19,23 @@ from tests.support import small
 
 
 def test_what_was_spent_adds_up_to_the_ledger(large: Written) -> None:
-    found, ledger = reading.read([large.folder]), Ledger(large.folder, 0, is_driver=False)
-    assert len(found.trials) == 500
-    for algorithm in found.labels:
-        own = [arrived for arrived in found.arrivals if arrived.label == algorithm]
-        assert own[-1].tasks == sum(trial.tasks_seen for trial in ledger.of(algorithm))
-        assert own[-1].seconds == pytest.approx(ledger.seconds(algorithm))
-        assert all(a.tasks < b.tasks and a.seconds < b.seconds for a, b in itertools.pairwise(own))
+    results, ledger = reading.read([large.folder]), Ledger(large.folder, 0, is_driver=False)
+    assert len(results.trials) == 500
+    for algorithm in results.labels:
+        arrived = [one for one in results.arrivals if one.label == algorithm]
+        assert arrived[-1].tasks == sum(trial.tasks_seen for trial in ledger.of(algorithm))
+        assert arrived[-1].seconds == pytest.approx(ledger.seconds(algorithm))
+        assert all(a.tasks < b.tasks and a.seconds < b.seconds for a, b in itertools.pairwise(arrived))
 
 
 def test_the_best_so_far_only_rises_and_ends_at_the_best(large: Written) -> None:
-    found = reading.read([large.folder])
-    for label in found.labels:
-        own = [arrived for arrived in found.arrivals if arrived.label == label]
-        rises = anytime.improvements(own, lambda arrived: arrived.tasks)
+    results = reading.read([large.folder])
+    for label in results.labels:
+        arrived = [one for one in results.arrivals if one.label == label]
+        rises = anytime.improvements(arrived, lambda one: one.tasks)
         scores = [score for _, score in rises]
         assert scores == sorted(set(scores))
-        assert scores[-1] == max(arrived.score for arrived in own if arrived.score is not None)
+        assert scores[-1] == max(one.score for one in arrived if one.score is not None)
 
 
 def test_reading_changes_no_file(large: Written) -> None:
@@ -47,11 +47,13 @@ def test_reading_changes_no_file(large: Written) -> None:
 def test_what_has_several_rows_is_named_by_its_folder_too(tmp_path: Path, quick: None) -> None:
     for name, algorithms in (("first", ("maml_pp",)), ("second", ("maml_pp", "protonet"))):
         played.play(tmp_path / name, played.space(2, algorithms), small.splits())
-    found = reading.read([tmp_path / "first", tmp_path / "second"])
-    assert found.labels == ("maml_pp · first", "maml_pp · second", "protonet")
-    rows = {(row["algorithm"], Path(row["folder"]).name): row for row in found.board["rows"] if row["folder"]}
-    assert found.label(rows["maml_pp", "second"]) == "maml_pp · second"
-    assert {tried.label for tried in found.trials} == set(found.labels)
+    results = reading.read([tmp_path / "first", tmp_path / "second"])
+    assert results.labels == ("maml_pp · first", "maml_pp · second", "protonet")
+    rows = {
+        (row["algorithm"], Path(row["folder"]).name): row for row in results.board["rows"] if row["folder"]
+    }
+    assert results.label(rows["maml_pp", "second"]) == "maml_pp · second"
+    assert {tried.label for tried in results.trials} == set(results.labels)
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path: Path, quick: None) -> None:

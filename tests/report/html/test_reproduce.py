@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from metabench import PROTOCOL
 from metabench.cli import app, run
 from metabench.core.config import RunConfig, SearchSpace
+from metabench.leaderboard.folders import Run, Search
 from metabench.report.html import reading, reproduce
 from metabench.search import space as spaces
 from metabench.storage import files
@@ -50,21 +51,28 @@ def described(changes: dict[str, Any], tasks: int = 1400) -> RunConfig:
 @pytest.mark.parametrize("tasks", [1400, 5])
 @pytest.mark.parametrize("changes", RUNS, ids=lambda changes: "-".join(changes) or "plain")
 def test_the_command_of_a_run_describes_the_same_run(
-    changes: dict[str, Any], tasks: int, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], tasks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = described(changes, tasks)
-    given = []
-    monkeypatch.setattr(run, "train", lambda config, *others: given.append(config))
-    command = reproduce.train_command(json.loads(wanted.model_dump_json()), Path("runs/my run"))
-    result = CliRunner().invoke(app, shlex.split(command)[1:])
-    assert result.exit_code == 0, (command, result.output)
-    assert given == [wanted]
+    record = {"protocol": PROTOCOL, "data_fingerprint": "f" * 64, "run": wanted.model_dump(mode="json")}
+    recipe = reproduce.of_run(Run(Path("runs/my run"), record, [], None))
+    trained = []
+    monkeypatch.setattr(run, "train", lambda config, *others: trained.append(config))
+    monkeypatch.chdir(tmp_path)
+    for name, text in recipe.files.items():
+        Path(name).write_text(text)
+    result = CliRunner().invoke(app, shlex.split(recipe.commands[-1])[1:])
+    assert result.exit_code == 0, (recipe.commands, result.output)
+    assert trained == [wanted]
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_the_space_of_a_search_is_the_same_space(path: Path) -> None:
     space = SearchSpace.model_validate(yaml.safe_load(path.read_text()))
-    text = reproduce.as_yaml(space.model_dump(mode="json"))
+    config = {"space": space.model_dump(mode="json"), "seed": 0}
+    (text,) = reproduce.of_search(
+        Search(path.with_suffix(""), config, [], {}, {}, {}, {}, None, 0)
+    ).files.values()
     assert SearchSpace.model_validate(yaml.safe_load(text)) == space
 
 
@@ -84,5 +92,5 @@ def test_a_run_says_its_training_and_its_test(tmp_path: Path, quick: None) -> No
     runs.test_run(tmp_path / "run", small.splits(), 6)
     (recipe,) = reproduce.recipes(reading.read([tmp_path / "run"]))
     train, test = map(shlex.split, recipe.commands[-2:])
-    assert train[:4] == ["metabench", "train", "--algorithm", "maml"]
+    assert train == ["metabench", "train", "--config", "run.json", "--out", str(tmp_path / "run")]
     assert test == ["metabench", "test", str(tmp_path / "run"), "--tasks", "6"]

@@ -66,13 +66,13 @@ def lab(color: str, sight: str) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_and_lines_stand_out_from_the_paper(theme: int) -> None:
-    found = {
+    contrasts = {
         name: contrast(colors[theme], style.COLOURS["paper"][theme]) for name, colors in style.COLOURS.items()
     }
-    assert found["ink"] >= 7
-    assert found["soft"] >= 4.5  # what WCAG 2 asks of text
-    assert found["blue"] >= 4.5  # links
-    assert all(found[name] >= 3 for name in (*style.SERIES, "faint"))  # and of pictures
+    assert contrasts["ink"] >= 7
+    assert contrasts["soft"] >= 4.5  # what WCAG 2 asks of text
+    assert contrasts["blue"] >= 4.5  # links
+    assert all(contrasts[name] >= 3 for name in (*style.SERIES, "faint"))  # and of pictures
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
@@ -83,14 +83,6 @@ def test_series_can_be_told_apart_by_every_eye(theme: int, sight: str) -> None:
         (a, b): float(np.linalg.norm(places[a] - places[b])) for a, b in itertools.combinations(places, 2)
     }
     assert min(near.values()) > 0.08, min(near, key=near.__getitem__)  # a just noticeable one is about 0.02
-
-
-@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_better_fifths_stand_out_more(theme: int) -> None:
-    paper = style.COLOURS["paper"][theme]
-    strengths = [contrast(style.COLOURS[name][theme], paper) for name in style.FIFTHS]
-    assert strengths == sorted(strengths)
-    assert strengths[-1] > 7
 
 
 def test_no_two_colours_are_written_alike() -> None:

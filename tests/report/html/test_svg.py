@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree as XML
 
 from metabench.report.html import style, svg
-from metabench.report.html.picture import Picture
+from metabench.report.html.pictures import Picture
 
 CANARY = "<script>alert('1.23456')</script> & $x^2$"
 

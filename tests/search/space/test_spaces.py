@@ -35,6 +35,11 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def published(space: SearchSpace, name: str) -> dict[str, Any]:
+    its = spaces.of(space, name)
+    return its.resolve(its.published[0])
+
+
 def message(path: Path) -> str:
     with pytest.raises(MetabenchError) as caught:
         spaces.load(path)
@@ -56,7 +61,7 @@ def test_the_ablation_switches_one_part_on_in_each_row_and_all_in_the_last() -> 
         "cosine": ["cosine"],
     }
     switches = [switch for part in parts.values() for switch in part]
-    rows = {name: spaces.resolve(space, name, spaces.defaults(space, name)) for name in space.algorithms}
+    rows = {name: published(space, name) for name in space.algorithms}
     on = {name: [switch for switch in switches if row[switch]] for name, row in rows.items()}
     alone = {f"maml_pp.{label}": part for label, part in parts.items()}
     assert on == {"maml_pp.none": [], **alone, "maml_pp": switches}
@@ -66,7 +71,7 @@ def test_the_ablation_switches_one_part_on_in_each_row_and_all_in_the_last() -> 
 def test_defaults_of_a_shipped_space_resolve_to_every_setting(path: Path) -> None:
     space = spaces.load(path)
     for name in space.algorithms:
-        hyperparameters = spaces.resolve(space, name, spaces.defaults(space, name))
+        hyperparameters = published(space, name)
         fields = {field.name for field in dataclasses.fields(algorithms.get(name).hparams)}
         assert hyperparameters.keys() == fields
         run = spaces.run_config(space, name, hyperparameters, 7, spaces.rungs(space.budget))
@@ -91,8 +96,8 @@ def test_settings_that_do_not_go_together_are_refused_before_anything_starts(tmp
 def test_a_label_makes_one_more_row_of_an_algorithm_with_settings_of_its_own(tmp_path: Path) -> None:
     blocks = {"maml_pp": {}, "maml_pp.no_msl": {"multi_step_loss": False}}
     space = spaces.load(write(tmp_path, algorithms=blocks))
-    assert spaces.resolve(space, "maml_pp", {})["multi_step_loss"] is True
-    assert spaces.resolve(space, "maml_pp.no_msl", {})["multi_step_loss"] is False
+    assert spaces.of(space, "maml_pp").resolve({})["multi_step_loss"] is True
+    assert spaces.of(space, "maml_pp.no_msl").resolve({})["multi_step_loss"] is False
     run = spaces.run_config(space, "maml_pp.no_msl", {"multi_step_loss": False}, 0, [90])
     assert run.algorithm == "maml_pp.no_msl"
     assert algorithms.get(run.algorithm) is algorithms.get("maml_pp")
@@ -119,9 +124,9 @@ def test_the_schema_refuses_what_loading_refuses() -> None:
 
 def test_quickdraw_defaults_are_the_published_settings_of_cloudera() -> None:
     space = spaces.load(FOLDER / "quickdraw_5w1s.yaml")
-    published = spaces.resolve(space, "maml", spaces.defaults(space, "maml"))
-    assert (published["task_batch_size"], published["inner_steps"]) == (10, 5)
-    assert (published["inner_lr"], published["outer_lr"], published["outer_optimizer"]) == (
+    settings = published(space, "maml")
+    assert (settings["task_batch_size"], settings["inner_steps"]) == (10, 5)
+    assert (settings["inner_lr"], settings["outer_lr"], settings["outer_optimizer"]) == (
         0.005,
         5e-4,
         "adam",
@@ -136,16 +141,16 @@ def test_an_own_parameter_overrules_a_shared_one(tmp_path: Path) -> None:
             algorithms={"maml": {"inner_lr": 0.3}, "fomaml": {}},
         )
     )
-    assert spaces.parameters(space, "maml") == {"inner_lr": 0.3, "inner_steps": 2}
-    assert spaces.parameters(space, "fomaml") == {"inner_lr": 0.1, "inner_steps": 2}
+    assert spaces.of(space, "maml").parameters == {"inner_lr": 0.3, "inner_steps": 2}
+    assert spaces.of(space, "fomaml").parameters == {"inner_lr": 0.1, "inner_steps": 2}
 
 
 def test_a_shared_parameter_goes_only_to_algorithms_that_have_it(tmp_path: Path) -> None:
     space = spaces.load(
         write(tmp_path, shared={"learned_rates": False}, algorithms={"maml": {}, "maml_pp": {}})
     )
-    assert spaces.parameters(space, "maml") == {}
-    assert spaces.parameters(space, "maml_pp") == {"learned_rates": False}
+    assert spaces.of(space, "maml").parameters == {}
+    assert spaces.of(space, "maml_pp").parameters == {"learned_rates": False}
 
 
 def test_numbers_are_floats_exactly_where_the_setting_is_a_float(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_numbers_are_floats_exactly_where_the_setting_is_a_float(tmp_path: Path)
     space = spaces.load(
         write(tmp_path, shared={"inner_lr": parameter, "inner_steps": parameter, "outer_clip": 10})
     )
-    found = spaces.parameters(space, "maml")
+    found = spaces.of(space, "maml").parameters
     assert type(found["inner_lr"].low) is type(found["inner_lr"].default) is float
     assert type(found["inner_steps"].low) is type(found["inner_steps"].default) is int
     assert type(found["outer_clip"]) is float
@@ -165,11 +170,11 @@ def test_a_parameter_whose_condition_fails_is_neither_proposed_nor_used(tmp_path
         "multi_step_loss": {"choices": [True, False], "default": False},
     }
     space = spaces.load(write(tmp_path, algorithms={"maml_pp": own}))
-    assert list(spaces.parameters(space, "maml_pp")) == ["multi_step_loss", "multi_step_fraction"]
-    assert spaces.defaults(space, "maml_pp") == {"multi_step_loss": False}
+    assert list(spaces.of(space, "maml_pp").parameters) == ["multi_step_loss", "multi_step_fraction"]
+    assert spaces.of(space, "maml_pp").published[0] == {"multi_step_loss": False}
     usual = algorithms.hparams("maml_pp", {}).multi_step_fraction
-    off = spaces.resolve(space, "maml_pp", {"multi_step_loss": False, "multi_step_fraction": 0.3})
-    on = spaces.resolve(space, "maml_pp", {"multi_step_loss": True, "multi_step_fraction": 0.3})
+    off = spaces.of(space, "maml_pp").resolve({"multi_step_loss": False, "multi_step_fraction": 0.3})
+    on = spaces.of(space, "maml_pp").resolve({"multi_step_loss": True, "multi_step_fraction": 0.3})
     assert (off["multi_step_fraction"], on["multi_step_fraction"]) == (usual, 0.3)
 
 
@@ -181,7 +186,7 @@ def test_a_condition_may_name_a_constant_or_a_setting_that_the_space_leaves_alon
         ({"inner_steps": 3}, {"inner_steps": {"choices": [1, 3], "default": 1}}, False),
     ):
         space = spaces.load(write(tmp_path, shared={**shared, "outer_clip": {**clip, "when": when}}))
-        assert ("outer_clip" in spaces.defaults(space, "maml")) is is_on
+        assert ("outer_clip" in spaces.of(space, "maml").published[0]) is is_on
 
 
 def test_other_published_settings_follow_the_defaults_and_none_is_tried_twice(tmp_path: Path) -> None:
@@ -189,9 +194,9 @@ def test_other_published_settings_follow_the_defaults_and_none_is_tried_twice(tm
     also = [{"inner_lr": 0.25}, {"inner_lr": 0.5}, {"multi_step_loss": False}]
     blocks = {"maml": {}, "maml_pp": {"multi_step_loss": {"choices": [True, False], "default": True}}}
     space = spaces.load(write(tmp_path, shared={"inner_lr": lr}, also=also, algorithms=blocks))
-    assert spaces.published(space, "maml") == [{"inner_lr": 0.5}, {"inner_lr": 0.25}]
-    assert spaces.published(space, "maml_pp")[-1] == {"inner_lr": 0.5, "multi_step_loss": False}
-    assert len(spaces.published(space, "maml_pp")) == 3
+    assert spaces.of(space, "maml").published == [{"inner_lr": 0.5}, {"inner_lr": 0.25}]
+    assert spaces.of(space, "maml_pp").published[-1] == {"inner_lr": 0.5, "multi_step_loss": False}
+    assert len(spaces.of(space, "maml_pp").published) == 3
 
 
 @given(st.integers(1, 500), st.integers(1, 100_000), st.integers(2, 6))
@@ -226,7 +231,7 @@ def test_numbers_in_scientific_notation_need_no_dot(tmp_path: Path) -> None:
     path.write_text(
         yaml.safe_dump(MINIMAL) + "shared:\n  outer_lr: {low: 1e-4, high: 1e-2, log: true, default: 2E-3}\n"
     )
-    assert spaces.parameters(spaces.load(path), "maml")["outer_lr"].low == 1e-4
+    assert spaces.of(spaces.load(path), "maml").parameters["outer_lr"].low == 1e-4
 
 
 def test_a_space_survives_being_dumped_and_read_again() -> None:

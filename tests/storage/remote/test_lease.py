@@ -14,25 +14,25 @@ from metabench.storage.remote import lease
 
 
 @pytest.fixture
-def copies(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> list[remote.Copy]:
+def copies(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> list[remote.Mirror]:
     """Return two machines' copies of one address, in a world where everything goes faster."""
     monkeypatch.setattr(lease, "RENEWED_EVERY", 0.1)
     monkeypatch.setattr(lease, "SILENT_AFTER", 1.0)
     monkeypatch.setattr(lease, "SETTLING", 0.1)
-    return [remote.Copy(tmp_path / name, url) for name in ("a", "b")]
+    return [remote.Mirror(tmp_path / name, url) for name in ("a", "b")]
 
 
-def elsewhere(copy: remote.Copy) -> None:
+def elsewhere(copy: remote.Mirror) -> None:
     """Leave the lease of a machine that is not this one."""
     content = {"token": "x", "count": 0, "free": False, "host": "another", "pid": 1}
     copy.write(lease.NAME, json.dumps(content).encode())
 
 
-def test_a_second_driver_is_refused_while_the_first_lives(copies: list[remote.Copy]) -> None:
+def test_a_second_driver_is_refused_while_the_first_lives(copies: list[remote.Mirror]) -> None:
     first, second = copies
     with (
         lease.hold(first),
-        pytest.raises(MetabenchError, match=r"in use by process \d+ on .*choose another --name"),
+        pytest.raises(MetabenchError, match=r"in use by process \d+ on .*choose another name"),
         lease.hold(second),
     ):
         pass
@@ -40,7 +40,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(copies: list[remote.Co
         pass
 
 
-def test_a_driver_that_fell_silent_is_waited_for_and_replaced(copies: list[remote.Copy]) -> None:
+def test_a_driver_that_fell_silent_is_waited_for_and_replaced(copies: list[remote.Mirror]) -> None:
     first, second = copies
     elsewhere(first)
     told: list[str] = []
@@ -51,7 +51,7 @@ def test_a_driver_that_fell_silent_is_waited_for_and_replaced(copies: list[remot
 
 
 def test_a_driver_of_this_machine_whose_process_is_gone_is_not_waited_for(
-    copies: list[remote.Copy], monkeypatch: pytest.MonkeyPatch
+    copies: list[remote.Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "SILENT_AFTER", 60.0)
     first, second = copies
@@ -62,9 +62,9 @@ def test_a_driver_of_this_machine_whose_process_is_gone_is_not_waited_for(
         assert time.monotonic() - begun < 5
 
 
-def test_who_lost_the_lease_writes_nothing_more(copies: list[remote.Copy], tmp_path: Path) -> None:
+def test_who_lost_the_lease_writes_nothing_more(copies: list[remote.Mirror], tmp_path: Path) -> None:
     first, second = copies
-    remote._copies[first.local] = first
+    remote._mirrors[first.local] = first
     try:
         with lease.hold(first):
             files.write_text(first.local / "before", "a")

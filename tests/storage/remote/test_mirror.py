@@ -11,7 +11,7 @@ import pytest
 
 from metabench.core import MetabenchError
 from metabench.storage import files, remote
-from metabench.storage.remote import address, parts
+from metabench.storage.remote import address
 from metabench.storage.remote import mirror as copy_module
 from tests.storage.remote import server
 
@@ -40,18 +40,18 @@ def test_what_is_written_here_is_there_at_once(here: Path, there: Path) -> None:
 def test_a_folder_outside_of_copies_is_not_stored(tmp_path: Path, s3: server.Server) -> None:
     before = s3.objects()
     files.write_text(tmp_path / "a.txt", "a")
-    remote.put(tmp_path / "a.txt")
+    remote.upload(tmp_path / "a.txt")
     remote.refresh(tmp_path)
-    assert remote.place_of(tmp_path) == str(tmp_path)
+    assert remote.canonical_url(tmp_path) == str(tmp_path)
     assert s3.objects() == before
 
 
 def test_a_long_journal_is_stored_in_parts_of_which_only_the_last_is_written_again(
     here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "PART", 200)
+    monkeypatch.setattr(copy_module, "PART", 200)
     written: list[str] = []
-    copy = remote.copy_of(here)
+    copy = remote.mirror_of(here)
     assert copy is not None
     write = copy.write
     monkeypatch.setattr(copy, "write", lambda name, data: (written.append(name), write(name, data)))
@@ -69,7 +69,7 @@ def test_a_long_journal_is_stored_in_parts_of_which_only_the_last_is_written_aga
 def test_another_process_that_goes_on_with_a_journal_keeps_its_lines(
     here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "PART", 100)
+    monkeypatch.setattr(copy_module, "PART", 100)
     for number in range(40):
         files.append_line(here / "journal.jsonl", {"number": number})
     remote.refresh(there)
@@ -87,10 +87,10 @@ def test_only_what_has_changed_is_read_again(
     remote.refresh(there)
     files.write_text(here / "b", "other")
     read: list[str] = []
-    copy = remote.copy_of(there)
+    copy = remote.mirror_of(there)
     assert copy is not None
-    really = copy._read
-    monkeypatch.setattr(copy, "_read", lambda name: (read.append(name), really(name))[1])
+    really = copy.fs.cat_file
+    monkeypatch.setattr(copy.fs, "cat_file", lambda path: (read.append(path[-1]), really(path))[1])
     remote.refresh(there)
     assert read == ["b"]
     (there / "a").write_text("spoilt")
@@ -128,9 +128,9 @@ def test_what_is_skipped_is_neither_read_nor_removed(here: Path, there: Path) ->
 
 def test_what_was_forgotten_on_a_node_is_still_stored(here: Path, there: Path) -> None:
     files.write_text(there / "trials/a/state", "state")
-    remote.forget(there / "trials/a")
+    remote.evict(there / "trials/a")
     assert not (there / "trials/a").exists()
-    remote.forget(here / "trials")  # no scratch: stays
+    remote.evict(here / "trials")  # no scratch: stays
     remote.refresh(here)
     assert (here / "trials/a/state").read_text() == "state"
 
@@ -160,7 +160,7 @@ def test_a_store_that_stays_away_is_named_in_the_end(tmp_path: Path, monkeypatch
     own = server.Server()
     for name, value in own.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(copy_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(copy_module, "STORE_TIMEOUT_SECONDS", 0.5)
     folder = tmp_path / "here"
     remote.attach(folder, f"{own.url}/gone")
     try:
@@ -193,4 +193,4 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_a_bucket_that_is_not_there_is_named_at_once(tmp_path: Path, s3: server.Server) -> None:
     with pytest.raises(MetabenchError, match="s3://nowhere/x: there is no such bucket; make it first"):
-        remote.Copy(tmp_path, "s3://nowhere/x").create("lease", b"")
+        remote.Mirror(tmp_path, "s3://nowhere/x").create("lease", b"")

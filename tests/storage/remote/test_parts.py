@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metabench.storage.remote import parts
+from metabench.storage.remote import mirror as parts
 
 LINES = st.lists(st.integers(0, 60).map(lambda n: b"x" * n + b"\n"), max_size=40)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metabench import report
-from metabench.cli import show
+from metabench.cli import results
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
 from tests.report import played
@@ -68,13 +67,13 @@ def test_a_stored_search_is_shown_as_one_on_disk(
     with quickly():
         folder = played.finish(played.play(tmp_path / "search", space, splits), space, splits)
         remote.attach(folder, url)
-        remote.put(folder)
+        remote.upload(folder)
         remote.detach(folder)
         told = []
         for place in (str(folder), url):
-            show.leaderboard([place], "json")
+            results.leaderboard([place], json=True)
             told.append(json.loads(capsys.readouterr().out))
-            report.show([place], tmp_path / f"{len(told)}.html")
+            results.report([place], tmp_path / f"{len(told)}.html")
             capsys.readouterr()
     here, there = ([(row["name"], row["accuracy"]) for row in board["rows"]] for board in told)
     assert here == there

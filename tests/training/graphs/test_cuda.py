@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metabench.training.graphs import trace
-from metabench.training.graphs.cuda import like, once
+from metabench.training.graphs.cuda import drop_expanded, empty_like_strided
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ from metabench.training.graphs.cuda import like, once
     ids=lambda leaf: f"{tuple(leaf.shape)} by {leaf.stride()}",
 )
 def test_memory_for_a_tensor_takes_it_in_and_lies_alike(leaf: torch.Tensor) -> None:
-    mine = like(leaf)
-    mine.copy_(once(leaf))
+    mine = empty_like_strided(leaf)
+    mine.copy_(drop_expanded(leaf))
     expanded = mine.expand(leaf.shape)
     assert torch.equal(expanded, leaf)
     assert all(
@@ -47,16 +47,16 @@ def waits(x):
 
 x = torch.rand(3, device=sys.argv[1])
 if sys.argv[1] == "cuda":
-    assert capture.capture(waits, (x,), capture.Room(x.device)) is None
-    tape = replay.Tape(0.0)
+    assert capture.capture(waits, (x,), capture.GraphPool(x.device)) is None
+    traces = replay.TraceCache(0.0)
     for _ in range(2):  # what comes after is captured as ever
-        assert torch.equal(tape.run("double", lambda x: 2 * x, x), 2 * x)
-    assert isinstance(*tape.recorded.values(), capture.Captured)
+        assert torch.equal(traces.run("double", lambda x: 2 * x, x), 2 * x)
+    assert isinstance(*traces.recorded.values(), capture.Captured)
 else:
-    class Room:
-        pool = stream = None
+    class GraphPool:
+        handle = stream = None
         leave = lambda self: print("left")
-    assert capture.capture(waits, (x,), Room()) is None
+    assert capture.capture(waits, (x,), GraphPool()) is None
 """
 
 
@@ -73,9 +73,9 @@ def test_what_cannot_be_captured_is_told() -> None:
 
 def test_a_tape_replays_what_it_could_not_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "capture", lambda *_: None)
-    monkeypatch.setattr(trace, "Room", lambda device: device)
-    tape = trace.Tape(pays_after=0.0)
+    monkeypatch.setattr(trace, "GraphPool", lambda device: device)
+    traces = trace.TraceCache(trace_after=0.0)
     x = torch.rand(3)
-    operations = tape._recorded(lambda x: 2 * x, (x,), torch.device("cuda", 0))
+    operations = traces._record(lambda x: 2 * x, (x,), torch.device("cuda", 0))
     assert torch.equal(operations(x), 2 * x)
-    assert tape.room is None  # the next capture finds another
+    assert traces.pool is None  # the next capture finds another

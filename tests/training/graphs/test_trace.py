@@ -15,7 +15,7 @@ from metabench.data.tasks import sampling
 from metabench.data.tasks.sampling import Shape
 from metabench.training import evaluate, loop, vectorise
 from metabench.training.graphs import trace
-from metabench.training.graphs.trace import Tape
+from metabench.training.graphs.trace import TraceCache
 from tests.support import small
 
 TRAINED = [name for name in algorithms.names() if algorithms.get(name).is_trained]
@@ -53,14 +53,14 @@ def test_replaying_gives_the_same_bits_for_new_tasks_parameters_and_buffers(name
     splits = splits._replace(meta_train=splits.meta_train._replace(images=images))
     learner = loop.build(configure(name), splits)
     state = loop.start(configure(name), learner, device)
-    tape = Tape(pays_after=0)
+    traces = TraceCache(trace_after=0)
     for step in range(3):
         meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
         args = (learner.algorithm, learner.net, meta, buffers, draw(splits, step), learner.h, 0.9, 8)
-        found, expected = vectorise.meta_gradient(*args, tape), vectorise.meta_gradient(*args)
+        found, expected = vectorise.meta_gradient(*args, traces), vectorise.meta_gradient(*args)
         for mine, theirs in zip(found, expected, strict=True):
             assert_identical({"": mine}, {"": theirs})
-    assert len(tape.recorded) == 1
+    assert len(traces.recorded) == 1
 
 
 @pytest.mark.parametrize("name", algorithms.names())
@@ -70,14 +70,14 @@ def test_replayed_evaluation_gives_the_same_bits_for_whatever_was_learnt(name: s
     state = loop.start(config, learner, device)
     images = splits.meta_validation.images.to(device)
     frozen = episodes.frozen(splits, "meta_validation", config.task, 6, "search")
-    tape = Tape(pays_after=0)
+    traces = TraceCache(trace_after=0)
     for step in range(3):
         meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
         args = (learner.algorithm, learner.net, meta, buffers, learner.h, images, frozen)
-        found, expected = evaluate.evaluate(*args, tape), evaluate.evaluate(*args)
+        found, expected = evaluate.evaluate(*args, traces), evaluate.evaluate(*args)
         assert (found.loss == expected.loss).all()
         assert (found.score == expected.score).all()
-    assert len(tape.recorded) == 1
+    assert len(traces.recorded) == 1
 
 
 def moved(tree: Tree, step: int) -> Tree:
@@ -88,8 +88,8 @@ def moved(tree: Tree, step: int) -> Tree:
 def test_training_is_the_same_whether_or_not_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     config, splits = configure("alpha_maml").model_copy(update={"tasks": 24}), small.splits()
     states = []
-    for pays_after in (float("inf"), 0.0):
-        monkeypatch.setattr(loop, "Tape", lambda pays_after=pays_after: Tape(pays_after))
+    for trace_after in (float("inf"), 0.0):
+        monkeypatch.setattr(loop, "TraceCache", lambda trace_after=trace_after: TraceCache(trace_after))
         states.append([state for _, state in loop.train(config, splits)])
     for plain, replayed in zip(*states, strict=True):
         for mine, theirs in zip(plain[:3], replayed[:3], strict=True):
@@ -103,13 +103,13 @@ def test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own() -> 
     config, splits = config.model_copy(update={"task": four, "network": mlp}), small.splits()
     learner = loop.build(config, splits)
     state = loop.start(config, learner)
-    tape = Tape(pays_after=0)
+    traces = TraceCache(trace_after=0)
     for progress, way in ((0.1, 4), (0.3, 4), (0.4, 4), (0.6, 4), (0.9, 4), (0.9, 3)):
         tasks = draw(splits, 0, way)
         args = (learner.algorithm, learner.net, state.meta, state.buffers, [tasks], learner.h, progress, 8)
-        found = vectorise.grouped_meta_gradient(*args, tape)
+        found = vectorise.grouped_meta_gradient(*args, traces)
         assert_identical(found[0], vectorise.grouped_meta_gradient(*args)[0])
-    assert len(tape.recorded) == 4  # weighed steps; first order; second order; fewer ways
+    assert len(traces.recorded) == 4  # weighed steps; first order; second order; fewer ways
 
 
 def test_recording_waits_until_it_pays() -> None:
@@ -119,22 +119,22 @@ def test_recording_waits_until_it_pays() -> None:
         calls.append(x)
         return x * 2
 
-    tape = Tape(pays_after=0.0)
-    tape.seconds = {}
-    patient = Tape(pays_after=60.0)
+    traces = TraceCache(trace_after=0.0)
+    traces.seconds = {}
+    patient = TraceCache(trace_after=60.0)
     x = torch.ones(2)
     for _ in range(3):
         assert torch.equal(patient.run("double", double, x), x * 2)
-        assert torch.equal(tape.run("double", double, x), x * 2)
+        assert torch.equal(traces.run("double", double, x), x * 2)
     assert not patient.recorded
-    assert len(tape.recorded) == 1
+    assert len(traces.recorded) == 1
     assert len(calls) == 4  # three times plainly, and once to be recorded
 
 
 def test_a_replayed_step_leaves_no_graph_behind() -> None:
     weight = torch.ones(3, requires_grad=True)
     found = trace.record(lambda w: w.sin(), weight.detach())
-    tape = Tape(0.0)
-    assert not tape.run("sin", torch.sin, weight.detach()).requires_grad
-    assert not tape.run("sin", torch.sin, weight).requires_grad
+    traces = TraceCache(0.0)
+    assert not traces.run("sin", torch.sin, weight.detach()).requires_grad
+    assert not traces.run("sin", torch.sin, weight).requires_grad
     assert torch.equal(found(weight.detach()), weight.detach().sin())

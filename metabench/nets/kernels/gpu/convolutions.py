@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from metabench.core import precision
+from metabench.core import device
 from metabench.nets.kernels.cpu import kernels
 from metabench.nets.kernels.cpu.kernels import channels_last, image
 from metabench.nets.kernels.gpu import rows
@@ -96,7 +96,7 @@ def _is_ours(x: Tensor) -> bool:
 
 def _precision() -> str:
     # Three products in tf32 are about as exact as one in float32, and faster.
-    return "tf32x3" if precision.is_exact() else "tf32"
+    return "tf32x3" if device.is_exact() else "tf32"
 
 
 @triton.jit

@@ -3,74 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from matplotlib.axes import Axes
-
-from metabench.core import metrics
 from metabench.report.html import style
-from metabench.report.html.picture import Drawn, Left, Picture
-from metabench.report.html.reading import Arrived, Found
+from metabench.report.html.pictures import Drawn, Omitted, Picture
+from metabench.report.html.reading import Arrived, Results
 
 TITLE = "Best so far"
 
 
-def draw(found: Found) -> Drawn:
+def draw(results: Results) -> Drawn:
     """Draw the best meta-validation figure over tasks and over seconds, a step line an algorithm."""
-    if not found.arrivals:
-        why = "no trial has reported yet" if found.searches else "there is no search among the folders"
-        return [Left(TITLE, why)]
+    if not results.arrivals:
+        return [Omitted(TITLE, results.without_trials())]
     figure = style.new(4.4)
-    left, right = figure.subplots(1, 2, sharey=True)
-    looks = style.lines(found.labels)
+    axes = figure.subplots(1, 2, sharey=True)
+    looks = style.lines(results.labels)
     ends = {}
-    for label in found.labels:
-        own = [arrived for arrived in found.arrivals if arrived.label == label]
-        for axis, spent in ((left, _tasks), (right, _seconds)):
-            best = improvements(own, spent)
+    for label, arrived in results.by_label(results.arrivals).items():
+        for axis, spent in zip(axes, (lambda one: float(one.tasks), lambda one: one.seconds), strict=True):
+            best = improvements(arrived, spent)
             if best:
-                x = [*(so_far for so_far, _ in best), max(map(spent, own))]
-                y = [style.value(found.metric, found.figure(score)) for _, score in best]
-                _draw_steps(axis, label, looks[label], x, [*y, y[-1]])
+                x = [*(so_far for so_far, _ in best), max(map(spent, arrived))]
+                y = [style.value(results.metric, results.figure(score)) for _, score in best]
+                marks = list(range(len(y)))
+                axis.step(
+                    x, [*y, y[-1]], where="post", label=label, markevery=marks, **looks[label]._asdict()
+                )
                 ends[label] = best[-1][1]
-    left.set_xlabel("meta-train tasks, all trials of the algorithm together")
-    left.set_ylabel(style.axis_label(found.metric, "best meta-validation"))
-    right.set_xlabel("seconds, all trials of the algorithm together")
-    left.xaxis.set_major_formatter(lambda number, _: style.brief(number))
-    right.xaxis.set_major_formatter(lambda number, _: style.brief(number))
-    named = {text: handle for handle, text in zip(*left.get_legend_handles_labels(), strict=True)}
-    style.legend(figure, list(named.values()), list(named))
+    for axis, unit in zip(axes, ("meta-train tasks", "seconds"), strict=True):
+        axis.set_xlabel(f"{unit}, all trials of the algorithm together")
+        style.brief_numbers(axis)
+    axes[0].set_ylabel(style.axis_label(results.metric, "best meta-validation"))
+    style.legend(figure, *axes[0].get_legend_handles_labels())
+    further = "higher" if results.metric == "accuracy" else "lower"
     caption = (
         "The best meta-validation figure that each algorithm had reached once its trials had spent so much. "
-        "A line that is higher further left found a good setting for less; a long flat end says that more "
-        "trials brought nothing. These figures were selected for, so they flatter; the leaderboard's do not."
+        f"A line that is {further} further left found a good setting for less; a long flat end says that "
+        "more trials brought nothing. These figures were selected for, so they flatter; the leaderboard's "
+        "do not."
     )
-    if found.metric == "error":
-        caption = caption.replace("higher further left", "lower further left")
-    said = [f"{label} {metrics.show(found.metric, found.figure(score))}" for label, score in ends.items()]
-    alt = f"Step lines of the best meta-validation {found.metric}, which end at: {'; '.join(said)}."
+    said = "; ".join(f"{label} {results.show(score)}" for label, score in ends.items())
+    alt = f"Step lines of the best meta-validation {results.metric}, which end at: {said}."
     return [Picture("anytime", TITLE, caption, alt, figure)]
 
 
-def _tasks(arrived: Arrived) -> float:
-    return float(arrived.tasks)
-
-
-def _seconds(arrived: Arrived) -> float:
-    return arrived.seconds
-
-
-def improvements(own: list[Arrived], spent: Callable[[Arrived], float]) -> list[tuple[float, float]]:
+def improvements(arrived: Sequence[Arrived], spent: Callable[[Arrived], float]) -> list[tuple[float, float]]:
     """List what had been spent, and the score, each time that the best score of an algorithm rose."""
     best = -math.inf
-    found = []
-    for arrived in own:
-        if arrived.score is not None and arrived.score > best:
-            best = arrived.score
-            found.append((spent(arrived), best))
-    return found
-
-
-def _draw_steps(axis: Axes, label: str, look: style.Line, x: list[float], y: list[float]) -> None:
-    marks = list(range(len(y) - 1))
-    axis.step(x, y, where="post", label=label, markevery=marks, **look._asdict())
+    rises = []
+    for one in arrived:
+        if one.score is not None and one.score > best:
+            best = one.score
+            rises.append((spent(one), best))
+    return rises

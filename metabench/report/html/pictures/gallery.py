@@ -7,11 +7,11 @@ of its tasks would be one more look at them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -20,8 +20,8 @@ from metabench.core import MetabenchError, Splits
 from metabench.data.tasks import frozen
 from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
-from metabench.report.html.picture import Drawn, Left, Picture
-from metabench.report.html.reading import Final, Found
+from metabench.report.html.pictures import Drawn, Omitted, Picture
+from metabench.report.html.reading import Final, Results
 from metabench.storage import files
 from metabench.training import mosaic
 from metabench.training import run as runs
@@ -38,43 +38,43 @@ COLUMNS = 9
 SIDE = 56
 """Pixels of a shown image, at most."""
 
+HIT: Mapping[str, Any] = {"color": style.RIGHT, "linewidth": 1.5}
+MISS: Mapping[str, Any] = {"color": style.WRONG, "linewidth": 3, "linestyle": (0, (2, 1))}
 
-def draw(found: Found) -> Drawn:
+
+def draw(results: Results) -> Drawn:
     """Draw one picture a learner, all on the same tasks."""
-    shown = list(_learners(found))
+    shown = _learners(results)
     if not shown:
-        return [Left(TITLE, "no run to the full budget has weights yet")]
+        return [Omitted(TITLE, "no run to the full budget has weights yet")]
     try:
         task = runs.read_config(shown[0].run.folder).task
         splits = data.load(task)
         if splits.fingerprint != shown[0].run.config["data_fingerprint"]:
-            return [Left(TITLE, f"the data of {task.dataset} here are others than those it was trained on")]
-        tasks = frozen.frozen(splits, "meta_validation", task, _n_tasks(task.ways[1]), "confirm")
+            return [
+                Omitted(TITLE, f"the data of {task.dataset} here are others than those it was trained on")
+            ]
+        way = task.ways[1]
+        n_tasks = 3 if way == 1 else max(1, min(TASKS, ROWS // way))
+        tasks = frozen.frozen(splits, "meta_validation", task, n_tasks, "confirm")
         return [_picture(number, final, splits, tasks) for number, final in enumerate(shown, start=1)]
     except MetabenchError as error:
-        return [Left(TITLE, str(error))]
+        return [Omitted(TITLE, str(error))]
 
 
-def _n_tasks(way: int) -> int:
-    return 3 if way == 1 else max(1, min(TASKS, ROWS // way))
-
-
-def _learners(found: Found) -> Iterator[Final]:
+def _learners(results: Results) -> list[Final]:
     """Pick the first seed of the tuned settings, or runs, that stand best on the leaderboard."""
-    order = dict.fromkeys(found.label(row) for row in found.board["rows"])
-    finals = [f for f in found.finals if f.variant != DEFAULT and (f.run.folder / files.WEIGHTS).exists()]
+    order = dict.fromkeys(results.label(row) for row in results.board["rows"])
+    finals = [f for f in results.finals if f.variant != DEFAULT and (f.run.folder / files.WEIGHTS).exists()]
     first = {final.label: final for final in reversed(finals)}
-    yield from [first[label] for label in order if label in first][:LEARNERS]
+    return [first[label] for label in order if label in first][:LEARNERS]
 
 
 def _picture(number: int, final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Picture:
     seen = list(predict(final, splits, tasks))
-    described = final.run.config["run"]
-    title = f"{final.label}, {final.variant}, seed {described['seed']}"
+    title = f"{final.label}, {final.variant}, seed {final.run.config['run']['seed']}"
     name = f"episodes_{number}_{re.sub('[^a-z0-9]+', '_', final.label.lower()).strip('_')}"
-    if splits.kind == "regression":
-        return _regression(name, title, seen)
-    return _classification(name, title, seen)
+    return (_regression if splits.kind == "regression" else _classification)(name, title, seen)
 
 
 def predict(final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Iterator[Episode]:
@@ -85,61 +85,58 @@ def predict(final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Iterator
 
 
 def _classification(name: str, title: str, seen: Sequence[Episode]) -> Picture:
-    most_shots = max(int(torch.bincount(one.support_y).max()) for one in seen)
-    n_support = min(most_shots, 5)
+    n_support = min(5, max(int(torch.bincount(one.support_y).max()) for one in seen))
     n_query = min(int(torch.bincount(seen[0].query_y).max()), max(3, COLUMNS - n_support))
     columns = n_support + 0.5 + n_query
-    rows = sum(len(one.classes) for one in seen)
-    height = 1.25 * rows + 0.7 * len(seen)
+    height = 1.25 * sum(len(one.classes) for one in seen) + 0.7 * len(seen)
     unit = min(0.9, style.WIDTH / (columns + 2.4))
     figure = style.new(unit * height + 0.4, max(5.5, unit * (columns + 2.4)))
     axis = figure.subplots()
     axis.axis("off")
-    top = 0.0
+    top, said = 0.0, []
     for number, one in enumerate(seen, start=1):
-        _draw_episode(axis, one, top, number, n_support, n_query)
+        hits = one.guess == one.query_y
+        n_hits = int(hits.sum())
+        right = f"task {number}: {n_hits} of {len(hits)} queries right"
+        axis.text(-2.35, top + 0.4, f"{right} ({n_hits / len(hits):.0%})", fontweight="bold", va="center")
+        _draw_episode(axis, one, top + 0.7, n_support, n_query)
         top += 1.25 * len(one.classes) + 0.7
+        by_class = [
+            f"{cls} {int(hits[one.query_y == label].sum())} of {int((one.query_y == label).sum())}"
+            for label, cls in enumerate(one.classes)
+        ]
+        said.append(f"{right} ({', '.join(by_class)})")
     axis.set_xlim(-2.4, columns)
     axis.set_ylim(height, 0)
     axis.set_aspect("equal")
-    handles = [
-        Line2D([], [], color=style.RIGHT, linewidth=1.5),
-        Line2D([], [], color=style.WRONG, linewidth=3, linestyle=(0, (2, 1))),
-    ]
-    style.legend(figure, handles, ["right", "wrong, with the letter of the class that it was taken for"])
+    words = ["right", "wrong, with the letter of the class that it was taken for"]
+    style.legend(figure, [style.key(**HIT), style.key(**MISS)], words)
     caption = (
         "Support images on the left, some of the queries on the right: a thin blue frame where the "
         "prediction is right; a thick dashed orange one where it is wrong, with the letter of the class it "
         "was taken for. The tasks are the first of the fresh meta-validation tasks, the same for all "
         "learners; meta-test stays closed."
     )
-    said = []
-    for number, one in enumerate(seen, start=1):
-        hits = one.guess == one.query_y
-        by_class = [
-            f"{cls} {int(hits[one.query_y == label].sum())} of {int((one.query_y == label).sum())}"
-            for label, cls in enumerate(one.classes)
-        ]
-        said.append(f"task {number}: {int(hits.sum())} of {len(hits)} queries right ({', '.join(by_class)})")
     return Picture(name, title, caption, f"Images of {len(seen)} tasks; {'; '.join(said)}.", figure)
 
 
-def _draw_episode(axis: Axes, one: Episode, top: float, number: int, n_support: int, n_query: int) -> None:
-    hits = int((one.guess == one.query_y).sum())
-    told = f"task {number}: {hits} of {len(one.guess)} queries right ({hits / len(one.guess):.0%})"
-    axis.text(-2.35, top + 0.4, told, fontweight="bold", va="center")
-    for label, name in enumerate(one.classes):
-        y = top + 0.7 + 1.25 * label
-        told_class = f"{_letter(label)}: {style.short(name, 22)}"
-        axis.text(-0.12, y + 0.5, told_class, ha="right", va="center", fontsize=9)
-        for column, image in enumerate(one.support[one.support_y == label][:n_support]):
-            _draw_image(axis, image, column, y)
-        picked = (one.query_y == label).nonzero().flatten()[:n_query].tolist()
-        for column, index in enumerate(picked):
-            x = n_support + 0.5 + column
-            guess = int(one.guess[index])
+def _draw_episode(axis: Axes, one: Episode, top: float, n_support: int, n_query: int) -> None:
+    shown = zip(one.classes, mosaic.by_class(one, n_support, n_query), strict=True)
+    for label, (name, (support, queries)) in enumerate(shown):
+        y = top + 1.25 * label
+        words = f"{_letter(label)}: {style.short(name, 22)}"
+        axis.text(-0.12, y + 0.5, words, ha="right", va="center", fontsize=9)
+        for x, image in enumerate(support):
+            _draw_image(axis, image, x, y)
+        for column, index in enumerate(queries):
+            x, guess = n_support + 0.5 + column, int(one.guess[index])
             _draw_image(axis, one.query[index], x, y)
-            _draw_frame(axis, x, y, None if guess == label else _letter(guess))
+            left, right, low, high = x + 0.04, x + 0.96, y + 0.04, y + 0.96
+            frame = HIT if guess == label else MISS
+            if guess != label:
+                words = f"taken for {_letter(guess)}"
+                axis.text(x + 0.5, y + 1.1, words, ha="center", va="center", fontsize=8)
+            axis.plot([left, right, right, left, left], [low, low, high, high, low], **frame)
 
 
 def _letter(label: int) -> str:
@@ -151,24 +148,8 @@ def _draw_image(axis: Axes, image: Tensor, x: float, y: float) -> None:
     small = min(1.0, SIDE / max(image.shape[1:]))
     if small < 1:
         image = adaptive_avg_pool2d(image, (round(image.shape[1] * small), round(image.shape[2] * small)))
-    pixels = image.permute(1, 2, 0).clamp(0, 1).numpy()
-    axis.imshow(
-        pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
-        extent=(x + 0.05, x + 0.95, y + 0.95, y + 0.05),
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="none",
-    )
-
-
-def _draw_frame(axis: Axes, x: float, y: float, taken_for: str | None) -> None:
-    left, right, low, high = x + 0.04, x + 0.96, y + 0.04, y + 0.96
-    look = {"color": style.RIGHT, "linewidth": 1.5}
-    if taken_for is not None:
-        look = {"color": style.WRONG, "linewidth": 3, "linestyle": (0, (2, 1))}
-        axis.text(x + 0.5, y + 1.1, f"taken for {taken_for}", ha="center", va="center", fontsize=8)
-    axis.plot([left, right, right, left, left], [low, low, high, high, low], **look)  # type: ignore[arg-type]
+    where = (x + 0.05, x + 0.95, y + 0.95, y + 0.05)
+    axis.imshow(mosaic.colours(image), extent=where, interpolation="none")
 
 
 def _regression(name: str, title: str, seen: Sequence[Episode]) -> Picture:
@@ -176,12 +157,10 @@ def _regression(name: str, title: str, seen: Sequence[Episode]) -> Picture:
     said = []
     for number, (axis, one) in enumerate(zip(axes, seen, strict=True), start=1):
         order = one.query[:, 0].argsort()
-        truth, guess = one.query_y.flatten(), one.guess
+        truth, guess, support = one.query_y.flatten(), one.guess, (one.support[:, 0], one.support_y.flatten())
         axis.plot(one.query[order, 0], truth[order], color=style.FAINT, linewidth=4, alpha=0.6, label="truth")
         axis.plot(one.query[order, 0], guess[order], color=style.light("blue"), label="predicted")
-        axis.plot(
-            one.support[:, 0], one.support_y.flatten(), "D", color=style.WRONG, markersize=6, label="support"
-        )
+        axis.plot(*support, "D", color=style.WRONG, markersize=6, label="support")
         error = float((truth - guess).square().mean())
         axis.set_title(f"task {number}: error {error:.3g}")
         axis.set_xlabel("x")

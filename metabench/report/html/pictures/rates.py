@@ -11,19 +11,20 @@ from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from metabench import algorithms
 from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
-from metabench.report.html.picture import Drawn, Left, Picture
-from metabench.report.html.reading import Final, Found
+from metabench.report.html.pictures import Drawn, Omitted, Picture
+from metabench.report.html.reading import Final, Results
 from metabench.storage import files
 
 BY_STEP = "Learned rates by layer and step"
 BY_LAYER = "Learned rates by layer"
-PREFIX = "meta.alpha"
-"""Under which weights hold learned rates."""
-
 CELLS = LinearSegmentedColormap.from_list("rates", ["#b35806", "#f7f7f7", "#053061"])
 """From negative through zero to positive; cells have their own ground, so these are no paper colours."""
+
+
+Rates = NDArray[np.float64]
 
 
 class Learned(NamedTuple):
@@ -31,50 +32,45 @@ class Learned(NamedTuple):
 
     label: str
     first: float  # where they started
+    is_per_step: bool
+    layers: dict[str, Rates]  # by tensor: [seeds, ...]
     n_seeds: int
-    layers: dict[str, NDArray[np.float64]]  # by tensor: [seeds, ...]
 
 
-def draw(found: Found) -> Drawn:
+def draw(results: Results) -> Drawn:
     """Draw the rates of tuned settings, of single runs, and of published ones where nothing else has any."""
-    finals = [final for final in found.finals if (final.run.folder / files.WEIGHTS).exists()]
-    told = [final for final in finals if final.variant != DEFAULT] or finals
-    by_step = _learned([final for final in told if _is_per_step(final)])
-    by_layer = _learned([final for final in told if not _is_per_step(final)])
-    why = "no run whose algorithm learns {} has weights yet"
-    steps = _by_step(by_step) if by_step else Left(BY_STEP, why.format("a rate a layer and step"))
-    layers = _by_layer(found, by_layer) if by_layer else Left(BY_LAYER, why.format("its rates otherwise"))
-    return [steps, layers]
-
-
-def _is_per_step(final: Final) -> bool:
-    # The one setting that says so: a rate a step has the shape of a bias as soon as K equals N.
-    return "learned_rates" in final.run.config["run"]["hyperparameters"]
-
-
-def _learned(finals: list[Final]) -> list[Learned]:
+    finals = [final for final in results.finals if (final.run.folder / files.WEIGHTS).exists()]
     groups: dict[str, list[Final]] = {}
-    for final in finals:
+    for final in [final for final in finals if final.variant != DEFAULT] or finals:
         groups.setdefault(final.label, []).append(final)
-    found = []
-    for label, group in groups.items():
-        read = [_rates(final) for final in group]
-        shapes = {tuple((name, rates.shape) for name, rates in layers.items()) for layers in read}
-        if not read[0] or len(shapes) > 1:
-            continue
-        first = float(group[0].run.config["run"]["hyperparameters"]["inner_lr"])
-        layers = {name: np.stack([own[name] for own in read]) for name in read[0]}
-        found.append(Learned(label, first, len(group), layers))
-    return found
+    learned = [one for label, group in groups.items() if (one := _learned(label, group)) is not None]
+    by_step = [one for one in learned if one.is_per_step]
+    by_layer = [one for one in learned if not one.is_per_step]
+    why = "no run whose algorithm learns {} has weights yet"
+    return [
+        _by_step(by_step) if by_step else Omitted(BY_STEP, why.format("a rate a layer and step")),
+        _by_layer(results, by_layer) if by_layer else Omitted(BY_LAYER, why.format("its rates otherwise")),
+    ]
 
 
-def _rates(final: Final) -> dict[str, NDArray[np.float64]]:
+def _learned(label: str, group: list[Final]) -> Learned | None:
+    """Read what the runs of an algorithm learned; None where that is no rates, or others a seed."""
+    described = group[0].run.config["run"]
+    traits = algorithms.get(described["algorithm"]).inner_rates
+    seeds = [] if traits is None else [_rates(final, f"meta.{traits.entry}") for final in group]
+    shapes = {tuple((name, rates.shape) for name, rates in layers.items()) for layers in seeds}
+    if traits is None or not seeds[0] or len(shapes) > 1:
+        return None
+    first = float(described["hyperparameters"][traits.first])
+    layers = {name: np.stack([rates[name] for rates in seeds]) for name in seeds[0]}
+    return Learned(label, first, traits.is_per_step, layers, len(seeds))
+
+
+def _rates(final: Final, entry: str) -> dict[str, Rates]:
     with safe_open(final.run.folder / files.WEIGHTS, "numpy") as file:
-        names = [name for name in file.keys() if name == PREFIX or name.startswith(f"{PREFIX}.")]  # noqa: SIM118
+        names = [name for name in file.keys() if name == entry or name.startswith(f"{entry}.")]  # noqa: SIM118
         return {
-            name.removeprefix(PREFIX).removeprefix(".") or "all layers": file.get_tensor(name).astype(
-                np.float64
-            )
+            name[len(entry) + 1 :] or "all layers": file.get_tensor(name).astype(np.float64)
             for name in sorted(names)
         }
 
@@ -114,15 +110,14 @@ def _draw_cells(axis: Axes, one: Learned) -> None:
         spine.set_visible(False)
 
 
-def _by_layer(found: Found, learned: list[Learned]) -> Picture:
-    looks = style.lines(found.labels)
+def _by_layer(results: Results, learned: list[Learned]) -> Picture:
+    looks = style.lines(results.labels)
     rows = max(len(one.layers) for one in learned)
     figure, axes = style.panels(len(learned), 0.3 * rows + 1.0, columns=2, share_y=False)
     for axis, one in zip(axes, learned, strict=True):
         _draw_spread(axis, one, looks[one.label].color)
         seeds = "" if one.n_seeds == 1 else f" ({one.n_seeds} seeds)"
-        style.title(axis, f"{one.label}{seeds}")
-        axis.set_xlabel("learned inner rate")
+        style.title(axis, f"{one.label}{seeds}", "learned inner rate")
     caption = (
         "The inner rates that each layer learned: a point for the median, a thick bar for the middle half "
         "and a thin one for the middle nine tenths of its elements, all seeds together; an algorithm of one "

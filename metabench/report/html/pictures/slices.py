@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from metabench.core import metrics
 from metabench.core.config import Choices, Range
 from metabench.report.html import style
-from metabench.report.html.picture import Drawn, Left, Picture
-from metabench.report.html.reading import Found, Tried
+from metabench.report.html.pictures import Drawn, Omitted, Picture
+from metabench.report.html.reading import Results, Tried
 from metabench.search import space as spaces
 
 TITLE = "Slices"
@@ -25,58 +23,54 @@ SETTINGS = {
 }
 """What is sliced, with its name for people."""
 
+FADED: Mapping[str, Any] = {"color": style.FAINT, "markerfacecolor": "none", "markersize": 4}
 
-def draw(found: Found) -> Drawn:
+
+def draw(results: Results) -> Drawn:
     """Draw a row of panels an algorithm, a panel a setting."""
-    judged = [tried for tried in found.trials if tried.trial.score is not None]
+    judged = [tried for tried in results.trials if tried.trial.score is not None]
     varied = [name for name in SETTINGS if any(name in tried.trial.sampled for tried in judged)]
     if not judged or not varied:
-        why = "no trial has reported yet" if not judged else f"none of {', '.join(SETTINGS)} was searched"
-        return [Left(TITLE, why if found.searches else "there is no search among the folders")]
-    labels = [label for label in found.labels if any(tried.label == label for tried in judged)]
-    figure = style.new(1.75 * len(labels) + 0.7)
-    grid = figure.subplots(len(labels), len(varied), squeeze=False, sharey="row")
-    looks = style.lines(found.labels)
-    for row, label in zip(grid, labels, strict=True):
-        own = [tried for tried in judged if tried.label == label]
+        why = f"none of {', '.join(SETTINGS)} was searched" if judged else results.without_trials()
+        return [Omitted(TITLE, why)]
+    groups = results.by_label(judged)
+    figure = style.new(1.75 * len(groups) + 0.7)
+    grid = figure.subplots(len(groups), len(varied), squeeze=False, sharey="row")
+    looks = style.lines(results.labels)
+    for row, (label, group) in zip(grid, groups.items(), strict=True):
+        parameters = spaces.of(group[0].space, group[0].trial.algorithm).parameters
         for axis, name in zip(row, varied, strict=True):
-            _draw_panel(axis, found, own, name, looks[label])
+            _draw_panel(axis, results, group, name, parameters.get(name), looks[label].color)
         row[0].set_title(style.short(label, 80))
-        row[0].set_ylabel(
-            style.axis_label(found.metric, "val.") if found.metric == "accuracy" else "val. error"
-        )
+        row[0].set_ylabel(style.axis_label(results.metric, "val."))
     for axis, name in zip(grid[-1], varied, strict=True):
         axis.set_xlabel(SETTINGS[name])
-    keys = [("saw the full budget", {"color": style.INK}), ("stopped before, or runs", _faded())]
-    handles = [Line2D([], [], linestyle="", marker="o", **look) for _, look in keys]
-    style.legend(figure, handles, [words for words, _ in keys])
+    handles = [style.key(linestyle="", marker="o", **look) for look in ({}, FADED)]
+    style.legend(figure, handles, ["saw the full budget", "stopped before, or runs"])
     caption = (
         "Each point is a trial's last meta-validation figure over one setting, all others varying too. "
         "Filled points saw the full budget; hollow ones were stopped earlier, so they may only be compared "
         "among themselves. A best region at the end of an axis says that the range ought to be wider."
     )
-    return [Picture("slices", TITLE, caption, _alt(found, judged, labels, varied), figure)]
+    return [Picture("slices", TITLE, caption, _alt(results, groups, varied), figure)]
 
 
-def _faded() -> dict[str, Any]:
-    return {"color": style.FAINT, "markerfacecolor": "none", "markersize": 4}
-
-
-def _draw_panel(axis: Axes, found: Found, own: Sequence[Tried], name: str, look: style.Line) -> None:
-    known = [tried for tried in own if isinstance(tried.trial.hyperparameters.get(name), int | float)]
-    if not known:
+def _draw_panel(
+    axis: Axes, results: Results, group: Sequence[Tried], name: str, parameter: Any, color: str
+) -> None:
+    shown = [tried for tried in group if isinstance(tried.trial.hyperparameters.get(name), int | float)]
+    if not shown:
         axis.text(0.5, 0.5, "has no such setting", transform=axis.transAxes, ha="center", color=style.SOFT)
         axis.set_xticks([])
         axis.grid(visible=False)
         return
-    for is_full in (False, True):
-        part = [tried for tried in known if tried.is_full == is_full]
-        x = [tried.trial.hyperparameters[name] for tried in part]
-        y = [style.value(found.metric, found.figure(tried.trial.score)) for tried in part]
-        how = {"color": look.color, "markersize": 5, "alpha": 0.8} if is_full else _faded()
-        axis.plot(x, y, linestyle="", marker="o", **how)
-    parameter = spaces.parameters(found.spaces[known[0].search], known[0].trial.algorithm).get(name)
-    _scale(axis, parameter, [tried.trial.hyperparameters[name] for tried in known])
+    filled: Mapping[str, Any] = {"color": color, "markersize": 5, "alpha": 0.8}
+    for is_full, look in ((False, FADED), (True, filled)):
+        part = [tried.trial for tried in shown if tried.is_full == is_full]
+        x = [trial.hyperparameters[name] for trial in part]
+        y = [style.value(results.metric, results.figure(trial.score)) for trial in part]
+        axis.plot(x, y, linestyle="", marker="o", **look)
+    _scale(axis, parameter, [tried.trial.hyperparameters[name] for tried in shown])
 
 
 def _scale(axis: Axes, parameter: Any, values: Sequence[float]) -> None:
@@ -84,36 +78,31 @@ def _scale(axis: Axes, parameter: Any, values: Sequence[float]) -> None:
     if isinstance(parameter, Range):
         low, high = parameter.low, parameter.high
         if parameter.log:
-            axis.set_xscale("log")
-            margin = (high / low) ** 0.06
-            axis.set_xlim(low / margin, high * margin)
-            ticks = style.log_ticks(low, high, 0.24)
-            axis.set_xticks(ticks, [style.brief(tick) for tick in ticks])
-            axis.set_xticks([], minor=True)
-            return
-        margin = 0.06 * (high - low)
-        axis.set_xlim(low - margin, high + margin)
+            style.log_axis(axis, low, high)
+            style.ticks(axis, style.log_ticks(low, high, 0.24))
+        else:
+            margin = 0.06 * (high - low)
+            axis.set_xlim(low - margin, high + margin)
         return
     chosen = parameter.choices if isinstance(parameter, Choices) else values
     steps = sorted({float(value) for value in chosen})
-    middle = (steps[-1] - steps[0]) or abs(steps[0]) or 1.0
-    shown = style.spaced(steps, lambda tick: (tick - steps[0]) / middle, 0.16)
-    axis.set_xticks(shown, [style.brief(tick) for tick in shown])
-    axis.set_xlim(steps[0] - 0.12 * middle, steps[-1] + 0.12 * middle)
+    width = (steps[-1] - steps[0]) or abs(steps[0]) or 1.0
+    style.ticks(axis, style.spaced(steps, lambda tick: (tick - steps[0]) / width, 0.16))
+    axis.set_xlim(steps[0] - 0.12 * width, steps[-1] + 0.12 * width)
 
 
-def _alt(found: Found, judged: Sequence[Tried], labels: Sequence[str], varied: Sequence[str]) -> str:
+def _alt(results: Results, groups: Mapping[str, Sequence[Tried]], varied: Sequence[str]) -> str:
     said = []
-    for label in labels:
-        full = [tried for tried in judged if tried.label == label and tried.is_full]
+    for label, group in groups.items():
+        full = [tried.trial for tried in group if tried.is_full]
         if not full:
             said.append(f"{label} has no trial at the full budget")
             continue
-        best = max(full, key=lambda tried: tried.trial.score or 0.0).trial
+        best = max(full, key=lambda trial: trial.score or 0.0)
         where = ", ".join(
             f"{SETTINGS[name]} {style.brief(best.hyperparameters[name])}"
             for name in varied
             if isinstance(best.hyperparameters.get(name), int | float)
         )
-        said.append(f"{label} is best, {metrics.show(found.metric, found.figure(best.score))}, at {where}")
+        said.append(f"{label} is best, {results.show(best.score)}, at {where}")
     return f"Scattered points, a row an algorithm. {'; '.join(said)}."

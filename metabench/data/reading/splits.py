@@ -1,9 +1,11 @@
-"""What the user's own images share: where they lie, which classes go where, and tables cut into splits."""
+"""Cutting images into splits by class: lists of classes, shares by seed, and the fingerprint of it all."""
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ import torch
 import yaml
 
 from metabench.core import MetabenchError, Split, Splits, seeds
-from metabench.data import make_splits
 from metabench.data.reading.cache import Array, Key, kept, table_file
 
 PARTS = ("meta_train", "meta_validation", "meta_test")
@@ -38,43 +39,44 @@ SHOWN = 20
 Classes = dict[str, list[str]]
 """Splits to the names of their classes."""
 
-
-def locate(root: Path | None, path: str) -> tuple[Path | None, list[str]]:
-    """Return where a path option leads, or what is wrong with it; relative paths start at METABENCH_DATA."""
-    if not path.strip():
-        return None, ["path is not set; give the option path, absolute or relative to METABENCH_DATA"]
-    try:
-        given = Path(path).expanduser()
-        if not given.is_absolute() and root is None:
-            return None, [f"path={path!r}: METABENCH_DATA is not set; set it, or give an absolute path"]
-        place = given if root is None else root / given
-        place.stat()
-    except OSError as error:
-        return None, [f"path={path!r}: {error.filename}: {error.strerror}"]
-    except (ValueError, RuntimeError) as error:  # no path, no such user
-        return None, [f"path={path!r}: {error}"]
-    return place, []
+Groups = dict[str, dict[str, list[str]]]
+"""Splits to groups of classes, such as superclasses, to the classes' names."""
 
 
-def sources(root: Path | None, split: str, options: Any) -> list[Path]:
-    """Return where the path option leads, if it leads anywhere."""
-    place, _ = locate(root, options.path)
-    return [] if place is None else [place]
+def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
+    """Put three splits together with the fingerprint of their names and bytes."""
+    # Contiguous, so that examples can be picked by one flat index without a copy of the whole.
+    parts = [
+        part._replace(images=part.images.contiguous()) for part in (meta_train, meta_validation, meta_test)
+    ]
+    digest = hashlib.sha256(name.encode())
+    for part in parts:
+        digest.update(repr((tuple(part.images.shape), part.classes, part.domains)).encode())
+        for numbers in (part.counts, part.weights):
+            if numbers is not None:
+                digest.update(repr(numbers.tolist()).encode())
+        digest.update(part.images.numpy().data)
+    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest())
+
+
+def read_list(text: str) -> dict[str, Any]:
+    """Read YAML, or JSON, whose scalars all stay words: class 01 is not class 1."""
+    return yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+
+
+def sorted_classes(groups: Groups) -> Classes:
+    """Return the classes of each split, by name."""
+    return {part: sorted(chain(*inside.values())) for part, inside in groups.items()}
+
+
+def group_of(groups: Groups) -> dict[str, str]:
+    """Return the group of each class."""
+    return {name: group for inside in groups.values() for group, names in inside.items() for name in names}
 
 
 def part_of(name: str) -> str | None:
     """Return the split that a word means, or None."""
     return ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
-
-
-def shares_problem(options: Any) -> list[str]:
-    """Say what is wrong with the shares of classes that the splits get."""
-    if options.meta_train + options.meta_validation < 1:
-        return []
-    return [
-        f"meta_train={options.meta_train} and meta_validation={options.meta_validation}: "
-        "together they must be < 1, so that classes are left for meta_test"
-    ]
 
 
 def by_seed(names: Sequence[str], options: Any) -> Classes:
@@ -85,31 +87,33 @@ def by_seed(names: Sequence[str], options: Any) -> Classes:
     return dict(zip(PARTS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))
 
 
-def by_list(path: Path, known: Iterable[str]) -> tuple[Classes, list[str]]:
-    """Read which classes a file names for each split, and what is wrong with it.
+def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
+    """Read which classes a YAML file names for each split, and what is wrong with it.
 
-    A file .yaml, .yml or .json maps splits to lists of classes; any other has a line `# meta_train`, and so
-    on, before the classes of each split, one a line. Classes that it does not name are left out.
+    Classes that it does not name are left out.
     """
+    classes: Classes = {part: [] for part in PARTS}
     try:
         if path.exists() and not path.is_file():
             raise ValueError("is not a file")
-        text = path.read_text("utf-8-sig")
-        is_yaml = path.suffix.lower() in (".yaml", ".yml", ".json")
-        found = _yaml_sections(text) if is_yaml else _text_sections(text)
+        lists = read_list(path.read_text("utf-8-sig"))
+        if not isinstance(lists, dict) or not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+            for names in lists.values()
+        ):
+            raise ValueError(f"must map {', '.join(PARTS)} to lists of classes, as YAML or JSON")
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        return {part: [] for part in PARTS}, [f"list {path}: {reason}"]
+        return classes, [f"list {path}: {reason}"]
     problems: list[str] = []
-    classes: Classes = {part: [] for part in PARTS}
-    known = set(known)
-    for word, names in found:
+    available = set(available)
+    for word, names in lists.items():
         part = part_of(word)
         if part is None:
             problems.append(f"list {path}: {word!r} is no split; allowed: {', '.join(PARTS)}")
             continue
         for name in (unicodedata.normalize("NFC", name) for name in names):
-            if name not in known:
+            if name not in available:
                 problems.append(f"list {path}: class {name!r} of {part} has no images")
             elif name in classes[part]:
                 problems.append(f"list {path}: class {name!r} stands twice in {part}")
@@ -118,29 +122,17 @@ def by_list(path: Path, known: Iterable[str]) -> tuple[Classes, list[str]]:
     return classes, problems
 
 
-def _yaml_sections(text: str) -> list[tuple[str, list[str]]]:
-    found = yaml.BaseLoader(text).get_single_data()  # every scalar stays a word: class 01 is not class 1
-    is_right = isinstance(found, dict) and all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found.values()
-    )
-    if not is_right:
-        raise ValueError(f"must map {', '.join(PARTS)} to lists of classes")
-    return [(str(word), names) for word, names in found.items()]
+def shares_problems(options: Any) -> list[str]:
+    """Say what is wrong with the shares of classes that the splits get."""
+    if options.meta_train + options.meta_validation < 1:
+        return []
+    return [
+        f"meta_train={options.meta_train} and meta_validation={options.meta_validation}: "
+        "together they must be < 1, so that classes are left for meta_test"
+    ]
 
 
-def _text_sections(text: str) -> list[tuple[str, list[str]]]:
-    sections: list[tuple[str, list[str]]] = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        if line.startswith("#") and part_of(line.lstrip("#")):
-            sections.append((line.lstrip("#"), []))
-        elif sections:
-            sections[-1][1].append(line)
-        else:
-            raise ValueError(f"the line {line!r} stands before the first heading, as `# {PARTS[0]}`")
-    return sections
-
-
-def problems_of(classes: Classes, how: str) -> list[str]:
+def class_problems(classes: Classes, how: str) -> list[str]:
     """Say which class is in two splits, and which split has too few."""
     if not any(classes.values()):
         return [
@@ -163,13 +155,48 @@ def problems_of(classes: Classes, how: str) -> list[str]:
     ]
 
 
-def refuse(name: str, problems: Sequence[str]) -> None:
+def locate(root: Path | None, path: str) -> tuple[Path | None, list[str]]:
+    """Return where a path option leads, or what is wrong with it; relative paths start at METABENCH_DATA."""
+    if not path.strip():
+        return None, ["path is not set; give the option path, absolute or relative to METABENCH_DATA"]
+    try:
+        place = Path(path).expanduser()
+        if not place.is_absolute() and root is None:
+            return None, [f"path={path!r}: METABENCH_DATA is not set; set it, or give an absolute path"]
+        place = place if root is None else root / place
+        place.stat()
+    except OSError as error:
+        return None, [f"path={path!r}: {error.filename}: {error.strerror}"]
+    except (ValueError, RuntimeError) as error:  # no path, no such user
+        return None, [f"path={path!r}: {error}"]
+    return place, []
+
+
+def sources(root: Path | None, split: str, options: Any) -> list[Path]:
+    """Return where the path option leads, if it leads anywhere."""
+    place, _ = locate(root, options.path)
+    return [] if place is None else [place]
+
+
+def choose(name: str, items: list[Any], options: Any, key: Callable[[Any], Any] = lambda item: item) -> Any:
+    """Take some examples of a class by a hash of their names, so that other examples change little.
+
+    Args:
+        key: names an item.
+    """
+    if not 0 < options.examples_per_class < len(items):
+        return items
+    rank = {item: seeds.seed("own examples", options.seed, name, key(item)) for item in items}
+    taken = set(sorted(items, key=lambda item: rank[item])[: options.examples_per_class])
+    return [item for item in items if item in taken]
+
+
+def refuse(name: str, problems: Iterable[str]) -> None:
     """Raise all problems of a data set as one error, if there are any."""
-    if not problems:
-        return
-    told = list(dict.fromkeys(problems))
-    more = [f"and {len(told) - SHOWN} more problems"] if len(told) > SHOWN else []
-    raise MetabenchError("\n".join(f"{name}: {line}" for line in told[:SHOWN] + more))
+    lines = list(dict.fromkeys(problems))
+    if lines:
+        more = [f"and {len(lines) - SHOWN} more problems"] if len(lines) > SHOWN else []
+        raise MetabenchError("\n".join(f"{name}: {line}" for line in lines[:SHOWN] + more))
 
 
 def splits_of(
@@ -198,9 +225,9 @@ def splits_of(
         names = tuple(classes[part])
         n_examples = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((n_examples == table.shape[1]).all())
-        part_images = images[start : start + len(names)]
         homes = tuple(domains[one] if domains else name for one in names)
-        splits.append(Split(part_images, names, homes, None if is_full else n_examples))
+        chunk = images[start : start + len(names)]
+        splits.append(Split(chunk, names, homes, None if is_full else n_examples))
         start += len(names)
     return make_splits(f"{name}/{split}", *splits)
 

@@ -8,13 +8,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.tune.schedulers import TrialScheduler
 
 from metabench.core.config import BudgetConfig, SearchSpace
 from metabench.core.objectives import OBJECTIVES
@@ -29,7 +27,7 @@ from metabench.search.journal.ledger import (
     Arrival,
     Ledger,
 )
-from metabench.search.ray.asha import RungScheduler, Standing, judge, scalars, standing
+from metabench.search.journal.rule import RungRank, decide, rank, scalars
 from metabench.storage import files
 from tests.search.played import make_error_report, make_report
 
@@ -42,12 +40,12 @@ def arrivals(scores: Sequence[float]) -> list[Arrival]:
     return [Arrival(f"maml-{index:03d}", score) for index, score in enumerate(scores)]
 
 
-def place(score: float, others: Sequence[float], reduction_factor: int) -> Standing:
-    return standing(Arrival("own", score), arrivals(others), reduction_factor)
+def place(score: float, others: Sequence[float], reduction_factor: int) -> RungRank:
+    return rank(Arrival("own", score), arrivals(others), reduction_factor)
 
 
 def goes_on(score: float, others: Sequence[float], reduction_factor: int) -> bool:
-    return place(score, others, reduction_factor).goes_on
+    return place(score, others, reduction_factor).is_promoted
 
 
 NAN, INF = math.nan, math.inf
@@ -67,12 +65,12 @@ def test_scores_that_arrive_in_this_order_are_decided_so(
     ledger = Ledger(tmp_path, keep=2)
     names = add_trials(ledger, "maml", len(ARRIVING))
     reports = [make_report(100, score) for score in ARRIVING]
-    decided = [judge(ledger, budget, name, report) for name, report in zip(names, reports, strict=True)]
+    decided = [decide(ledger, budget, name, report) for name, report in zip(names, reports, strict=True)]
     letters = {CONTINUE: "C", PRUNED: "P", DIVERGED: "D"}
     assert "".join(letters[decision] for decision in decided) == GOLDEN[reduction_factor]
     finite = [score for score in ARRIVING if math.isfinite(score)]
     assert [arrival.score for arrival in ledger.rung("maml", 100)] == finite
-    again = [judge(ledger, budget, name, report) for name, report in zip(names, reports, strict=True)]
+    again = [decide(ledger, budget, name, report) for name, report in zip(names, reports, strict=True)]
     assert again == decided  # whatever came after them
 
 
@@ -87,7 +85,7 @@ def test_the_best_share_of_a_sorted_rung_goes_on_and_the_margin_says_so(
     n = len(best_first)
     last_that_goes_on = best_first[max(1, n // factor) - 1]
     found = place(score, others, factor)
-    assert found.goes_on == (score >= last_that_goes_on)
+    assert found.is_promoted == (score >= last_that_goes_on)
     assert (found.rank, found.arrived) == (best_first.index(score) + 1, n)
     if not others:
         assert found.against is found.cutoff is found.margin is None
@@ -95,8 +93,8 @@ def test_the_best_share_of_a_sorted_rung_goes_on_and_the_margin_says_so(
     assert found.margin is not None
     assert found.cutoff == others[int(str(found.against)[-3:])]
     assert found.margin == score - found.cutoff
-    assert (found.margin >= 0) == found.goes_on
-    if not found.goes_on:
+    assert (found.margin >= 0) == found.is_promoted
+    if not found.is_promoted:
         assert found.cutoff == last_that_goes_on
     # The other is what decides: just above it goes on, just below it is stopped.
     assert goes_on(found.cutoff, others, factor)
@@ -126,7 +124,7 @@ def test_a_report_beside_the_rungs_is_refused(tmp_path: Path, space: SearchSpace
     ledger = Ledger(tmp_path, keep=2)
     (name,) = add_trials(ledger, "maml", 1)
     with pytest.raises(ValueError, match="101"):
-        judge(ledger, space.budget, name, make_report(101, 0.5))
+        decide(ledger, space.budget, name, make_report(101, 0.5))
     assert ledger.trials[name].reports == []
 
 
@@ -149,7 +147,7 @@ def test_the_decisions_of_a_scripted_history_are_these(tmp_path: Path, space: Se
         (h, 900, None, DIVERGED),  # also at the full budget
         (i, 100, 0.0, PRUNED),
     ]
-    decided = [judge(ledger, space.budget, name, make_report(t, score)) for name, t, score, _ in history]
+    decided = [decide(ledger, space.budget, name, make_report(t, score)) for name, t, score, _ in history]
     assert decided == [decision for *_, decision in history]
 
 
@@ -167,7 +165,7 @@ def test_the_lowest_errors_go_on(tmp_path: Path, space: SearchSpace) -> None:
         (c, 900, 7.0, COMPLETE),
     ]
     decided = [
-        judge(ledger, space.budget, name, make_error_report(t, error)) for name, t, error, _ in history
+        decide(ledger, space.budget, name, make_error_report(t, error)) for name, t, error, _ in history
     ]
     assert decided == [decision for *_, decision in history]
     assert [arrival.score for arrival in ledger.rung("maml", 100)] == [-4.0, -5.0, -0.5, -0.6]
@@ -197,25 +195,25 @@ def test_a_tie_at_the_cut_goes_on() -> None:
 def test_rungs_of_one_algorithm_do_not_judge_another(tmp_path: Path, space: SearchSpace) -> None:
     ledger = Ledger(tmp_path, keep=2)
     (good,), (poor,) = add_trials(ledger, "maml", 1), add_trials(ledger, "maml_pp", 1)
-    judge(ledger, space.budget, good, make_report(100, 0.9))
-    assert judge(ledger, space.budget, poor, make_report(100, 0.1)) == CONTINUE
+    decide(ledger, space.budget, good, make_report(100, 0.9))
+    assert decide(ledger, space.budget, poor, make_report(100, 0.1)) == CONTINUE
 
 
 def test_lower_rungs_are_never_filled_by_later_reports(tmp_path: Path, space: SearchSpace) -> None:
     ledger = Ledger(tmp_path, keep=2)
     first, second = add_trials(ledger, "maml", 2)
-    judge(ledger, space.budget, first, make_report(300, 0.9))
+    decide(ledger, space.budget, first, make_report(300, 0.9))
     assert ledger.rung("maml", 100) == []
-    assert judge(ledger, space.budget, second, make_report(100, 0.1)) == CONTINUE
+    assert decide(ledger, space.budget, second, make_report(100, 0.1)) == CONTINUE
 
 
 def test_a_report_told_twice_is_recorded_once_and_answered_alike(tmp_path: Path, space: SearchSpace) -> None:
     ledger = Ledger(tmp_path, keep=2)
     first, second = add_trials(ledger, "maml", 2)
-    judge(ledger, space.budget, first, make_report(100, 0.3))
-    judge(ledger, space.budget, second, make_report(100, 0.9))
+    decide(ledger, space.budget, first, make_report(100, 0.3))
+    decide(ledger, space.budget, second, make_report(100, 0.9))
     assert (
-        judge(ledger, space.budget, first, make_report(100, 0.3)) == CONTINUE
+        decide(ledger, space.budget, first, make_report(100, 0.3)) == CONTINUE
     )  # though it would be pruned now
     assert [arrival.score for arrival in ledger.rung("maml", 100)] == [0.3, 0.9]
 
@@ -230,32 +228,12 @@ def test_a_restart_after_every_decision_changes_no_decision(tmp_path: Path, spac
         for index, rung, score in script:
             ledger = Ledger(folder, keep=2) if restart else ledger
             if ledger.trials[names[index]].status is None:
-                decided.append(judge(ledger, space.budget, names[index], make_report(rung, score)))
+                decided.append(decide(ledger, space.budget, names[index], make_report(rung, score)))
         return decided
 
     whole = play(tmp_path / "whole", restart=False)
     assert play(tmp_path / "restarted", restart=True) == whole
     assert {CONTINUE, PRUNED} == set(whole)
-
-
-def test_the_scheduler_stops_what_the_ledger_ends_and_nan_never_goes_on(
-    tmp_path: Path, space: SearchSpace
-) -> None:
-    ledger = Ledger(tmp_path, keep=2)
-    scheduler = RungScheduler(ledger, space.budget)
-    names = add_trials(ledger, "maml", 3)
-
-    def ask(name: str, tasks_seen: int, accuracy: float | None) -> str:
-        trial = SimpleNamespace(config={"trial": name})
-        return scheduler.on_trial_result(
-            None, trial, {"report": json.dumps(make_report(tasks_seen, accuracy))}
-        )
-
-    assert ask(names[0], 100, 0.5) == TrialScheduler.CONTINUE
-    assert ask(names[1], 100, None) == TrialScheduler.STOP
-    assert ask(names[2], 100, 0.4) == TrialScheduler.STOP
-    assert ask(names[0], 900, 0.6) == TrialScheduler.STOP
-    assert [ledger.trials[name].status for name in names] == [COMPLETE, DIVERGED, PRUNED]
 
 
 def report_scores(ledger: Ledger, name: str, tasks_seen: int, scores: Sequence[float]) -> dict[str, Any]:
@@ -272,8 +250,8 @@ def test_what_a_decision_rests_on_is_written_down_with_hand_made_numbers(
     names = add_trials(ledger, "maml", 4)
     tasks = [[0.8, 0.6, 0.4, 0.6], [0.4, 0.6, 0.6, 0.4], [0.7, 0.5, 0.3, 0.5], [0.9, 0.9, 0.9, 0.9]]
     for name, scores in zip(names, tasks, strict=True):
-        judge(ledger, space.budget, name, report_scores(ledger, name, 100, scores))
-    first, noisy, sure, best = (ledger.trials[name].bases[100] for name in names)
+        decide(ledger, space.budget, name, report_scores(ledger, name, 100, scores))
+    first, noisy, sure, best = (ledger.trials[name].details[100] for name in names)
     assert first == {
         **dict.fromkeys(("against", "cutoff", "margin", "tasks", "paired_se")),
         "rung": 0,
@@ -292,7 +270,7 @@ def test_what_a_decision_rests_on_is_written_down_with_hand_made_numbers(
     # The best goes on; 0.6, whose place it takes, is what it could have fallen behind.
     assert (best["rank"], best["against"], best["cutoff"]) == (1, names[0], 0.6)
     assert best["margin"] == pytest.approx(0.3)
-    assert [ledger.trials[name].is_doubtful for name in names] == [False, True, False, False]
+    assert [ledger.trials[name].is_borderline for name in names] == [False, True, False, False]
 
 
 def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_do_not(
@@ -300,17 +278,17 @@ def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_
 ) -> None:
     ledger = Ledger(tmp_path, keep=2)
     first, second = add_trials(ledger, "maml", 2)
-    judge(ledger, space.budget, first, report_scores(ledger, first, 100, [0.5, 0.6]))
-    judge(ledger, space.budget, second, report_scores(ledger, second, 100, [0.6, 0.4]))
+    decide(ledger, space.budget, first, report_scores(ledger, first, 100, [0.5, 0.6]))
+    decide(ledger, space.budget, second, report_scores(ledger, second, 100, [0.6, 0.4]))
     events = [event for event in files.read_lines(tmp_path / JOURNAL) if event["event"] == "report"]
-    assert [event["basis"] for event in events] == [ledger.trials[n].bases[100] for n in (first, second)]
+    assert [event["basis"] for event in events] == [ledger.trials[n].details[100] for n in (first, second)]
     assert "val_scores" not in (tmp_path / JOURNAL).read_text()
     assert not any("val_scores" in report for t in ledger.trials.values() for report in t.reports)
     line = files.read_trials(tmp_path)[second]
     assert line["decisions"] == [{"tasks_seen": 100, "decision": PRUNED, **events[1]["basis"]}]
     assert "val_scores" not in json.dumps(line)
     assert Ledger(tmp_path, keep=2).trials == ledger.trials
-    shown = scalars(ledger.trials[second].bases[100], sign=1)
+    shown = scalars(ledger.trials[second].details[100], sign=1)
     assert shown == {
         "asha/rung": 0,
         "asha/rank": 2,
@@ -323,8 +301,8 @@ def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_
 def test_a_twin_is_beyond_doubt(tmp_path: Path, space: SearchSpace) -> None:
     ledger = Ledger(tmp_path, keep=2)
     for name in add_trials(ledger, "maml", 2):
-        assert judge(ledger, space.budget, name, report_scores(ledger, name, 100, [0.5, 0.7])) == CONTINUE
-    basis = ledger.trials["maml-001"].bases[100]
+        assert decide(ledger, space.budget, name, report_scores(ledger, name, 100, [0.5, 0.7])) == CONTINUE
+    basis = ledger.trials["maml-001"].details[100]
     assert (basis["margin"], basis["paired_se"], basis["doubtful"]) == (0, 0, False)
 
 
@@ -333,16 +311,16 @@ def test_without_the_others_reports_the_decision_stands_and_its_noise_is_unknown
 ) -> None:
     ledger = Ledger(tmp_path, keep=2)
     first, second = add_trials(ledger, "maml", 2)
-    judge(ledger, space.budget, first, make_report(100, 0.5, scores=[0.4, 0.6]))  # left no file
-    judge(ledger, space.budget, second, make_report(100, 0.4, scores=[0.3, 0.5]))
-    basis = ledger.trials[second].bases[100]
+    decide(ledger, space.budget, first, make_report(100, 0.5, scores=[0.4, 0.6]))  # left no file
+    decide(ledger, space.budget, second, make_report(100, 0.4, scores=[0.3, 0.5]))
+    basis = ledger.trials[second].details[100]
     assert (basis["margin"], basis["paired_se"], basis["doubtful"]) == (pytest.approx(-0.1), None, False)
 
 
 def test_a_trial_that_diverges_between_two_rungs_ends_there(tmp_path: Path, space: SearchSpace) -> None:
     ledger = Ledger(tmp_path, keep=1)
     (name,) = add_trials(ledger, "maml", 1)
-    judge(ledger, space.budget, name, make_report(100, 0.5))
-    assert judge(ledger, space.budget, name, make_report(117, None)) == DIVERGED
-    assert ledger.trials[name].bases[117]["rung"] == 1  # it ran towards 300
+    decide(ledger, space.budget, name, make_report(100, 0.5))
+    assert decide(ledger, space.budget, name, make_report(117, None)) == DIVERGED
+    assert ledger.trials[name].details[117]["rung"] == 1  # it ran towards 300
     assert Ledger(tmp_path, keep=1).trials[name].status == DIVERGED

@@ -1,0 +1,158 @@
+"""How a search stands: one summary for the live table, `metabench status`, TensorBoard and the report."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metabench.core import MetabenchError, utc_now
+from metabench.core.config import SearchSpace
+from metabench.core.metrics import SIGN
+from metabench.leaderboard.folders import metric_of
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import (
+    COMPLETE,
+    DIVERGED,
+    FAILED,
+    PRUNED,
+    Ledger,
+    Trial,
+    look,
+    preference,
+)
+from metabench.storage import files
+
+RUNNING = "running"
+STATES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
+STAGES = ("search", "confirmation", "final runs", "meta-test", "finished")
+
+FRESH_SECONDS = 300
+"""How old the driver's snapshot may be while it still shows that a driver, perhaps elsewhere, is alive."""
+
+
+def incumbent(trials: Iterable[Trial]) -> Trial | None:
+    """Return the trial that would be confirmed first if no report came any more; None where there is none.
+
+    The rung that it reached counts before the score, as scores of a smaller budget do not compare.
+    """
+    judged = (trial for trial in trials if trial.status not in (DIVERGED, FAILED) and trial.score is not None)
+    return min(judged, key=preference, default=None)
+
+
+def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: str) -> dict[str, Any]:
+    """Count an algorithm's trials by state and by rung, and name its incumbent, its cost and its errors."""
+    trials = ledger.of(algorithm)
+    states = Counter(trial.status or RUNNING for trial in trials)
+    reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
+    best = incumbent(trials)
+    return {
+        "planned": spaces.of(space, algorithm).n_trials,
+        "proposed": len(trials),
+        **{state: states[state] for state in STATES},
+        "rungs": {str(rung): reached[rung] for rung in spaces.rungs(space.budget)},
+        "incumbent": best
+        and {
+            "trial": best.name,
+            "hyperparameters": best.hyperparameters,
+            "tasks_seen": best.tasks_seen,
+            f"val_{metric}": SIGN[metric] * (best.score or 0.0),
+        },
+        "tasks_seen": sum(trial.tasks_seen for trial in trials),
+        "seconds": sum(trial.seconds for trial in trials),
+        "errors": {trial.name: trial.error.splitlines()[-1] for trial in trials if trial.error},
+    }
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return what a search folder says by now; touches no file."""
+    if not (folder / files.SEARCH).exists():
+        raise MetabenchError(f"{folder}: holds no search; give the folder of one, such as runs/demo")
+    record = files.read_json(folder / files.SEARCH)
+    space = SearchSpace.model_validate(record["space"])
+    ledger, snapshot, final = look(folder), _optional(folder / files.RUNNING) or {}, _final(folder, space)
+    metric = metric_of(record["space"]["task"])
+    algorithms = {name: summarise(space, ledger, name, metric) for name in space.algorithms}
+    meta_test = _optional(folder / files.META_TEST)
+    summary = {
+        "folder": str(folder),
+        "stage": _stage(folder, meta_test, algorithms),
+        "is_driven": files.is_locked(folder) or _is_fresh(snapshot),
+        "metric": metric,
+        "rungs": spaces.rungs(space.budget),
+        "algorithms": algorithms,
+        "final_runs": final,
+        "spent": {
+            key: sum(part[name] for part in (*algorithms.values(), final))
+            for key, name in (("tasks", "tasks_seen"), ("seconds", "seconds"))
+        },
+        "nodes": snapshot.get("nodes", []),
+        "slots": snapshot.get("slots"),
+        "changes": len(record.get("changes", [])),
+        "meta_test": meta_test,
+    }
+    return {**summary, "expected": _expected(summary, _tasks_left(space, ledger, final))}
+
+
+def _optional(path: Path) -> Any:
+    return files.read_json(path) if path.exists() else None
+
+
+def _final(folder: Path, space: SearchSpace) -> dict[str, Any]:
+    runs = [path for path in sorted((folder / files.FINAL).glob("*")) if (path / files.CONFIG).exists()]
+    last = [(files.read_lines(path / files.REPORTS) or [{}])[-1] for path in runs]
+    ended = [line.get("tasks_seen", 0) >= space.budget.tasks or not line.get("finite", True) for line in last]
+    return {
+        "planned": 2 * space.budget.seeds * len(space.algorithms),  # at most: a default may be the choice too
+        "started": len(runs),
+        "ended": sum(ended),
+        "tasks_seen": sum(line.get("tasks_seen", 0) for line in last),
+        "seconds": sum(line.get("seconds", 0.0) for line in last),
+    }
+
+
+def _stage(
+    folder: Path, meta_test: Mapping[str, Any] | None, algorithms: Mapping[str, Mapping[str, Any]]
+) -> str:
+    if meta_test is not None:
+        return STAGES[4 if meta_test["finished"] else 3]
+    if (folder / files.CHOSEN).exists():
+        return STAGES[2]
+    ended = sum(part["proposed"] - part[RUNNING] for part in algorithms.values())
+    return STAGES[1 if ended >= sum(part["planned"] for part in algorithms.values()) else 0]
+
+
+def _tasks_left(space: SearchSpace, ledger: Ledger, final: Mapping[str, Any]) -> float:
+    """Guess the meta-train tasks that are left, from what ended trials took on average."""
+    trials = ledger.trials.values()
+    ended = [trial.tasks_seen for trial in trials if trial.status is not None]
+    usual = statistics.fmean(ended) if ended else space.budget.grace
+    running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.status is None)
+    runs = final["planned"] * space.budget.tasks - final["tasks_seen"]
+    planned = sum(spaces.of(space, name).n_trials for name in space.algorithms)
+    return float((planned - len(trials)) * usual + running + max(0, runs))
+
+
+def _expected(summary: Mapping[str, Any], tasks_left: float) -> dict[str, Any] | None:
+    """Say how much is left and when it may end; None where that cannot be told or nothing is left."""
+    spent, slots = summary["spent"], summary["slots"]
+    if summary["stage"] in STAGES[3:] or not spent["tasks"] or not spent["seconds"]:
+        return None
+    seconds = tasks_left * spent["seconds"] / spent["tasks"]
+    end = utc_now() + datetime.timedelta(seconds=seconds / slots) if slots else None
+    return {
+        "tasks_left": round(tasks_left),
+        "accelerator_seconds_left": seconds,
+        "end": end and end.isoformat(timespec="minutes"),
+    }
+
+
+def _is_fresh(snapshot: Mapping[str, Any]) -> bool:
+    """Tell whether the driver, perhaps of another machine, wrote a short while ago."""
+    if "updated" not in snapshot:
+        return False
+    age = utc_now() - datetime.datetime.fromisoformat(snapshot["updated"])
+    return age.total_seconds() < FRESH_SECONDS

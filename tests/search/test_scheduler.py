@@ -1,0 +1,67 @@
+"""What Tune is told of a trial: by the ledger where it reports, by the retries where its worker dies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from ray.tune.schedulers import TrialScheduler
+
+from metabench.core.config import SearchSpace
+from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
+from metabench.search.ray.failures import MAX_FAILURES
+from metabench.search.ray.scheduler import RungScheduler
+from tests.search.played import make_report
+
+
+def test_the_scheduler_stops_what_the_ledger_ends_and_nan_never_goes_on(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    scheduler = RungScheduler(ledger, space.budget)
+    names = [ledger.propose("maml", {}, {}, False, 0).name for _ in range(3)]
+
+    def ask(name: str, tasks_seen: int, accuracy: float | None) -> str:
+        trial = SimpleNamespace(config={"trial": name})
+        return scheduler.on_trial_result(
+            None, trial, {"report": json.dumps(make_report(tasks_seen, accuracy))}
+        )
+
+    assert ask(names[0], 100, 0.5) == TrialScheduler.CONTINUE
+    assert ask(names[1], 100, None) == TrialScheduler.STOP
+    assert ask(names[2], 100, 0.4) == TrialScheduler.STOP
+    assert ask(names[0], 900, 0.6) == TrialScheduler.STOP
+    assert [ledger.trials[name].status for name in names] == [COMPLETE, DIVERGED, PRUNED]
+
+
+def test_a_trial_that_gets_on_is_tried_again_for_ever_and_one_that_does_not_fails(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    ledger, told = Ledger(tmp_path, keep=1), list[str]()
+    name = ledger.propose("maml", {}, {}, True, 0).name
+    scheduler = RungScheduler(ledger, space.budget, say=told.append)
+    for rung in (0, 100, 300, 900, 2700):
+        if rung:
+            ledger.record(name, make_report(rung, 0.5), CONTINUE, {})
+        for _ in range(MAX_FAILURES):
+            scheduler.failed(name, "The actor died unexpectedly\na page of advice")
+    assert ledger.trials[name].status is None
+    assert len(told) == 5 * MAX_FAILURES
+    assert told[0] == f"{name} starts again from the beginning: its worker died"
+    assert told[-1] == f"{name} starts again from 2700 tasks: its worker died"
+    scheduler.failed(name, "Traceback\nValueError: broken")
+    assert ledger.trials[name].status == FAILED
+    assert ledger.trials[name].error == "Traceback\nValueError: broken"
+    scheduler.failed(name, "and again")
+    assert ledger.trials[name].error == "Traceback\nValueError: broken"
+
+
+def test_a_trial_that_waits_for_the_others_has_not_failed(tmp_path: Path, space: SearchSpace) -> None:
+    ledger, told = Ledger(tmp_path, keep=1), list[str]()
+    name = ledger.propose("maml", {}, {}, True, 0).name
+    ledger.record(name, make_report(100, 0.5), WAIT, {})
+    scheduler = RungScheduler(ledger, space.budget, say=told.append)
+    for _ in range(MAX_FAILURES + 1):
+        scheduler.failed(name, "ended")
+    assert (ledger.trials[name].status, told) == (None, [])
