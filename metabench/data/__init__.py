@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig, nearest, setting_problem
-from metabench.data.reading.splits import make_splits  # which whoever adds a data set needs
+from metabench.data.reading.splits import make_splits as make_splits  # which whoever adds a data set needs
 from metabench.data.tasks import sampling
 
 if TYPE_CHECKING:
@@ -123,12 +123,13 @@ def download(task: TaskConfig, url: str) -> None:
 
 def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     """Say what is wrong with a task for a data set of a kind, before its files are opened."""
-    way = task.told_way
     if kind == "classification":
-        return [] if task.ways[0] >= 2 else [f"way={way}: {name} is classification; way must be >= 2"]
+        if task.ways[0] >= 2:
+            return []
+        return [f"way={task.way}: {name} is classification; way must be >= 2"]
     wrong = []
     if task.ways != (1, 1):
-        wrong.append(f"way={way}: {name} is regression, where a task is one function; set way to 1")
+        wrong.append(f"way={task.way}: {name} is regression, where a task is one function; set way to 1")
     usual = TaskConfig(dataset=name)
     wrong += [
         f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
@@ -136,7 +137,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
-        wrong.append(f"shot={task.told_shot}: {name} is regression; give one number of points")
+        wrong.append(f"shot={task.shot}: {name} is regression; give one number of points")
     return wrong
 
 

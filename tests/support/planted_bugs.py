@@ -344,7 +344,7 @@ BUGS = [
     ),
     # the report
     Bug(
-        "who costs more for the same stands on the front", "report/pictures/cost.py",
+        "who costs more for the same stands on the front", "report/pictures/leaderboard.py",
         "sign * point.figure > sign * kept[-1].figure", "sign * point.figure >= sign * kept[-1].figure",
         "report/test_reading.py::test_the_front_is_whom_nobody_as_cheap_beats",
     ),

@@ -14,8 +14,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from metabench.storage.remote.address import check_url, is_url
-from metabench.storage.remote.mirror import ORIGIN, Mirror
+from metabench.storage.remote.address import check_url as check_url
+from metabench.storage.remote.address import is_url as is_url
+from metabench.storage.remote.mirror import ORIGIN as ORIGIN
+from metabench.storage.remote.mirror import Mirror as Mirror
 
 _mirrors: dict[Path, Mirror] = {}
 
