@@ -105,7 +105,7 @@ def drive(setting: dict[str, Any], notes: Notes) -> None:
             ):
                 trial = SimpleNamespace(config=config, metric_analysis={}, metric_n_steps={})
                 running.append((str(started), trial))
-                endings.on_trial_start(0, [], trial)
+                endings.on_trial_start()
                 started += 1
             if not running:
                 return
@@ -113,13 +113,13 @@ def drive(setting: dict[str, Any], notes: Notes) -> None:
             done = len(ledger.trials[trial.config["trial"]].reports)
             report = {"report": json.dumps(make_report(3**done, draw.random()))}
             answer = scheduler.on_trial_result(None, trial, report)
-            endings.on_trial_result(0, [], trial, report)
+            endings.on_trial_result()
             endings.on_step_begin(2, [])
             if answer == RungScheduler.CONTINUE:
                 running.append((trial_id, trial))
             else:
                 searcher.hand_back(trial_id)
-                endings.on_trial_complete(0, [], trial)
+                endings.on_trial_complete(trial=trial)
 
 
 def read_back(setting: dict[str, Any]) -> float:

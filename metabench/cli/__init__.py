@@ -167,8 +167,8 @@ def train(
 ) -> None:
     """Train one algorithm into a run folder, without Ray; the same command continues what was stopped.
 
-    It needs --algorithm and --dataset; or --config, which trains a recorded run again: what else is typed takes
-    the place of what was recorded.
+    It needs --algorithm and --dataset; or --config, which trains a recorded run again: what else is typed
+    takes the place of what was recorded.
     """
     from metabench.cli import flags
     from metabench.cli import run as commands

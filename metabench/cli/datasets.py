@@ -84,7 +84,8 @@ def show(
     """Draw one meta-train task, support and query, and count the classes of each split."""
     from metabench.cli import inspect_data
 
-    splits = inspect_data.draw(out, name, split, option or [], (way, shot, query), seed)
+    task = inspect_data.describe(name, split, option or [], way=way, shot=shot, query=query)
+    splits = inspect_data.draw(out, task, seed)
     for line in inspect_data.counted(splits):
         typer.echo(line)
     typer.echo(f"{out}: {way} classes, {shot} support and {query} query examples of each")
@@ -109,7 +110,9 @@ def tasks(
     """Write the frozen tasks that runs are tested on into a small file, with the hash that proves them."""
     from metabench.cli import inspect_data
 
-    drawn = inspect_data.write_tasks(out, name, split, option or [], part, tasks, shape)
+    drawn = inspect_data.write_tasks(
+        out, inspect_data.describe(name, split, option or [], **shape), part, tasks
+    )
     if json:
         print_json({"file": out, **drawn}, indent=None)
     else:
@@ -127,9 +130,10 @@ def check(
     json: Json = False,
 ) -> None:
     """Look for images in two splits, blank images and classes too small; exit code 1 if there are any."""
+    from metabench import data
     from metabench.cli import inspect_data
 
-    splits = inspect_data.load(name, split, option or [])
+    splits = data.load(inspect_data.describe(name, split, option or []))
     problems = inspect_data.problems(splits, shot + query)
     if json:
         print_json({"dataset": splits.name, **problems})

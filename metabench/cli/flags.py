@@ -42,7 +42,9 @@ def describe_run(
             tasks were typed.
     """
     wrong: list[str] = []
-    rest = {"task": {}, "network": {}, **({} if recorded is None else recorded.model_dump(exclude={"rungs"}))}
+    # A default is left to the model: read from a file, 15 would be 15.0, and the configuration's hash another.
+    before = {} if recorded is None else recorded.model_dump(exclude_defaults=True)
+    rest = {"task": {}, "network": {}, **before}
     run, task = {**rest, **run}, {"dataset": rest["task"].get("dataset"), **task}
     name = run.get("algorithm")
     for key, value in (("algorithm", name), ("dataset", task["dataset"])):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,29 +22,27 @@ LONGEST = 28
 """Characters of a class's name that are drawn."""
 
 
-def load(name: str, split: str | None, pairs: Sequence[str]) -> Splits:
-    """Load a data set by its name, its named split and its options."""
+def describe(name: str, split: str | None, pairs: Sequence[str], **shape: Any) -> TaskConfig:
+    """Describe a task of a data set, by its name, its named split and its options."""
     options = parse_settings(data.get(name).options, pairs, "--option")
-    return data.load(TaskConfig(dataset=name, split=split, options=options))
+    described: TaskConfig = validated(
+        TaskConfig, {"dataset": name, "split": split, "options": options, **shape}
+    )
+    return described
 
 
-def draw(
-    out: Path, name: str, split: str | None, pairs: Sequence[str], shape: tuple[int, int, int], seed: int
-) -> Splits:
-    """Draw one meta-train task into a file, and return the data set.
-
-    Args:
-        shape: ways, shots and queries.
-    """
+def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
+    """Draw one meta-train task into a file, and return the data set."""
     if out.suffix.lower() not in FORMS:
         raise MetabenchError(f"--out {out}: must end in one of {', '.join(FORMS)}")
-    splits, part = load(name, split, pairs), "meta_train"
-    way, shot, query = shape
-    task = validated(TaskConfig, {"dataset": name, "way": way, "shot": shot, "query": query})
+    splits, part = data.load(task), "meta_train"
     data.check(task, splits, [part])
-    pool = sampling.pool(splits.meta_train, task)
-    indices = sampling.sample(seeds.generator("sheet", seed), pool, sampling.Shape(way, shot, query), 1)
-    drawn = frozen.gather(splits.meta_train.images, indices, sampling.Shape(way, shot, query))
+    shape, pool = (
+        sampling.Shape(task.ways[0], task.shots[0], task.query),
+        sampling.pool(splits.meta_train, task),
+    )
+    indices = sampling.sample(seeds.generator("sheet", seed), pool, shape, 1)
+    drawn = frozen.gather(splits.meta_train.images, indices, shape)
     names = tuple(splits.meta_train.classes[row] for row in indices.classes[0].tolist())
     figure = _points(drawn) if splits.kind == "regression" else _images(drawn, names)
     figure.suptitle(f"{splits.name}, {part}, seed {seed}", fontsize=9)
@@ -56,20 +54,10 @@ def draw(
     return splits
 
 
-def write_tasks(
-    out: Path,
-    name: str,
-    split: str | None,
-    pairs: Sequence[str],
-    part: frozen.Part,
-    n_tasks: int,
-    shape: Mapping[str, Any],
-) -> dict[str, Any]:
+def write_tasks(out: Path, task: TaskConfig, part: frozen.Part, n_tasks: int) -> dict[str, Any]:
     """Write frozen tasks, those of meta-test or of the confirmation, into a file that is not there yet."""
     if out.exists():
         raise MetabenchError(f"--out {out}: is there already; take another name, or remove it")
-    options = parse_settings(data.get(name).options, pairs, "--option")
-    task = validated(TaskConfig, {"dataset": name, "split": split, "options": options, **shape})
     splits = data.load(task)
     data.check(task, splits, [part])
     pool: Literal["test", "confirm"] = "test" if part == "meta_test" else "confirm"

@@ -125,7 +125,7 @@ def train(
         source: the run that is trained again; on its own task, data other than its are refused.
     """
     task = config.task
-    name = f"{config.algorithm}-{task.dataset}-{task.told_way}w{task.told_shot}s-seed{config.seed}"
+    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
     folder = out or Path("runs") / name
     files.check_writable(folder)
     chosen = pick_device(device)

@@ -122,12 +122,13 @@ def download(task: TaskConfig, url: str) -> None:
 
 def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     """Say what is wrong with a task for a data set of a kind, before its files are opened."""
-    way = task.told_way
     if kind == "classification":
-        return [] if task.ways[0] >= 2 else [f"way={way}: {name} is classification; way must be >= 2"]
+        if task.ways[0] >= 2:
+            return []
+        return [f"way={task.way}: {name} is classification; way must be >= 2"]
     wrong = []
     if task.ways != (1, 1):
-        wrong.append(f"way={way}: {name} is regression, where a task is one function; set way to 1")
+        wrong.append(f"way={task.way}: {name} is regression, where a task is one function; set way to 1")
     usual = TaskConfig(dataset=name)
     wrong += [
         f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
@@ -135,7 +136,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
-        wrong.append(f"shot={task.told_shot}: {name} is regression; give one number of points")
+        wrong.append(f"shot={task.shot}: {name} is regression; give one number of points")
     return wrong
 
 

@@ -25,9 +25,6 @@ TASK_KEYS = (
 
 BASELINES = (files.NEAREST_MEAN, files.ZERO)
 
-EARLIER = "earlier"
-"""Where a search keeps what it had before it was extended."""
-
 UNSEEN = (f"{files.TENSORBOARD}/", "trials/")
 """Where a search keeps what no table needs."""
 
@@ -133,7 +130,7 @@ def read_search(folder: Path) -> Search:
             Path(name).stem: files.read_json(final / name) for name in BASELINES if (final / name).exists()
         },
         opened=opened,
-        times_opened=len(list(folder.glob(f"{EARLIER}/*/{files.META_TEST}"))) + (opened is not None),
+        times_opened=len(list(folder.glob(f"{files.EARLIER}/*/{files.META_TEST}"))) + (opened is not None),
     )
 
 

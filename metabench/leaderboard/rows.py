@@ -37,42 +37,25 @@ KEYS = (
     "algorithm",
     "variant",  # tuned and default of a search; run: a bare run folder; baseline; published: by others
     "status",  # finished, running, or untested: a bare run whose meta-test was not opened
-    "rank",  # the best that it may have, by tests that are adjusted for their number
-    "rank_worst",
-    "accuracy",
-    "ci_low",
-    "ci_high",
+    *("rank", "rank_worst"),  # that it may have, by tests that are adjusted for their number
+    *("accuracy", "ci_low", "ci_high"),
     "ci_over",  # what the interval speaks of: "seeds and tasks", or "tasks" where there is one seed
-    "seed_low",  # t interval of the seeds' means: training again, these very tasks
-    "seed_high",
-    "class_low",  # of other test classes
-    "class_high",
-    "class_over",
+    *("seed_low", "seed_high"),  # t interval of the seeds' means: training again, these very tasks
+    *("class_low", "class_high", "class_over"),  # of other test classes
     "classes",  # that the test tasks have
-    "seeds",  # tested; fewer than planned where a run diverged
-    "seeds_planned",
+    *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
     "model",  # single, or an ensemble of how many
-    "batch_norm",
-    "hyperparameters",
-    "trials",  # tuned: of the algorithm's whole search, as the next four; else what the row itself took
-    "tasks_seen",
-    "seconds",
+    *("batch_norm", "hyperparameters"),
+    *("trials", "tasks_seen", "seconds"),  # tuned: of the whole search, as the next two; else its own
     "accelerator_seconds",  # seconds times the share of a GPU; of a process where there is none
     "peak_memory",
     "parameters",  # numbers learnt across tasks
-    "val_accuracy",
-    "confirm_accuracy",
-    "val_optimism",  # by how much the validation looked better than the test
-    "confirm_optimism",
-    "vs_default",
-    "vs_best",
-    "times_opened",  # how often meta-test was, at most
-    "opened",  # when it was, for the last time
-    "config_hash",
-    "tasks_hash",
-    "code",
-    "commit",
+    *("val_accuracy", "confirm_accuracy"),
+    *("val_optimism", "confirm_optimism"),  # by how much the validation looked better than the test
+    *("vs_default", "vs_best"),
+    *("times_opened", "opened"),  # how often meta-test was, at most, and when for the last time
+    *("config_hash", "tasks_hash", "code", "commit"),
     "folder",
     "source",  # of a published figure
 )

@@ -49,6 +49,7 @@ ERROR = "error.txt"
 NEAREST_MEAN = "nearest_mean.json"
 ZERO = "zero.json"
 META_TEST = "meta_test.json"
+EARLIER = "earlier"  # folder of the results that a search had before it was extended
 LEADERBOARD = "leaderboard"
 
 LOCK = ".lock"

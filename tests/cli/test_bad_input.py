@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from metabench import data
+from metabench import PROTOCOL, data
 from metabench.cli import app
+from metabench.cli.flags import describe_run
 from tests.support import small
 
 SPACE: dict[str, Any] = {
@@ -385,6 +387,47 @@ def test_another_run_is_not_overwritten() -> None:
     before = Path("out/reports.jsonl").read_bytes()
     refused(train("--out", "out", "--seed", 1), "out", "seed")
     assert Path("out/reports.jsonl").read_bytes() == before
+
+
+RECORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "another protocol": ({"protocol": 0}, "was made under protocol 0"),
+    "unknown key": ({"taks": 3}, "run.json: 1 problem\n  taks: unknown key. Did you mean 'tasks'?"),
+    "unknown key of the task": (
+        {"task": {"dataset": "glyphs", "wya": 3}},
+        "run.json: 1 problem\n  task.wya: unknown key. Did you mean 'way'?",
+    ),
+    "unknown setting": ({"hyperparameters": {"innr_lr": 0.1}}, "Did you mean 'inner_lr'?"),
+    "other data": ({"data_fingerprint": "1" * 64}, "run.json: was trained on other data"),
+}
+
+
+@pytest.mark.usefixtures("small_data")
+@pytest.mark.parametrize(("changes", "part"), RECORDS.values(), ids=RECORDS.keys())
+def test_a_recorded_run_with_a_mistake_is_not_trained_again(changes: dict[str, Any], part: str) -> None:
+    task = {"dataset": "glyphs", "way": 3, "query": 2, "test_query": 3}
+    config = describe_run(task, {"width": 4}, {"algorithm": "maml", "tasks": 8}, ["inner_steps=1"], 1)
+    record = {"protocol": PROTOCOL, "run": config.model_dump(mode="json")}
+    for key, value in changes.items():
+        (record if key in ("protocol", "data_fingerprint") else record["run"])[key] = value
+    Path("run.json").write_text(json.dumps(record))
+    refused(metabench("train", "--config", "run.json", "--out", "out"), part)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [(None, "no config.json"), ("{", "run.json"), ("[]", "run.json: does not describe a run")],
+    ids=["missing", "torn", "another file"],
+)
+def test_what_records_no_run_is_not_trained(text: str | None, part: str) -> None:
+    if text is not None:
+        Path("run.json").write_text(text)
+    refused(metabench("train", "--config", "run.json"), part)
+
+
+def test_training_without_an_algorithm_or_a_data_set_says_what_is_missing() -> None:
+    missing = "missing; name one, or give the --config of a run"
+    refused(metabench("train", "--width", 0), f"--algorithm: {missing}", f"--dataset: {missing}", "--width=0")
 
 
 NO_RUNS: dict[str, Callable[[], object]] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner, Result
 
@@ -19,6 +20,7 @@ from metabench import __version__, algorithms, data
 from metabench import search as searching
 from metabench.cli import app, run
 from metabench.core import signals
+from metabench.storage import files, tensors
 from tests.support import small
 
 LOAD = data.load
@@ -140,6 +142,39 @@ def test_training_leaves_a_run_folder_that_test_and_leaderboard_read() -> None:
         row for row in json.loads(output("leaderboard", "run", "--json"))["rows"] if row["variant"] == "run"
     ]
     assert (row["algorithm"], row["accuracy"]) == ("maml", scored["accuracy"])
+
+
+@pytest.mark.parametrize("source", ["first", "first/config.json", "copied.json"])
+def test_a_recorded_run_is_trained_again_to_the_same_weights(source: str) -> None:
+    settings = ["--set", "inner_lr=0.3", "--set", "outer_lr=0.0037", "--set", "augment=support"]
+    output(*TRAIN, "--way", "2-3", *settings, "--distort", "shear=0.3", "--out", "first")
+    Path("copied.json").write_bytes(Path("first/config.json").read_bytes())
+    output("train", "--config", source, "--out", "again")
+    first, again = (json.loads(Path(folder, "config.json").read_text()) for folder in ("first", "again"))
+    assert (first["run"], first["config_hash"]) == (again["run"], again["config_hash"])
+    (one, record), (other, record_again) = (
+        tensors.load(Path(folder, "weights.safetensors"), "cpu") for folder in ("first", "again")
+    )
+    assert record == record_again
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, again = (files.read_lines(Path(folder, "reports.jsonl")) for folder in ("first", "again"))
+    measured = {"seconds": 0, "peak_memory": 0, "logs": {}}
+    assert [{**line, **measured} for line in first] == [{**line, **measured} for line in again]
+
+
+def test_what_is_typed_beside_a_recorded_run_takes_the_place_of_what_was_recorded() -> None:
+    output(*TRAIN, "--option", "n_examples=25", "--distort", "rotate=3", "--out", "first")
+    typed = ["--seed", 7, "--shot", 2, "--norm", "none", "--set", "inner_lr=0.3", "--distort", "shear=0.3"]
+    output("train", "--config", "first", *typed, "--out", "other")
+    first, other = (files.read_json(Path(folder, "config.json"))["run"] for folder in ("first", "other"))
+    first["task"] |= {"shot": 2, "augment": {**first["task"]["augment"], "shear": 0.3}}
+    first["network"]["norm"], first["seed"], first["hyperparameters"]["inner_lr"] = "none", 7, 0.3
+    assert other == first  # its ten reports and the option of the data set among them
+    output("train", "--config", "first", "--algorithm", "protonet", "--tasks", 4, "--out", "another")
+    another = json.loads(Path("another/config.json").read_text())["run"]
+    assert another["hyperparameters"] == vars(algorithms.hparams("protonet", {}))
+    assert (another["rungs"], another["task"]) == ([1, 2, 3, 4], {**first["task"], **another["task"]})
 
 
 def test_regression_is_trained_tested_and_ranked_by_its_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_people_are_told_what_was_moved_played_by_another_and_cut_off(
         (["--trials", "13"], "--trials=13: only 12 settings of maml were recorded"),
         (["--workers", "0"], "--workers=0: must be >= 1"),
         (["--tasks", "1000"], "--tasks=1000: must be <= 900"),
-        (["--grace", "901"], "--grace=901: must be <= tasks=900"),
+        (["--grace", "901"], "grace=901: must be <= tasks=900"),
         (["--validation-tasks", "11"], "--validation-tasks=11: must be <= 10"),
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["."], ".: holds no search"),

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from metabench import algorithms, data
 from metabench import search as searching
 from metabench.cli import app
-from metabench.cli.flags import describe_run
+from metabench.cli import run as commands
 from metabench.core import MetabenchError
 from metabench.search import space as spaces
 from tests.cli.test_cli import COMMANDS
@@ -120,27 +120,19 @@ def read(one: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     understood = told.parse(words)
     name = told.command_of(words)[0]
     if name == "train":
-        check_train(understood)
+        check_train(words, monkeypatch)
     elif name.startswith("datasets"):
         data.get(understood["name"])
     elif name == "search":
         spaces.load(ROOT / understood["space"])
 
 
-def check_train(understood: dict[str, Any]) -> None:
+def check_train(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Describe the run that a command asks for, without its data."""
-    task = ("dataset", "split", "way", "shot", "query", "test_query", "most_shots", "unlabelled")
-    net = {key: understood[key] for key in ("width", "depth", "norm")}
-    describe_run(
-        understood["algorithm"],
-        {key: understood[key] for key in task},
-        understood["option"] or [],
-        understood["distort"] or [],
-        {"name": understood["network"], **net},
-        {"tasks": 8, "validation_tasks": 4, "seed": 0},
-        understood["set_"] or [],
-        2,
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "train", lambda *arguments: None)
+        result = CliRunner().invoke(app, words[1:])
+        assert result.exit_code == 0, (words, result.output, result.exception)
 
 
 def read_script(path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from metabench.cli import app
 from metabench.core import MetabenchError
 from metabench.data.tasks import frozen
 from metabench.report.html import reading
-from metabench.report.html.pictures import Omitted, Picture, gallery, rates
+from metabench.report.html.pictures import Omitted, Picture, adaptation, gallery
 from metabench.search.progress import summary
 from metabench.storage import files
 from metabench.training import run as runs
@@ -185,7 +185,7 @@ def test_the_gallery_counts_as_evaluation_does(large: Written) -> None:
 
 def test_learned_rates_are_those_of_the_weights(large: Written) -> None:
     results = reading.read([large.folder])
-    steps, layers = rates.draw(results)
+    steps, layers = adaptation.draw_rates(results)
     assert isinstance(steps, Picture)
     assert isinstance(layers, Picture)
     final = next(final for final in results.finals if (final.label, final.variant) == ("alpha_maml", "tuned"))

@@ -50,7 +50,7 @@ def test_a_changed_budget_is_refused_with_the_difference_and_accepted_when_told(
     assert [change["changed"] for change in record["changes"]] == [{"budget.trials": [9, 12]}]
     for name in (files.CHOSEN, files.META_TEST, f"{files.LEADERBOARD}.json", f"{files.CONFIRM}/a.json"):
         assert not (tmp_path / name).exists()
-        assert files.read_json(tmp_path / changes.EARLIER / "1" / name) == {"name": name}
+        assert files.read_json(tmp_path / files.EARLIER / "1" / name) == {"name": name}
     assert create_or_resume(tmp_path, more, splits, seed=0) == (
         more,
         True,

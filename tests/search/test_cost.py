@@ -39,18 +39,18 @@ def run_trials(folder: Path, space: SearchSpace) -> Iterator[int]:
     while isinstance(config := searcher.suggest("only"), dict):
         trial = SimpleNamespace(config=config, metric_analysis={}, metric_n_steps={})
         number = ledger.trials[config["trial"]].number
-        endings.on_trial_start(1, [], trial)
+        endings.on_trial_start()
         for rung in searcher.rungs:
             # As good as those before and after it in turn, so that the rule stops some at each rung.
             result = {"report": json.dumps(make_report(rung, (number * 37 % 100) / 100))}
             answer = scheduler.on_trial_result(None, trial, result)
-            endings.on_trial_result(1, [], trial, result)
+            endings.on_trial_result()
             endings.on_step_begin(2, [])
             if answer == RungScheduler.STOP:
                 break
         n_reports = len(ledger.trials[config["trial"]].reports)
         searcher.hand_back("only")
-        endings.on_trial_complete(1, [], trial)
+        endings.on_trial_complete(trial=trial)
         yield n_reports
 
 

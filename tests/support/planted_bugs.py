@@ -348,7 +348,7 @@ BUGS = [
     ),
     # the report
     Bug(
-        "who costs more for the same stands on the front", "report/html/pictures/cost.py",
+        "who costs more for the same stands on the front", "report/html/pictures/leaderboard.py",
         "sign * point.figure > sign * kept[-1].figure", "sign * point.figure >= sign * kept[-1].figure",
         "report/html/test_reading.py::test_the_front_is_whom_nobody_as_cheap_beats",
     ),

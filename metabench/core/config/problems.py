@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
@@ -74,6 +74,11 @@ def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
 
 
 KIND_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
+BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "minimum": (">=", operator.ge),
+    "above": (">", operator.gt),
+    "maximum": ("<=", operator.le),
+}
 
 
 @functools.cache
@@ -89,25 +94,24 @@ def setting_problem(settings: type, name: str, value: Any, where: str | None = N
         settings: dataclass whose fields were declared by `core.setting`.
         where: what to call the value in the message; its name, if not given.
     """
-    fields = {field.name: field for field in dataclasses.fields(settings)}
-    where = where or name
-    if name not in fields:
-        return f"{where}: unknown setting.{allowed(name, fields)}"
-    kind = field_types(settings)[name]
-    limits = fields[name].metadata
-    if not _is_a(value, kind):
-        return f"{where}={value!r}: must be {KIND_NAMES[kind]}"
-    if limits["choices"] is not None and value not in limits["choices"]:
-        return f"{where}={value!r}: must be one of {', '.join(map(str, limits['choices']))}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{where}={value!r}: must be finite"
-    if limits["minimum"] is not None and value < limits["minimum"]:
-        return f"{where}={value!r}: must be >= {limits['minimum']}"
-    if limits["above"] is not None and value <= limits["above"]:
-        return f"{where}={value!r}: must be > {limits['above']}"
-    if limits["maximum"] is not None and value > limits["maximum"]:
-        return f"{where}={value!r}: must be <= {limits['maximum']}"
-    return None
+    kinds = field_types(settings)
+    if name not in kinds:
+        return f"{where or name}: unknown setting.{allowed(name, kinds)}"
+    limits, kind = settings.__dataclass_fields__[name].metadata, kinds[name]  # type: ignore[attr-defined]
+    wrong = [
+        f"{sign} {limits[key]}"
+        for key, (sign, holds) in BOUNDS.items()
+        if limits[key] is not None and isinstance(value, int | float) and not holds(value, limits[key])
+    ]
+    if isinstance(value, bool) != (kind is bool) or not isinstance(
+        value, (int, float) if kind is float else kind
+    ):
+        wrong = [KIND_NAMES[kind]]
+    elif limits["choices"] is not None and value not in limits["choices"]:
+        wrong = [f"one of {', '.join(map(str, limits['choices']))}"]
+    elif isinstance(value, float) and not math.isfinite(value):
+        wrong = ["finite"]
+    return f"{where or name}={value!r}: must be {wrong[0]}" if wrong else None
 
 
 def parse_settings(settings: type, pairs: Sequence[str], flag: str) -> dict[str, Any]:
@@ -167,9 +171,3 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= flatten(item, key if prefix in ("", "space") else f"{prefix}.{key}")
     return flat
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, int | float if kind is float else kind)

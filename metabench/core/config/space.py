@@ -80,36 +80,26 @@ class BudgetConfig(Model):
 
     @model_validator(mode="after")
     def _together(self) -> BudgetConfig:
-        more = self.borderline_tasks
-        if self.grace > self.tasks:
-            raise ValueError(f"grace={self.grace}: must be <= tasks={self.tasks}")
-        if self.rungs is not None and (
-            self.rungs != sorted({*self.rungs, self.tasks})
-            or self.rungs[0] < 1
-            or self.rungs[-1] != self.tasks
-        ):
-            raise ValueError(f"rungs={self.rungs}: must ascend from 1 or more to tasks={self.tasks}")
-        if more is not None and more <= self.validation_tasks:
-            raise ValueError(f"borderline_tasks={more}: must be > validation_tasks={self.validation_tasks}")
-        if more is not None and self.scheduler != "asha":
-            raise ValueError(
-                f"borderline_tasks={more}: with scheduler={self.scheduler} no decision is made while a trial "
-                "runs; leave it out, or take asha"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _unit(self) -> BudgetConfig:
-        if self.unit == "seconds" and self.seconds is None:
-            raise ValueError("unit=seconds: needs `seconds`, the budget of each algorithm")
-        if self.unit == "seconds" and self.scheduler == "top_k":
-            raise ValueError(
-                "unit=seconds: scheduler=top_k needs to know how many trials there are; take tasks"
-            )
-        if self.unit == "tasks" and self.seconds is not None:
-            raise ValueError(
-                f"seconds={self.seconds}: counts with unit=seconds only; set it, or leave this out"
-            )
+        rungs, more, is_timed = self.rungs, self.borderline_tasks, self.unit == "seconds"
+        ascend = rungs is None or (
+            rungs == sorted({*rungs, self.tasks}) and rungs[0] >= 1 and rungs[-1] == self.tasks
+        )
+        wrong = {
+            f"grace={self.grace}: must be <= tasks={self.tasks}": self.grace > self.tasks,
+            f"rungs={rungs}: must ascend from 1 or more to tasks={self.tasks}": not ascend,
+            f"borderline_tasks={more}: must be > validation_tasks={self.validation_tasks}": more is not None
+            and more <= self.validation_tasks,
+            f"borderline_tasks={more}: with scheduler={self.scheduler} no decision is made while a trial "
+            "runs; leave it out, or take asha": more is not None and self.scheduler != "asha",
+            "unit=seconds: needs `seconds`, the budget of each algorithm": is_timed and self.seconds is None,
+            "unit=seconds: scheduler=top_k needs to know how many trials there are; take tasks": is_timed
+            and self.scheduler == "top_k",
+            f"seconds={self.seconds}: counts with unit=seconds only; set it, or leave this out": not is_timed
+            and self.seconds is not None,
+        }
+        for problem, is_so in wrong.items():
+            if is_so:
+                raise ValueError(problem)
         return self
 
 

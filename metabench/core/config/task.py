@@ -49,6 +49,10 @@ class Between(Model):
             )
         return self
 
+    def __str__(self) -> str:
+        """Write it as it is typed."""
+        return f"{self.low}-{self.high}"
+
 
 Count = Annotated[
     Annotated[Between, Tag("<between>")] | Annotated[int, Field(ge=1), Tag("<count>")],
@@ -99,21 +103,11 @@ class TaskConfig(Model):
         """Return the smallest and the largest shot of a task."""
         return ends(self.shot)
 
-    @property
-    def told_way(self) -> str:
-        """Write the ways: 5, or 3-10."""
-        return told_count(self.way)
-
-    @property
-    def told_shot(self) -> str:
-        """Write the shots: 1, or 1-5."""
-        return told_count(self.shot)
-
     @model_validator(mode="after")
     def _together(self) -> TaskConfig:
         if self.most_shots is not None and self.most_shots <= self.shots[1]:
             raise ValueError(
-                f"most_shots={self.most_shots}: must be > shot={self.told_shot}, the mean; raise it, or "
+                f"most_shots={self.most_shots}: must be > shot={self.shot}, the mean; raise it, or "
                 "leave it out for equal shots"
             )
         if self.most_shots is not None and self.shots[1] == 1:
@@ -131,8 +125,3 @@ class TaskConfig(Model):
 def ends(count: int | Between) -> tuple[int, int]:
     """Return the bounds of a number, or of a range."""
     return (count.low, count.high) if isinstance(count, Between) else (count, count)
-
-
-def told_count(count: int | Between) -> str:
-    """Write a number as it is, a range as LOW-HIGH."""
-    return f"{count.low}-{count.high}" if isinstance(count, Between) else str(count)

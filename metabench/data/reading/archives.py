@@ -220,4 +220,5 @@ def _tarred(file: IO[bytes] | gzip.GzipFile) -> Iterator[_Entry]:
             if info.issparse() or not (info.isfile() or info.isdir() or info.islnk() or info.issym()):
                 raise _Dubious(f"{info.name!r} is neither a plain file nor a folder")
             content = archive.extractfile(info) if info.isfile() else None
-            yield info.name, info.size, content and content.read, info.islnk() or info.issym()
+            read = content.read if content else None
+            yield info.name, info.size, read, info.islnk() or info.issym()

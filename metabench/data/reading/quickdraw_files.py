@@ -43,7 +43,7 @@ DAMAGE = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.erro
 class Category(NamedTuple):
     """The drawings of one category that are here."""
 
-    count: int  # rows of the official file
+    total: int  # rows of the official file
     images: Array = np.empty((0, PIXELS), np.uint8)  # [row, 784]
     rows: Array | None = np.empty(0, np.int64)  # ascending [row]: which they are; None for all
 
@@ -117,14 +117,14 @@ def open_one(path: Path) -> Category:
                 category = Category(int(stored["count"]), stored["images"], stored["rows"])
     except DAMAGE as error:
         raise MetabenchError(f"{path}: cannot be read as a NumPy array ({error}); {advice}") from error
-    count, images, rows = category
+    total, images, rows = category
     if images.dtype != np.uint8 or images.shape[1:] != (PIXELS,):
         shape = f"{images.dtype} {list(images.shape)}"
         raise MetabenchError(f"{path}: must be uint8 [n, 784], but is {shape}; {advice}")
     if rows is not None and not (
         rows.dtype == np.int64
         and rows.shape == images.shape[:1]
-        and (np.diff(rows, prepend=-1, append=count) > 0).all()
+        and (np.diff(rows, prepend=-1, append=total) > 0).all()
     ):
         raise MetabenchError(f"{path}: its rows are not those of its images; {advice}")
     return category
@@ -200,6 +200,6 @@ def keep(root: Path, name: str, old: Category, rows: Array, images: Array) -> No
         content,
         images=np.concatenate([old.images, images])[order],
         rows=all_rows[order],
-        count=np.int64(old.count),
+        count=np.int64(old.total),
     )
     files.write_bytes(root / ROWS / f"{name}.npz", content.getvalue())

@@ -228,19 +228,17 @@ def published(path: Path) -> Dataset:
     """
     about = splits.read_list(path.read_text("utf-8"))
     lists, are_grouped = about["classes"], isinstance(about["classes"]["meta_train"], dict)
-    classes = splits.sorted_classes(lists) if are_grouped else lists
-    domains = (
-        splits.group_of(lists) if are_grouped else {one: path.stem for part in PARTS for one in lists[part]}
-    )
+    groups: splits.Groups = lists if are_grouped else {part: {path.stem: lists[part]} for part in PARTS}
+    numbers = {key: int(about[key]) for key in ("fewest", "most", "total", "largest")}
     images = _published.Published(
-        path.stem,
-        about["split"],
-        classes,
-        domains,
-        *(int(about[key]) for key in ("fewest", "most", "total", "largest")),
-        about["are_others_left"] == "true",
-        about["get"],
-        about["layouts"],
+        name=path.stem,
+        split=about["split"],
+        classes=splits.sorted_classes(groups),
+        domains=splits.group_of(groups),
+        are_others_left=about["are_others_left"] == "true",
+        get=about["get"],
+        layouts=about["layouts"],
+        **numbers,
     )
     return Dataset(
         name=images.name,

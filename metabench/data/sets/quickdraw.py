@@ -48,7 +48,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read a named split; which rows are drawn is Cloudera's rule for both splits."""
     classes = CLASSES[split]()
     categories = files.open_all(root, _names(classes))
-    rows = _draw({name: category.count for name, category in categories.items()}, classes, options)
+    rows = _draw({name: category.total for name, category in categories.items()}, classes, options)
     lacking = {name: len(files.lacking(categories[name], rows[name])) for name in rows}
     short = [name for name, n_lacking in lacking.items() if n_lacking]
     if short:
@@ -108,17 +108,17 @@ def _fetch_rows(
     for done, (name, (start, count)) in enumerate(client.each(order.jobs, missing, ask), len(categories) + 1):
         starts[name], categories[name] = start, files.Category(count)
         order.progress(done, n_steps)
-    rows = _draw({name: categories[name].count for name in names}, classes, options)
+    rows = _draw({name: categories[name].total for name in names}, classes, options)
     lacking = {name: files.lacking(categories[name], rows[name]) for name in names}
     to_fetch = [name for name in names if len(lacking[name]) or name in starts]
 
     def get(name: str) -> None:
         category = categories[name]
-        start, count = (starts[name], category.count) if name in starts else ask(name)
-        if count != category.count:
+        start, count = (starts[name], category.total) if name in starts else ask(name)
+        if count != category.total:
             path = root / files.ROWS / f"{name}.npz"
             raise MetabenchError(
-                f"{path}: taken from a file of {category.count} rows, but that of {base} has {count}; "
+                f"{path}: taken from a file of {category.total} rows, but that of {base} has {count}; "
                 "delete it, or take the former url"
             )
         images = files.fetch_rows(client, base, name, start, count, lacking[name])

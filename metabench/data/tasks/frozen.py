@@ -136,7 +136,7 @@ def frozen(
 def name_of(dataset: str, split: str, data: Split, task: TaskConfig, pool: str) -> tuple[object, ...]:
     """Name a pool of tasks by all that they are drawn from."""
     n_classes, n_examples = data.images.shape[:2]
-    name = (dataset, split, n_classes, n_examples, task.told_way, task.told_shot, task.test_query, pool)
+    name = (dataset, split, n_classes, n_examples, str(task.way), str(task.shot), task.test_query, pool)
     special = {key: getattr(task, key) for key in ("most_shots", "unlabelled", "distractors", "domains")}
     usual = TaskConfig(dataset=task.dataset)
     changed = [f"{key}={value}" for key, value in special.items() if value != getattr(usual, key)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def _trial(trial: Trial, metric: str, facts: Mapping[str, Any]) -> RunRecord:
         settings=trial.hyperparameters,
         facts={**facts, "seed": trial.seed, "is_default": trial.is_default, **error},
         points=_points(trial.reports, metric),
-        seconds=_seconds(trial.reports),
+        seconds=trial.seconds,
         trial=trial,
     )
 
@@ -116,7 +117,7 @@ def _run(run: Run, kind: str, name: str, facts: Mapping[str, Any]) -> RunRecord:
         settings=described["hyperparameters"],
         facts=facts,
         points=dict(sorted(points.items())),
-        seconds=_seconds(run.reports),
+        seconds=float(run.reports[-1].get("seconds") or 0.0) if run.reports else 0.0,
     )
 
 
@@ -148,22 +149,13 @@ def _points(reports: Iterable[Record], metric: str) -> dict[int, dict[str, float
 
 def _tested(test: Record, metric: str) -> dict[str, float]:
     """Return means over the meta-test tasks, which there are where every task has its figure."""
-    figures = test[metric]
-    means = {f"meta_test/{metric}": _mean(figures), "meta_test/loss": _mean(test.get("loss") or [None])}
-    return _finite({**means, "meta_test/tasks": len(figures)})
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return math.fsum(numbers) / len(numbers) if len(numbers) == len(values) else None
+    figures = {f"meta_test/{metric}": test[metric], "meta_test/loss": test.get("loss") or [None]}
+    means = {key: statistics.fmean(values) for key, values in figures.items() if None not in values}
+    return _finite({**means, "meta_test/tasks": len(test[metric])})
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
-
-
-def _seconds(reports: Sequence[Record]) -> float:
-    return float(reports[-1].get("seconds") or 0.0) if reports else 0.0
 
 
 def _facts(config: Record) -> dict[str, Any]:

@@ -44,20 +44,18 @@ def write(path: Path, experiments: Sequence[Experiment]) -> list[str]:
     for experiment in experiments:
         if experiment.search is not None:
             space = SearchSpace.model_validate(experiment.search.config["space"])
-            for algorithm in space.algorithms:
-                names.append(f"{experiment.name}/{algorithm}")
-                study = _study(storage, names[-1], algorithm, experiment.search, space)
-                study.add_trials(_trials(experiment, algorithm, study, space))
+            names += [_add(storage, experiment, experiment.search, space, name) for name in space.algorithms]
     storage.remove_session()
     storage.engine.dispose()
     unfinished.rename(path)
     return names
 
 
-def _study(
-    storage: RDBStorage, name: str, algorithm: str, search: Search, space: SearchSpace
-) -> optuna.Study:
-    metric = metric_of(search.task)
+def _add(
+    storage: RDBStorage, experiment: Experiment, search: Search, space: SearchSpace, algorithm: str
+) -> str:
+    """Add a study, and return its name."""
+    name, metric = f"{experiment.name}/{algorithm}", metric_of(search.task)
     direction = "maximize" if BETTER[metric] == "higher" else "minimize"
     study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     with warnings.catch_warnings():
@@ -68,22 +66,16 @@ def _study(
     facts |= {key: getattr(space, key).model_dump(mode="json") for key in ("task", "network", "budget")}
     for key, value in facts.items():
         study.set_user_attr(key, files.plain(value))
-    return study
-
-
-def _trials(
-    experiment: Experiment, algorithm: str, study: optuna.Study, space: SearchSpace
-) -> list[FrozenTrial]:
-    distributions = {
-        name: samplers.distribution(parameter)
-        for name, parameter in spaces.of(space, algorithm).sampled.items()
-    }
-    (metric,) = study.metric_names or ()
-    return [
-        _frozen(record, record.trial, distributions, metric, space.budget.tasks, experiment.began)
-        for record in experiment.records
-        if record.trial is not None and record.algorithm == algorithm
-    ]
+    sampled = spaces.of(space, algorithm).sampled
+    distributions = {key: samplers.distribution(parameter) for key, parameter in sampled.items()}
+    study.add_trials(
+        [
+            _frozen(record, record.trial, distributions, metric, space.budget.tasks, experiment.began)
+            for record in experiment.records
+            if record.trial is not None and record.algorithm == algorithm
+        ]
+    )
+    return name
 
 
 def _frozen(
@@ -99,7 +91,8 @@ def _frozen(
     The journal keeps no clock: a trial starts when its search did, and lasts as long as it took.
     """
     sampled = {key: value for key, value in trial.sampled.items() if _allows(distributions.get(key), value)}
-    scores = {seen: figures[metric] for seen, figures in record.points.items() if metric in figures}
+    key = f"meta_validation/{metric}"
+    scores = {seen: figures[key] for seen, figures in record.points.items() if key in figures}
     state = _state(trial, budget)
     frozen = optuna.create_trial(
         state=state,

@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from metabench import __version__
 from metabench.leaderboard import notes
-from metabench.report.html.pictures import Omitted, Picture
+from metabench.report.html import tables
+from metabench.report.html.pictures import Omitted, Picture, adaptation, gallery, leaderboard, search
 from metabench.report.html.reading import Results
 from metabench.report.html.reproduce import Recipe
 from metabench.report.html.style import COLOURS
@@ -29,6 +30,23 @@ class Section(NamedTuple):
     name: str
     title: str
     parts: Sequence[Picture | Omitted | Table]
+
+
+def sections(results: Results) -> list[Section]:
+    """Draw and tabulate all that a report shows."""
+    rows = [tables.leaderboard(results), tables.settings(results)]
+    budget = [tables.budget(results)] if results.searches else []
+    tried = [tables.trials(results)] if results.trials else []
+    trials = [*search.draw_best(results), *search.draw_trials(results), *search.draw_finals(results)]
+    adapted = [*adaptation.draw_steps(results), *adaptation.draw_rates(results)]
+    return [
+        Section("ranking", "Leaderboard", [*leaderboard.draw_ranking(results), *rows]),
+        Section("cost", "Cost", [*leaderboard.draw_cost(results), *budget]),
+        Section("search", "Search", trials),
+        Section("settings", "Hyperparameters", [*search.draw_slices(results), *tried]),
+        Section("adaptation", "Adaptation", adapted),
+        Section("episodes", "Episodes", gallery.draw(results)),
+    ]
 
 
 def render(

@@ -78,6 +78,10 @@ class Results(NamedTuple):
         """Name a row of the leaderboard by what learns."""
         return self.names.get((row["algorithm"], row["folder"]), row["algorithm"])
 
+    def name(self, row: Mapping[str, Any]) -> str:
+        """Name a row of the leaderboard whole."""
+        return f"{self.label(row)} {row['variant']}"
+
     def by_label(self, parts: Iterable[Part]) -> dict[str, list[Part]]:
         """Group what has a label, in the order of the labels."""
         groups: dict[str, list[Part]] = {label: [] for label in self.labels}

@@ -70,7 +70,7 @@ def lines(labels: Sequence[str]) -> dict[str, Line]:
     }
 
 
-RULES: Mapping[str, Any] = {
+RULES: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
     "axes.facecolor": "none",

@@ -65,12 +65,11 @@ def write(rendered: Rendered, folder: Path, name: str) -> None:
 def _saved(picture: Picture, form: str, ground: str) -> bytes:
     target = io.BytesIO()
     dated = ("Date", "Creator", "Format", "Type") if form == "svg" else ("Software",)
+    how: dict[str, Any] = {"facecolor": ground, "metadata": dict.fromkeys(dated)}
     with warnings.catch_warnings():
         # Of letters that the drawn font lacks: browsers have others, and a PNG shows boxes.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        dpi = 150 if form == "png" else 72
-        how: dict[str, Any] = {"facecolor": ground, "metadata": dict.fromkeys(dated)}
-        picture.figure.savefig(target, format=form, dpi=dpi, **how)
+        picture.figure.savefig(target, format=form, dpi=150 if form == "png" else 72, **how)
     picture.figure.set_layout_engine("none")  # what was laid out once stays where it is
     return target.getvalue()
 
@@ -88,40 +87,27 @@ def _tree(picture: Picture) -> XML.Element:
             element.set("href", element.attrib.pop(LINK))
         elif element.tag != f"{{{SVG}}}image":  # whose scale may be small
             for name, value in element.attrib.items():
-                element.set(name, NUMBER.sub(_rounded, value))
-    _describe(root, picture)
-    return root
-
-
-def _rounded(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.2f}"
-
-
-def _describe(root: XML.Element, picture: Picture) -> None:
+                element.set(name, NUMBER.sub(lambda number: f"{float(number[0]):.2f}", value))
     root.set("role", "img")
     root.set("aria-labelledby", f"{picture.name}-title")
     root.set("aria-describedby", f"{picture.name}-alt")
-    for place, (tag, key, text) in enumerate(
-        (("title", "title", picture.title), ("desc", "alt", picture.alt))
-    ):
+    words = (("title", "title", picture.title), ("desc", "alt", picture.alt))
+    for place, (tag, key, text) in enumerate(words):
         element = XML.Element(f"{{{SVG}}}{tag}", {"id": f"{picture.name}-{key}"})
         element.text = text
         root.insert(place, element)
+    return root
 
 
 def _rename(root: XML.Element, name: str) -> None:
     """Give what is referred to an id of its own in the page, and drop all other ids."""
-    text = XML.tostring(root, encoding="unicode")
-    used = set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text))
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', XML.tostring(root, encoding="unicode")))
     for element in root.iter():
-        key = element.get("id")
-        if key is not None and not key.startswith(f"{name}-"):
-            if key in used:
-                element.set("id", f"{name}-{key}")
-            else:
-                del element.attrib["id"]
-        for attribute, value in list(element.attrib.items()):
-            if attribute == "href" and value.startswith("#"):
-                element.set("href", f"#{name}-{value[1:]}")
-            elif "url(#" in value:
-                element.set(attribute, value.replace("url(#", f"url(#{name}-"))
+        key = element.get("id", "")
+        if key in used:
+            element.set("id", f"{name}-{key}")
+        elif key and not key.startswith(f"{name}-"):
+            del element.attrib["id"]
+        for attribute, value in element.attrib.items():
+            owned = re.sub("^#", f"#{name}-", value) if attribute == "href" else value
+            element.set(attribute, owned.replace("url(#", f"url(#{name}-"))

@@ -10,7 +10,7 @@ from metabench.leaderboard.columns import COLUMNS, WHO, Column, count, duration
 from metabench.leaderboard.notes import about
 from metabench.leaderboard.rows import TUNED
 from metabench.leaderboard.table import split
-from metabench.report.html.pictures.slices import SETTINGS
+from metabench.report.html.pictures.search import SETTINGS
 from metabench.report.html.reading import Results, Tried
 from metabench.search.progress import summary
 

@@ -160,7 +160,7 @@ def _card(space: SearchSpace) -> str:
     task, budget = space.task, space.budget
     environment = files.environment()
     rows = {
-        "task": f"{task.told_way}-way {task.told_shot}-shot {task.dataset}",
+        "task": f"{task.way}-way {task.shot}-shot {task.dataset}",
         "network": f"{space.network.name}, width {space.network.width}, norm {space.network.norm}",
         "algorithms": ", ".join(space.algorithms),
         "trials an algorithm": budget.trials,

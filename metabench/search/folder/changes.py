@@ -35,9 +35,6 @@ INVALIDATES_CHOICE = (
 )
 """What the choice of a setting rests on."""
 
-EARLIER = "earlier"
-"""Folder of the results that a search had before it was extended."""
-
 
 def reconcile(folder: Path, space: SearchSpace, described: dict[str, Any], accept: bool) -> SearchSpace:
     """Return the space to go on with, or refuse what is different.
@@ -145,4 +142,4 @@ def _refuse_less(folder: Path, before: SearchSpace, space: SearchSpace) -> None:
 
 
 def _place(record: dict[str, Any]) -> str:
-    return f"{EARLIER}/{len(record.get('changes', [])) + 1}"
+    return f"{files.EARLIER}/{len(record.get('changes', [])) + 1}"

@@ -256,26 +256,26 @@ def workers() -> list[dict[str, Any]]:
 
 
 def ask_each(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Call a function on each node and return its results, or what Ray said instead, by node id.
+    """Call a function on each node and return its results, or what Ray said instead, by the node's name.
 
     A node that leaves meanwhile is left out: the search goes on without it.
     """
-    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    nodes, remote = workers(), ray.remote(num_cpus=0, max_retries=0)(function)
     pending = {
         node["NodeID"]: remote.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(*arguments)
-        for node in workers()
+        for node in nodes
     }
-    results: dict[str, Any] = {}
+    names, results = node_names(nodes), {}
     for node, reference in pending.items():
         try:
-            results[node] = ray.get(reference)
+            results[names[node]] = ray.get(reference)
         except ray.exceptions.TaskUnschedulableError:
             continue
         except ray.exceptions.RayError as error:
             if any(other["NodeID"] == node for other in workers()):
-                results[node] = error
+                results[names[node]] = error
     return results
 
 
@@ -294,12 +294,7 @@ def describe() -> list[dict[str, Any]]:
 def _check_nodes(folder: Path) -> None:
     """Refuse a cluster with a node that does not see the search folder, before any trial starts there."""
     place = remote.canonical_url(folder)
-    names = node_names(workers())
-    blind = [
-        f"{names.get(node, node[:8])}: {problem}"
-        for node, problem in ask_each(problem_of, place).items()
-        if problem
-    ]
+    blind = [f"{name}: {problem}" for name, problem in ask_each(problem_of, place).items() if problem]
     if blind:
         advice = "choose a folder on a file system that all share, or object storage"
         if remote.is_url(place):

@@ -174,23 +174,21 @@ class Endings(tune.Callback):
             for trial_id in list(self.searcher.handed):
                 self.searcher.hand_back(trial_id)
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, **info: Any) -> None:
         """Show a trial that starts."""
         self.watch.refresh(self.ledger)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def on_trial_result(self, **info: Any) -> None:
         """Show a report."""
         self.watch.refresh(self.ledger)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
         """Show an ending, if it is one; drop statistics that Tune would keep of it and nobody reads."""
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()
         self.ended(trial.config["trial"])
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, *, trial: Any, **info: Any) -> None:
         """Show an ending, if the trial is not tried again."""
         self.ended(trial.config["trial"])
 

@@ -11,8 +11,7 @@ from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import cache as _cache
-from metabench.search.ray.cluster import adopt_driver_folders, ask_each, workers
-from metabench.search.ray.failures import node_names
+from metabench.search.ray.cluster import adopt_driver_folders, ask_each
 
 
 class NodeData(NamedTuple):
@@ -67,10 +66,8 @@ def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | No
     """
     if address is None:
         return
-    names = node_names(workers())
     problems = []
-    for node, there in ask_each(look, task.model_dump(mode="json"), fetch).items():
-        name = names.get(node, node[:8])
+    for name, there in ask_each(look, task.model_dump(mode="json"), fetch).items():
         if isinstance(there, Exception):
             there = NodeData(problem=str(there).strip().splitlines()[-1])
         if there.problem:

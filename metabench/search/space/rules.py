@@ -4,70 +4,54 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
-from collections.abc import Mapping
-from typing import Any, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from metabench import algorithms, data, nets
-from metabench.core import MetabenchError
 from metabench.core.config import (
     Choices,
     NetworkConfig,
     Parameter,
     Range,
     TaskConfig,
-    nearest,
+    allowed,
+    attempt,
+    field_types,
     setting_problem,
 )
 
+Parameters = Mapping[str, Any]
+"""Settings to ranges, choices and constants."""
+
+TASK: TypeAdapter[TaskConfig] = TypeAdapter(TaskConfig)
+NETWORK: TypeAdapter[NetworkConfig] = TypeAdapter(NetworkConfig)
 PARAMETER: TypeAdapter[Any] = TypeAdapter(Parameter)
 
 
 def check(document: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the parts of a document that are well-formed on their own."""
-    task = _valid(TypeAdapter(TaskConfig), document.get("task"))
-    network = _valid(TypeAdapter(NetworkConfig), document.get("network"))
-    wrong = _check_task(task) if task else []
-    shared, blocks = _valid_parameters(document.get("shared")), document.get("algorithms")
+    task, network = _valid(TASK, document.get("task")), _valid(NETWORK, document.get("network"))
     dataset = data.get(task.dataset) if task and task.dataset in data.names() else None
+    shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
+    own = {str(name): _parameters(block) for name, block in blocks.items()}
+    wrong = _check_task(task) if task else []
     if network:
-        wrong += _check_network(network, dataset.kind if dataset else "classification")
-    if dataset and isinstance(blocks, dict):
-        wrong += _check_kind(dataset, blocks)
-    return wrong + _check_algorithms(shared, blocks) + _check_also(document.get("also"), shared, blocks)
+        attempt(wrong, nets.build, network, 1, data.SHAPES[dataset.kind if dataset else "classification"])
+    for name in filter(algorithms.is_known, own):
+        if dataset and dataset.kind not in algorithms.get(name).kinds:
+            wrong.append(algorithms.refusal(name, dataset.name, dataset.kind))
+    merged = {name: {**shared, **block} for name, block in own.items()}
+    return wrong + _check_algorithms(shared, own) + _check_also(document.get("also"), merged.values())
 
 
 def _check_task(task: TaskConfig) -> list[str]:
-    try:
-        dataset, _, _ = data.configure(task)
-    except MetabenchError as error:
-        return [f"task: {line}" for line in str(error).splitlines()]
-    return [f"task.{problem}" for problem in data.task_problems(task, dataset.name, dataset.kind)]
-
-
-def _check_network(network: NetworkConfig, kind: str) -> list[str]:
-    try:
-        nets.build(network, 1, data.SHAPES[kind])
-    except MetabenchError as error:
-        return str(error).splitlines()
-    return []
-
-
-def _check_kind(dataset: data.Dataset, blocks: Mapping[str, Any]) -> list[str]:
-    """Check that every algorithm can learn the data set's kind."""
-    known = [name for name in blocks if algorithms.is_known(str(name))]
-    return [
-        algorithms.refusal(name, dataset.name, dataset.kind)
-        for name in known
-        if dataset.kind not in algorithms.get(name).kinds
-    ]
-
-
-def _unknown(where: str, name: str, allowed: Any, noun: str) -> list[str]:
-    if name in allowed:
-        return []
-    return [f"{where}={name!r}: unknown {noun}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}"]
+    wrong: list[str] = []
+    if configured := attempt(wrong, data.configure, task):
+        dataset = configured[0]
+        return [f"task.{problem}" for problem in data.task_problems(task, dataset.name, dataset.kind)]
+    return [f"task: {line}" for line in wrong]
 
 
 def _valid(adapter: TypeAdapter[Any], value: Any) -> Any:
@@ -77,75 +61,72 @@ def _valid(adapter: TypeAdapter[Any], value: Any) -> Any:
         return None  # reported with the whole document
 
 
-def _valid_parameters(block: Any) -> dict[str, Any]:
-    pairs = block.items() if isinstance(block, dict) else ()
-    return {str(key): found for key, value in pairs if (found := _valid(PARAMETER, value)) is not None}
+def _items(block: Any) -> Mapping[Any, Any]:
+    return block if isinstance(block, dict) else {}
 
 
-def _check_algorithms(shared: Mapping[str, Any], given: Any) -> list[str]:
-    blocks = given if isinstance(given, dict) else {}
+def _parameters(block: Any) -> Parameters:
+    valid = {str(key): _valid(PARAMETER, value) for key, value in _items(block).items()}
+    return {key: value for key, value in valid.items() if value is not None}
+
+
+def _check_algorithms(shared: Parameters, blocks: Mapping[str, Parameters]) -> list[str]:
     wrong: list[str] = []
-    kinds = {}
-    for name in map(str, blocks):
-        if algorithms.is_known(name):
-            kinds[name] = algorithms.get(name).hparams
-        elif name.partition(".")[0] in algorithms.names():
+    kinds = {name: algorithms.get(name).hparams for name in blocks if algorithms.is_known(name)}
+    for name in (name for name in blocks if name not in kinds):
+        if name.partition(".")[0] in algorithms.names():
             wrong.append(f"algorithms={name!r}: after the dot comes a label of a-z, 0-9 and _")
         else:
-            wrong += _unknown("algorithms", name, algorithms.names(), "algorithm")
+            wrong.append(f"algorithms={name!r}: unknown algorithm.{allowed(name, algorithms.names())}")
     for key, parameter in shared.items():
-        having = [kind for kind in kinds.values() if key in get_type_hints(kind)]
+        having = [kind for kind in kinds.values() if key in field_types(kind)]
         for kind in having or list(kinds.values())[:1]:
             wrong += _check_parameter(kind, key, parameter, f"shared.{key}")
     for name, kind in kinds.items():
-        own = _valid_parameters(blocks[name])
-        for key, parameter in own.items():
+        for key, parameter in blocks[name].items():
             wrong += _check_parameter(kind, key, parameter, f"algorithms.{name}.{key}")
-        known = {key: value for key, value in {**shared, **own}.items() if key in get_type_hints(kind)}
-        wrong += _check_conditions(kind, known, f"algorithms.{name}")
+        merged = {**shared, **blocks[name]}
+        its = {key: parameter for key, parameter in merged.items() if key in field_types(kind)}
+        wrong += _check_conditions(kind, its, f"algorithms.{name}")
     return list(dict.fromkeys(wrong))
 
 
-def _check_also(also: Any, shared: Mapping[str, Any], blocks: Any) -> list[str]:
+def _check_also(also: Any, blocks: Iterable[Parameters]) -> list[str]:
     """Check that every value of `also` can be sampled by some algorithm."""
-    own = [_valid_parameters(block) for block in blocks.values()] if isinstance(blocks, dict) else []
-    merged = [{**shared, **block} for block in own]
-    sampled = [{k: v for k, v in found.items() if isinstance(v, Range | Choices)} for found in merged]
-    known = sorted({name for parameters in sampled for name in parameters})
+    sampled: dict[str, list[Range | Choices]] = {}
+    for name, parameter in (item for block in blocks for item in block.items()):
+        if isinstance(parameter, Range | Choices):
+            sampled.setdefault(name, []).append(parameter)
     wrong = []
     for index, changes in enumerate(also if isinstance(also, list) else []):
-        for name, value in changes.items() if isinstance(changes, dict) else ():
+        for name, value in _items(changes).items():
             place = f"also.{index}.{name}"
-            if name not in known:
-                wrong.append(f"{place}: not sampled here.{nearest(name, known)} Allowed: {', '.join(known)}")
-            elif not any(_can_be(found[name], value) for found in sampled if name in found):
+            if name not in sampled:
+                wrong.append(f"{place}: not sampled here.{allowed(name, sorted(sampled))}")
+            elif not any(_can_be(parameter, value) for parameter in sampled[name]):
                 wrong.append(f"{place}={value!r}: outside what {name} may be here")
     return wrong
 
 
 def _check_parameter(kind: type, name: str, parameter: Any, where: str) -> list[str]:
+    kinds = field_types(kind)
     values = [(where, parameter)]
     if isinstance(parameter, Range):
         values = [(f"{where}.{key}", getattr(parameter, key)) for key in ("low", "high", "default")]
     elif isinstance(parameter, Choices):
         values = [(f"{where}.choices", choice) for choice in parameter.choices]
-    if name not in get_type_hints(kind):
-        values = [(where, None)]
-    found = [setting_problem(kind, name, value, place) for place, value in values]
-    wrong = [problem for problem in found if problem]
-    if (
-        isinstance(parameter, Range)
-        and get_type_hints(kind).get(name) is int
-        and isinstance(parameter.step, float)
-    ):
-        wrong.append(f"{where}.step={parameter.step}: must be a whole number")
-    return wrong
+    problems = [setting_problem(kind, name, value, place) for place, value in values if name in kinds]
+    if name not in kinds:
+        problems = [setting_problem(kind, name, None, where)]
+    if isinstance(parameter, Range) and kinds.get(name) is int and isinstance(parameter.step, float):
+        problems.append(f"{where}.step={parameter.step}: must be a whole number")
+    return [problem for problem in problems if problem]
 
 
-def _check_conditions(kind: type, parameters: Mapping[str, Any], where: str) -> list[str]:
+def _check_conditions(kind: type, parameters: Parameters, where: str) -> list[str]:
     """Check every `when`: names that the algorithm has, values that can occur, no circle."""
     wrong: list[str] = []
-    usual = {field.name: field.default for field in dataclasses.fields(kind)}
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     graph: dict[str, list[str]] = {}
     for name, parameter in parameters.items():
         conditions = (parameter.when if isinstance(parameter, Range | Choices) else None) or {}
@@ -153,10 +134,11 @@ def _check_conditions(kind: type, parameters: Mapping[str, Any], where: str) -> 
         for key, wanted in conditions.items():
             place = f"{where}.{name}.when.{key}"
             values = wanted if isinstance(wanted, list) else [wanted]
-            found = [problem for value in values if (problem := setting_problem(kind, key, value, place))]
-            if not found and not any(_can_be(parameters.get(key, usual[key]), value) for value in values):
-                found = [f"{place}={wanted!r}: {key} never has this value here"]
-            wrong += found
+            refused = [problem for value in values if (problem := setting_problem(kind, key, value, place))]
+            at = parameters.get(key, defaults.get(key))
+            if not refused and not any(_can_be(at, value) for value in values):
+                refused = [f"{place}={wanted!r}: {key} never has this value here"]
+            wrong += refused
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:

@@ -212,7 +212,7 @@ def _record(
 ) -> dict[str, Any]:
     path = folder / files.META_TEST
     before = files.read_json(path) if path.exists() else {"opened": utc_now().isoformat(timespec="seconds")}
-    earlier = list(folder.glob(f"{changes.EARLIER}/*/{files.META_TEST}"))
+    earlier = list(folder.glob(f"{files.EARLIER}/*/{files.META_TEST}"))
     described = json.dumps(space.model_dump(mode="json"), sort_keys=True)
     return {
         "protocol": PROTOCOL,

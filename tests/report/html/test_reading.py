@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metabench.report.html import reading
-from metabench.report.html.pictures import anytime, cost
+from metabench.report.html.pictures import leaderboard, search
 from metabench.search.journal.ledger import Ledger
 from metabench.storage import files
 from tests.report import played
@@ -32,7 +32,7 @@ def test_the_best_so_far_only_rises_and_ends_at_the_best(large: Written) -> None
     results = reading.read([large.folder])
     for label in results.labels:
         arrived = [one for one in results.arrivals if one.label == label]
-        rises = anytime.improvements(arrived, lambda one: one.tasks)
+        rises = search.improvements(arrived, lambda one: one.tasks)
         scores = [score for _, score in rises]
         assert scores == sorted(set(scores))
         assert scores[-1] == max(one.score for one in arrived if one.score is not None)
@@ -68,8 +68,8 @@ POINTS = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, m
 
 @given(POINTS, st.sampled_from([1, -1]))
 def test_the_front_is_whom_nobody_as_cheap_beats(pairs: list[tuple[int, int]], sign: int) -> None:
-    points = [cost.Point({}, float(spent), float(figure)) for spent, figure in pairs]
-    kept = cost.front(points, sign)
+    points = [leaderboard.Point({}, float(spent), float(figure)) for spent, figure in pairs]
+    kept = leaderboard.front(points, sign)
     for point in points:
         beaten = any(
             other.cost <= point.cost

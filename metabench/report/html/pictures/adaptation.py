@@ -1,4 +1,7 @@
-"""Accuracy over inner steps: how final runs adapt, and whether more steps than in training would help."""
+"""Adaptation as pictures: figures over inner steps, and the inner rates that were learned.
+
+Rates are drawn by layer and step where there is one each, else by how they spread within each layer.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from numpy.typing import NDArray
+from safetensors import safe_open
 
 from metabench import algorithms
 from metabench.core import metrics
@@ -17,6 +24,13 @@ from metabench.report.html.reading import Final, Results
 from metabench.storage import files
 from metabench.training import diagnostics
 
+BY_STEP = "Learned rates by layer and step"
+BY_LAYER = "Learned rates by layer"
+CELLS = LinearSegmentedColormap.from_list("rates", ["#b35806", "#f7f7f7", "#053061"])
+"""From negative through zero to positive; cells have their own ground, so these are no paper colours."""
+
+
+Rates = NDArray[np.float64]
 Points = Sequence[Mapping[str, float]]
 """Mean and interval after 0, 1, ... inner steps."""
 
@@ -26,13 +40,11 @@ class Followed(NamedTuple):
 
     label: str
     variant: str
-    means: list[float]  # after 0, 1, ... steps, over seeds
-    lows: list[float]  # over seeds; of the 95 % interval over tasks where there is one
-    highs: list[float]
     n_steps: int  # that evaluation takes
+    figures: list[tuple[float, float, float]]  # after 0, 1, ... steps: mean, low, high
 
 
-def draw(results: Results) -> Drawn:
+def draw_steps(results: Results) -> Drawn:
     """Draw tuned settings on the left and published ones on the right."""
     metric = results.metric
     title = f"{metric.capitalize()} over inner steps"
@@ -78,16 +90,13 @@ def _followed(results: Results) -> list[Followed]:
 
 
 def _over_seeds(group: Sequence[tuple[Final, Points]]) -> Followed:
-    final, points = group[-1][0], list(zip(*(points for _, points in group), strict=True))
-    low, high = ("ci_low", "ci_high") if len(group) == 1 else ("mean", "mean")
-    return Followed(
-        label=final.label,
-        variant=final.variant,
-        means=[statistics.fmean(point["mean"] for point in step) for step in points],
-        lows=[min(point[low] for point in step) for step in points],
-        highs=[max(point[high] for point in step) for step in points],
-        n_steps=_steps(final.run.config["run"]),
-    )
+    """Return means and ends over seeds; of one seed, the ends of its interval over tasks."""
+    final, (low, high) = group[-1][0], ("ci_low", "ci_high") if len(group) == 1 else ("mean", "mean")
+    figures = [
+        (statistics.fmean(p["mean"] for p in step), min(p[low] for p in step), max(p[high] for p in step))
+        for step in zip(*(points for _, points in group), strict=True)
+    ]
+    return Followed(final.label, final.variant, _steps(final.run.config["run"]), figures)
 
 
 def _steps(run: Mapping[str, Any]) -> int:
@@ -97,10 +106,9 @@ def _steps(run: Mapping[str, Any]) -> int:
 
 
 def _draw_line(axis: Axes, metric: str, one: Followed, look: style.Line, has_band: bool) -> Any:
-    x = range(len(one.means))
-    y, low, high = (
-        [style.value(metric, figure) for figure in part] for part in (one.means, one.lows, one.highs)
-    )
+    x = range(len(one.figures))
+    shown = ([style.value(metric, figure) for figure in part] for part in zip(*one.figures, strict=True))
+    y, low, high = shown
     (line,) = axis.plot(x, y, label=one.label, **{**look._asdict(), "markersize": 4})
     if has_band:
         axis.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
@@ -111,9 +119,134 @@ def _draw_line(axis: Axes, metric: str, one: Followed, look: style.Line, has_ban
 
 
 def _words(metric: str, one: Followed) -> str:
-    last = len(one.means) - 1
+    last = len(one.figures) - 1
     n_steps = min(one.n_steps, last)
-    before, then, after = (metrics.show(metric, one.means[step]) for step in (0, n_steps, last))
+    before, then, after = (metrics.show(metric, one.figures[step][0]) for step in (0, n_steps, last))
     return (
         f"{one.label} {one.variant}: {before} before, {then} after its {n_steps} steps, {after} after {last}"
     )
+
+
+class Learned(NamedTuple):
+    """The rates of one algorithm's runs, over its seeds."""
+
+    label: str
+    first: float  # where they started
+    is_per_step: bool
+    layers: dict[str, Rates]  # by tensor: [seeds, ...]
+    n_seeds: int
+
+
+def draw_rates(results: Results) -> Drawn:
+    """Draw the rates of tuned settings, of single runs, and of published ones where nothing else has any."""
+    finals = [final for final in results.finals if (final.run.folder / files.WEIGHTS).exists()]
+    groups: dict[str, list[Final]] = {}
+    for final in [final for final in finals if final.variant != DEFAULT] or finals:
+        groups.setdefault(final.label, []).append(final)
+    learned = [one for label, group in groups.items() if (one := _learned(label, group)) is not None]
+    by_step = [one for one in learned if one.is_per_step]
+    by_layer = [one for one in learned if not one.is_per_step]
+    why = "no run whose algorithm learns {} has weights yet"
+    return [
+        _by_step(by_step) if by_step else Omitted(BY_STEP, why.format("a rate a layer and step")),
+        _by_layer(results, by_layer) if by_layer else Omitted(BY_LAYER, why.format("its rates otherwise")),
+    ]
+
+
+def _learned(label: str, group: list[Final]) -> Learned | None:
+    """Read what the runs of an algorithm learned; None where that is no rates, or others a seed."""
+    described = group[0].run.config["run"]
+    traits = algorithms.get(described["algorithm"]).inner_rates
+    seeds = [] if traits is None else [_rates(final, f"meta.{traits.entry}") for final in group]
+    shapes = {tuple((name, rates.shape) for name, rates in layers.items()) for layers in seeds}
+    if traits is None or not seeds[0] or len(shapes) > 1:
+        return None
+    first = float(described["hyperparameters"][traits.first])
+    layers = {name: np.stack([rates[name] for rates in seeds]) for name in seeds[0]}
+    return Learned(label, first, traits.is_per_step, layers, len(seeds))
+
+
+def _rates(final: Final, entry: str) -> dict[str, Rates]:
+    with safe_open(final.run.folder / files.WEIGHTS, "numpy") as file:
+        names = [name for name in file.keys() if name == entry or name.startswith(f"{entry}.")]  # noqa: SIM118
+        return {
+            name[len(entry) + 1 :] or "all layers": file.get_tensor(name).astype(np.float64)
+            for name in sorted(names)
+        }
+
+
+def _by_step(learned: list[Learned]) -> Picture:
+    rows = max(len(one.layers) for one in learned)
+    figure, axes = style.panels(len(learned), 0.3 * rows + 0.9, columns=2, share_y=False)
+    for axis, one in zip(axes, learned, strict=True):
+        _draw_cells(axis, one)
+        seeds = "" if one.n_seeds == 1 else f", mean of {one.n_seeds} seeds"
+        style.title(axis, f"{one.label} (from {style.brief(one.first)}{seeds})")
+    caption = (
+        "The inner rate that each layer learned for each inner step; blue adapts, white stands still, orange "
+        "steps backwards. Rows that stay white are layers that the inner loop leaves alone; columns that "
+        "pale to the right are steps of which only the first ones count."
+    )
+    said = [f"{one.label}: {_extremes({k: v.mean(0) for k, v in one.layers.items()})}" for one in learned]
+    return Picture("rates_by_step", BY_STEP, caption, f"Tables of rates. {'; '.join(said)}.", figure)
+
+
+def _draw_cells(axis: Axes, one: Learned) -> None:
+    table = np.stack([rates.mean(0) for rates in one.layers.values()])  # [layers, steps]
+    most = float(np.abs(table).max()) or 1.0
+    axis.pcolormesh(table, cmap=CELLS, vmin=-most, vmax=most, edgecolors="#ffffff", linewidth=1.5)
+    for row, column in np.ndindex(table.shape):
+        is_dark = table[row, column] > 0.55 * most or table[row, column] < -0.8 * most
+        color = "#fefefe" if is_dark else "#101010"
+        text = f"{table[row, column]:.2g}"
+        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=color)
+    axis.set_xticks(np.arange(table.shape[1]) + 0.5, [str(step + 1) for step in range(table.shape[1])])
+    axis.set_yticks(np.arange(len(table)) + 0.5, [style.short(name, 22) for name in one.layers])
+    axis.invert_yaxis()
+    axis.set_xlabel("inner step")
+    axis.grid(visible=False)
+    axis.tick_params(length=0, labelcolor=style.INK)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _by_layer(results: Results, learned: list[Learned]) -> Picture:
+    looks = style.lines(results.labels)
+    rows = max(len(one.layers) for one in learned)
+    figure, axes = style.panels(len(learned), 0.3 * rows + 1.0, columns=2, share_y=False)
+    for axis, one in zip(axes, learned, strict=True):
+        _draw_spread(axis, one, looks[one.label].color)
+        seeds = "" if one.n_seeds == 1 else f" ({one.n_seeds} seeds)"
+        style.title(axis, f"{one.label}{seeds}", "learned inner rate")
+    caption = (
+        "The inner rates that each layer learned: a point for the median, a thick bar for the middle half "
+        "and a thin one for the middle nine tenths of its elements, all seeds together; an algorithm of one "
+        "rate has a point a seed. The dashed line is where all rates started: distance from it was learned."
+    )
+    said = [f"{one.label}: {_extremes(one.layers)}" for one in learned]
+    return Picture("rates_by_layer", BY_LAYER, caption, f"Bars of rates. {'; '.join(said)}.", figure)
+
+
+def _draw_spread(axis: Axes, one: Learned, color: str) -> None:
+    axis.axvline(one.first, color=style.SOFT, linestyle=(0, (4, 2)), linewidth=1.2)
+    for place, rates in enumerate(one.layers.values()):
+        if rates[0].size == 1:
+            axis.plot(rates.ravel(), [place] * len(rates), "o", color=color, alpha=0.8)
+            continue
+        low, left, middle, right, high = np.quantile(rates, [0.05, 0.25, 0.5, 0.75, 0.95])
+        axis.plot([low, high], [place, place], color=color, linewidth=1.2)
+        axis.plot([left, right], [place, place], color=color, linewidth=5, alpha=0.5, solid_capstyle="butt")
+        axis.plot(middle, place, "o", color=color)
+    axis.set_yticks(range(len(one.layers)), [style.short(name, 22) for name in one.layers])
+    axis.set_ylim(len(one.layers) - 0.4, -0.6)
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0, labelcolor=style.INK)
+
+
+def _extremes(layers: Mapping[str, NDArray[Any]]) -> str:
+    medians = {name: float(np.median(rates)) for name, rates in layers.items()}
+    low, high = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+    if low == high:
+        return f"{low} {medians[low]:.3g}"
+    return f"slowest {low} {medians[low]:.3g}, fastest {high} {medians[high]:.3g}"

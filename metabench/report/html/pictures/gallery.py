@@ -126,16 +126,16 @@ def _draw_episode(axis: Axes, one: Episode, top: float, n_support: int, n_query:
         y = top + 1.25 * label
         words = f"{_letter(label)}: {style.short(name, 22)}"
         axis.text(-0.12, y + 0.5, words, ha="right", va="center", fontsize=9)
-        for x, image in enumerate(support):
-            _draw_image(axis, image, x, y)
+        for column, image in enumerate(support):
+            _draw_image(axis, image, column, y)
         for column, index in enumerate(queries):
             x, guess = n_support + 0.5 + column, int(one.guess[index])
             _draw_image(axis, one.query[index], x, y)
-            left, right, low, high = x + 0.04, x + 0.96, y + 0.04, y + 0.96
-            frame = HIT if guess == label else MISS
             if guess != label:
                 words = f"taken for {_letter(guess)}"
                 axis.text(x + 0.5, y + 1.1, words, ha="center", va="center", fontsize=8)
+            left, right, low, high = x + 0.04, x + 0.96, y + 0.04, y + 0.96
+            frame = HIT if guess == label else MISS
             axis.plot([left, right, right, left, left], [low, low, high, high, low], **frame)
 
 

@@ -1,0 +1,197 @@
+"""The leaderboard as pictures: each row's figure with its interval, and what it cost.
+
+On the Pareto front are those whom nobody cheaper beats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from metabench.core import metrics
+from metabench.leaderboard.rows import BASELINE, DEFAULT
+from metabench.report.html import style
+from metabench.report.html.pictures import Drawn, Omitted, Picture
+from metabench.report.html.reading import Results
+
+MOST = 60
+"""Rows that are drawn."""
+
+COSTS = {"tasks_seen": "meta-train tasks", "seconds": "seconds"}
+"""Keys of a row to what they count."""
+
+HOLLOW: Mapping[str, Any] = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.8}
+
+Row = Mapping[str, Any]
+
+
+class Point(NamedTuple):
+    """A row of the leaderboard with its cost."""
+
+    row: Row
+    cost: float
+    figure: float
+
+
+def draw_ranking(results: Results) -> Drawn:
+    """Draw a point and an interval a row, best on top."""
+    metric = results.metric
+    rows = [row for row in results.board["rows"] if _figure(row, metric) is not None]
+    if not rows:
+        return [Omitted("Leaderboard", "nothing has been validated yet")]
+    shown = rows[:MOST]
+    figure = style.new(0.29 * len(shown) + 1.5)
+    axis = figure.subplots()
+    looks = style.lines(results.labels)
+    for place, row in enumerate(shown):
+        label = results.label(row)
+        _draw_row(axis, place, row, metric, looks[label].color if label in looks else style.SOFT)
+    names = [style.short(f"{results.label(row)}, {row['variant']}", 40) for row in shown]
+    words = [_words(row, metric) for row in shown]
+    right = axis.secondary_yaxis("right")
+    for side, texts in ((axis, names), (right, words)):
+        side.set_yticks(range(len(shown)), texts)
+        side.tick_params(axis="y", length=0, labelcolor=style.INK)
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(style.axis_label(metric, "meta-test"))
+    right.spines["right"].set_visible(False)
+    style.legend(figure, *_ranking_key(shown, metric))
+    more = f" The best {MOST} of {len(rows)} rows." if len(rows) > MOST else ""
+    caption = (
+        "Each row's figure with its 95 % interval, best on top. Whether two rows whose intervals overlap "
+        f"differ is for the paired comparison in the table to say, which is sharper.{more}"
+    )
+    said = "; ".join(f"{results.name(row)} {text}" for row, text in zip(shown[:12], words, strict=False))
+    below = f", and {len(shown) - 12} rows below" if len(shown) > 12 else ""
+    alt = f"Points with intervals, best first: {said}{below}."
+    return [Picture("leaderboard", f"{metric.capitalize()} with 95 % intervals", caption, alt, figure)]
+
+
+def _figure(row: Row, metric: str) -> float | None:
+    tested: float | None = row.get(metric)
+    return row.get(f"val_{metric}") if tested is None else tested
+
+
+def _draw_row(axis: Axes, place: int, row: Row, metric: str, color: str) -> None:
+    if row["ci_low"] is not None and row.get(metric) is not None:
+        bounds = [style.value(metric, row[key]) for key in ("ci_low", "ci_high")]
+        axis.plot(bounds, [place, place], color=color, linewidth=5, alpha=0.45, solid_capstyle="butt")
+    marker = "x" if row.get(metric) is None else "D" if row["variant"] == BASELINE else "o"
+    look: dict[str, Any] = {"marker": marker, "markersize": 7, **HOLLOW}
+    if row["variant"] not in (DEFAULT, BASELINE):
+        look["markerfacecolor"] = color
+    axis.plot(style.value(metric, _figure(row, metric)), place, color=color, **look)
+
+
+def _words(row: Row, metric: str) -> str:
+    text = metrics.show(metric, _figure(row, metric))
+    if row.get(metric) is None:
+        return f"{text} on meta-validation"
+    if row["ci_low"] is None:
+        return text
+    low, high = (metrics.show(metric, row[key]).removesuffix("%") for key in ("ci_low", "ci_high"))
+    return f"{text}  [{low}, {high}]"
+
+
+def _ranking_key(rows: Sequence[Row], metric: str) -> tuple[list[Line2D], list[str]]:
+    variants = {row["variant"] for row in rows}
+    kinds = {
+        "tuned, or a run": ("o", style.INK, bool(variants - {DEFAULT, BASELINE})),
+        "published setting": ("o", style.PAPER, DEFAULT in variants),
+        "learns nothing": ("D", style.PAPER, BASELINE in variants),
+        "not tested yet": ("x", style.INK, any(row.get(metric) is None for row in rows)),
+    }
+    handles = {
+        name: style.key(linestyle="", marker=marker, markerfacecolor=face, markeredgewidth=1.8)
+        for name, (marker, face, is_present) in kinds.items()
+        if is_present
+    }
+    return list(handles.values()), list(handles)
+
+
+def draw_cost(results: Results) -> Drawn:
+    """Draw the tested rows over tasks and over seconds, each with its front."""
+    metric = results.metric
+    title = f"Cost against {metric}"
+    rows = [
+        row
+        for row in results.board["rows"]
+        if row.get(metric) is not None and row["variant"] != BASELINE and row["tasks_seen"]
+    ]
+    if not rows:
+        return [Omitted(title, "nothing that was trained has been tested yet")]
+    figure = style.new(4.6)
+    axes = figure.subplots(1, len(COSTS), sharey=True)
+    fronts = {}
+    for axis, (key, unit) in zip(axes, COSTS.items(), strict=True):
+        points = [Point(row, float(row[key]), row[metric]) for row in rows if row[key]]
+        fronts[key] = front(points, metrics.SIGN[metric])
+        _draw_costs(axis, results, points, fronts[key])
+        axis.set_xlabel(f"{unit} spent")
+    axes[0].set_ylabel(style.axis_label(metric, "meta-test"))
+    style.legend(figure, *_cost_key(results, rows))
+    better = "up and to the left" if metric == "accuracy" else "down and to the left"
+    caption = (
+        f"Better is {better}. The grey line joins the Pareto front: for less than each of its rows had, "
+        "nobody was better. A tuned row has paid for its whole search, a published setting or a run for "
+        "itself alone; bars are 95 % intervals."
+    )
+    cheapest = ", ".join(results.name(point.row) for point in fronts["tasks_seen"])
+    said = "; ".join(
+        f"{results.name(row)} {metrics.show(metric, row[metric])} for "
+        f"{style.brief(row['tasks_seen'])} tasks, {style.brief(row['seconds'])} s"
+        for row in rows[:10]
+    )
+    alt = f"Points of cost and {metric}. On the front by tasks, cheapest first: {cheapest}. {said}."
+    return [Picture("cost", title, caption, alt, figure)]
+
+
+def front(points: Sequence[Point], sign: int) -> list[Point]:
+    """Return those of which nobody at most as costly is better, cheapest first.
+
+    Args:
+        sign: of a figure where higher is to be better.
+    """
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -sign * point.figure)):
+        if not kept or sign * point.figure > sign * kept[-1].figure:
+            kept.append(point)
+    return kept
+
+
+def _draw_costs(axis: Axes, results: Results, points: Sequence[Point], best: Sequence[Point]) -> None:
+    looks = style.lines(results.labels)
+    y = [style.value(results.metric, point.figure) for point in best]
+    line: Mapping[str, Any] = {"color": style.FAINT, "linewidth": 5, "alpha": 0.45, "zorder": 1}
+    axis.step([point.cost for point in best], y, where="post", **line)
+    for row, spent, figure in points:
+        look = looks[results.label(row)]
+        if None not in (row["ci_low"], row["ci_high"]):
+            ends = [style.value(results.metric, row[key]) for key in ("ci_low", "ci_high")]
+            axis.plot([spent, spent], ends, color=look.color, linewidth=1.2, alpha=0.7)
+        marker: dict[str, Any] = {"marker": look.marker, "markersize": 8, **HOLLOW}
+        if row["variant"] != DEFAULT:
+            marker["markerfacecolor"] = look.color
+        axis.plot(spent, style.value(results.metric, figure), color=look.color, **marker)
+    low, high = (end(point.cost for point in points) for end in (min, max))
+    if high > 3 * low:
+        style.log_axis(axis, low, high, margin=0.08)
+        style.ticks(axis, style.log_ticks(low, high))
+    else:
+        style.brief_numbers(axis)
+        axis.locator_params(axis="x", nbins=5)
+
+
+def _cost_key(results: Results, rows: Sequence[Row]) -> tuple[list[Line2D], list[str]]:
+    present = {results.label(row) for row in rows}
+    looks = {label: look for label, look in style.lines(results.labels).items() if label in present}
+    handles = [style.key(linestyle="", marker=look.marker, color=look.color) for look in looks.values()]
+    labels = [style.short(label) for label in looks]
+    if any(row["variant"] == DEFAULT for row in rows):
+        handles.append(style.key(linestyle="", marker="o", **HOLLOW))
+        labels.append("hollow: published setting")
+    return handles, labels

@@ -1,0 +1,288 @@
+"""The search as pictures: the best so far, learning curves with their rungs, and settings against figures."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from metabench.core.config import Choices, Range
+from metabench.leaderboard.rows import DEFAULT
+from metabench.report.html import style
+from metabench.report.html.pictures import Drawn, Omitted, Picture
+from metabench.report.html.reading import Arrived, Final, Results, Tried
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED
+
+BEST = "Best so far"
+TRIALS = "Learning curves of the trials"
+FINALS = "Learning curves of the final runs"
+SLICES = "Slices"
+
+ENDS = {
+    COMPLETE: ("full budget", "o"),
+    PRUNED: ("stopped at a rung", "x"),
+    DIVERGED: ("diverged", "v"),
+    FAILED: ("failed", "s"),
+    None: ("still running", ">"),
+}
+"""How a trial ended, None where it has not, to words and a marker."""
+
+DASHED = (0, (4, 2))
+
+MANNERS: Mapping[str, Mapping[str, Any]] = {
+    "tuned": {"linestyle": "-"},
+    DEFAULT: {"linestyle": DASHED, "linewidth": 1.3},
+    "run": {"linestyle": "-"},
+}
+"""How a final run is drawn."""
+
+SETTINGS = {
+    "inner_lr": "inner rate",
+    "outer_lr": "outer rate",
+    "inner_steps": "inner steps",
+    "task_batch_size": "tasks a batch",
+}
+"""What is sliced, with its name for people."""
+
+FADED: Mapping[str, Any] = {"color": style.FAINT, "markerfacecolor": "none", "markersize": 4}
+
+
+def draw_best(results: Results) -> Drawn:
+    """Draw the best meta-validation figure over tasks and over seconds, a step line an algorithm."""
+    if not results.arrivals:
+        return [Omitted(BEST, results.without_trials())]
+    figure = style.new(4.4)
+    axes = figure.subplots(1, 2, sharey=True)
+    looks = style.lines(results.labels)
+    ends = {}
+    for label, arrived in results.by_label(results.arrivals).items():
+        for axis, spent in zip(axes, (lambda one: float(one.tasks), lambda one: one.seconds), strict=True):
+            best = improvements(arrived, spent)
+            if best:
+                x = [*(so_far for so_far, _ in best), max(map(spent, arrived))]
+                y = [style.value(results.metric, results.figure(score)) for _, score in best]
+                marks = list(range(len(y)))
+                axis.step(
+                    x, [*y, y[-1]], where="post", label=label, markevery=marks, **looks[label]._asdict()
+                )
+                ends[label] = best[-1][1]
+    for axis, unit in zip(axes, ("meta-train tasks", "seconds"), strict=True):
+        axis.set_xlabel(f"{unit}, all trials of the algorithm together")
+        style.brief_numbers(axis)
+    axes[0].set_ylabel(style.axis_label(results.metric, "best meta-validation"))
+    style.legend(figure, *axes[0].get_legend_handles_labels())
+    further = "higher" if results.metric == "accuracy" else "lower"
+    caption = (
+        "The best meta-validation figure that each algorithm had reached once its trials had spent so much. "
+        f"A line that is {further} further left found a good setting for less; a long flat end says that "
+        "more trials brought nothing. These figures were selected for, so they flatter; the leaderboard's "
+        "do not."
+    )
+    said = "; ".join(f"{label} {results.show(score)}" for label, score in ends.items())
+    alt = f"Step lines of the best meta-validation {results.metric}, which end at: {said}."
+    return [Picture("anytime", BEST, caption, alt, figure)]
+
+
+def improvements(arrived: Sequence[Arrived], spent: Callable[[Arrived], float]) -> list[tuple[float, float]]:
+    """List what had been spent, and the score, each time that the best score of an algorithm rose."""
+    best = -math.inf
+    rises = []
+    for one in arrived:
+        if one.score is not None and one.score > best:
+            best = one.score
+            rises.append((spent(one), best))
+    return rises
+
+
+def draw_trials(results: Results) -> Drawn:
+    """Draw each trial's figures at its rungs, a panel an algorithm."""
+    reported = [tried for tried in results.trials if any(_points(results, tried.trial.reports))]
+    if not reported:
+        return [Omitted(TRIALS, results.without_trials())]
+    groups = results.by_label(reported)
+    figure, axes = style.panels(len(groups), 2.5)
+    looks = style.lines(results.labels)
+    for axis, (label, group) in zip(axes, groups.items(), strict=True):
+        _draw_rungs(axis, spaces.rungs(group[0].space.budget))
+        # The stopped first, so that those that went on lie above them.
+        for tried in sorted(group, key=lambda tried: tried.is_full):
+            _draw_trial(axis, results, tried, looks[label].color, len(group))
+        style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
+    present = [status for status in ENDS if any(tried.trial.status == status for tried in reported)]
+    style.legend(figure, [_end_key(status) for status in present], [ENDS[status][0] for status in present])
+    caption = (
+        "Each line is a trial: its meta-validation figure at each rung (dotted) that it reached. Coloured "
+        "lines saw the full budget, grey ones did not. Where grey and coloured lines cross after the first "
+        "rung, early figures were a poor guide, and a later first rung (grace) may be worth its cost."
+    )
+    said = []
+    for label in groups:
+        ends = Counter(tried.trial.status for tried in results.trials if tried.label == label)
+        counts = [f"{ends[status]} {words}" for status, (words, _) in ENDS.items() if ends[status]]
+        said.append(f"{label}: {', '.join(counts)}")
+    alt = f"A panel of learning curves an algorithm. {'; '.join(said)}."
+    return [Picture("curves", TRIALS, caption, alt, figure)]
+
+
+def _points(results: Results, reports: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """List tasks seen, and the figure, of each report that is finite."""
+    finite = [one for one in reports if one["val_score"] is not None and math.isfinite(one["val_score"])]
+    figures = [style.value(results.metric, results.figure(one["val_score"])) for one in finite]
+    return [one["tasks_seen"] for one in finite], figures
+
+
+def _draw_rungs(axis: Axes, rungs: Sequence[int]) -> None:
+    style.log_axis(axis, rungs[0], rungs[-1])
+    for rung in rungs:
+        axis.axvline(rung, color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0.5)
+    span = math.log(rungs[-1] / rungs[0]) or 1.0
+    style.ticks(axis, style.spaced(rungs, lambda rung: math.log(rung / rungs[0]) / span, 0.17))
+    axis.grid(axis="x", visible=False)
+
+
+def _draw_trial(axis: Axes, results: Results, tried: Tried, color: str, n_trials: int) -> None:
+    x, y = _points(results, tried.trial.reports)
+    status = tried.trial.status
+    is_shown = tried.is_full or status is None
+    strength = 0.9 if is_shown else 0.55
+    faded = max(0.25, min(1.0, (40 / n_trials) ** 0.5))
+    look: dict[str, Any] = {"color": color if is_shown else style.FAINT, "alpha": strength * faded}
+    dashes: Any = DASHED if status is None else "-"
+    axis.plot(x, y, linewidth=1.6 if is_shown else 1.0, linestyle=dashes, **look)
+    size = 5 if n_trials <= 40 else 3.5
+    axis.plot(x[-1], y[-1], linestyle="", marker=ENDS[status][1], markersize=size, **look)
+
+
+def _end_key(status: str | None) -> Any:
+    color = style.INK if status in (COMPLETE, None) else style.FAINT
+    dashes: Any = DASHED if status is None else "-"
+    return style.key(color=color, marker=ENDS[status][1], linestyle=dashes, linewidth=1.4)
+
+
+def draw_finals(results: Results) -> Drawn:
+    """Draw the runs to the full budget, a panel an algorithm."""
+    groups = results.by_label(final for final in results.finals if final.run.reports)
+    if not groups:
+        return [Omitted(FINALS, "no run to the full budget has reported yet")]
+    figure, axes = style.panels(len(groups), 2.3)
+    looks = style.lines(results.labels)
+    for axis, (label, group) in zip(axes, groups.items(), strict=True):
+        for final in group:
+            points, manner = _points(results, final.run.reports), MANNERS[final.variant]
+            axis.plot(*points, color=looks[label].color, marker=".", markersize=4, **manner)
+        style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        style.brief_numbers(axis)
+    variants = {final.variant for group in groups.values() for final in group}
+    handles = {
+        "published setting" if variant == DEFAULT else variant: style.key(**manner)
+        for variant, manner in MANNERS.items()
+        if variant in variants
+    }
+    style.legend(figure, list(handles.values()), list(handles))
+    caption = (
+        "Each line is a run to the full budget, one a seed. The weights of its best report are the ones that "
+        "are tested. Lines that still rise at the end would gain from a larger budget; lines of one kind "
+        "that lie apart say how much the seed matters."
+    )
+    said = "; ".join(f"{label} {_span(results, group)}" for label, group in groups.items())
+    alt = f"A panel of learning curves an algorithm; best meta-validation {results.metric}: {said}."
+    return [Picture("final_curves", FINALS, caption, alt, figure)]
+
+
+def _span(results: Results, finals: Sequence[Final]) -> str:
+    judged = [
+        [one["val_score"] for one in final.run.reports if one["val_score"] is not None] for final in finals
+    ]
+    scores = [max(scores) for scores in judged if scores]
+    if not scores:
+        return "never finite"
+    low, high = results.show(min(scores)), results.show(max(scores))
+    return low if low == high else f"{low} to {high}"
+
+
+def draw_slices(results: Results) -> Drawn:
+    """Draw a row of panels an algorithm, a panel a setting."""
+    judged = [tried for tried in results.trials if tried.trial.score is not None]
+    varied = [name for name in SETTINGS if any(name in tried.trial.sampled for tried in judged)]
+    if not judged or not varied:
+        why = f"none of {', '.join(SETTINGS)} was searched" if judged else results.without_trials()
+        return [Omitted(SLICES, why)]
+    groups = results.by_label(judged)
+    figure = style.new(1.75 * len(groups) + 0.7)
+    grid = figure.subplots(len(groups), len(varied), squeeze=False, sharey="row")
+    looks = style.lines(results.labels)
+    for row, (label, group) in zip(grid, groups.items(), strict=True):
+        parameters = spaces.of(group[0].space, group[0].trial.algorithm).parameters
+        for axis, name in zip(row, varied, strict=True):
+            _draw_panel(axis, results, group, name, parameters.get(name), looks[label].color)
+        row[0].set_title(style.short(label, 80))
+        row[0].set_ylabel(style.axis_label(results.metric, "val."))
+    for axis, name in zip(grid[-1], varied, strict=True):
+        axis.set_xlabel(SETTINGS[name])
+    handles = [style.key(linestyle="", marker="o", **look) for look in ({}, FADED)]
+    style.legend(figure, handles, ["saw the full budget", "stopped before, or runs"])
+    caption = (
+        "Each point is a trial's last meta-validation figure over one setting, all others varying too. "
+        "Filled points saw the full budget; hollow ones were stopped earlier, so they may only be compared "
+        "among themselves. A best region at the end of an axis says that the range ought to be wider."
+    )
+    return [Picture("slices", SLICES, caption, _best_settings(results, groups, varied), figure)]
+
+
+def _draw_panel(
+    axis: Axes, results: Results, group: Sequence[Tried], name: str, parameter: Any, color: str
+) -> None:
+    shown = [tried for tried in group if isinstance(tried.trial.hyperparameters.get(name), int | float)]
+    if not shown:
+        axis.text(0.5, 0.5, "has no such setting", transform=axis.transAxes, ha="center", color=style.SOFT)
+        axis.set_xticks([])
+        axis.grid(visible=False)
+        return
+    filled: Mapping[str, Any] = {"color": color, "markersize": 5, "alpha": 0.8}
+    for is_full, look in ((False, FADED), (True, filled)):
+        part = [tried.trial for tried in shown if tried.is_full == is_full]
+        x = [trial.hyperparameters[name] for trial in part]
+        y = [style.value(results.metric, results.figure(trial.score)) for trial in part]
+        axis.plot(x, y, linestyle="", marker="o", **look)
+    _scale(axis, parameter, [tried.trial.hyperparameters[name] for tried in shown])
+
+
+def _scale(axis: Axes, parameter: Any, values: Sequence[float]) -> None:
+    """Show the whole range that was searched, on the scale on which it was."""
+    if isinstance(parameter, Range):
+        low, high = parameter.low, parameter.high
+        if parameter.log:
+            style.log_axis(axis, low, high)
+            style.ticks(axis, style.log_ticks(low, high, 0.24))
+        else:
+            margin = 0.06 * (high - low)
+            axis.set_xlim(low - margin, high + margin)
+        return
+    chosen = parameter.choices if isinstance(parameter, Choices) else values
+    steps = sorted({float(value) for value in chosen})
+    width = (steps[-1] - steps[0]) or abs(steps[0]) or 1.0
+    style.ticks(axis, style.spaced(steps, lambda tick: (tick - steps[0]) / width, 0.16))
+    axis.set_xlim(steps[0] - 0.12 * width, steps[-1] + 0.12 * width)
+
+
+def _best_settings(results: Results, groups: Mapping[str, Sequence[Tried]], varied: Sequence[str]) -> str:
+    said = []
+    for label, group in groups.items():
+        full = [tried.trial for tried in group if tried.is_full]
+        if not full:
+            said.append(f"{label} has no trial at the full budget")
+            continue
+        best = max(full, key=lambda trial: trial.score or 0.0)
+        where = ", ".join(
+            f"{SETTINGS[name]} {style.brief(best.hyperparameters[name])}"
+            for name in varied
+            if isinstance(best.hyperparameters.get(name), int | float)
+        )
+        said.append(f"{label} is best, {results.show(best.score)}, at {where}")
+    return f"Scattered points, a row an algorithm. {'; '.join(said)}."
