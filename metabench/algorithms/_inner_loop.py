@@ -143,7 +143,7 @@ def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
 
 def judge(net: Net, outputs: Tensor, y: Tensor, buffers: Tree) -> tuple[Tensor, Aux]:
     """Return the loss of a query's outputs, and what is logged with it."""
-    logs = {net.objective.metric: net.objective.score(outputs, y)}
+    logs = {net.objective.metric.name: net.objective.score(outputs, y)}
     return net.objective.loss(outputs, y), Aux(logs, buffers)
 
 

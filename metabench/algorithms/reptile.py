@@ -87,7 +87,7 @@ def task_loss(
     apart = trees.map(torch.sub, meta["theta"], phi)
     outputs, _ = nets.apply(net, phi, task.query.x)
     score = net.objective.score(outputs, task.query.y)
-    return 0.5 * trees.dot(apart, apart), Aux({net.objective.metric: score}, state)
+    return 0.5 * trees.dot(apart, apart), Aux({net.objective.metric.name: score}, state)
 
 
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from metabench.cli.base import Json, guarded, print_json, print_table
 from metabench.core import MetabenchError
+from metabench.core.metrics import METRICS
 
 Folder = Annotated[str, typer.Argument(help="Folder or address of a search or a run.", show_default=False)]
 Folders = Annotated[
@@ -39,7 +40,7 @@ def status(folder: Folder, json: Json = False) -> None:
         return
     now = "a process drives it" if standing["is_driven"] else "no process drives it"
     Console().print(f"{folder}: {standing['stage']}, {now}", soft_wrap=True, markup=False)
-    print_table(table(standing["algorithms"], standing["metric"]), *_standing(standing))
+    print_table(table(standing["algorithms"], METRICS[standing["metric"]]), *_standing(standing))
 
 
 def _standing(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from metabench.cli.base import print_json, print_table
 from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError, Objective, Report, Splits, metrics
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
+from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import files as task_lists
 from metabench.search import space as spaces
@@ -148,7 +149,7 @@ def train(
             )
     last = files.read_lines(folder / files.REPORTS)[-1]
     if as_json:
-        figure = None if last["val_score"] is None else objective.sign * last["val_score"]
+        figure = None if last["val_score"] is None else objective.metric.sign * last["val_score"]
         shown = {**last, f"val_{objective.metric}": figure}
         keys = ("tasks_seen", "finite", f"val_{objective.metric}", "val_ci", "seconds", "peak_memory")
         result = {"run": folder, "algorithm": config.algorithm, **{key: shown[key] for key in keys}}
@@ -173,7 +174,7 @@ def _profiled(folder: Path | None) -> contextlib.AbstractContextManager[None]:
 
 def validated(objective: Objective, score: float, half_width: float) -> str:
     """Show a meta-validation, with the half-width of its interval."""
-    metric, sign = objective.metric, objective.sign
+    metric, sign = objective.metric, objective.metric.sign
     return f"{metrics.tell(metric, sign * score, 2)} ± {metrics.show(metric, half_width, 2)}"
 
 
@@ -209,10 +210,10 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
     metric = OBJECTIVES[splits.kind].metric
     tasks = None if task_list is None else task_lists.read(task_list, splits, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
-    interval = stats.mean_interval(result[metric])
+    interval = stats.mean_interval(result[metric.name])
     if as_json:
         keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
-        bounds = {metric: interval.mean, "ci_low": interval.low, "ci_high": interval.high}
+        bounds = {metric.name: interval.mean, "ci_low": interval.low, "ci_high": interval.high}
         print_json({"run": folder, **bounds, **{key: result[key] for key in keys}}, indent=None)
         return
     low, high = (metrics.show(metric, value, 2) for value in (interval.low, interval.high))
@@ -226,7 +227,7 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)
 
 
-def _diagnosis(diagnostics: Mapping[str, Any], metric: str) -> Iterator[str]:
+def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:
     """Say in a few lines what a diagnosis says."""
     yield f"worst tenth of {diagnostics['tasks']} tasks: {metrics.tell(metric, diagnostics['worst_tenth'])}"
     if diagnostics["calibration_error"] is not None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from metabench.cli.base import Json, guarded, print_json, print_table
 from metabench.cli.options import From, takes_models
+from metabench.core.metrics import Metric
 
 if TYPE_CHECKING:
     from metabench.search.replay.curves import Recording
@@ -137,7 +138,7 @@ def _notes(
             )
 
 
-def _table(summaries: Sequence[Mapping[str, Any]], metric: str, within: float) -> Table:
+def _table(summaries: Sequence[Mapping[str, Any]], metric: Metric, within: float) -> Table:
     """Return one column an algorithm: means over replays, with half-widths of 95 % intervals."""
     from metabench.core import metrics
     from metabench.search.replay.outcomes import COUNTS

@@ -10,6 +10,8 @@ import datetime
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metabench.core.metrics import Metric
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -76,10 +78,9 @@ class Splits(NamedTuple):
 class Objective(NamedTuple):
     """What a prediction is judged by: the loss that is descended, and the figure that is reported."""
 
-    metric: str  # "accuracy", higher is better; "error", lower is better
+    metric: Metric
     loss: Callable[[Tensor, Tensor], Tensor]  # (outputs [n, O], y [n] or [n, O]) -> scalar
     score: Callable[[Tensor, Tensor], Tensor]  # (outputs, y) -> scalar
-    sign: int  # of the metric where higher is to be better
 
 
 HEAD = "head"

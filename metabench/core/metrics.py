@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-BETTER: Mapping[str, str] = {"accuracy": "higher", "error": "lower"}
-"""Metrics to the direction in which they are better."""
-
-SIGN: Mapping[str, int] = {"accuracy": 1, "error": -1}
-"""Metrics to their sign where higher is to be better."""
+from typing import Any, NamedTuple
 
 
-def show(metric: str, value: float | None, digits: int = 1) -> str:
+class Metric(NamedTuple):
+    """What tasks are judged by; in a text or a key its name stands for it."""
+
+    name: str
+    sign: int  # of it where higher is to be better
+    unit: str  # "%" of a share, "" of a plain number
+    has_chance: bool  # whether guessing one of N classes is right in 1 / N
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ACCURACY = Metric("accuracy", 1, "%", True)
+ERROR = Metric("error", -1, "", False)
+
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, ERROR)}
+
+
+def recorded(config: Mapping[str, Any]) -> Metric:
+    """Return what the record of a search or of a run says that its tasks are judged by.
+
+    A record without a word on it is older than the word: there regression, and nothing else, has one way.
+    """
+    if "metric" in config:
+        return Metric(**config["metric"])
+    return ERROR if config["run" if "run" in config else "space"]["task"]["way"] == 1 else ACCURACY
+
+
+def show(metric: Metric, value: float | None, digits: int = 1) -> str:
     """Show an accuracy in percent, and an error as a plain number of three significant digits.
 
     Args:
@@ -19,17 +42,17 @@ def show(metric: str, value: float | None, digits: int = 1) -> str:
     """
     if value is None:
         return ""
-    return f"{value:.{digits}%}" if metric == "accuracy" else plain(value)
+    return f"{value:.{digits}%}" if metric.unit == "%" else plain(value)
 
 
-def tell(metric: str, value: float, digits: int = 1) -> str:
+def tell(metric: Metric, value: float, digits: int = 1) -> str:
     """Show a figure as `show` does, and name it where it is no percentage."""
-    return ("" if metric == "accuracy" else f"{metric} ") + show(metric, value, digits)
+    return ("" if metric.unit == "%" else f"{metric} ") + show(metric, value, digits)
 
 
-def gap(metric: str, value: float) -> str:
+def gap(metric: Metric, value: float) -> str:
     """Show a difference without its sign: of accuracies in points of percent, of errors as a number."""
-    return f"{100 * abs(value):.1f} points" if metric == "accuracy" else plain(abs(value))
+    return f"{100 * abs(value):.1f} points" if metric.unit == "%" else plain(abs(value))
 
 
 def plain(value: float, sign: str = "") -> str:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabench.core import Objective
+from metabench.core.metrics import ACCURACY, ERROR
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
@@ -16,6 +17,6 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 OBJECTIVES: Mapping[str, Objective] = {
-    "classification": Objective("accuracy", F.cross_entropy, accuracy, sign=1),
-    "regression": Objective("error", F.mse_loss, F.mse_loss, sign=-1),
+    "classification": Objective(ACCURACY, F.cross_entropy, accuracy),
+    "regression": Objective(ERROR, F.mse_loss, F.mse_loss),
 }

@@ -8,11 +8,10 @@ from typing import Any
 
 from metabench import stats
 from metabench.core import MetabenchError
-from metabench.core.metrics import BETTER, SIGN
 from metabench.leaderboard import folders as reading
 from metabench.leaderboard import published as references
 from metabench.leaderboard import rows, scores
-from metabench.leaderboard.folders import Record, Run, Search, all_runs, metric_of
+from metabench.leaderboard.folders import Record, Run, Search, all_runs
 from metabench.leaderboard.scores import Entry
 from metabench.leaderboard.table import as_csv, as_json, as_latex, as_markdown, as_table
 from metabench.storage import files
@@ -59,12 +58,11 @@ def leaderboard(folders: Sequence[Path], published: bool = False) -> dict[str, A
 
 def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[str, Any]:
     """Rank what was read of folders; see `leaderboard`."""
-    task = sources[0].task
-    metric = metric_of(task)
+    task, metric = sources[0].task, sources[0].metric
     measured = entries(sources)
     compared = scores.compare(measured, metric)
     scores.rank(measured, compared, metric)
-    beside = rows.chance(task) + (references.entries(task) if published else [])
+    beside = rows.chance(metric, task) + (references.entries(task) if published else [])
     rows.name_all(beside)
     plain = files.plain([entry.row for entry in measured + beside])  # NaN would have no place in an order
     is_finished = all(row["status"] in ("finished", rows.PUBLISHED) for row in plain)
@@ -72,7 +70,7 @@ def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[s
     return {
         "protocol": sources[0].config["protocol"],
         "task": task,
-        "metric": {"name": metric, "better": BETTER[metric]},
+        "metric": {"name": metric.name, "better": "higher" if metric.sign > 0 else "lower"},
         "status": "finished" if is_finished else "running",
         "tasks_hash": next(iter(hashes), None),
         "rows": sorted(plain, key=lambda row: rows.order(row, metric)),
@@ -114,11 +112,13 @@ def entries(sources: Sequence[Search | Run]) -> list[Entry]:
         for index, entry in enumerate(made)
     }
     kept = list(distinct.values())
-    metric, classes = metric_of(sources[0].task), design(sources)
+    metric, classes = sources[0].metric, design(sources)
     for row, results in scores.with_results(kept):
         row.update(scores.intervals(metric, results, classes))
         for when in ("val", "confirm"):
             before = row[f"{when}_{metric}"]
-            row[f"{when}_optimism"] = None if before is None else SIGN[metric] * float(before - row[metric])
+            row[f"{when}_optimism"] = (
+                None if before is None else metric.sign * float(before - row[metric.name])
+            )
     rows.name_all(kept)
     return kept

@@ -13,7 +13,7 @@ import numpy as np
 
 from metabench import leaderboard
 from metabench.core import MetabenchError
-from metabench.leaderboard.folders import TASK_KEYS, Run, Search, metric_of
+from metabench.leaderboard.folders import TASK_KEYS, Run, Search
 from metabench.leaderboard.notes import setting
 from metabench.leaderboard.rows import BASELINE, short_name
 from metabench.leaderboard.scores import with_results
@@ -118,15 +118,14 @@ def _title(task: Mapping[str, Any]) -> str:
 
 def _costs(group: Sequence[Search | Run]) -> dict[str, float]:
     """Return the errors of a setting's rows by algorithm and variant."""
-    task = group[0].task
-    metric = metric_of(task)
+    task, metric = group[0].task, group[0].metric
     tested = [row for row, _ in with_results(leaderboard.entries(group))]
     twice = [name for name, count in Counter(map(short_name, tested)).items() if count > 1]
     if twice:
         folders = ", ".join(str(source.folder) for source in group)
         raise MetabenchError(f"{_title(task)}: {', '.join(twice)} more than once in {folders}; give it once")
     return {
-        short_name(row): 1 - row[metric] if metric == "accuracy" else row[metric]
+        short_name(row): 1 - row[metric.name] if metric.unit == "%" else row[metric.name]
         for row in tested
         if row["variant"] != BASELINE
     }

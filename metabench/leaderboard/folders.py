@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from metabench.core import MetabenchError
-from metabench.core.metrics import SIGN
+from metabench.core import MetabenchError, metrics
+from metabench.core.metrics import Metric
 from metabench.storage import files, remote
 
 Record = dict[str, Any]
@@ -43,6 +43,11 @@ class Run(NamedTuple):
         return dict(self.config["run"]["task"])
 
     @property
+    def metric(self) -> Metric:
+        """Return what its tasks are judged by."""
+        return metrics.recorded(self.config)
+
+    @property
     def is_trained(self) -> bool:
         """Tell whether training reached its budget, or diverged."""
         last = self.reports[-1] if self.reports else None
@@ -66,6 +71,11 @@ class Search(NamedTuple):
     def task(self) -> Record:
         """Return the task, as its user described it."""
         return dict(self.config["space"]["task"])
+
+    @property
+    def metric(self) -> Metric:
+        """Return what its tasks are judged by."""
+        return metrics.recorded(self.config)
 
     @property
     def is_finished(self) -> bool:
@@ -139,22 +149,17 @@ def all_runs(source: Search | Run) -> list[Run]:
     return [source] if isinstance(source, Run) else [run for group in source.runs.values() for run in group]
 
 
-def metric_of(task: Record) -> str:
-    """Return what a task is judged by: regression, and nothing else, has one way."""
-    return "error" if task["way"] == 1 else "accuracy"
-
-
-def validation(entry: Record, metric: str) -> float | None:
+def validation(entry: Record, metric: Metric) -> float | None:
     """Return a trial's or report's meta-validation figure; a report holds an error as its score."""
     figure: float | None = entry.get(f"val_{metric}")
     score = entry.get("val_score")
-    return SIGN[metric] * score if figure is None and score is not None else figure
+    return metric.sign * score if figure is None and score is not None else figure
 
 
-def best(entries: Iterable[Record], metric: str) -> Record:
+def best(entries: Iterable[Record], metric: Metric) -> Record:
     """Return the trial or report of the best meta-validation; one that diverged has none; {} without any."""
     judged = [
-        (SIGN[metric] * figure, entry)
+        (metric.sign * figure, entry)
         for entry in entries
         if (figure := validation(entry, metric)) is not None
         and entry.get("finite", True)
@@ -233,7 +238,7 @@ def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
         final = source.folder / files.FINAL
         results += [(final / f"{name}.json", baseline) for name, baseline in source.baselines.items()]
     for path, result in results:
-        n_tasks = len(result[metric_of(task)])
+        n_tasks = len(result[source.metric.name])
         yield path, "protocol", str(result["protocol"])
         yield path, "test tasks", f"{n_tasks} tasks (hash {str(result['tasks_hash'])[:12]})"
 

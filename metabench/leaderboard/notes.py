@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard.rows import BASELINE, PUBLISHED, TUNED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL
 from metabench.stats import FEW_SEEDS
@@ -35,7 +36,7 @@ def _count(count: int | Mapping[str, int]) -> str:
 
 def about(board: Board, common: Sequence[str]) -> str:
     """Say what the numbers are, and where they promise less than they seem to."""
-    rows, metric = board["rows"], board["metric"]["name"]
+    rows, metric = board["rows"], METRICS[board["metric"]["name"]]
     sentences = ["; ".join([*common, f"protocol: {board['protocol']}"]) + "."]
     sentences += _on_intervals(rows, metric)
     sentences += _on_comparisons(rows)
@@ -51,12 +52,12 @@ def about(board: Board, common: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-def _on_intervals(rows: Rows, metric: str) -> list[str]:
+def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
     trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
     if not trained:
         return []
-    judged = "Accuracy" if metric == "accuracy" else "Mean squared error"
-    better = "" if metric == "accuracy" else ", lower is better"
+    judged = "Accuracy" if metric.unit == "%" else "Mean squared error"
+    better = "" if metric.unit == "%" else ", lower is better"
     over = " or ".join(sorted(trained))
     notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks."]
     if any(row.get("class_low") is not None for row in rows):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from metabench.leaderboard.folders import metric_of
+from metabench.core.metrics import ACCURACY
 from metabench.leaderboard.rows import PUBLISHED, make_row
 from metabench.leaderboard.scores import Entry
 
@@ -62,7 +62,7 @@ def entries(task: Mapping[str, Any]) -> list[Entry]:
         half = one.half_width
         bounds = (None, None) if half is None else ((one.percent - half) / 100, (one.percent + half) / 100)
         row = make_row(
-            metric_of(dict(task)),
+            ACCURACY,
             algorithm=one.algorithm,
             variant=PUBLISHED,
             status=PUBLISHED,

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from metabench.core import MetabenchError
-from metabench.core.metrics import SIGN
+from metabench.core.metrics import ERROR, Metric
 from metabench.leaderboard.folders import (
     Record,
     Run,
     Search,
     accelerator_seconds,
     best,
-    metric_of,
     n_parameters,
     short_path,
     validation,
@@ -64,19 +63,19 @@ ERROR_KEYS = ("error", "val_error", "confirm_error")
 """What rows of regression have besides; there, what is called accuracy is None."""
 
 
-def keys(metric: str) -> tuple[str, ...]:
+def keys(metric: Metric) -> tuple[str, ...]:
     """List the keys of a row where tasks are judged by a metric."""
-    return (*KEYS, *ERROR_KEYS) if metric == "error" else KEYS
+    return (*KEYS, *ERROR_KEYS) if metric == ERROR else KEYS
 
 
-def make_row(metric: str, **values: Any) -> Row:
+def make_row(metric: Metric, **values: Any) -> Row:
     """Make a row of what is there to say; the rest is None."""
     return {**dict.fromkeys(keys(metric)), **values}
 
 
 def search_entries(search: Search) -> list[Entry]:
     """Make the tuned and the default row of each algorithm, and those of what learns nothing."""
-    metric = metric_of(search.task)
+    metric = search.metric
     entries = []
     for algorithm in search.config["space"]["algorithms"]:
         entries += [_tuned(search, algorithm, metric), *_default(search, algorithm, metric)]
@@ -101,10 +100,9 @@ def run_entries(runs: Iterable[Run]) -> list[Entry]:
     return [_run(group) for group in group_seeds(runs)]
 
 
-def chance(task: Record) -> list[Entry]:
+def chance(metric: Metric, task: Record) -> list[Entry]:
     """Make the row of guessing, where there are classes to guess."""
-    metric = metric_of(task)
-    if metric != "accuracy":
+    if not metric.has_chance:
         return []
     way = task["way"]
     ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
@@ -127,13 +125,13 @@ def name_all(entries: Sequence[Entry]) -> None:
         entry.row["name"] = f"{name}@{where}" if count[name] > 1 and where else name
 
 
-def order(row: Row, metric: str) -> float:
+def order(row: Row, metric: Metric) -> float:
     """Order rows best first; a row that is not tested yet stands where its meta-validation puts it."""
-    figure = row[f"val_{metric}"] if row[metric] is None else row[metric]
-    return math.inf if figure is None else -SIGN[metric] * float(figure)
+    figure = row[f"val_{metric}"] if row[metric.name] is None else row[metric.name]
+    return math.inf if figure is None else -metric.sign * float(figure)
 
 
-def _tuned(search: Search, algorithm: str, metric: str) -> Entry:
+def _tuned(search: Search, algorithm: str, metric: Metric) -> Entry:
     entries = search.reported(algorithm)
     runs = search.runs.get((algorithm, TUNED), [])
     chosen = search.chosen.get(algorithm) or best(entries, metric)
@@ -148,7 +146,7 @@ def _tuned(search: Search, algorithm: str, metric: str) -> Entry:
     return Entry(row, scored(runs, metric))
 
 
-def _default(search: Search, algorithm: str, metric: str) -> list[Entry]:
+def _default(search: Search, algorithm: str, metric: Metric) -> list[Entry]:
     """Return the row of the published setting, or nothing while nothing is known of it."""
     runs = search.runs.get((algorithm, DEFAULT), [])
     trials = [trial for trial in search.trials if trial["algorithm"] == algorithm and trial["is_default"]][:1]
@@ -165,7 +163,7 @@ def _default(search: Search, algorithm: str, metric: str) -> list[Entry]:
     return [Entry(row, scored(runs, metric))]
 
 
-def _search_row(search: Search, algorithm: str, variant: str, metric: str) -> Row:
+def _search_row(search: Search, algorithm: str, variant: str, metric: Metric) -> Row:
     space = search.config["space"]
     row = make_row(
         metric,
@@ -189,7 +187,7 @@ def _run(runs: list[Run]) -> Entry:
         listed = ", ".join(str(run.folder) for run in runs)
         raise MetabenchError(f"{listed}: the same run twice (same settings and seed); give it once")
     is_tested, is_trained = all(run.test is not None for run in runs), all(run.is_trained for run in runs)
-    metric = metric_of(described["task"])
+    metric = runs[0].metric
     looked = [validation(best(run.reports, metric), metric) for run in runs]
     figures = [figure for figure in looked if figure is not None]
     row = make_row(
@@ -242,7 +240,7 @@ def _batch_norm(network: Record) -> str | None:
     return str(network["batch_norm"]) if network["norm"] == "batch" else None
 
 
-def _versus_default(search: Search, algorithm: str, metric: str) -> Row | None:
+def _versus_default(search: Search, algorithm: str, metric: Metric) -> Row | None:
     """Compare tuned with default; where the default itself was chosen they are the same runs."""
     pair = [search.runs.get((algorithm, variant), []) for variant in (TUNED, DEFAULT)]
     a, b = (scored(runs, metric) for runs in pair)

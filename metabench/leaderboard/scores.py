@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench import stats
-from metabench.core.metrics import SIGN
+from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Record, Run
 
 Row = dict[str, Any]
@@ -44,12 +44,12 @@ class Entry(NamedTuple):
     scored: Scored | None = None
 
 
-def figures_of(test: Record, metric: str) -> stats.Floats:
+def figures_of(test: Record, metric: Metric) -> stats.Floats:
     """Return the figures of the tasks of a result; null becomes NaN."""
-    return np.asarray(test[metric], dtype=np.float64)
+    return np.asarray(test[metric.name], dtype=np.float64)
 
 
-def scored(runs: Sequence[Run], metric: str) -> Scored | None:
+def scored(runs: Sequence[Run], metric: Metric) -> Scored | None:
     """Gather the seeds that were tested, if there are any."""
     figures = [figures_of(run.test, metric) for run in runs if run.test is not None]
     return Scored(np.stack(figures)) if figures else None
@@ -60,11 +60,11 @@ def with_results(entries: Sequence[Entry]) -> list[tuple[Row, Scored]]:
     return [(entry.row, entry.scored) for entry in entries if entry.scored is not None]
 
 
-def intervals(metric: str, scores: Scored, design: stats.Design | None) -> Row:
+def intervals(metric: Metric, scores: Scored, design: stats.Design | None) -> Row:
     """Describe a row's mean, and each of its intervals with what it speaks of."""
     x = scores.figures
     mean = stats.seeds_and_tasks(x) if scores.is_trained else stats.mean_interval(x[0])
-    row: Row = {metric: mean.mean, "ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
+    row: Row = {metric.name: mean.mean, "ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
     row["test_tasks"] = x.shape[1]
     if len(x) > 1:
         again = stats.seed_interval(x)
@@ -94,7 +94,7 @@ def versus(a: Scored, b: Scored) -> Row:
     }
 
 
-def compare(entries: Sequence[Entry], metric: str) -> list[Record]:
+def compare(entries: Sequence[Entry], metric: Metric) -> list[Record]:
     """Compare every pair of rows with results, the better first; p is adjusted for the number of tests.
 
     A published setting that was also chosen stands on the board twice with the same results: it is tested
@@ -119,19 +119,19 @@ def compare(entries: Sequence[Entry], metric: str) -> list[Record]:
     return [{"a": a, "b": b, **tests[results[a], results[b]]} for a, b in names]
 
 
-def verdict(difference: float, p: float, metric: str) -> str | None:
+def verdict(difference: float, p: float, metric: Metric) -> str | None:
     """Say in words what a difference of the first from the second amounts to; None where it is unknown."""
     if np.isnan(difference):
         return None
     if not p < LEVEL:  # NaN: all tasks are equal
         return ALIKE
-    return BETTER if SIGN[metric] * difference > 0 else WORSE
+    return BETTER if metric.sign * difference > 0 else WORSE
 
 
-def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric: str) -> None:
+def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric: Metric) -> None:
     """Give rows their ranks, shared where they cannot be told apart, and their distance from the best."""
     ranked = [row for row, scores in with_results(entries) if np.isfinite(scores.figures).all()]
-    ranked.sort(key=lambda row: -SIGN[metric] * row[metric])
+    ranked.sort(key=lambda row: -metric.sign * row[metric.name])
     place = {row["name"]: number for number, row in enumerate(ranked)}
     is_better = np.zeros((len(ranked), len(ranked)), bool)
     for pair in compared:
@@ -144,7 +144,7 @@ def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric
         row |= {"rank": low, "rank_worst": high}
 
 
-def _turned(pair: Mapping[str, Any], metric: str) -> Row:
+def _turned(pair: Mapping[str, Any], metric: Metric) -> Row:
     """Look at a comparison from the second's side."""
     difference = -pair["difference"]
     is_same = pair["verdict"] == IDENTICAL
@@ -158,6 +158,6 @@ def _turned(pair: Mapping[str, Any], metric: str) -> Row:
     }
 
 
-def _order(scores: Scored, metric: str) -> float:
+def _order(scores: Scored, metric: Metric) -> float:
     mean = float(scores.figures.mean())
-    return -SIGN[metric] * mean if np.isfinite(mean) else np.inf
+    return -metric.sign * mean if np.isfinite(mean) else np.inf

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metabench.core import MetabenchError
+from metabench.core.metrics import METRICS
 from metabench.leaderboard.columns import COLUMNS, WHO, Column, choose
 from metabench.leaderboard.notes import about, title
 from metabench.leaderboard.rows import TUNED, keys
@@ -53,7 +54,7 @@ def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
     """Return one line a row: accuracies in [0, 1] or errors, hyperparameters as JSON in one column."""
     _refuse_choice(asked)
     pairs = ("vs_default", "vs_best")
-    plain = [key for key in keys(board["metric"]["name"]) if key not in pairs]
+    plain = [key for key in keys(METRICS[board["metric"]["name"]]) if key not in pairs]
     text = io.StringIO()
     names = plain + [f"{key}_{part}" for key in pairs for part in VERSUS]
     writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -10,8 +10,8 @@ from typing import Any
 from metabench import leaderboard, stats
 from metabench.core import MetabenchError, metrics
 from metabench.core.config.problems import nearest
-from metabench.core.metrics import SIGN
-from metabench.leaderboard.folders import Run, Search, metric_of, refuse_mixture
+from metabench.core.metrics import METRICS, Metric
+from metabench.leaderboard.folders import Run, Search, refuse_mixture
 from metabench.leaderboard.rows import BASELINE, short_name
 from metabench.leaderboard.scores import ALIKE, Entry, Row, Scored, of_classes, verdict, versus, with_results
 from metabench.storage import files
@@ -39,7 +39,7 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
     if asked and len(asked) != 2:
         raise MetabenchError(f"`rows` {','.join(asked)}: must name two rows, with a comma between them")
     refuse_mixture(sources)
-    metric = metric_of(sources[0].task)
+    metric = sources[0].metric
     sides = [(leaderboard.entries([source]), source.folder) for source in sources]
     if asked:
         a, b = (_named(*side, name) for side, name in zip((sides[0], sides[-1]), asked, strict=True))
@@ -50,7 +50,7 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
     answer = {
         "protocol": sources[0].config["protocol"],
         "task": sources[0].task,
-        "metric": metric,
+        "metric": metric.name,
         "chosen_by": "name" if asked else "confirmation or validation",
         **_answer(a, b, metric, leaderboard.design(sources)),
     }
@@ -59,13 +59,14 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
 
 def sentence(answer: dict[str, Any]) -> str:
     """Say what a comparison says, in words."""
-    metric, a, b, difference = (answer[key] for key in ("metric", "a", "b", "difference"))
-    who = [f"{side['name']} ({metrics.show(metric, side[metric]) or 'unknown'})" for side in (a, b)]
+    metric = METRICS[answer["metric"]]
+    a, b, difference = (answer[key] for key in ("a", "b", "difference"))
+    who = [f"{side['name']} ({metrics.show(metric, side[metric.name]) or 'unknown'})" for side in (a, b)]
     if answer["verdict"] is None:
         return f"{who[0]} and {who[1]} cannot be compared: a figure is not a number."
     # Seen from the better side, so that the difference and its bounds are gains.
     gain = 1 if difference >= 0 else -1
-    better, worse = who if SIGN[metric] * difference >= 0 else who[::-1]
+    better, worse = who if metric.sign * difference >= 0 else who[::-1]
     apart, p = metrics.gap(metric, difference), answer["p"]
     shown_p = "" if math.isnan(p) else ", p < 0.001" if p < 0.001 else f", p = {p:.2g}"
     facts = f"95 % interval over {answer['over']} {_bounds(answer, 'ci', gain)}{shown_p}; {_basis(answer)}"
@@ -83,7 +84,7 @@ def sentence(answer: dict[str, Any]) -> str:
 
 
 def _answer(
-    a: tuple[Row, Scored], b: tuple[Row, Scored], metric: str, design: stats.Design | None
+    a: tuple[Row, Scored], b: tuple[Row, Scored], metric: Metric, design: stats.Design | None
 ) -> dict[str, Any]:
     (row, first), (other, second) = a, b
     pair = versus(first, second)
@@ -100,8 +101,8 @@ def _answer(
     }
 
 
-def _described(row: Row, metric: str) -> dict[str, Any]:
-    keys = (*SHOWN, metric, "ci_low", "ci_high", "ci_over")
+def _described(row: Row, metric: Metric) -> dict[str, Any]:
+    keys = (*SHOWN, metric.name, "ci_low", "ci_high", "ci_over")
     return {**{key: row[key] for key in keys}, "is_baseline": row["variant"] == BASELINE}
 
 
@@ -124,7 +125,7 @@ def _named(entries: Sequence[Entry], folder: Path, name: str) -> tuple[Row, Scor
     )
 
 
-def _best(entries: Sequence[Entry], folder: Path, metric: str) -> tuple[Row, Scored]:
+def _best(entries: Sequence[Entry], folder: Path, metric: Metric) -> tuple[Row, Scored]:
     """Choose by what was known before the test: choosing by the test would flatter both sides."""
     tested = [(row, scores) for row, scores in with_results(entries) if row["variant"] != BASELINE]
     if not tested:
@@ -132,7 +133,7 @@ def _best(entries: Sequence[Entry], folder: Path, metric: str) -> tuple[Row, Sco
     for when in ("confirm", "val"):
         looked = [side for side in tested if side[0][f"{when}_{metric}"] is not None]
         if looked:
-            return max(looked, key=lambda side: SIGN[metric] * float(side[0][f"{when}_{metric}"]))
+            return max(looked, key=lambda side: metric.sign * float(side[0][f"{when}_{metric}"]))
     return tested[0]
 
 
@@ -146,6 +147,6 @@ def _basis(answer: dict[str, Any]) -> str:
 
 def _bounds(answer: dict[str, Any], which: str, sign: int) -> str:
     low, high = sorted(sign * answer[f"{which}_{end}"] for end in ("low", "high"))
-    if answer["metric"] == "accuracy":
+    if METRICS[answer["metric"]].unit == "%":
         return f"[{100 * low:+.1f}, {100 * high:+.1f}] points"
     return f"[{metrics.plain(low, '+')}, {metrics.plain(high, '+')}]"

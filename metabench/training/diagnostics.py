@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metabench import stats
 from metabench.core import Algorithm, Net, Task, Tree
+from metabench.core.metrics import Metric
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.training import evaluate
@@ -50,10 +51,10 @@ def diagnose(
     tasks = frozen.first(tasks, TASKS)
     learned = (algorithm, net, meta, buffers)
     scored = _score(*learned, h, images, tasks)
-    worst = _worst(net.objective.sign * scored["score"])
+    worst = _worst(net.objective.metric.sign * scored["score"])
     found = {
         "tasks": len(scored["score"]),
-        "worst_tenth": net.objective.sign * worst,
+        "worst_tenth": net.objective.metric.sign * worst,
         "calibration_error": _calibration_error(scored) if "count" in scored else None,
         "followed": 0,
         "over_steps": None,
@@ -92,7 +93,7 @@ def _score(
             "score": net.objective.score(outputs, task.query.y),
             "support_loss": net.objective.loss(at_support, task.support.y),
         }
-        if net.objective.metric == "accuracy":
+        if net.objective.metric.unit == "%":
             found |= _binned(outputs, task.query.y)
         return found
 
@@ -123,7 +124,7 @@ def _point(step: int, score: NDArray[np.float64]) -> dict[str, float]:
     return {"step": step, "mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
 
 
-def scalars(found: dict[str, Any], metric: str) -> list[tuple[int, dict[str, float]]]:
+def scalars(found: dict[str, Any], metric: Metric) -> list[tuple[int, dict[str, float]]]:
     """Turn a diagnosis into TensorBoard's scalars: (inner step, values by tag)."""
     once = {
         f"diagnostics/{key}": found[key]

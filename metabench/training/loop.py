@@ -246,7 +246,7 @@ def _train_to(
     if not learner.algorithm.is_trained:
         return state._replace(tasks_seen=rung), Window({}, True)
     every = max(config.tasks // LISTEN, 1)
-    metric = learner.net.objective.metric
+    metric = learner.net.objective.metric.name
     whole, part = _Mean(metric), _Mean(metric)
     while state.tasks_seen < rung:
         n_tasks = min(learner.h.task_batch_size, rung - state.tasks_seen)
@@ -303,12 +303,12 @@ def _report(
         interval = stats.mean_interval(evaluation.score)
         mean, half_width = interval.mean, (interval.high - interval.low) / 2
         loss = float(evaluation.loss.mean())
-        scores = tuple((objective.sign * evaluation.score).round(6).tolist())
+        scores = tuple((objective.metric.sign * evaluation.score).round(6).tolist())
     return Report(
         tasks_seen=state.tasks_seen,
         finite=window.finite and math.isfinite(loss),
-        val_score=objective.sign * mean,
-        val_accuracy=mean if objective.metric == "accuracy" else nan,
+        val_score=objective.metric.sign * mean,
+        val_accuracy=mean if objective.metric.unit == "%" else nan,
         val_ci=half_width,
         val_loss=loss,
         val_scores=scores,

@@ -157,7 +157,7 @@ def write_report(events: Events, report: Report, objective: Objective) -> None:
 
 def validation_scalars(report: Report, objective: Objective) -> dict[str, float]:
     """Name a report's meta-validation figures as TensorBoard shows them."""
-    figure = objective.sign * report.val_score
+    figure = objective.metric.sign * report.val_score
     return {
         f"meta_validation/{objective.metric}": figure,
         f"meta_validation/{objective.metric}/low": figure - report.val_ci,
@@ -184,12 +184,13 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
         return
     files.check_writable(folder)
     record = {"protocol": PROTOCOL, "version": __version__, "run": config.model_dump()}
+    record["metric"] = OBJECTIVES[splits.kind].metric._asdict()
     record |= {"config_hash": config_hash(config), "data_fingerprint": splits.fingerprint}
     files.write_json(path, {**record, **files.environment()})
 
 
 def _save_weights(folder: Path, report: Report, objective: Objective, state: loop.State) -> None:
-    figure = repr(objective.sign * report.val_score)
+    figure = repr(objective.metric.sign * report.val_score)
     record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
     tensors.save(folder / files.WEIGHTS, {"meta": state.meta, "buffers": state.buffers}, record)
 
@@ -259,7 +260,7 @@ def test_run(
     result = {
         "protocol": PROTOCOL,
         "algorithm": run.config.algorithm,
-        run.learner.net.objective.metric: score.score.tolist(),
+        run.learner.net.objective.metric.name: score.score.tolist(),
         "loss": score.loss.tolist(),
         "diagnostics": diagnose(run, images, tasks),
         "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],

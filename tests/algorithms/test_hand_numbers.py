@@ -10,6 +10,7 @@ import torch
 from metabench import algorithms
 from metabench.algorithms import _inner_loop as inner
 from metabench.core import Net, Objective, Query, Support, Task, Tree, seeds, trees
+from metabench.core.metrics import ERROR
 from metabench.training import vectorise
 from tests.algorithms import problems
 
@@ -50,7 +51,7 @@ def dot_network() -> Net:
     def init(generator: torch.Generator) -> Tree:
         return {"body": {"w": torch.tensor(W)}, "head": {"weight": torch.ones(1, 1), "bias": torch.zeros(1)}}
 
-    return problems.linear_network(3, Objective("error", half_square, half_square, sign=-1))._replace(
+    return problems.linear_network(3, Objective(ERROR, half_square, half_square))._replace(
         init=init,
         embed=lambda params, x, moments=None: (x @ params["body"]["w"][:, None], {}),
         features=1,

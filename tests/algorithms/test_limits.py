@@ -11,6 +11,7 @@ import torch
 from metabench import algorithms
 from metabench.algorithms import maml_pp
 from metabench.core import Net, Objective, Query, Support, Task, Tree, trees
+from metabench.core.metrics import ERROR
 from metabench.training import vectorise
 from tests.algorithms import problems
 
@@ -174,7 +175,7 @@ def linear_then_squared(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def test_fomaml_is_maml_where_the_support_loss_is_linear() -> None:
-    net = problems.linear_network(3, Objective("error", linear_then_squared, linear_then_squared, sign=-1))
+    net = problems.linear_network(3, Objective(ERROR, linear_then_squared, linear_then_squared))
     support, query, classes = problems.points(3, 3)
     marked = [
         torch.cat([half.y, torch.full_like(half.y, mark)], -1) for half, mark in ((support, 0), (query, 1))

@@ -12,6 +12,7 @@ import pytest
 
 from metabench import stats
 from metabench.core import MetabenchError
+from metabench.core.metrics import ERROR
 from metabench.leaderboard import leaderboard
 from metabench.leaderboard.rows import KEYS, keys
 from metabench.storage import files
@@ -107,7 +108,7 @@ def test_of_regression_the_lowest_error_stands_first_and_nothing_is_called_accur
         ("maml", "default"),
         ("zero", "baseline"),
     ]
-    assert all(tuple(row) == keys("error") for row in board["rows"])
+    assert all(tuple(row) == keys(ERROR) for row in board["rows"])
     assert all(row[key] is None for row in board["rows"] for key in KEYS if "accuracy" in key)
     row = board["rows"][0]
     expected = stats.seeds_and_tasks([accuracies(0.2, seed) for seed in (0, 1)])

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from metabench import leaderboard
 from metabench.core import MetabenchError, metrics
+from metabench.core.metrics import ERROR
 from metabench.leaderboard.columns import COLUMNS
 from metabench.leaderboard.rows import KEYS, keys
 from metabench.storage import files
@@ -92,7 +93,7 @@ def test_errors_are_plain_numbers_and_the_reader_is_told_that_lower_is_better(tm
 )
 def test_an_error_has_three_significant_digits(value: float, text: str) -> None:
     assert metrics.plain(value) == text
-    assert metrics.show("error", value) == text
+    assert metrics.show(metrics.ERROR, value) == text
     assert metrics.plain(value, "+") == f"+{text}"
 
 
@@ -137,7 +138,7 @@ def test_a_bar_in_a_setting_does_not_break_the_markdown_table(tmp_path: Path) ->
 
 def test_every_column_shows_every_row(finished: dict[str, Any]) -> None:
     of_best = {"verdict", "p", "p_holm", "p_tasks", "higher"}  # parts of vs_best
-    assert {column.key for column in COLUMNS} <= set(keys("error")) | of_best
+    assert {column.key for column in COLUMNS} <= set(keys(ERROR)) | of_best
     assert len({column.name for column in COLUMNS}) == len(COLUMNS)
     assert all(isinstance(column.show(row), str) for column in COLUMNS for row in finished["rows"])
     assert set(leaderboard.FORMATS) == {"table", "json", "csv", "md", "latex"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace, TaskConfig
+from metabench.core.metrics import ERROR
 from metabench.core.objectives import OBJECTIVES
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, WORK, Ledger
 from metabench.search.journal.rule import decide
@@ -127,7 +128,7 @@ def test_of_errors_the_lowest_is_the_best(tmp_path: Path, space: SearchSpace) ->
     folder = curves.read([tmp_path])
     write(tmp_path / "errors.jsonl", space, [curve("maml-000", [0.5, 0.3, 0.2])], kind="regression")
     file = curves.read([tmp_path / "errors.jsonl"])
-    assert folder.objective.metric == file.objective.metric == "error"
+    assert folder.objective.metric == file.objective.metric == ERROR
     assert [point.score for point in folder.curves["maml"][0].points] == [-0.25]
     assert [point.score for point in file.curves["maml"][0].points] == pytest.approx([-0.5, -0.3, -0.2])
 

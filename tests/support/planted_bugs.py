@@ -337,13 +337,13 @@ BUGS = [
     ),
     Bug(
         "a low error looks like optimism", "leaderboard/__init__.py",
-        "SIGN[metric] * float(before - row[metric])", "float(before - row[metric])",
+        "metric.sign * float(before - row[metric.name])", "float(before - row[metric.name])",
         "leaderboard/test_scores.py::test_of_errors_the_lower_is_better",
     ),
     Bug(
         "the best row of a folder is chosen by its test", "leaderboard/versus.py",
         'looked = [side for side in tested if side[0][f"{when}_{metric}"] is not None]',
-        "return max(tested, key=lambda side: SIGN[metric] * float(side[0][metric]))",
+        "return max(tested, key=lambda side: metric.sign * float(side[0][metric.name]))",
         "leaderboard/test_versus.py::test_the_best_row_of_each_folder_is_chosen_without_the_test",
     ),
     # the report

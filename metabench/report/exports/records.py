@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError
-from metabench.core.metrics import SIGN
-from metabench.leaderboard.folders import Record, Run, Search, metric_of
+from metabench.core.metrics import Metric
+from metabench.leaderboard.folders import Record, Run, Search
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, Trial, look
 from metabench.storage import files
 
@@ -73,7 +73,7 @@ def experiments(sources: Sequence[Search | Run]) -> Iterator[Experiment]:
 
 
 def _experiment(name: str, search: Search) -> Experiment:
-    metric = metric_of(search.task)
+    metric = search.metric
     facts = {"search": str(search.folder), **_facts(search.config)}
     records = [_trial(trial, metric, facts) for trial in look(search.folder).trials.values()]
     for (_, variant), runs in search.runs.items():
@@ -83,7 +83,7 @@ def _experiment(name: str, search: Search) -> Experiment:
     return Experiment(name, search, facts, began, records)
 
 
-def _trial(trial: Trial, metric: str, facts: Mapping[str, Any]) -> RunRecord:
+def _trial(trial: Trial, metric: Metric, facts: Mapping[str, Any]) -> RunRecord:
     error = {} if trial.error is None else {"error": trial.error[-LONGEST:]}
     return RunRecord(
         name=trial.name,
@@ -99,7 +99,7 @@ def _trial(trial: Trial, metric: str, facts: Mapping[str, Any]) -> RunRecord:
 
 
 def _run(run: Run, kind: str, name: str, facts: Mapping[str, Any]) -> RunRecord:
-    described, metric, status = run.config["run"], metric_of(run.task), _status(run)
+    described, metric, status = run.config["run"], run.metric, _status(run)
     facts = {**facts, **_facts(run.config), "seed": described["seed"]}
     if status == FAILED:
         facts["error"] = (run.folder / files.ERROR).read_text(encoding="utf-8")[-LONGEST:]
@@ -127,12 +127,12 @@ def _status(run: Run) -> str:
     return FAILED if (run.folder / files.ERROR).is_file() else "running"
 
 
-def _points(reports: Iterable[Record], metric: str) -> dict[int, dict[str, float]]:
+def _points(reports: Iterable[Record], metric: Metric) -> dict[int, dict[str, float]]:
     """Name figures as TensorBoard does; a later report at the same tasks replaces an earlier one."""
     points = {}
     for report in reports:
         score, ci = (math.nan if report.get(key) is None else report[key] for key in ("val_score", "val_ci"))
-        figure = SIGN[metric] * score
+        figure = metric.sign * score
         values = {
             f"meta_validation/{metric}": figure,
             f"meta_validation/{metric}/low": figure - ci,
@@ -147,11 +147,11 @@ def _points(reports: Iterable[Record], metric: str) -> dict[int, dict[str, float
     return points
 
 
-def _tested(test: Record, metric: str) -> dict[str, float]:
+def _tested(test: Record, metric: Metric) -> dict[str, float]:
     """Return means over the meta-test tasks, which there are where every task has its figure."""
-    figures = {f"meta_test/{metric}": test[metric], "meta_test/loss": test.get("loss") or [None]}
+    figures = {f"meta_test/{metric}": test[metric.name], "meta_test/loss": test.get("loss") or [None]}
     means = {key: statistics.fmean(values) for key, values in figures.items() if None not in values}
-    return _finite({**means, "meta_test/tasks": len(test[metric])})
+    return _finite({**means, "meta_test/tasks": len(test[metric.name])})
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:

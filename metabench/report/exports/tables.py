@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metabench import leaderboard as results
-from metabench.leaderboard.folders import Record, Run, Search, accelerator_seconds, metric_of, validation
+from metabench.core.metrics import Metric
+from metabench.leaderboard.folders import Record, Run, Search, accelerator_seconds, validation
 from metabench.leaderboard.rows import BASELINE, RUN
 from metabench.leaderboard.table import VERSUS
 from metabench.storage import files
@@ -61,7 +62,7 @@ def _flat(row: Record) -> dict[str, Any]:
 
 def _tasks(source: Search | Run) -> Iterator[dict[str, Any]]:
     """Yield one line a task and seed."""
-    metric = metric_of(source.task)
+    metric = source.metric
     groups = [(RUN, [source])] if isinstance(source, Run) else []
     if isinstance(source, Search):
         groups = [(variant, runs) for (_, variant), runs in source.runs.items()]
@@ -79,11 +80,18 @@ def _tasks(source: Search | Run) -> Iterator[dict[str, Any]]:
             yield from _of_test(who, baseline, metric, classes)
 
 
-def _of_test(who: Record, test: Record, metric: str, classes: list[str] | None) -> Iterator[dict[str, Any]]:
-    figures = test[metric]
+def _of_test(
+    who: Record, test: Record, metric: Metric, classes: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    figures = test[metric.name]
     losses = test.get("loss") or [None] * len(figures)
     for task, (figure, loss) in enumerate(zip(figures, losses, strict=True)):
-        line = {"task": task, metric: figure, "loss": loss, "classes": classes[task] if classes else None}
+        line = {
+            "task": task,
+            metric.name: figure,
+            "loss": loss,
+            "classes": classes[task] if classes else None,
+        }
         yield {**who, **line}
 
 
@@ -96,7 +104,7 @@ def _classes(test: Record) -> list[str] | None:
 
 
 def _trials(search: Search) -> Lines:
-    metric = metric_of(search.task)
+    metric = search.metric
     return [
         {
             "folder": str(search.folder),

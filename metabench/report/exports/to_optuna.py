@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
-from metabench.core.metrics import BETTER
-from metabench.leaderboard.folders import Search, metric_of
+from metabench.core.metrics import Metric
+from metabench.leaderboard.folders import Search
 from metabench.report.exports.records import Experiment, RunRecord
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, PRUNED, Trial
@@ -55,8 +55,8 @@ def _add(
     storage: RDBStorage, experiment: Experiment, search: Search, space: SearchSpace, algorithm: str
 ) -> str:
     """Add a study, and return its name."""
-    name, metric = f"{experiment.name}/{algorithm}", metric_of(search.task)
-    direction = "maximize" if BETTER[metric] == "higher" else "minimize"
+    name, metric = f"{experiment.name}/{algorithm}", search.metric
+    direction = "maximize" if metric.sign > 0 else "minimize"
     study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -82,7 +82,7 @@ def _frozen(
     record: RunRecord,
     trial: Trial,
     distributions: Mapping[str, BaseDistribution],
-    metric: str,
+    metric: Metric,
     budget: int,
     began: datetime.datetime | None,
 ) -> FrozenTrial:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from metabench import leaderboard
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import SearchSpace
+from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Run, Search, short_path
 from metabench.leaderboard.rows import BASELINE, RUN, group_seeds
 from metabench.search.journal.ledger import COMPLETE, JOURNAL, Ledger, Trial, look
@@ -65,7 +66,7 @@ class Results(NamedTuple):
     """Everything that a report shows."""
 
     board: Mapping[str, Any]
-    metric: str  # accuracy or error
+    metric: Metric  # accuracy or error
     labels: tuple[str, ...]  # of what learns, in the order of the folders
     names: Names
     searches: Sequence[Searched]
@@ -91,7 +92,7 @@ class Results(NamedTuple):
 
     def figure(self, score: float | None) -> float | None:
         """Turn a score, higher is better, into an accuracy or error."""
-        return None if score is None else metrics.SIGN[self.metric] * score
+        return None if score is None else self.metric.sign * score
 
     def show(self, score: float | None) -> str:
         """Write the accuracy or error of a score."""
@@ -115,7 +116,7 @@ def read(places: Sequence[Path]) -> Results:
     labels = [*(label for one in searches for label in one.labels.values()), *(one.label for one in finals)]
     return Results(
         board=ranked,
-        metric=ranked["metric"]["name"],
+        metric=sources[0].metric,
         labels=tuple(dict.fromkeys(labels)),
         names=names,
         searches=searches,

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from metabench.core.metrics import Metric
+
 # Names to their light and dark values. The series, six of them, keep their distance under the usual kinds of
 # colour blindness too; tests/report/html/test_style.py measures it.
 COLOURS: Mapping[str, tuple[str, str]] = {
@@ -157,16 +159,16 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Non
     figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
-def axis_label(metric: str, of: str) -> str:
+def axis_label(metric: Metric, of: str) -> str:
     """Name an axis of accuracies in percent, or of errors."""
-    return f"{of} accuracy, %" if metric == "accuracy" else f"{of} error"
+    return f"{of} accuracy, %" if metric.unit == "%" else f"{of} error"
 
 
-def value(metric: str, figure: float | None) -> float:
+def value(metric: Metric, figure: float | None) -> float:
     """Return an accuracy in percent, or an error; NaN, which is not drawn, where there is none."""
     if figure is None:
         return float("nan")
-    return 100 * figure if metric == "accuracy" else figure
+    return 100 * figure if metric.unit == "%" else figure
 
 
 def short(text: str, length: int = 34) -> str:

@@ -119,7 +119,7 @@ def _final_budget(results: Results) -> str:
 def trials(results: Results) -> Table:
     """Show every trial with what it had and how it ended."""
     names = [name for name in SETTINGS if any(name in tried.trial.sampled for tried in results.trials)]
-    metric = f"meta-val. {'%' if results.metric == 'accuracy' else results.metric}"
+    metric = f"meta-val. {results.metric.unit or results.metric}"
     columns = dict.fromkeys(("trial", "algorithm", "ended"), False)
     columns |= dict.fromkeys(("tasks seen", metric, "±", "seconds"), True)
     columns |= {SETTINGS[name]: True for name in names} | {"other settings": False, "note": False}

@@ -13,6 +13,7 @@ import yaml
 from metabench import PROTOCOL, __version__
 from metabench.core import MetabenchError, Splits, utc_now
 from metabench.core.config import SearchSpace
+from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.folder import changes
@@ -110,7 +111,11 @@ def create_or_resume(
     if (folder / files.SEARCH).exists():
         return changes.reconcile(folder, space, record, accept), True
     objective = OBJECTIVES[splits.kind]
-    record |= {"created": utc_now().isoformat(timespec="seconds"), **files.environment()}
+    record |= {
+        "metric": objective.metric._asdict(),
+        "created": utc_now().isoformat(timespec="seconds"),
+        **files.environment(),
+    }
     if warm_start is not None:
         record["known"], notes = warm.read(warm_start, space, splits, objective)
         for line in notes:
@@ -121,7 +126,7 @@ def create_or_resume(
     return space, False
 
 
-def describe(folder: Path, space: SearchSpace, metric: str) -> None:
+def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
     """Write what is searched for people, and for TensorBoard."""
     parameters = {algorithm: spaces.of(space, algorithm).parameters for algorithm in space.algorithms}
     text = yaml.safe_dump(
@@ -136,7 +141,7 @@ def describe(folder: Path, space: SearchSpace, metric: str) -> None:
     files.write_text(folder / files.SPACE, text)
 
 
-def _layout(metric: str) -> dict[str, dict[str, list[str] | tuple[str, str, str]]]:
+def _layout(metric: Metric) -> dict[str, dict[str, list[str] | tuple[str, str, str]]]:
     """Return the charts of TensorBoard's custom scalars: patterns of tags, or a value with its interval."""
     validation = f"meta_validation/{metric}"
     return {

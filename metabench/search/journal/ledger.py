@@ -100,7 +100,7 @@ class Trial:
     def line(self, objective: Objective) -> dict[str, Any]:
         """Return the line of trials.jsonl."""
         last = self.reports[-1] if self.reports else {}
-        figure = None if self.score is None else objective.sign * self.score
+        figure = None if self.score is None else objective.metric.sign * self.score
         return {
             "trial": self.name,
             "algorithm": self.algorithm,

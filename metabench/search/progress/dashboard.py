@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metabench import leaderboard as board
+from metabench.core.metrics import Metric
 from metabench.search.progress.summary import RUNNING, STATES
 from metabench.storage import files
 from metabench.storage.tensorboard import Events
@@ -15,7 +16,9 @@ SEARCH_RUN = "_search"
 LEADERBOARD_RUN = "_leaderboard"
 
 
-def progress(summaries: Mapping[str, Mapping[str, Any]], metric: str, slots: int | None) -> dict[str, float]:
+def progress(
+    summaries: Mapping[str, Mapping[str, Any]], metric: Metric, slots: int | None
+) -> dict[str, float]:
     """Name what the summaries of a search's algorithms say as TensorBoard shows it."""
     counts = {state: sum(part[state] for part in summaries.values()) for state in STATES}
     values = {f"trials/{state}": float(count) for state, count in counts.items()}

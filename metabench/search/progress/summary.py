@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from metabench.core import MetabenchError, utc_now
+from metabench.core import MetabenchError, metrics, utc_now
 from metabench.core.config import SearchSpace
-from metabench.core.metrics import SIGN
-from metabench.leaderboard.folders import metric_of
+from metabench.core.metrics import Metric
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import (
     COMPLETE,
@@ -43,7 +42,7 @@ def incumbent(trials: Iterable[Trial]) -> Trial | None:
     return min(judged, key=preference, default=None)
 
 
-def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: str) -> dict[str, Any]:
+def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric) -> dict[str, Any]:
     """Count an algorithm's trials by state and by rung, and name its incumbent, its cost and its errors."""
     trials = ledger.of(algorithm)
     states = Counter(trial.status or RUNNING for trial in trials)
@@ -59,7 +58,7 @@ def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: str) -
             "trial": best.name,
             "hyperparameters": best.hyperparameters,
             "tasks_seen": best.tasks_seen,
-            f"val_{metric}": SIGN[metric] * (best.score or 0.0),
+            f"val_{metric}": metric.sign * (best.score or 0.0),
         },
         "tasks_seen": sum(trial.tasks_seen for trial in trials),
         "seconds": sum(trial.seconds for trial in trials),
@@ -74,14 +73,14 @@ def read(folder: Path) -> dict[str, Any]:
     record = files.read_json(folder / files.SEARCH)
     space = SearchSpace.model_validate(record["space"])
     ledger, snapshot, final = look(folder), _optional(folder / files.RUNNING) or {}, _final(folder, space)
-    metric = metric_of(record["space"]["task"])
+    metric = metrics.recorded(record)
     algorithms = {name: summarise(space, ledger, name, metric) for name in space.algorithms}
     meta_test = _optional(folder / files.META_TEST)
     summary = {
         "folder": str(folder),
         "stage": _stage(folder, meta_test, algorithms),
         "is_driven": files.is_locked(folder) or _is_fresh(snapshot),
-        "metric": metric,
+        "metric": metric.name,
         "rungs": spaces.rungs(space.budget),
         "algorithms": algorithms,
         "final_runs": final,

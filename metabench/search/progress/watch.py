@@ -16,6 +16,7 @@ from rich.table import Table
 
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
 from metabench.core.config import SearchSpace
+from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, Ledger, Trial
@@ -124,7 +125,7 @@ class Watch:
             count = f"{count}; {trial.algorithm} {spent:.0f} of {self.space.budget.seconds:.0f} s"
         figure = ""
         if trial.score is not None:
-            value = self.objective.sign * trial.score
+            value = self.objective.metric.sign * trial.score
             figure = f", {metrics.tell(self.objective.metric, value)} on meta-validation"
         reason = f": {trial.error.splitlines()[-1]}" if trial.error else ""
         return f"[{count}] {trial.name} {trial.status} after {trial.tasks_seen} tasks{figure}{reason}"
@@ -174,7 +175,7 @@ class Watch:
             self._events.flush()
 
 
-def table(algorithms: Mapping[str, Mapping[str, Any]], metric: str) -> Table:
+def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
     """Show the summaries of algorithms."""
     shown = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
     shown.add_column("algorithm")

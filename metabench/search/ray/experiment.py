@@ -203,7 +203,7 @@ class Endings(tune.Callback):
         # each decision would hide what the trial goes on to write.
         events = Events(self.ledger.folder / files.TENSORBOARD / trial.algorithm / name)
         for seen, details in trial.details.items():
-            events.scalars(seen, scalars(details, self.ledger.objective.sign))
+            events.scalars(seen, scalars(details, self.ledger.objective.metric.sign))
         events.end(str(trial.status))
         events.close()
         self.watch.ended(self.ledger, name)

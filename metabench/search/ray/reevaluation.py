@@ -79,7 +79,7 @@ def reevaluate(
     evaluated = evaluate.evaluate(
         learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, rest
     )
-    scores = [*line["val_scores"], *(learner.net.objective.sign * evaluated.score).round(6).tolist()]
+    scores = [*line["val_scores"], *(learner.net.objective.metric.sign * evaluated.score).round(6).tolist()]
     mean, seconds = statistics.fmean(scores), time.perf_counter() - begun
     return {
         **line,

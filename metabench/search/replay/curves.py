@@ -128,7 +128,11 @@ def _read_file(path: Path) -> Recording:
         recording = Recording(
             space,
             objective,
-            {header["algorithm"]: tuple(_curve(line, header, objective.sign, space) for line in lines)},
+            {
+                header["algorithm"]: tuple(
+                    _curve(line, header, objective.metric.sign, space) for line in lines
+                )
+            },
             tuple(header["points"]),
             int(header["validation_tasks"]),
             True,

@@ -79,7 +79,7 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
         "trial": line["trial"],
         "algorithm": algorithm,
         "hyperparameters": line["hyperparameters"],
-        net.net.objective.metric: score.score.tolist(),
+        net.net.objective.metric.name: score.score.tolist(),
         "tasks_hash": tasks.hash,
         "note": note,
     }
@@ -110,7 +110,7 @@ def _state(
 
 def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, Any] | None:
     """Return the candidate with the best confirmed mean; of equals, the one ranked first."""
-    metric, sign = objective.metric, objective.sign
+    metric, sign = objective.metric, objective.metric.sign
     means = {}
     for trial in trials:
         figures = files.read_json(folder / files.CONFIRM / f"{trial.name}.json")[metric]

@@ -74,7 +74,7 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
         remote.remove(final / name / files.ERROR)
         reached = "diverged"
         if score is not None:
-            reached = f"{metrics.tell(objective.metric, objective.sign * score)} on meta-validation"
+            reached = f"{metrics.tell(objective.metric, objective.metric.sign * score)} on meta-validation"
         watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {reached}")
 
     def progress(name: str) -> int:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from metabench import algorithms
 from metabench.core import metrics
+from metabench.core.metrics import Metric
 from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
@@ -47,7 +48,7 @@ class Followed(NamedTuple):
 def draw_steps(results: Results) -> Drawn:
     """Draw tuned settings on the left and published ones on the right."""
     metric = results.metric
-    title = f"{metric.capitalize()} over inner steps"
+    title = f"{metric.name.capitalize()} over inner steps"
     followed = _followed(results)
     if not followed:
         return [Omitted(title, "no run with an inner loop has been diagnosed yet")]
@@ -105,7 +106,7 @@ def _steps(run: Mapping[str, Any]) -> int:
     return next((int(count) for count in counts if count >= 0), 0)
 
 
-def _draw_line(axis: Axes, metric: str, one: Followed, look: style.Line, has_band: bool) -> Any:
+def _draw_line(axis: Axes, metric: Metric, one: Followed, look: style.Line, has_band: bool) -> Any:
     x = range(len(one.figures))
     shown = ([style.value(metric, figure) for figure in part] for part in zip(*one.figures, strict=True))
     y, low, high = shown
@@ -118,7 +119,7 @@ def _draw_line(axis: Axes, metric: str, one: Followed, look: style.Line, has_ban
     return line
 
 
-def _words(metric: str, one: Followed) -> str:
+def _words(metric: Metric, one: Followed) -> str:
     last = len(one.figures) - 1
     n_steps = min(one.n_steps, last)
     before, then, after = (metrics.show(metric, one.figures[step][0]) for step in (0, n_steps, last))

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from metabench.core import metrics
+from metabench.core.metrics import Metric
 from metabench.leaderboard.rows import BASELINE, DEFAULT
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
@@ -68,28 +69,28 @@ def draw_ranking(results: Results) -> Drawn:
     said = "; ".join(f"{results.name(row)} {text}" for row, text in zip(shown[:12], words, strict=False))
     below = f", and {len(shown) - 12} rows below" if len(shown) > 12 else ""
     alt = f"Points with intervals, best first: {said}{below}."
-    return [Picture("leaderboard", f"{metric.capitalize()} with 95 % intervals", caption, alt, figure)]
+    return [Picture("leaderboard", f"{metric.name.capitalize()} with 95 % intervals", caption, alt, figure)]
 
 
-def _figure(row: Row, metric: str) -> float | None:
-    tested: float | None = row.get(metric)
+def _figure(row: Row, metric: Metric) -> float | None:
+    tested: float | None = row.get(metric.name)
     return row.get(f"val_{metric}") if tested is None else tested
 
 
-def _draw_row(axis: Axes, place: int, row: Row, metric: str, color: str) -> None:
-    if row["ci_low"] is not None and row.get(metric) is not None:
+def _draw_row(axis: Axes, place: int, row: Row, metric: Metric, color: str) -> None:
+    if row["ci_low"] is not None and row.get(metric.name) is not None:
         bounds = [style.value(metric, row[key]) for key in ("ci_low", "ci_high")]
         axis.plot(bounds, [place, place], color=color, linewidth=5, alpha=0.45, solid_capstyle="butt")
-    marker = "x" if row.get(metric) is None else "D" if row["variant"] == BASELINE else "o"
+    marker = "x" if row.get(metric.name) is None else "D" if row["variant"] == BASELINE else "o"
     look: dict[str, Any] = {"marker": marker, "markersize": 7, **HOLLOW}
     if row["variant"] not in (DEFAULT, BASELINE):
         look["markerfacecolor"] = color
     axis.plot(style.value(metric, _figure(row, metric)), place, color=color, **look)
 
 
-def _words(row: Row, metric: str) -> str:
+def _words(row: Row, metric: Metric) -> str:
     text = metrics.show(metric, _figure(row, metric))
-    if row.get(metric) is None:
+    if row.get(metric.name) is None:
         return f"{text} on meta-validation"
     if row["ci_low"] is None:
         return text
@@ -97,13 +98,13 @@ def _words(row: Row, metric: str) -> str:
     return f"{text}  [{low}, {high}]"
 
 
-def _ranking_key(rows: Sequence[Row], metric: str) -> tuple[list[Line2D], list[str]]:
+def _ranking_key(rows: Sequence[Row], metric: Metric) -> tuple[list[Line2D], list[str]]:
     variants = {row["variant"] for row in rows}
     kinds = {
         "tuned, or a run": ("o", style.INK, bool(variants - {DEFAULT, BASELINE})),
         "published setting": ("o", style.PAPER, DEFAULT in variants),
         "learns nothing": ("D", style.PAPER, BASELINE in variants),
-        "not tested yet": ("x", style.INK, any(row.get(metric) is None for row in rows)),
+        "not tested yet": ("x", style.INK, any(row.get(metric.name) is None for row in rows)),
     }
     handles = {
         name: style.key(linestyle="", marker=marker, markerfacecolor=face, markeredgewidth=1.8)
@@ -120,7 +121,7 @@ def draw_cost(results: Results) -> Drawn:
     rows = [
         row
         for row in results.board["rows"]
-        if row.get(metric) is not None and row["variant"] != BASELINE and row["tasks_seen"]
+        if row.get(metric.name) is not None and row["variant"] != BASELINE and row["tasks_seen"]
     ]
     if not rows:
         return [Omitted(title, "nothing that was trained has been tested yet")]
@@ -128,13 +129,13 @@ def draw_cost(results: Results) -> Drawn:
     axes = figure.subplots(1, len(COSTS), sharey=True)
     fronts = {}
     for axis, (key, unit) in zip(axes, COSTS.items(), strict=True):
-        points = [Point(row, float(row[key]), row[metric]) for row in rows if row[key]]
-        fronts[key] = front(points, metrics.SIGN[metric])
+        points = [Point(row, float(row[key]), row[metric.name]) for row in rows if row[key]]
+        fronts[key] = front(points, metric.sign)
         _draw_costs(axis, results, points, fronts[key])
         axis.set_xlabel(f"{unit} spent")
     axes[0].set_ylabel(style.axis_label(metric, "meta-test"))
     style.legend(figure, *_cost_key(results, rows))
-    better = "up and to the left" if metric == "accuracy" else "down and to the left"
+    better = "up and to the left" if metric.unit == "%" else "down and to the left"
     caption = (
         f"Better is {better}. The grey line joins the Pareto front: for less than each of its rows had, "
         "nobody was better. A tuned row has paid for its whole search, a published setting or a run for "
@@ -142,7 +143,7 @@ def draw_cost(results: Results) -> Drawn:
     )
     cheapest = ", ".join(results.name(point.row) for point in fronts["tasks_seen"])
     said = "; ".join(
-        f"{results.name(row)} {metrics.show(metric, row[metric])} for "
+        f"{results.name(row)} {metrics.show(metric, row[metric.name])} for "
         f"{style.brief(row['tasks_seen'])} tasks, {style.brief(row['seconds'])} s"
         for row in rows[:10]
     )

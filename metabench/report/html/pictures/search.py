@@ -76,7 +76,7 @@ def draw_best(results: Results) -> Drawn:
         style.brief_numbers(axis)
     axes[0].set_ylabel(style.axis_label(results.metric, "best meta-validation"))
     style.legend(figure, *axes[0].get_legend_handles_labels())
-    further = "higher" if results.metric == "accuracy" else "lower"
+    further = "higher" if results.metric.unit == "%" else "lower"
     caption = (
         "The best meta-validation figure that each algorithm had reached once its trials had spent so much. "
         f"A line that is {further} further left found a good setting for less; a long flat end says that "
