@@ -9,17 +9,16 @@ from functools import cache
 from typing import Any
 
 from metabench.core import Algorithm, MetabenchError
-from metabench.core.config import field_types, nearest, setting_problem
+from metabench.core.config import allowed, field_types, setting_problem
 
 
 @cache
 def _registry() -> dict[str, Algorithm]:
-    found: dict[str, Algorithm] = {}
+    registry: dict[str, Algorithm] = {}
     for module in pkgutil.iter_modules(__path__):
-        if module.name[0] == "_":
-            continue
-        found.update(importlib.import_module(f"{__name__}.{module.name}").ALGORITHMS)
-    return found
+        if module.name[0] != "_":
+            registry |= importlib.import_module(f"{__name__}.{module.name}").ALGORITHMS
+    return registry
 
 
 def names() -> list[str]:
@@ -31,8 +30,7 @@ def get(name: str) -> Algorithm:
     """Look an algorithm up; `NAME.LABEL` is NAME, as another row of the same search."""
     base, dot, label = name.partition(".")
     if base not in _registry():
-        hint = nearest(base, names())
-        raise MetabenchError(f"algorithm {name!r}: unknown.{hint} Allowed: {', '.join(names())}")
+        raise MetabenchError(f"algorithm {name!r}: unknown.{allowed(base, names())}")
     if dot and not re.fullmatch(r"[a-z0-9_]+", label):
         raise MetabenchError(
             f"algorithm {name!r}: what follows the dot labels a row and must be of a-z, 0-9 and _"

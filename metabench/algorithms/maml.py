@@ -21,12 +21,12 @@ def descend(
     net: Net, theta: Tree, support: Support, h: inner.Settings, steps: int, derivative: str, part: str
 ) -> Tree:
     fast, slow = inner.partition(net, theta, h.adapt_norm, part)
-    loss, known = partial(inner.support_loss, net), slow
+    loss, constants = partial(inner.support_loss, net), slow
     if part == "head":
         # The body stands still, so one pass through it serves every step.
-        loss, known = partial(head_loss, net), {"features": net.embed(theta, support.x)[0]}
+        loss, constants = partial(head_loss, net), {"features": net.embed(theta, support.x)[0]}
     for _ in range(steps):
-        direction, _ = inner.gradient(loss, fast, known, support, derivative, h.inner_clip, h.recompute)
+        direction, _ = inner.gradient(loss, fast, constants, support, derivative, h.inner_clip, h.recompute)
         # sec. 2.2: theta' = theta - alpha * grad L_S(theta)
         fast = trees.map(lambda w, g: w - h.inner_lr * g, fast, direction)
     return {**slow, **fast}

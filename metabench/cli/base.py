@@ -46,19 +46,14 @@ def with_flags(message: str, command: Callable[..., None]) -> str:
     Messages of the library speak of settings; which of them can be typed, and how, is only known here.
     """
     parameters = inspect.signature(command, eval_str=True).parameters.values()
-    flags = {
-        one.name.rstrip("_"): f"--{one.name.strip('_').replace('_', '-')}"
-        for one in parameters
-        if _is_option(one)
-    }
-    names = "|".join(flags)
-    return re.sub(
-        rf"`({names})`|^({names})(?==)", lambda match: flags[match[1] or match[2]], message, flags=re.M
-    )
+    marks = {one.name.rstrip("_"): getattr(one.annotation, "__metadata__", ()) for one in parameters}
+    options = {name for name, mark in marks.items() if not any(isinstance(one, ArgumentInfo) for one in mark)}
 
+    def flag(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return f"--{name.replace('_', '-')}" if name in options else match[0]
 
-def _is_option(parameter: inspect.Parameter) -> bool:
-    return not any(isinstance(one, ArgumentInfo) for one in getattr(parameter.annotation, "__metadata__", ()))
+    return re.sub(r"`(\w+)`|^(\w+)(?==)", flag, message, flags=re.MULTILINE)
 
 
 def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -42,24 +42,21 @@ def describe_run(
             tasks were typed.
     """
     wrong: list[str] = []
-    # A default is left to the model: read from a file, 15 would be 15.0, and the configuration's hash another.
+    # A default is left to the model: from a file, 15 would be 15.0, and the configuration's hash another.
     before = {} if recorded is None else recorded.model_dump(exclude_defaults=True)
     rest = {"task": {}, "network": {}, **before}
     run, task = {**rest, **run}, {"dataset": rest["task"].get("dataset"), **task}
-    name = run.get("algorithm")
-    for key, value in (("algorithm", name), ("dataset", task["dataset"])):
-        wrong += [] if value else [f"`{key}`: missing; name one, or give the `config` of a run"]
-    algorithm = name and attempt(wrong, algorithms.get, name)
-    dataset = task["dataset"] and attempt(wrong, data.get, task["dataset"])
-    described = dataset and attempt(wrong, _describe_task, dataset, rest["task"], task)
+    name = run.get("algorithm", "")
+    missing = [key for key, value in {"algorithm": name, "dataset": task["dataset"]}.items() if not value]
+    wrong += [f"`{key}`: missing; name one, or give the `config` of a run" for key in missing]
+    algorithm = attempt(wrong, algorithms.get, name) if name else None
+    dataset = attempt(wrong, data.get, task["dataset"]) if task["dataset"] else None
+    described = attempt(wrong, _describe_task, dataset, rest["task"], task) if dataset else None
     kind = dataset.kind if dataset else "classification"
     if dataset and algorithm and kind not in algorithm.kinds:
         wrong.append(algorithms.refusal(name, dataset.name, kind))
     values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
-    typed = algorithm and attempt(wrong, parse_settings, algorithm.hparams, settings, "--set")
-    h = None if typed is None else attempt(wrong, algorithms.hparams, name, {**values, **typed})
-    problem = h and augment.problem(h, kind, data.SHAPES[kind])
-    wrong += [f"--set {problem}"] if problem else []
+    h = attempt(wrong, _build_settings, name, values, settings, kind) if algorithm else None
     net = attempt(wrong, validated, NetworkConfig, {**rest["network"], **network})
     if net:
         attempt(wrong, nets.build, net, 1, data.SHAPES[kind])
@@ -67,11 +64,22 @@ def describe_run(
         raise MetabenchError("\n".join(dict.fromkeys(wrong)))
     whole = {**run, "task": described, "network": net, "hyperparameters": dict(vars(h)), "rungs": []}
     config = validated(RunConfig, whole)
+    rungs = _spaced(config.tasks, n_reports or REPORTS)
     if recorded is not None and n_reports is None and config.tasks == recorded.tasks:
-        return config.model_copy(update={"rungs": recorded.rungs})
-    n_reports = n_reports or REPORTS
-    rungs = {max(1, config.tasks * step // n_reports) for step in range(1, n_reports + 1)}
-    return config.model_copy(update={"rungs": sorted(rungs)})
+        rungs = recorded.rungs
+    return config.model_copy(update={"rungs": rungs})
+
+
+def _build_settings(name: str, recorded: Mapping[str, Any], pairs: Sequence[str], kind: str) -> Any:
+    typed = parse_settings(algorithms.get(name).hparams, pairs, "--set")
+    h = algorithms.hparams(name, {**recorded, **typed})
+    if problem := augment.problem(h, kind, data.SHAPES[kind]):
+        raise MetabenchError(f"--set {problem}")
+    return h
+
+
+def _spaced(tasks: int, n_reports: int) -> list[int]:
+    return sorted({max(1, tasks * step // n_reports) for step in range(1, n_reports + 1)})
 
 
 def _describe_task(dataset: data.Dataset, rest: Mapping[str, Any], task: Mapping[str, Any]) -> TaskConfig:

@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metabench import data
-from metabench.core import MetabenchError, Split, Splits, Task, seeds
+from metabench.core import SPLITS, MetabenchError, Split, Splits, Task, seeds
 from metabench.core.config import TaskConfig, parse_settings, validated
 from metabench.data.tasks import files, frozen, sampling
 from metabench.training import mosaic
 
-PARTS = ("meta_train", "meta_validation", "meta_test")
 FORMS = (".png", ".pdf", ".svg")
 LONGEST = 28
 """Characters of a class's name that are drawn."""
@@ -101,7 +100,7 @@ def problems(splits: Splits, n_needed: int) -> dict[str, list[str]]:
 
 
 def _parts(splits: Splits) -> list[tuple[str, Split]]:
-    return [(part, getattr(splits, part)) for part in PARTS]
+    return [(part, getattr(splits, part)) for part in SPLITS]
 
 
 def _counts(split: Split) -> list[int]:

@@ -105,10 +105,8 @@ def takes_models(command: Callable[..., None]) -> Callable[..., None]:
         others = {name: [one.replace(kind=OPTION)] for name, one in parameters.items()}
         return inspect.Signature([one for listed in {**others, **options}.values() for one in listed])
 
-    run.__dict__["complete"] = complete
-    run.__dict__["__signature__"] = inspect.Signature(
-        [p for p in parameters.values() if p.name not in models]
-    )
+    plain = inspect.Signature([one for name, one in parameters.items() if name not in models])
+    vars(run).update(complete=complete, __signature__=plain)
     return run
 
 

@@ -147,6 +147,11 @@ def train(
                 reported=reported,
                 damaged=lambda problem: stderr.print(f"{problem}; trained again", soft_wrap=True),
             )
+    _show_training(config, folder, objective, as_json)
+
+
+def _show_training(config: RunConfig, folder: Path, objective: Objective, as_json: bool) -> None:
+    """Print the last report of a run; exit with 1 where it diverged."""
     last = files.read_lines(folder / files.REPORTS)[-1]
     if as_json:
         figure = None if last["val_score"] is None else objective.metric.sign * last["val_score"]

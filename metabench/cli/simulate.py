@@ -75,11 +75,11 @@ def replay(
     if described.is_in_order:
         seeds = seeds[:1]  # nothing is drawn, so all replays are one
     replays = [simulate.play(recording, described, seed) for seed in seeds]
-    results = {
-        algorithm: [outcomes.outcome(recording, described, replay, algorithm, within) for replay in replays]
+    results = [
+        [outcomes.outcome(recording, described, replay, algorithm, within) for replay in replays]
         for algorithm in described.space.algorithms
-    }
-    summaries = [outcomes.summary(parts) for parts in results.values()]
+    ]
+    summaries = [outcomes.summary(parts) for parts in results]
     notes = list(_notes(recording, described, summaries))
     if not as_json:
         print_table(_table(summaries, recording.objective.metric, within), *notes)
@@ -91,9 +91,7 @@ def replay(
         "within": within,
         "algorithms": summaries,
         "replays": [
-            {"seed": seed, **part}
-            for parts in results.values()
-            for seed, part in zip(seeds, parts, strict=True)
+            {"seed": seed, **part} for parts in results for seed, part in zip(seeds, parts, strict=True)
         ],
         "notes": notes,
     }

@@ -75,6 +75,10 @@ class Splits(NamedTuple):
     kind: str = "classification"  # or "regression"
 
 
+SPLITS = ("meta_train", "meta_validation", "meta_test")
+"""The fields of `Splits` that hold classes."""
+
+
 class Objective(NamedTuple):
     """What a prediction is judged by: the loss that is descended, and the figure that is reported."""
 

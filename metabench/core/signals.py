@@ -33,11 +33,6 @@ def listen() -> None:
     keep_listening()
 
 
-def is_listening() -> bool:
-    """Tell whether signals are turned into `Interrupted`."""
-    return _is_listening
-
-
 def keep_listening() -> None:
     """Listen again, after a library has put its own handlers in place of ours."""
     if _is_listening and threading.current_thread() is threading.main_thread():

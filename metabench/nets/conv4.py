@@ -80,10 +80,10 @@ def _pooled_batch_norm(params: Tree, number: int, x: Tensor, moments: Tree | Non
     # Pooling before scale, shift and ReLU leaves them a quarter of the pixels.
     name = f"norm{number}"
     weight, norm = params[f"conv{number}"]["weight"], params[name]
-    given = None if moments is None else moments[name]
-    x, used = layers.conv_pool(x, weight, norm["scale"], has_moments=given is None)
-    if given is not None:
-        used = torch.stack([given["mean"], given["var"]], 1)
+    of_support = None if moments is None else moments[name]
+    x, used = layers.conv_pool(x, weight, norm["scale"], has_moments=of_support is None)
+    if of_support is not None:
+        used = torch.stack([of_support["mean"], of_support["var"]], 1)
     mean, var = used.unbind(1)
     return layers.normalise_and_rectify(x, norm, used), {name: {"mean": mean, "var": var}}
 

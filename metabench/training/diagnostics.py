@@ -52,7 +52,7 @@ def diagnose(
     learned = (algorithm, net, meta, buffers)
     scored = _score(*learned, h, images, tasks)
     worst = _worst(net.objective.metric.sign * scored["score"])
-    found = {
+    diagnosis = {
         "tasks": len(scored["score"]),
         "worst_tenth": net.objective.metric.sign * worst,
         "calibration_error": _calibration_error(scored) if "count" in scored else None,
@@ -62,13 +62,13 @@ def diagnose(
     }
     steps = over_steps(algorithm, h)
     if len(steps) == 1:
-        return found
+        return diagnosis
     few = frozen.first(tasks, FOLLOWED)
     followed = [_score(*learned, changed, images, few) for _, changed in steps]
     before = followed[0]["support_loss"]
     after = scored["support_loss"][: len(before)]
     return {
-        **found,
+        **diagnosis,
         "followed": len(before),
         "over_steps": [_point(step, each["score"]) for step, each in enumerate(followed)],
         "diverged": float((~(after <= before)).mean()),  # also where either is NaN
@@ -89,13 +89,13 @@ def _score(
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         outputs = algorithm.predict(net, learner, task.query.x)
         at_support = algorithm.predict(net, learner, task.support.x)
-        found = {
+        figures = {
             "score": net.objective.score(outputs, task.query.y),
             "support_loss": net.objective.loss(at_support, task.support.y),
         }
         if net.objective.metric.unit == "%":
-            found |= _binned(outputs, task.query.y)
-        return found
+            figures |= _binned(outputs, task.query.y)
+        return figures
 
     return evaluate.over(look, net, images, tasks)
 
@@ -124,15 +124,15 @@ def _point(step: int, score: NDArray[np.float64]) -> dict[str, float]:
     return {"step": step, "mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
 
 
-def scalars(found: dict[str, Any], metric: Metric) -> list[tuple[int, dict[str, float]]]:
+def scalars(diagnosis: dict[str, Any], metric: Metric) -> list[tuple[int, dict[str, float]]]:
     """Turn a diagnosis into TensorBoard's scalars: (inner step, values by tag)."""
     once = {
-        f"diagnostics/{key}": found[key]
+        f"diagnostics/{key}": diagnosis[key]
         for key in ("worst_tenth", "calibration_error", "diverged")
-        if found[key] is not None
+        if diagnosis[key] is not None
     }
     curve = [
         (point["step"], {f"diagnostics/{metric}_over_inner_steps": point["mean"]})
-        for point in found["over_steps"] or []
+        for point in diagnosis["over_steps"] or []
     ]
     return [(0, once), *curve]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabench import algorithms, nets
-from metabench.core import Algorithm, Net, Objective, Task, Tree
+from metabench.core import Algorithm, Net, Task, Tree
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.frozen import FrozenTasks, Group
@@ -48,27 +48,17 @@ def evaluate(
 
     def score(net: Net, task: Task, meta: Tree, buffers: Tree) -> Tree:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        logits = algorithm.predict(net, learner, task.query.x)
-        return _scores(net.objective, logits, task.query.y)
+        outputs, y = algorithm.predict(net, learner, task.query.x), task.query.y
+        return {"score": net.objective.score(outputs, y), "loss": net.objective.loss(outputs, y)}
 
     return Evaluation(**over(score, net, images, tasks, meta, buffers, traces=traces))
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
     """Score the nearest class mean of raw pixels by cosine: the floor for anything that learns."""
-    baseline = algorithms.get("nearest_mean")
     most = max(group.shape.way for group in tasks.groups)
     net = nets.build(NetworkConfig(name="mlp"), most, frozen.input_shape(images))  # only for the ways
-
-    def score(net: Net, task: Task) -> Tree:
-        learner = baseline.adapt(net, {}, {}, task.support, None)
-        return _scores(net.objective, baseline.predict(net, learner, task.query.x), task.query.y)
-
-    return Evaluation(**over(score, net, images, tasks))
-
-
-def _scores(objective: Objective, outputs: Tensor, y: Tensor) -> Tree:
-    return {"score": objective.score(outputs, y), "loss": objective.loss(outputs, y)}
+    return evaluate(algorithms.get("nearest_mean"), net, {}, {}, None, images, tasks)
 
 
 def over(
@@ -97,8 +87,8 @@ def over(
             name = ("evaluation", sized.way)
             return vectorise.per_task(partial(function, sized), block, *shared, traces=traces, name=name)
 
-        found, size = vectorise.in_parts(applied, len(group.positions), size)
-        blocks += found
+        parts, size = vectorise.in_parts(applied, len(group.positions), size)
+        blocks += parts
         positions.append(group.positions)
     order = torch.cat(positions).argsort()
     whole = {key: torch.cat([block[key] for block in blocks]).double().cpu() for key in blocks[0]}

@@ -152,7 +152,7 @@ def check_kernels(config: RunConfig, learner: Learner, source: Pool, meta: Tree,
         exact = _task_gradients(learner, *(_as_double(part) for part in (meta, buffers, tasks)))
     difference, rounding = (distance(gradients, exact) for gradients in (by_kernels, plain))
     limit = max(ROUNDING, TIMES_ROUNDING * rounding)
-    if not difference <= limit and not math.isnan(rounding):
+    if difference > limit:
         layers.refuse_kernels(
             device,
             f"their meta-gradient is {difference:.2g} of its size away from float64's, that of torch's own "
@@ -187,7 +187,9 @@ def distance(gradients: Tree, exact: Tree) -> float:
         torch.cat([leaf.double().reshape(len(leaf), -1) for leaf in trees.leaves(tree)], 1)
         for tree in (gradients, exact)
     )
-    return float(((mine - theirs).norm(dim=1) / theirs.norm(dim=1)).median())
+    size = theirs.norm(dim=1)
+    distances = ((mine - theirs).norm(dim=1) / size)[(size > 0) & size.isfinite()]
+    return float(distances.nan_to_num(nan=torch.inf, posinf=torch.inf).median())
 
 
 class Window(NamedTuple):
@@ -256,11 +258,11 @@ def _train_to(
         whole.add(logs, n_tasks)
         part.add(logs, n_tasks)
         if state.tasks_seen // every > before // every or state.tasks_seen == rung:
-            heard = part.read()
+            means = part.read()
             part = _Mean(metric)
             if listen is not None:
-                listen(state.tasks_seen, heard)
-            if not math.isfinite(heard["meta_train/loss"]) or not bool(trees.is_finite(state.meta)):
+                listen(state.tasks_seen, means)
+            if not math.isfinite(means["meta_train/loss"]) or not bool(trees.is_finite(state.meta)):
                 return state, Window(whole.read(), False)
     return state, Window(whole.read(), True)
 
@@ -269,28 +271,23 @@ class _Mean:
     """A mean of logs weighted by tasks, kept on the device until it is read."""
 
     def __init__(self, metric: str) -> None:
-        self.metric = metric
+        self.averaged = {"loss": "meta_train/loss", metric: f"meta_train/{metric}", "grad/norm": "grad/norm"}
         self.sums: dict[str, Tensor] = {}
         self.last: Logs = {}
         self.n_tasks = 0
         self.begun = time.perf_counter()
 
     def add(self, logs: Logs, n_tasks: int) -> None:
-        for name in ("loss", self.metric, "grad/norm"):
+        for name in self.averaged:
             self.sums[name] = self.sums.get(name, 0.0) + logs[name] * n_tasks
         self.last = logs
         self.n_tasks += n_tasks
 
     def read(self) -> dict[str, float]:
         """Return means of loss, metric and gradient norm, and the last value of everything else."""
-        mean = {name: float(total) / self.n_tasks for name, total in self.sums.items()}
-        last = {name: float(value) for name, value in self.last.items() if name not in mean}
+        mean = {self.averaged[name]: float(total) / self.n_tasks for name, total in self.sums.items()}
+        last = {name: float(value) for name, value in self.last.items() if name not in self.averaged}
         speed = self.n_tasks / (time.perf_counter() - self.begun)
-        mean = {
-            "meta_train/loss": mean["loss"],
-            f"meta_train/{self.metric}": mean[self.metric],
-            "grad/norm": mean["grad/norm"],
-        }
         return {**mean, **last, "system/tasks_per_second": speed}
 
 
@@ -322,13 +319,12 @@ def _report(
 
 def save_state(folder: Path, state: State) -> None:
     """Write a state into a folder as safetensors; the one before it stays, should this one be damaged."""
-    groups = {"meta": state.meta, "buffers": state.buffers, "optimizer": state.optimizer}
     text = {"step": str(state.step), "tasks_seen": str(state.tasks_seen), "seconds": repr(state.seconds)}
     last, before = (folder / name for name in STATES)
     if last.exists():
         last.replace(before)
         remote.upload(before)
-    tensors.save(last, groups, text)
+    tensors.save(last, _groups(state), text)
 
 
 def load_state(
@@ -336,11 +332,17 @@ def load_state(
 ) -> State:
     """Read a state back for the run it was saved by; raise `Damaged` where its file is."""
     flat, text = tensors.load(folder / name, device)
-    fresh = start(config, build(config, splits), device)
-    groups = {"meta": fresh.meta, "buffers": fresh.buffers, "optimizer": fresh.optimizer}
-    trees_read = trees.fill(groups, flat)
-    position = int(text["step"]), int(text["tasks_seen"]), float(text["seconds"])
-    return State(trees_read["meta"], trees_read["buffers"], trees_read["optimizer"], *position)
+    groups = trees.fill(_groups(start(config, build(config, splits), device)), flat)
+    return State(
+        **groups,
+        step=int(text["step"]),
+        tasks_seen=int(text["tasks_seen"]),
+        seconds=float(text["seconds"]),
+    )
+
+
+def _groups(state: State) -> Tree:
+    return {"meta": state.meta, "buffers": state.buffers, "optimizer": state.optimizer}
 
 
 def fill_learner(
@@ -348,5 +350,4 @@ def fill_learner(
 ) -> tuple[Tree, Tree]:
     """Put saved weights into the shape that a learner's meta and buffers have."""
     fresh = start(config, learner, device)
-    filled = trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat)
-    return filled["meta"], filled["buffers"]
+    return trees.fill(fresh.meta, flat, "meta"), trees.fill(fresh.buffers, flat, "buffers")

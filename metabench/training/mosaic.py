@@ -68,8 +68,10 @@ def predict(
         (x, y), (query, query_y) = (
             [leaf.cpu() for leaf in part[:2]] for part in (block.support, block.query)
         )
-        for index, found in enumerate(predicted):
-            guess = found.flatten() if split.images.is_floating_point() else found.argmax(-1)
+        for index, outputs_of_one in enumerate(predicted):
+            guess = (
+                outputs_of_one.flatten() if split.images.is_floating_point() else outputs_of_one.argmax(-1)
+            )
             chosen = tuple(split.classes[row] for row in block.classes[index].tolist())
             yield Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import math
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 
 from metabench import PROTOCOL, __version__
-from metabench.core import MetabenchError, Objective, Report, Splits, Tree
+from metabench.core import MetabenchError, Objective, Report, Split, Splits, Tree, utc_now
 from metabench.core import device as memory
-from metabench.core.config import RunConfig, problems, refusal
+from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, remote, tensors
@@ -88,9 +86,9 @@ def _train(
     damaged: Callable[[str], None],
 ) -> None:
     token = resume.FencingToken(folder)
-    state, kept, problems = resume.resume(config, splits, folder, device)
-    for problem in problems:
-        damaged(problem)
+    state, kept, damages = resume.resume(config, splits, folder, device)
+    for damage in damages:
+        damaged(damage)
     seen = 0 if state is None else state.tasks_seen
     best = max((line["val_score"] for line in kept if line["finite"]), default=-math.inf)
     objective = OBJECTIVES[splits.kind]
@@ -128,23 +126,21 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
     run = open_run(folder, splits, device)
     tasks = frozen.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
     split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
-    found = diagnose(run, split.images, tasks)
+    diagnosis = diagnose(run, split.images, tasks)
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
-    for step, values in diagnostics.scalars(found, run.learner.net.objective.metric):
+    for step, values in diagnostics.scalars(diagnosis, run.learner.net.objective.metric):
         events.scalars(step, values)
     if splits.kind == "classification":
         algorithm, net, h = run.learner
         mosaic.show(events, algorithm, net, run.meta, run.buffers, h, split, tasks)
     events.close()
-    files.write_json(folder / files.DIAGNOSTICS, found)
+    files.write_json(folder / files.DIAGNOSTICS, diagnosis)
 
 
 def diagnose(run: Run, images: torch.Tensor, tasks: frozen.FrozenTasks) -> dict[str, Any]:
     """Diagnose a run's weights on frozen tasks; see `diagnostics.diagnose`."""
-    learner = run.learner
-    return diagnostics.diagnose(
-        learner.algorithm, learner.net, run.meta, run.buffers, learner.h, images, tasks
-    )
+    algorithm, net, h = run.learner
+    return diagnostics.diagnose(algorithm, net, run.meta, run.buffers, h, images, tasks)
 
 
 def write_report(events: Events, report: Report, objective: Objective) -> None:
@@ -179,7 +175,7 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
             different.append("data_fingerprint")
         if different:
             raise MetabenchError(
-                f"{folder}: holds a run with other settings ({', '.join(different)}); choose another --out"
+                f"{folder}: holds a run with other settings ({', '.join(different)}); choose another folder"
             )
         return
     files.check_writable(folder)
@@ -224,10 +220,10 @@ def read_config(place: Path) -> RunConfig:
         raise MetabenchError(f"{path}: does not describe a run; give one that `metabench train` made")
     if record["protocol"] != PROTOCOL:
         raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
-    try:
-        return RunConfig.model_validate(record["run"])
-    except ValidationError as error:
-        raise refusal(path, problems(error, RunConfig)) from None
+    wrong: list[str] = []
+    if (config := attempt(wrong, validated, RunConfig, record["run"])) is None:
+        raise refusal(path, wrong)
+    return config
 
 
 def test_run(
@@ -248,29 +244,16 @@ def test_run(
     run = open_run(folder, splits, device)
     refuse_other_data(folder, splits)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
-    own = frozen.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
-    tasks = tasks or own
-    name = files.TEST if tasks.hash == own.hash else f"test-{tasks.hash[:12]}.json"
+    usual = frozen.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    tasks = tasks or usual
+    name = files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
     _refuse_more_ways(folder, run.learner.net.outputs, tasks)
-    images = splits.meta_test.images.to(device)
-    score = evaluate(
-        run.learner.algorithm, run.learner.net, run.meta, run.buffers, run.learner.h, images, tasks
-    )
+    scored = _scored(run, splits.meta_test._replace(images=splits.meta_test.images.to(device)), tasks)
     opened = [files.read_json(path)["times_opened"] for path in folder.glob("test*.json")]
     result = {
         "protocol": PROTOCOL,
-        "algorithm": run.config.algorithm,
-        run.learner.net.objective.metric.name: score.score.tolist(),
-        "loss": score.loss.tolist(),
-        "diagnostics": diagnose(run, images, tasks),
-        "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],
-        "class_names": splits.meta_test.classes,
-        "tasks": n_tasks,
-        "tasks_hash": tasks.hash,
-        "batch_norm": run.learner.algorithm.batch_norm(run.learner.net, run.learner.h),
-        "config_hash": config_hash(run.config),
-        "weights": dict(run.record),
-        "opened": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **scored,
+        "opened": utc_now().isoformat(timespec="seconds"),
         "times_opened": max(opened, default=0) + 1,
         "code": files.code_hash(),
         **files.environment(),
@@ -279,11 +262,28 @@ def test_run(
     return result
 
 
+def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    algorithm, net, h = run.learner
+    score = evaluate(algorithm, net, run.meta, run.buffers, h, split.images, tasks)
+    return {
+        "algorithm": run.config.algorithm,
+        net.objective.metric.name: score.score.tolist(),
+        "loss": score.loss.tolist(),
+        "diagnostics": diagnose(run, split.images, tasks),
+        "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],
+        "class_names": split.classes,
+        "tasks": len(score.score),
+        "tasks_hash": tasks.hash,
+        "batch_norm": algorithm.batch_norm(net, h),
+        "config_hash": config_hash(run.config),
+        "weights": dict(run.record),
+    }
+
+
 def refuse_other_data(place: Path, splits: Splits) -> None:
     """Refuse data that are not those of a run, which is named as for `read_config`."""
-    path = place if place.is_file() else place / files.CONFIG
-    expected = files.read_json(path).get("data_fingerprint", splits.fingerprint)
-    if expected != splits.fingerprint:
+    expected = files.read_json(place if place.is_file() else place / files.CONFIG).get("data_fingerprint")
+    if expected not in (None, splits.fingerprint):
         raise MetabenchError(
             f"{place}: was trained on other data (fingerprint {expected[:12]}, here "
             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"

@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
+import typer
 import yaml
 from typer.testing import CliRunner, Result
 
 from metabench import __version__, algorithms, data
 from metabench import search as searching
 from metabench.cli import app, run
+from metabench.cli.base import with_flags
 from metabench.core import signals
 from metabench.storage import files, tensors
 from tests.support import small
@@ -93,6 +95,16 @@ def test_commands_that_do_not_search_work_without_ray_and_optuna() -> None:
         "from metabench import catalogue, commands, flags; catalogue.algorithms(True)"
     )
     assert {entry["name"] for entry in json.loads(in_python(code))} >= {"maml", "maml_pp"}
+
+
+def test_settings_in_a_message_are_written_as_the_options_of_the_command() -> None:
+    def command(
+        folder: Annotated[str, typer.Argument()], validation_tasks: int = 1, set_: str = "", name: str = ""
+    ) -> None: ...
+
+    message = "validation_tasks=1: raise `validation_tasks`, or `grace`\nfolder=`folder`: take another `name`"
+    shown = "--validation-tasks=1: raise --validation-tasks, or `grace`\nfolder=`folder`: take another --name"
+    assert with_flags(message, command) == shown
 
 
 @pytest.mark.parametrize("command", COMMANDS)

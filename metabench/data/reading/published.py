@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from metabench.core import SPLITS
 from metabench.data.reading import archives as _archives
 from metabench.data.reading import images as _images
 from metabench.data.reading import splits
 from metabench.data.reading.images import Tree, above, grouped, last
-from metabench.data.reading.splits import PARTS, Classes, part_of
+from metabench.data.reading.splits import Classes, part_of
 
 SHOWN = 8
 """Names that a message gives one by one."""
@@ -37,7 +38,7 @@ class Published(NamedTuple):
     most: int
     total: int  # images of all classes
     largest: int  # bytes of an unpacked archive
-    are_others_left: bool  # whether other classes beside these are no mistake
+    has_other_classes: bool  # whether other classes beside these are no mistake
     get: str  # what to get, and where
     layouts: str  # how it may lie
 
@@ -106,13 +107,13 @@ def _classes(tree: Tree, published: Published) -> tuple[dict[str, list[str]] | N
     folders = grouped(tree.images)
     homes = {name: part for part, names in published.classes.items() for name in names}
     if any(last(folder) in homes for folder in folders):
-        return _by_folder(folders, homes, published.are_others_left)
+        return _by_folder(folders, homes, published.has_other_classes)
     lists = {path: text for path, text in tree.texts.items() if list_part(path)}
     return _by_list(folders, lists, homes) if lists else (None, [])
 
 
 def _by_folder(
-    folders: Mapping[str, list[str]], homes: Mapping[str, str], are_others_left: bool
+    folders: Mapping[str, list[str]], homes: Mapping[str, str], has_other_classes: bool
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Take folders `class/` or `split/class/`; words for splits count where there are two or more."""
     tops = {above(folder) for folder in folders if last(folder) in homes}
@@ -133,7 +134,7 @@ def _by_folder(
         strayed += [f"{name} of {homes[name]} is in {top}"] if is_split and parts[top] != homes[name] else []
         images[name] = sorted(folders[folder])
     return images, [
-        *_problem("{n} classes too many: {names}", [] if are_others_left else others),
+        *_problem("{n} classes too many: {names}", [] if has_other_classes else others),
         *_problem("{n} classes have two folders: {names}", twice),
         *_problem("{n} classes are in another split's folder: {names}", strayed),
     ]
@@ -151,7 +152,7 @@ def _by_list(
     texts = {list_part(path): text for path, text in lists.items()}
     problems, lacking, others, strayed = [], [], [], []
     images: dict[str, list[str]] = {}
-    for part, word in zip(PARTS, ("train", "val", "test"), strict=True):
+    for part, word in zip(SPLITS, ("train", "val", "test"), strict=True):
         if part not in texts:
             problems.append(f"there is no list {word}.csv beside the others")
             continue

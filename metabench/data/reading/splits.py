@@ -12,10 +12,8 @@ from typing import Any
 import torch
 import yaml
 
-from metabench.core import MetabenchError, Split, Splits, seeds
+from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
 from metabench.data.reading.cache import Array, Key, kept, table_file
-
-PARTS = ("meta_train", "meta_validation", "meta_test")
 
 ALIASES = {
     **dict.fromkeys(("meta_train", "metatrain", "train", "training", "background", "base"), "meta_train"),
@@ -61,7 +59,7 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
 
 def read_list(text: str) -> dict[str, Any]:
     """Read YAML, or JSON, whose scalars all stay words: class 01 is not class 1."""
-    return yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    return getattr(yaml, "CBaseLoader", yaml.BaseLoader)(text).get_single_data()
 
 
 def sorted_classes(groups: Groups) -> Classes:
@@ -84,7 +82,7 @@ def by_seed(names: Sequence[str], options: Any) -> Classes:
     shuffled = sorted(names, key=lambda name: (seeds.seed("own classes", options.seed, name), name))
     first = round(len(names) * options.meta_train)
     second = round(len(names) * (options.meta_train + options.meta_validation))
-    return dict(zip(PARTS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))
+    return dict(zip(SPLITS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))
 
 
 def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
@@ -92,7 +90,7 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
 
     Classes that it does not name are left out.
     """
-    classes: Classes = {part: [] for part in PARTS}
+    classes: Classes = {part: [] for part in SPLITS}
     try:
         if path.exists() and not path.is_file():
             raise ValueError("is not a file")
@@ -101,7 +99,7 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
             isinstance(names, list) and all(isinstance(name, str) for name in names)
             for names in lists.values()
         ):
-            raise ValueError(f"must map {', '.join(PARTS)} to lists of classes, as YAML or JSON")
+            raise ValueError(f"must map {', '.join(SPLITS)} to lists of classes, as YAML or JSON")
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         return classes, [f"list {path}: {reason}"]
@@ -110,7 +108,7 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     for word, names in lists.items():
         part = part_of(word)
         if part is None:
-            problems.append(f"list {path}: {word!r} is no split; allowed: {', '.join(PARTS)}")
+            problems.append(f"list {path}: {word!r} is no split; allowed: {', '.join(SPLITS)}")
             continue
         for name in (unicodedata.normalize("NFC", name) for name in names):
             if name not in available:
@@ -217,11 +215,11 @@ def splits_of(
         domains: those of the classes; without them all are of one, the data set.
     """
     position = {one: row for row, one in enumerate(counts)}
-    chosen = [one for part in PARTS for one in classes[part]]
+    chosen = [one for part in SPLITS for one in classes[part]]
     rows, sizes = [position[one] for one in chosen], [counts[one] for one in chosen]
     images = torch.from_numpy(_ordered(name, key, table, rows, sizes))
     splits, start = [], 0
-    for part in PARTS:
+    for part in SPLITS:
         names = tuple(classes[part])
         n_examples = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((n_examples == table.shape[1]).all())

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from metabench.core import Splits, setting
+from metabench.core import SPLITS, Splits, setting
 from metabench.data import Dataset
 from metabench.data.reading import arrays as _arrays
 from metabench.data.reading import splits
 from metabench.data.reading.cache import Array, Key, checksum, kept, table_file
-from metabench.data.reading.splits import PARTS, Classes
+from metabench.data.reading.splits import Classes
 
 NAME = "array"
 VERSION = 1
@@ -131,7 +131,7 @@ def _split(
     labels: list[str], names: list[str], split: Array | None, options: Options
 ) -> tuple[Classes, list[str]]:
     """Return the classes of each split, and what is wrong with them."""
-    classes: Classes = {part: [] for part in PARTS}
+    classes: Classes = {part: [] for part in SPLITS}
     if options.split_by == "split" and split is None:
         return classes, ["split_by=split: there is no array `split`"]
     if options.split_by == "seed" or split is None:
@@ -141,7 +141,7 @@ def _split(
     words, problems = _names(split)
     parts = {word: splits.part_of(word) for word in dict.fromkeys(words)}
     problems += [
-        f"split: {word!r} is no split; allowed: {', '.join(PARTS)}"
+        f"split: {word!r} is no split; allowed: {', '.join(SPLITS)}"
         for word, part in parts.items()
         if part is None and word
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from metabench.core import SPLITS
 from metabench.data import Dataset
 from metabench.data.reading import cifar_files, splits
 
@@ -21,7 +22,7 @@ META_TEST = ("aquatic_mammals", "insects", "medium_mammals", "people")
 
 def classes() -> splits.Classes:
     """Return Oreshkin's classes of each split: no superclass is in two."""
-    parts: splits.Classes = {part: [] for part in splits.PARTS}
+    parts: splits.Classes = {part: [] for part in SPLITS}
     for name, home in sorted(cifar_files.superclasses().items()):
         held_out = "meta_validation" if home in META_VALIDATION else "meta_test"
         parts[held_out if home in META_VALIDATION + META_TEST else "meta_train"].append(name)

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from metabench.core import Splits, setting
+from metabench.core import SPLITS, Splits, setting
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
 from metabench.data.reading import images as _images
 from metabench.data.reading import published as _published
 from metabench.data.reading.images import Look, Tree, above, class_name, grouped, last
-from metabench.data.reading.splits import PARTS, Classes
+from metabench.data.reading.splits import Classes
 
 NAME = "folder"
 LIMITS = archives.Limits(2**26, 200_000_000_000)
@@ -104,7 +104,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     tree = _images.look_through(place, LIMITS)
     there = _sort(tree, options)
     classes, wrong = _split(there, options, place)
-    chosen = [one for part in PARTS for one in classes[part]]
+    chosen = [one for part in SPLITS for one in classes[part]]
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
     images = {one: splits.choose(one, there.images[one], options, last) for one in used}
@@ -147,7 +147,7 @@ def _sort(tree: Tree, options: Options) -> Sorted:
     level = is_split + options.domains  # how many folders stand above that of a class
     strange = [top for top in tops if is_split and splits.part_of(top) is None]
     there.problems.extend(
-        f"folder {_shown(tree, top)}: no name of a split; as {', '.join(PARTS)}" for top in strange
+        f"folder {_shown(tree, top)}: no name of a split; as {', '.join(SPLITS)}" for top in strange
     )
     others = grouped(tree.others)
     for folder in tree.folders:
@@ -198,7 +198,7 @@ def _split(there: Sorted, options: Options, place: Path) -> tuple[Classes, list[
     by_name: dict[str, list[str]] = {}
     for one in sorted(there.images):
         by_name.setdefault(one.removeprefix(f"{there.domains.get(one)}/"), []).append(one)
-    classes: Classes = {part: [] for part in PARTS}
+    classes: Classes = {part: [] for part in SPLITS}
     wrong: list[str] = []
     if there.is_split and options.split_by in ("seed", "list"):
         return classes, [f"split_by={options.split_by}: the folders are splits already; use folder or auto"]
@@ -228,14 +228,14 @@ def published(path: Path) -> Dataset:
     """
     about = splits.read_list(path.read_text("utf-8"))
     lists, are_grouped = about["classes"], isinstance(about["classes"]["meta_train"], dict)
-    groups: splits.Groups = lists if are_grouped else {part: {path.stem: lists[part]} for part in PARTS}
+    groups: splits.Groups = lists if are_grouped else {part: {path.stem: lists[part]} for part in SPLITS}
     numbers = {key: int(about[key]) for key in ("fewest", "most", "total", "largest")}
     images = _published.Published(
         name=path.stem,
         split=about["split"],
         classes=splits.sorted_classes(groups),
         domains=splits.group_of(groups),
-        are_others_left=about["are_others_left"] == "true",
+        has_other_classes=about["has_other_classes"] == "true",
         get=about["get"],
         layouts=about["layouts"],
         **numbers,

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabench import data
-from metabench.core import MetabenchError, Split, Splits, setting
+from metabench.core import SPLITS, MetabenchError, Split, Splits, setting
 from metabench.core.config import TaskConfig, nearest, parse_settings
 from metabench.data import Dataset
-from metabench.data.reading.splits import PARTS, make_splits
+from metabench.data.reading.splits import make_splits
 
 NAME = "mixture"
 
@@ -60,7 +60,7 @@ def by_part(options: Options) -> dict[str, list[Source]]:
     wrong = [problem for _, problems in lists.values() for problem in problems]
     if wrong:
         raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong))
-    return {part: lists.get(option, lists["of"])[0] for part, option in zip(PARTS, texts, strict=True)}
+    return {part: lists.get(option, lists["of"])[0] for part, option in zip(SPLITS, texts, strict=True)}
 
 
 def read(text: str, option: str) -> tuple[list[Source], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metabench.core import Split, Splits, setting
+from metabench.core import SPLITS, Split, Splits, setting
 from metabench.data import Dataset
 from metabench.data.reading import omniglot_files, splits
 
@@ -63,7 +63,7 @@ def maml_classes() -> splits.Classes:
 
 def lake_classes() -> splits.Classes:
     """Return Lake's background characters, less whole alphabets for validation, and his evaluation ones."""
-    classes: splits.Classes = {part: [] for part in splits.PARTS}
+    classes: splits.Classes = {part: [] for part in SPLITS}
     background = _lists()["background"]
     for name in sorted(_all(), key=lambda name: name.split("/")):
         alphabet = name.split("/")[0]

@@ -16,7 +16,7 @@ from metabench.data.tasks import sampling
 from metabench.data.tasks.sampling import Indices, Shape
 
 Part = Literal["meta_validation", "meta_test"]
-POOLS = ("search", "confirm", "test")
+Pool = Literal["search", "confirm", "test"]
 
 
 class Group(NamedTuple):
@@ -111,9 +111,7 @@ def _unlabelled(images: Tensor, indices: Indices, shape: Shape) -> Tensor:
     return _cut(images, classes, examples)
 
 
-def frozen(
-    splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Literal["search", "confirm", "test"]
-) -> FrozenTasks:
+def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Pool) -> FrozenTasks:
     """Return the first tasks of a pool; task i does not depend on how many are asked for.
 
     Each task has a generator of its own, named by data set, split, kind of task, pool and position.

@@ -25,39 +25,40 @@ _LIBRARY = torch.library.Library("metabench", "DEF")
 _OPS = torch.ops.metabench
 
 
-class _Step(_SingleLevelFunction):
-    # What torch.func makes of a torch.autograd.Function anew at every call and level, made once.
+def _below(name: str, *inputs: Any) -> Any:
     # Gradients are enabled for the levels below this one.
+    with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
+        return getattr(_OPS, name)(*inputs)
 
+
+# What torch.func makes of a torch.autograd.Function anew at every call and level, made once:
+
+
+class _Step(_SingleLevelFunction):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, groups: int, has_moments: bool, keep: bool
-    ) -> Any:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, *flags: Any) -> Any:
+        ctx.groups, has_moments, keep = flags
         keep = keep or any(ctx.needs_input_grad[:2])
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            y, pooled, moments, where = _OPS.step(x, weight, scale, groups, has_moments, keep)
+        y, pooled, moments, where = _below("step", x, weight, scale, ctx.groups, has_moments, keep)
         ctx.mark_non_differentiable(*((where,) if has_moments else (moments, where)))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, y, moments, where)
-        ctx.groups = groups
         return y, pooled, moments, where
 
     @staticmethod
     def backward(ctx: Any, g_y: Any, g_pooled: Any, g_moments: Any, _: Any) -> Any:
-        given = (g_y, g_pooled, g_moments, *ctx.saved_tensors)
-        g_weight, g_x = _OPS.step_grad(*given, ctx.groups, ctx.needs_input_grad[0])
+        inputs = (g_y, g_pooled, g_moments, *ctx.saved_tensors, ctx.groups, ctx.needs_input_grad[0])
+        g_weight, g_x = _OPS.step_grad(*inputs)
         return g_x, g_weight, None, None, None, None
 
 
 class _StepGrad(_SingleLevelFunction):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            outputs = _OPS.step_grad(*inputs)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:8])
         ctx.groups = inputs[8]
-        return outputs
+        return _below("step_grad", *inputs)
 
     @staticmethod
     def backward(ctx: Any, h_weight: Any, h_x: Any) -> Any:
@@ -66,22 +67,10 @@ class _StepGrad(_SingleLevelFunction):
         return *(g if need else None for g, need in zip(grads, needs, strict=False)), None, None, None
 
 
-class _StepGradGrad(_SingleLevelFunction):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            return _OPS.step_grad_grad(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError("conv_pool has no third derivative")
-
-
 class _Rectify(_SingleLevelFunction):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            rectified = _OPS.rectify(*inputs)
+        rectified = _below("rectify", *inputs)
         x, scale, _, moments, ctx.groups = inputs
         ctx.save_for_backward(rectified, x, scale, moments)
         return rectified
@@ -94,8 +83,7 @@ class _Rectify(_SingleLevelFunction):
 class _RectifyGrad(_SingleLevelFunction):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            outputs = _OPS.rectify_grad(*inputs)
+        outputs = _below("rectify_grad", *inputs)
         ctx.set_materialize_grads(False)
         g, *rectified, ctx.groups = inputs
         ctx.save_for_backward(g, *outputs[1:3], *rectified)
@@ -107,18 +95,17 @@ class _RectifyGrad(_SingleLevelFunction):
         return g, None, x, scale, moments, None
 
 
-class _RectifyGradGrad(_SingleLevelFunction):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
-            return _OPS.rectify_grad_grad(*inputs)
+def _last(name: str) -> Any:
+    class Last(_SingleLevelFunction):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            return _below(name, *inputs)
 
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError("rectify has no third derivative")
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            raise NotImplementedError(f"{name}: there is no third derivative")
 
-
-Axes = tuple[int, ...]
+    return Last
 
 
 def failure(device: torch.device) -> str | None:
@@ -145,9 +132,9 @@ def _try_kernels(device: torch.device) -> None:
     expected = torch.full_like(one, 4)
     expected[..., 1, :] = expected[..., :, 1] = 6
     expected[..., 1, 1] = 9
-    found = _gpu().convolve(one, one, 1)
-    if device.type != "meta" and not torch.equal(found, expected):
-        raise RuntimeError(f"a convolution gives {found.tolist()} for {expected.tolist()}")
+    output = _gpu().convolve(one, one, 1)
+    if device.type != "meta" and not torch.equal(output, expected):
+        raise RuntimeError(f"a convolution gives {output.tolist()} for {expected.tolist()}")
 
 
 def _gpu() -> Any:
@@ -159,12 +146,16 @@ def _gpu() -> Any:
 WAYS: dict[str, Callable[[], Any]] = {"CPU": lambda: cpu, "CUDA": _gpu, "Meta": _gpu}
 """What computes on a type of device, by torch's name of its dispatch key."""
 
+IMAGES = {"x", "y", "g", "pooled", "where", "rectified", "g_y", "g_pooled", "h_x"}
+"""Tensors whose channels, where the tasks go, are the second axis; they are the first of all others."""
 
-def _register(
-    name: str, arguments: str, kernel: Callable[..., Any], function: Any, given: Axes, out: Axes
-) -> None:
-    # The axes are those of the channels, where the tasks go, in each tensor given and returned.
-    _LIBRARY.define(f"{name}({arguments}) -> ({', '.join(['Tensor'] * len(out))})")
+
+def _register(name: str, arguments: str, outputs: str, kernel: Callable[..., Any], function: Any) -> None:
+    # The kernel is called with what computes on a type of device, then the arguments.
+    typed = [argument.split() for argument in arguments.split(", ")]
+    tensors = [one for kind, one in typed if kind.startswith("Tensor")]
+    axes = [[int(one in IMAGES) for one in names] for names in (tensors, outputs.split())]
+    _LIBRARY.define(f"{name}({arguments}) -> ({', '.join(['Tensor'] * len(axes[1]))})")
 
     def autograd(*inputs: Any) -> Any:
         with enable_single_level_autograd_function():
@@ -173,26 +164,23 @@ def _register(
     for key in WAYS:
         _LIBRARY.impl(name, lambda *inputs, key=key: kernel(WAYS[key](), *inputs), key)
     _LIBRARY.impl(name, autograd, "Autograd")
-    _LIBRARY.impl(name, partial(_batched, getattr(_OPS, name).default, given, out), "FuncTorchBatched")
+    _LIBRARY.impl(name, partial(_batched, getattr(_OPS, name).default, *axes), "FuncTorchBatched")
 
 
-def _batched(operator: Callable[..., Any], given: Axes, out: Axes, *inputs: Any) -> Any:
-    tensors, (groups, *flags) = inputs[: len(given)], inputs[len(given) :]
+def _batched(operator: Callable[..., Any], axes: list[int], axes_out: list[int], *inputs: Any) -> Any:
+    tensors, (groups, *flags) = inputs[: len(axes)], inputs[len(axes) :]
     level = functorch.maybe_current_level()
     pairs: list[Any] = [(None, None) if t is None else functorch._unwrap_batched(t, level) for t in tensors]
     n_tasks = next((t.shape[dim] for t, dim in pairs if dim is not None), None)
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)):
         if n_tasks is None:
             return operator(*inputs)
-        merged = [_merge(t, dim, n_tasks, axis) for (t, dim), axis in zip(pairs, given, strict=True)]
+        merged = [_merge(t, dim, n_tasks, axis) for (t, dim), axis in zip(pairs, axes, strict=True)]
         outputs = operator(*merged, groups * n_tasks, *flags)
         is_one = isinstance(outputs, Tensor)
-        outputs = (outputs,) if is_one else outputs
-        split = [
-            None if t is None else t.unflatten(a, (n_tasks, -1)) for t, a in zip(outputs, out, strict=True)
-        ]
-    wrap = functorch._add_batch_dim
-    wrapped = [None if t is None else wrap(t, axis, level) for t, axis in zip(split, out, strict=True)]
+        columns = zip((outputs,) if is_one else outputs, axes_out, strict=True)
+        split = [(None if t is None else t.unflatten(axis, (n_tasks, -1)), axis) for t, axis in columns]
+    wrapped = [None if t is None else functorch._add_batch_dim(t, axis, level) for t, axis in split]
     return wrapped[0] if is_one else tuple(wrapped)
 
 
@@ -211,58 +199,48 @@ def _step_args(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return types.Gradients(*inputs[:3]), types.Saved(*inputs[3:8]), *inputs[8:]
 
 
-_GRADIENTS = "Tensor? g_y, Tensor? g_pooled, Tensor? g_moments"
-_SAVED = "Tensor x, Tensor w, Tensor y, Tensor moments, Tensor where"
-_RECTIFIED = "Tensor rectified, Tensor x, Tensor scale, Tensor moments"
+_STEP = (
+    "Tensor? g_y, Tensor? g_pooled, Tensor? g_moments, "
+    "Tensor x, Tensor w, Tensor y, Tensor moments, Tensor where, int groups, bool needs_x"
+)
+_RECTIFIED = "Tensor rectified, Tensor x, Tensor scale, Tensor moments, int groups"
 
 _register(
     "step",
     "Tensor x, Tensor w, Tensor scale, int groups, bool has_moments, bool keep",
+    "y pooled moments where",
     lambda way, *inputs: way.step(*inputs),
     _Step,
-    (1, 0, 0),
-    (1, 1, 0, 1),
 )
-_register(
-    "step_grad",
-    f"{_GRADIENTS}, {_SAVED}, int groups, bool needs_x",
-    lambda way, *inputs: way.step_grad(*_step_args(inputs)),
-    _StepGrad,
-    (1, 1, 0, 1, 0, 1, 0, 1),
-    (0, 1),
-)
+_register("step_grad", _STEP, "w x", lambda way, *inputs: way.step_grad(*_step_args(inputs)), _StepGrad)
 _register(
     "step_grad_grad",
-    f"Tensor? h_w, Tensor? h_x, {_GRADIENTS}, {_SAVED}, int groups, bool needs_x",
+    f"Tensor? h_w, Tensor? h_x, {_STEP}",
+    "g_y g_pooled g_moments x w y moments",
     lambda way, h_w, h_x, *inputs: way.step_grad_grad(h_w, h_x, *_step_args(inputs)),
-    _StepGradGrad,
-    (0, 1, 1, 1, 0, 1, 0, 1, 0, 1),
-    (1, 1, 0, 1, 0, 1, 0),
+    _last("step_grad_grad"),
 )
 _register(
     "rectify",
     "Tensor x, Tensor scale, Tensor shift, Tensor moments, int groups",
+    "rectified",
     lambda way, *inputs: way.rectify(*inputs[:-1]),
     _Rectify,
-    (1, 0, 0, 0),
-    (1,),
 )
 _register(
     "rectify_grad",
-    f"Tensor g, {_RECTIFIED}, int groups",
+    f"Tensor g, {_RECTIFIED}",
+    "x scale shift moments",
     lambda way, g, *inputs: way.rectify_grad(g, types.Rectified(*inputs[:-1])),
     _RectifyGrad,
-    (1, 1, 1, 0, 0),
-    (1, 0, 0, 0),
 )
 _register(
     "rectify_grad_grad",
     "Tensor? h_x, Tensor? h_scale, Tensor? h_shift, Tensor? h_moments, "
-    f"Tensor g, Tensor of_scale, Tensor of_shift, {_RECTIFIED}, int groups",
+    f"Tensor g, Tensor of_scale, Tensor of_shift, {_RECTIFIED}",
+    "g x scale moments",
     lambda way, *inputs: way.rectify_grad_grad(
         *inputs[:4], types.Passed(*inputs[4:7]), types.Rectified(*inputs[7:-1])
     ),
-    _RectifyGradGrad,
-    (1, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0),
-    (1, 1, 0, 0),
+    _last("rectify_grad_grad"),
 )

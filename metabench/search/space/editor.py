@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_type_hints
+from typing import Any
 
 from metabench import algorithms, data, nets
-from metabench.core.config import SearchSpace
+from metabench.core.config import SearchSpace, field_types
 
 JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
+KEYWORDS = {"choices": "enum", "minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
+"""Limits of `core.setting` as JSON schema calls them."""
 
 
 def schema() -> dict[str, Any]:
@@ -32,23 +34,18 @@ def schema() -> dict[str, Any]:
 
 
 def _block(settings: type) -> dict[str, Any]:
-    kinds = get_type_hints(settings)
-    fields = dataclasses.fields(settings)
-    properties = {field.name: _parameter(field, kinds[field.name]) for field in fields}
+    properties = {field.name: _parameter(field, settings) for field in dataclasses.fields(settings)}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _parameter(field: dataclasses.Field[Any], kind: type) -> dict[str, Any]:
-    limits = field.metadata
-    constant: dict[str, Any] = {"type": JSON_TYPES[kind]}
-    if limits["choices"] is not None:
-        constant["enum"] = list(limits["choices"])
-    for name, keyword in {"minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}.items():
-        if limits[name] is not None:
-            constant[keyword] = limits[name]
-    ranges = [{"$ref": "#/$defs/Range"}] if kind in (float, int) else []
+def _parameter(field: dataclasses.Field[Any], settings: type) -> dict[str, Any]:
+    kind, limits = JSON_TYPES[field_types(settings)[field.name]], field.metadata
+    bounds = {keyword: limits[name] for name, keyword in KEYWORDS.items() if limits[name] is not None}
+    if "enum" in bounds:
+        bounds["enum"] = list(bounds["enum"])
+    ranges = [{"$ref": "#/$defs/Range"}] if kind in ("number", "integer") else []
     return {
         "description": limits["help"],
         "default": field.default,
-        "anyOf": [*ranges, {"$ref": "#/$defs/Choices"}, constant],
+        "anyOf": [*ranges, {"$ref": "#/$defs/Choices"}, {"type": kind, **bounds}],
     }

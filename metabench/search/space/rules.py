@@ -35,15 +35,15 @@ def check(document: Mapping[str, Any]) -> list[str]:
     task, network = _valid(TASK, document.get("task")), _valid(NETWORK, document.get("network"))
     dataset = data.get(task.dataset) if task and task.dataset in data.names() else None
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
-    own = {str(name): _parameters(block) for name, block in blocks.items()}
+    parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     wrong = _check_task(task) if task else []
     if network:
         attempt(wrong, nets.build, network, 1, data.SHAPES[dataset.kind if dataset else "classification"])
-    for name in filter(algorithms.is_known, own):
+    for name in filter(algorithms.is_known, parameters):
         if dataset and dataset.kind not in algorithms.get(name).kinds:
             wrong.append(algorithms.refusal(name, dataset.name, dataset.kind))
-    merged = {name: {**shared, **block} for name, block in own.items()}
-    return wrong + _check_algorithms(shared, own) + _check_also(document.get("also"), merged.values())
+    merged = {name: {**shared, **block} for name, block in parameters.items()}
+    return wrong + _check_algorithms(shared, parameters) + _check_also(document.get("also"), merged.values())
 
 
 def _check_task(task: TaskConfig) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metabench.nets.kernels.cpu.kernels import (
-    Found,
+    Gathered,
     blocks,
     channels_last,
     convolve,
@@ -51,19 +51,19 @@ def step(
     pooled = image(x, n, n_channels, height // 2, width // 2)
     where = torch.empty_like(pooled, dtype=torch.int64)
     sign = _sign(scale) if bool((scale < 0).any()) else None
-    found, seen = Found(n), []
+    gathered, seen = Gathered(n), []
     for at in blocks(x, len(weight)):
         y = convolve(x[at], weight, groups)
         if has_moments:
             seen.append((len(y) / n, *torch.batch_norm_update_stats(y, None, None, 0.0)))
             if keep and not _is_light(x, groups):
-                found.put("y", at, y)
+                gathered.put("y", at, y)
         signed = y if sign is None else y * sign
         torch.ops.aten.max_pool2d_with_indices.out(signed, [2, 2], out=pooled[at], indices=where[at])
     if sign is not None:
         pooled.mul_(sign)
     moments = torch.stack(_moments(seen), 1) if has_moments else x.new_zeros(n_channels, 2)
-    return found.whole.get("y", image(x, 0, n_channels, height, width)), pooled, moments, where
+    return gathered.whole.get("y", image(x, 0, n_channels, height, width)), pooled, moments, where
 
 
 def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) -> tuple[Tensor | None, ...]:
@@ -71,13 +71,13 @@ def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) ->
     saved = saved._replace(weight=channels_last(saved.weight))  # as a convolution wants it, once
     x, weight = saved.x, saved.weight
     flipped, line = flip(weight, groups) if needs_x else None, _line(gradients, saved)
-    found = Found(len(x))
+    gathered = Gathered(len(x))
     for at in blocks(x, len(weight)):
         g = _gradient(at, gradients, saved, line, _output(at, line, saved, groups))
-        found.add("weight", correlate(x[at], g, groups))
+        gathered.add("weight", correlate(x[at], g, groups))
         if flipped is not None:
-            found.put("x", at, convolve(g, flipped, groups))
-    return found.read("weight", "x")
+            gathered.put("x", at, convolve(g, flipped, groups))
+    return gathered.read("weight", "x")
 
 
 def step_grad_grad(
@@ -92,35 +92,35 @@ def step_grad_grad(
     h_weight = None if h_weight is None else channels_last(h_weight)
     saved = saved._replace(weight=channels_last(saved.weight))  # as a convolution wants them, once
     x, weight, _, _, where = saved
-    found, line = Found(len(x)), _line(gradients, saved)
+    gathered, line = Gathered(len(x)), _line(gradients, saved)
     back, h_back = (flip(w, groups) if needs_x and w is not None else None for w in (weight, h_weight))
     for at in blocks(x, len(weight)):
         y = _output(at, line, saved, groups)
         h = _moved(at, h_weight, h_x, saved, groups)
         if gradients.y is not None:
-            found.put("g_y", at, h)
+            gathered.put("g_y", at, h)
         if gradients.pooled is not None:
-            found.put("g_pooled", at, _gather(h, where[at]))
+            gathered.put("g_pooled", at, _gather(h, where[at]))
         pairs = []  # of the gradient of a convolution's output, what else went into it: images and filters
         if h_x is not None or h_back is not None:
             moved = None if h_x is None else h_x[at]
             pairs.append((_gradient(at, gradients, saved, line, y), moved, h_back))
         if y is not None and line is not None:
-            found.add("slope", (h * y).sum((0, 2, 3)))
-            found.add("offset", h.sum((0, 2, 3)))
+            gathered.add("slope", (h * y).sum((0, 2, 3)))
+            gathered.add("offset", h.sum((0, 2, 3)))
             of_y = h * wide(line[0])
             if len(saved.y):
-                found.put("y", at, of_y)
+                gathered.put("y", at, of_y)
             else:  # it is a function of x and weight, then
                 pairs.append((of_y, x[at], back))
         for g, other, _ in pairs:
             if other is not None:
-                found.add("weight", correlate(other, g, groups))
+                gathered.add("weight", correlate(other, g, groups))
         through = [convolve(g, filters, groups) for g, _, filters in pairs if filters is not None]
         if through:
-            found.put("x", at, sum(through[1:], through[0]))
-    of_g_moments, of_moments = _of_line(saved, line, *found.read("slope", "offset"))
-    return *found.read("g_y", "g_pooled"), of_g_moments, *found.read("x", "weight", "y"), of_moments
+            gathered.put("x", at, sum(through[1:], through[0]))
+    of_g_moments, of_moments = _of_line(saved, line, *gathered.read("slope", "offset"))
+    return *gathered.read("g_y", "g_pooled"), of_g_moments, *gathered.read("x", "weight", "y"), of_moments
 
 
 def _is_light(x: Tensor, groups: int) -> bool:

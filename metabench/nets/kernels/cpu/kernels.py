@@ -24,7 +24,7 @@ def blocks(x: Tensor, n_channels: int) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
-class Found:
+class Gathered:
     """What comes out of all blocks: images put one after another, and sums."""
 
     def __init__(self, n: int) -> None:

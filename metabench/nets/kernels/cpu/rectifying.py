@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metabench.nets.kernels.cpu.kernels import Found, blocks, channels_last, image, wide
+from metabench.nets.kernels.cpu.kernels import Gathered, blocks, channels_last, image, wide
 from metabench.nets.kernels.types import EPSILON, Passed, Rectified
 
 
@@ -26,19 +26,19 @@ def rectify(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
 def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, scale, shift and moments."""
     images, x, scale, moments = rectified
-    found = Found(len(x))
+    gathered = Gathered(len(x))
     mean, var = moments.unbind(1)
     root = _root(var)
     factor = scale * root
     for at in blocks(x, x.shape[1]):
         passed = torch.ops.aten.threshold_backward(channels_last(g[at]), images[at], 0)
-        found.add("by x", (passed * x[at]).sum((0, 2, 3)))
-        found.add("by 1", passed.sum((0, 2, 3)))
-        found.put("x", at, passed.mul_(wide(factor)))
-    by_1 = found.whole["by 1"]
-    of_scale = torch.addcmul(found.whole["by x"], mean, by_1, value=-1).mul_(root)
+        gathered.add("by x", (passed * x[at]).sum((0, 2, 3)))
+        gathered.add("by 1", passed.sum((0, 2, 3)))
+        gathered.put("x", at, passed.mul_(wide(factor)))
+    by_1 = gathered.whole["by 1"]
+    of_scale = torch.addcmul(gathered.whole["by x"], mean, by_1, value=-1).mul_(root)
     of_var = (of_scale * factor).mul_(root.mul_(0.5))
-    return found.whole["x"], of_scale, by_1, torch.stack([factor.mul_(by_1), of_var], 1).neg_()
+    return gathered.whole["x"], of_scale, by_1, torch.stack([factor.mul_(by_1), of_var], 1).neg_()
 
 
 def rectify_grad_grad(
@@ -51,7 +51,7 @@ def rectify_grad_grad(
 ) -> tuple[Tensor | None, ...]:
     """Return what `rectify_grad` passes on to g, x, scale and moments."""
     images, x, scale, moments = rectified
-    found = Found(len(x))
+    gathered = Gathered(len(x))
     mean, var = moments.unbind(1)
     h_mean, h_var = (torch.zeros_like(moments) if h_moments is None else h_moments).unbind(1)
     root = _root(var)
@@ -68,19 +68,19 @@ def rectify_grad_grad(
         of_x = torch.ops.aten.threshold_backward(channels_last(passed.g[at]), images[at], 0)
         of_g = torch.addcmul(wide(push), x[at], wide(turn))
         if h_x is not None:
-            found.add("by h", (of_x * h_x[at]).sum((0, 2, 3)))
+            gathered.add("by h", (of_x * h_x[at]).sum((0, 2, 3)))
             of_g.addcmul_(channels_last(h_x[at]), wide(factor))
-        found.put("g", at, torch.ops.aten.threshold_backward(channels_last(of_g), images[at], 0))
-        found.put("x", at, of_x.mul_(wide(turn)))
+        gathered.put("g", at, torch.ops.aten.threshold_backward(channels_last(of_g), images[at], 0))
+        gathered.put("x", at, of_x.mul_(wide(turn)))
     of_turn = passed.of_scale / root
-    by_h = torch.zeros_like(mean) if h_x is None else found.whole["by h"]
+    by_h = torch.zeros_like(mean) if h_x is None else gathered.whole["by h"]
     of_factor = by_h.addcmul_(h_mean, passed.of_shift, value=-1)
     of_root.mul_(of_turn).addcmul_(scale, of_factor)
     of_scale = of_factor.addcmul_(by_var, of_turn, value=-0.5).mul_(root)
     of_var = of_root.mul_(root.pow_(3)).mul_(-0.5)
     return (
-        found.whole["g"],
-        found.whole["x"],
+        gathered.whole["g"],
+        gathered.whole["x"],
         of_scale,
         torch.stack([turn.mul_(passed.of_shift).neg_(), of_var], 1),
     )

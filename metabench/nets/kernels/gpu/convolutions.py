@@ -55,8 +55,8 @@ def convolve(
         onto: an image, channels last, to which the result is added.
     """
     if not _is_ours(x):
-        found = kernels.convolve(x, kernels.flip(filters, groups) if is_back else filters, groups)
-        return channels_last(found) if onto is None else onto.add_(found)  # torch's lie as they like
+        result = kernels.convolve(x, kernels.flip(filters, groups) if is_back else filters, groups)
+        return channels_last(result) if onto is None else onto.add_(result)  # torch's lie as they like
     x, filters = channels_last(x), channels_last(filters)
     n, channels, height, width = x.shape
     n_in, n_out = channels // groups, filters.shape[1] if is_back else len(filters) // groups
@@ -134,13 +134,15 @@ def _convolve(
     groups,
     n_in: tl.constexpr,
     n_out: tl.constexpr,
-    IS_BACK: tl.constexpr,  # filters are [G * n_in, 9, n_out], and take a gradient back
-    IS_SUM: tl.constexpr,  # add to what y holds
+    IS_BACK: tl.constexpr,
+    IS_SUM: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    # IS_BACK: filters are [G * n_in, 9, n_out], and take a gradient back
+    # IS_SUM: add to what y holds
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     group = tl.program_id(1)
     out = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -166,7 +168,7 @@ def _convolve(
 def _correlate(
     x,
     g,
-    parts,  # [splits, G * n_out, 9, n_in]
+    parts,
     n_pixels,
     height,
     width,
@@ -179,6 +181,7 @@ def _correlate(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    # parts [splits, G * n_out, 9, n_in]
     place, channel = _taps(tl.program_id(0), n_in, BLOCK_K)
     n_blocks: tl.constexpr = (n_out + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(1) // n_blocks

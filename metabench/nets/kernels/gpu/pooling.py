@@ -9,7 +9,19 @@ from torch import Tensor
 
 from metabench.nets.kernels.cpu.kernels import channels_last, image
 from metabench.nets.kernels.gpu import rows
-from metabench.nets.kernels.gpu.rows import grid, of_channels, present, put, put_part, read, sum_parts, write
+from metabench.nets.kernels.gpu.rows import (
+    CHANNELS,
+    ROWS,
+    WINDOWS,
+    grid,
+    of_channels,
+    present,
+    put,
+    put_part,
+    read,
+    sum_parts,
+    write,
+)
 from metabench.nets.kernels.types import Gradients, Saved
 
 
@@ -24,11 +36,11 @@ def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, T
     pooled = image(y, n, n_channels, height // 2, width // 2)
     where = image(y, *pooled.shape, dtype=torch.uint8)
     n_windows = n * triton.cdiv(height, 2) * triton.cdiv(width, 2)
-    programs = grid(n_windows, n_channels, rows.WINDOWS)
+    programs = grid(n_windows, n_channels, WINDOWS.value)
     n_parts = programs[0] if has_moments else 1
     counts, parts = y.new_empty(n_parts), y.new_empty(n_parts, 2, n_channels)
-    given = (channels_last(y), scale.contiguous(), pooled, where, counts, parts, n_windows, height, width)
-    rows.over(_pool, programs, given, n_channels, has_moments, rows=rows.WINDOWS)
+    inputs = (channels_last(y), scale.contiguous(), pooled, where, counts, parts, n_windows, height, width)
+    rows.over(_pool, programs, inputs, n_channels, has_moments)
     if not has_moments:
         return pooled, where, y.new_zeros(n_channels, 2)
     moments = y.new_empty(n_channels, 2)
@@ -42,10 +54,10 @@ def spread(gradients: Gradients, saved: Saved) -> Tensor:
     g = image(saved.x, n, n_channels, height, width)
     images = [None if one is None else channels_last(one) for one in (gradients.pooled, gradients.y)]
     g_moments = None if gradients.moments is None else gradients.moments.contiguous()
-    given, has = present(*images, g_moments, instead=g)
-    given += [*map(channels_last, (saved.where, saved.y)), saved.moments.contiguous(), g]
+    inputs, has = present(*images, g_moments, instead=g)
+    inputs += [*map(channels_last, (saved.where, saved.y)), saved.moments.contiguous(), g]
     size = (n * height * width, height, width)
-    rows.over(_spread, grid(size[0], n_channels), (*given, *size), n_channels, *has)
+    rows.over(_spread, grid(size[0], n_channels), (*inputs, *size), n_channels, *has)
     return g
 
 
@@ -61,7 +73,7 @@ def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None
     n, n_channels, height, width = h.shape
     pooled = image(h, n, n_channels, height // 2, width // 2)
     n_windows, n_pixels = n * triton.cdiv(height, 2) * triton.cdiv(width, 2), n * height * width
-    programs = grid(n_windows, n_channels, rows.WINDOWS)
+    programs = grid(n_windows, n_channels, WINDOWS.value)
     has = gradients.moments is not None
     parts = h.new_empty(programs[0] if has else 1, 2, n_channels)
     g_moments = h if gradients.moments is None else gradients.moments.contiguous()
@@ -69,12 +81,12 @@ def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None
     images = map(channels_last, (h, saved.where, saved.y))
     tensors = (*images, g_moments, saved.moments.contiguous(), pooled, of_y, parts)
     geometry = (n_windows, n_pixels, height, width)
-    rows.over(_gather, programs, (*tensors, *geometry), n_channels, has, rows=rows.WINDOWS)
+    rows.over(_gather, programs, (*tensors, *geometry), n_channels, has)
     if not has:
         return pooled, None, None, None
     of_g_moments, of_moments = (h.new_empty(n_channels, 2) for _ in range(2))
-    given = (parts, g_moments, of_g_moments, of_moments, len(parts), n_pixels)
-    rows.over(_gather_moments, programs[1:], given, n_channels)
+    inputs = (parts, g_moments, of_g_moments, of_moments, len(parts), n_pixels)
+    rows.over(_gather_moments, programs[1:], inputs, n_channels)
     return pooled, of_g_moments, of_y, of_moments
 
 
@@ -107,24 +119,24 @@ def _pool(
     scale,
     pooled,
     where,
-    counts,  # [programs]
-    parts,  # [programs, 2, channels]: mean, and sum of squares about it
+    counts,
+    parts,
     n_windows,
     height,
     width,
     n_quads,
     HAS_MOMENTS: tl.constexpr,
     PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
 ):
+    # counts [programs]
+    # parts [programs, 2, channels]: mean, and sum of squares about it
     n_channels = n_quads * PER
-    i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    i = tl.program_id(0) * WINDOWS + tl.arange(0, WINDOWS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     sign = tl.where(of_channels(scale, c, n_channels)[None, :] < 0, -1.0, 1.0).to(y.dtype.element_ty)
     row, is_row = _pixel(i, n_windows, 0, height, width)
     first = read(y, row, is_row, c, n_channels)
-    best, chosen = first * sign, tl.zeros((BLOCK_M, BLOCK_C), tl.uint8)
+    best, chosen = first * sign, tl.zeros((WINDOWS, CHANNELS), tl.uint8)
     total, count = first, is_row.to(y.dtype.element_ty)
     for place in tl.static_range(1, 4):
         row, is_row = _pixel(i, n_windows, place, height, width)
@@ -139,7 +151,7 @@ def _pool(
     if HAS_MOMENTS:
         n = tl.sum(count, 0)
         mean = tl.sum(total, 0) / n
-        squares = tl.zeros((BLOCK_M, BLOCK_C), y.dtype.element_ty)
+        squares = tl.zeros((WINDOWS, CHANNELS), y.dtype.element_ty)
         for place in tl.static_range(4):
             row, is_row = _pixel(i, n_windows, place, height, width)
             apart = read(y, row, is_row, c, n_channels) - mean[None, :]
@@ -150,36 +162,28 @@ def _pool(
 
 
 @rows.sized
-def _moments(
-    counts,
-    parts,
-    found,  # [channels, 2]
-    n_parts,
-    n_quads,
-    PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+def _moments(counts, parts, moments, n_parts, n_quads, PER: tl.constexpr):
+    # moments [channels, 2]
     n_channels = n_quads * PER
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    total = tl.zeros((BLOCK_C,), parts.dtype.element_ty)
-    n = tl.zeros((BLOCK_M,), parts.dtype.element_ty)
-    for start in range(0, n_parts, BLOCK_M):
-        p = start + tl.arange(0, BLOCK_M)
+    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((CHANNELS,), parts.dtype.element_ty)
+    n = tl.zeros((ROWS,), parts.dtype.element_ty)
+    for start in range(0, n_parts, ROWS):
+        p = start + tl.arange(0, ROWS)
         count = tl.load(counts + p, mask=p < n_parts, other=0.0)
         n += count
         total += tl.sum(count[:, None] * read(parts, p * 2, p < n_parts, c, n_channels), 0)
     n_all = tl.sum(n, 0)
     whole = total / n_all
-    squares = tl.zeros((BLOCK_C,), parts.dtype.element_ty)
-    for start in range(0, n_parts, BLOCK_M):
-        p = start + tl.arange(0, BLOCK_M)
+    squares = tl.zeros((CHANNELS,), parts.dtype.element_ty)
+    for start in range(0, n_parts, ROWS):
+        p = start + tl.arange(0, ROWS)
         count = tl.load(counts + p, mask=p < n_parts, other=0.0)
         apart = read(parts, p * 2, p < n_parts, c, n_channels) - whole[None, :]
         within = read(parts, p * 2 + 1, p < n_parts, c, n_channels)
         squares += tl.sum(within + count[:, None] * apart * apart, 0)
-    put(found, c, n_channels, whole, 0, 2)
-    put(found, c, n_channels, squares / n_all, 1, 2)
+    put(moments, c, n_channels, whole, 0, 2)
+    put(moments, c, n_channels, squares / n_all, 1, 2)
 
 
 @rows.sized
@@ -199,14 +203,12 @@ def _spread(
     HAS_MORE: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
     PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
 ):
     n_channels = n_quads * PER
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     row, is_row = m.to(tl.int64), m < n_pixels
-    total = tl.zeros((BLOCK_M, BLOCK_C), g.dtype.element_ty)
+    total = tl.zeros((ROWS, CHANNELS), g.dtype.element_ty)
     if HAS_POOLED:
         image, r, q = m // (height * width), (m // width) % height, m % width
         is_kept = is_row & (r // 2 < height // 2) & (q // 2 < width // 2)
@@ -233,7 +235,7 @@ def _gather(
     moments,
     pooled,
     of_y,
-    parts,  # [programs, 2, channels]: of h by y's distance from its mean, and of h
+    parts,
     n_windows,
     n_pixels,
     height,
@@ -241,15 +243,14 @@ def _gather(
     n_quads,
     HAS_MOMENTS: tl.constexpr,
     PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
 ):
+    # parts [programs, 2, channels]: of h by y's distance from its mean, and of h
     n_channels = n_quads * PER
-    i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    i = tl.program_id(0) * WINDOWS + tl.arange(0, WINDOWS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     window, is_window = _pooled(i, n_windows, height, width)
     chosen = read(where, window, is_window, c, n_channels)
-    kept = tl.zeros((BLOCK_M, BLOCK_C), h.dtype.element_ty)
+    kept = tl.zeros((WINDOWS, CHANNELS), h.dtype.element_ty)
     slopes, offsets = kept, kept
     for place in tl.static_range(4):
         row, is_row = _pixel(i, n_windows, place, height, width)
@@ -269,21 +270,12 @@ def _gather(
 
 @rows.sized
 def _gather_moments(
-    parts,
-    g_moments,
-    of_g_moments,
-    of_moments,
-    n_parts,
-    n_pixels,
-    n_quads,
-    PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    parts, g_moments, of_g_moments, of_moments, n_parts, n_pixels, n_quads, PER: tl.constexpr
 ):
     n_channels = n_quads * PER
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    slopes = sum_parts(parts, 0, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
-    offsets = sum_parts(parts, 1, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
+    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    slopes = sum_parts(parts, 0, 2, n_parts, c, n_channels)
+    offsets = sum_parts(parts, 1, 2, n_parts, c, n_channels)
     put(of_g_moments, c, n_channels, offsets / n_pixels, 0, 2)
     put(of_g_moments, c, n_channels, slopes * 2 / n_pixels, 1, 2)
     slope = of_channels(g_moments, c, n_channels, 1, 2) * 2 / n_pixels

@@ -9,7 +9,18 @@ from torch import Tensor
 from metabench.nets.kernels import types
 from metabench.nets.kernels.cpu.kernels import channels_last, image
 from metabench.nets.kernels.gpu import rows
-from metabench.nets.kernels.gpu.rows import grid, of_channels, present, put, put_part, read, sum_parts, write
+from metabench.nets.kernels.gpu.rows import (
+    CHANNELS,
+    ROWS,
+    grid,
+    of_channels,
+    present,
+    put,
+    put_part,
+    read,
+    sum_parts,
+    write,
+)
 from metabench.nets.kernels.types import Passed, Rectified
 
 EPSILON = tl.constexpr(types.EPSILON)
@@ -31,9 +42,9 @@ def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
     programs = grid(n_rows, n_channels)
     of_x, parts = image(x, *x.shape), x.new_empty(programs[0], 2, n_channels)
     rows.over(_grad, programs, (channels_last(g), images, x, scale, moments, of_x, parts, n_rows), n_channels)
-    found = (x.new_empty(n_channels), x.new_empty(n_channels), x.new_empty(n_channels, 2))
-    rows.over(_grad_of_channels, programs[1:], (parts, scale, moments, *found, len(parts)), n_channels)
-    return of_x, *found
+    results = (x.new_empty(n_channels), x.new_empty(n_channels), x.new_empty(n_channels, 2))
+    rows.over(_grad_of_channels, programs[1:], (parts, scale, moments, *results, len(parts)), n_channels)
+    return of_x, *results
 
 
 def rectify_grad_grad(
@@ -52,13 +63,13 @@ def rectify_grad_grad(
     h_x = None if h_x is None else channels_last(h_x)
     vectors = [None if one is None else one.contiguous() for one in (h_scale, h_shift, h_moments)]
     moved, has = present(h_x, *vectors, instead=x)
-    given = (*moved, channels_last(passed.g), images, x, scale, moments, of_g, of_x, parts, n_rows)
-    rows.over(_grad_grad, programs, given, n_channels, *has)
+    inputs = (*moved, channels_last(passed.g), images, x, scale, moments, of_g, of_x, parts, n_rows)
+    rows.over(_grad_grad, programs, inputs, n_channels, *has)
     of_scale, of_moments = x.new_empty(n_channels), x.new_empty(n_channels, 2)
     _, h_scale, _, h_moments = moved
     sums = passed.of_scale.contiguous(), passed.of_shift.contiguous()
-    given = (parts, *sums, h_scale, h_moments, scale, moments, of_scale, of_moments, len(parts))
-    rows.over(_grad_grad_of_channels, programs[1:], given, n_channels, has[0], has[1], has[3])
+    inputs = (parts, *sums, h_scale, h_moments, scale, moments, of_scale, of_moments, len(parts))
+    rows.over(_grad_grad_of_channels, programs[1:], inputs, n_channels, has[0], has[1], has[3])
     return of_g, of_x, of_scale, of_moments
 
 
@@ -78,21 +89,10 @@ def _root(moments, c, n_channels):
 
 
 @rows.sized
-def _rectify(
-    x,
-    scale,
-    shift,
-    moments,
-    images,
-    n_rows,
-    n_quads,
-    PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+def _rectify(x, scale, shift, moments, images, n_rows, n_quads, PER: tl.constexpr):
     n_channels = n_quads * PER
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     row, is_row = m.to(tl.int64), m < n_rows
     factor = of_channels(scale, c, n_channels) * _root(moments, c, n_channels)
     apart = read(x, row, is_row, c, n_channels) - of_channels(moments, c, n_channels, 0, 2)[None, :]
@@ -102,23 +102,11 @@ def _rectify(
 
 
 @rows.sized
-def _grad(
-    g,
-    images,
-    x,
-    scale,
-    moments,
-    of_x,
-    parts,  # [programs, 2, channels]: of what passes by x's distance from the mean, and of what passes
-    n_rows,
-    n_quads,
-    PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+def _grad(g, images, x, scale, moments, of_x, parts, n_rows, n_quads, PER: tl.constexpr):
+    # parts [programs, 2, channels]: of what passes by x's distance from the mean, and of what passes
     n_channels = n_quads * PER
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     row, is_row = m.to(tl.int64), m < n_rows
     factor = of_channels(scale, c, n_channels) * _root(moments, c, n_channels)
     is_on = read(images, row, is_row, c, n_channels) > 0
@@ -131,23 +119,13 @@ def _grad(
 
 @rows.sized
 def _grad_of_channels(
-    parts,
-    scale,
-    moments,
-    of_scale,
-    of_shift,
-    of_moments,
-    n_parts,
-    n_quads,
-    PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    parts, scale, moments, of_scale, of_shift, of_moments, n_parts, n_quads, PER: tl.constexpr
 ):
     n_channels = n_quads * PER
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     root, factor = _root(moments, c, n_channels), of_channels(scale, c, n_channels)
-    apart = sum_parts(parts, 0, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
-    whole = sum_parts(parts, 1, 2, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
+    apart = sum_parts(parts, 0, 2, n_parts, c, n_channels)
+    whole = sum_parts(parts, 1, 2, n_parts, c, n_channels)
     put(of_scale, c, n_channels, apart * root)
     put(of_shift, c, n_channels, whole)
     put(of_moments, c, n_channels, -whole * root * factor, 0, 2)
@@ -180,7 +158,7 @@ def _grad_grad(
     moments,
     of_g,
     of_x,
-    parts,  # [programs, 1, channels]: of what passes by h_x
+    parts,
     n_rows,
     n_quads,
     HAS_X: tl.constexpr,
@@ -188,12 +166,11 @@ def _grad_grad(
     HAS_SHIFT: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
     PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
 ):
+    # parts [programs, 1, channels]: of what passes by h_x
     n_channels = n_quads * PER
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     row, is_row = m.to(tl.int64), m < n_rows
     root, factor = _root(moments, c, n_channels), of_channels(scale, c, n_channels)
     by_scale, by_mean, by_var = _moves(h_scale, h_moments, c, n_channels, HAS_SCALE, HAS_MOMENTS)
@@ -231,11 +208,9 @@ def _grad_grad_of_channels(
     HAS_SCALE: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
     PER: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
 ):
     n_channels = n_quads * PER
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     root, factor = _root(moments, c, n_channels), of_channels(scale, c, n_channels)
     by_scale, by_mean, by_var = _moves(h_scale, h_moments, c, n_channels, HAS_SCALE, HAS_MOMENTS)
     by_var *= root * root
@@ -243,7 +218,7 @@ def _grad_grad_of_channels(
     whole = of_channels(passed_of_shift, c, n_channels)
     of_factor = -by_mean * whole
     if HAS_X:
-        of_factor += sum_parts(parts, 0, 1, n_parts, c, n_channels, BLOCK_M, BLOCK_C)
+        of_factor += sum_parts(parts, 0, 1, n_parts, c, n_channels)
     put(of_scale, c, n_channels, root * (of_factor - by_var * 0.5 * of_turn))
     put(of_moments, c, n_channels, (by_var * factor * 0.5 - by_scale) * root * whole, 0, 2)
     of_root = factor * of_factor + of_turn * (by_scale - by_var * factor * 1.5)

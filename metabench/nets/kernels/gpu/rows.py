@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, CHANNELS = 32, 64
+ROWS, CHANNELS = tl.constexpr(32), tl.constexpr(64)
 """Of a block that one program works on."""
 
-WINDOWS = 16
+WINDOWS = tl.constexpr(16)
 """Of 2 x 2 pixels that one program works on."""
 
 WARPS = 4
@@ -41,25 +41,18 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         kernel[grid](*arguments, **{"num_warps": WARPS, **constants})
 
 
-def over(
-    kernel: Any,
-    grid: tuple[int, ...],
-    given: Sequence[Any],
-    n_channels: int,
-    *flags: bool,
-    rows: int | None = None,
-) -> None:
+def over(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], n_channels: int, *flags: bool) -> None:
     """Start a kernel over blocks of rows and channels.
 
     A compiler that knows channels to be a multiple of four reads and writes four at once.
     """
     per = 4 if n_channels % 4 == 0 else 1
-    launch(kernel, grid, *given, n_channels // per, *flags, PER=per, BLOCK_M=rows or ROWS, BLOCK_C=CHANNELS)
+    launch(kernel, grid, *arguments, n_channels // per, *flags, PER=per)
 
 
-def grid(n_rows: int, n_channels: int, rows: int | None = None) -> tuple[int, int]:
+def grid(n_rows: int, n_channels: int, rows: int = ROWS.value) -> tuple[int, int]:
     """Return how many programs there are along rows and channels."""
-    return triton.cdiv(n_rows, rows or ROWS), triton.cdiv(n_channels, CHANNELS)
+    return triton.cdiv(n_rows, rows), triton.cdiv(n_channels, CHANNELS.value)
 
 
 def present(*tensors: Tensor | None, instead: Tensor) -> tuple[list[Tensor], list[bool]]:
@@ -98,19 +91,10 @@ def put_part(parts, which: tl.constexpr, n: tl.constexpr, c, n_channels, values)
 
 
 @triton.jit
-def sum_parts(
-    parts,
-    which: tl.constexpr,
-    n: tl.constexpr,
-    n_parts,
-    c,
-    n_channels,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+def sum_parts(parts, which: tl.constexpr, n: tl.constexpr, n_parts, c, n_channels):
     # In one order: the same bits every time.
-    total = tl.zeros((BLOCK_C,), parts.dtype.element_ty)
-    for start in range(0, n_parts, BLOCK_M):
-        p = start + tl.arange(0, BLOCK_M)
+    total = tl.zeros((CHANNELS,), parts.dtype.element_ty)
+    for start in range(0, n_parts, ROWS):
+        p = start + tl.arange(0, ROWS)
         total += tl.sum(read(parts, p * n + which, p < n_parts, c, n_channels), 0)
     return total
