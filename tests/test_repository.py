@@ -75,6 +75,9 @@ HEAVY = {
     "pydantic",
     "yaml",
 }
+INTERFACES = {"app.command", "rows.sized"}
+"""Decorators of functions whose signature is the interface of a command or of a kernel."""
+
 FORBIDDEN_CALLS = {
     "torch.manual_seed",
     "torch.cuda.manual_seed",
@@ -111,6 +114,12 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative import"
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def is_interface(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Tell whether a function's signature is a table of options, or of a kernel's pointers."""
+    names = {ast.unparse(decorator).split("(")[0] for decorator in function.decorator_list}
+    return bool(names & INTERFACES or function.args.kwonlyargs)
 
 
 def typing_only(tree: ast.AST) -> set[int]:
@@ -207,7 +216,7 @@ def test_a_stray_library_is_seen() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["__init__.py", *(f"cli/{name}.py" for name in ("__init__", "base", "datasets", "results", "simulate"))],
+    ["__init__.py", *(f"cli/{name}.py" for name in ("__init__", "base", "datasets", "show", "simulations"))],
 )
 def test_the_command_line_imports_nothing_heavy_at_its_top(path: str) -> None:
     tree = ast.parse((PACKAGE / path).read_text())
@@ -226,7 +235,9 @@ def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
 def test_a_function_has_at_most_forty_lines(path: Path) -> None:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
-    assert not [f"{f.name}: {n}" for f in functions if (n := (f.end_lineno or 0) - f.lineno + 1) > 40]
+    # Options and a kernel's pointers are a table of their own: there the body counts.
+    first = {f: f.body[0] if is_interface(f) else f for f in functions}
+    assert not [f"{f.name}: {n}" for f in functions if (n := (f.end_lineno or 0) - first[f].lineno + 1) > 40]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from metabench import __version__
-from metabench.cli import datasets, results, simulate
+from metabench.cli import datasets, show, simulations
 from metabench.cli.base import Json, guarded
 from metabench.cli.options import From, ModelCommand, takes_models
 
@@ -196,10 +196,10 @@ def test(
     commands.test(run, tasks, task_list, device, json)
 
 
-app.command(cls=ModelCommand)(simulate.simulate)
+app.command(cls=ModelCommand)(simulations.simulate)
 
 
-results.add_to(app)
+show.add_to(app)
 
 
 @app.command()

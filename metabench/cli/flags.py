@@ -57,9 +57,7 @@ def describe_run(
         wrong.append(algorithms.refusal(name, dataset.name, kind))
     values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
     h = attempt(wrong, _build_settings, name, values, settings, kind) if algorithm else None
-    net = attempt(wrong, validated, NetworkConfig, {**rest["network"], **network})
-    if net:
-        attempt(wrong, nets.build, net, 1, data.SHAPES[kind])
+    net = attempt(wrong, _build_network, {**rest["network"], **network}, kind)
     if wrong:
         raise MetabenchError("\n".join(dict.fromkeys(wrong)))
     whole = {**run, "task": described, "network": net, "hyperparameters": dict(vars(h)), "rungs": []}
@@ -68,6 +66,12 @@ def describe_run(
     if recorded is not None and n_reports is None and config.tasks == recorded.tasks:
         rungs = recorded.rungs
     return config.model_copy(update={"rungs": rungs})
+
+
+def _build_network(described: Mapping[str, Any], kind: str) -> NetworkConfig:
+    config = validated(NetworkConfig, described)
+    nets.build(config, 1, data.SHAPES[kind])
+    return config
 
 
 def _build_settings(name: str, recorded: Mapping[str, Any], pairs: Sequence[str], kind: str) -> Any:

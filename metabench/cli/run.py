@@ -14,7 +14,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from metabench import data, stats
-from metabench.cli import results
+from metabench.cli import show
 from metabench.cli.base import print_json, print_table
 from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError, Objective, Report, Splits, metrics
@@ -68,7 +68,7 @@ def search(
     from metabench.search import search as run_search
 
     folder = run_search(space, out, name, storage=url, **options)
-    results.leaderboard([str(folder)], json=as_json)
+    show.leaderboard([str(folder)], json=as_json)
 
 
 def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) -> None:

@@ -64,9 +64,8 @@ def search(
     splits, kept = _load(space, fetch)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
-        watch.space, continued = folder.create_or_resume(
-            place, space, splits, seed, accept, warm_start, watch.say
-        )
+        record = folder.create_or_resume(place, space, splits, seed, accept, warm_start, watch.say)
+        watch.space, continued = record
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place):
             watch.say(nodes.needs(space.task, splits.name, kept))

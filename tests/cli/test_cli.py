@@ -81,7 +81,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 def test_results_are_shown_without_importing_torch_or_ray() -> None:
     output(*TRAIN, "--out", "run")
     code = (
-        "import sys; from metabench.cli import results; results.leaderboard(['run']);"
+        "import sys; from metabench.cli import show; show.leaderboard(['run']);"
         "print({'torch', 'ray'} & sys.modules.keys())"
     )
     shown = in_python(code)

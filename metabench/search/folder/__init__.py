@@ -111,18 +111,15 @@ def create_or_resume(
     if (folder / files.SEARCH).exists():
         return changes.reconcile(folder, space, record, accept), True
     objective = OBJECTIVES[splits.kind]
-    record |= {
-        "metric": objective.metric._asdict(),
-        "created": utc_now().isoformat(timespec="seconds"),
-        **files.environment(),
-    }
+    record |= {"metric": objective.metric._asdict(), "created": utc_now().isoformat(timespec="seconds")}
     if warm_start is not None:
         record["known"], notes = warm.read(warm_start, space, splits, objective)
         for line in notes:
             say(line)
     shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
     describe(folder, space, objective.metric)
-    files.write_json(folder / files.SEARCH, record)  # last: from here on there is a search to continue
+    # Last: from here on there is a search to continue.
+    files.write_json(folder / files.SEARCH, {**record, **files.environment()})
     return space, False
 
 

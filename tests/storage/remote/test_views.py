@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metabench.cli import results
+from metabench.cli import show
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
 from tests.report import played
@@ -71,9 +71,9 @@ def test_a_stored_search_is_shown_as_one_on_disk(
         remote.detach(folder)
         told = []
         for place in (str(folder), url):
-            results.leaderboard([place], json=True)
+            show.leaderboard([place], json=True)
             told.append(json.loads(capsys.readouterr().out))
-            results.report([place], tmp_path / f"{len(told)}.html")
+            show.report([place], tmp_path / f"{len(told)}.html")
             capsys.readouterr()
     here, there = ([(row["name"], row["accuracy"]) for row in board["rows"]] for board in told)
     assert here == there

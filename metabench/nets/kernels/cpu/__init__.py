@@ -108,11 +108,10 @@ def step_grad_grad(
         if y is not None and line is not None:
             gathered.add("slope", (h * y).sum((0, 2, 3)))
             gathered.add("offset", h.sum((0, 2, 3)))
-            of_y = h * wide(line[0])
             if len(saved.y):
-                gathered.put("y", at, of_y)
+                gathered.put("y", at, h * wide(line[0]))
             else:  # it is a function of x and weight, then
-                pairs.append((of_y, x[at], back))
+                pairs.append((h * wide(line[0]), x[at], back))
         for g, other, _ in pairs:
             if other is not None:
                 gathered.add("weight", correlate(other, g, groups))

@@ -78,12 +78,8 @@ def rectify_grad_grad(
     of_root.mul_(of_turn).addcmul_(scale, of_factor)
     of_scale = of_factor.addcmul_(by_var, of_turn, value=-0.5).mul_(root)
     of_var = of_root.mul_(root.pow_(3)).mul_(-0.5)
-    return (
-        gathered.whole["g"],
-        gathered.whole["x"],
-        of_scale,
-        torch.stack([turn.mul_(passed.of_shift).neg_(), of_var], 1),
-    )
+    of_moments = torch.stack([turn.mul_(passed.of_shift).neg_(), of_var], 1)
+    return gathered.whole["g"], gathered.whole["x"], of_scale, of_moments
 
 
 def _root(var: Tensor) -> Tensor:
