@@ -134,8 +134,8 @@ ALGORITHMS = {
         adapt=adapt,
         predict=inner.predict,
         optimizer=optim.descend,
-        reference="Rajeswaran et al. 2019, arXiv 1909.04630, algorithms 1 and 2, equations 3 and 6. The inner "
-        "loop is gradient descent on G itself; the authors' code takes plain steps and then one towards theta."
+        reference="Rajeswaran et al. 2019, arXiv 1909.04630, algorithms 1 and 2, equations 3 and 6. The "
+        "inner loop is gradient descent on G; the authors' code takes plain steps, then one towards theta."
         " Conjugate gradients take a fixed number of steps; where the system has no positive curvature "
         "along the next direction, what was reached stands, and at the first step the query's gradient "
         "itself. With damping delta the system is I + H / (lambda + delta), as in the authors' code "
