@@ -26,6 +26,7 @@ COSTS: dict[str, Callable[[int], float]] = {
     "maml_pp": lambda k: 9 * k * S + 3 * Q,
     "alpha_maml": lambda k: 9 * k * S + 3 * Q,
     "proto_maml": lambda k: 9 * k * S + 3 * S + 3 * Q,
+    "imaml": lambda k: 3 * k * S + 3 * S + 6 * 5 * S + 3 * Q,  # five steps solve
     "reptile": lambda k: 3 * k * (S + Q) + Q,  # mini-batches of everything here
     "protonet": lambda k: 3 * S + 3 * Q,
     "r2d2": lambda k: 3 * S + 3 * Q,
