@@ -42,7 +42,7 @@ faults: setup
 
 # What editors complete search spaces with; to be made again whenever a setting changes.
 schema: setup
-	$(BIN)/python -c 'import json; from metabench import spaces; print(json.dumps(spaces.schema(), indent=1))' \
+	$(BIN)/python -c 'import json; from metabench.search import space; print(json.dumps(space.schema(), indent=1))' \
 		> search_spaces/schema.json
 
 # The site, without any warning, into build/docs.

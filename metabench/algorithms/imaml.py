@@ -17,13 +17,13 @@ from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting, tr
 
 @dataclass(frozen=True)
 class Settings(inner.Settings):
-    """Number of inner steps, lambda and number of conjugate-gradient steps are the authors' for Omniglot."""
+    """Number of inner steps, damping and number of conjugate-gradient steps are the authors' for Omniglot."""
 
     inner_steps: int = setting(16, "inner steps K in meta-training", minimum=0)
     proximal: float = setting(
         1.0, "strength lambda of the pull towards theta; times inner_lr it must stay below 2", above=0
     )
-    damping: float = setting(0.0, "added to lambda where the meta-gradient is solved for", minimum=0)
+    damping: float = setting(10.0, "added to lambda where the meta-gradient is solved for", minimum=0)
     solver_steps: int = setting(5, "conjugate-gradient steps that solve for a meta-gradient", minimum=1)
 
 
@@ -121,11 +121,6 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
     return inner.adapted(net, phi, support)
 
 
-def check(h: Settings) -> list[str]:
-    refused = "recompute=true: has no effect where no inner step is differentiated; leave it out"
-    return [refused] if h.recompute else []
-
-
 ALGORITHMS = {
     "imaml": Algorithm(
         hparams=Settings,
@@ -139,11 +134,12 @@ ALGORITHMS = {
         " Conjugate gradients take a fixed number of steps; where the system has no positive curvature "
         "along the next direction, what was reached stands, and at the first step the query's gradient "
         "itself. With damping delta the system is I + H / (lambda + delta), as in the authors' code "
-        "(delta = 10, and twice I); none is the paper's equation. Norm layers stand still unless "
+        "(delta = 10, and twice I); delta = 0 is the paper's equation, and seldom learns where batch norm "
+        "makes H indefinite. Norm layers stand still unless "
         "adapt_norm asks for it, where the paper adapts all; their meta-gradient is that of the implicit "
         "function too: the query loss's own part, minus the mixed second derivative of L_S times (H + "
         "lambda I)^-1 grad L_Q. The logged loss is the query's, the gradient that of a surrogate.",
         kinds=("classification", "regression"),
-        check=check,
+        inner_steps=inner.INNER_STEPS,
     )
 }

@@ -57,7 +57,8 @@ def leaves(tree: Tree) -> list[torch.Tensor]:
 
 def dot(left: Tree, right: Tree) -> torch.Tensor:
     """Sum the products of matching leaves."""
-    return torch.stack([(a * b).sum() for a, b in zip(leaves(left), leaves(right), strict=True)]).sum()
+    products = leaves(map(lambda a, b: (a * b).sum(), left, right))
+    return torch.stack(products).sum() if products else torch.zeros(())
 
 
 def norm(tree: Tree) -> torch.Tensor:

@@ -47,7 +47,7 @@ TINY = tiny_network()
 
 def learnt(net: Net, tasks: Task, **values: Any) -> tuple[Tree, Tree]:
     """Return meta-parameters and the meta-gradient of theta, averaged over tasks."""
-    algorithm, h, meta, buffers = problems.start("imaml", net, **values)
+    algorithm, h, meta, buffers = problems.start("imaml", net, **{"damping": 0.0, **values})
     gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
     return meta["theta"], gradient["theta"]
 
@@ -126,7 +126,7 @@ def dense(net: Net, task: Task, theta: Tree, h: Any) -> Tree:
 
 def check_dense(net: Net, tasks: Task, **values: Any) -> None:
     # lambda is beyond the most negative curvature, -3.4: the system is positive definite
-    values |= {"inner_lr": 0.1, "inner_steps": 2, "proximal": 5.0}
+    values |= {"inner_lr": 0.1, "inner_steps": 2, "proximal": 5.0, "damping": 0.0}
     theta, gradient = learnt(net, tasks, **values)
     h, n_tasks = algorithms.hparams("imaml", values), len(tasks.classes)
     each = [dense(net, problems.one(tasks, index), theta, h) for index in range(n_tasks)]
@@ -151,7 +151,7 @@ def test_it_is_that_of_a_dense_solve_where_moments_depend_on_every_layer(batch_n
 @pytest.mark.parametrize("layer", ["gain", "hidden", "head"])
 @pytest.mark.parametrize("adapt_norm", [False, True])
 def test_it_is_the_slope_of_the_query_loss_at_the_solved_inner_problem(adapt_norm: bool, layer: str) -> None:
-    values = {"inner_lr": 0.2, "inner_steps": 120, "proximal": 2.0, "solver_steps": 30}
+    values = {"inner_lr": 0.2, "inner_steps": 120, "proximal": 2.0, "solver_steps": 30, "damping": 0.0}
     algorithm, h, meta, buffers = problems.start("imaml", TINY, adapt_norm=adapt_norm, **values)
     theta, task = meta["theta"], problems.one(LINES, 0)
 

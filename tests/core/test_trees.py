@@ -45,3 +45,10 @@ def test_seeds_depend_on_every_name_and_nothing_else() -> None:
     torch.manual_seed(5)
     seeds.generator("noise")
     assert torch.equal(torch.rand(1), before)
+
+
+def test_a_product_pairs_leaves_by_name_in_whatever_order_they_stand() -> None:
+    left = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}
+    right = {"b": torch.tensor([10.0, 0.0]), "a": torch.tensor([0.0, 100.0])}
+    assert float(trees.dot(left, right)) == 230
+    assert float(trees.norm({})) == 0
