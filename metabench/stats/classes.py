@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from metabench.stats.crossed import Floats, Part, matrix, of_seeds, of_tasks
+from metabench.stats.crossed import Floats, VarianceComponent, matrix, seed_variance, task_variance
 from metabench.stats.intervals import CLASSES, SEEDS_CLASSES, Interval, around
 
 
@@ -68,10 +68,10 @@ def _traces(shares: sparse.csr_array, sums: Floats) -> tuple[float, float, float
     )
 
 
-def of_classes(per_task: Floats, found: Design) -> Part:
+def of_classes(per_task: Floats, found: Design) -> VarianceComponent:
     """Return the variance that classes and tasks [T], averaged over seeds, give to the mean."""
     n_tasks = len(per_task)
-    alone = of_tasks(per_task)
+    alone = task_variance(per_task)
     t1, t2, t3, t4 = found.traces
     free = n_tasks - 1
     determinant = t2 * free - t1**2
@@ -92,7 +92,7 @@ def of_classes(per_task: Floats, found: Design) -> Part:
         + 2 * a * b * (effect**2 * t3 + 2 * effect * noise * t2 + noise**2 * t1)
         + b**2 * (effect**2 * t2 + 2 * effect * noise * t1 + noise**2 * free)
     )
-    return Part(variance, max(1.0, 2 * variance**2 / spread))
+    return VarianceComponent(variance, max(1.0, 2 * variance**2 / spread))
 
 
 def class_interval(scores: ArrayLike, found: Design) -> Interval:
@@ -102,5 +102,5 @@ def class_interval(scores: ArrayLike, found: Design) -> Interval:
         raise ValueError(f"{x.shape[1]} tasks, and classes of {found.shares.shape[0]}")
     parts = [of_classes(x.mean(axis=0), found)]
     if len(x) > 1:
-        parts.append(of_seeds(x))
+        parts.append(seed_variance(x))
     return around(float(x.mean()), parts, SEEDS_CLASSES if len(x) > 1 else CLASSES)

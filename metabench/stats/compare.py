@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metabench.stats.classes import Design, of_classes
-from metabench.stats.crossed import Floats, Part, half_width, matrix, of_seeds, of_tasks, p_value
+from metabench.stats.crossed import (
+    Floats,
+    VarianceComponent,
+    half_width,
+    matrix,
+    p_value,
+    seed_variance,
+    task_variance,
+)
 from metabench.stats.intervals import CLASSES, SEEDS_AND_TASKS, SEEDS_CLASSES, TASKS, Interval, around
 
 
@@ -37,7 +45,7 @@ def paired(a: ArrayLike, b: ArrayLike, trained: tuple[bool, bool] = (True, True)
     difference = float(x.mean() - y.mean())
     per_task = x.mean(axis=0) - y.mean(axis=0)
     seeds = _seed_parts(x, y, trained)
-    parts = [of_tasks(per_task), *seeds]
+    parts = [task_variance(per_task), *seeds]
     half = half_width(parts)
     over = SEEDS_AND_TASKS if seeds else TASKS
     p, p_tasks = p_value(difference, parts), p_value(difference, parts[:1])
@@ -91,10 +99,10 @@ def _same_tasks(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     return x, y
 
 
-def _seed_parts(x: Floats, y: Floats, trained: tuple[bool, bool]) -> list[Part]:
+def _seed_parts(x: Floats, y: Floats, trained: tuple[bool, bool]) -> list[VarianceComponent]:
     """Return the variance of both sides' seeds, or none where a trained side has one seed only."""
     sides = [side for side, is_trained in zip((x, y), trained, strict=True) if is_trained]
-    return [of_seeds(*sides)] if sides and all(len(side) > 1 for side in sides) else []
+    return [seed_variance(*sides)] if sides and all(len(side) > 1 for side in sides) else []
 
 
 def _higher(x: Floats, y: Floats) -> float:

@@ -32,7 +32,7 @@ ENOUGH_SEEDS = 5
 at worst, where one side's seeds agree and the other's do not; half of it made it cover 93 to 98 %."""
 
 
-class Part(NamedTuple):
+class VarianceComponent(NamedTuple):
     """One of the variances that add up to that of a mean, and the degrees of freedom it is known on."""
 
     variance: float
@@ -47,15 +47,15 @@ def matrix(scores: ArrayLike) -> Floats:
     return x
 
 
-def of_tasks(per_task: Floats) -> Part:
+def task_variance(per_task: Floats) -> VarianceComponent:
     """Return the variance that tasks [T], averaged over seeds, give to their mean."""
     n_tasks = len(per_task)
     if n_tasks < 2:
-        return Part(np.nan, 1)
-    return Part(float(per_task.var(ddof=1)) / n_tasks, n_tasks - 1)
+        return VarianceComponent(np.nan, 1)
+    return VarianceComponent(float(per_task.var(ddof=1)) / n_tasks, n_tasks - 1)
 
 
-def of_seeds(*sides: Floats) -> Part:
+def seed_variance(*sides: Floats) -> VarianceComponent:
     """Return the variance that seeds give to a mean, or to a difference of two, beside that of tasks.
 
     Args:
@@ -71,10 +71,10 @@ def of_seeds(*sides: Floats) -> Part:
         is_rough = len(sides) > 1 and min(freedoms) < ENOUGH_SEEDS - 1
         variance = float(np.maximum(spread - noise * (0.5 if is_rough else 1.0), 0.0))
     if spread == 0:
-        return Part(variance, min(freedoms))
+        return VarianceComponent(variance, min(freedoms))
     # Welch: the noisier side decides.
     shares = sum(one**2 / freedom for one, freedom in zip(spreads, freedoms, strict=True))
-    return Part(variance, spread**2 / shares)
+    return VarianceComponent(variance, spread**2 / shares)
 
 
 def _noise(x: Floats) -> float:
@@ -84,12 +84,12 @@ def _noise(x: Floats) -> float:
     return float(np.square(rest).sum()) / ((n_seeds - 1) * (n_tasks - 1)) / (n_seeds * n_tasks)
 
 
-def total(parts: Sequence[Part]) -> float:
+def total(parts: Sequence[VarianceComponent]) -> float:
     """Add up variances."""
     return sum(part.variance for part in parts)
 
 
-def quantile(parts: Sequence[Part], tail: float) -> float:
+def quantile(parts: Sequence[VarianceComponent], tail: float) -> float:
     """Return how many standard errors a mean strays with this probability to one side (Cochran and Cox)."""
     known = [(part.variance, -float(special.stdtrit(part.freedom, tail))) for part in parts]
     whole = total(parts)
@@ -98,12 +98,12 @@ def quantile(parts: Sequence[Part], tail: float) -> float:
     return sum(variance * one for variance, one in known) / whole
 
 
-def half_width(parts: Sequence[Part]) -> float:
+def half_width(parts: Sequence[VarianceComponent]) -> float:
     """Return half the width of the 95 % interval of a mean whose variance has these parts."""
     return quantile(parts, (1 - CONFIDENCE) / 2) * float(np.sqrt(total(parts)))
 
 
-def p_value(distance: float, parts: Sequence[Part]) -> float:
+def p_value(distance: float, parts: Sequence[VarianceComponent]) -> float:
     """Return the two-sided p at which the interval of a mean just reaches zero; NaN where nothing varies."""
     error = float(np.sqrt(total(parts)))
     if not np.isfinite(error) or not np.isfinite(distance) or error == 0:

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from metabench.stats.crossed import CONFIDENCE, Floats, Part, half_width, matrix, of_seeds, of_tasks
+from metabench.stats.crossed import (
+    CONFIDENCE,
+    Floats,
+    VarianceComponent,
+    half_width,
+    matrix,
+    seed_variance,
+    task_variance,
+)
 
 RESAMPLES = 4000  # the noise that this leaves is about 2 % of the interval's half-width
 UNITS = 1000  # that are resampled at most; of more tasks, sums of some are
@@ -43,13 +51,13 @@ class Interval(NamedTuple):
 def mean_interval(scores: ArrayLike) -> Interval:
     """Return the mean over tasks [T] with its t interval."""
     x = np.asarray(scores, dtype=np.float64)
-    return around(float(x.mean()), [of_tasks(x)], TASKS)
+    return around(float(x.mean()), [task_variance(x)], TASKS)
 
 
 def seed_interval(scores: ArrayLike) -> Interval:
     """Return the mean of [seeds, T] with the t interval of the seeds' means, on these very tasks."""
     means = matrix(scores).mean(axis=1)
-    return around(float(means.mean()), [of_tasks(means)], SEEDS)  # the spread of a mean, here over seeds
+    return around(float(means.mean()), [task_variance(means)], SEEDS)  # the spread of a mean, here over seeds
 
 
 def seeds_and_tasks(scores: ArrayLike, seed: int = 0) -> Interval:
@@ -61,10 +69,10 @@ def seeds_and_tasks(scores: ArrayLike, seed: int = 0) -> Interval:
     if n_tasks < 2:
         return Interval(mean, np.nan, np.nan, over)
     per_task = x.mean(axis=0)
-    parts = [of_tasks(per_task)]
+    parts = [task_variance(per_task)]
     draws = _resampled(per_task - mean, parts[0], seed)
     if n_seeds > 1:
-        parts.append(of_seeds(x))
+        parts.append(seed_variance(x))
         draws = draws + _resampled(x.mean(axis=1) - mean, parts[1], seed + 1)
     spread = float(np.sqrt(sum(part.variance for part in parts)))
     if spread == 0:
@@ -75,13 +83,13 @@ def seeds_and_tasks(scores: ArrayLike, seed: int = 0) -> Interval:
     return Interval(mean, mean + float(low), mean + float(high), over)
 
 
-def around(mean: float, parts: list[Part], over: str) -> Interval:
+def around(mean: float, parts: list[VarianceComponent], over: str) -> Interval:
     """Return a mean with the interval that the parts of its variance give."""
     half = half_width(parts)
     return Interval(mean, mean - half, mean + half, over)
 
 
-def _resampled(effects: Floats, part: Part, seed: int) -> Floats:
+def _resampled(effects: Floats, part: VarianceComponent, seed: int) -> Floats:
     """Resample centred effects, scaled to a variance of their mean, and return the means [RESAMPLES]."""
     n = len(effects)
     if n > UNITS:  # sums of a few tasks have the skew of the mean as well, and the variance is set below
