@@ -68,7 +68,9 @@ def _command(name: str, command: Any, is_root: bool = False) -> Iterator[str]:
         yield f"{_text(command.help)}\n"
         if shown:
             yield "| | | | default |\n|---|---|---|---|"
-            yield from (_parameter(one, kinds[one.name]) for one in shown)
+            yield from (
+                _parameter(one, kinds[one.name] if one.name in kinds else one.type.name) for one in shown
+            )
         yield "\n"
     for word, one in below.items():
         yield from _command(f"{name} {word}", one)

@@ -20,9 +20,9 @@ TOLD = {
 """What a user may say: whether products are exact then, and whether convolutions may take tf32."""
 
 ASK = """
-from metabench import memory
-memory.match_cudnn_tf32()
-print(memory.is_exact(), torch.backends.cudnn.conv.fp32_precision == "tf32")
+from metabench.core import device
+device.match_cudnn_tf32()
+print(device.is_exact(), torch.backends.cudnn.conv.fp32_precision == "tf32")
 """
 
 

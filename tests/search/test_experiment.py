@@ -162,7 +162,7 @@ def check_decisions_in_tensorboard(folder: Path, line: dict[str, Any]) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])
 def test_an_address_without_a_cluster_is_one_message(tmp_path: Path, ray_folder: None, address: str) -> None:
     with (
-        pytest.raises(MetabenchError, match=f"address {address}: no Ray cluster can be joined there"),
+        pytest.raises(MetabenchError, match=f"`address` {address}: no Ray cluster can be joined there"),
         cluster.connect(address, tmp_path),
     ):
         pass

@@ -47,7 +47,7 @@ def test_its_status_tells_what_was_done(folder: Path) -> None:
     status = invoke("status", folder)
     assert status["metric"] == "error"
     incumbents = {name: one["incumbent"]["trial"] for name, one in status["algorithms"].items()}
-    assert incumbents == {"maml": "maml-000", "alpha_maml": "alpha_maml-001"}
+    assert incumbents == {"maml": "maml-001", "alpha_maml": "alpha_maml-001"}
 
 
 def test_it_is_reported(folder: Path, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_what_cannot_be_known_is_refused(earlier: Path, splits: Splits, tmp_path
         with pytest.raises(MetabenchError, match=part):
             warm.read(str(place), wanted, splits, OBJECTIVES[metric])
 
-    refused(tmp_path / "nowhere", "warm_start .*nowhere: is not there; give the folder of a search")
+    refused(tmp_path / "nowhere", "`warm_start` .*nowhere: is not there; give the folder of a search")
     refused(tmp_path, "is not there")
     other = space.model_copy(update={"algorithms": {"fomaml": {}}})
     refused(earlier, "no trial there lies in this space; judged there: 24, of maml_pp", other)

@@ -92,8 +92,8 @@ def test_a_later_line_of_a_trial_replaces_the_earlier(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, pathlib
-from metabench import store
-with store.lock(pathlib.Path(sys.argv[1])):
+from metabench.storage import files
+with files.lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_a_check_leaves_no_trace(
 
 
 def test_the_environment_names_versions_but_not_the_host_and_imports_no_torch() -> None:
-    script = "import sys, json; from metabench import store; e = store.environment();"
+    script = "import sys, json; from metabench.storage import files; e = files.environment();"
     script += "assert 'torch' not in sys.modules; print(json.dumps(e))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     environment = json.loads(done.stdout)

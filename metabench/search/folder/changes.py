@@ -80,9 +80,9 @@ def _refuse(
         return
     advice = "choose another name, or undo what is different"
     if not fixed:
-        advice += ", or go on all the same with accept_changes, which records it"
+        advice += ", or go on all the same with `accept_changes`, which records it"
     elif accept:
-        advice += f" (accept_changes allows no other {', '.join(fixed)}: numbers could not be compared)"
+        advice += f" (`accept_changes` allows no other {', '.join(fixed)}: numbers could not be compared)"
     sides = (("there", old), ("given", new))
     lines = [
         f"  {key}: "

@@ -43,7 +43,7 @@ def read(place: str, space: SearchSpace, splits: Splits, objective: Objective) -
     if not any(earlier.values()):
         listed = ", ".join(sorted({line["algorithm"] for line in lines})) or "none"
         raise MetabenchError(
-            f"warm_start {place}: no trial there lies in this space; judged there: {len(lines)}, "
+            f"`warm_start` {place}: no trial there lies in this space; judged there: {len(lines)}, "
             f"of {listed}; give a search of the same algorithms with ranges that overlap, or leave it out"
         )
     differences = _differences(_file(place).parent, space, splits)
@@ -55,12 +55,12 @@ def check(place: str) -> dict[str, dict[str, Any]]:
     path = _file(place)
     if not path.is_file():
         raise MetabenchError(
-            f"warm_start {place}: is not there; give the folder of a search, or its {files.TRIALS}"
+            f"`warm_start` {place}: is not there; give the folder of a search, or its {files.TRIALS}"
         )
     lines = files.read_lines(path)
     needed = {"trial", "algorithm", "status", "hyperparameters", "reports"}
     if not all(isinstance(line, dict) and needed <= line.keys() for line in lines):
-        raise MetabenchError(f"warm_start {place}: {path.name} holds something else than a search's trials")
+        raise MetabenchError(f"`warm_start` {place}: {path.name} holds something else than a search's trials")
     return {line["trial"]: line for line in lines}  # one that went on with a larger budget has two
 
 
@@ -75,7 +75,7 @@ def _judged(place: str, objective: Objective) -> list[dict[str, Any]]:
     if other is not None:
         metric = next((key for key in other if key in ("val_accuracy", "val_error")), "nothing known")
         raise MetabenchError(
-            f"warm_start {place}: trials are judged by {metric.removeprefix('val_')} there and by "
+            f"`warm_start` {place}: trials are judged by {metric.removeprefix('val_')} there and by "
             f"{objective.metric} here, which cannot be compared; leave it out"
         )
     return lines

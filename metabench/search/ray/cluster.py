@@ -162,7 +162,7 @@ def _join(address: str) -> None:
         ray.init(address=address, runtime_env={"env_vars": variables}, **QUIET)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise MetabenchError(
-            f"address {address}: no Ray cluster can be joined there ({error}); start one with "
+            f"`address` {address}: no Ray cluster can be joined there ({error}); start one with "
             "`ray start --head`, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if it wants a token, "
             "or leave the address out to use this machine"
         ) from error
@@ -227,7 +227,7 @@ def allocate(resources: dict[str, float], trial: TrialResources = DEFAULT_RESOUR
     if cpus < trial.cpus:
         raise MetabenchError(
             f"the cluster has {cpus} cores, and a trial takes {trial.cpus}; add a worker node, or lower "
-            "cpus_per_trial; of a cluster that grows, say by workers how many nodes there may be"
+            "`cpus_per_trial`; of a cluster that grows, say by `workers` how many nodes there may be"
         )
     slots = cpus // trial.cpus
     if trial.gpus == 0 or not (gpus or trial.gpus):

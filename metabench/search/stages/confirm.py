@@ -113,7 +113,7 @@ def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, 
     metric, sign = objective.metric, objective.metric.sign
     means = {}
     for trial in trials:
-        figures = files.read_json(folder / files.CONFIRM / f"{trial.name}.json")[metric]
+        figures = files.read_json(folder / files.CONFIRM / f"{trial.name}.json")[metric.name]
         # null, as a number that is not finite is written, makes the mean NaN
         means[trial.name] = statistics.fmean(math.nan if figure is None else figure for figure in figures)
     # A candidate that is not finite on some fresh task stands behind all others.

@@ -40,23 +40,23 @@ def test_memory_for_a_tensor_takes_it_in_and_lies_alike(leaf: torch.Tensor) -> N
 
 BREAKS_OFF = """
 import sys, torch
-from metabench import capture, replay
+from metabench.training.graphs import cuda, trace
 
 def waits(x):
     return x * float(x.sum())
 
 x = torch.rand(3, device=sys.argv[1])
 if sys.argv[1] == "cuda":
-    assert capture.capture(waits, (x,), capture.GraphPool(x.device)) is None
-    traces = replay.TraceCache(0.0)
+    assert cuda.capture(waits, (x,), cuda.GraphPool(x.device)) is None
+    traces = trace.TraceCache(0.0)
     for _ in range(2):  # what comes after is captured as ever
         assert torch.equal(traces.run("double", lambda x: 2 * x, x), 2 * x)
-    assert isinstance(*traces.recorded.values(), capture.Captured)
+    assert isinstance(*traces.recorded.values(), cuda.Captured)
 else:
     class GraphPool:
         handle = stream = None
         leave = lambda self: print("left")
-    assert capture.capture(waits, (x,), GraphPool()) is None
+    assert cuda.capture(waits, (x,), GraphPool()) is None
 """
 
 
