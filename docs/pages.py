@@ -68,9 +68,8 @@ def _command(name: str, command: Any, is_root: bool = False) -> Iterator[str]:
         yield f"{_text(command.help)}\n"
         if shown:
             yield "| | | | default |\n|---|---|---|---|"
-            yield from (
-                _parameter(one, kinds[one.name] if one.name in kinds else one.type.name) for one in shown
-            )
+            # What is made from a model stands in no signature.
+            yield from (_parameter(o, kinds.get(o.name, o.type_descriptor.annotation)) for o in shown)
         yield "\n"
     for word, one in below.items():
         yield from _command(f"{name} {word}", one)
