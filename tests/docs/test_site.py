@@ -87,6 +87,6 @@ def test_the_settings_of_every_algorithm_and_part_are_described(site: Path) -> N
 
 def test_public_functions_are_described_with_their_fields(site: Path) -> None:
     page = (site / "reference" / "python.html").read_text()
-    for name in ("core.Algorithm", "runs.train_run", "data.load", "search.search", "stats.paired"):
+    for name in ("core.Algorithm", "training.run.train_run", "data.load", "search.search", "stats.paired"):
         assert f'id="metabench.{name}' in page, name
     assert "Alias for field" not in page
