@@ -119,11 +119,8 @@ def _keep_rungs(before: SearchSpace, space: SearchSpace) -> SearchSpace:
         return space
     rungs = spaces.rungs(before.budget)
     if space.budget.tasks > before.budget.tasks:
-        further, rung = [], rungs[-1] * space.budget.reduction_factor
-        while rung < space.budget.tasks:
-            further.append(rung)
-            rung *= space.budget.reduction_factor
-        rungs = [*rungs, *further, space.budget.tasks]
+        onwards = {"grace": rungs[-1] * space.budget.reduction_factor, "rungs": None, "scheduler": "asha"}
+        rungs = [*rungs, *spaces.rungs(space.budget.model_copy(update=onwards))]
     wanted = {"grace": before.budget.grace, "rungs": rungs}
     return space.model_copy(update={"budget": space.budget.model_copy(update=wanted)})
 

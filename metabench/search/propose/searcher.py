@@ -46,9 +46,9 @@ class Study:
         self.study = samplers.start_study(space.budget.sampler)
         trials = warm.frozen(space, algorithm, earlier)
         self.study.add_trials(trials)
-        best = warm.best(trials)
-        if best is not None and best not in self.first:
-            self.first.append(best)
+        if trials:  # the one that got furthest, of equals that with the best score
+            best = max(trials, key=lambda trial: (max(trial.intermediate_values), trial.value)).params
+            self.first += [] if best in self.first else [best]
 
     def propose(self) -> dict[str, Any]:
         """Sample the next setting; the published ones, and the best of an earlier search, come first."""
@@ -99,7 +99,7 @@ class Study:
         seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
         budget = self.space.budget
         startup = min(samplers.STARTUP, max(1, budget.trials // 3))
-        return samplers.make(budget.sampler, self.its.parameters, startup, series, seed)
+        return samplers.make(budget.sampler, self.its.sampled, startup, series, seed)
 
 
 class FairSearcher:
@@ -113,12 +113,7 @@ class FairSearcher:
         earlier: Mapping[str, Any] | None = None,
         study: Callable[..., Study] = Study,
     ) -> None:
-        """Rebuild the studies from the ledger.
-
-        Args:
-            earlier: algorithms to trials of an earlier search.
-            study: makes the study of one algorithm.
-        """
+        """Rebuild the studies from the ledger; `earlier` has the trials of an earlier search by algorithm."""
         self.space = space
         self.ledger = ledger
         self.seed = seed
@@ -215,13 +210,12 @@ class FairSearcher:
     def _expected(self, algorithm: str) -> float:
         """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""
         seen = self.ledger.tasks(algorithm)
-        ahead = sum(self._ahead(trial) for trial in self.ledger.unfinished() if trial.algorithm == algorithm)
+        running = [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
+        ahead = sum(
+            min((rung - t.tasks_seen for rung in self.rungs if rung > t.tasks_seen), default=0)
+            for t in running
+        )
         if self.space.budget.seconds is None:
             return seen + ahead
         spent = self.ledger.seconds(algorithm)
         return spent + ahead * spent / max(seen, 1)
-
-    def _ahead(self, trial: Trial) -> int:
-        if trial.status is not None or trial.is_waiting:
-            return 0
-        return next((rung - trial.tasks_seen for rung in self.rungs if rung > trial.tasks_seen), 0)
