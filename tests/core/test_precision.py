@@ -20,7 +20,7 @@ TOLD = {
 """What a user may say: whether products are exact then, and whether convolutions may take tf32."""
 
 ASK = """
-from metabench import memory
+from metabench.core import device as memory
 memory.match_cudnn_tf32()
 print(memory.is_exact(), torch.backends.cudnn.conv.fp32_precision == "tf32")
 """

@@ -38,21 +38,17 @@ def opened(folder: Path, url: str | None, resume: Resume, say: Callable[[str], N
     """
     if url is None:
         check_resume(folder, resume)
-        files.check_writable(folder)
-        with files.lock(folder):
-            yield
-        return
-    _check_origin(folder, url)
+    else:
+        _check_origin(folder, url)
     files.check_writable(folder)
-    with files.lock(folder):
-        copy = remote.attach(folder, url)
-        try:
-            with lease.hold(copy, say):
-                copy.fetch(skip=is_of_workers)
-                check_resume(folder, resume)
-                yield
-        finally:
-            remote.detach(folder)
+    with files.lock(folder), contextlib.ExitStack() as stack:
+        if url is not None:
+            copy = remote.attach(folder, url)
+            stack.callback(remote.detach, folder)
+            stack.enter_context(lease.hold(copy, say))
+            copy.fetch(skip=is_of_workers)
+            check_resume(folder, resume)
+        yield
 
 
 def is_of_workers(name: str) -> bool:

@@ -40,7 +40,6 @@ class Study:
         self.seed = seed
         self.its = spaces.of(space, algorithm)
         self.first = [*self.its.published]
-        self.keeps_notes = space.budget.sampler in samplers.KEEPS_NOTES
         self.asked: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = samplers.start_study(space.budget.sampler)
@@ -61,7 +60,7 @@ class Study:
     def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Ask for a given setting."""
         number = len(self.asked)
-        if self.keeps_notes and number >= len(self.first):
+        if self.space.budget.sampler in samplers.KEEPS_NOTES and number >= len(self.first):
             self.study.sampler = self._sampler(number)
         else:
             self.study.sampler = RandomSampler(seed=0)  # proposes nothing: every value is given
@@ -151,8 +150,9 @@ class FairSearcher:
 
     def remaining(self) -> int:
         """Count the trials still to be handed out; at most, where seconds are the budget."""
-        new = [self.trials[a] - len(self.ledger.of(a)) for a in self.studies if not self._is_spent(a)]
-        return len(self.unfinished) + sum(new)
+        seconds = self.space.budget.seconds
+        unspent = [a for a in self.studies if seconds is None or self.ledger.seconds(a) < seconds]
+        return len(self.unfinished) + sum(self.trials[a] - len(self.ledger.of(a)) for a in unspent)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial, None for not yet, or FINISHED when all is done.
@@ -196,10 +196,6 @@ class FairSearcher:
         hyperparameters = self.studies[algorithm].its.resolve(sampled)
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
         return self.ledger.propose(algorithm, sampled, hyperparameters, number == 0, seed)
-
-    def _is_spent(self, algorithm: str) -> bool:
-        seconds = self.space.budget.seconds
-        return seconds is not None and self.ledger.seconds(algorithm) >= seconds
 
     def _is_open(self, algorithm: str) -> bool:
         """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""

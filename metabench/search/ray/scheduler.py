@@ -101,8 +101,3 @@ class RungScheduler(FIFOScheduler):
             self.say(f"{name} starts again from {start}: {in_one_line(error)}")
         else:
             self.ledger.fail(name, error)
-
-    def debug_string(self) -> str:
-        """Name the rule."""
-        budget = self.budget
-        return f"One rung table an algorithm, {budget.scheduler}, factor {budget.reduction_factor}."
