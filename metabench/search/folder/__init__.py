@@ -38,8 +38,12 @@ def opened(folder: Path, url: str | None, resume: Resume, say: Callable[[str], N
     """
     if url is None:
         check_resume(folder, resume)
-    else:
-        _check_origin(folder, url)
+    elif _names(folder) - {files.LOCK, remote.ORIGIN}:
+        origin = folder / remote.ORIGIN
+        if not origin.exists() or files.read_json(origin).get("url") != url:
+            raise MetabenchError(
+                f"{folder}: is there already and is no copy of {url}; choose another folder or name"
+            )
     files.check_writable(folder)
     with files.lock(folder), contextlib.ExitStack() as stack:
         if url is not None:
@@ -173,13 +177,3 @@ def _card(space: SearchSpace) -> str:
         "device": environment["device"],
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-
-
-def _check_origin(folder: Path, url: str) -> None:
-    if not _names(folder) - {files.LOCK, remote.ORIGIN}:
-        return
-    path = folder / remote.ORIGIN
-    if not path.exists() or files.read_json(path).get("url") != url:
-        raise MetabenchError(
-            f"{folder}: is there already and is no copy of {url}; choose another folder or name"
-        )
