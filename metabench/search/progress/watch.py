@@ -74,14 +74,12 @@ class Watch:
         self._events = Events(self.folder / files.TENSORBOARD / SEARCH_RUN)
         if self.console.is_terminal and not self.console.quiet:
             self._live = Live(console=self.console, refresh_per_second=2)
-            self._live.start()
-        self._snapshot(ledger)
         try:
-            yield
+            with self._live or contextlib.nullcontext():
+                self._snapshot(ledger)
+                yield
         finally:
-            if self._live is not None:
-                self._live.stop()
-                self._live = None
+            self._live = None
             # Who leaves because the storage is out of order is to hear of it, and not of this.
             with contextlib.suppress(OutOfOrder):
                 if self._is_stale:
