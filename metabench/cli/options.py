@@ -61,7 +61,7 @@ class From:
 
 def _kind(annotation: Any) -> tuple[Any, str, str]:
     """Return what typer is to read for a field of a type, how it is called, and the choices there are."""
-    from metabench.core.config.task import COUNT
+    from metabench.core.config import COUNT
 
     if get_origin(annotation) is Literal:
         *names, last = get_args(annotation)
@@ -76,7 +76,7 @@ def _kind(annotation: Any) -> tuple[Any, str, str]:
 
 def _read(value: Any, annotation: Any) -> Any:
     """Read a number, or a range LOW-HIGH; anything else stays as it is, for the check to refuse."""
-    from metabench.core.config.task import COUNT
+    from metabench.core.config import COUNT
 
     low, _, high = value.partition("-") if annotation == COUNT else ("", "", "")
     if low.isdecimal() and high.isdecimal():

@@ -188,14 +188,7 @@ def setting(
     maximum: float | None = None,
     choices: tuple[Any, ...] | None = None,
 ) -> Any:
-    """Declare one hyperparameter of an algorithm: default, one-line help, allowed values.
-
-    Args:
-        minimum: smallest allowed value.
-        above: exclusive lower bound.
-        maximum: largest allowed value.
-        choices: the only allowed values.
-    """
+    """Declare one hyperparameter of an algorithm: default, one-line help, allowed values (> above)."""
     limits = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 

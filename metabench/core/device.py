@@ -11,11 +11,7 @@ import torch
 
 
 def cap(share: float) -> None:
-    """Keep this process to its share of a GPU's memory, so that trials beside each other cannot starve.
-
-    Args:
-        share: of one GPU; a whole one needs no limit.
-    """
+    """Keep this process to its share of a GPU's memory, so that trials beside each other cannot starve."""
     if share < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from typing import Any
 
 SIGNALS = ("SIGTERM", "SIGUSR1")
@@ -16,7 +15,7 @@ TRY_AGAIN = os.EX_TEMPFAIL
 """Exit code that asks for the same command again."""
 
 _is_listening = False
-_received: tuple[str, float] | None = None
+_received: str | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,20 +45,15 @@ def check() -> None:
     Python forgets what is raised while it collects garbage, forks, or is called back from a library in C.
     """
     if _received is not None:
-        raise Interrupted(_received[0])
+        raise Interrupted(_received)
 
 
 def received() -> str | None:
     """Return the signal by which the process was asked to stop; None where it was not."""
-    return None if _received is None else _received[0]
-
-
-def seconds_since() -> float | None:
-    """Return how long ago the process was asked to stop; None where it was not."""
-    return None if _received is None else time.monotonic() - _received[1]
+    return _received
 
 
 def _interrupt(number: int, frame: Any) -> None:
     global _received
-    _received = (signal.Signals(number).name, time.monotonic())
-    raise Interrupted(_received[0])
+    _received = signal.Signals(number).name
+    raise Interrupted(_received)

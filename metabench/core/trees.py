@@ -18,14 +18,8 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     return function(tree, *others)
 
 
-def flatten(containers: Any) -> tuple[list[Any], Any]:
-    """List the leaves of nested tuples, lists and dicts, and say how `unflatten` puts them together again."""
-    return tree_flatten(containers)
-
-
-def unflatten(leaves: list[Any], form: Any) -> Any:
-    """Put leaves together as `flatten` took them apart."""
-    return tree_unflatten(leaves, form)
+flatten, unflatten = tree_flatten, tree_unflatten
+"""List the leaves of nested tuples, lists and dicts with their form; put them together again by that form."""
 
 
 def together(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
@@ -73,7 +67,5 @@ def is_finite(tree: Tree) -> torch.Tensor:
 
 def fill(template: Tree, flat: dict[str, torch.Tensor], prefix: str = "") -> Tree:
     """Put named leaves, as listed by `items`, into the shape of a template."""
-    if isinstance(template, dict):
-        inner = {key: f"{prefix}.{key}" if prefix else key for key in template}
-        return {key: fill(value, flat, inner[key]) for key, value in template.items()}
-    return flat[prefix]
+    names = (name for name, _ in items(template, prefix))
+    return map(lambda _: flat[next(names)], template)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from metabench.core import MetabenchError
-from metabench.core.config.problems import nearest
+from metabench.core.config import nearest
 from metabench.core.metrics import plain
 
 Row = Mapping[str, Any]

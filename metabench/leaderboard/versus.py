@@ -9,7 +9,7 @@ from typing import Any
 
 from metabench import leaderboard, stats
 from metabench.core import MetabenchError, metrics
-from metabench.core.config.problems import nearest
+from metabench.core.config import nearest
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard.folders import Run, Search, refuse_mixture
 from metabench.leaderboard.rows import BASELINE, short_name

@@ -51,8 +51,7 @@ def search(
     """
     from metabench.core.objectives import OBJECTIVES
     from metabench.search import folder
-    from metabench.search.progress import dashboard
-    from metabench.search.progress.watch import Watch
+    from metabench.search.progress.watch import Watch, write_leaderboard
     from metabench.search.propose import samplers
     from metabench.search.ray import cluster, nodes
     from metabench.search.stages import final
@@ -73,7 +72,7 @@ def search(
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 nodes.check(address, space.task, splits, fetch)
                 _run_stages(place, watch.space, splits, seed, joined, watch)
-        dashboard.write_leaderboard(place)
+        write_leaderboard(place)
         if not final.is_tested(place):
             raise MetabenchError(f"{place}: not all final runs are tested; the same command tries again")
     return place

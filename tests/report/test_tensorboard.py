@@ -19,7 +19,7 @@ import pytest
 from metabench.core import Report
 from metabench.core.objectives import OBJECTIVES
 from metabench.search.journal.ledger import Ledger, Trial
-from metabench.search.progress import dashboard
+from metabench.search.progress import watch as dashboard
 from metabench.search.progress.watch import Watch
 from metabench.storage import files
 from metabench.storage.tensorboard import Events

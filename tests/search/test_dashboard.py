@@ -18,7 +18,7 @@ from metabench.data.reading.splits import make_splits
 from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger
 from metabench.search.journal.rule import decide
-from metabench.search.progress import dashboard
+from metabench.search.progress import watch as dashboard
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.ray.experiment import Endings

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from metabench.core import OutOfOrder
-from metabench.search import cluster, jobs
+from metabench.search.ray import cluster, jobs
 
 
 def sleep(seconds: float) -> None:

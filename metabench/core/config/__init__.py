@@ -1,52 +1,398 @@
-"""What a user may write, as pydantic models; every problem of a file is reported together."""
+"""What a user may write, as pydantic models, and what is wrong with it."""
 
-from metabench.core.config.base import Model, Scalar
-from metabench.core.config.problems import (
-    allowed,
-    attempt,
-    field_types,
-    flatten,
-    nearest,
-    parse_pairs,
-    parse_settings,
-    problems,
-    refusal,
-    setting_problem,
-    validated,
-)
-from metabench.core.config.space import (
-    BudgetConfig,
-    Choices,
-    NetworkConfig,
-    Parameter,
-    Range,
-    RunConfig,
-    SearchSpace,
-)
-from metabench.core.config.task import AugmentConfig, Between, TaskConfig
+from __future__ import annotations
 
-__all__ = [
-    "AugmentConfig",
-    "Between",
-    "BudgetConfig",
-    "Choices",
-    "Model",
-    "NetworkConfig",
-    "Parameter",
-    "Range",
-    "RunConfig",
-    "Scalar",
-    "SearchSpace",
-    "TaskConfig",
-    "allowed",
-    "attempt",
-    "field_types",
-    "flatten",
-    "nearest",
-    "parse_pairs",
-    "parse_settings",
-    "problems",
-    "refusal",
-    "setting_problem",
-    "validated",
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from metabench.core import MetabenchError
+from metabench.core.config.settings import allowed as allowed
+from metabench.core.config.settings import field_types as field_types
+from metabench.core.config.settings import nearest as nearest
+from metabench.core.config.settings import parse_pairs as parse_pairs
+from metabench.core.config.settings import parse_settings as parse_settings
+from metabench.core.config.settings import setting_problem as setting_problem
+
+Scalar = bool | int | float | str
+
+
+class Model(BaseModel):
+    """A frozen model that refuses unknown keys, values of another type, infinity and NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class AugmentConfig(Model):
+    """How far meta-train images are distorted at most where the setting `augment` asks for it."""
+
+    flip: bool = Field(False, description="mirror every other image, left to right")
+    rotate: float = Field(15, ge=0, le=180, description="degrees to either side")
+    scale: float = Field(0.2, ge=0, le=2, description="of the logarithm of each side, up or down")
+    shear: float = Field(0.2, ge=0, le=2, description="slant, as a share of the height")
+    shift: float = Field(0.1, ge=0, le=1, description="share of a side, to either side")
+    contrast: float = Field(0.0, ge=0, le=2, description="of the logarithm of the contrast, up or down")
+    brightness: float = Field(0.0, ge=0, le=2, description="of the logarithm of the mean, up or down")
+    padding: Literal["zeros", "border", "reflection"] = Field(
+        "zeros", description="what comes in from beyond the border"
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Tell whether any pixel may move."""
+        return bool(self.flip or self.rotate or self.scale or self.shear or self.shift)
+
+    @property
+    def lights(self) -> bool:
+        """Tell whether contrast or brightness may change."""
+        return bool(self.contrast or self.brightness)
+
+
+class Between(Model):
+    """A whole number drawn for each task, each from low to high equally likely."""
+
+    low: int = Field(ge=1)
+    high: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Between:
+        if not self.low < self.high:
+            raise ValueError(
+                f"low={self.low}, high={self.high}: low must be < high; for one number, write it"
+            )
+        return self
+
+    def __str__(self) -> str:
+        """Write it as it is typed."""
+        return f"{self.low}-{self.high}"
+
+
+Count = Annotated[
+    Annotated[Between, Tag("<between>")] | Annotated[int, Field(ge=1), Tag("<count>")],
+    Discriminator(lambda value: "<between>" if isinstance(value, Mapping | Between) else "<count>"),
 ]
+"""A whole number from 1, or a range of which each task draws its own."""
+
+COUNT = get_args(Count)[0]
+"""Its type, as pydantic keeps it of a field."""
+
+
+class TaskConfig(Model):
+    """Which problems are learnt: a data set, its split and the shape of a task."""
+
+    dataset: str = Field(description="name of a data set; see `metabench datasets`")
+    split: str | None = Field(None, description="named split of the data set; empty for its default")
+    options: dict[str, Scalar] = Field(default_factory=dict, description="settings of the data set itself")
+    way: Count = Field(5, description="classes in a task; 1 for regression, where a task is one function")
+    shot: Count = Field(1, description="support examples a class, or points of a function")
+    query: int = Field(5, ge=1, description="query examples a class in meta-training")
+    test_query: int = Field(15, ge=1, description="query examples a class in meta-validation and meta-test")
+    most_shots: int | None = Field(
+        None,
+        ge=2,
+        description="unbalanced support: as many examples as `shot` a class would be, divided at random, at "
+        "least one and at most this many a class",
+    )
+    unlabelled: int = Field(
+        0, ge=0, description="images without a label beside the support set, of each class of the task"
+    )
+    distractors: int = Field(
+        0, ge=0, description="classes outside the task that have as many unlabelled images each"
+    )
+    domains: Literal["any", "within", "across"] = Field(
+        "any",
+        description="classes come from any domain, all of a task from one, or support from one domain and "
+        "query from another that has classes of the same names",
+    )
+    augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def ways(self) -> tuple[int, int]:
+        """Return the fewest and the most classes of a task."""
+        return ends(self.way)
+
+    @property
+    def shots(self) -> tuple[int, int]:
+        """Return the smallest and the largest shot of a task."""
+        return ends(self.shot)
+
+    @model_validator(mode="after")
+    def _together(self) -> TaskConfig:
+        setting, largest = f"most_shots={self.most_shots}", self.shots[1]
+        if self.most_shots is not None and self.most_shots <= largest:
+            advice = "raise it, or leave it out for equal shots"
+            raise ValueError(f"{setting}: must be > shot={self.shot}, the mean; {advice}")
+        if self.most_shots is not None and largest == 1:
+            raise ValueError(f"{setting}: with shot=1 every class has its one example; raise shot")
+        if self.distractors and not self.unlabelled:
+            advice = "set unlabelled, or leave it out"
+            raise ValueError(f"distractors={self.distractors}: have unlabelled images only; {advice}")
+        return self
+
+
+def ends(count: int | Between) -> tuple[int, int]:
+    """Return the bounds of a number, or of a range."""
+    return (count.low, count.high) if isinstance(count, Between) else (count, count)
+
+
+class NetworkConfig(Model):
+    """The network that is adapted, and where batch norm takes a query's moments from."""
+
+    name: str = Field("conv4", description="name of a network: conv4, resnet12 or mlp")
+    width: int = Field(
+        32,
+        ge=1,
+        description="channels of each conv4 layer, of resnet12's first block, or units of an mlp layer",
+    )
+    depth: int = Field(2, ge=1, description="hidden layers of an mlp")
+    norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
+    groups: int = Field(4, ge=1, description="groups of channels of group norm; must divide width")
+    batch_norm: Literal["transductive", "support_stats", "with_support"] = Field(
+        "transductive",
+        description="queries are normalised by their own moments (as is usual), by the support's, "
+        "or each by those of the support and itself",
+    )
+    shrink: Literal["pool", "stride"] = Field(
+        "pool", description="conv4 halves an image by max pooling or by stride 2"
+    )
+    readout: Literal["flatten", "mean"] = Field(
+        "flatten",
+        description="conv4's head sees every pixel's features, or, as resnet12's, their mean over pixels",
+    )
+
+
+class BudgetConfig(Model):
+    """How much compute is spent on each algorithm, and how the best setting is confirmed."""
+
+    tasks: int = Field(ge=1, description="meta-train tasks of a full run")
+    trials: int = Field(
+        ge=1, description="hyperparameter settings tried an algorithm; at most, where seconds are the unit"
+    )
+    grace: int = Field(ge=1, description="tasks seen before a trial may be stopped: the lowest rung")
+    reduction_factor: int = Field(3, ge=2, description="one in this many trials passes a rung")
+    sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
+        "tpe", description="Optuna's sampler that proposes settings; random is the control"
+    )
+    scheduler: Literal["asha", "none", "top_k"] = Field(
+        "asha",
+        description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
+        "tasks, the best one in `reduction_factor`, to the full budget",
+    )
+    validation_tasks: int = Field(200, ge=2, description="frozen meta-validation tasks at each rung")
+    borderline_tasks: int | None = Field(
+        None,
+        ge=2,
+        description="as many, those of `validation_tasks` among them, before a decision within their noise",
+    )
+    confirm_top: int = Field(3, ge=1, description="settings an algorithm that are confirmed on fresh tasks")
+    confirm_tasks: int = Field(600, ge=2, description="fresh meta-validation tasks of the confirmation")
+    seeds: int = Field(3, ge=1, description="full runs of the confirmed setting, one a seed")
+    test_tasks: int = Field(1000, ge=2, description="frozen meta-test tasks")
+    unit: Literal["tasks", "seconds"] = Field(
+        "tasks", description="what is the same for all algorithms: trials and their tasks, or seconds"
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="of training and validation, all trials of an algorithm together; with unit=seconds",
+    )
+    rungs: list[int] | None = Field(
+        None,
+        description="tasks seen at which a trial may be stopped, the last being `tasks`; "
+        "else `grace`, and times `reduction_factor` from there on",
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> BudgetConfig:
+        rungs, more, is_timed = self.rungs, self.borderline_tasks, self.unit == "seconds"
+        ascend = rungs is None or (
+            rungs == sorted({*rungs, self.tasks}) and rungs[0] >= 1 and rungs[-1] == self.tasks
+        )
+        wrong = {
+            f"grace={self.grace}: must be <= tasks={self.tasks}": self.grace > self.tasks,
+            f"rungs={rungs}: must ascend from 1 or more to tasks={self.tasks}": not ascend,
+            f"borderline_tasks={more}: must be > validation_tasks={self.validation_tasks}": more is not None
+            and more <= self.validation_tasks,
+            f"borderline_tasks={more}: with scheduler={self.scheduler} no decision is made while a trial "
+            "runs; leave it out, or take asha": more is not None and self.scheduler != "asha",
+            "unit=seconds: needs `seconds`, the budget of each algorithm": is_timed and self.seconds is None,
+            "unit=seconds: scheduler=top_k needs to know how many trials there are; take tasks": is_timed
+            and self.scheduler == "top_k",
+            f"seconds={self.seconds}: counts with unit=seconds only; set it, or leave this out": not is_timed
+            and self.seconds is not None,
+        }
+        for problem, is_so in wrong.items():
+            if is_so:
+                raise ValueError(problem)
+        return self
+
+
+When = dict[str, Scalar | list[Scalar]]
+WHEN = Field(None, description="only sampled when these other hyperparameters have these values")
+
+
+class Range(Model):
+    """Numbers between two bounds; whole numbers when both bounds are whole and the setting is."""
+
+    low: int | float
+    high: int | float
+    log: bool = Field(False, description="sample the logarithm uniformly")
+    step: int | float | None = Field(None, gt=0, description="grid spacing; not with log")
+    default: int | float = Field(description="published value, tried first")
+    when: When | None = WHEN
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low}, high={self.high}: the range is empty; low must be < high")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low={self.low}: must be > 0 where log is true")
+        if self.log and self.step is not None:
+            raise ValueError("step: not allowed where log is true")
+        if not self.low <= self.default <= self.high:
+            raise ValueError(f"default={self.default}: must lie in [{self.low}, {self.high}]")
+        return self
+
+
+class Choices(Model):
+    """One of a few values."""
+
+    choices: list[Scalar] = Field(min_length=1)
+    default: Scalar = Field(description="published value, tried first")
+    when: When | None = WHEN
+
+    @model_validator(mode="after")
+    def _default_is_a_choice(self) -> Choices:
+        if self.default not in self.choices:
+            raise ValueError(f"default={self.default!r}: must be one of {self.choices}")
+        return self
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "<choices>" if "choices" in value else "<range>"
+    return next((tag for tag, kind in KINDS.items() if isinstance(value, kind)), "<constant>")
+
+
+KINDS: dict[str, type[Model]] = {"<range>": Range, "<choices>": Choices, "<between>": Between}
+
+Parameter = Annotated[
+    Annotated[Range, Tag("<range>")]
+    | Annotated[Choices, Tag("<choices>")]
+    | Annotated[Scalar, Tag("<constant>")],
+    Discriminator(_kind),
+]
+"""A range, a list of choices, or a constant."""
+
+
+class SearchSpace(Model):
+    """A search: the task, the network, the budget, and each algorithm's hyperparameters."""
+
+    task: TaskConfig
+    network: NetworkConfig = NetworkConfig()
+    budget: BudgetConfig
+    shared: dict[str, Parameter] = Field(
+        default_factory=dict, description="hyperparameters of all algorithms that have them"
+    )
+    algorithms: dict[str, dict[str, Parameter]] = Field(
+        min_length=1,
+        description="algorithms to compare, each with its own hyperparameters; "
+        "NAME.LABEL is one more row of NAME, with settings of its own",
+    )
+    also: list[dict[str, Scalar]] = Field(
+        default_factory=list,
+        description="other published settings, tried after the defaults; what is left out keeps its default",
+    )
+
+
+class RunConfig(Model):
+    """One training run, resolved: everything that its numbers depend on."""
+
+    algorithm: str = Field(description="name of an algorithm; see `metabench algorithms`")
+    hyperparameters: dict[str, Scalar]  # every setting of the algorithm, defaults filled in
+    task: TaskConfig
+    network: NetworkConfig
+    tasks: int = Field(10_000, ge=1, description="meta-train tasks, towards which schedules run")
+    rungs: list[int]  # tasks seen at which a Report is due, ascending; the last is `tasks`
+    validation_tasks: int = Field(200, ge=2, description="frozen meta-validation tasks at each report")
+    seed: int = Field(0, description="seed of everything that is drawn")
+
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+SCALARS = {
+    "bool": "a number, a word, true or false",  # the first member of a union
+    "int": "a finite number",
+    "<count>": "a whole number, or a range: 3-10 as a flag, {low: 3, high: 10} in a file",
+}
+LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""Of pydantic's types of errors, those that tell best themselves what is allowed."""
+
+TAGS = {*KINDS, "<constant>", "<count>", "bool", "int", "float", "str"}
+"""Pydantic's names of a union's members."""
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Turn pydantic's errors into one line each: where, what was given, what is allowed."""
+    lines: dict[str, str] = {}  # by place: a union reports each of its members
+    for item in error.errors():
+        path = [str(part) for part in item["loc"] if part not in TAGS]
+        where = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            line = f"{where}: unknown key.{allowed(path[-1], _holder(model, item['loc']).model_fields)}"
+        elif item["type"] == "missing":
+            line = f"{where}: missing"
+        elif item["type"] == "value_error":
+            line = f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"])
+        elif item["loc"] and item["loc"][-1] in SCALARS and item["type"] not in LIMITS:
+            line = f"{where}={item['input']!r}: must be {SCALARS[str(item['loc'][-1])]}"
+        else:
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}".removeprefix("input ")
+            line = f"{where}={item['input']!r}: {message}"
+        lines.setdefault(where, line)
+    return list(lines.values())
+
+
+def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the model that should have had the last key of an error's place."""
+    current: Any = model
+    for part in loc[:-1]:
+        if part in KINDS:
+            current = KINDS[str(part)]
+        elif isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[str(part)].annotation
+    return current
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M:
+    """Build a model, or say all that is wrong with its values."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise MetabenchError("\n".join(problems(error, model))) from None
+
+
+def attempt(wrong: list[str], function: Callable[..., T], *args: Any) -> T | None:
+    """Call a function; add the lines of a MetabenchError to a list and return None."""
+    try:
+        return function(*args)
+    except MetabenchError as error:
+        wrong += str(error).splitlines()
+        return None
+
+
+def refusal(source: object, wrong: Sequence[str]) -> MetabenchError:
+    """Say where problems were and how many, and list them."""
+    count = "1 problem" if len(wrong) == 1 else f"{len(wrong)} problems"
+    return MetabenchError("\n  ".join([f"{source}: {count}", *wrong]))
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted keys; those of the space without its name."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, key if prefix in ("", "space") else f"{prefix}.{key}")
+    return flat

@@ -38,21 +38,21 @@ def opened(folder: Path, url: str | None, resume: Resume, say: Callable[[str], N
     """
     if url is None:
         check_resume(folder, resume)
-        files.check_writable(folder)
-        with files.lock(folder):
-            yield
-        return
-    _check_origin(folder, url)
+    elif _names(folder) - {files.LOCK, remote.ORIGIN}:
+        origin = folder / remote.ORIGIN
+        if not origin.exists() or files.read_json(origin).get("url") != url:
+            raise MetabenchError(
+                f"{folder}: is there already and is no copy of {url}; choose another folder or name"
+            )
     files.check_writable(folder)
-    with files.lock(folder):
-        copy = remote.attach(folder, url)
-        try:
-            with lease.hold(copy, say):
-                copy.fetch(skip=is_of_workers)
-                check_resume(folder, resume)
-                yield
-        finally:
-            remote.detach(folder)
+    with files.lock(folder), contextlib.ExitStack() as stack:
+        if url is not None:
+            copy = remote.attach(folder, url)
+            stack.callback(remote.detach, folder)
+            stack.enter_context(lease.hold(copy, say))
+            copy.fetch(skip=is_of_workers)
+            check_resume(folder, resume)
+        yield
 
 
 def is_of_workers(name: str) -> bool:
@@ -177,13 +177,3 @@ def _card(space: SearchSpace) -> str:
         "device": environment["device"],
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-
-
-def _check_origin(folder: Path, url: str) -> None:
-    if not _names(folder) - {files.LOCK, remote.ORIGIN}:
-        return
-    path = folder / remote.ORIGIN
-    if not path.exists() or files.read_json(path).get("url") != url:
-        raise MetabenchError(
-            f"{folder}: is there already and is no copy of {url}; choose another folder or name"
-        )

@@ -59,7 +59,7 @@ def reconcile(folder: Path, space: SearchSpace, described: dict[str, Any], accep
         return space
     _refuse(folder, old, new, list(changed), accept)
     _refuse_less(folder, earlier_space, space)
-    place = _place(before)
+    place = f"{files.EARLIER}/{len(before.get('changes', [])) + 1}"
     if any(key.startswith(INVALIDATES_CHOICE) for key in changed):
         move(folder, [files.CHOSEN, files.CONFIRM], place)
     if any(not key.startswith(("version", "code")) for key in changed):
@@ -108,7 +108,7 @@ def earlier(folder: Path) -> str | None:
     """Name the folder for results that the latest change has outdated; None where nothing was changed."""
     path = folder / files.SEARCH
     changes = files.read_json(path).get("changes", []) if path.exists() else []
-    return _place({"changes": changes[:-1]}) if changes else None
+    return f"{files.EARLIER}/{len(changes)}" if changes else None
 
 
 def _keep_rungs(before: SearchSpace, space: SearchSpace) -> SearchSpace:
@@ -119,11 +119,8 @@ def _keep_rungs(before: SearchSpace, space: SearchSpace) -> SearchSpace:
         return space
     rungs = spaces.rungs(before.budget)
     if space.budget.tasks > before.budget.tasks:
-        further, rung = [], rungs[-1] * space.budget.reduction_factor
-        while rung < space.budget.tasks:
-            further.append(rung)
-            rung *= space.budget.reduction_factor
-        rungs = [*rungs, *further, space.budget.tasks]
+        onwards = {"grace": rungs[-1] * space.budget.reduction_factor, "rungs": None, "scheduler": "asha"}
+        rungs = [*rungs, *spaces.rungs(space.budget.model_copy(update=onwards))]
     wanted = {"grace": before.budget.grace, "rungs": rungs}
     return space.model_copy(update={"budget": space.budget.model_copy(update=wanted)})
 
@@ -139,7 +136,3 @@ def _refuse_less(folder: Path, before: SearchSpace, space: SearchSpace) -> None:
         raise MetabenchError(
             f"{folder}: a search can be extended, not shortened; choose another name:\n" + "\n".join(less)
         )
-
-
-def _place(record: dict[str, Any]) -> str:
-    return f"{files.EARLIER}/{len(record.get('changes', [])) + 1}"

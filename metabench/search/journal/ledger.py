@@ -42,10 +42,10 @@ class Arrival(NamedTuple):
     score: float  # over the tasks that every trial is validated on
     reevaluated: float | None = None  # over more of them, where it was validated again
 
-
-def arrival(trial: str, report: Mapping[str, Any]) -> Arrival:
-    """Return what a report says at its rung."""
-    return Arrival(trial, report["val_score"], report.get("borderline_score"))
+    @classmethod
+    def of(cls, trial: str, report: Mapping[str, Any]) -> Arrival:
+        """Return what a report says at its rung."""
+        return cls(trial, report["val_score"], report.get("borderline_score"))
 
 
 @dataclass
@@ -99,8 +99,6 @@ class Trial:
 
     def line(self, objective: Objective) -> dict[str, Any]:
         """Return the line of trials.jsonl."""
-        last = self.reports[-1] if self.reports else {}
-        figure = None if self.score is None else objective.metric.sign * self.score
         return {
             "trial": self.name,
             "algorithm": self.algorithm,
@@ -113,8 +111,8 @@ class Trial:
             "seconds": self.seconds,
             "peak_memory": max((report["peak_memory"] for report in self.reports), default=0),
             "validation_tasks": sum(report.get("val_tasks", 0) for report in self.reports),
-            f"val_{objective.metric}": figure,
-            "val_ci": last.get("val_ci"),
+            f"val_{objective.metric}": None if self.score is None else objective.metric.sign * self.score,
+            "val_ci": self.reports[-1].get("val_ci") if self.reports else None,
             "reports": self.reports,
             "decisions": [
                 {"tasks_seen": seen, "decision": decision, **self.details[seen]}
@@ -133,6 +131,15 @@ def preference(trial: Trial) -> tuple[float, ...]:
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
     """Sort trials that were judged, best first."""
     return sorted((trial for trial in trials if trial.status in (COMPLETE, PRUNED)), key=preference)
+
+
+def incumbent(trials: Iterable[Trial]) -> Trial | None:
+    """Return the trial that would be confirmed first if no report came any more; None where there is none.
+
+    The rung that it reached counts before the score, as scores of a smaller budget do not compare.
+    """
+    judged = (trial for trial in trials if trial.status not in (DIVERGED, FAILED) and trial.score is not None)
+    return min(judged, key=preference, default=None)
 
 
 class Ledger:
@@ -290,10 +297,14 @@ class Ledger:
                 trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 if trial.status is not None:
                     self._reopen(trial)  # for a larger budget than it once completed
-                self._spend(trial, event["report"])
+                self._tasks[trial.algorithm] += seen - trial.tasks_seen
+                spent = self.seconds(trial.algorithm) + event["report"]["seconds"] - trial.seconds
+                self._seconds[trial.algorithm] = spent
                 trial.reports.append(event["report"])
                 if event["decision"] != DIVERGED:
-                    self._rungs.setdefault((trial.algorithm, seen), []).append(arrival(name, event["report"]))
+                    self._rungs.setdefault((trial.algorithm, seen), []).append(
+                        Arrival.of(name, event["report"])
+                    )
                 self._decide(trial, seen, event)
             case "doubted":
                 self.trials[name].borderline[event["tasks_seen"]] = event["arrived"]
@@ -304,11 +315,6 @@ class Ledger:
                 self.trials[name].error = event["error"]
                 self.history.append((ENDED, name))
         return self.trials[name]
-
-    def _spend(self, trial: Trial, report: dict[str, Any]) -> None:
-        """Add what a trial has spent since its last report."""
-        self._tasks[trial.algorithm] += report["tasks_seen"] - trial.tasks_seen
-        self._seconds[trial.algorithm] = self.seconds(trial.algorithm) + report["seconds"] - trial.seconds
 
     def _reopen(self, trial: Trial) -> None:
         trial.status = None

@@ -32,17 +32,7 @@ from typing import Any, NamedTuple
 from metabench import stats
 from metabench.core.config import BudgetConfig
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import (
-    COMPLETE,
-    CONTINUE,
-    DIVERGED,
-    PRUNED,
-    WAIT,
-    Arrival,
-    Ledger,
-    Trial,
-    arrival,
-)
+from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, WAIT, Arrival, Ledger, Trial
 
 REEVALUATE = "again"
 """No decision yet: the trial is to be validated on more tasks, and to report once more."""
@@ -93,7 +83,7 @@ def decide(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, An
     seen = report["tasks_seen"]
     if seen in trial.decisions:
         return trial.decisions[seen]
-    arrived, scores = arrival(name, report), report.get(SCORES, ())
+    arrived, scores = Arrival.of(name, report), report.get(SCORES, ())
     rungs = spaces.rungs(budget)
     if report["finite"] and seen not in rungs:
         raise ValueError(f"{name}: reports at {seen} tasks, beside the rungs {rungs}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,7 @@ from metabench.core import MetabenchError, metrics, utc_now
 from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import (
-    COMPLETE,
-    DIVERGED,
-    FAILED,
-    PRUNED,
-    Ledger,
-    Trial,
-    look,
-    preference,
-)
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, incumbent, look
 from metabench.storage import files
 
 RUNNING = "running"
@@ -31,15 +22,6 @@ STAGES = ("search", "confirmation", "final runs", "meta-test", "finished")
 
 FRESH_SECONDS = 300
 """How old the driver's snapshot may be while it still shows that a driver, perhaps elsewhere, is alive."""
-
-
-def incumbent(trials: Iterable[Trial]) -> Trial | None:
-    """Return the trial that would be confirmed first if no report came any more; None where there is none.
-
-    The rung that it reached counts before the score, as scores of a smaller budget do not compare.
-    """
-    judged = (trial for trial in trials if trial.status not in (DIVERGED, FAILED) and trial.score is not None)
-    return min(judged, key=preference, default=None)
 
 
 def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric) -> dict[str, Any]:

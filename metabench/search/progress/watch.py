@@ -1,4 +1,4 @@
-"""What a person sees of a running search: a live table on a terminal, else plain lines; and running.json."""
+"""What a person sees of a search: a live table on a terminal, else lines; running.json; and TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from metabench import leaderboard as board
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
 from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, Ledger, Trial
-from metabench.search.progress.dashboard import SEARCH_RUN, progress
-from metabench.search.progress.summary import STATES, summarise
+from metabench.search.progress.summary import RUNNING, STATES, summarise
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
+
+SEARCH_RUN = "_search"
+LEADERBOARD_RUN = "_leaderboard"
 
 SNAPSHOT_SECONDS = 1.0
 """Least time between two writings of running.json, however fast trials report and end."""
@@ -71,14 +74,12 @@ class Watch:
         self._events = Events(self.folder / files.TENSORBOARD / SEARCH_RUN)
         if self.console.is_terminal and not self.console.quiet:
             self._live = Live(console=self.console, refresh_per_second=2)
-            self._live.start()
-        self._snapshot(ledger)
         try:
-            yield
+            with self._live or contextlib.nullcontext():
+                self._snapshot(ledger)
+                yield
         finally:
-            if self._live is not None:
-                self._live.stop()
-                self._live = None
+            self._live = None
             # Who leaves because the storage is out of order is to hear of it, and not of this.
             with contextlib.suppress(OutOfOrder):
                 if self._is_stale:
@@ -192,3 +193,38 @@ def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
             "-" if best is None else metrics.show(metric, best),
         )
     return shown
+
+
+def progress(
+    summaries: Mapping[str, Mapping[str, Any]], metric: Metric, slots: int | None
+) -> dict[str, float]:
+    """Name what the summaries of a search's algorithms say as TensorBoard shows it."""
+    counts = {state: sum(part[state] for part in summaries.values()) for state in STATES}
+    values = {f"trials/{state}": float(count) for state, count in counts.items()}
+    if slots:
+        values["system/utilisation"] = min(1.0, counts[RUNNING] / slots)
+    for rung in next(iter(summaries.values()))["rungs"]:
+        values[f"rungs/{rung}"] = float(sum(part["rungs"][rung] for part in summaries.values()))
+    for algorithm, part in summaries.items():
+        values[f"spent/tasks/{algorithm}"] = float(part["tasks_seen"])
+        values[f"spent/seconds/{algorithm}"] = part["seconds"]
+        if part["incumbent"] is not None:
+            values[f"incumbent/{algorithm}"] = part["incumbent"][f"val_{metric}"]
+    return values
+
+
+def write_leaderboard(folder: Path) -> None:
+    """Write the leaderboard's files, and show it in TensorBoard unless it is what stood there before."""
+    path = folder / f"{files.LEADERBOARD}.json"
+    before = files.read_json(path) if path.exists() else None
+    if not board.write(folder) or (leaderboard := files.read_json(path)) == before:
+        return
+    events = Events(folder / files.TENSORBOARD / LEADERBOARD_RUN)
+    events.text("leaderboard", board.as_markdown(leaderboard, in_parts=True))
+    metric = leaderboard["metric"]["name"]
+    for row in leaderboard["rows"]:
+        name = f"meta_test/{row['algorithm']}-{row['variant']}"
+        if row.get(metric) is not None:
+            values = {name: row[metric], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
+            events.scalars(0, {tag: value for tag, value in values.items() if value is not None})
+    events.close()

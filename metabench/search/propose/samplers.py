@@ -8,12 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 
@@ -23,20 +18,16 @@ from metabench.core.config import Choices, Range
 STARTUP = 10
 """Random settings before a sampler learns from results; fewer where the whole budget is small."""
 
-NEEDS: Mapping[str, tuple[str, ...]] = {"gp": ("torch", "scipy"), "cma-es": ("cmaes",), "qmc": ("scipy",)}
-"""Packages beside Optuna."""
-
 KEEPS_NOTES = ("cma-es", "qmc")
 """Samplers that leave notes in a study as they propose: to rebuild the study, they must propose again."""
 
 
 def check(name: str) -> None:
     """Raise MetabenchError where a sampler's packages are not installed."""
-    missing = [package for package in NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
-    if missing:
+    if name == "cma-es" and importlib.util.find_spec("cmaes") is None:
         raise MetabenchError(
-            f"budget.sampler={name}: needs {', '.join(missing)}, which is not installed; "
-            f"do: pip install {' '.join(missing)}, or choose another sampler"
+            "budget.sampler=cma-es: needs cmaes, which is not installed; do: pip install cmaes, "
+            "or choose another sampler"
         )
 
 
@@ -94,11 +85,13 @@ class Points(QMCSampler):
         return self._whole
 
 
-def make(name: str, parameters: Mapping[str, Any], startup: int, series: int, seed: int) -> BaseSampler:
+def make(
+    name: str, parameters: Mapping[str, Range | Choices], startup: int, series: int, seed: int
+) -> BaseSampler:
     """Make a sampler for one proposal.
 
     Args:
-        parameters: of the algorithm, constants among them.
+        parameters: of the algorithm, without its constants.
         startup: random settings before it learns.
         series: a seed that is the same for all proposals of a study.
         seed: a seed that no other proposal has.
@@ -112,8 +105,7 @@ def make(name: str, parameters: Mapping[str, Any], startup: int, series: int, se
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "qmc":
-            varying = {key: one for key, one in parameters.items() if isinstance(one, Range | Choices)}
-            return Points({key: distribution(one) for key, one in varying.items()}, series, seed)
+            return Points({key: distribution(one) for key, one in parameters.items()}, series, seed)
         if name == "gp":
             return GPSampler(**quiet, **common)
         if name == "cma-es":

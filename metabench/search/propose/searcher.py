@@ -40,15 +40,14 @@ class Study:
         self.seed = seed
         self.its = spaces.of(space, algorithm)
         self.first = [*self.its.published]
-        self.keeps_notes = space.budget.sampler in samplers.KEEPS_NOTES
         self.asked: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = samplers.start_study(space.budget.sampler)
         trials = warm.frozen(space, algorithm, earlier)
         self.study.add_trials(trials)
-        best = warm.best(trials)
-        if best is not None and best not in self.first:
-            self.first.append(best)
+        if trials:  # the one that got furthest, of equals that with the best score
+            best = max(trials, key=lambda trial: (max(trial.intermediate_values), trial.value)).params
+            self.first += [] if best in self.first else [best]
 
     def propose(self) -> dict[str, Any]:
         """Sample the next setting; the published ones, and the best of an earlier search, come first."""
@@ -61,7 +60,7 @@ class Study:
     def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Ask for a given setting."""
         number = len(self.asked)
-        if self.keeps_notes and number >= len(self.first):
+        if self.space.budget.sampler in samplers.KEEPS_NOTES and number >= len(self.first):
             self.study.sampler = self._sampler(number)
         else:
             self.study.sampler = RandomSampler(seed=0)  # proposes nothing: every value is given
@@ -99,7 +98,7 @@ class Study:
         seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
         budget = self.space.budget
         startup = min(samplers.STARTUP, max(1, budget.trials // 3))
-        return samplers.make(budget.sampler, self.its.parameters, startup, series, seed)
+        return samplers.make(budget.sampler, self.its.sampled, startup, series, seed)
 
 
 class FairSearcher:
@@ -113,12 +112,7 @@ class FairSearcher:
         earlier: Mapping[str, Any] | None = None,
         study: Callable[..., Study] = Study,
     ) -> None:
-        """Rebuild the studies from the ledger.
-
-        Args:
-            earlier: algorithms to trials of an earlier search.
-            study: makes the study of one algorithm.
-        """
+        """Rebuild the studies from the ledger; `earlier` has the trials of an earlier search by algorithm."""
         self.space = space
         self.ledger = ledger
         self.seed = seed
@@ -156,8 +150,9 @@ class FairSearcher:
 
     def remaining(self) -> int:
         """Count the trials still to be handed out; at most, where seconds are the budget."""
-        new = [self.trials[a] - len(self.ledger.of(a)) for a in self.studies if not self._is_spent(a)]
-        return len(self.unfinished) + sum(new)
+        seconds = self.space.budget.seconds
+        unspent = [a for a in self.studies if seconds is None or self.ledger.seconds(a) < seconds]
+        return len(self.unfinished) + sum(self.trials[a] - len(self.ledger.of(a)) for a in unspent)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial, None for not yet, or FINISHED when all is done.
@@ -202,10 +197,6 @@ class FairSearcher:
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
         return self.ledger.propose(algorithm, sampled, hyperparameters, number == 0, seed)
 
-    def _is_spent(self, algorithm: str) -> bool:
-        seconds = self.space.budget.seconds
-        return seconds is not None and self.ledger.seconds(algorithm) >= seconds
-
     def _is_open(self, algorithm: str) -> bool:
         """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
         seconds = self.space.budget.seconds
@@ -215,13 +206,12 @@ class FairSearcher:
     def _expected(self, algorithm: str) -> float:
         """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""
         seen = self.ledger.tasks(algorithm)
-        ahead = sum(self._ahead(trial) for trial in self.ledger.unfinished() if trial.algorithm == algorithm)
+        running = [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
+        ahead = sum(
+            min((rung - t.tasks_seen for rung in self.rungs if rung > t.tasks_seen), default=0)
+            for t in running
+        )
         if self.space.budget.seconds is None:
             return seen + ahead
         spent = self.ledger.seconds(algorithm)
         return spent + ahead * spent / max(seen, 1)
-
-    def _ahead(self, trial: Trial) -> int:
-        if trial.status is not None or trial.is_waiting:
-            return 0
-        return next((rung - trial.tasks_seen for rung in self.rungs if rung > trial.tasks_seen), 0)

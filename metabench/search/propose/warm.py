@@ -130,12 +130,6 @@ def frozen(space: SearchSpace, algorithm: str, earlier: Sequence[Mapping[str, An
     return trials
 
 
-def best(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-    """Return the setting of the trial that got furthest, of equals that with the best score."""
-    first = max(trials, key=lambda trial: (max(trial.intermediate_values), trial.value), default=None)
-    return None if first is None else dict(first.params)
-
-
 def earlier_trials(folder: Path) -> Earlier:
     """Return what a search was started with."""
     path = folder / files.SEARCH

@@ -97,9 +97,7 @@ def connect(
 
     Args:
         folder: search folder, which every node must see.
-        trial: what each trial gets of a node.
         cpus: cores of a local cluster; all where it is not given.
-        say: tells of nodes that turn out to be out of order.
         n_workers: nodes that a joined cluster may grow to; it stays as it is where this is not given.
     """
     with joined(address, cpus):
@@ -133,11 +131,6 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def resources() -> dict[str, float]:
-    """Return what the nodes of the cluster have together."""
-    return ray.cluster_resources()
 
 
 def _start(cpus: int | None) -> None:
@@ -206,7 +199,7 @@ def wait_for_first_node(
         request_resources(num_cpus=0)
 
 
-def expected_resources(nodes: Sequence[dict[str, Any]], n_workers: int | None) -> dict[str, float]:
+def expected_resources(nodes: Sequence[dict[str, Any]], n_workers: int | None = None) -> dict[str, float]:
     """Add up what a cluster has, or what it would have of as many nodes like its largest.
 
     Args:

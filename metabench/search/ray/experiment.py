@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.error import TuneError
+from ray.tune.search import Searcher
 
 from metabench.core import MetabenchError, signals
 from metabench.core.config import SearchSpace
@@ -24,7 +25,6 @@ from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.failures import RetryPolicy
 from metabench.search.ray.reevaluation import ReevaluationActor
 from metabench.search.ray.scheduler import RungScheduler
-from metabench.search.ray.searcher import TuneSearcher
 from metabench.search.ray.worker import run_trial
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
@@ -152,6 +152,34 @@ def _name(trial: Any) -> str:
     return f"{trial.config['trial']}-{trial.trial_id}"
 
 
+class TuneSearcher(Searcher):
+    """Hand out the trials of a searcher."""
+
+    def __init__(self, searcher: FairSearcher) -> None:
+        super().__init__()
+        self.source = searcher  # not `searcher`: Ray would take it for a searcher of its own
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave all out of what Tune pickles and nobody reads."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the configuration of the next trial, None for not yet, or FINISHED when all is done."""
+        return self.source.suggest(trial_id)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Have what has not ended handed out again; how a trial ended the ledger knows."""
+        self.source.hand_back(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the ledger is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: a searcher is rebuilt from the ledger."""
+
+
 class Endings(tune.Callback):
     """Keep the watchers informed, and the searcher of what Tune lost."""
 
@@ -175,12 +203,10 @@ class Endings(tune.Callback):
                 self.searcher.hand_back(trial_id)
 
     def on_trial_start(self, **info: Any) -> None:
-        """Show a trial that starts."""
+        """Show a trial that starts, or one that reports."""
         self.watch.refresh(self.ledger)
 
-    def on_trial_result(self, **info: Any) -> None:
-        """Show a report."""
-        self.watch.refresh(self.ledger)
+    on_trial_result = on_trial_start
 
     def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
         """Show an ending, if it is one; drop statistics that Tune would keep of it and nobody reads."""

@@ -30,12 +30,7 @@ class ExcludedNodes:
     """The nodes on which something was out of order: nothing more is started there."""
 
     def __init__(self, nodes: Callable[[], Sequence[dict[str, Any]]], say: Callable[[str], None]) -> None:
-        """Exclude none yet.
-
-        Args:
-            nodes: lists those that trials may run on, as `ray.nodes` does.
-        """
-        self._nodes = nodes
+        self._nodes = nodes  # lists those that trials may run on, as `ray.nodes` does
         self._say = say
         self.problems: dict[str, str] = {}  # node id -> what is out of order there
 

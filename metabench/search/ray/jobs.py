@@ -66,8 +66,7 @@ def run_all(
 
 def _outcome(reference: Any) -> Outcome:
     try:
-        outcome: Outcome = ray.get(reference)
-        return outcome
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         return Outcome(error=str(error))
     except ray.exceptions.LocalRayletDiedError as error:

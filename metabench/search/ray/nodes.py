@@ -26,15 +26,14 @@ def needs(task: TaskConfig, name: str, kept: Sequence[Path]) -> str:
     """Say in a line which data each node needs, and where it looks for them.
 
     Args:
-        name: of the loaded splits.
         kept: files of the cache that loading used.
     """
     sources = data.sources(task)
     files = "no files"
     if sources:
         place = sources[0] if len(sources) == 1 else sources[0].parent
-        files = f"{_size(_bytes_of(sources))} of files in {place}{_variable('METABENCH_DATA')}"
-    cache = f"{_size(_bytes_of(kept))} decoded in {_cache.folder()}{_variable('METABENCH_CACHE')}"
+        files = f"{_size(sources)} of files in {place}{_variable('METABENCH_DATA')}"
+    cache = f"{_size(kept)} decoded in {_cache.folder()}{_variable('METABENCH_CACHE')}"
     return f"each node needs {name}: {files}, {cache if kept else 'nothing in the cache'}"
 
 
@@ -42,15 +41,10 @@ def _variable(variable: str) -> str:
     return f" ({variable})" if os.environ.get(variable) else f" ({variable} is not set)"
 
 
-def _bytes_of(paths: Iterable[Path]) -> int:
-    total = 0
-    for path in paths:
-        inside = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-        total += sum(file.stat().st_size for file in ([path] if path.is_file() else inside) if file.exists())
-    return total
-
-
-def _size(n_bytes: int) -> str:
+def _size(paths: Iterable[Path]) -> str:
+    """Return how much the files, and those in the folders, take together."""
+    inside = (file for path in paths for file in (path, *path.rglob("*")) if file.is_file())
+    n_bytes = sum(file.stat().st_size for file in inside)
     for unit, size in (("GB", 10**9), ("MB", 10**6)):
         if n_bytes >= size:
             return f"{n_bytes / size:.1f} {unit}"
@@ -78,7 +72,15 @@ def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | No
                 f"{splits.fingerprint[:12]} here; METABENCH_DATA={there.root!r} there"
             )
     if problems:
-        raise MetabenchError("\n".join([*problems, _advice(task)]))
+        advice = (
+            "To fix it, put the same files there, or set METABENCH_DATA to storage that all nodes share "
+            "(on a node, before `ray start`; else yours is taken)"
+        )
+        if data.get(task.dataset).fetch is not None:
+            advice += (
+                f", or run `metabench datasets fetch {task.dataset}` there, or search with fetch=official"
+            )
+        raise MetabenchError("\n".join([*problems, advice]))
 
 
 def look(task: dict[str, Any], fetch: str | None = None) -> NodeData:
@@ -92,13 +94,3 @@ def look(task: dict[str, Any], fetch: str | None = None) -> NodeData:
         return NodeData(data.load(described).fingerprint, root=root)
     except MetabenchError as error:
         return NodeData(problem=str(error), root=root)
-
-
-def _advice(task: TaskConfig) -> str:
-    fetch = ""
-    if data.get(task.dataset).fetch is not None:
-        fetch = f", or run `metabench datasets fetch {task.dataset}` there, or search with fetch=official"
-    return (
-        "To fix it, put the same files there, or set METABENCH_DATA to storage that all nodes share "
-        f"(on a node, before `ray start`; else yours is taken){fetch}"
-    )

@@ -38,12 +38,7 @@ class RungScheduler(FIFOScheduler):
         excluded: ExcludedNodes | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Decide by the ledger.
-
-        Args:
-            reevaluation: where trials ask whether they are to be validated again.
-            retries: how often a trial is tried again; those of an earlier start of Tune count.
-        """
+        """Decide by the ledger; `retries` of an earlier start of Tune count."""
         super().__init__()
         self.ledger = ledger
         self.budget = budget
@@ -106,8 +101,3 @@ class RungScheduler(FIFOScheduler):
             self.say(f"{name} starts again from {start}: {in_one_line(error)}")
         else:
             self.ledger.fail(name, error)
-
-    def debug_string(self) -> str:
-        """Name the rule."""
-        budget = self.budget
-        return f"One rung table an algorithm, {budget.scheduler}, factor {budget.reduction_factor}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -157,20 +158,14 @@ def _trace(trial: str, **what: Any) -> None:
             file.write(json.dumps({"trial": trial, "pid": os.getpid(), "time": time.time(), **what}) + "\n")
 
 
+@dataclasses.dataclass
 class _Reporter:
     """Reports to Tune, and makes a report again with more validation tasks where the driver wants them."""
 
-    def __init__(
-        self,
-        work: Path,
-        reevaluation: ReevaluationActor | Answers | None,
-        again: Callable[[loop.State, dict[str, Any]], dict[str, Any]],
-        note: str,
-    ) -> None:
-        self.work = work
-        self.reevaluation = reevaluation
-        self.again = again
-        self.note = note  # goes with the first report
+    work: Path
+    reevaluation: ReevaluationActor | Answers | None
+    again: Callable[[loop.State, dict[str, Any]], dict[str, Any]]
+    note: str  # goes with the first report
 
     def report(self, line: dict[str, Any], state: loop.State | None) -> dict[str, Any]:
         """Report once, or twice; return the last report."""

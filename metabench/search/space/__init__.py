@@ -1,14 +1,20 @@
-"""Search spaces: read a YAML file, check it against the algorithms' settings, and turn it into runs."""
+"""Search spaces: read a YAML file, check it against the algorithms' settings, and turn it into runs.
+
+Also the JSON schema, from which editors complete and check the YAML.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import graphlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metabench import algorithms, data
+import yaml
+
+from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
 from metabench.core.config import (
     BudgetConfig,
@@ -24,24 +30,26 @@ from metabench.core.config import (
 )
 from metabench.data.tasks import augment
 from metabench.search.space import rules
-from metabench.search.space.editor import schema
-from metabench.search.space.files import read_yaml
 
-__all__ = [
-    "AlgorithmSpace",
-    "is_active",
-    "load",
-    "of",
-    "override",
-    "run_config",
-    "rungs",
-    "schema",
-]
+JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
+KEYWORDS = {"choices": "enum", "minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
+"""Limits of `core.setting` as JSON schema calls them."""
+
+
+class Loader(yaml.SafeLoader):
+    """The safe loader, with 1e-3 read as the number that YAML 1.2 says it is."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def load(path: Path | str) -> SearchSpace:
     """Read a search space; everything wrong with the file comes in one message."""
-    document, wrong = read_yaml(Path(path))
+    document, wrong = _read_yaml(Path(path))
     space = attempt(wrong, validated, SearchSpace, document)
     wrong += rules.check(document)
     if space is not None and not wrong:
@@ -51,13 +59,61 @@ def load(path: Path | str) -> SearchSpace:
     return space
 
 
+def _read_yaml(path: Path) -> tuple[Any, list[str]]:
+    """Read one YAML document and list the keys that stand in it twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MetabenchError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetabenchError(f"{path}: cannot be read as text: {error}") from None
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        twice = _duplicates(node, ())  # first: construction writes what `<<` merges into the nodes
+        document = loader.construct_document(node) if node else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise MetabenchError(f"{path}:{place} not YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise MetabenchError(f"{path}: not YAML: {error}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(document, dict):
+        raise MetabenchError(f"{path}: must be a mapping of keys to values, not {type(document).__name__}")
+    return document, twice
+
+
+def _duplicates(node: yaml.Node | None, path: tuple[str, ...]) -> list[str]:
+    lines: list[str] = []
+    seen: set[str] = set()
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            if key.value in seen:
+                lines.append(
+                    f"{'.'.join(here)}: the key stands twice (again in line {key.start_mark.line + 1})"
+                )
+            seen.add(str(key.value))
+            lines += _duplicates(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            lines += _duplicates(value, path)
+    return lines
+
+
 def _check_together(space: SearchSpace) -> list[str]:
     """List what is wrong with settings as a whole: the published ones, and with one value at its ends."""
     wrong: list[str] = []
     kind = data.get(space.task.dataset).kind
     for algorithm in space.algorithms:
         its = of(space, algorithm)
-        ends = [{name: value} for name, parameter in its.sampled.items() for value in _ends(parameter)]
+        ends = [
+            {name: value}
+            for name, one in its.sampled.items()
+            for value in ((one.low, one.high) if isinstance(one, Range) else one.choices)
+        ]
         for sampled in [*its.published, *(_published(its, changes) for changes in ends)]:
             h = attempt(wrong, its.build, sampled)
             problem = h and augment.problem(h, kind, data.SHAPES[kind])
@@ -183,12 +239,8 @@ def rungs(budget: BudgetConfig) -> list[int]:
     return [*steps, budget.tasks]
 
 
-def _ends(parameter: Range | Choices) -> Sequence[Any]:
-    return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.choices
-
-
 def _when(parameter: Any) -> Mapping[str, Any]:
-    return (parameter.when if isinstance(parameter, Range | Choices) else None) or {}
+    return getattr(parameter, "when", None) or {}
 
 
 def _typed(parameter: Any, kind: type) -> Any:
@@ -202,3 +254,41 @@ def _typed(parameter: Any, kind: type) -> Any:
         choices = [float(choice) for choice in parameter.choices]
         return parameter.model_copy(update={"choices": choices, "default": float(parameter.default)})
     return float(parameter)
+
+
+def schema() -> dict[str, Any]:
+    """Build the JSON schema of a search space with the names and settings that exist."""
+    result = SearchSpace.model_json_schema()
+    result = {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
+    definitions = result["$defs"]
+    definitions["TaskConfig"]["properties"]["dataset"]["enum"] = data.names()
+    definitions["NetworkConfig"]["properties"]["name"]["enum"] = sorted(nets.NETWORKS)
+    blocks = {name: _block(algorithms.get(name).hparams) for name in algorithms.names()}
+    shared = {key: value for block in blocks.values() for key, value in block["properties"].items()}
+    properties = result["properties"]
+    properties["shared"] |= {"properties": shared, "additionalProperties": False}
+    labelled = {rf"^{name}\.[a-z0-9_]+$": block for name, block in blocks.items()}
+    properties["algorithms"] |= {
+        "properties": blocks,
+        "patternProperties": labelled,
+        "additionalProperties": False,
+    }
+    return result
+
+
+def _block(settings: type) -> dict[str, Any]:
+    properties = {field.name: _parameter(field, settings) for field in dataclasses.fields(settings)}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _parameter(field: dataclasses.Field[Any], settings: type) -> dict[str, Any]:
+    kind, limits = JSON_TYPES[field_types(settings)[field.name]], field.metadata
+    bounds = {keyword: limits[name] for name, keyword in KEYWORDS.items() if limits[name] is not None}
+    if "enum" in bounds:
+        bounds["enum"] = list(bounds["enum"])
+    ranges = [{"$ref": "#/$defs/Range"}] if kind in ("number", "integer") else []
+    return {
+        "description": limits["help"],
+        "default": field.default,
+        "anyOf": [*ranges, {"$ref": "#/$defs/Choices"}, {"type": kind, **bounds}],
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,14 +25,13 @@ from metabench.core.config import (
 Parameters = Mapping[str, Any]
 """Settings to ranges, choices and constants."""
 
-TASK: TypeAdapter[TaskConfig] = TypeAdapter(TaskConfig)
-NETWORK: TypeAdapter[NetworkConfig] = TypeAdapter(NetworkConfig)
 PARAMETER: TypeAdapter[Any] = TypeAdapter(Parameter)
 
 
 def check(document: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the parts of a document that are well-formed on their own."""
-    task, network = _valid(TASK, document.get("task")), _valid(NETWORK, document.get("network"))
+    task = _valid(TaskConfig.model_validate, document.get("task"))
+    network = _valid(NetworkConfig.model_validate, document.get("network"))
     dataset = data.get(task.dataset) if task and task.dataset in data.names() else None
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
@@ -54,9 +53,9 @@ def _check_task(task: TaskConfig) -> list[str]:
     return [f"task: {line}" for line in wrong]
 
 
-def _valid(adapter: TypeAdapter[Any], value: Any) -> Any:
+def _valid(validate: Callable[[Any], Any], value: Any) -> Any:
     try:
-        return adapter.validate_python(value)
+        return validate(value)
     except ValidationError:
         return None  # reported with the whole document
 
@@ -66,7 +65,7 @@ def _items(block: Any) -> Mapping[Any, Any]:
 
 
 def _parameters(block: Any) -> Parameters:
-    valid = {str(key): _valid(PARAMETER, value) for key, value in _items(block).items()}
+    valid = {str(key): _valid(PARAMETER.validate_python, value) for key, value in _items(block).items()}
     return {key: value for key, value in valid.items() if value is not None}
 
 
@@ -111,13 +110,11 @@ def _check_also(also: Any, blocks: Iterable[Parameters]) -> list[str]:
 def _check_parameter(kind: type, name: str, parameter: Any, where: str) -> list[str]:
     kinds = field_types(kind)
     values = [(where, parameter)]
-    if isinstance(parameter, Range):
+    if name in kinds and isinstance(parameter, Range):
         values = [(f"{where}.{key}", getattr(parameter, key)) for key in ("low", "high", "default")]
-    elif isinstance(parameter, Choices):
+    elif name in kinds and isinstance(parameter, Choices):
         values = [(f"{where}.choices", choice) for choice in parameter.choices]
-    problems = [setting_problem(kind, name, value, place) for place, value in values if name in kinds]
-    if name not in kinds:
-        problems = [setting_problem(kind, name, None, where)]
+    problems = [setting_problem(kind, name, value, place) for place, value in values]
     if isinstance(parameter, Range) and kinds.get(name) is int and isinstance(parameter.step, float):
         problems.append(f"{where}.step={parameter.step}: must be a whole number")
     return [problem for problem in problems if problem]
@@ -129,7 +126,7 @@ def _check_conditions(kind: type, parameters: Parameters, where: str) -> list[st
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     graph: dict[str, list[str]] = {}
     for name, parameter in parameters.items():
-        conditions = (parameter.when if isinstance(parameter, Range | Choices) else None) or {}
+        conditions = getattr(parameter, "when", None) or {}
         graph[name] = list(conditions)
         for key, wanted in conditions.items():
             place = f"{where}.{name}.when.{key}"

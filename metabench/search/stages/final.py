@@ -48,12 +48,12 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
         published = its.resolve(its.published[0])
         tuned = chosen[algorithm] and chosen[algorithm]["hyperparameters"]
         for k in range(space.budget.seeds):
-            names = {variant: f"{algorithm}-{variant}-seed{k}" for variant in ("tuned", "default")}
             for variant, values in (("tuned", tuned), ("default", published)):
                 if values is not None:
                     config = spaces.run_config(space, algorithm, values, seed + k, rungs)
                     is_copy = variant == "default" and values == tuned
-                    planned.append(Run(names[variant], config, names["tuned"] if is_copy else None))
+                    copy_of = f"{algorithm}-tuned-seed{k}" if is_copy else None
+                    planned.append(Run(f"{algorithm}-{variant}-seed{k}", config, copy_of))
     return planned
 
 

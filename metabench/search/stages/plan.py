@@ -38,11 +38,7 @@ class Pace(NamedTuple):
 
 
 def plan(space: SearchSpace, address: str | None, seed: int, trial: cluster.TrialResources) -> dict[str, Any]:
-    """Measure each algorithm's speed here, and work out what the whole search takes; starts no trial.
-
-    Args:
-        trial: what each trial gets of a node.
-    """
+    """Measure each algorithm's speed here, and work out what the whole search takes; starts no trial."""
     splits = data.load(space.task)
     data.check(space.task, splits)
     allocated, nodes = _where(address, trial)
@@ -148,7 +144,8 @@ def _where(
 ) -> tuple[cluster.Cluster, list[dict[str, Any]]]:
     if address is not None:
         with cluster.joined(address):
-            return cluster.allocate(cluster.resources(), trial), cluster.describe()
+            resources = cluster.expected_resources(cluster.workers())
+            return cluster.allocate(resources, trial), cluster.describe()
     cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
     here = {"address": "this machine", "cpus": cpus, "gpus": gpus}
     return cluster.allocate({"CPU": cpus, "GPU": gpus}, trial), [here]

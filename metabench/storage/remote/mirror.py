@@ -181,7 +181,7 @@ class Mirror:
                     raise OutOfOrder(
                         f"{what}: access is denied; check the credentials and the bucket"
                     ) from error
-                is_leaving = signals.seconds_since() is not None
+                is_leaving = signals.received() is not None
                 if seconds + pause > (LEAVING_TIMEOUT_SECONDS if is_leaving else STORE_TIMEOUT_SECONDS):
                     raise OutOfOrder(
                         f"{what}: the storage has not answered for {seconds:.0f} s ({type(error).__name__}); "

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metabench.core import Split, Splits, Task, seeds
-from metabench.core.config.task import Between
+from metabench.core.config import Between
 from metabench.data.tasks import frozen as episodes
 from metabench.data.tasks import sampling
 from metabench.data.tasks.frozen import FrozenTasks
