@@ -7,15 +7,18 @@ import gzip
 import json
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from metabench.core import MetabenchError
 from metabench.data.reading.cache import Array, cached
 
 VERSION = 1
@@ -29,10 +32,11 @@ LARGEST_HEADER = 1 << 16
 """Bytes of a long name at most."""
 
 DAMAGE = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
-    *(NotImplementedError, RuntimeError, ValueError, LookupError, OverflowError),
+    *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError),
+    Image.DecompressionBombError,
 )
-"""What reading a damaged archive may raise."""
+"""What reading a damaged archive, array or picture may raise."""
 
 LONG = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -64,18 +68,48 @@ class Listing(NamedTuple):
 
 
 class Refused(Exception):
-    """An archive is damaged, or none that an honest person packed; the argument says which and why."""
+    """Files are damaged, or not what an honest person packed; the arguments say which and why."""
 
 
 class _Dubious(Exception):
     """What no honest person packs."""
 
 
-def find(folder: Path, archive: str, unpacked: str) -> Path | None:
-    """Return an archive in a folder, or else the folder that was unpacked from it, or None."""
-    if (folder / archive).is_file():
-        return folder / archive
-    return folder / unpacked if (folder / unpacked).is_dir() else None
+def reason(error: BaseException) -> str:
+    """Say in one line what an error is."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def find(folder: Path, unpacked: Mapping[str, str]) -> dict[str, Path]:
+    """Find archives in a folder, or else the folders in it that were unpacked from them.
+
+    Args:
+        unpacked: names of archives to those of the folders.
+    """
+    places = {}
+    for archive, inside in unpacked.items():
+        if (folder / archive).is_file():
+            places[archive] = folder / archive
+        elif (folder / inside).is_dir():
+            places[archive] = folder / inside
+    return places
+
+
+def require(
+    name: str, root: Path | None, folder: str, unpacked: Mapping[str, str], beside: str = ""
+) -> list[Path]:
+    """Find all archives of a data set, or the folders unpacked from them; say how they are got."""
+    download = f"To download: metabench datasets fetch {name}"
+    if root is None:
+        raise MetabenchError(
+            f"{name}: METABENCH_DATA is not set; set it to the folder that holds {folder}/. {download}"
+        )
+    places = find(root / folder, unpacked)
+    missing = [pair for pair in unpacked.items() if pair[0] not in places]
+    if missing:
+        lacks = " and ".join(f"neither {archive} nor a folder {inside}" for archive, inside in missing)
+        raise MetabenchError(f"{name}: {root / folder} holds {lacks}{beside}. {download}")
+    return list(places.values())
 
 
 def is_archive(path: Path) -> bool:
@@ -151,9 +185,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
-        raise Refused(f"{path}{size} is truncated or damaged: {reason}") from error
+        raise Refused(f"{path}{size} is truncated or damaged: {reason(error)}") from error
     except _Dubious as error:
         raise Refused(f"{path}: {error}") from error
 

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -24,6 +25,7 @@ import urllib3
 
 from metabench.core import MetabenchError
 from metabench.data.reading import cache
+from metabench.data.reading.archives import find
 
 TRIES = 5
 """Attempts in a row that bring nothing before we give up."""
@@ -112,7 +114,8 @@ class Client:
                 pass
             os.fsync(file.fileno())
             file.seek(0)
-            actual = hashlib.file_digest(file, _md5).hexdigest() if md5 else None
+            new = partial(hashlib.md5, usedforsecurity=False)
+            actual = hashlib.file_digest(file, new).hexdigest() if md5 else None
         if actual == md5:
             os.replace(part, path)
             return
@@ -210,10 +213,6 @@ class Client:
                 raise
 
 
-def _md5() -> Any:
-    return hashlib.md5(usedforsecurity=False)
-
-
 def _range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int]:
     """Return the first byte of an answer, and how many the file has."""
     text = response.headers.get("Content-Range", "")
@@ -230,20 +229,20 @@ def alone(folder: Path, order: Order) -> AbstractContextManager[None]:
 
 
 def archives(
-    folder: Path, official: str, sums: Mapping[str, str], find: Callable[[str], Path | None], order: Order
+    folder: Path, official: str, sums: Mapping[str, str], unpacked: Mapping[str, str], order: Order
 ) -> None:
-    """Fetch the archives that are not in a folder.
+    """Fetch the archives of which neither they themselves nor what was unpacked from them are in a folder.
 
     Args:
         official: address of the folder that they are published in.
         sums: names of the archives to their MD5.
-        find: says where an archive, or what was unpacked from it, is already.
+        unpacked: the same to the folders that were unpacked from them.
     """
     base = (order.url or official).rstrip("/")
     client = Client(base, 1)
     with alone(folder, order):
         for name, md5 in sums.items():
-            if place := find(name):
+            if place := find(folder, unpacked).get(name):
                 order.say(f"{place} is here already")
             else:
                 client.save(f"{base}/{name}", folder / name, md5, order.progress)

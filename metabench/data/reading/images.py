@@ -7,13 +7,12 @@ import io
 import itertools
 import os
 import stat
-import struct
 import unicodedata
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from posixpath import basename, dirname
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -43,12 +42,6 @@ LARGEST_LIST = 2**24
 THREADS = 8
 BATCH = 64
 """Pictures that are in memory at once."""
-
-DAMAGE = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError),
-    *(MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
-)
-"""What decoding damaged files may raise."""
 
 
 class Tree(NamedTuple):
@@ -80,31 +73,17 @@ class Picture(NamedTuple):
     file: Path | IO[bytes]
 
 
-class Unreadable(archives.Refused):
-    """Images cannot be decoded; the arguments say which and why."""
-
-
-def above(path: str) -> str:
-    """Return the folder of a path with slashes."""
-    return path.rpartition("/")[0]
-
-
-def last(path: str) -> str:
-    """Return the last name of a path with slashes."""
-    return path.rpartition("/")[2]
-
-
 def grouped(paths: Iterable[str]) -> dict[str, list[str]]:
     """Sort paths by the folder that they are in."""
     groups: dict[str, list[str]] = {}
     for path in paths:
-        groups.setdefault(above(path), []).append(path)
+        groups.setdefault(dirname(path), []).append(path)
     return groups
 
 
 def class_name(folder: str) -> str:
     """Return the name of a class, the same letters on every system."""
-    return unicodedata.normalize("NFC", last(folder))
+    return unicodedata.normalize("NFC", basename(folder))
 
 
 def look_through(place: Path, limits: archives.Limits) -> Tree:
@@ -176,12 +155,10 @@ def _packed(place: Path, limits: archives.Limits) -> Tree:
 
 def table_key(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Key:
     """Say what a table of images depends on."""
-    if tree.place.is_file():
-        return Key(
-            checksum([tree.place]), (VERSION, PIL.__version__, tuple(look), [list(row) for row in classes])
-        )
-    files = [tree.place / name for row in classes for name in row]
-    return Key(checksum(files), (VERSION, PIL.__version__, tuple(look), [len(row) for row in classes]))
+    is_packed = tree.place.is_file()
+    files = [tree.place] if is_packed else [tree.place / name for row in classes for name in row]
+    content = [list(row) if is_packed else len(row) for row in classes]
+    return Key(checksum(files), (VERSION, PIL.__version__, tuple(look), content))
 
 
 def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Array:
@@ -210,7 +187,7 @@ def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], loo
                     else:
                         put(one.row, one.column, image)
         if problems:
-            raise Unreadable(*problems)
+            raise archives.Refused(*problems)
 
     return kept(name, key, write)
 
@@ -231,8 +208,8 @@ def _try(picture: Picture, look: Look) -> Array | str:
         return decode(picture.file, *look)
     except UnidentifiedImageError:
         return f"{picture.name!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
-    except DAMAGE as error:
-        return f"{picture.name!r}: cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+    except archives.DAMAGE as error:
+        return f"{picture.name!r}: cannot be decoded: {archives.reason(error)}"
 
 
 def decode(file: Path | IO[bytes], side: int, channels: int, background: str) -> Array:
