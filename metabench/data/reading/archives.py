@@ -21,7 +21,7 @@ from PIL import Image
 from metabench.core import MetabenchError
 from metabench.data.reading.cache import Array, cached
 
-VERSION = 1
+VERSION = 2
 """Raised when the same archive gives another listing."""
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -58,13 +58,6 @@ class Member(NamedTuple):
     name: str
     size: int
     read: Callable[[], bytes]
-
-
-class Listing(NamedTuple):
-    """The files of an archive."""
-
-    sizes: dict[str, int]
-    texts: dict[str, str]  # the content of those that end in .csv
 
 
 class Refused(Exception):
@@ -129,20 +122,22 @@ def problem_of(name: str, size: int, largest: int, is_link: bool = False) -> str
     return None
 
 
-def listing(path: Path, limits: Limits) -> Listing:
-    """List the files of an archive, or read the cache: a compressed one must be read to its end for it."""
+def listing(path: Path, limits: Limits) -> dict[str, str | None]:
+    """List the files of an archive, with the content of those that end in .csv, or read the cache.
+
+    A compressed archive must be read to its end for it.
+    """
 
     def make() -> Array:
-        files = Listing({}, {})
+        files: dict[str, str | None] = {}
         for member in members(path, limits):
-            files.sizes[member.name] = member.size
-            if member.name.lower().endswith(".csv"):
-                files.texts[member.name] = member.read().decode("utf-8-sig", "replace")
+            is_list = member.name.lower().endswith(".csv")
+            files[member.name] = member.read().decode("utf-8-sig", "replace") if is_list else None
         return np.frombuffer(json.dumps(files).encode(), np.uint8)
 
     status = path.stat()
     state = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-    return Listing(*json.loads(cached("archive", (VERSION, state, limits), make).tobytes()))
+    return dict(json.loads(cached("archive", (VERSION, state, limits), make).tobytes()))
 
 
 def members(path: Path, limits: Limits) -> Iterator[Member]:

@@ -37,11 +37,6 @@ class Key(NamedTuple):
     rest: object
 
 
-def folder() -> Path:
-    """Return the cache folder: METABENCH_CACHE, or one in the user's home."""
-    return remote.cache_folder()
-
-
 def cached(name: str, key: object, make: Callable[[], Array]) -> Array:
     """Return the array kept under a name and key, making and keeping it where it is missing or damaged."""
 
@@ -63,7 +58,7 @@ def kept(name: str, key: object, write: Callable[[Path], None]) -> Array:
         write: makes an .npy file at a path, piece by piece where it is large.
     """
     source = f"-{key.source[:16]}" if isinstance(key, Key) else ""
-    path = folder() / f"{name}{source}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
+    path = remote.cache_folder() / f"{name}{source}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
     try:
         array = _mapped(path)
         if array is None:

@@ -78,11 +78,8 @@ class Client:
         is_direct = host in ("127.0.0.1", "localhost") or proxy_bypass(host)
         proxy = None if is_direct else getproxies().get(scheme)
         # As many connections as there are threads, kept open.
-        self.pool = (
-            urllib3.ProxyManager(proxy, maxsize=n_connections)
-            if proxy
-            else urllib3.PoolManager(maxsize=n_connections)
-        )
+        manager = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+        self.pool = manager(maxsize=n_connections)
         self.stopped = threading.Event()
 
     def part(self, url: str, start: int, stop: int) -> tuple[bytes, int]:
@@ -91,11 +88,9 @@ class Client:
         def attempt() -> tuple[bytes, int]:
             with self._opened(url, f"bytes={start}-{stop - 1}") as response:
                 if response.status != 206:
-                    raise MetabenchError(
-                        f"{url}: the server answered a request for {stop - start} bytes with HTTP "
-                        f"{response.status}: it sends whole files only. Take another url, or fetch whole "
-                        "files"
-                    )
+                    answer = f"answered a request for {stop - start} bytes with HTTP {response.status}"
+                    problem = f"the server {answer}: it sends whole files only"
+                    raise MetabenchError(f"{url}: {problem}. Take another url, or fetch whole files")
                 first, total = _range_of(response)
                 content = b"".join(self._chunks(response))
             expected = min(stop, total) - start
@@ -122,10 +117,8 @@ class Client:
         part.unlink()
         if is_continued:  # the rest may have been appended to the start of another version
             return self.save(url, path, md5, progress)
-        raise MetabenchError(
-            f"{url}: damaged or replaced: its MD5 is {actual}, must be {md5}; it was not kept. Run the same "
-            "command again, or take another url"
-        )
+        problem = f"damaged or replaced: its MD5 is {actual}, must be {md5}; it was not kept"
+        raise MetabenchError(f"{url}: {problem}. Run the same command again, or take another url")
 
     def _more(self, url: str, file: BinaryIO, is_checked: bool, progress: Progress | None) -> bool:
         """Append what is missing; False where the connection broke after something came."""

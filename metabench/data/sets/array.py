@@ -17,9 +17,10 @@ import numpy as np
 from metabench.core import SPLITS, Splits, setting
 from metabench.core.config import attempt
 from metabench.data import Dataset
-from metabench.data.reading import archives, cache, splits
+from metabench.data.reading import archives, splits
 from metabench.data.reading.cache import Array, Key, checksum, kept, read_header, table_file
 from metabench.data.reading.splits import Classes
+from metabench.storage import remote
 
 NAME = "array"
 VERSION = 1
@@ -163,7 +164,7 @@ def _read_images(path: Path) -> Array:
     """Map images, which may be larger than memory: out of an archive by way of a file without a name."""
     if path.is_dir():
         return np.lib.format.open_memmap(path / "images.npy", mode="r")
-    folder = cache.folder()
+    folder = remote.cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _place(path) as place, tempfile.TemporaryFile(dir=folder) as file:

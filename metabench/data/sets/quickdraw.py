@@ -124,10 +124,10 @@ def _draw(available: dict[str, int], classes: Classes, options: Options) -> dict
     return rows
 
 
-def sources(root: Path | None) -> list[Path]:
+def sources(root: Path | None, split: str, options: object) -> list[Path]:
     """List the files of the categories that are under root."""
-    names = _names(meta_dataset_classes()) if root is not None else []
-    return [path for name in names if root is not None and (path := _path(root, name)).is_file()]
+    paths = [_path(root, name) for name in _names(meta_dataset_classes())] if root is not None else []
+    return [path for path in paths if path.is_file()]
 
 
 def _path(root: Path, name: str) -> Path:
@@ -256,11 +256,9 @@ def _fetch_drawn(
         category = categories[name]
         start, count = (starts[name], category.total) if name in starts else ask(name)
         if count != category.total:
+            problem = f"taken from a file of {category.total} rows, but that of {base} has {count}"
             path = root / ROWS / f"{name}.npz"
-            raise MetabenchError(
-                f"{path}: taken from a file of {category.total} rows, but that of {base} has {count}; "
-                "delete it, or take the former url"
-            )
+            raise MetabenchError(f"{path}: {problem}; delete it, or take the former url")
         images = fetch_rows(client, base, name, start, count, lacking[name])
         keep(root, name, category, lacking[name], images)
 
@@ -282,10 +280,8 @@ def header(client: _fetch.Client, base: str, name: str) -> tuple[int, int]:
         raise MetabenchError(f"{url}: must be uint8 [n, 784], but is {dtype} {list(shape)}")
     needed = start + shape[0] * PIXELS
     if total != needed:
-        raise MetabenchError(
-            f"{url}: has {total} bytes, but its {shape[0]} rows need {needed}; it is cut off or damaged "
-            "there: take another url"
-        )
+        problem = f"has {total} bytes, but its {shape[0]} rows need {needed}"
+        raise MetabenchError(f"{url}: {problem}; it is cut off or damaged there: take another url")
     return start, shape[0]
 
 
@@ -297,9 +293,8 @@ def address(base: str, name: str) -> str:
 def stretches(rows: Array) -> list[tuple[int, int]]:
     """Put ascending rows together to few stretches [first, last + 1) that hold them."""
     first = rows.tolist()
-    _, starts, stops = merge_offset_ranges(
-        [""] * len(first), first, [row + 1 for row in first], max_gap=GAP, max_block=LONGEST
-    )
+    stop = [row + 1 for row in first]
+    _, starts, stops = merge_offset_ranges([""] * len(first), first, stop, max_gap=GAP, max_block=LONGEST)
     return list(zip(starts, stops, strict=True))
 
 
@@ -321,13 +316,9 @@ def keep(root: Path, name: str, old: Category, rows: Array, images: Array) -> No
     assert old.rows is not None, "a whole file lacks nothing"
     all_rows = np.concatenate([old.rows, rows])
     order = np.argsort(all_rows)
+    all_images = np.concatenate([old.images, images])
     content = io.BytesIO()
-    np.savez(
-        content,
-        images=np.concatenate([old.images, images])[order],
-        rows=all_rows[order],
-        count=np.int64(old.total),
-    )
+    np.savez(content, images=all_images[order], rows=all_rows[order], count=np.int64(old.total))
     files.write_bytes(root / ROWS / f"{name}.npz", content.getvalue())
 
 
@@ -344,7 +335,7 @@ DATASET = Dataset(
     splits=tuple(CLASSES),
     options=Options,
     load=load,
-    is_available=lambda root: len(sources(root)) == N_CATEGORIES,
+    is_available=lambda root: len(sources(root, "", None)) == N_CATEGORIES,
     fetch=fetch,
-    sources=lambda root, split, options: sources(root),
+    sources=sources,
 )

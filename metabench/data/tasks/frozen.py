@@ -248,13 +248,13 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             text = (file.metadata() or {}).get("metabench", "")
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         record = json.loads(text)
-    except (OSError, SafetensorError, ValueError) as error:
+        lacking = {"format", "data", "fingerprint", "part", "pool", "task", "shapes", "hash"} - {*record}
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise MetabenchError(
             f"{path}: is no list of tasks ({error}); make one with `metabench datasets tasks`"
         ) from error
-    keys = {"format", "data", "fingerprint", "part", "pool", "task", "shapes", "hash"}
-    if not isinstance(record, dict) or not keys <= record.keys():
-        raise MetabenchError(f"{path}: is no list of tasks; make one with `metabench datasets tasks`")
     if record["format"] != FORMAT:
         raise MetabenchError(f"{path}: has format {record['format']}; this version reads {FORMAT}")
     return record, tensors

@@ -113,7 +113,7 @@ def test_training_and_frozen_tasks_draw_only_examples_that_exist() -> None:
     learner = loop.build(config, splits)
     source = sampling.pool(splits.meta_train, config.task)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "episodes", SimpleNamespace(gather=gathered))
+        patch.setattr(loop, "frozen", SimpleNamespace(gather=gathered))
         loop.meta_step(config, learner, source, loop.start(config, learner), 30)
     assert (drawn[0].examples < counts[drawn[0].classes][..., None]).all()
 
