@@ -78,29 +78,24 @@ def fetch(root: Path, split: str, options: object, order: _fetch.Order) -> None:
 
 
 def load(name: str, classes: splits.Classes, root: Path | None, split: str, options: object) -> Splits:
-    """Read the classes of each split; the images of train.bin come before those of test.bin."""
-    homes = superclasses()
-    position = {one: row for row, one in enumerate(sorted(homes))}
-    images = torch.from_numpy(_read(name, root))
-    parts = {}
-    for part, names in classes.items():
-        chunk = images[[position[one] for one in names]]
-        parts[part] = Split(chunk, tuple(names), tuple(homes[one] for one in names))
-    return splits.make_splits(f"{name}/{split}", **parts)
-
-
-def _read(name: str, root: Path | None) -> Array:
-    """Return all images, uint8 [class, example, C, H, W], classes by name, or read the cache."""
+    """Read the classes of each split, or the cache; the images of train.bin come before those of test.bin."""
     is_pickled = root is not None and any((root / FOLDER).glob(f"{PICKLED}*"))
     pickled = f"; {PICKLED} holds pickles, which are never read" if is_pickled else ""
     (source,) = archives.require(name, root, FOLDER, {ARCHIVE: INSIDE}, pickled)
     inside = [source / file for file in (*EXAMPLES, *NAMES.values())]
     files = [source] if source.is_file() else [file for file in inside if file.is_file()]
     try:
-        return cached(FOLDER, Key(checksum(files), VERSION), lambda: _sort(source, _contents(source)))
+        images = cached(FOLDER, Key(checksum(files), VERSION), lambda: _sort(source, _contents(source)))
     except archives.Refused as error:
         download = f"To download: metabench datasets fetch {name}"
         raise MetabenchError(f"{name}: {error}. Replace it. {download}") from error
+    homes = superclasses()
+    position = {one: row for row, one in enumerate(sorted(homes))}
+    parts = {}
+    for part, names in classes.items():
+        chunk = torch.from_numpy(images[[position[one] for one in names]])
+        parts[part] = Split(chunk, tuple(names), tuple(homes[one] for one in names))
+    return splits.make_splits(f"{name}/{split}", **parts)
 
 
 def _contents(source: Path) -> dict[str, bytes]:
@@ -122,7 +117,7 @@ def _contents(source: Path) -> dict[str, bytes]:
 
 
 def _sort(source: Path, contents: Mapping[str, bytes]) -> Array:
-    """Sort images by class, as many of each as there must be."""
+    """Sort images by class, uint8 [class, example, C, H, W], classes by name, as many as there must be."""
     homes = superclasses()
     fine, coarse = (contents[NAMES[kind]].decode("utf-8", "replace").split() for kind in ("fine", "coarse"))
     if sorted(fine) != sorted(homes) or sorted(coarse) != sorted({*homes.values()}):

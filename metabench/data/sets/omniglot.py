@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import random
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -145,6 +144,7 @@ def read(root: Path | None, characters: list[str], resize: str = "box") -> Array
 
 
 def _decode(places: list[Path], characters: list[str], resize: str) -> Array:
+    """Decode the drawings; refuse anything but 20 of each of the 1,623 characters."""
     drawings: dict[str, dict[str, Array]] = {}  # characters to file names to drawings
     for place in places:
         try:
@@ -154,23 +154,19 @@ def _decode(places: list[Path], characters: list[str], resize: str) -> Array:
                     drawings.setdefault(match[1], {})[match[2]] = image
         except archives.Refused as error:
             raise MetabenchError(f"{NAME}: {error}. Replace it. {DOWNLOAD}") from error
-    _check_counts(places[0].parent, drawings, characters)
-    return np.stack([[drawings[one][name] for name in sorted(drawings[one])] for one in characters])
-
-
-def _check_counts(folder: Path, drawings: Mapping[str, Mapping[str, Array]], characters: list[str]) -> None:
-    """Refuse anything but 20 drawings of each of the 1,623 characters."""
     expected = dict.fromkeys(characters, N_DRAWINGS)
+    counts = {one: len(files) for one, files in drawings.items()}
     wrong = [
-        f"{character}: {n} drawings, must be {expected.get(character, 0)}"
-        for character in sorted({*characters, *drawings})
-        if (n := len(drawings.get(character, {}))) != expected.get(character, 0)
+        f"{one}: {counts.get(one, 0)} drawings, must be {expected.get(one, 0)}"
+        for one in sorted({*expected, *counts})
+        if counts.get(one, 0) != expected.get(one, 0)
     ]
     if wrong:
         alphabets = ", ".join(dict.fromkeys(line.split("/")[0] for line in wrong))
         lacks = f"{len(wrong)} characters of {alphabets} do not fit. Replace the files. {DOWNLOAD}"
-        needs = f"{folder} must hold {len(characters)} characters x {N_DRAWINGS} drawings"
+        needs = f"{places[0].parent} must hold {len(characters)} characters x {N_DRAWINGS} drawings"
         splits.refuse(NAME, [f"{needs}; {lacks}", *wrong])
+    return np.stack([[drawings[one][name] for name in sorted(drawings[one])] for one in characters])
 
 
 def _image(content: bytes, name: str, resize: str) -> Array:
