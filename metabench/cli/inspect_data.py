@@ -13,7 +13,7 @@ from torch import Tensor
 from metabench import data
 from metabench.core import SPLITS, MetabenchError, Split, Splits, Task, seeds
 from metabench.core.config import TaskConfig, parse_settings, validated
-from metabench.data.tasks import files, frozen, sampling
+from metabench.data.tasks import frozen, sampling
 from metabench.training import mosaic
 
 FORMS = (".png", ".pdf", ".svg")
@@ -61,7 +61,7 @@ def write_tasks(out: Path, task: TaskConfig, part: frozen.Part, n_tasks: int) ->
     data.check(task, splits, [part])
     pool: Literal["test", "confirm"] = "test" if part == "meta_test" else "confirm"
     drawn = frozen.frozen(splits, part, task, n_tasks, pool)
-    files.write(out, splits, part, task, pool, drawn)
+    frozen.write(out, splits, part, task, pool, drawn)
     return {"dataset": splits.name, "part": part, "tasks": n_tasks, "hash": drawn.hash}
 
 

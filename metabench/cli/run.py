@@ -21,7 +21,7 @@ from metabench.core import MetabenchError, Objective, Report, Splits, metrics
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
-from metabench.data.tasks import files as task_lists
+from metabench.data.tasks import frozen
 from metabench.search import space as spaces
 from metabench.storage import files, remote
 from metabench.training import profile
@@ -213,7 +213,7 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
     chosen = pick_device(device)
     splits = load_splits(config.task)
     metric = OBJECTIVES[splits.kind].metric
-    tasks = None if task_list is None else task_lists.read(task_list, splits, "meta_test")
+    tasks = None if task_list is None else frozen.read(task_list, splits, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
     interval = stats.mean_interval(result[metric.name])
     if as_json:

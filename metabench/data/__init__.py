@@ -1,16 +1,15 @@
-"""The data sets, one file each; the folder is the registry, and files that start with `_` are helpers."""
+"""The data sets, one file in sets/ each; the folder is the registry."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits
-from metabench.core.config import TaskConfig, nearest, setting_problem
+from metabench.core.config import TaskConfig, allowed, setting_problem
 from metabench.data.tasks import sampling
 
 if TYPE_CHECKING:
@@ -47,22 +46,22 @@ SHAPES = {"classification": (1, 28, 28), "regression": (1,)}
 """Kinds of data set to what one input of them looks like, for checks before any file is read."""
 
 
-SETS = "metabench.data.sets"
-"""The package whose modules are the data sets."""
+SETS = Path(__file__).parent / "sets"
+"""The folder of the data sets: a module each, or a file of YAML alone for a published split."""
 
 
 def names() -> list[str]:
     """List the data sets by name."""
-    modules = pkgutil.iter_modules(importlib.import_module(SETS).__path__)
-    return sorted(module.name for module in modules)
+    return sorted({path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")})
 
 
 def get(name: str) -> Dataset:
     """Look a data set up."""
     if name not in names():
-        hint = nearest(name, names())
-        raise MetabenchError(f"dataset={name!r}: unknown.{hint} Allowed: {', '.join(names())}")
-    return importlib.import_module(f"{SETS}.{name}").DATASET
+        raise MetabenchError(f"dataset={name!r}: unknown.{allowed(name, names())}")
+    if not (SETS / f"{name}.py").is_file():
+        return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")
+    return importlib.import_module(f"{__name__}.sets.{name}").DATASET
 
 
 def default_root() -> Path | None:
@@ -75,11 +74,11 @@ def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
     """Look up a task's data set, named split and options, without opening a file."""
     dataset = get(task.dataset)
     split = task.split or dataset.splits[0]
-    problems = [setting_problem(dataset.options, name, value) for name, value in task.options.items()]
-    wrong = [problem for problem in problems if problem]
+    wrong = []
     if split not in dataset.splits:
-        hint = nearest(split, dataset.splits)
-        wrong.insert(0, f"split={split!r}: unknown.{hint} Allowed: {', '.join(dataset.splits)}")
+        wrong.append(f"split={split!r}: unknown.{allowed(split, dataset.splits)}")
+    problems = (setting_problem(dataset.options, name, value) for name, value in task.options.items())
+    wrong += filter(None, problems)
     if task.domains == "across" and not dataset.shares_classes_across_domains:
         wrong.append(
             "domains=across: classes that have the same name in two of its domains are not the same class; "

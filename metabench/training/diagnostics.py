@@ -48,7 +48,7 @@ def diagnose(
         diverged: share of tasks whose support loss is higher after the inner loop than before, or not
             finite; None without an inner loop.
     """
-    tasks = frozen.first(tasks, TASKS)
+    tasks = frozen.between(tasks, 0, TASKS)
     learned = (algorithm, net, meta, buffers)
     scored = _score(*learned, h, images, tasks)
     worst = _worst(net.objective.metric.sign * scored["score"])
@@ -63,7 +63,7 @@ def diagnose(
     steps = over_steps(algorithm, h)
     if len(steps) == 1:
         return diagnosis
-    few = frozen.first(tasks, FOLLOWED)
+    few = frozen.between(tasks, 0, FOLLOWED)
     followed = [_score(*learned, changed, images, few) for _, changed in steps]
     before = followed[0]["support_loss"]
     after = scored["support_loss"][: len(before)]

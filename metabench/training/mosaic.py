@@ -87,7 +87,7 @@ def show(
     tasks: FrozenTasks,
 ) -> None:
     """Show the first tasks in TensorBoard, with what is predicted after 0, 1, ... inner steps."""
-    few = frozen.first(tasks, SHOWN)
+    few = frozen.between(tasks, 0, SHOWN)
     for step, changed in diagnostics.over_steps(algorithm, h):
         for number, one in enumerate(predict(algorithm, net, meta, buffers, changed, split, few), start=1):
             pixels = mosaic(one)

@@ -22,7 +22,7 @@ from metabench.cli import app
 from metabench.core import Split, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.sets import quickdraw
-from metabench.data.tasks import files, frozen
+from metabench.data.tasks import frozen
 from tests.data.reading.server import serving
 from tests.support import small
 
@@ -283,13 +283,13 @@ def test_tasks_writes_a_list_once_and_says_its_hash(tmp_path: Path) -> None:
         "a/list",
     ]
     told = json.loads(output(*command, "--json"))
-    record = files.describe(tmp_path / "a" / "list")
+    record = frozen.describe(tmp_path / "a" / "list")
     assert told["hash"] == record["hash"]
     assert record["task"]["way"] == {"low": 2, "high": 3}
     again = metabench(*command)
     assert again.exit_code == 2
     assert "is there already" in again.output
-    assert files.describe(tmp_path / "a" / "list") == record
+    assert frozen.describe(tmp_path / "a" / "list") == record
 
 
 def test_tasks_of_every_kind_are_written_and_are_those_that_a_run_is_tested_on(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_tasks_of_every_kind_are_written_and_are_those_that_a_run_is_tested_on(t
     task = TaskConfig(dataset="glyphs", test_query=2, **shape)  # type: ignore[arg-type]
     drawn = frozen.frozen(small.splits(), "meta_test", task, 6, "test")
     assert told["hash"] == drawn.hash
-    assert files.read(Path("list"), small.splits(), "meta_test").hash == drawn.hash
+    assert frozen.read(Path("list"), small.splits(), "meta_test").hash == drawn.hash
 
 
 def test_tasks_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_further_tasks_are_the_next_of_the_same_pool_and_none_of_the_confirmatio
         return [tuple(row) for row in torch.cat([indices.classes, indices.examples.flatten(1)], 1).tolist()]
 
     whole = frozen.frozen(splits, "meta_validation", small.TASK, 9, "search")
-    ((_, positions, indices),) = frozen.rest(whole, 6).groups
+    ((_, positions, indices),) = frozen.between(whole, 6).groups
     assert positions.tolist() == [6, 7, 8]
     rows = torch.cat([indices.classes, indices.examples.flatten(1)], 1).tolist()
     assert [tuple(row) for row in rows] == tasks("search", 20)[6:9]

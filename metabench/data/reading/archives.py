@@ -7,18 +7,21 @@ import gzip
 import json
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from metabench.core import MetabenchError
 from metabench.data.reading.cache import Array, cached
 
-VERSION = 1
+VERSION = 2
 """Raised when the same archive gives another listing."""
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -29,10 +32,11 @@ LARGEST_HEADER = 1 << 16
 """Bytes of a long name at most."""
 
 DAMAGE = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
-    *(NotImplementedError, RuntimeError, ValueError, LookupError, OverflowError),
+    *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError),
+    Image.DecompressionBombError,
 )
-"""What reading a damaged archive may raise."""
+"""What reading a damaged archive, array or picture may raise."""
 
 LONG = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -56,26 +60,49 @@ class Member(NamedTuple):
     read: Callable[[], bytes]
 
 
-class Listing(NamedTuple):
-    """The files of an archive."""
-
-    sizes: dict[str, int]
-    texts: dict[str, str]  # the content of those that end in .csv
-
-
 class Refused(Exception):
-    """An archive is damaged, or none that an honest person packed; the argument says which and why."""
+    """Files are damaged, or not what an honest person packed; the arguments say which and why."""
 
 
 class _Dubious(Exception):
     """What no honest person packs."""
 
 
-def find(folder: Path, archive: str, unpacked: str) -> Path | None:
-    """Return an archive in a folder, or else the folder that was unpacked from it, or None."""
-    if (folder / archive).is_file():
-        return folder / archive
-    return folder / unpacked if (folder / unpacked).is_dir() else None
+def reason(error: BaseException) -> str:
+    """Say in one line what an error is."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def find(folder: Path, unpacked: Mapping[str, str]) -> dict[str, Path]:
+    """Find archives in a folder, or else the folders in it that were unpacked from them.
+
+    Args:
+        unpacked: names of archives to those of the folders.
+    """
+    places = {}
+    for archive, inside in unpacked.items():
+        if (folder / archive).is_file():
+            places[archive] = folder / archive
+        elif (folder / inside).is_dir():
+            places[archive] = folder / inside
+    return places
+
+
+def require(
+    name: str, root: Path | None, folder: str, unpacked: Mapping[str, str], beside: str = ""
+) -> list[Path]:
+    """Find all archives of a data set, or the folders unpacked from them; say how they are got."""
+    download = f"To download: metabench datasets fetch {name}"
+    if root is None:
+        raise MetabenchError(
+            f"{name}: METABENCH_DATA is not set; set it to the folder that holds {folder}/. {download}"
+        )
+    places = find(root / folder, unpacked)
+    missing = [pair for pair in unpacked.items() if pair[0] not in places]
+    if missing:
+        lacks = " and ".join(f"neither {archive} nor a folder {inside}" for archive, inside in missing)
+        raise MetabenchError(f"{name}: {root / folder} holds {lacks}{beside}. {download}")
+    return list(places.values())
 
 
 def is_archive(path: Path) -> bool:
@@ -95,20 +122,22 @@ def problem_of(name: str, size: int, largest: int, is_link: bool = False) -> str
     return None
 
 
-def listing(path: Path, limits: Limits) -> Listing:
-    """List the files of an archive, or read the cache: a compressed one must be read to its end for it."""
+def listing(path: Path, limits: Limits) -> dict[str, str | None]:
+    """List the files of an archive, with the content of those that end in .csv, or read the cache.
+
+    A compressed archive must be read to its end for it.
+    """
 
     def make() -> Array:
-        files = Listing({}, {})
+        files: dict[str, str | None] = {}
         for member in members(path, limits):
-            files.sizes[member.name] = member.size
-            if member.name.lower().endswith(".csv"):
-                files.texts[member.name] = member.read().decode("utf-8-sig", "replace")
+            is_list = member.name.lower().endswith(".csv")
+            files[member.name] = member.read().decode("utf-8-sig", "replace") if is_list else None
         return np.frombuffer(json.dumps(files).encode(), np.uint8)
 
     status = path.stat()
     state = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-    return Listing(*json.loads(cached("archive", (VERSION, state, limits), make).tobytes()))
+    return dict(json.loads(cached("archive", (VERSION, state, limits), make).tobytes()))
 
 
 def members(path: Path, limits: Limits) -> Iterator[Member]:
@@ -151,9 +180,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
-        raise Refused(f"{path}{size} is truncated or damaged: {reason}") from error
+        raise Refused(f"{path}{size} is truncated or damaged: {reason(error)}") from error
     except _Dubious as error:
         raise Refused(f"{path}: {error}") from error
 

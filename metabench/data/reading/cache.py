@@ -37,15 +37,6 @@ class Key(NamedTuple):
     rest: object
 
 
-class _Unread(Exception):
-    """A file whose checksum is asked for cannot be read."""
-
-
-def folder() -> Path:
-    """Return the cache folder: METABENCH_CACHE, or one in the user's home."""
-    return remote.cache_folder()
-
-
 def cached(name: str, key: object, make: Callable[[], Array]) -> Array:
     """Return the array kept under a name and key, making and keeping it where it is missing or damaged."""
 
@@ -67,20 +58,17 @@ def kept(name: str, key: object, write: Callable[[Path], None]) -> Array:
         write: makes an .npy file at a path, piece by piece where it is large.
     """
     source = f"-{key.source[:16]}" if isinstance(key, Key) else ""
-    path = folder() / f"{name}{source}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
+    path = remote.cache_folder() / f"{name}{source}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
     try:
         array = _mapped(path)
-        if (
-            array is None
-        ):  # locked before the slow part, so that a folder that cannot be written is told at once
+        if array is None:
+            # Locked before the slow part, so that a folder that cannot be written is told at once.
             with locked(path.with_suffix(".lock")):
                 array = _mapped(path)  # another process may have been faster
                 array = _write(path, write) if array is None else array
     except OSError as error:
-        raise MetabenchError(
-            f"cache {path.parent}: {error.strerror or error}; set METABENCH_CACHE to a folder that can be "
-            "written"
-        ) from error
+        advice = "set METABENCH_CACHE to a folder that can be written"
+        raise MetabenchError(f"cache {path.parent}: {error.strerror or error}; {advice}") from error
     used = _used.get()
     if used is not None:
         used.append(path)
@@ -96,19 +84,16 @@ def checksum(files: Sequence[Path]) -> str:
 
     def make() -> Array:
         digest = hashlib.sha256()
-        for file in files:
+        for file, state in zip(files, states, strict=True):
             try:
                 with file.open("rb") as opened:
                     digest.update(hashlib.file_digest(opened, "sha256").digest())
-            except OSError as error:
-                raise _Unread from error
+            except OSError:
+                digest.update(repr(state).encode())
         return np.frombuffer(digest.digest(), np.uint8)
 
-    try:
-        with noted():  # a list of its own: it is no data
-            return cached("checksum", states, make).tobytes().hex()
-    except _Unread:
-        return hashlib.sha256(repr(states).encode()).hexdigest()
+    with noted():  # a list of its own: it is no data
+        return cached("checksum", states, make).tobytes().hex()
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -24,6 +25,7 @@ import urllib3
 
 from metabench.core import MetabenchError
 from metabench.data.reading import cache
+from metabench.data.reading.archives import find
 
 TRIES = 5
 """Attempts in a row that bring nothing before we give up."""
@@ -76,11 +78,8 @@ class Client:
         is_direct = host in ("127.0.0.1", "localhost") or proxy_bypass(host)
         proxy = None if is_direct else getproxies().get(scheme)
         # As many connections as there are threads, kept open.
-        self.pool = (
-            urllib3.ProxyManager(proxy, maxsize=n_connections)
-            if proxy
-            else urllib3.PoolManager(maxsize=n_connections)
-        )
+        manager = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+        self.pool = manager(maxsize=n_connections)
         self.stopped = threading.Event()
 
     def part(self, url: str, start: int, stop: int) -> tuple[bytes, int]:
@@ -89,11 +88,9 @@ class Client:
         def attempt() -> tuple[bytes, int]:
             with self._opened(url, f"bytes={start}-{stop - 1}") as response:
                 if response.status != 206:
-                    raise MetabenchError(
-                        f"{url}: the server answered a request for {stop - start} bytes with HTTP "
-                        f"{response.status}: it sends whole files only. Take another url, or fetch whole "
-                        "files"
-                    )
+                    answer = f"answered a request for {stop - start} bytes with HTTP {response.status}"
+                    problem = f"the server {answer}: it sends whole files only"
+                    raise MetabenchError(f"{url}: {problem}. Take another url, or fetch whole files")
                 first, total = _range_of(response)
                 content = b"".join(self._chunks(response))
             expected = min(stop, total) - start
@@ -112,17 +109,16 @@ class Client:
                 pass
             os.fsync(file.fileno())
             file.seek(0)
-            actual = hashlib.file_digest(file, _md5).hexdigest() if md5 else None
+            new = partial(hashlib.md5, usedforsecurity=False)
+            actual = hashlib.file_digest(file, new).hexdigest() if md5 else None
         if actual == md5:
             os.replace(part, path)
             return
         part.unlink()
         if is_continued:  # the rest may have been appended to the start of another version
             return self.save(url, path, md5, progress)
-        raise MetabenchError(
-            f"{url}: damaged or replaced: its MD5 is {actual}, must be {md5}; it was not kept. Run the same "
-            "command again, or take another url"
-        )
+        problem = f"damaged or replaced: its MD5 is {actual}, must be {md5}; it was not kept"
+        raise MetabenchError(f"{url}: {problem}. Run the same command again, or take another url")
 
     def _more(self, url: str, file: BinaryIO, is_checked: bool, progress: Progress | None) -> bool:
         """Append what is missing; False where the connection broke after something came."""
@@ -210,10 +206,6 @@ class Client:
                 raise
 
 
-def _md5() -> Any:
-    return hashlib.md5(usedforsecurity=False)
-
-
 def _range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int]:
     """Return the first byte of an answer, and how many the file has."""
     text = response.headers.get("Content-Range", "")
@@ -230,20 +222,20 @@ def alone(folder: Path, order: Order) -> AbstractContextManager[None]:
 
 
 def archives(
-    folder: Path, official: str, sums: Mapping[str, str], find: Callable[[str], Path | None], order: Order
+    folder: Path, official: str, sums: Mapping[str, str], unpacked: Mapping[str, str], order: Order
 ) -> None:
-    """Fetch the archives that are not in a folder.
+    """Fetch the archives of which neither they themselves nor what was unpacked from them are in a folder.
 
     Args:
         official: address of the folder that they are published in.
         sums: names of the archives to their MD5.
-        find: says where an archive, or what was unpacked from it, is already.
+        unpacked: the same to the folders that were unpacked from them.
     """
     base = (order.url or official).rstrip("/")
     client = Client(base, 1)
     with alone(folder, order):
         for name, md5 in sums.items():
-            if place := find(name):
+            if place := find(folder, unpacked).get(name):
                 order.say(f"{place} is here already")
             else:
                 client.save(f"{base}/{name}", folder / name, md5, order.progress)

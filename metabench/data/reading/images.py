@@ -7,13 +7,12 @@ import io
 import itertools
 import os
 import stat
-import struct
 import unicodedata
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from posixpath import basename, dirname
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -44,12 +43,6 @@ THREADS = 8
 BATCH = 64
 """Pictures that are in memory at once."""
 
-DAMAGE = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError),
-    *(MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
-)
-"""What decoding damaged files may raise."""
-
 
 class Tree(NamedTuple):
     """What is in a folder or an archive, by paths with slashes in it, and what cannot be there."""
@@ -71,40 +64,17 @@ class Look(NamedTuple):
     background: str  # what transparent pixels show
 
 
-class Picture(NamedTuple):
-    """An encoded image, and where it goes in a table."""
-
-    row: int
-    column: int
-    name: str
-    file: Path | IO[bytes]
-
-
-class Unreadable(archives.Refused):
-    """Images cannot be decoded; the arguments say which and why."""
-
-
-def above(path: str) -> str:
-    """Return the folder of a path with slashes."""
-    return path.rpartition("/")[0]
-
-
-def last(path: str) -> str:
-    """Return the last name of a path with slashes."""
-    return path.rpartition("/")[2]
-
-
 def grouped(paths: Iterable[str]) -> dict[str, list[str]]:
     """Sort paths by the folder that they are in."""
     groups: dict[str, list[str]] = {}
     for path in paths:
-        groups.setdefault(above(path), []).append(path)
+        groups.setdefault(dirname(path), []).append(path)
     return groups
 
 
 def class_name(folder: str) -> str:
     """Return the name of a class, the same letters on every system."""
-    return unicodedata.normalize("NFC", last(folder))
+    return unicodedata.normalize("NFC", basename(folder))
 
 
 def look_through(place: Path, limits: archives.Limits) -> Tree:
@@ -166,22 +136,20 @@ def _packed(place: Path, limits: archives.Limits) -> Tree:
         files = archives.listing(place, limits)
     except archives.Refused as error:
         return Tree(place, limits, [], [""], [], {}, [str(error)])
-    names = [name for name in sorted(files.sizes) if not any(map(is_hidden, name.split("/")))]
-    is_image = {name: PurePosixPath(name).suffix.lower() in SUFFIXES for name in names}
+    names = [name for name in sorted(files) if not any(map(is_hidden, name.split("/")))]
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents} - {"."}
-    images = [name for name in names if is_image[name]]
-    others = [name for name in names if not is_image[name]]
-    return Tree(place, limits, images, ["", *sorted(folders)], others, files.texts, [])
+    is_image = {name: PurePosixPath(name).suffix.lower() in SUFFIXES for name in names}
+    images, others = ([name for name in names if is_image[name] == wanted] for wanted in (True, False))
+    texts = {name: text for name, text in files.items() if text is not None}
+    return Tree(place, limits, images, ["", *sorted(folders)], others, texts, [])
 
 
 def table_key(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Key:
     """Say what a table of images depends on."""
-    if tree.place.is_file():
-        return Key(
-            checksum([tree.place]), (VERSION, PIL.__version__, tuple(look), [list(row) for row in classes])
-        )
-    files = [tree.place / name for row in classes for name in row]
-    return Key(checksum(files), (VERSION, PIL.__version__, tuple(look), [len(row) for row in classes]))
+    is_packed = tree.place.is_file()
+    files = [tree.place] if is_packed else [tree.place / name for row in classes for name in row]
+    content = [list(row) if is_packed else len(row) for row in classes]
+    return Key(checksum(files), (VERSION, PIL.__version__, tuple(look), content))
 
 
 def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Array:
@@ -203,36 +171,39 @@ def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], loo
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
             waiting = _pictures(tree, classes)
             while batch := list(itertools.islice(waiting, BATCH)):
-                decoded = pool.map(lambda one: _try(one, look), batch)
-                for one, image in zip(batch, decoded, strict=True):
+                decoded = pool.map(lambda one: _try(one[1], one[2], look), batch)
+                for ((row, column), _, _), image in zip(batch, decoded, strict=True):
                     if isinstance(image, str):
                         problems.append(image)
                     else:
-                        put(one.row, one.column, image)
+                        put(row, column, image)
         if problems:
-            raise Unreadable(*problems)
+            raise archives.Refused(*problems)
 
     return kept(name, key, write)
 
 
-def _pictures(tree: Tree, classes: Sequence[Sequence[str]]) -> Iterator[Picture]:
+def _pictures(
+    tree: Tree, classes: Sequence[Sequence[str]]
+) -> Iterator[tuple[tuple[int, int], str, Path | IO[bytes]]]:
+    """Yield where an image goes in a table, its name, and the file that it is encoded in."""
     places = {name: (row, column) for row, names in enumerate(classes) for column, name in enumerate(names)}
     if tree.place.is_dir():
-        for name, (row, column) in places.items():
-            yield Picture(row, column, str(tree.place / name), tree.place / name)
+        for name, place in places.items():
+            yield place, str(tree.place / name), tree.place / name
         return
     for member in archives.members(tree.place, tree.limits):
         if member.name in places:
-            yield Picture(*places[member.name], f"{tree.place}: {member.name}", io.BytesIO(member.read()))
+            yield places[member.name], f"{tree.place}: {member.name}", io.BytesIO(member.read())
 
 
-def _try(picture: Picture, look: Look) -> Array | str:
+def _try(name: str, file: Path | IO[bytes], look: Look) -> Array | str:
     try:
-        return decode(picture.file, *look)
+        return decode(file, *look)
     except UnidentifiedImageError:
-        return f"{picture.name!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
-    except DAMAGE as error:
-        return f"{picture.name!r}: cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+        return f"{name!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
+    except archives.DAMAGE as error:
+        return f"{name!r}: cannot be decoded: {archives.reason(error)}"
 
 
 def decode(file: Path | IO[bytes], side: int, channels: int, background: str) -> Array:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from posixpath import basename, dirname
 from typing import NamedTuple
 
 from metabench.core import SPLITS
 from metabench.data.reading import archives as _archives
 from metabench.data.reading import images as _images
 from metabench.data.reading import splits
-from metabench.data.reading.images import Tree, above, grouped, last
+from metabench.data.reading.images import Tree, grouped
 from metabench.data.reading.splits import Classes, part_of
 
 SHOWN = 8
@@ -47,15 +47,12 @@ def is_available(published: Published, root: Path | None) -> bool:
     """Say whether something like the data set is under root, without looking at every image."""
     if root is None:
         return False
-    names = {name for part in published.classes.values() for name in part}
-    top = root / published.name
-    for folder, folders, files in os.walk(top, followlinks=True):
-        is_packed = Path(folder) == top and any(file.lower().endswith(_archives.SUFFIXES) for file in files)
-        if is_packed or names & {*folders} or any(map(list_part, files)):
-            return True
-        if len(Path(folder).relative_to(top).parts) >= _images.DEEPEST:
-            folders.clear()
-    return False
+    top, names = root / published.name, {*published.domains}
+    inside = (path for depth in range(_images.DEEPEST) for path in top.glob("*/" * depth + "*"))
+    return any(
+        one.name in names or list_part(one.name) or (one.parent == top and _archives.is_archive(one))
+        for one in inside
+    )
 
 
 def find(published: Published, place: Path) -> tuple[Tree, dict[str, list[str]]]:
@@ -80,10 +77,9 @@ def find(published: Published, place: Path) -> tuple[Tree, dict[str, list[str]]]
         problems = [f"holds no folder of a class, such as {published.classes['meta_train'][0]}"]
     elif images:
         problems += _count_problems(images, published)
-    if tree.problems or problems:
+    if images is None or tree.problems or problems:
         lines = [*tree.problems, *(f"{tree.place}: {line}" for line in problems)]
         splits.refuse(published.name, [*lines, *advice(published, place)])
-    assert images is not None, "or it was refused"
     return tree, {name: images[name] for names in published.classes.values() for name in names}
 
 
@@ -98,7 +94,7 @@ def advice(published: Published, place: Path) -> list[str]:
 
 def list_part(path: str) -> str | None:
     """Return the split whose list a path is by its name, or None."""
-    stem, _, suffix = last(path).rpartition(".")
+    stem, _, suffix = basename(path).rpartition(".")
     return part_of(stem) if suffix.lower() == "csv" else None
 
 
@@ -106,7 +102,7 @@ def _classes(tree: Tree, published: Published) -> tuple[dict[str, list[str]] | N
     """Find the images of each class, and what is wrong with where they lie; None: nothing is like it."""
     folders = grouped(tree.images)
     homes = {name: part for part, names in published.classes.items() for name in names}
-    if any(last(folder) in homes for folder in folders):
+    if any(basename(folder) in homes for folder in folders):
         return _by_folder(folders, homes, published.has_other_classes)
     lists = {path: text for path, text in tree.texts.items() if list_part(path)}
     return _by_list(folders, lists, homes) if lists else (None, [])
@@ -116,18 +112,18 @@ def _by_folder(
     folders: Mapping[str, list[str]], homes: Mapping[str, str], has_other_classes: bool
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Take folders `class/` or `split/class/`; words for splits count where there are two or more."""
-    tops = {above(folder) for folder in folders if last(folder) in homes}
-    parts = {top: part_of(last(top)) for top in tops}
+    tops = {dirname(folder) for folder in folders if basename(folder) in homes}
+    parts = {top: part_of(basename(top)) for top in tops}
     is_split = len(set(filter(None, parts.values()))) > 1
-    bases = sorted({above(top) if is_split and parts[top] else top for top in tops})
+    bases = sorted({dirname(top) if is_split and parts[top] else top for top in tops})
     if len(bases) > 1:
         return {}, _problem("folders of classes are in {n} places: {names}; set path to one of them", bases)
     images: dict[str, list[str]] = {}
     others, twice, strayed = [], [], []
     for folder in sorted(folders):
-        name, top = last(folder), above(folder)
+        name, top = basename(folder), dirname(folder)
         if name not in homes:
-            is_beside = top in tops or (is_split and above(top) == bases[0] and part_of(last(top)))
+            is_beside = top in tops or (is_split and dirname(top) == bases[0] and part_of(basename(top)))
             others += [name] if is_beside and top != folder else []
             continue
         twice += [name] if name in images else []
@@ -144,11 +140,11 @@ def _by_list(
     folders: Mapping[str, list[str]], lists: Mapping[str, str], homes: Mapping[str, str]
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Take the images that lists name, `images/` beside the lists or the lists' own folder."""
-    places = sorted(set(map(above, lists)))
+    places = sorted(set(map(dirname, lists)))
     if len(places) > 1:
         return {}, _problem("lists are in {n} places: {names}; set path to one of them", places)
     beside = [f"{places[0]}/images".lstrip("/"), places[0]]
-    files = {last(image): image for folder in reversed(beside) for image in folders.get(folder, [])}
+    files = {basename(image): image for folder in reversed(beside) for image in folders.get(folder, [])}
     texts = {list_part(path): text for path, text in lists.items()}
     problems, lacking, others, strayed = [], [], [], []
     images: dict[str, list[str]] = {}

@@ -7,12 +7,14 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
 
 from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
+from metabench.core.config import attempt
+from metabench.data.reading.archives import reason
 from metabench.data.reading.cache import Array, Key, kept, table_file
 
 ALIASES = {
@@ -101,8 +103,7 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
         ):
             raise ValueError(f"must map {', '.join(SPLITS)} to lists of classes, as YAML or JSON")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        return classes, [f"list {path}: {reason}"]
+        return classes, [f"list {path}: {getattr(error, 'strerror', None) or reason(error)}"]
     problems: list[str] = []
     available = set(available)
     for word, names in lists.items():
@@ -153,26 +154,26 @@ def class_problems(classes: Classes, how: str) -> list[str]:
     ]
 
 
-def locate(root: Path | None, path: str) -> tuple[Path | None, list[str]]:
-    """Return where a path option leads, or what is wrong with it; relative paths start at METABENCH_DATA."""
+def locate(root: Path | None, path: str) -> Path:
+    """Return where a path option leads; relative paths start at METABENCH_DATA."""
     if not path.strip():
-        return None, ["path is not set; give the option path, absolute or relative to METABENCH_DATA"]
+        raise MetabenchError("path is not set; give the option path, absolute or relative to METABENCH_DATA")
     try:
         place = Path(path).expanduser()
         if not place.is_absolute() and root is None:
-            return None, [f"path={path!r}: METABENCH_DATA is not set; set it, or give an absolute path"]
+            raise ValueError("METABENCH_DATA is not set; set it, or give an absolute path")
         place = place if root is None else root / place
         place.stat()
     except OSError as error:
-        return None, [f"path={path!r}: {error.filename}: {error.strerror}"]
+        raise MetabenchError(f"path={path!r}: {error.filename}: {error.strerror}") from error
     except (ValueError, RuntimeError) as error:  # no path, no such user
-        return None, [f"path={path!r}: {error}"]
-    return place, []
+        raise MetabenchError(f"path={path!r}: {error}") from error
+    return place
 
 
-def sources(root: Path | None, split: str, options: Any) -> list[Path]:
+def sources(root: Path | None, split: str, options: Any, default: str = "") -> list[Path]:
     """Return where the path option leads, if it leads anywhere."""
-    place, _ = locate(root, options.path)
+    place = attempt([], locate, root, options.path.strip() or default)
     return [] if place is None else [place]
 
 
@@ -189,12 +190,11 @@ def choose(name: str, items: list[Any], options: Any, key: Callable[[Any], Any] 
     return [item for item in items if item in taken]
 
 
-def refuse(name: str, problems: Iterable[str]) -> None:
-    """Raise all problems of a data set as one error, if there are any."""
+def refuse(name: str, problems: Iterable[str]) -> NoReturn:
+    """Raise all problems of a data set as one error."""
     lines = list(dict.fromkeys(problems))
-    if lines:
-        more = [f"and {len(lines) - SHOWN} more problems"] if len(lines) > SHOWN else []
-        raise MetabenchError("\n".join(f"{name}: {line}" for line in lines[:SHOWN] + more))
+    more = [f"and {len(lines) - SHOWN} more problems"] if len(lines) > SHOWN else []
+    raise MetabenchError("\n".join(f"{name}: {line}" for line in lines[:SHOWN] + more))
 
 
 def splits_of(
@@ -216,18 +216,16 @@ def splits_of(
     """
     position = {one: row for row, one in enumerate(counts)}
     chosen = [one for part in SPLITS for one in classes[part]]
-    rows, sizes = [position[one] for one in chosen], [counts[one] for one in chosen]
-    images = torch.from_numpy(_ordered(name, key, table, rows, sizes))
-    splits, start = [], 0
-    for part in SPLITS:
-        names = tuple(classes[part])
-        n_examples = torch.tensor([counts[one] for one in names], dtype=torch.int64)
-        is_full = bool((n_examples == table.shape[1]).all())
+    ordered = _ordered(name, key, table, [position[one] for one in chosen], [counts[one] for one in chosen])
+    parts, start = [], 0
+    for names in (classes[part] for part in SPLITS):
+        images = torch.from_numpy(ordered[start : start + len(names)])
+        sizes = torch.tensor([counts[one] for one in names], dtype=torch.int64)
+        is_full = bool((sizes == table.shape[1]).all())
         homes = tuple(domains[one] if domains else name for one in names)
-        chunk = images[start : start + len(names)]
-        splits.append(Split(chunk, names, homes, None if is_full else n_examples))
+        parts.append(Split(images, tuple(names), homes, None if is_full else sizes))
         start += len(names)
-    return make_splits(f"{name}/{split}", *splits)
+    return make_splits(f"{name}/{split}", *parts)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:

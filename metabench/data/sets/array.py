@@ -1,29 +1,41 @@
-"""Array: your own images as one .npz file, or as a folder of .npy files, with a label for each."""
+"""Array: your own images as one .npz file, or as a folder of .npy files, with labels; never a pickle."""
 
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from metabench.core import SPLITS, Splits, setting
+from metabench.core.config import attempt
 from metabench.data import Dataset
-from metabench.data.reading import arrays as _arrays
-from metabench.data.reading import splits
-from metabench.data.reading.cache import Array, Key, checksum, kept, table_file
+from metabench.data.reading import archives, splits
+from metabench.data.reading.cache import Array, Key, checksum, kept, read_header, table_file
 from metabench.data.reading.splits import Classes
+from metabench.storage import remote
 
 NAME = "array"
 VERSION = 1
 """Raised when the same files give other bytes."""
 
+NAMES = ("images", "labels", "split")
 CHANNELS = (1, 3)
 BLOCK = 2**26
 """Bytes that are converted at once."""
+
+PIECE = 2**20
+"""Bytes of an archive that are unpacked at once."""
+
+LONGEST_WORD = 1000
+"""Letters of a label at most."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +62,10 @@ class Options:
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read the arrays, or the cache; all that is wrong is reported at once."""
     problems = splits.shares_problems(options)
-    path, wrong = splits.locate(root, options.path)
+    path = attempt(problems, splits.locate, root, options.path)
     if path is None:
-        splits.refuse(NAME, problems + wrong)
-    assert path is not None, "or it was refused"
-    arrays, read_images, wrong = _arrays.open_all(path)
+        splits.refuse(NAME, problems)
+    arrays, wrong = _open_all(path)
     problems += wrong + _shape_problems(arrays)
     classes: Classes = {}
     rows: dict[str, list[int]] = {}
@@ -65,18 +76,108 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         classes, wrong = _split(names, sorted(rows), arrays.get("split"), options)
         problems += wrong
     rows = {name: splits.choose(name, rows[name], options) for name in sorted(rows)}
-    key = Key(checksum(_arrays.sources(path)), (VERSION, rows))
+    files = [path / f"{name}.npy" for name in NAMES] if path.is_dir() else [path]
+    key = Key(checksum([file for file in files if file.is_file()]), (VERSION, rows))
     table = None
     try:
         if rows and "images" in arrays:
-            table = _table(arrays["images"], read_images, key, list(rows.values()))
+            table = _table(path, arrays["images"], key, list(rows.values()))
         elif "images" in arrays and not _layout(arrays["images"])[1]:
-            problems += _range_problems(read_images(), range(len(arrays["images"])))
-    except _arrays.Unreadable as error:
+            problems += _range_problems(_read_images(path), range(len(arrays["images"])))
+    except archives.Refused as error:
         problems += error.args
-    splits.refuse(NAME, problems)
-    assert table is not None, "or something was refused"
+    if problems or table is None:
+        splits.refuse(NAME, problems)
     return splits.splits_of(NAME, key, table, {name: len(row) for name, row in rows.items()}, classes)
+
+
+def _open_all(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """Open what is there, and say what cannot be read.
+
+    Of images, and of labels that cannot be right, only the shape and the type are read.
+    """
+    if not path.is_dir() and (not path.is_file() or path.suffix.lower() != ".npz"):
+        return {}, [f"{path}: must be an .npz file, or a folder that holds images.npy and labels.npy"]
+    arrays: dict[str, Array] = {}
+    problems: list[str] = []
+    try:
+        with _place(path) as place:
+            problems += _missing(path, place)
+            for name in (name for name in NAMES if (place / f"{name}.npy").exists()):
+                try:
+                    arrays[name] = _open(place / f"{name}.npy", arrays.get("images"))
+                except archives.DAMAGE as error:
+                    what = f"{path / name}.npy" if path.is_dir() else f"{name} of {path}"
+                    problems.append(f"{what}: cannot be read: {archives.reason(error)}")
+    except archives.DAMAGE as error:
+        problems.append(f"{path}: cannot be read as an .npz file: {archives.reason(error)}")
+    return arrays, problems
+
+
+@contextmanager
+def _place(path: Path) -> Iterator[Path | zipfile.Path]:
+    """Give a folder, or the root of an archive."""
+    if path.is_dir():
+        yield path
+        return
+    with zipfile.ZipFile(path) as archive:
+        yield zipfile.Path(archive)
+
+
+def _missing(path: Path, place: Path | zipfile.Path) -> list[str]:
+    missing = [name for name in NAMES[:2] if not (place / f"{name}.npy").exists()]
+    if path.is_dir():
+        advice = "is not there; the folder must hold images.npy and labels.npy"
+        return [f"{path / name}.npy: {advice}" for name in missing]
+    members = [one.name.removesuffix(".npy") for one in place.iterdir() if one.name.endswith(".npy")]
+    inside = ", ".join(sorted(members)) or "nothing"
+    return [f"{path}: {' and '.join(missing)} not in it; it holds {inside}"] if missing else []
+
+
+def _open(file: Path | zipfile.Path, images: Array | None) -> Array:
+    """Read labels that may be right; of all else only the shape and the type."""
+    if not file.is_file():
+        raise ValueError("is not a file")
+    with file.open("rb") as content:
+        shape, _, kind = read_header(content)
+        start = content.tell()
+    if kind.hasobject:
+        raise ValueError("holds Python objects, which may run code when read; save plain numbers or words")
+    array = np.broadcast_to(np.zeros((), kind), shape)
+    n_bytes = _size(file)
+    expected = start + array.size * array.itemsize
+    if n_bytes != expected:
+        raise ValueError(f"it has {n_bytes} bytes, but as {kind} {list(shape)} it must have {expected}")
+    if file.name == "images.npy" or images is None or array.ndim != 1 or shape != images.shape[:1]:
+        return array
+    if array.itemsize > LONGEST_WORD * (4 if kind.kind == "U" else 1):
+        raise ValueError(f"{kind}: words must have at most {LONGEST_WORD} letters")
+    with file.open("rb") as content:
+        return np.lib.format.read_array(content, allow_pickle=False)
+
+
+def _size(file: Path | zipfile.Path) -> int:
+    return file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
+
+
+def _read_images(path: Path) -> Array:
+    """Map images, which may be larger than memory: out of an archive by way of a file without a name."""
+    if path.is_dir():
+        return np.lib.format.open_memmap(path / "images.npy", mode="r")
+    folder = remote.cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _place(path) as place, tempfile.TemporaryFile(dir=folder) as file:
+            n_bytes, free = _size(place / "images.npy"), shutil.disk_usage(folder).free
+            if n_bytes > free:
+                raise OSError(f"it unpacks to {n_bytes} bytes, and {folder} has {free} free; free disk space")
+            with (place / "images.npy").open("rb") as member:
+                shutil.copyfileobj(member, file, PIECE)
+            file.seek(0)
+            shape, is_fortran, kind = read_header(file)
+            return np.memmap(file, kind, "r", file.tell(), shape, "F" if is_fortran else "C")  # type: ignore[arg-type]
+    except archives.DAMAGE as error:
+        raise archives.Refused(f"images of {path}: cannot be read: {archives.reason(error)}") from error
 
 
 def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
@@ -86,7 +187,7 @@ def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
         problems += _layout(images)[1]
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             problems.append(f"images: {images.dtype}; must be uint8, or floating point in [0, 1]")
-    for name in _arrays.NAMES[1:]:
+    for name in NAMES[1:]:
         array = arrays.get(name)
         if array is None:
             continue
@@ -151,7 +252,7 @@ def _split(
     return classes, problems + splits.class_problems(classes, "add classes to it")
 
 
-def _table(like: Array, read: Callable[[], Array], key: object, rows: list[list[int]]) -> Array:
+def _table(path: Path, like: Array, key: object, rows: list[list[int]]) -> Array:
     """Sort images by class, or read the cache: uint8 [class, example, C, H, W], zeros where one has fewer.
 
     Args:
@@ -162,9 +263,9 @@ def _table(like: Array, read: Callable[[], Array], key: object, rows: list[list[
     shape = (len(rows), max(map(len, rows)), *(image if len(image) == 3 else (1, *image)))
     size = max(1, BLOCK // (math.prod(image) * like.itemsize))
 
-    def write(path: Path) -> None:
-        images, problems = read(), []
-        with table_file(path, shape) as put:
+    def write(place: Path) -> None:
+        images, problems = _read_images(path), []
+        with table_file(place, shape) as put:
             for row, chosen in enumerate(rows):
                 for start in range(0, len(chosen), size):
                     some = chosen[start : start + size]
@@ -175,7 +276,7 @@ def _table(like: Array, read: Callable[[], Array], key: object, rows: list[list[
                     for column, one in enumerate(block, start):
                         put(row, column, one)
         if problems:
-            raise _arrays.Unreadable(*problems)
+            raise archives.Refused(*problems)
 
     return kept(NAME, key, write)
 

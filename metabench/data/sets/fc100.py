@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from metabench.core import SPLITS
-from metabench.data import Dataset
-from metabench.data.reading import cifar_files, splits
+from metabench.data.reading import splits
+from metabench.data.sets import cifar_fs
 
 NAME = "fc100"
 
@@ -23,23 +23,17 @@ META_TEST = ("aquatic_mammals", "insects", "medium_mammals", "people")
 def classes() -> splits.Classes:
     """Return Oreshkin's classes of each split: no superclass is in two."""
     parts: splits.Classes = {part: [] for part in SPLITS}
-    for name, home in sorted(cifar_files.superclasses().items()):
+    for name, home in sorted(cifar_fs.superclasses().items()):
         held_out = "meta_validation" if home in META_VALIDATION else "meta_test"
         parts[held_out if home in META_VALIDATION + META_TEST else "meta_train"].append(name)
     return parts
 
 
-DATASET = Dataset(
+DATASET = cifar_fs.DATASET._replace(
     name=NAME,
     summary="photographs of things and animals, CIFAR-100's classes split by superclass",
     size="100 classes x 600, 3x32x32, 60/20/20 classes",
-    licence=cifar_files.LICENCE,
-    url=cifar_files.PAGE,
-    citation=f"{cifar_files.CITATION}; split oreshkin: Oreshkin et al. 2018 (arXiv 1805.10123)",
+    citation=f"{cifar_fs.CITATION}; split oreshkin: Oreshkin et al. 2018 (arXiv 1805.10123)",
     splits=("oreshkin",),
-    options=cifar_files.Options,
-    load=partial(cifar_files.load, NAME, classes()),
-    is_available=cifar_files.is_available,
-    fetch=cifar_files.fetch,
-    sources=cifar_files.sources,
+    load=partial(cifar_fs.load, NAME, classes()),
 )

@@ -6,18 +6,20 @@ they have, and what is known of their images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from posixpath import basename, dirname
 from typing import NamedTuple
 
 from metabench.core import SPLITS, Splits, setting
+from metabench.core.config import attempt
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
 from metabench.data.reading import images as _images
 from metabench.data.reading import published as _published
-from metabench.data.reading.images import Look, Tree, above, class_name, grouped, last
+from metabench.data.reading.images import Look, Tree, class_name, grouped
 from metabench.data.reading.splits import Classes
 
 NAME = "folder"
@@ -93,21 +95,19 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     problems = splits.shares_problems(options)
     if bool(options.list.strip()) != (options.split_by == "list"):
         problems.append(f"list={options.list!r} and split_by={options.split_by!r}: one needs the other")
-    place, wrong = splits.locate(root, options.path)
-    if place is not None and not place.is_dir() and not archives.is_archive(place):
-        wrong.append(
-            f"path={options.path!r}: {place} is a file; give the folder that holds the classes, or an archive"
-        )
-    if place is None or wrong:
-        splits.refuse(NAME, problems + wrong)
-    assert place is not None, "or it was refused"
+    place = attempt(problems, splits.locate, root, options.path)
+    if place is None:
+        splits.refuse(NAME, problems)
+    if not place.is_dir() and not archives.is_archive(place):
+        advice = "give the folder that holds the classes, or an archive"
+        splits.refuse(NAME, [*problems, f"path={options.path!r}: {place} is a file; {advice}"])
     tree = _images.look_through(place, LIMITS)
     there = _sort(tree, options)
     classes, wrong = _split(there, options, place)
     chosen = [one for part in SPLITS for one in classes[part]]
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
-    images = {one: splits.choose(one, there.images[one], options, last) for one in used}
+    images = {one: splits.choose(one, there.images[one], options, basename) for one in used}
     look = Look(options.size, options.channels, options.background)
     problems += there.problems + wrong
     return _cut(NAME, problems, tree, images, look, classes, domains=there.domains)
@@ -115,7 +115,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
 
 def _cut(
     name: str,
-    problems: Iterable[str],
+    problems: list[str],
     tree: Tree,
     images: Mapping[str, list[str]],
     look: Look,
@@ -130,8 +130,8 @@ def _cut(
         table = _images.table(name, key, tree, rows, look) if any(rows) else None
     except archives.Refused as error:
         problems = [*problems, *error.args]
-    splits.refuse(name, problems)
-    assert table is not None, "or no split had a class"
+    if problems or table is None:
+        splits.refuse(name, problems)
     counts = {one: len(row) for one, row in images.items()}
     return splits.splits_of(name, key, table, counts, classes, split, domains)
 
@@ -146,25 +146,23 @@ def _sort(tree: Tree, options: Options) -> Sorted:
     there = Sorted({}, {}, {}, is_split, list(tree.problems))
     level = is_split + options.domains  # how many folders stand above that of a class
     strange = [top for top in tops if is_split and splits.part_of(top) is None]
-    there.problems.extend(
-        f"folder {_shown(tree, top)}: no name of a split; as {', '.join(SPLITS)}" for top in strange
-    )
+    unnamed = f"no name of a split; as {', '.join(SPLITS)}"
+    there.problems.extend(f"folder {_shown(tree, top)}: {unnamed}" for top in strange)
     others = grouped(tree.others)
     for folder in tree.folders:
         depth = folder.count("/") if folder else -1
         if folder.partition("/")[0] in strange or depth > level:
             continue
+        wrong = {"an image outside the folders of classes": images}
         if depth == level:
-            below = f"a folder inside the class {class_name(folder)!r}"
-            there.problems.extend(f"{_shown(tree, one)}: {below}" for one in inside.get(folder, []))
             _add(there, tree, folder, images.get(folder, []), options)
-            below = "not an image by its name; remove it, or hide it by a leading dot"
-            there.problems.extend(f"{_shown(tree, one)}: {below}" for one in others.get(folder, []))
-            continue
-        below = "an image outside the folders of classes"
-        there.problems.extend(f"{_shown(tree, one)}: {below}" for one in images.get(folder, []))
-        if options.domains and depth == level - 1 and folder not in inside:
-            there.problems.append(f"domain {last(folder)!r} is empty: {_shown(tree, folder)} holds no class")
+            advice = "not an image by its name; remove it, or hide it by a leading dot"
+            wrong = {f"a folder inside the class {class_name(folder)!r}": inside, advice: others}
+        elif options.domains and depth == level - 1 and folder not in inside:
+            empty = f"domain {basename(folder)!r} is empty"
+            there.problems.append(f"{empty}: {_shown(tree, folder)} holds no class")
+        for what, paths in wrong.items():
+            there.problems.extend(f"{_shown(tree, one)}: {what}" for one in paths.get(folder, []))
     return there
 
 
@@ -175,14 +173,14 @@ def _shown(tree: Tree, path: str) -> str:
 def _add(there: Sorted, tree: Tree, folder: str, images: list[str], options: Options) -> None:
     name = class_name(folder)
     if options.domains:
-        domain = class_name(above(folder))
+        domain = class_name(dirname(folder))
         name = f"{domain}/{name}"
         there.domains[name] = domain
     if not images:
         there.problems.append(f"class {name!r} is empty: {_shown(tree, folder)} holds no image")
     part = splits.part_of(folder.partition("/")[0]) if there.is_split else None
     if name in there.images:
-        home = _shown(tree, above(there.images[name][0])) if there.images[name] else "another folder"
+        home = _shown(tree, dirname(there.images[name][0])) if there.images[name] else "another folder"
         what = "is in two splits" if there.parts[name] != part else "has two folders"
         there.problems.append(f"class {name!r} {what}: {home} and {_shown(tree, folder)}")
         return
@@ -220,6 +218,7 @@ def _split(there: Sorted, options: Options, place: Path) -> tuple[Classes, list[
     return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
 
 
+@cache
 def published(path: Path) -> Dataset:
     """Make a data set of a published split of images that may not be passed on.
 
@@ -247,7 +246,7 @@ def published(path: Path) -> Dataset:
         options=PublishedOptions,
         load=partial(_load_published, images),
         is_available=partial(_published.is_available, images),
-        sources=partial(_published_sources, images),
+        sources=partial(splits.sources, default=images.name),
     )
 
 
@@ -255,24 +254,17 @@ def _load_published(
     images: _published.Published, root: Path | None, split: str, options: PublishedOptions
 ) -> Splits:
     """Decode the images of a split, or read them from the cache; all that is wrong is told at once."""
-    place, problems = splits.locate(root, options.path.strip() or images.name)
-    if place is None or problems:
+    problems: list[str] = []
+    place = attempt(problems, splits.locate, root, options.path.strip() or images.name)
+    if place is None:
         default = (root or Path("METABENCH_DATA")) / images.name
         if not options.path.strip():
             unset = f"METABENCH_DATA is not set; set it to the folder that holds {images.name}/"
             problems = [f"{default} is not there" if root else f"{unset}, or the option path"]
         splits.refuse(images.name, [*problems, *_published.advice(images, default)])
-    assert place is not None, "or it was refused"
     tree, by_class = _published.find(images, place)
     look = Look(options.size, 3, "white")
     return _cut(images.name, [], tree, by_class, look, images.classes, images.split, images.domains)
-
-
-def _published_sources(
-    images: _published.Published, root: Path | None, split: str, options: PublishedOptions
-) -> list[Path]:
-    place, _ = splits.locate(root, options.path.strip() or images.name)
-    return [] if place is None else [place]
 
 
 DATASET = Dataset(

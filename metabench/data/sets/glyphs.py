@@ -1,26 +1,53 @@
-"""Glyphs: characters of many scripts, drawn from the fonts that come with Matplotlib, and distorted."""
+"""Glyphs: characters of many scripts, drawn from the fonts that come with Matplotlib, and distorted.
+
+First come clean pictures, and which of them look different; then what becomes of them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+import PIL
 import torch
 import torch.nn.functional as F
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageFont, features
 from torch import Generator, Tensor
 
 from metabench.core import MetabenchError, Split, Splits, seeds, setting
 from metabench.data import Dataset
-from metabench.data.reading import glyph_shapes
 from metabench.data.reading.cache import Array, cached
 from metabench.data.reading.splits import make_splits
 
 NAME = "glyphs"
 VERSION = 1
-"""Raised when the same settings give other pictures."""
+"""Raised when the same fonts and settings give other pictures."""
+
+FACES = tuple(
+    f"DejaVu{family}{style}.ttf"
+    for family, slant in (("Sans", "Oblique"), ("SansMono", "Oblique"), ("Serif", "Italic"))
+    for style in ("", "-Bold", f"-{slant}", f"-Bold{slant}")
+)
+FONT_SIZE = 48
+SMALLEST = 10
+"""Pixels of the longer side, at FONT_SIZE, below which a character is a mere dot."""
+
+COMPARED_SIDE = 22
+"""Pixels of the square in which characters are compared: about what they get in an example."""
+
+ALIKE = 0.89
+"""Correlation of two characters' averages over the faces from which they look alike."""
+
+SCRIPTS = ("Latin", "Greek", "Cyrillic", "Armenian", "Georgian")
+KINDS = {"L": "Other letter", "N": "Number", "P": "Punctuation", "S": "Symbol"}
 
 CANVAS, DRAWN, FINE, SIDE = 64, 42, 56, 28
 """Pixels of a side: clean canvas, character on it, sampled canvas, example."""
@@ -48,29 +75,112 @@ class Options:
     seed: int = setting(0, "chooses characters, splits and distortions", minimum=0)
 
 
+def _origin() -> tuple[str, ...]:
+    """Say what the pictures depend on beside this file: fonts, FreeType, Pillow, Unicode's categories."""
+    digest = hashlib.sha256()
+    for face in FACES:
+        digest.update(_face_path(face).read_bytes())
+    freetype = str(features.version("freetype2"))
+    versions = (matplotlib.__version__, freetype, PIL.__version__, unicodedata.unidata_version)
+    return (digest.hexdigest(), *versions)
+
+
+def script(character: str) -> str:
+    """Return the script of a letter, or the kind of any other character."""
+    word = unicodedata.name(character).split()[0].capitalize()
+    kind = unicodedata.category(character)[0]
+    return word if kind == "L" and word in SCRIPTS else KINDS[kind]
+
+
+def distinct() -> str:
+    """Return the characters that all faces share and that look different, in the order of Unicode.
+
+    Letters, numbers, punctuation and symbols are taken; marks, spaces and controls are not, and neither is
+    what is blank, a dot or a full square in any face. Each is cropped and scaled to the same square, so that
+    size and height above the line, which distortion hides anyway, tell nothing apart; then its pictures in
+    the faces are averaged, so that weight and slant tell little apart. A character is dropped when the
+    correlation of its average with that of one that was kept before it reaches ALIKE: of A, Alpha and
+    Cyrillic A, one stays.
+    """
+    codes = cached("glyph-characters", (VERSION, ALIKE, _origin()), _distinct_codes)
+    return "".join(map(chr, codes.tolist()))
+
+
+def _distinct_codes() -> Array:
+    maps = [set(FT2Font(str(_face_path(face))).get_charmap()) for face in FACES]
+    characters = map(chr, sorted(set.intersection(*maps)))
+    visible, rows = [], []
+    for character in (one for one in characters if unicodedata.category(one)[0] in KINDS):
+        squares = _pictures(character, FACES, COMPARED_SIDE, COMPARED_SIDE)
+        if len(squares) == len(FACES) and all(np.ptp(square) > 0 for square in squares):
+            visible.append(character)
+            rows.append(np.mean(squares, 0).ravel())
+    is_alike = np.corrcoef(rows) >= ALIKE
+    is_dropped = np.zeros(len(visible), bool)
+    for index in range(len(visible)):
+        if not is_dropped[index]:
+            is_dropped[index + 1 :] |= is_alike[index, index + 1 :]
+    return np.array([ord(one) for one, dropped in zip(visible, is_dropped, strict=True) if not dropped])
+
+
+def _pictures(character: str, faces: Iterable[str], drawn: int, side: int) -> list[Array]:
+    """Draw a character in the middle of squares of `side` pixels, one for each face where it is no dot.
+
+    It is cropped and scaled so that its longer side has `drawn` pixels.
+    """
+    pictures = []
+    for face in faces:
+        mask = _font(face).getmask(character, mode="L")
+        left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+        longer = max(right - left, bottom - top)
+        if longer < SMALLEST:
+            continue
+        width, height = (max(1, round(one * (drawn / longer))) for one in (right - left, bottom - top))
+        image = Image.frombytes("L", mask.size, bytes(mask))
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+        picture = np.zeros((side, side), np.uint8)
+        row, column = (side - height) // 2, (side - width) // 2
+        picture[row : row + height, column : column + width] = np.asarray(image)
+        pictures.append(picture)
+    return pictures
+
+
+@cache
+def _font(face: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_face_path(face), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _face_path(face: str) -> Path:
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", face)
+    if not path.is_file():
+        raise MetabenchError(f"{NAME}: {path} is missing; install Matplotlib again, with its fonts")
+    return path
+
+
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Draw the examples, or read them from the cache; no downloaded data is needed."""
     characters = _choose(options)
-    key = (VERSION, glyph_shapes.origin(), torch.__version__, astuple(options), characters)
+    key = (VERSION, _origin(), torch.__version__, astuple(options), characters)
     images = torch.from_numpy(cached(NAME, key, lambda: _draw_all(characters, options)))
     cuts = [round(len(characters) * PARTS["meta_train"]), round(len(characters) * (1 - PARTS["meta_test"]))]
     bounds = [0, *cuts, len(characters)]
     parts = {}
     for part, first, last in zip(PARTS, bounds[:-1], bounds[1:], strict=True):
         names = tuple(f"U+{ord(one):04X} {unicodedata.name(one)}" for one in characters[first:last])
-        scripts = tuple(glyph_shapes.script(one) for one in characters[first:last])
+        scripts = tuple(script(one) for one in characters[first:last])
         parts[part] = Split(images[first:last], names, scripts)
     return make_splits(f"{NAME}/{split}", **parts)
 
 
 def _choose(options: Options) -> str:
     """Shuffle the characters by a hash of each, and take the first."""
-    distinct = glyph_shapes.distinct()
-    if options.n_classes > len(distinct):
+    characters = distinct()
+    if options.n_classes > len(characters):
         raise MetabenchError(
-            f"{NAME}: n_classes={options.n_classes}: at most {len(distinct)} characters look different"
+            f"{NAME}: n_classes={options.n_classes}: at most {len(characters)} characters look different"
         )
-    return "".join(sorted(distinct, key=lambda one: seeds.seed(NAME, options.seed, one))[: options.n_classes])
+    shuffled = sorted(characters, key=lambda one: seeds.seed(NAME, options.seed, one))
+    return "".join(shuffled[: options.n_classes])
 
 
 def _draw_all(characters: str, options: Options) -> Array:
@@ -96,12 +206,8 @@ def _draw(characters: str, options: Options) -> Array:
 
 def _clean(character: str, n_examples: int, generator: Generator) -> Tensor:
     """Draw one character in faces in random order, as ink in [0, 1], [example, 1, H, W]."""
-    faces = torch.randperm(len(glyph_shapes.FACES), generator=generator).tolist()
-    canvases = np.zeros((len(faces), CANVAS, CANVAS), np.uint8)
-    for canvas, face in zip(canvases, faces, strict=True):
-        picture = glyph_shapes.picture(character, glyph_shapes.FACES[face], DRAWN)
-        assert picture is not None, "distinct() leaves no blank"
-        glyph_shapes.paste(canvas, picture)
+    faces = [FACES[face] for face in torch.randperm(len(FACES), generator=generator).tolist()]
+    canvases = np.stack(_pictures(character, faces, DRAWN, CANVAS))
     chosen = torch.arange(n_examples) % len(faces)
     return torch.from_numpy(canvases)[chosen, None].float() / 255
 
@@ -109,9 +215,8 @@ def _clean(character: str, n_examples: int, generator: Generator) -> Tensor:
 def _weigh(ink: Tensor, u: Tensor) -> Tensor:
     """Make strokes thinner or bolder: blur, then call stroke what is above a threshold."""
     positions = torch.arange(CANVAS, dtype=ink.dtype)
-    kernel = torch.exp(
-        -(((positions[:, None] - positions) / BLUR) ** 2) / 2
-    )  # as a matrix: faster than conv2d
+    # As a matrix: faster than conv2d.
+    kernel = torch.exp(-(((positions[:, None] - positions) / BLUR) ** 2) / 2)
     kernel = kernel / kernel[CANVAS // 2].sum()
     blurred = kernel @ ink @ kernel
     threshold = (THINNEST + BOLDEST) / 2 + u * (BOLDEST - THINNEST) / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from metabench import data
 from metabench.core import SPLITS, MetabenchError, Split, Splits, setting
-from metabench.core.config import TaskConfig, nearest, parse_settings
+from metabench.core.config import TaskConfig, attempt, parse_settings
 from metabench.data import Dataset
-from metabench.data.reading.splits import make_splits
+from metabench.data.reading.splits import make_splits, refuse
 
 NAME = "mixture"
 
@@ -46,7 +46,6 @@ class Options:
 class Source(NamedTuple):
     """One data set of a mixture."""
 
-    text: str
     task: TaskConfig
     weight: float
 
@@ -56,62 +55,49 @@ def by_part(options: Options) -> dict[str, list[Source]]:
     if not options.of.strip():
         raise MetabenchError(f"{NAME}: of is not set; give the option of: {FORM}")
     texts = {"of": options.of, "validate_on": options.validate_on, "test_on": options.test_on}
-    lists = {option: read(text, option) for option, text in texts.items() if text.strip()}
-    wrong = [problem for _, problems in lists.values() for problem in problems]
+    wrong: list[str] = []
+    lists = {option: _read(text, option, wrong) for option, text in texts.items() if text.strip()}
     if wrong:
-        raise MetabenchError("\n".join(f"{NAME}: {line}" for line in wrong))
-    return {part: lists.get(option, lists["of"])[0] for part, option in zip(SPLITS, texts, strict=True)}
+        refuse(NAME, wrong)
+    return {part: lists.get(option, lists["of"]) for part, option in zip(SPLITS, texts, strict=True)}
 
 
-def read(text: str, option: str) -> tuple[list[Source], list[str]]:
-    """Read data sets with their weights, and say what is wrong."""
-    sources: list[Source] = []
-    wrong = []
+def _read(text: str, option: str, wrong: list[str]) -> list[Source]:
+    """Read data sets with their weights, and add what is wrong to a list."""
+    sources, names = [], set()
     for term in re.split(r"\s+\+\s+", text.strip()):
         match = TERM.fullmatch(term.strip())
         if not match:
             wrong.append(f"{option}={term!r}: must be {FORM}")
             continue
-        name = match["name"]
-        weight, problems = _weight(match["weight"])
-        options, more = _options(name, match["options"])
-        task = TaskConfig(dataset=name, split=match["split"], options=options)
-        wrong += [f"{option}={term!r}: {problem}" for problem in [*problems, *(more or _problems(task))]]
-        if name in [source.task.dataset for source in sources]:
-            wrong.append(f"{option}: {name} stands twice; give it once, with a weight")
-        sources.append(Source(term, task, weight))
-    return sources, wrong
+        problems: list[str] = []
+        try:
+            weight = float(match["weight"] or 1)
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            problems.append(f"weight {match['weight']!r}: must be a number > 0")
+        task = attempt(problems, _task, match["name"], match["split"], match["options"] or "")
+        wrong += [f"{option}={term!r}: {problem}" for problem in problems]
+        if match["name"] in names:
+            wrong.append(f"{option}: {match['name']} stands twice; give it once, with a weight")
+        names.add(match["name"])
+        if task:
+            sources.append(Source(task, weight))
+    return sources
 
 
-def _weight(text: str | None) -> tuple[float, list[str]]:
-    try:
-        weight = 1.0 if text is None else float(text)
-    except ValueError:
-        weight = 0.0
-    return weight, [] if 0 < weight < float("inf") else [f"weight {text!r}: must be a number > 0"]
-
-
-def _options(name: str, text: str | None) -> tuple[dict[str, bool | int | float | str], list[str]]:
-    """Read key=value pairs as a data set's options."""
-    if text is None or name not in data.names() or name == NAME:
-        return {}, []
-    try:
-        return parse_settings(data.get(name).options, text.split("&"), "option"), []
-    except MetabenchError as error:
-        return {}, str(error).splitlines()
-
-
-def _problems(task: TaskConfig) -> list[str]:
-    if task.dataset == NAME:
-        return ["a mixture cannot hold a mixture"]
-    if task.dataset not in data.names():
-        allowed = [name for name in data.names() if name != NAME]
-        return [f"unknown data set.{nearest(task.dataset, allowed)} Allowed: {', '.join(allowed)}"]
-    try:
-        dataset, _, _ = data.configure(task)
-    except MetabenchError as error:
-        return str(error).splitlines()
-    return [] if dataset.kind == "classification" else [f"is {dataset.kind}; a mixture is of images"]
+def _task(name: str, split: str | None, pairs: str) -> TaskConfig:
+    """Read a data set with its split and its options, key=value&..., and check that it can be mixed."""
+    if name == NAME:
+        raise MetabenchError("a mixture cannot hold a mixture")
+    dataset = data.get(name)
+    options = parse_settings(dataset.options, pairs.split("&") if pairs else [], "option")
+    task = TaskConfig(dataset=name, split=split, options=options)
+    data.configure(task)
+    if dataset.kind != "classification":
+        raise MetabenchError(f"is {dataset.kind}; a mixture is of images")
+    return task
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
@@ -127,7 +113,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         parts[part] = _join(splits, options)
     leaked = leaks(parts)
     if leaked:
-        raise MetabenchError("\n".join(f"{NAME}: {line}" for line in leaked))
+        refuse(NAME, leaked)
     return make_splits(f"{NAME}/{split}", **parts)
 
 
@@ -174,15 +160,12 @@ def resized(images: Tensor, size: int, channels: int) -> Tensor:
     return alike.unflatten(0, (n_classes, n_examples))
 
 
-def leaks(parts: Mapping[str, Split]) -> list[str]:
+def leaks(parts: dict[str, Split]) -> list[str]:
     """Say which class is in two splits, as where two splits of one data set are cut differently.
 
     A class `a/b/90` is a turned `a/b`, so either in training keeps both out of meta-test.
     """
-    homes: dict[str, str] = {}
-    for part, split in parts.items():
-        for name in split.classes:
-            homes.setdefault(name, part)
+    homes = {name: part for part, split in reversed(parts.items()) for name in split.classes}
     wrong = []
     for part, split in parts.items():
         for name in split.classes:
@@ -193,8 +176,7 @@ def leaks(parts: Mapping[str, Split]) -> list[str]:
                 wrong.append(
                     f"class {name!r} of {part} is in {homes[other]} too; take one split of its data set"
                 )
-    shown = wrong[:5]
-    return shown + ([f"and {len(wrong) - 5} more classes"] if len(wrong) > 5 else [])
+    return wrong
 
 
 def list_sources(root: Path | None, split: str, options: Options) -> list[Path]:

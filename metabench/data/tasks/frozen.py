@@ -1,19 +1,34 @@
-"""Indices into tasks: cutting out images, and the frozen tasks of meta-validation and meta-test."""
+"""Indices into tasks: cutting out images, and the frozen tasks of meta-validation and meta-test.
+
+Frozen tasks may be kept as a small file, so that others can prove that they tested on the very same ones.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Literal, NamedTuple, cast
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from metabench.core import Query, SemiSupport, Split, Splits, Support, Task, device, seeds
+from metabench import __version__
+from metabench.core import MetabenchError, Query, SemiSupport, Split, Splits, Support, Task, device, seeds
 from metabench.core.config import TaskConfig
 from metabench.data.tasks import sampling
 from metabench.data.tasks.sampling import Indices, Shape
+from metabench.storage import files
+
+FORMAT = 1
+"""Raised when files of tasks are laid out otherwise."""
+
+NAMES = {"distractor_examples": "distracting"}
+"""Indices to their names in files, where these differ."""
 
 Part = Literal["meta_validation", "meta_test"]
 Pool = Literal["search", "confirm", "test"]
@@ -165,20 +180,102 @@ def classes_of(tasks: FrozenTasks) -> list[list[int]]:
     return [rows[position] for position in sorted(rows)]
 
 
-def first(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
-    """Return the first tasks of a list, under the hash of the whole."""
-    return _chosen(tasks, lambda positions: positions < n_tasks)
-
-
-def rest(tasks: FrozenTasks, n_tasks: int) -> FrozenTasks:
-    """Return the tasks of a list after its first ones, under the hash of the whole."""
-    return _chosen(tasks, lambda positions: positions >= n_tasks)
-
-
-def _chosen(tasks: FrozenTasks, is_chosen: Callable[[Tensor], Tensor]) -> FrozenTasks:
+def between(tasks: FrozenTasks, start: int, stop: float = math.inf) -> FrozenTasks:
+    """Return the tasks at positions [start, stop) of a list, under the hash of the whole."""
     groups = []
     for group in tasks.groups:
-        chosen = is_chosen(group.positions)
+        chosen = (group.positions >= start) & (group.positions < stop)
         if chosen.any():
             groups.append(Group(group.shape, group.positions[chosen], sampling.part(group.indices, chosen)))
     return FrozenTasks(tuple(groups), tasks.hash)
+
+
+def write(path: Path, splits: Splits, part: Part, task: TaskConfig, pool: str, tasks: FrozenTasks) -> None:
+    """Write tasks into one safetensors file: their indices, what they index, and the hash."""
+    tensors = {}
+    for number, group in enumerate(tasks.groups):
+        tensors[f"{number}.positions"] = group.positions.int()
+        for name, index in sampling.tensors(group.indices).items():
+            tensors[f"{number}.{NAMES.get(name, name)}"] = index.int().contiguous()
+    record = {
+        "format": FORMAT,
+        "version": __version__,
+        "data": splits.name,
+        "fingerprint": splits.fingerprint,
+        "part": part,
+        "pool": pool,
+        "task": task.model_dump(mode="json"),
+        "shapes": [group.shape._asdict() for group in tasks.groups],
+        "hash": tasks.hash,
+    }
+    files.write_bytes(path, save(tensors, metadata={"metabench": json.dumps(record, sort_keys=True)}))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Read what a file says of its tasks."""
+    return _open(path)[0]
+
+
+def read(path: Path, splits: Splits, part: Part) -> FrozenTasks:
+    """Read tasks of a part of a data set; refuse those of other data, or that the hash does not fit."""
+    record, tensors = _open(path)
+    if record["part"] != part:
+        raise MetabenchError(f"{path}: holds tasks of {record['part']}, not of {part}; give a list of {part}")
+    if record["fingerprint"] != splits.fingerprint:
+        raise MetabenchError(
+            f"{path}: was drawn from {record['data']} with fingerprint {record['fingerprint'][:12]}, here is "
+            f"{splits.name} with {splits.fingerprint[:12]}; point METABENCH_DATA at those data"
+        )
+    data: Split = getattr(splits, part)
+    try:
+        groups = tuple(_group(number, shape, tensors, data) for number, shape in enumerate(record["shapes"]))
+        task = TaskConfig.model_validate(record["task"])
+        name = name_of(splits.name, part, data, task, record["pool"])
+        actual = digest(name, data, groups)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MetabenchError(f"{path}: does not hold what it says ({error}); get it again") from error
+    if actual != record["hash"]:
+        raise MetabenchError(
+            f"{path}: its tasks hash to {actual[:12]}, and it says {str(record['hash'])[:12]}: it was "
+            "changed or damaged; get it again"
+        )
+    return FrozenTasks(groups, actual)
+
+
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("metabench", "")
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        record = json.loads(text)
+        lacking = {"format", "data", "fingerprint", "part", "pool", "task", "shapes", "hash"} - {*record}
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise MetabenchError(
+            f"{path}: is no list of tasks ({error}); make one with `metabench datasets tasks`"
+        ) from error
+    if record["format"] != FORMAT:
+        raise MetabenchError(f"{path}: has format {record['format']}; this version reads {FORMAT}")
+    return record, tensors
+
+
+def _group(number: int, shape: dict[str, int], tensors: dict[str, torch.Tensor], data: Split) -> Group:
+    words = {name: word for word, name in NAMES.items()}
+    named = {
+        words.get(name, name): tensor.long()
+        for prefix, _, name, tensor in ((*key.partition("."), tensor) for key, tensor in tensors.items())
+        if prefix == str(number)
+    }
+    positions = named.pop("positions")
+    indices = Indices(**named)
+    n_classes, n_examples = data.images.shape[:2]
+    limits = {
+        **dict.fromkeys(("classes", "query_classes", "distractors"), n_classes),
+        **dict.fromkeys(("examples", "distractor_examples"), n_examples),
+    }
+    for name, index in sampling.tensors(indices).items():
+        limit = limits.get(name, torch.iinfo(torch.int32).max)
+        if len(index) != len(positions) or (index.numel() and not 0 <= index.min() <= index.max() < limit):
+            raise ValueError(f"{name} of group {number}")
+    return Group(Shape(**shape), positions, indices)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
-from metabench.data.reading import cache as _cache
 from metabench.search.ray.cluster import adopt_driver_folders, ask_each
+from metabench.storage import remote
 
 
 class NodeData(NamedTuple):
@@ -33,7 +33,7 @@ def needs(task: TaskConfig, name: str, kept: Sequence[Path]) -> str:
     if sources:
         place = sources[0] if len(sources) == 1 else sources[0].parent
         files = f"{_size(sources)} of files in {place}{_variable('METABENCH_DATA')}"
-    cache = f"{_size(kept)} decoded in {_cache.folder()}{_variable('METABENCH_CACHE')}"
+    cache = f"{_size(kept)} decoded in {remote.cache_folder()}{_variable('METABENCH_CACHE')}"
     return f"each node needs {name}: {files}, {cache if kept else 'nothing in the cache'}"
 
 

@@ -75,7 +75,7 @@ def reevaluate(
     learner = loop.build(run, splits)
     tasks = frozen.frozen(splits, "meta_validation", run.task, n_tasks, "search")
     images = splits.meta_validation.images.to(torch.device(device))
-    rest = frozen.rest(tasks, run.validation_tasks)
+    rest = frozen.between(tasks, run.validation_tasks)
     evaluated = evaluate.evaluate(
         learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, rest
     )

@@ -22,7 +22,8 @@ import yaml
 
 from metabench import data
 from metabench.core.config import TaskConfig
-from metabench.data.reading import images, omniglot_files
+from metabench.data.reading import images
+from metabench.data.sets import omniglot
 
 
 def logged(function: Callable[..., Any], log: Path, die_after: int) -> Callable[..., Any]:
@@ -53,7 +54,7 @@ def main(n: str, log: str, die_after: str, dataset: str, *pairs: str) -> dict[st
     """Return the fingerprints and how each process ended."""
     torch.set_num_threads(1)
     images.decode = logged(images.decode, Path(log), int(die_after))
-    omniglot_files._image = logged(omniglot_files._image, Path(log), int(die_after))
+    omniglot._image = logged(omniglot._image, Path(log), int(die_after))
     options = yaml.safe_load("\n".join(pair.replace("=", ": ", 1) for pair in pairs)) or {}
     context = multiprocessing.get_context("fork")
     start, found = context.Barrier(int(n)), context.Queue()

@@ -20,7 +20,6 @@ from hypothesis.extra import numpy as arrays
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig
-from metabench.data.reading import arrays as _arrays
 from metabench.data.sets import array
 
 Array = np.ndarray[Any, Any]
@@ -288,9 +287,9 @@ def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_unpacked
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = packed(tmp_path, **{**GOOD, "images": pixels(6, 7)})
-    monkeypatch.setattr(_arrays.shutil, "disk_usage", lambda folder: SimpleNamespace(free=600))
+    monkeypatch.setattr(array.shutil, "disk_usage", lambda folder: SimpleNamespace(free=600))
     assert "it unpacks to 674 bytes, and " in refused(path)
-    monkeypatch.setattr(_arrays.shutil, "disk_usage", lambda folder: SimpleNamespace(free=674))
+    monkeypatch.setattr(array.shutil, "disk_usage", lambda folder: SimpleNamespace(free=674))
     check_contents(load(path), pixels(6, 7)[:, None], LABELS)
 
 
@@ -300,7 +299,7 @@ def test_an_unchanged_file_is_sorted_once_and_its_images_are_not_read_again(
     path = packed(tmp_path, **GOOD)
     expected = load(path).fingerprint
     monkeypatch.setattr(array, "table_file", lambda *_: pytest.fail("sorted again"))
-    monkeypatch.setattr(_arrays, "_read_images", lambda *_: pytest.fail("unpacked again"))
+    monkeypatch.setattr(array, "_read_images", lambda *_: pytest.fail("unpacked again"))
     assert load(path).fingerprint == expected
 
 

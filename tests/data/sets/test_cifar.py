@@ -17,12 +17,12 @@ import torch
 from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
-from metabench.data.reading import cifar_files, fetch
+from metabench.data.reading import fetch
 from metabench.data.sets import cifar_fs, fc100
 from tests.data.reading.server import serving
 
-FINE = sorted(cifar_files.superclasses())
-COARSE = sorted(set(cifar_files.superclasses().values()))
+FINE = sorted(cifar_fs.superclasses())
+COARSE = sorted(set(cifar_fs.superclasses().values()))
 FEW = {"train.bin": 2, "test.bin": 1}
 PARTS = ("meta_train", "meta_validation", "meta_test")
 
@@ -30,7 +30,7 @@ PARTS = ("meta_train", "meta_validation", "meta_test")
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make three images a class enough, and pause for milliseconds where users wait for seconds."""
-    monkeypatch.setattr(cifar_files, "EXAMPLES", FEW)
+    monkeypatch.setattr(cifar_fs, "EXAMPLES", FEW)
     monkeypatch.setattr(fetch, "PAUSE", 0.001)
 
 
@@ -39,7 +39,7 @@ def records(n_examples: int, first: int) -> bytes:
     labels = np.repeat(np.arange(100), n_examples)
     order = np.random.default_rng(first).permutation(len(labels))
     found = np.zeros((len(labels), 3074), np.uint8)
-    found[:, 0] = [COARSE.index(cifar_files.superclasses()[FINE[label]]) for label in labels]
+    found[:, 0] = [COARSE.index(cifar_fs.superclasses()[FINE[label]]) for label in labels]
     found[:, 1] = labels
     found[:, 2 : 2 + 1024] = labels[:, None]
     found[:, 2 + 2048 :] = np.repeat(np.arange(32), 32)[::-1]
@@ -111,7 +111,7 @@ def test_the_splits_are_those_of_their_authors(data_root: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"no class lists under {data_root}")
     short = {"meta_train": "train", "meta_validation": "val", "meta_test": "test"}
-    homes = cifar_files.superclasses()
+    homes = cifar_fs.superclasses()
     for part, names in cifar_fs.classes().items():
         listed = json.loads((folder / f"cifar_fs_{short[part]}.json").read_text())
         assert sorted(name for _, name in listed) == names
@@ -122,7 +122,7 @@ def test_the_splits_are_those_of_their_authors(data_root: Path) -> None:
 
 
 def test_no_superclass_of_fc100_is_in_two_splits_and_each_has_five_classes() -> None:
-    homes = cifar_files.superclasses()
+    homes = cifar_fs.superclasses()
     parts = [sorted(homes[name] for name in part) for part in fc100.classes().values()]
     assert [len(set(part)) for part in parts] == [12, 4, 4]
     assert len({home for part in parts for home in part}) == 20
@@ -135,7 +135,7 @@ def test_every_image_is_in_its_class_upright_and_in_colour(tmp_path: Path, name:
     splits = load(tmp_path, name)
     for part in (getattr(splits, one) for one in PARTS):
         assert part.images.shape == (len(part.classes), 3, 3, 32, 32)
-        assert part.domains == tuple(cifar_files.superclasses()[one] for one in part.classes)
+        assert part.domains == tuple(cifar_fs.superclasses()[one] for one in part.classes)
         for one, images in zip(part.classes, part.images, strict=True):
             assert (images[:, 0] == FINE.index(one)).all()
             assert images[:, 1, 0, 0].tolist() == [0, 1, 2], "training images come first, in the file's order"
@@ -152,7 +152,7 @@ def test_archive_and_folder_give_the_same_bytes(tmp_path: Path) -> None:
 def test_a_second_read_opens_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(tmp_path, contents())
     first = load(tmp_path)
-    monkeypatch.setattr(cifar_files, "_contents", lambda source: pytest.fail("read again"))
+    monkeypatch.setattr(cifar_fs, "_contents", lambda source: pytest.fail("read again"))
     assert load(tmp_path).fingerprint == first.fingerprint
     load(tmp_path, "fc100")
 
@@ -167,7 +167,7 @@ def test_one_download_is_checked_goes_on_and_serves_both(
         with pytest.raises(MetabenchError, match=r"binary.tar.gz: damaged or replaced: its MD5 is \w+, must"):
             cifar_fs.DATASET.fetch(here, "bertinetto", None, order)
         assert not cifar_fs.DATASET.is_available(here)
-        monkeypatch.setattr(cifar_files, "MD5", hashlib.md5(served.read_bytes()).hexdigest())
+        monkeypatch.setattr(cifar_fs, "MD5", hashlib.md5(served.read_bytes()).hexdigest())
         behaviour.cuts = [1000, 1000]
         behaviour.seen.clear()
         cifar_fs.DATASET.fetch(here, "bertinetto", None, order)
@@ -180,7 +180,7 @@ def test_one_download_is_checked_goes_on_and_serves_both(
 
 def test_an_address_without_the_archive_is_told(tmp_path: Path) -> None:
     with serving(tmp_path) as (url, _), pytest.raises(MetabenchError, match=r"binary\.tar\.gz: HTTP 404"):
-        cifar_files.fetch(tmp_path / "here", "", None, fetch.Order(url=url))
+        cifar_fs.fetch(tmp_path / "here", "", None, fetch.Order(url=url))
 
 
 def test_a_pickled_version_is_not_read_and_the_message_says_so(tmp_path: Path) -> None:
@@ -290,5 +290,5 @@ def test_archives_that_no_honest_person_packed_are_refused(
 
 def test_an_archive_that_is_a_bomb_in_sum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(tmp_path, contents(), *((member(f"{number}"), b"") for number in range(50)))
-    monkeypatch.setattr(cifar_files, "LARGEST_IN_ALL", 20_000)
+    monkeypatch.setattr(cifar_fs, "LARGEST_IN_ALL", 20_000)
     assert "unpacks to more than 20000 bytes" in refused(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from metabench import data
 from metabench.core import MetabenchError
 from metabench.core.config import TaskConfig
-from metabench.data.reading import cache, glyph_shapes
+from metabench.data.reading import cache
 from metabench.data.sets import glyphs
 
 SMALL = TaskConfig(dataset="glyphs", options={"n_classes": 30, "n_examples": 14})
@@ -65,16 +65,16 @@ def test_a_class_looks_the_same_whatever_other_classes_there_are() -> None:
 
 
 def test_there_are_a_thousand_characters_of_several_scripts_split_by_class() -> None:
-    distinct = glyph_shapes.distinct()
+    distinct = glyphs.distinct()
     assert len(distinct) >= glyphs.Options().n_classes >= 1000
-    assert {"Latin", "Greek", "Cyrillic", "Armenian", "Georgian"} <= set(map(glyph_shapes.script, distinct))
+    assert {"Latin", "Greek", "Cyrillic", "Armenian", "Georgian"} <= set(map(glyphs.script, distinct))
     splits = data.load(SMALL)
     sizes = [len(part.classes) for part in (splits.meta_train, splits.meta_validation, splits.meta_test)]
     assert sizes == [19, 5, 6]
 
 
 def test_of_characters_that_look_alike_one_is_left() -> None:
-    distinct = set(glyph_shapes.distinct())
+    distinct = set(glyphs.distinct())
     assert len(distinct & set("AАΑ")) == 1  # Latin, Cyrillic, Greek
     assert len(distinct & set("oOоОοΟ")) == 1
     assert not distinct & set(" \u00a0\u00ad\u0301.")  # blank, soft hyphen, combining acute, dot

@@ -16,8 +16,7 @@ from PIL import Image
 from metabench import data
 from metabench.core import MetabenchError
 from metabench.core.config import TaskConfig
-from metabench.data.reading import fetch, omniglot_files
-from metabench.data.reading.omniglot_files import MD5
+from metabench.data.reading import fetch
 from metabench.data.sets import omniglot
 from tests.data.reading.server import serving
 
@@ -61,13 +60,13 @@ def test_the_vinyals_split_has_its_sizes_and_no_overlap() -> None:
 
 
 def test_archives_and_folders_give_the_same_white_strokes(tmp_path: Path) -> None:
-    packed = omniglot_files.read(pack(tmp_path / "packed", members()), CHARACTERS)
+    packed = omniglot.read(pack(tmp_path / "packed", members()), CHARACTERS)
     for files in members().values():
         for name, content in files.items():
             path = tmp_path / "unpacked" / "omniglot" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    unpacked = omniglot_files.read(tmp_path / "unpacked", CHARACTERS)
+    unpacked = omniglot.read(tmp_path / "unpacked", CHARACTERS)
     assert packed.shape == (3, 20, 28, 28)
     assert (packed == unpacked).all()
     assert packed[0, 0].max() == 255
@@ -78,9 +77,9 @@ def test_archives_and_folders_give_the_same_white_strokes(tmp_path: Path) -> Non
 
 def test_a_second_read_opens_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = pack(tmp_path, members())
-    first = omniglot_files.read(root, CHARACTERS)
-    monkeypatch.setattr(omniglot_files, "_decode", lambda *_: pytest.fail("decoded again"))
-    assert (omniglot_files.read(root, CHARACTERS) == first).all()
+    first = omniglot.read(root, CHARACTERS)
+    monkeypatch.setattr(omniglot, "_decode", lambda *_: pytest.fail("decoded again"))
+    assert (omniglot.read(root, CHARACTERS) == first).all()
 
 
 def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
     path = root / "omniglot" / "images_background.zip"
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(MetabenchError, match=rf"{path} \(\d+ bytes\) is truncated or damaged.*Replace it"):
-        omniglot_files.read(root, CHARACTERS)
+        omniglot.read(root, CHARACTERS)
     with pytest.raises(MetabenchError, match="is truncated or damaged"):
         data.load(TaskConfig(dataset="omniglot"), root)
 
@@ -100,7 +99,7 @@ def test_flipped_bytes_inside_an_archive_are_named(tmp_path: Path) -> None:
     content[120:160] = bytes(byte ^ 255 for byte in content[120:160])
     path.write_bytes(content)
     with pytest.raises(MetabenchError, match=r"images_evaluation.zip .* is truncated or damaged"):
-        omniglot_files.read(root, CHARACTERS)
+        omniglot.read(root, CHARACTERS)
 
 
 def test_a_missing_drawing_and_a_missing_character_are_named(tmp_path: Path) -> None:
@@ -108,7 +107,7 @@ def test_a_missing_drawing_and_a_missing_character_are_named(tmp_path: Path) -> 
     del sets["images_background"]["images_background/Greek/character02/0001_07.png"]
     sets["images_evaluation"].clear()
     with pytest.raises(MetabenchError) as error:
-        omniglot_files.read(pack(tmp_path, sets), CHARACTERS)
+        omniglot.read(pack(tmp_path, sets), CHARACTERS)
     message = str(error.value)
     assert "must hold 3 characters x 20 drawings; 2 characters of Greek, Latin do not fit" in message
     assert "Greek/character02: 19 drawings, must be 20" in message
@@ -117,7 +116,7 @@ def test_a_missing_drawing_and_a_missing_character_are_named(tmp_path: Path) -> 
 
 def test_a_character_too_many_is_named(tmp_path: Path) -> None:
     with pytest.raises(MetabenchError, match="Latin/character01: 20 drawings, must be 0"):
-        omniglot_files.read(pack(tmp_path, members()), CHARACTERS[:2])
+        omniglot.read(pack(tmp_path, members()), CHARACTERS[:2])
 
 
 @pytest.mark.parametrize("content", [drawing(0, side=28), b"not a picture", drawing(0)[:60]])
@@ -125,7 +124,7 @@ def test_a_member_that_is_no_drawing_is_named(tmp_path: Path, content: bytes) ->
     sets = members()
     sets["images_background"]["images_background/Greek/character01/0000_03.png"] = content
     with pytest.raises(MetabenchError, match=r"Greek/character01/0000_03.png: (must be 105x105|is not a)"):
-        omniglot_files.read(pack(tmp_path, sets), CHARACTERS)
+        omniglot.read(pack(tmp_path, sets), CHARACTERS)
 
 
 def link(name: str) -> zipfile.ZipInfo:
@@ -155,7 +154,7 @@ def test_archives_that_no_honest_person_packed_are_refused(
         archive.writestr(member, content)
     before = set(tmp_path.rglob("*"))
     with pytest.raises(MetabenchError, match=rf"{path}: '.*' {problem}.*Replace it"):
-        omniglot_files.read(root, CHARACTERS)
+        omniglot.read(root, CHARACTERS)
     assert set(tmp_path.rglob("*")) == before
 
 
@@ -177,22 +176,22 @@ def test_a_member_without_a_name_is_left_alone(tmp_path: Path) -> None:
     path.write_bytes(bytes(first) + bytes(entry) + bytes(end))
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist()[-1] == ""
-    assert omniglot_files.read(root, CHARACTERS).shape == (3, 20, 28, 28)
+    assert omniglot.read(root, CHARACTERS).shape == (3, 20, 28, 28)
 
 
 def test_an_archive_that_is_a_bomb_in_sum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = pack(tmp_path, members())
     monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))  # which has not seen these bytes
-    monkeypatch.setattr(omniglot_files, "LARGEST_IN_ALL", 1_000)
+    monkeypatch.setattr(omniglot, "LARGEST_IN_ALL", 1_000)
     with pytest.raises(MetabenchError, match="unpacks to more than 1000 bytes"):
-        omniglot_files.read(root, CHARACTERS)
+        omniglot.read(root, CHARACTERS)
 
 
 def test_the_filter_is_an_option(tmp_path: Path) -> None:
     root = pack(tmp_path, members())
-    found = {name: omniglot_files.read(root, CHARACTERS, name).tobytes() for name in omniglot_files.RESIZES}
-    assert found["box"] == omniglot_files.read(root, CHARACTERS).tobytes()
-    assert len(set(found.values())) == len(omniglot_files.RESIZES)
+    found = {name: omniglot.read(root, CHARACTERS, name).tobytes() for name in omniglot.RESIZES}
+    assert found["box"] == omniglot.read(root, CHARACTERS).tobytes()
+    assert len(set(found.values())) == len(omniglot.RESIZES)
 
 
 @pytest.mark.parametrize(("split", "sizes"), [("maml", [1100, 100, 423]), ("lake", [813, 151, 659])])
@@ -205,7 +204,7 @@ def test_every_split_cuts_the_same_characters_without_overlap(split: str, sizes:
 
 
 def test_lakes_split_shares_no_alphabet_and_is_that_of_the_archives(data_root: Path) -> None:
-    if not omniglot_files.is_available(data_root):
+    if not omniglot.DATASET.is_available(data_root):
         pytest.skip(f"no Omniglot under {data_root}")
     classes = omniglot.lake_classes()
     alphabets = [{name.split("/")[0] for name in part} for part in classes.values()]
@@ -221,32 +220,32 @@ def test_the_archives_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(
             MetabenchError, match=r"images_background.zip: damaged or replaced: its MD5 is \w+, must"
         ):
-            omniglot_files.fetch(here, fetch.Order(url=url))
+            omniglot.fetch(here, "vinyals", None, fetch.Order(url=url))
         assert not list((here / "omniglot").glob("*.zip*"))
-        sums = {name: hashlib.md5((served / name).read_bytes()).hexdigest() for name in MD5}
-        monkeypatch.setattr(omniglot_files, "MD5", sums)
+        sums = {name: hashlib.md5((served / name).read_bytes()).hexdigest() for name in omniglot.MD5}
+        monkeypatch.setattr(omniglot, "MD5", sums)
         behaviour.cuts = [1000, 1000]
-        omniglot_files.fetch(here, fetch.Order(url=url))
+        omniglot.fetch(here, "vinyals", None, fetch.Order(url=url))
         n_seen, told = len(behaviour.seen), []
-        omniglot_files.fetch(here, fetch.Order(url=url, say=told.append))
+        omniglot.fetch(here, "vinyals", None, fetch.Order(url=url, say=told.append))
         assert len(behaviour.seen) == n_seen
         assert [line.endswith(".zip is here already") for line in told] == [True, True]
-    found = omniglot_files.read(here, CHARACTERS)
-    assert (found == omniglot_files.read(tmp_path / "served", CHARACTERS)).all()
+    found = omniglot.read(here, CHARACTERS)
+    assert (found == omniglot.read(tmp_path / "served", CHARACTERS)).all()
 
 
 def test_the_real_archives_are_fetched_byte_for_byte(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archives = [data_root / "omniglot" / f"{name}.zip" for name in omniglot_files.SETS]
+    archives = [data_root / "omniglot" / name for name in omniglot.MD5]
     if not all(path.is_file() for path in archives):
         pytest.skip(f"no Omniglot archives under {data_root}")
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in archives}
-    monkeypatch.setattr(omniglot_files, "MD5", sums)  # packed again, so not the official ones
+    monkeypatch.setattr(omniglot, "MD5", sums)  # packed again, so not the official ones
     monkeypatch.setattr(fetch, "PAUSE", 0.001)
     with serving(data_root / "omniglot") as (url, behaviour):
         behaviour.codes, behaviour.cuts = [500, 500], [0, 0, 3_000_000]
-        omniglot_files.fetch(tmp_path, fetch.Order(url=url))
+        omniglot.fetch(tmp_path, "vinyals", None, fetch.Order(url=url))
     for path in archives:
         assert (tmp_path / "omniglot" / path.name).read_bytes() == path.read_bytes()
 
@@ -261,13 +260,13 @@ def test_support_of_one_alphabet_has_no_query_in_another() -> None:
 def test_one_missing_set_is_told(tmp_path: Path) -> None:
     root = pack(tmp_path, members())
     (root / "omniglot" / "images_evaluation.zip").unlink()
-    assert not omniglot_files.is_available(root)
+    assert not omniglot.DATASET.is_available(root)
     with pytest.raises(MetabenchError, match=r"neither images_evaluation.zip nor a folder images_evaluation"):
-        omniglot_files.read(root, CHARACTERS)
+        omniglot.read(root, CHARACTERS)
 
 
 def test_rotations_of_the_real_characters_are_training_classes_only(data_root: Path) -> None:
-    if not omniglot_files.is_available(data_root):
+    if not omniglot.DATASET.is_available(data_root):
         pytest.skip(f"no Omniglot under {data_root}")
     splits = data.load(TaskConfig(dataset="omniglot"), data_root)
     parts = (splits.meta_train, splits.meta_validation, splits.meta_test)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import tarfile
@@ -21,6 +20,7 @@ from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import archives
 from metabench.data.reading.published import Published
+from metabench.data.sets import folder
 
 SETS = ("mini_imagenet", "tiered_imagenet", "cub")
 PARTS = ("meta_train", "meta_validation", "meta_test")
@@ -45,10 +45,10 @@ def photos_of(name: str) -> Published:
 def change_photos(name: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Let a data set know other things of its images."""
     photos, dataset = photos_of(name)._replace(**changes), data.get(name)
-    functions: dict[str, Any] = {key: getattr(dataset, key) for key in ("load", "is_available", "sources")}
+    functions: dict[str, Any] = {key: getattr(dataset, key) for key in ("load", "is_available")}
     changed = {key: partial(function.func, photos) for key, function in functions.items()}
-    module = importlib.import_module(f"{data.SETS}.{name}")
-    monkeypatch.setattr(module, "DATASET", dataset._replace(**changed))
+    unchanged, other = folder.published, dataset._replace(**changed)
+    monkeypatch.setattr(folder, "published", lambda path: other if path.stem == name else unchanged(path))
 
 
 def shrink(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

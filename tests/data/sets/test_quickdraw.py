@@ -16,7 +16,6 @@ from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import fetch as _fetch
-from metabench.data.reading import quickdraw_files
 from metabench.data.sets import quickdraw
 from tests.data.reading.server import Behaviour, serving
 
@@ -216,15 +215,15 @@ def test_a_fetch_that_failed_goes_on_and_ends_the_same(
 ) -> None:
     url, behaviour = served
     monkeypatch.setattr(_fetch, "PAUSE", 0.001)
-    folder = here / quickdraw_files.ROWS
-    keep = quickdraw_files.keep
+    folder = here / quickdraw.ROWS
+    keep = quickdraw.keep
 
     def keep_100(*args: object) -> None:
         if len(list(folder.glob("*.npz"))) >= 100:
             raise KeyboardInterrupt
         keep(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(quickdraw_files, "keep", keep_100)
+    monkeypatch.setattr(quickdraw, "keep", keep_100)
     with pytest.raises(KeyboardInterrupt):
         fetch(here, url)
     kept = sorted(folder.iterdir())
@@ -233,7 +232,7 @@ def test_a_fetch_that_failed_goes_on_and_ends_the_same(
     with pytest.raises(MetabenchError, match="categories are missing"):
         load(here)
     kept[0].write_bytes(kept[0].read_bytes()[:-300])
-    monkeypatch.setattr(quickdraw_files, "keep", keep)
+    monkeypatch.setattr(quickdraw, "keep", keep)
     behaviour.seen.clear()
     behaviour.codes, behaviour.cuts = [500, 503], [10, 0]
     fetch(here, url)
@@ -248,9 +247,9 @@ def test_only_the_rows_in_need_travel(tmp_path: Path) -> None:
     rows = np.array([3, 4, 20, 9_000, 19_999])
     with serving(tmp_path / "served") as (url, behaviour):
         client = _fetch.Client(url, 1)
-        start, count = quickdraw_files.header(client, url, "hot dog")
+        start, count = quickdraw.header(client, url, "hot dog")
         assert (start, count) == (128, 20_000)
-        fetched = quickdraw_files.fetch_rows(client, url, "hot dog", start, count, rows)
+        fetched = quickdraw.fetch_rows(client, url, "hot dog", start, count, rows)
         assert (fetched == images[rows]).all()
         first = [int((span or "=0-").split("=")[1].split("-")[0]) for _, span in behaviour.seen]
         assert first == [0, 128 + 3 * 784, 128 + 9_000 * 784, 128 + 19_999 * 784], "neighbours come together"
@@ -259,11 +258,11 @@ def test_only_the_rows_in_need_travel(tmp_path: Path) -> None:
 
 def test_stretches_hold_every_row_and_little_else() -> None:
     rows = np.unique(np.random.default_rng(0).integers(0, 50_000, 5_000))
-    found = quickdraw_files.stretches(rows)
+    found = quickdraw.stretches(rows)
     inside = np.concatenate([np.arange(*pair) for pair in found])
     assert np.isin(rows, inside).all()
     assert len(np.unique(inside)) == len(inside), "stretches do not overlap"
-    assert max(last - first for first, last in found) <= quickdraw_files.LONGEST + quickdraw_files.GAP
+    assert max(last - first for first, last in found) <= quickdraw.LONGEST + quickdraw.GAP
 
 
 def test_whole_files_are_fetched_only_when_asked_for(
@@ -273,7 +272,7 @@ def test_whole_files_are_fetched_only_when_asked_for(
     behaviour.has_ranges = False
     with pytest.raises(MetabenchError, match=r"sends whole files only.*or fetch whole files"):
         fetch(here, url)
-    assert not list((here / quickdraw_files.ROWS).iterdir())
+    assert not list((here / quickdraw.ROWS).iterdir())
     fetch(here, url, is_whole=True)
     for path in (root / quickdraw.FOLDER).iterdir():
         assert (here / quickdraw.FOLDER / path.name).read_bytes() == path.read_bytes()
@@ -312,7 +311,7 @@ def test_rows_that_are_not_those_of_their_images_are_refused(tmp_path: Path) -> 
     for rows in ([2, 1, 3], [0, 1], [0, 1, 9], [-1, 0, 1]):
         np.savez(path, images=images, rows=np.array(rows, np.int64), count=np.int64(9))
         with pytest.raises(MetabenchError, match="its rows are not those of its images"):
-            quickdraw_files.open_one(path)
+            quickdraw.open_one(path)
 
 
 def test_the_real_files_are_fetched_as_they_are(data_root: Path, here: Path) -> None:

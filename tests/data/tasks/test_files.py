@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import Between, TaskConfig
-from metabench.data.tasks import files as task_lists
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.storage import files
@@ -31,7 +30,7 @@ KINDS = {
 
 def write(path: Path, splits: Splits, task: TaskConfig = small.TASK, n_tasks: int = 20) -> FrozenTasks:
     tasks = frozen.frozen(splits, "meta_test", task, n_tasks, "test")
-    task_lists.write(path, splits, "meta_test", task, "test", tasks)
+    frozen.write(path, splits, "meta_test", task, "test", tasks)
     return tasks
 
 
@@ -46,7 +45,7 @@ def rewrite(path: Path, tensors: dict[str, torch.Tensor] | None = None, **change
 def test_a_list_is_read_back_as_it_was_drawn(kind: str, tmp_path: Path) -> None:
     splits, path = small.splits(n_examples=8), tmp_path / "tasks.safetensors"
     drawn = write(path, splits, small.TASK.model_copy(update=KINDS[kind]))
-    found = task_lists.read(path, splits, "meta_test")
+    found = frozen.read(path, splits, "meta_test")
     assert found.hash == drawn.hash
     assert len(found.groups) == len(drawn.groups)
     for mine, theirs in zip(found.groups, drawn.groups, strict=True):
@@ -61,8 +60,8 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     write(here, small.splits())
     code = (
-        "import sys; from pathlib import Path; from tests import small, test_task_lists as t;"
-        "t.write(Path(sys.argv[1]), small.splits())"
+        "import sys; from pathlib import Path; from tests.data.tasks import test_files as t;"
+        "t.write(Path(sys.argv[1]), t.small.splits())"
     )
     subprocess.run([sys.executable, "-c", code, str(there)], check=True)
     assert here.read_bytes() == there.read_bytes()
@@ -80,7 +79,7 @@ def test_what_is_wrong_with_a_list_is_told(tmp_path: Path) -> None:
 
     def told(part: str = "meta_test", of: Splits = splits) -> str:
         with pytest.raises(MetabenchError) as caught:
-            task_lists.read(path, of, part)  # type: ignore[arg-type]
+            frozen.read(path, of, part)  # type: ignore[arg-type]
         assert str(path) in str(caught.value)
         return str(caught.value)
 
@@ -111,7 +110,7 @@ def test_a_run_tested_on_a_list_has_the_results_and_the_hash_of_its_own_drawing(
     runs.train_run(config, splits, folder)
     drawn = write(path, splits, config.task)
     own = runs.test_run(folder, splits, 20)
-    listed = runs.test_run(folder, splits, 5, tasks=task_lists.read(path, splits, "meta_test"))
+    listed = runs.test_run(folder, splits, 5, tasks=frozen.read(path, splits, "meta_test"))
     assert listed["accuracy"] == own["accuracy"]
     assert listed["tasks"] == 20
     assert listed["tasks_hash"] == own["tasks_hash"] == drawn.hash
@@ -128,7 +127,7 @@ def test_tasks_of_more_ways_than_a_run_was_trained_for_are_refused(tmp_path: Pat
     runs.train_run(small.config(), splits, tmp_path / "run")
     write(path, splits, small.TASK.model_copy(update={"way": 5}))
     with pytest.raises(MetabenchError, match="was trained for 3 ways, and these tasks have up to 5"):
-        runs.test_run(tmp_path / "run", splits, 20, tasks=task_lists.read(path, splits, "meta_test"))
+        runs.test_run(tmp_path / "run", splits, 20, tasks=frozen.read(path, splits, "meta_test"))
 
 
 def test_other_tasks_leave_the_result_of_the_runs_own_alone(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_other_tasks_leave_the_result_of_the_runs_own_alone(tmp_path: Path) -> N
     runs.test_run(folder, splits, 20)
     own = (folder / files.TEST).read_bytes()
     drawn = write(path, splits, small.TASK.model_copy(update={"way": 2}))
-    result = runs.test_run(folder, splits, 20, tasks=task_lists.read(path, splits, "meta_test"))
+    result = runs.test_run(folder, splits, 20, tasks=frozen.read(path, splits, "meta_test"))
     assert (folder / files.TEST).read_bytes() == own
     assert files.read_json(folder / f"test-{drawn.hash[:12]}.json")["accuracy"] == result["accuracy"]
     assert result["times_opened"] == 2

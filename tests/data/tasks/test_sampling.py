@@ -205,7 +205,7 @@ def test_frozen_tasks_of_a_range_come_in_the_order_of_their_positions() -> None:
     splits = small.splits(n_examples=8)
     many = frozen.frozen(splits, "meta_test", RANGES, 30, "test")
     assert len(many.groups) > 3
-    few = frozen.first(many, 7)
+    few = frozen.between(many, 0, 7)
     again = frozen.frozen(splits, "meta_test", RANGES, 7, "test")
     for mine, theirs in zip(few.groups, again.groups, strict=True):
         assert mine.shape == theirs.shape
