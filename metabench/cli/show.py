@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from metabench.cli.base import Json, guarded, print_json, print_table
+from metabench.cli.base import Json, bare_table, guarded, print_json, print_table
 from metabench.core import MetabenchError
 from metabench.core.metrics import METRICS
 
@@ -55,12 +54,16 @@ def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
     if final["started"]:
         yield f"final runs: {final['ended']} ended of at most {final['planned']}"
     yield f"spent: {spent['tasks']} tasks in {spent['seconds']:.0f} accelerator-seconds"
-    for node in summary["nodes"]:
-        yield f"node {node['address']}: {node['cpus']:g} cores, {node['gpus']:g} GPUs"
+    yield from map(node, summary["nodes"])
     if expected is not None:
         end = f", perhaps until {expected['end']}" if expected["end"] else ""
         hours = expected["accelerator_seconds_left"] / 3600
         yield f"left: about {expected['tasks_left']} tasks, {hours:.2f} accelerator-hours{end}"
+
+
+def node(described: Mapping[str, Any]) -> str:
+    """Describe a node of a cluster."""
+    return f"node {described['address']}: {described['cpus']:g} cores, {described['gpus']:g} GPUs"
 
 
 def leaderboard(
@@ -124,10 +127,8 @@ def across(
     if json:
         print_json(answer)
         return
-    table = Table(box=None, pad_edge=False)
     ratios = list(answer["rows"][0]["profile"])[1:]
-    for name in ("row", "mean rank", "first", *(f"≤ {ratio}" for ratio in ratios)):
-        table.add_column(name, justify="left" if name == "row" else "right")
+    table = bare_table("row", "mean rank", "first", *(f"≤ {ratio}" for ratio in ratios))
     for row in answer["rows"]:
         shares = ["" if row["profile"][ratio] is None else f"{row['profile'][ratio]:.0%}" for ratio in ratios]
         rank = "" if row["mean_rank"] is None else f"{row['mean_rank']:.2f}"

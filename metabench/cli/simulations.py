@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from metabench.cli.base import Json, guarded, print_json, print_table
+from metabench.cli.base import Json, bare_table, guarded, print_json, print_table
 from metabench.cli.options import From, takes_models
 from metabench.core.metrics import Metric
 
@@ -141,10 +141,7 @@ def _table(summaries: Sequence[Mapping[str, Any]], metric: Metric, within: float
     from metabench.core import metrics
     from metabench.search.replay.outcomes import COUNTS
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for one in summaries:
-        table.add_column(one["algorithm"], justify="right")
+    table = bare_table("", *(one["algorithm"] for one in summaries))
     for name in COUNTS:
         counts = [f"{one[name]:.1f}" for one in summaries]
         if any(count != "0.0" for count in counts):

@@ -11,7 +11,6 @@ from metabench.core.metrics import plain
 
 Row = Mapping[str, Any]
 
-
 Part = Literal["result", "choice", "cost", "setting", "asked"]
 """Which of the tables on a terminal a column is in; asked: in none, only where it is asked for."""
 
@@ -47,10 +46,8 @@ def bounds(low: str, high: str) -> Callable[[Row], str]:
     """Show the bounds of an interval, in percent or as plain numbers."""
 
     def show(row: Row) -> str:
-        if row.get(low) is None:
-            return ""
         number = plain if "error" in row else percent
-        return f"{number(row[low])}–{number(row[high])}"
+        return "" if row.get(low) is None else f"{number(row[low])}–{number(row[high])}"
 
     return show
 

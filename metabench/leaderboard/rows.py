@@ -95,21 +95,15 @@ def group_seeds(runs: Iterable[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def run_entries(runs: Iterable[Run]) -> list[Entry]:
-    """Make one row of the run folders that differ in their seed only."""
-    return [_run(group) for group in group_seeds(runs)]
-
-
 def chance(metric: Metric, task: Record) -> list[Entry]:
     """Make the row of guessing, where there are classes to guess."""
     if not metric.has_chance:
         return []
     way = task["way"]
     ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
-    guessed = statistics.fmean(1 / one for one in ways)  # each as likely
-    return [
-        Entry(make_row(metric, algorithm="chance", variant=BASELINE, status="finished", accuracy=guessed))
-    ]
+    row = make_row(metric, algorithm="chance", variant=BASELINE, status="finished")
+    row["accuracy"] = statistics.fmean(1 / one for one in ways)  # each as likely
+    return [Entry(row)]
 
 
 def short_name(row: Row) -> str:
@@ -181,7 +175,8 @@ def _search_row(search: Search, algorithm: str, variant: str, metric: Metric) ->
     return row
 
 
-def _run(runs: list[Run]) -> Entry:
+def run_entry(runs: list[Run]) -> Entry:
+    """Make one row of run folders that differ in their seed only."""
     described = runs[0].config["run"]
     if len({run.config["run"]["seed"] for run in runs}) < len(runs):
         listed = ", ".join(str(run.folder) for run in runs)
