@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -154,8 +155,8 @@ def export(
         raise MetabenchError("--out: give a folder; --to mlflow also takes MLFLOW_TRACKING_URI in its place")
     if out is not None:
         files.check_writable(out)
-    writers: dict[str, Any] = {"tables": _tables, "optuna": _optuna, "mlflow": _mlflow, "wandb": _wandb}
-    typer.echo(writers[to](_open(folders), out))
+    places = _open(folders)
+    typer.echo(_tables(places, out) if out and to == "tables" else _tracked(to, places, out))
 
 
 def _tables(places: Sequence[Path], out: Path) -> str:
@@ -163,57 +164,27 @@ def _tables(places: Sequence[Path], out: Path) -> str:
     from metabench.report.exports import tables as exporting
     from metabench.storage import files
 
-    shown = leaderboard.leaderboard(places)
-    paths = exporting.write(out, exporting.tables(leaderboard.read(places), shown))
-    for suffix, text in (
-        ("json", leaderboard.as_json),
-        ("md", leaderboard.as_markdown),
-        ("tex", leaderboard.as_latex),
-    ):
+    sources = leaderboard.read(places)
+    shown = leaderboard.assemble(sources)
+    paths = exporting.write(out, exporting.tables(sources, shown))
+    forms = {"json": leaderboard.as_json, "md": leaderboard.as_markdown, "tex": leaderboard.as_latex}
+    for suffix, text in forms.items():
         paths.append(out / f"{files.LEADERBOARD}.{suffix}")
         files.write_text(paths[-1], text(shown))
     return f"{out}: {', '.join(path.name for path in paths)}"
 
 
-def _optuna(places: Sequence[Path], out: Path) -> str:
-    from metabench.report.exports import to_optuna
-
-    path = out / "optuna.db"
-    _refuse_overwriting(path)
-    names = to_optuna.write(path, _experiments(places))
-    return f"{path}: {', '.join(names)}; look at them with: optuna-dashboard sqlite:///{path}"
-
-
-def _mlflow(places: Sequence[Path], out: Path | None) -> str:
-    from metabench.report.exports import records, to_mlflow
-
-    records.check("mlflow")
-    if out is not None:
-        _refuse_overwriting(out / to_mlflow.DATABASE, out / to_mlflow.ARTIFACTS)
-    address = to_mlflow.write(_experiments(places), out)
-    return f"{address}; look at it with: mlflow ui --backend-store-uri {address}"
-
-
-def _wandb(places: Sequence[Path], out: Path) -> str:
-    from metabench.report.exports import records, to_wandb
-
-    records.check("wandb")
-    _refuse_overwriting(out / to_wandb.FOLDER)
-    pattern = to_wandb.write(_experiments(places), out)
-    return f"{pattern}; nothing was sent; to upload: wandb sync {pattern}"
-
-
-def _experiments(places: Sequence[Path]) -> list[Any]:
+def _tracked(to: str, places: Sequence[Path], out: Path | None) -> str:
+    """Write what a tracker reads, over nothing that is there, and say how to look at it."""
     from metabench import leaderboard
     from metabench.report.exports import records
 
-    return list(records.experiments(leaderboard.read(places)))
-
-
-def _refuse_overwriting(*paths: Path) -> None:
-    for path in paths:
+    records.check(to)
+    exporter = importlib.import_module(f"metabench.report.exports.to_{to}")
+    for path in [] if out is None else [out / name for name in exporter.FILES]:
         if path.exists():
             raise MetabenchError(f"{path}: is there already; remove it, or choose another --out")
+    return str(exporter.write(list(records.experiments(leaderboard.read(places))), out))
 
 
 def report(

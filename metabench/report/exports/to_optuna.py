@@ -24,18 +24,21 @@ from metabench.search.journal.ledger import COMPLETE, PRUNED, Trial
 from metabench.search.propose import samplers
 from metabench.storage import files
 
+FILES = ("optuna.db",)
+
 FACTS = ("created", "seed", "protocol", "version", "code", "commit", "data_fingerprint")
 """What a study says of its search, beside the task and the budget."""
 
 
-def write(path: Path, experiments: Sequence[Experiment]) -> list[str]:
-    """Write the studies of searches, and return their names: the search's, a slash and the algorithm's.
+def write(experiments: Sequence[Experiment], out: Path) -> str:
+    """Write a study an algorithm of searches, SEARCH/ALGORITHM, and say which and how to look at them.
 
     The file appears when it is whole.
     """
+    path = out / FILES[0]
     if all(experiment.search is None for experiment in experiments):
         raise MetabenchError("a run has no trials to make a study of; give the folder of a search")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.unlink(missing_ok=True)
@@ -48,7 +51,7 @@ def write(path: Path, experiments: Sequence[Experiment]) -> list[str]:
     storage.remove_session()
     storage.engine.dispose()
     unfinished.rename(path)
-    return names
+    return f"{path}: {', '.join(names)}; look at them with: optuna-dashboard sqlite:///{path}"
 
 
 def _add(

@@ -12,11 +12,11 @@ import jinja2
 from markupsafe import Markup
 
 from metabench import __version__
+from metabench.core import utc_now
 from metabench.leaderboard import notes
-from metabench.report.html import tables
+from metabench.report.html import reproduce, tables
 from metabench.report.html.pictures import Omitted, Picture, adaptation, gallery, leaderboard, search
 from metabench.report.html.reading import Results
-from metabench.report.html.reproduce import Recipe
 from metabench.report.html.style import COLOURS
 from metabench.report.html.svg import Rendered
 from metabench.report.html.tables import Table
@@ -50,19 +50,13 @@ def sections(results: Results) -> list[Section]:
 
 
 def render(
-    results: Results,
-    sections: Sequence[Section],
-    rendered: Mapping[str, Rendered],
-    recipes: Sequence[Recipe],
-    beside: str,
-    made: str,
+    results: Results, sections: Sequence[Section], rendered: Mapping[str, Rendered], beside: str
 ) -> str:
     """Return the whole page as one document that needs nothing else.
 
     Args:
         rendered: the pictures by name.
         beside: where the pictures lie as files.
-        made: when, in words.
     """
     loader, undefined = jinja2.FileSystemLoader(HERE), jinja2.StrictUndefined
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True)
@@ -76,9 +70,9 @@ def render(
         about=_about(results),
         sections=sections,
         rendered=rendered,
-        recipes=recipes,
+        recipes=reproduce.recipes(results),
         beside=beside,
-        made=made,
+        made=utc_now().strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         style=Markup(colours + sheet),
         script=Markup(script),
