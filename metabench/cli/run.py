@@ -64,7 +64,6 @@ def search(
 
 
 def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) -> None:
-    """Print what a search would take."""
     from metabench.search.ray import cluster
     from metabench.search.stages.plan import plan
 
@@ -220,7 +219,6 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
 
 
 def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:
-    """Say in a few lines what a diagnosis says."""
     yield f"worst tenth of {diagnostics['tasks']} tasks: {metrics.tell(metric, diagnostics['worst_tenth'])}"
     if diagnostics["calibration_error"] is not None:
         yield f"expected calibration error: {diagnostics['calibration_error']:.3f}"

@@ -101,7 +101,6 @@ def _followed(results: Results) -> list[Followed]:
 
 
 def _steps(run: Mapping[str, Any]) -> int:
-    """Return the inner steps at evaluation."""
     counts = (run["hyperparameters"].get(name, -1) for name in algorithms.get(run["algorithm"]).inner_steps)
     return next((int(count) for count in counts if count >= 0), 0)
 
