@@ -71,9 +71,9 @@ def _tasks(source: Search | Run) -> Iterator[dict[str, Any]]:
 
 def _of_test(who: Record, test: Record, metric: Metric, named: Record) -> Iterator[dict[str, Any]]:
     """Yield the lines of a result; another on the same tasks, where there is one, names their classes."""
-    n_tasks, names = len(test[metric.name]), named.get("class_names", [])
+    nothing, names = [None] * len(test[metric.name]), named.get("class_names", [])
     classes = ["; ".join(names[int(row)] for row in line.split()) for line in named.get("classes", [])]
-    columns = (test[metric.name], test.get("loss") or [None] * n_tasks, classes or [None] * n_tasks)
+    columns = (test[metric.name], test.get("loss") or nothing, classes or nothing)
     for task, (figure, loss, shown) in enumerate(zip(*columns, strict=True)):
         yield {**who, "task": task, metric.name: figure, "loss": loss, "classes": shown}
 
