@@ -54,7 +54,7 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Replay recorded learning curves: what another budget or rule would have found and cost."""
-    replay(curves, budget, workers, range(seed, seed + repeats), within, as_json=json)
+    replay(curves, budget, workers, range(seed, seed + repeats), within, json)
 
 
 def replay(
@@ -63,7 +63,6 @@ def replay(
     workers: int,
     seeds: Sequence[int],
     within: float,
-    *,
     as_json: bool,
 ) -> None:
     """Replay recorded curves once a seed, and print what was found and what it cost."""
