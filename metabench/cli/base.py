@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 from typer.models import ArgumentInfo
 
 from metabench.core import MetabenchError, signals
@@ -32,7 +33,13 @@ def print_json(value: Any, indent: int | None = 1) -> None:
     typer.echo(json.dumps(files.plain(value), indent=indent, allow_nan=False))
 
 
-def print_table(table: Any, *lines: str) -> None:
+def bare_table(*names: str) -> Table:
+    """Return a table without lines: names of its rows, and columns of numbers."""
+    columns = (Column(name, justify="right" if place else "left") for place, name in enumerate(names))
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def print_table(table: Table, *lines: str) -> None:
     """Print a table, and lines of words below it, as wide as they are."""
     console = Console()
     console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from metabench import algorithms as registry
 from metabench import data
 from metabench.cli.base import print_json
 from metabench.core import MetabenchError
-from metabench.core.config import TaskConfig, parse_settings
+from metabench.core.config import TaskConfig, field_types, parse_settings
 from metabench.data.reading.fetch import Order
 
 FACTS = ("name", "kind", "summary", "size", "licence", "url", "citation", "splits")
@@ -48,7 +48,7 @@ def algorithms(as_json: bool) -> None:
 
 def settings_of(settings: type) -> list[dict[str, Any]]:
     """Describe a dataclass of settings, one entry a field."""
-    kinds = get_type_hints(settings)
+    kinds = field_types(settings)
     return [
         {"name": field.name, "type": kinds[field.name].__name__, "default": field.default, **field.metadata}
         for field in dataclasses.fields(settings)

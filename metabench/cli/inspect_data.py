@@ -24,10 +24,7 @@ LONGEST = 28
 def describe(name: str, split: str | None, pairs: Sequence[str], **shape: Any) -> TaskConfig:
     """Describe a task of a data set, by its name, its named split and its options."""
     options = parse_settings(data.get(name).options, pairs, "--option")
-    described: TaskConfig = validated(
-        TaskConfig, {"dataset": name, "split": split, "options": options, **shape}
-    )
-    return described
+    return validated(TaskConfig, {"dataset": name, "split": split, "options": options, **shape})
 
 
 def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
@@ -36,10 +33,8 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
         raise MetabenchError(f"--out {out}: must end in one of {', '.join(FORMS)}")
     splits, part = data.load(task), "meta_train"
     data.check(task, splits, [part])
-    shape, pool = (
-        sampling.Shape(task.ways[0], task.shots[0], task.query),
-        sampling.pool(splits.meta_train, task),
-    )
+    shape = sampling.Shape(task.ways[0], task.shots[0], task.query)
+    pool = sampling.pool(splits.meta_train, task)
     indices = sampling.sample(seeds.generator("sheet", seed), pool, shape, 1)
     drawn = frozen.gather(splits.meta_train.images, indices, shape)
     names = tuple(splits.meta_train.classes[row] for row in indices.classes[0].tolist())

@@ -35,11 +35,8 @@ class From:
         fields = getattr(config, self.model).model_fields
         return {self.names.get(name, name): (name, fields[name]) for name in self.fields or fields}
 
-    def parameters(self) -> list[inspect.Parameter]:
-        """Return the options as parameters of a function, for typer to read."""
-        return [self._parameter(option, *item) for option, item in self.items().items()]
-
-    def _parameter(self, option: str, name: str, about: Any) -> inspect.Parameter:
+    def parameter(self, option: str, name: str, about: Any) -> inspect.Parameter:
+        """Return an option as the parameter of a function, for typer to read."""
         kind, shown, choices = _kind(about.annotation)
         limits = [(sign, getattr(one, key, None)) for one in about.metadata for key, sign in SIGNS.items()]
         bounds = ", ".join(f"x{sign}{limit}" for sign, limit in limits if limit is not None)
@@ -101,9 +98,10 @@ def takes_models(command: Callable[..., None]) -> Callable[..., None]:
 
     def complete() -> inspect.Signature:
         """Return the signature with the options of models in the place of their parameters."""
-        options = {name: model.parameters() for name, model in models.items()}
-        others = {name: [one.replace(kind=OPTION)] for name, one in parameters.items()}
-        return inspect.Signature([one for listed in {**others, **options}.values() for one in listed])
+        options = {name: [one.replace(kind=OPTION)] for name, one in parameters.items()}
+        for name, model in models.items():
+            options[name] = [model.parameter(option, *item) for option, item in model.items().items()]
+        return inspect.Signature([one for listed in options.values() for one in listed])
 
     plain = inspect.Signature([one for name, one in parameters.items() if name not in models])
     vars(run).update(complete=complete, __signature__=plain)

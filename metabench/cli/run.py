@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
-from rich.table import Table
 
 from metabench import data, stats
 from metabench.cli import show
-from metabench.cli.base import print_json, print_table
+from metabench.cli.base import bare_table, print_json, print_table
 from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError, Objective, Report, Splits, metrics
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
@@ -51,12 +49,6 @@ def search(
         raise MetabenchError(
             "--workers: is for a cluster that grows; give its --address too, or leave it out"
         )
-    for library in ("ray", "optuna"):
-        if importlib.util.find_spec(library) is None:
-            raise MetabenchError(
-                f"`metabench search` needs {library}, which is not installed; "
-                "do: pip install 'ray[default,tune]' optuna"
-            )
     url = None
     if storage_at is not None and remote.is_url(storage_at):
         url = remote.check_url(storage_at)
@@ -72,7 +64,6 @@ def search(
 
 
 def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) -> None:
-    """Print what a search would take."""
     from metabench.search.ray import cluster
     from metabench.search.stages.plan import plan
 
@@ -82,9 +73,7 @@ def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) ->
     if as_json:
         print_json(planned)
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("algorithm", "trials", "at rungs", "trial tasks", "final tasks", "ms/task", "hours"):
-        table.add_column(name, justify="left" if name == "algorithm" else "right")
+    table = bare_table("algorithm", "trials", "at rungs", "trial tasks", "final tasks", "ms/task", "hours")
     for name, part in planned["algorithms"].items():
         reached = "/".join(f"{n:g}" for n in part["trials_at_rungs"])
         counts = (str(part["trials"]), reached, str(part["trial_tasks"]), str(part["final_tasks"]))
@@ -92,10 +81,7 @@ def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) ->
     gpus = planned["gpus_per_trial"]
     print_table(
         table,
-        *(
-            f"node {node['address']}: {node['cpus']:g} cores, {node['gpus']:g} GPUs"
-            for node in planned["nodes"]
-        ),
+        *map(show.node, planned["nodes"]),
         f"{planned['slots']} trials at once{f' with {gpus:g} GPUs each' if gpus else ''}; "
         f"rungs at {', '.join(map(str, planned['rungs']))} tasks",
         f"about {planned['accelerator_hours']:.2f} accelerator-hours "
@@ -233,7 +219,6 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
 
 
 def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:
-    """Say in a few lines what a diagnosis says."""
     yield f"worst tenth of {diagnostics['tasks']} tasks: {metrics.tell(metric, diagnostics['worst_tenth'])}"
     if diagnostics["calibration_error"] is not None:
         yield f"expected calibration error: {diagnostics['calibration_error']:.3f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from metabench.cli.base import Json, guarded, print_json, print_table
+from metabench.cli.base import Json, bare_table, guarded, print_json, print_table
 from metabench.core import MetabenchError
 from metabench.core.metrics import METRICS
 
@@ -55,12 +55,16 @@ def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
     if final["started"]:
         yield f"final runs: {final['ended']} ended of at most {final['planned']}"
     yield f"spent: {spent['tasks']} tasks in {spent['seconds']:.0f} accelerator-seconds"
-    for node in summary["nodes"]:
-        yield f"node {node['address']}: {node['cpus']:g} cores, {node['gpus']:g} GPUs"
+    yield from map(node, summary["nodes"])
     if expected is not None:
         end = f", perhaps until {expected['end']}" if expected["end"] else ""
         hours = expected["accelerator_seconds_left"] / 3600
         yield f"left: about {expected['tasks_left']} tasks, {hours:.2f} accelerator-hours{end}"
+
+
+def node(described: Mapping[str, Any]) -> str:
+    """Describe a node of a cluster."""
+    return f"node {described['address']}: {described['cpus']:g} cores, {described['gpus']:g} GPUs"
 
 
 def leaderboard(
@@ -124,10 +128,8 @@ def across(
     if json:
         print_json(answer)
         return
-    table = Table(box=None, pad_edge=False)
     ratios = list(answer["rows"][0]["profile"])[1:]
-    for name in ("row", "mean rank", "first", *(f"≤ {ratio}" for ratio in ratios)):
-        table.add_column(name, justify="left" if name == "row" else "right")
+    table = bare_table("row", "mean rank", "first", *(f"≤ {ratio}" for ratio in ratios))
     for row in answer["rows"]:
         shares = ["" if row["profile"][ratio] is None else f"{row['profile'][ratio]:.0%}" for ratio in ratios]
         rank = "" if row["mean_rank"] is None else f"{row['mean_rank']:.2f}"
@@ -153,8 +155,8 @@ def export(
         raise MetabenchError("--out: give a folder; --to mlflow also takes MLFLOW_TRACKING_URI in its place")
     if out is not None:
         files.check_writable(out)
-    writers: dict[str, Any] = {"tables": _tables, "optuna": _optuna, "mlflow": _mlflow, "wandb": _wandb}
-    typer.echo(writers[to](_open(folders), out))
+    places = _open(folders)
+    typer.echo(_tables(places, out) if out and to == "tables" else _tracked(to, places, out))
 
 
 def _tables(places: Sequence[Path], out: Path) -> str:
@@ -162,57 +164,27 @@ def _tables(places: Sequence[Path], out: Path) -> str:
     from metabench.report.exports import tables as exporting
     from metabench.storage import files
 
-    shown = leaderboard.leaderboard(places)
-    paths = exporting.write(out, exporting.tables(leaderboard.read(places), shown))
-    for suffix, text in (
-        ("json", leaderboard.as_json),
-        ("md", leaderboard.as_markdown),
-        ("tex", leaderboard.as_latex),
-    ):
+    sources = leaderboard.read(places)
+    shown = leaderboard.assemble(sources)
+    paths = exporting.write(out, exporting.tables(sources, shown))
+    forms = {"json": leaderboard.as_json, "md": leaderboard.as_markdown, "tex": leaderboard.as_latex}
+    for suffix, text in forms.items():
         paths.append(out / f"{files.LEADERBOARD}.{suffix}")
         files.write_text(paths[-1], text(shown))
     return f"{out}: {', '.join(path.name for path in paths)}"
 
 
-def _optuna(places: Sequence[Path], out: Path) -> str:
-    from metabench.report.exports import to_optuna
-
-    path = out / "optuna.db"
-    _refuse_overwriting(path)
-    names = to_optuna.write(path, _experiments(places))
-    return f"{path}: {', '.join(names)}; look at them with: optuna-dashboard sqlite:///{path}"
-
-
-def _mlflow(places: Sequence[Path], out: Path | None) -> str:
-    from metabench.report.exports import records, to_mlflow
-
-    records.check("mlflow")
-    if out is not None:
-        _refuse_overwriting(out / to_mlflow.DATABASE, out / to_mlflow.ARTIFACTS)
-    address = to_mlflow.write(_experiments(places), out)
-    return f"{address}; look at it with: mlflow ui --backend-store-uri {address}"
-
-
-def _wandb(places: Sequence[Path], out: Path) -> str:
-    from metabench.report.exports import records, to_wandb
-
-    records.check("wandb")
-    _refuse_overwriting(out / to_wandb.FOLDER)
-    pattern = to_wandb.write(_experiments(places), out)
-    return f"{pattern}; nothing was sent; to upload: wandb sync {pattern}"
-
-
-def _experiments(places: Sequence[Path]) -> list[Any]:
+def _tracked(to: str, places: Sequence[Path], out: Path | None) -> str:
+    """Write what a tracker reads, over nothing that is there, and say how to look at it."""
     from metabench import leaderboard
     from metabench.report.exports import records
 
-    return list(records.experiments(leaderboard.read(places)))
-
-
-def _refuse_overwriting(*paths: Path) -> None:
-    for path in paths:
+    records.check(to)
+    exporter = importlib.import_module(f"metabench.report.exports.to_{to}")
+    for path in [] if out is None else [out / name for name in exporter.FILES]:
         if path.exists():
             raise MetabenchError(f"{path}: is there already; remove it, or choose another --out")
+    return str(exporter.write(list(records.experiments(leaderboard.read(places))), out))
 
 
 def report(

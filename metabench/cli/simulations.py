@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from metabench.cli.base import Json, guarded, print_json, print_table
+from metabench.cli.base import Json, bare_table, guarded, print_json, print_table
 from metabench.cli.options import From, takes_models
 from metabench.core.metrics import Metric
 
@@ -54,7 +54,7 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Replay recorded learning curves: what another budget or rule would have found and cost."""
-    replay(curves, budget, workers, range(seed, seed + repeats), within, as_json=json)
+    replay(curves, budget, workers, range(seed, seed + repeats), within, json)
 
 
 def replay(
@@ -63,7 +63,6 @@ def replay(
     workers: int,
     seeds: Sequence[int],
     within: float,
-    *,
     as_json: bool,
 ) -> None:
     """Replay recorded curves once a seed, and print what was found and what it cost."""
@@ -141,10 +140,7 @@ def _table(summaries: Sequence[Mapping[str, Any]], metric: Metric, within: float
     from metabench.core import metrics
     from metabench.search.replay.outcomes import COUNTS
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for one in summaries:
-        table.add_column(one["algorithm"], justify="right")
+    table = bare_table("", *(one["algorithm"] for one in summaries))
     for name in COUNTS:
         counts = [f"{one[name]:.1f}" for one in summaries]
         if any(count != "0.0" for count in counts):

@@ -102,10 +102,9 @@ def design(sources: Sequence[Search | Run]) -> stats.Design | None:
 def entries(sources: Sequence[Search | Run]) -> list[Entry]:
     """Make the named rows of folders that may stand together, with their intervals."""
     reading.refuse_mixture(sources)
-    made = [
-        entry for source in sources if isinstance(source, Search) for entry in rows.search_entries(source)
-    ]
-    made += rows.run_entries(source for source in sources if isinstance(source, Run))
+    made = [row for source in sources if isinstance(source, Search) for row in rows.search_entries(source)]
+    single = rows.group_seeds(source for source in sources if isinstance(source, Run))
+    made += [rows.run_entry(runs) for runs in single]
     # Several searches of the same tasks repeat the same baselines.
     distinct = {
         entry.row["algorithm"] if entry.row["variant"] == rows.BASELINE else index: entry

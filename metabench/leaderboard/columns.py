@@ -11,7 +11,6 @@ from metabench.core.metrics import plain
 
 Row = Mapping[str, Any]
 
-
 Part = Literal["result", "choice", "cost", "setting", "asked"]
 """Which of the tables on a terminal a column is in; asked: in none, only where it is asked for."""
 
@@ -47,10 +46,8 @@ def bounds(low: str, high: str) -> Callable[[Row], str]:
     """Show the bounds of an interval, in percent or as plain numbers."""
 
     def show(row: Row) -> str:
-        if row.get(low) is None:
-            return ""
         number = plain if "error" in row else percent
-        return f"{number(row[low])}–{number(row[high])}"
+        return "" if row.get(low) is None else f"{number(row[low])}–{number(row[high])}"
 
     return show
 
@@ -132,11 +129,6 @@ def settings(values: Mapping[str, Any]) -> str:
     )
 
 
-def word(key: str, length: int | None = None) -> Callable[[Row], str]:
-    """Show a value that is a word; of a hash or a time, the beginning."""
-    return lambda row: str(row.get(key) or "")[:length]
-
-
 def verdict(row: Row) -> str:
     """Show in words whether a row can be told from the best."""
     if row.get("rank") is not None and row.get("vs_best") is None:
@@ -154,8 +146,8 @@ def number(
 def words(
     key: str, title: str, part: Part = "result", length: int | None = None, if_shared: Any = "show"
 ) -> Column:
-    """Make a column of one word of a row."""
-    return Column(key, title, word(key, length), part, is_number=False, if_shared=if_shared)
+    """Make a column of one word of a row; of a hash or a time, the beginning."""
+    return Column(key, title, lambda row: str(row.get(key) or "")[:length], part, False, if_shared)
 
 
 COLUMNS = (

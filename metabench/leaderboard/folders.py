@@ -64,7 +64,7 @@ class Search(NamedTuple):
     chosen: dict[str, Record | None]
     runs: dict[tuple[str, str], list[Run]]  # (algorithm, "tuned" or "default") to one run a seed
     baselines: dict[str, Record]  # by name: what learns nothing, on the meta-test tasks
-    opened: Record | None  # the latest opening of meta-test
+    opened: Record | None  # the latest opening of meta-test; "finished" once every final run was scored
     times_opened: int
 
     @property
@@ -76,11 +76,6 @@ class Search(NamedTuple):
     def metric(self) -> Metric:
         """Return what its tasks are judged by."""
         return metrics.recorded(self.config)
-
-    @property
-    def is_finished(self) -> bool:
-        """Tell whether meta-test was opened and every final run scored."""
-        return self.opened is not None and self.opened["finished"] is not None
 
     def reported(self, algorithm: str) -> list[Record]:
         """List an algorithm's trials that ended, and the latest reports of those that run."""

@@ -59,20 +59,11 @@ def entries(task: Mapping[str, Any]) -> list[Entry]:
     """Make the reference rows of a task."""
     made = []
     for one in figures(task):
-        half = one.half_width
-        bounds = (None, None) if half is None else ((one.percent - half) / 100, (one.percent + half) / 100)
-        row = make_row(
-            ACCURACY,
-            algorithm=one.algorithm,
-            variant=PUBLISHED,
-            status=PUBLISHED,
-            accuracy=one.percent / 100,
-            ci_low=bounds[0],
-            ci_high=bounds[1],
-            ci_over=None if half is None else "as published",
-            model=one.model,
-            batch_norm=one.batch_norm,
-            source=one.source,
-        )
+        described = one._asdict()
+        percent, half = described.pop("percent"), described.pop("half_width")
+        row = make_row(ACCURACY, **described, variant=PUBLISHED, status=PUBLISHED, accuracy=percent / 100)
+        if half is not None:
+            row |= {"ci_low": (percent - half) / 100, "ci_high": (percent + half) / 100}
+            row["ci_over"] = "as published"
         made.append(Entry(row))
     return made

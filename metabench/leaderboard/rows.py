@@ -78,7 +78,11 @@ def search_entries(search: Search) -> list[Entry]:
     metric = search.metric
     entries = []
     for algorithm in search.config["space"]["algorithms"]:
-        entries += [_tuned(search, algorithm, metric), *_default(search, algorithm, metric)]
+        for variant, describe in ((TUNED, _tuned), (DEFAULT, _default)):
+            runs = search.runs.get((algorithm, variant), [])
+            if described := describe(search, algorithm, runs, metric):
+                row = _search_row(search, algorithm, variant, runs, metric) | described
+                entries.append(Entry(row, scored(runs, metric)))
     for name, baseline in search.baselines.items():
         row = make_row(metric, algorithm=name, variant=BASELINE, status="finished")
         row["tasks_hash"] = baseline["tasks_hash"]
@@ -95,21 +99,15 @@ def group_seeds(runs: Iterable[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def run_entries(runs: Iterable[Run]) -> list[Entry]:
-    """Make one row of the run folders that differ in their seed only."""
-    return [_run(group) for group in group_seeds(runs)]
-
-
 def chance(metric: Metric, task: Record) -> list[Entry]:
     """Make the row of guessing, where there are classes to guess."""
     if not metric.has_chance:
         return []
     way = task["way"]
     ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
-    guessed = statistics.fmean(1 / one for one in ways)  # each as likely
-    return [
-        Entry(make_row(metric, algorithm="chance", variant=BASELINE, status="finished", accuracy=guessed))
-    ]
+    row = make_row(metric, algorithm="chance", variant=BASELINE, status="finished")
+    row["accuracy"] = statistics.fmean(1 / one for one in ways)  # each as likely
+    return [Entry(row)]
 
 
 def short_name(row: Row) -> str:
@@ -131,11 +129,10 @@ def order(row: Row, metric: Metric) -> float:
     return math.inf if figure is None else -metric.sign * float(figure)
 
 
-def _tuned(search: Search, algorithm: str, metric: Metric) -> Entry:
+def _tuned(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> Row:
     entries = search.reported(algorithm)
-    runs = search.runs.get((algorithm, TUNED), [])
     chosen = search.chosen.get(algorithm) or best(entries, metric)
-    row = _search_row(search, algorithm, TUNED, metric) | {
+    return {
         "hyperparameters": chosen.get("hyperparameters"),
         "trials": sum(trial["algorithm"] == algorithm for trial in search.trials),
         **_cost(entries),
@@ -143,45 +140,43 @@ def _tuned(search: Search, algorithm: str, metric: Metric) -> Entry:
         f"confirm_{metric}": chosen.get(f"confirm_{metric}"),
         "vs_default": _versus_default(search, algorithm, metric),
     }
-    return Entry(row, scored(runs, metric))
 
 
-def _default(search: Search, algorithm: str, metric: Metric) -> list[Entry]:
-    """Return the row of the published setting, or nothing while nothing is known of it."""
-    runs = search.runs.get((algorithm, DEFAULT), [])
+def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> Row:
+    """Describe the published setting, or return nothing while nothing is known of it."""
     trials = [trial for trial in search.trials if trial["algorithm"] == algorithm and trial["is_default"]][:1]
     if not runs and not trials:
-        return []
+        return {}
     gpus = (search.opened or {}).get("gpus")
     spent = [{**run.reports[-1], "gpus": gpus} for run in runs if run.reports] or trials or [{}]
-    row = _search_row(search, algorithm, DEFAULT, metric) | {
+    return {
         "hyperparameters": (runs[0].config["run"] if runs else trials[0])["hyperparameters"],
         "trials": 1,
         **_cost(spent),
         f"val_{metric}": validation(best(trials, metric), metric),
     }
-    return [Entry(row, scored(runs, metric))]
 
 
-def _search_row(search: Search, algorithm: str, variant: str, metric: Metric) -> Row:
-    space = search.config["space"]
+def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], metric: Metric) -> Row:
+    space, opened = search.config["space"], search.opened or {}
     row = make_row(
         metric,
         algorithm=algorithm,
         variant=variant,
-        status="finished" if search.is_finished else "running",
+        status="finished" if opened.get("finished") else "running",
         seeds_planned=space["budget"]["seeds"],
         batch_norm=_batch_norm(space["network"]),
         folder=short_path(search.folder),
     )
-    row |= _tested(search.runs.get((algorithm, variant), []))
+    row |= _tested(runs)
     if row["times_opened"]:
         row["times_opened"] = max(row["times_opened"], search.times_opened)
-        row["config_hash"] = (search.opened or row)["config_hash"]
+        row["config_hash"] = (opened or row)["config_hash"]
     return row
 
 
-def _run(runs: list[Run]) -> Entry:
+def run_entry(runs: list[Run]) -> Entry:
+    """Make one row of run folders that differ in their seed only."""
     described = runs[0].config["run"]
     if len({run.config["run"]["seed"] for run in runs}) < len(runs):
         listed = ", ".join(str(run.folder) for run in runs)

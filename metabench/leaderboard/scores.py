@@ -20,11 +20,11 @@ WORSE = "worse"
 ALIKE = "not distinguishable"
 IDENTICAL = "identical"
 
+SAYS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "higher")
+"""What is said of a pair of rows."""
+
 ONE_RESULT: Row = {
-    **dict.fromkeys(("difference", "ci_low", "ci_high"), 0.0),
-    "over": None,
-    **dict.fromkeys(("p", "p_tasks"), float("nan")),
-    "higher": 0.5,
+    **dict(zip(SAYS, (0.0, 0.0, 0.0, None, np.nan, np.nan, 0.5), strict=True)),
     "verdict": IDENTICAL,
 }
 """What is to be said of two rows with the very same results."""
@@ -83,15 +83,8 @@ def of_classes(interval: stats.Interval | None) -> Row:
 def versus(a: Scored, b: Scored) -> Row:
     """Compare the first with the second, on the same tasks."""
     pair = stats.paired(a.figures, b.figures, (a.is_trained, b.is_trained))
-    return {
-        "difference": pair.difference,
-        "ci_low": pair.low,
-        "ci_high": pair.high,
-        "over": pair.over,
-        "p": pair.p,
-        "p_tasks": pair.p_tasks,
-        "higher": pair.higher,
-    }
+    figures = (pair.difference, pair.low, pair.high, pair.over, pair.p, pair.p_tasks, pair.higher)
+    return dict(zip(SAYS, figures, strict=True))
 
 
 def compare(entries: Sequence[Entry], metric: Metric) -> list[Record]:

@@ -22,6 +22,7 @@ from metabench.storage import files
 
 Board = Mapping[str, Any]
 
+PAIRS = ("vs_default", "vs_best")
 VERSUS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "p_holm", "higher", "verdict")
 MOST_WORDS = 24  # characters of a column of words that have to fit; more may be broken
 NARROW = 10  # a heading of a difference that is longer takes two lines
@@ -53,19 +54,21 @@ def as_json(board: Board, asked: Sequence[str] = ()) -> str:
 def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
     """Return one line a row: accuracies in [0, 1] or errors, hyperparameters as JSON in one column."""
     _refuse_choice(asked)
-    pairs = ("vs_default", "vs_best")
-    plain = [key for key in keys(METRICS[board["metric"]["name"]]) if key not in pairs]
     text = io.StringIO()
-    names = plain + [f"{key}_{part}" for key in pairs for part in VERSUS]
+    names = [key for key in keys(METRICS[board["metric"]["name"]]) if key not in PAIRS]
+    names += [f"{key}_{part}" for key in PAIRS for part in VERSUS]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    for row in board["rows"]:
-        values = {key: row.get(key) for key in plain}
-        if row["hyperparameters"] is not None:
-            values["hyperparameters"] = json.dumps(row["hyperparameters"])
-        values |= {f"{key}_{part}": (row.get(key) or {}).get(part) for key in pairs for part in VERSUS}
-        writer.writerow(values)
+    writer.writerows(map(flat, board["rows"]))
     return text.getvalue()
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without nested values: last its hyperparameters as JSON, and the parts of comparisons."""
+    settings = row["hyperparameters"]
+    plain = {key: value for key, value in row.items() if key not in (*PAIRS, "hyperparameters")}
+    plain["hyperparameters"] = None if settings is None else json.dumps(settings)
+    return plain | {f"{key}_{part}": (row.get(key) or {}).get(part) for key in PAIRS for part in VERSUS}
 
 
 def as_markdown(board: Board, asked: Sequence[str] = (), in_parts: bool = False) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from metabench.core import MetabenchError, utc_now
-from metabench.report.html import page, reading, reproduce, style, svg
+from metabench.core import MetabenchError
+from metabench.report.html import page, reading, style, svg
 from metabench.report.html.pictures import Picture
 from metabench.storage import files
 
@@ -26,11 +26,10 @@ def write(folders: Sequence[Path], out: Path) -> list[Picture]:
         sections = page.sections(results)
         pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
         rendered = {picture.name: svg.render(picture) for picture in pictures}
-    made = utc_now().strftime("%Y-%m-%d %H:%M UTC")
-    text = page.render(results, sections, rendered, reproduce.recipes(results), f"{beside(out).name}/", made)
     for name, picture in rendered.items():
-        svg.write(picture, beside(out), name)
-    files.write_text(out, text)
+        files.write_bytes(beside(out) / f"{name}.svg", picture.svg)
+        files.write_bytes(beside(out) / f"{name}.png", picture.png)
+    files.write_text(out, page.render(results, sections, rendered, f"{beside(out).name}/"))
     return pictures
 
 

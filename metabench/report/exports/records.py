@@ -99,9 +99,12 @@ def _trial(trial: Trial, metric: Metric, facts: Mapping[str, Any]) -> RunRecord:
 
 
 def _run(run: Run, kind: str, name: str, facts: Mapping[str, Any]) -> RunRecord:
-    described, metric, status = run.config["run"], run.metric, _status(run)
+    described, metric, status = run.config["run"], run.metric, "running"
     facts = {**facts, **_facts(run.config), "seed": described["seed"]}
-    if status == FAILED:
+    if run.is_trained:
+        status = COMPLETE if run.reports[-1]["finite"] else DIVERGED
+    elif (run.folder / files.ERROR).is_file():
+        status = FAILED
         facts["error"] = (run.folder / files.ERROR).read_text(encoding="utf-8")[-LONGEST:]
     points = _points(run.reports, metric)
     if run.test is not None:
@@ -119,12 +122,6 @@ def _run(run: Run, kind: str, name: str, facts: Mapping[str, Any]) -> RunRecord:
         points=dict(sorted(points.items())),
         seconds=float(run.reports[-1].get("seconds") or 0.0) if run.reports else 0.0,
     )
-
-
-def _status(run: Run) -> str:
-    if run.is_trained:
-        return COMPLETE if run.reports[-1]["finite"] else DIVERGED
-    return FAILED if (run.folder / files.ERROR).is_file() else "running"
 
 
 def _points(reports: Iterable[Record], metric: Metric) -> dict[int, dict[str, float]]:

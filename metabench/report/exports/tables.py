@@ -12,7 +12,7 @@ from metabench import leaderboard as results
 from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Record, Run, Search, accelerator_seconds, validation
 from metabench.leaderboard.rows import BASELINE, RUN
-from metabench.leaderboard.table import VERSUS
+from metabench.leaderboard.table import flat
 from metabench.storage import files
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ DTYPES = {
 def tables(sources: Sequence[Search | Run], board: Record) -> dict[str, Lines]:
     """Gather what is to be written: names of tables to their lines, in [0, 1] and seconds and bytes."""
     return {
-        "rows": [_flat(row) for row in board["rows"]],
+        "rows": [flat(row) for row in board["rows"]],
         "comparisons": list(board["comparisons"]),
         "tasks": [line for source in sources for line in _tasks(source)],
         "trials": [line for source in sources if isinstance(source, Search) for line in _trials(source)],
@@ -53,54 +53,29 @@ def write(out: Path, tables: dict[str, Lines]) -> list[Path]:
     return paths
 
 
-def _flat(row: Record) -> dict[str, Any]:
-    settings, pairs = row["hyperparameters"], ("vs_default", "vs_best")
-    flat = {key: value for key, value in row.items() if key not in (*pairs, "hyperparameters")}
-    flat["hyperparameters"] = None if settings is None else json.dumps(settings)
-    return flat | {f"{key}_{part}": (row.get(key) or {}).get(part) for key in pairs for part in VERSUS}
-
-
 def _tasks(source: Search | Run) -> Iterator[dict[str, Any]]:
     """Yield one line a task and seed."""
-    metric = source.metric
-    groups = [(RUN, [source])] if isinstance(source, Run) else []
-    if isinstance(source, Search):
-        groups = [(variant, runs) for (_, variant), runs in source.runs.items()]
-    for variant, runs in groups:
+    groups = {("", RUN): [source]} if isinstance(source, Run) else source.runs
+    for (_, variant), runs in groups.items():
         for run in runs:
             if run.test is not None:
                 described = run.config["run"]
                 who = {"folder": str(run.folder), "algorithm": described["algorithm"], "variant": variant}
-                who["seed"] = described["seed"]
-                yield from _of_test(who, run.test, metric, _classes(run.test))
+                yield from _of_test({**who, "seed": described["seed"]}, run.test, source.metric, run.test)
     if isinstance(source, Search):
-        classes = _classes(next(iter(results.tests([source])), {}))
+        tested = next(iter(results.tests([source])), {})
         for name, baseline in source.baselines.items():
             who = {"folder": str(source.folder), "algorithm": name, "variant": BASELINE, "seed": None}
-            yield from _of_test(who, baseline, metric, classes)
+            yield from _of_test(who, baseline, source.metric, tested)
 
 
-def _of_test(
-    who: Record, test: Record, metric: Metric, classes: list[str] | None
-) -> Iterator[dict[str, Any]]:
-    figures = test[metric.name]
-    losses = test.get("loss") or [None] * len(figures)
-    for task, (figure, loss) in enumerate(zip(figures, losses, strict=True)):
-        line = {
-            "task": task,
-            metric.name: figure,
-            "loss": loss,
-            "classes": classes[task] if classes else None,
-        }
-        yield {**who, **line}
-
-
-def _classes(test: Record) -> list[str] | None:
-    """Return the names of each task's classes; None where the result is older than they are recorded."""
-    if not test.get("classes"):
-        return None
-    names = test["class_names"]
-    return ["; ".join(names[int(row)] for row in line.split()) for line in test["classes"]]
+def _of_test(who: Record, test: Record, metric: Metric, named: Record) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a result; another on the same tasks, where there is one, names their classes."""
+    nothing, names = [None] * len(test[metric.name]), named.get("class_names", [])
+    classes = ["; ".join(names[int(row)] for row in line.split()) for line in named.get("classes", [])]
+    columns = (test[metric.name], test.get("loss") or nothing, classes or nothing)
+    for task, (figure, loss, shown) in enumerate(zip(*columns, strict=True)):
+        yield {**who, "task": task, metric.name: figure, "loss": loss, "classes": shown}
 
 
 def _trials(search: Search) -> Lines:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlflow-artifacts"
+FILES = (DATABASE, ARTIFACTS)
 ADDRESS = "MLFLOW_TRACKING_URI"
 
 STATUS: Mapping[str, str] = {
@@ -36,7 +37,7 @@ MOST_PARAMETERS = 100
 
 
 def write(experiments: Sequence[Experiment], out: Path | None) -> str:
-    """Write experiments into a database in a folder, or to $MLFLOW_TRACKING_URI, and return the address."""
+    """Write experiments into a database in a folder, or to $MLFLOW_TRACKING_URI; say how to look at it."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations between MLflow and what it stands on
@@ -61,7 +62,7 @@ def write(experiments: Sequence[Experiment], out: Path | None) -> str:
                 _write(client, experiment, artifacts)
         except MlflowException as error:
             raise MetabenchError(f"{address}: MLflow says: {error}") from error
-    return address
+    return f"{address}; look at it with: mlflow ui --backend-store-uri {address}"
 
 
 def _write(client: MlflowClient, experiment: Experiment, artifacts: str | None) -> None:

@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
-from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Search
 from metabench.report.exports.records import Experiment, RunRecord
 from metabench.search import space as spaces
@@ -24,18 +23,21 @@ from metabench.search.journal.ledger import COMPLETE, PRUNED, Trial
 from metabench.search.propose import samplers
 from metabench.storage import files
 
+FILES = ("optuna.db",)
+
 FACTS = ("created", "seed", "protocol", "version", "code", "commit", "data_fingerprint")
 """What a study says of its search, beside the task and the budget."""
 
 
-def write(path: Path, experiments: Sequence[Experiment]) -> list[str]:
-    """Write the studies of searches, and return their names: the search's, a slash and the algorithm's.
+def write(experiments: Sequence[Experiment], out: Path) -> str:
+    """Write a study an algorithm of searches, SEARCH/ALGORITHM, and say which and how to look at them.
 
     The file appears when it is whole.
     """
+    path = out / FILES[0]
     if all(experiment.search is None for experiment in experiments):
         raise MetabenchError("a run has no trials to make a study of; give the folder of a search")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.unlink(missing_ok=True)
@@ -48,13 +50,12 @@ def write(path: Path, experiments: Sequence[Experiment]) -> list[str]:
     storage.remove_session()
     storage.engine.dispose()
     unfinished.rename(path)
-    return names
+    return f"{path}: {', '.join(names)}; look at them with: optuna-dashboard sqlite:///{path}"
 
 
 def _add(
     storage: RDBStorage, experiment: Experiment, search: Search, space: SearchSpace, algorithm: str
 ) -> str:
-    """Add a study, and return its name."""
     name, metric = f"{experiment.name}/{algorithm}", search.metric
     direction = "maximize" if metric.sign > 0 else "minimize"
     study = optuna.create_study(storage=storage, study_name=name, direction=direction)
@@ -70,7 +71,7 @@ def _add(
     distributions = {key: samplers.distribution(parameter) for key, parameter in sampled.items()}
     study.add_trials(
         [
-            _frozen(record, record.trial, distributions, metric, space.budget.tasks, experiment.began)
+            _frozen(experiment, record, distributions, space.budget.tasks)
             for record in experiment.records
             if record.trial is not None and record.algorithm == algorithm
         ]
@@ -79,19 +80,17 @@ def _add(
 
 
 def _frozen(
-    record: RunRecord,
-    trial: Trial,
-    distributions: Mapping[str, BaseDistribution],
-    metric: Metric,
-    budget: int,
-    began: datetime.datetime | None,
+    experiment: Experiment, record: RunRecord, distributions: Mapping[str, BaseDistribution], budget: int
 ) -> FrozenTrial:
     """Return a trial in Optuna's words; values that an extended search no longer allows are attributes only.
 
     The journal keeps no clock: a trial starts when its search did, and lasts as long as it took.
     """
+    search, trial, began = experiment.search, record.trial, experiment.began
+    assert search is not None
+    assert trial is not None
     sampled = {key: value for key, value in trial.sampled.items() if _allows(distributions.get(key), value)}
-    key = f"meta_validation/{metric}"
+    key = f"meta_validation/{search.metric}"
     scores = {seen: figures[key] for seen, figures in record.points.items() if key in figures}
     state = _state(trial, budget)
     frozen = optuna.create_trial(

@@ -15,12 +15,12 @@ from metabench.search.journal.ledger import DIVERGED, FAILED
 if TYPE_CHECKING:
     import wandb
 
-FOLDER = "wandb"
+FILES = ("wandb",)
 STEP = "tasks_seen"
 
 
 def write(experiments: Iterable[Experiment], out: Path) -> str:
-    """Write experiments as projects, and return the folders that are to be synchronised."""
+    """Write experiments as projects, and say which folders are to be synchronised."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would be sent
     import wandb
 
@@ -43,7 +43,8 @@ def write(experiments: Iterable[Experiment], out: Path) -> str:
                 _write_run(record, project, out, settings)
     finally:
         wandb.teardown()
-    return f"{out / FOLDER}/offline-run-*"
+    pattern = f"{out / FILES[0]}/offline-run-*"
+    return f"{pattern}; nothing was sent; to upload: wandb sync {pattern}"
 
 
 def _write_run(record: RunRecord, project: str, out: Path, settings: wandb.Settings) -> None:

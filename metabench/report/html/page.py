@@ -12,11 +12,11 @@ import jinja2
 from markupsafe import Markup
 
 from metabench import __version__
+from metabench.core import utc_now
 from metabench.leaderboard import notes
-from metabench.report.html import tables
+from metabench.report.html import reproduce, tables
 from metabench.report.html.pictures import Omitted, Picture, adaptation, gallery, leaderboard, search
 from metabench.report.html.reading import Results
-from metabench.report.html.reproduce import Recipe
 from metabench.report.html.style import COLOURS
 from metabench.report.html.svg import Rendered
 from metabench.report.html.tables import Table
@@ -50,56 +50,41 @@ def sections(results: Results) -> list[Section]:
 
 
 def render(
-    results: Results,
-    sections: Sequence[Section],
-    rendered: Mapping[str, Rendered],
-    recipes: Sequence[Recipe],
-    beside: str,
-    made: str,
+    results: Results, sections: Sequence[Section], rendered: Mapping[str, Rendered], beside: str
 ) -> str:
     """Return the whole page as one document that needs nothing else.
 
     Args:
         rendered: the pictures by name.
         beside: where the pictures lie as files.
-        made: when, in words.
     """
-    loader = jinja2.FileSystemLoader(HERE)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    loader, undefined = jinja2.FileSystemLoader(HERE), jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True)
+    script, sheet = ((HERE / f"page.{form}").read_text(encoding="utf-8") for form in ("js", "css"))
+    bright = "".join(f"--{name}:{light};" for name, (light, _) in COLOURS.items())
+    both = "".join(f"--{name}:light-dark({light},{dark});" for name, (light, dark) in COLOURS.items())
+    # Browsers without light-dark() keep the light colours.
+    colours = f":root{{{bright}}}\n@supports (color:light-dark(red,red)){{:root{{{both}}}}}\n"
     return environment.get_template("page.html").render(
         title=notes.title(results.board),
         about=_about(results),
         sections=sections,
         rendered=rendered,
-        recipes=recipes,
+        recipes=reproduce.recipes(results),
         beside=beside,
-        made=made,
+        made=utc_now().strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
-        style=Markup(_style()),
+        style=Markup(colours + sheet),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _style() -> str:
-    """Return the style sheet: the colours that pictures are drawn in, then the rest."""
-    bright = "".join(f"--{name}:{light};" for name, (light, _) in COLOURS.items())
-    both = "".join(f"--{name}:light-dark({light},{dark});" for name, (light, dark) in COLOURS.items())
-    # Browsers without light-dark() keep the light colours.
-    colours = f":root{{{bright}}}\n@supports (color:light-dark(red,red)){{:root{{{both}}}}}\n"
-    return colours + (HERE / "page.css").read_text(encoding="utf-8")
-
-
 def _about(results: Results) -> list[str]:
     """Say what the report is of, and how far that has come."""
-    numbers = (
-        (len(results.searches), "search", "searches"),
-        (len(results.runs), "single run", "single runs"),
-    )
-    sources = " and ".join(f"{n} {one if n == 1 else many}" for n, one, many in numbers if n)
+    counts = {("search", "searches"): results.searches, ("single run", "single runs"): results.runs}
+    shown = [f"{len(them)} {names[len(them) > 1]}" for names, them in counts.items() if them]
+    sources = " and ".join(shown)
     lines = [f"{sources}; protocol {results.board['protocol']}."]
     if results.trials:
         ended = sum(tried.trial.status is not None for tried in results.trials)

@@ -112,7 +112,13 @@ def read(places: Sequence[Path]) -> Results:
     names = _names(ranked["rows"])
     searches = [_searched(source, names) for source in sources if isinstance(source, Search)]
     runs = [source for source in sources if isinstance(source, Run)]
-    finals = [*_finals(searches), *_single(runs, names)]
+    finals = [
+        Final(one.labels.get(algorithm, algorithm), variant, run)
+        for one in searches
+        for (algorithm, variant), group in one.search.runs.items()
+        for run in group
+    ]
+    finals += _single(runs, names)
     labels = [*(label for one in searches for label in one.labels.values()), *(one.label for one in finals)]
     return Results(
         board=ranked,
@@ -135,12 +141,6 @@ def _searched(search: Search, names: Names) -> Searched:
     space = SearchSpace.model_validate(search.config["space"])
     labels = {algorithm: names[algorithm, short_path(search.folder)] for algorithm in space.algorithms}
     return Searched(search, space, labels, look(search.folder))
-
-
-def _finals(searches: Sequence[Searched]) -> Iterator[Final]:
-    for one in searches:
-        for (algorithm, variant), group in one.search.runs.items():
-            yield from (Final(one.labels.get(algorithm, algorithm), variant, run) for run in group)
 
 
 def _single(runs: Sequence[Run], names: Names) -> Iterator[Final]:

@@ -6,7 +6,6 @@ import copy
 import io
 import re
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as XML
 
@@ -15,7 +14,6 @@ from markupsafe import Markup
 
 from metabench.report.html.pictures import Picture
 from metabench.report.html.style import COLOURS, PAPER
-from metabench.storage import files
 
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -27,7 +25,7 @@ PIXELS = 96 / 72
 
 
 class Rendered(NamedTuple):
-    """A picture as part of a page and as files."""
+    """A picture as part of a page, and as files on white."""
 
     inline: Markup
     svg: bytes
@@ -54,12 +52,6 @@ def render(picture: Picture) -> Rendered:
         svg=XML.tostring(file, encoding="utf-8", xml_declaration=True),
         png=_saved(picture, "png", PAPER),
     )
-
-
-def write(rendered: Rendered, folder: Path, name: str) -> None:
-    """Write NAME.svg and NAME.png, both on white."""
-    files.write_bytes(folder / f"{name}.svg", rendered.svg)
-    files.write_bytes(folder / f"{name}.png", rendered.png)
 
 
 def _saved(picture: Picture, form: str, ground: str) -> bytes:

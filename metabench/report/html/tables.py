@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from metabench.core import metrics
 from metabench.leaderboard.columns import COLUMNS, WHO, Column, count, duration
+from metabench.leaderboard.columns import settings as in_one_line
 from metabench.leaderboard.notes import about
 from metabench.leaderboard.rows import TUNED
 from metabench.leaderboard.table import split
@@ -146,17 +147,13 @@ def _trial(results: Results, tried: Tried, names: Sequence[str]) -> list[Cell]:
         ),
         _number(last.get("seconds"), ".0f"),
         *(_number(trial.hyperparameters.get(name), ".4g") for name in names),
-        Cell(", ".join(f"{key}={_setting(value)}" for key, value in others.items())),
+        Cell(in_one_line(others)),
         Cell(_note(trial)),
     ]
 
 
 def _number(value: float | None, form: str) -> Cell:
     return Cell("" if value is None else f"{value:{form}}", value)
-
-
-def _setting(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
 
 
 def _note(trial: Any) -> str:

@@ -125,9 +125,9 @@ def test_an_error_is_minimised(tmp_path: Path) -> None:
     for error in (0.7, 0.2):
         trial = ledger.propose("maml", {}, {}, False, 1)
         decide(ledger, space.budget, trial.name, make_error_report(2700, error))
-    path = tmp_path / "it.db"
+    path = tmp_path / "optuna.db"
     searches = list(records.experiments([folders.read_search(tmp_path / "waves")]))
-    assert to_optuna.write(path, searches) == ["waves/maml"]
+    assert to_optuna.write(searches, tmp_path).startswith(f"{path}: waves/maml;")
     study = optuna.load_study(study_name="waves/maml", storage=f"sqlite:///{path}")
     assert (study.metric_names, study.direction.name) == (["meta_validation/error"], "MINIMIZE")
     assert (study.best_value, study.best_trial.intermediate_values) == (0.2, {2700: 0.2})

@@ -81,27 +81,26 @@ def draw_steps(results: Results) -> Drawn:
 
 
 def _followed(results: Results) -> list[Followed]:
-    groups: dict[tuple[str, str], list[tuple[Final, Points]]] = {}
+    """List means and ends over seeds; of one seed, the ends of its interval over tasks."""
+    groups: dict[tuple[str, str, int], list[Points]] = {}
     for final in results.finals:
         path = final.run.folder / files.DIAGNOSTICS
         points = files.read_json(path)["over_steps"] if path.exists() else None
         if points and all(point["mean"] is not None for point in points):
-            groups.setdefault((final.label, final.variant), []).append((final, points))
-    return [_over_seeds(group) for group in groups.values()]
-
-
-def _over_seeds(group: Sequence[tuple[Final, Points]]) -> Followed:
-    """Return means and ends over seeds; of one seed, the ends of its interval over tasks."""
-    final, (low, high) = group[-1][0], ("ci_low", "ci_high") if len(group) == 1 else ("mean", "mean")
-    figures = [
-        (statistics.fmean(p["mean"] for p in step), min(p[low] for p in step), max(p[high] for p in step))
-        for step in zip(*(points for _, points in group), strict=True)
-    ]
-    return Followed(final.label, final.variant, _steps(final.run.config["run"]), figures)
+            who = (final.label, final.variant, _steps(final.run.config["run"]))
+            groups.setdefault(who, []).append(points)
+    followed = []
+    for who, group in groups.items():
+        low, high = ("ci_low", "ci_high") if len(group) == 1 else ("mean", "mean")
+        figures = [
+            (statistics.fmean(p["mean"] for p in step), min(p[low] for p in step), max(p[high] for p in step))
+            for step in zip(*group, strict=True)
+        ]
+        followed.append(Followed(*who, figures))
+    return followed
 
 
 def _steps(run: Mapping[str, Any]) -> int:
-    """Return the inner steps at evaluation."""
     counts = (run["hyperparameters"].get(name, -1) for name in algorithms.get(run["algorithm"]).inner_steps)
     return next((int(count) for count in counts if count >= 0), 0)
 
