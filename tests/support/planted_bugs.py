@@ -327,7 +327,7 @@ BUGS = [
     ),
     Bug(
         "classes have no part in their interval", "stats/classes.py",
-        "variance = effect * found.weight + noise / n_tasks", "variance = noise / n_tasks",
+        "variance = effect * classes.weight + noise / n_tasks", "variance = noise / n_tasks",
         "stats/test_classes.py::test_variance_and_degrees_of_freedom_are_those_of_the_whole_matrices",
     ),
     Bug(
