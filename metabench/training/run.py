@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metabench import PROTOCOL, __version__
-from metabench.core import MetabenchError, Objective, Report, Split, Splits, Tree, utc_now
+from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
@@ -21,16 +21,14 @@ from metabench.storage import files, remote, tensors
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, loop, mosaic, resume
 from metabench.training.evaluate import evaluate
-from metabench.training.loop import Learner
+from metabench.training.vectorise import Model
 
 
 class Run(NamedTuple):
     """A finished or running run, with the weights of its best meta-validation report."""
 
     config: RunConfig
-    learner: Learner
-    meta: Tree
-    buffers: Tree
+    model: Model
     record: Mapping[str, Any]  # tasks seen and meta-validation accuracy or error of those weights
 
 
@@ -126,21 +124,14 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
     run = open_run(folder, splits, device)
     tasks = frozen.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
     split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
-    diagnosis = diagnose(run, split.images, tasks)
+    diagnosis = diagnostics.diagnose(run.model, split.images, tasks)
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
-    for step, values in diagnostics.scalars(diagnosis, run.learner.net.objective.metric):
+    for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
     if splits.kind == "classification":
-        algorithm, net, h = run.learner
-        mosaic.show(events, algorithm, net, run.meta, run.buffers, h, split, tasks)
+        mosaic.show(events, run.model, split, tasks)
     events.close()
     files.write_json(folder / files.DIAGNOSTICS, diagnosis)
-
-
-def diagnose(run: Run, images: torch.Tensor, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    """Diagnose a run's weights on frozen tasks; see `diagnostics.diagnose`."""
-    algorithm, net, h = run.learner
-    return diagnostics.diagnose(algorithm, net, run.meta, run.buffers, h, images, tasks)
 
 
 def write_report(events: Events, report: Report, objective: Objective) -> None:
@@ -199,13 +190,14 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
             f"{folder}: has no {files.WEIGHTS}: it was stopped before its first report, or diverged"
         )
     learner = loop.build(config, splits)
+    fresh = loop.model(learner, loop.start(config, learner, device))
     flat, record = tensors.load(folder / files.WEIGHTS, device)
-    meta, buffers = loop.fill_learner(config, learner, flat, device)
+    model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
         source = sampling.pool(splits.meta_train._replace(images=images), config.task)
-        loop.check_kernels(config, learner, source, meta, buffers)
-    return Run(config, learner, meta, buffers, {key: float(value) for key, value in record.items()})
+        loop.check_kernels(config, model, source)
+    return Run(config, model, {key: float(value) for key, value in record.items()})
 
 
 def read_config(place: Path) -> RunConfig:
@@ -247,7 +239,7 @@ def test_run(
     usual = frozen.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     name = files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
-    _refuse_more_ways(folder, run.learner.net.outputs, tasks)
+    _refuse_more_ways(folder, run.model.net.outputs, tasks)
     scored = _scored(run, splits.meta_test._replace(images=splits.meta_test.images.to(device)), tasks)
     opened = [files.read_json(path)["times_opened"] for path in folder.glob("test*.json")]
     result = {
@@ -263,13 +255,13 @@ def test_run(
 
 
 def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    algorithm, net, h = run.learner
-    score = evaluate(algorithm, net, run.meta, run.buffers, h, split.images, tasks)
+    algorithm, net, *_, h = run.model
+    score = evaluate(run.model, split.images, tasks)
     return {
         "algorithm": run.config.algorithm,
         net.objective.metric.name: score.score.tolist(),
         "loss": score.loss.tolist(),
-        "diagnostics": diagnose(run, split.images, tasks),
+        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks),
         "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],
         "class_names": split.classes,
         "tasks": len(score.score),
