@@ -98,9 +98,7 @@ def gradient(
     # Of use to a profile alone: without one, it would be two operations more in every inner step.
     with record_function("inner gradient") if torch.autograd._profiler_enabled() else nullcontext():
         direction, moments = of(fast, slow, support)
-        if clip:
-            direction = trees.map(lambda g: g.clamp(-clip, clip), direction)
-    return direction, moments
+        return optim.clip(direction, clip), moments
 
 
 def steps_at_evaluation(h: Settings) -> int:

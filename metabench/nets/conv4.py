@@ -15,9 +15,6 @@ from metabench.nets import layers, parts
 
 BLOCKS = 4
 
-Block = Callable[[Tree, int, Tensor, Tree | None], tuple[Tensor, Tree]]
-"""(params, number, x, given moments) -> (x of half the size, the batch moments used by layer)."""
-
 HALVE: Mapping[str, Callable[[int], int]] = {
     "pool": lambda side: side // 2,
     "stride": lambda side: -(-side // 2),
@@ -45,7 +42,7 @@ def conv4(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
         parts.Layer(f"conv{block}", f"norm{block}", (network.width, n, 3, 3))
         for block, n in enumerate(inputs, 1)
     ]
-    embed = partial(_embed, _block_of(network), READOUTS[network.readout])
+    embed = partial(parts.embed, _block_of(network), BLOCKS, READOUTS[network.readout])
     return parts.describe(network, hidden, embed, features, outputs, network.width * whole)
 
 
@@ -55,21 +52,7 @@ READOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _embed(
-    block: Block,
-    readout: Callable[[Tensor], Tensor],
-    params: Tree,
-    x: Tensor,
-    moments: Tree | None = None,
-) -> tuple[Tensor, Tree]:
-    used: Tree = {}
-    for number in range(1, BLOCKS + 1):
-        x, seen = block(params, number, x, moments)
-        used |= seen
-    return readout(x), used
-
-
-def _block_of(network: NetworkConfig) -> Block:
+def _block_of(network: NetworkConfig) -> parts.Block:
     norm = parts.norm_of(network)
     if network.shrink == "stride":
         return partial(_strided, norm)

@@ -19,6 +19,10 @@ Norm = Callable[[Tree, str, Tensor, Tree | None], tuple[Tensor, Tree]]
 """(params, layer, x [n, C, ...], given moments) -> (normalised x, the batch moments used by layer)."""
 
 
+Block = Callable[[Tree, int, Tensor, Tree | None], tuple[Tensor, Tree]]
+"""(params, number, x, given moments) -> (what the block makes of x, the batch moments used by layer)."""
+
+
 def norm_of(network: NetworkConfig) -> Norm:
     """Return the norm layer that a config names."""
     kinds: dict[str, Norm] = {
@@ -48,6 +52,22 @@ class Layer(NamedTuple):
     name: str
     norm: str
     shape: tuple[int, ...]  # of its weight: [out, in, ...]
+
+
+def embed(
+    block: Block,
+    n_blocks: int,
+    readout: Callable[[Tensor], Tensor],
+    params: Tree,
+    x: Tensor,
+    moments: Tree | None = None,
+) -> tuple[Tensor, Tree]:
+    """Pass inputs through one block after another, as `Net.embed` wants it."""
+    used: Tree = {}
+    for number in range(1, n_blocks + 1):
+        x, seen = block(params, number, x, moments)
+        used |= seen
+    return readout(x), used
 
 
 def describe(

@@ -50,9 +50,10 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
     tasks = frozen.first(tasks, TASKS)
     sign = model.net.objective.metric.sign
     scored = _score(model, images, tasks)
+    n_worst = max(1, math.ceil(WORST * len(scored["score"])))
     diagnosis = {
         "tasks": len(scored["score"]),
-        "worst_tenth": sign * _worst(sign * scored["score"]),
+        "worst_tenth": sign * float(np.sort(sign * scored["score"])[:n_worst].mean()),
         "calibration_error": _calibration_error(scored) if "count" in scored else None,
         "followed": 0,
         "over_steps": None,
@@ -111,11 +112,6 @@ def _binned(logits: Tensor, y: Tensor) -> Tree:
 def _calibration_error(scored: dict[str, NDArray[np.float64]]) -> float:
     count, confidence, hits = (scored[key].sum(0) for key in ("count", "confidence", "hits"))
     return float(np.abs(confidence - hits).sum() / count.sum())
-
-
-def _worst(score: NDArray[np.float64]) -> float:
-    n_worst = max(1, math.ceil(WORST * len(score)))
-    return float(np.sort(score)[:n_worst].mean())
 
 
 def _point(step: int, score: NDArray[np.float64]) -> dict[str, float]:

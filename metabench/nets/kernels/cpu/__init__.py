@@ -50,13 +50,14 @@ def step(
     n, n_channels, height, width = len(x), len(weight), *x.shape[2:]
     pooled = image(x, n, n_channels, height // 2, width // 2)
     where = torch.empty_like(pooled, dtype=torch.int64)
-    sign = _sign(scale) if bool((scale < 0).any()) else None
+    has_negative = bool((scale < 0).any())
+    sign = wide(torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)) if has_negative else None
     gathered, seen = Gathered(n), []
     for at in blocks(x, len(weight)):
         y = convolve(x[at], weight, groups)
         if has_moments:
             seen.append((len(y) / n, *torch.batch_norm_update_stats(y, None, None, 0.0)))
-            if keep and not _is_light(x, groups):
+            if keep and x.shape[1] // groups > FEW:
                 gathered.put("y", at, y)
         signed = y if sign is None else y * sign
         torch.ops.aten.max_pool2d_with_indices.out(signed, [2, 2], out=pooled[at], indices=where[at])
@@ -117,10 +118,6 @@ def step_grad_grad(
     return *gathered.read("g_y", "g_pooled"), of_g_moments, *gathered.read("x", "weight", "y"), of_moments
 
 
-def _is_light(x: Tensor, groups: int) -> bool:
-    return x.shape[1] // groups <= FEW
-
-
 def _line(gradients: Gradients, saved: Saved) -> Line:
     if gradients.moments is None:
         return None
@@ -171,10 +168,6 @@ def _moved(at: slice, h_weight: Tensor | None, h_x: Tensor | None, saved: Saved)
     ways = ((saved.x, h_weight), (h_x, saved.weight))
     moves = [convolve(a[at], b, saved.groups) for a, b in ways if a is not None and b is not None]
     return moves[0] if len(moves) == 1 else moves[0].add_(moves[1])
-
-
-def _sign(scale: Tensor) -> Tensor:
-    return wide(torch.where(scale < 0, -1.0, 1.0).to(scale.dtype))
 
 
 def _moments(seen: Sequence[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
