@@ -63,10 +63,7 @@ def over(
     *shared: Tree,
     traces: TraceCache | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Apply a function of a network, one task and what tasks share to every frozen task.
-
-    Args:
-        function: returns a dict of tensors.
+    """Apply a function of a network, one task and what tasks share, which returns a dict, to frozen tasks.
 
     Returns:
         Arrays [T, ...] by the names in that dict.

@@ -219,7 +219,7 @@ def meta_step(
     progress = state.tasks_seen / config.tasks
     with record_function("outer gradient"):
         gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
-            model(learner, state), groups, progress, traces=traces
+            model(learner, state), groups, progress, traces
         )
     with record_function("outer optimiser"):
         optimiser = learner.algorithm.optimizer(learner.h)

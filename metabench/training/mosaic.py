@@ -87,11 +87,7 @@ def show(events: Events, model: Model, split: Split, tasks: FrozenTasks) -> None
 
 
 def mosaic(one: Episode, shots: int = SHOTS, queries: int = QUERIES) -> NDArray[np.uint8]:
-    """Lay out a classification task: a class a row, support, a gap, queries framed by right and wrong.
-
-    Returns:
-        Colours, [height, width, 3].
-    """
+    """Lay out a classification task, a class a row: support, a gap, queries framed by right and wrong."""
     hits = one.guess == one.query_y
     most = min(shots, int(torch.bincount(one.support_y).max()))
     empty = [np.full_like(_framed(one.query[0], BACKGROUND), 235)]

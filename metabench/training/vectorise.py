@@ -120,18 +120,14 @@ def meta_gradient(
 
 
 def grouped_meta_gradient(
-    model: Model,
-    groups: Sequence[Task],
-    progress: float,
-    chunk: int | None = None,
-    traces: TraceCache | None = None,
+    model: Model, groups: Sequence[Task], progress: float, traces: TraceCache | None = None
 ) -> MetaGradient:
     """Do the same over groups of tasks, as tasks of different ways or shots cannot be computed at once."""
     n_tasks = sum(len(tasks.classes) for tasks in groups)
     parts = []
     for tasks in groups:
         fitting = model._replace(net=for_tasks(model.net, tasks))
-        mean = meta_gradient(fitting, tasks, progress, chunk, traces)
+        mean = meta_gradient(fitting, tasks, progress, traces=traces)
         if len(groups) == 1:
             return mean
         share = len(tasks.classes) / n_tasks

@@ -110,8 +110,12 @@ def _last(name: str) -> Any:
 
 def failure(device: torch.device) -> str | None:
     """Say why the operators do not run on a device; None where they do."""
-    if device.type not in ("cuda", "meta"):
-        return None if device.type == "cpu" else "there are none"
+    if device.type == "cpu":
+        return None
+    return _trial(device) if device.type in ("cuda", "meta") else "there are none"
+
+
+def _trial(device: torch.device) -> str | None:
     try:
         # Another thread knows nothing of the transforms that this one may be in.
         with ThreadPoolExecutor(1) as thread:

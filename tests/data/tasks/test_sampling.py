@@ -268,8 +268,8 @@ def test_tasks_of_several_shapes_give_the_mean_of_their_gradients(name: str) -> 
         indices = sampling.sample(seeds.generator("groups", shape.way), source, shape, n_tasks)
         groups.append(frozen.gather(source.split.images, indices, shape))
     model = loop.model(learner, state)
-    whole, loss, *_ = vectorise.grouped_meta_gradient(model, groups, 0.5, 8)
-    parts = [vectorise.grouped_meta_gradient(model, [group], 0.5, 8)[:2] for group in groups]
+    whole, loss, *_ = vectorise.grouped_meta_gradient(model, groups, 0.5)
+    parts = [vectorise.grouped_meta_gradient(model, [group], 0.5)[:2] for group in groups]
     expected = trees.map(lambda a, b: 0.75 * a + 0.25 * b, parts[0][0], parts[1][0])
     for mine, theirs in zip(trees.leaves(whole), trees.leaves(expected), strict=True):
         torch.testing.assert_close(mine, theirs)  # float32: the order of a sum
@@ -286,9 +286,7 @@ def test_a_task_of_fewer_ways_sees_a_network_cut_to_its_ways(name: str) -> None:
     source = sampling.pool(splits.meta_train, small.TASK)
     indices = sampling.sample(seeds.generator("cut"), source, shape, 2)
     tasks = frozen.gather(source.split.images, indices, shape)
-    gradient, loss, *_ = vectorise.grouped_meta_gradient(
-        vectorise.Model(learner.algorithm, learner.net, state.meta, state.buffers, learner.h), [tasks], 0.5, 8
-    )
+    gradient, loss, *_ = vectorise.grouped_meta_gradient(loop.model(learner, state), [tasks], 0.5)
     head = gradient["theta"]["head"]
     assert not head["weight"][3:].any()
     assert not head["bias"][3:].any()

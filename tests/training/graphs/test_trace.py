@@ -107,7 +107,7 @@ def test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own() -> 
     traces = TraceCache(trace_after=0)
     for progress, way in ((0.1, 4), (0.3, 4), (0.4, 4), (0.6, 4), (0.9, 4), (0.9, 3)):
         tasks = draw(splits, 0, way)
-        args = (loop.model(learner, state), [tasks], progress, 8)
+        args = (loop.model(learner, state), [tasks], progress)
         found = vectorise.grouped_meta_gradient(*args, traces)
         assert_identical(found[0], vectorise.grouped_meta_gradient(*args)[0])
     assert len(traces.recorded) == 4  # weighed steps; first order; second order; fewer ways
