@@ -55,8 +55,8 @@ READOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
 def _block_of(network: NetworkConfig) -> parts.Block:
     norm = parts.norm_of(network)
     if network.shrink == "stride":
-        return partial(_strided, norm)
-    return {"batch": _pooled_batch_norm, "none": _pooled_bias}.get(network.norm, partial(_pooled, norm))
+        return partial(_block, norm, 2)
+    return {"batch": _pooled_batch_norm, "none": _pooled_bias}.get(network.norm, partial(_block, norm, 1))
 
 
 def _pooled_batch_norm(params: Tree, number: int, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
@@ -77,18 +77,10 @@ def _pooled_bias(params: Tree, number: int, x: Tensor, moments: Tree | None) -> 
     return F.relu(x + conv["bias"].view(-1, 1, 1)), {}
 
 
-def _pooled(
-    norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
+def _block(
+    norm: parts.Norm, stride: int, params: Tree, number: int, x: Tensor, moments: Tree | None
 ) -> tuple[Tensor, Tree]:
     conv = params[f"conv{number}"]
-    x, used = norm(params, f"norm{number}", F.conv2d(x, conv["weight"], padding=1), moments)
-    return F.relu(F.max_pool2d(x, 2)), used
-
-
-def _strided(
-    norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
-) -> tuple[Tensor, Tree]:
-    conv = params[f"conv{number}"]
-    x = F.conv2d(x, conv["weight"], conv.get("bias"), stride=2, padding=1)
+    x = F.conv2d(x, conv["weight"], conv.get("bias"), stride=stride, padding=1)
     x, used = norm(params, f"norm{number}", x, moments)
-    return F.relu(x), used
+    return F.relu(F.max_pool2d(x, 2) if stride == 1 else x), used

@@ -27,8 +27,8 @@ def norm_of(network: NetworkConfig) -> Norm:
     """Return the norm layer that a config names."""
     kinds: dict[str, Norm] = {
         "batch": _batch_norm,
-        "group": partial(_group_norm, network.groups),
-        "none": _no_norm,
+        "group": lambda params, name, x, moments: (layers.group_norm(x, params[name], network.groups), {}),
+        "none": lambda params, name, x, moments: (x, {}),
     }
     return kinds[network.norm]
 
@@ -36,14 +36,6 @@ def norm_of(network: NetworkConfig) -> Norm:
 def _batch_norm(params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
     used = layers.batch_moments(x) if moments is None else moments[name]
     return layers.normalise(x, params[name], used), {name: used}
-
-
-def _group_norm(groups: int, params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
-    return layers.group_norm(x, params[name], groups), {}
-
-
-def _no_norm(params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
-    return x, {}
 
 
 class Layer(NamedTuple):
