@@ -96,7 +96,7 @@ def gradient(
     elif checkpoint:
         of = recompute.checkpoint(of)
     # Of use to a profile alone: without one, it would be two operations more in every inner step.
-    with record_function("inner gradient") if torch.autograd._profiler_enabled() else nullcontext():
+    with record_function("inner gradient") if torch._C._autograd._profiler_enabled() else nullcontext():
         direction, moments = of(fast, slow, support)
         return optim.clip(direction, clip), moments
 
