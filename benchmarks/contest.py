@@ -97,7 +97,10 @@ class Contest:
 
         def call() -> list[torch.Tensor]:
             gradient, *_ = vectorise.meta_gradient(
-                self.algorithm, self.net, self.meta, self.buffers, self.tasks, self.h, 0.0, traces=self.traces
+                vectorise.Model(self.algorithm, self.net, self.meta, self.buffers, self.h),
+                self.tasks,
+                0.0,
+                traces=self.traces,
             )
             return ordered(gradient["theta"])
 

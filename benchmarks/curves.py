@@ -75,9 +75,7 @@ def record(run: RunConfig, splits: Splits, header: dict[str, Any], device: torch
         line: dict[str, Any] = {"tasks_seen": report.tasks_seen, "finite": False, "seconds": seconds}
         begun = clock()
         if report.finite:
-            scored = evaluate.evaluate(
-                learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks
-            )
+            scored = evaluate.evaluate(loop.model(learner, state), images, tasks)
             line |= {"finite": math.isfinite(float(scored.score.mean() + scored.loss.mean()))}
         if line["finite"]:
             line |= {"val_seconds": round(clock() - begun, 3), "loss": round(float(scored.loss.mean()), 5)}

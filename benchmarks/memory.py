@@ -64,7 +64,9 @@ def step(form: Form, device: str, trace_after: float, chunk: int | None = None) 
     classes = torch.arange(WAY, device=device).expand(form.tasks, -1)
     tasks = Task(Support(*drawn[:2]), Query(*drawn[2:]), classes)
     traces = TraceCache(trace_after=trace_after)
-    return lambda: vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.0, chunk, traces)
+    return lambda: vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.0, chunk, traces
+    )
 
 
 def peak(call: Callable[[], Any], device: str) -> int:

@@ -100,7 +100,9 @@ def distances(config: RunConfig, splits: Splits, n_batches: int) -> dict[str, li
 
 def gradient(learner: loop.Learner, meta: Any, tasks: Task) -> Any:
     """Return a meta-gradient."""
-    return vectorise.meta_gradient(learner.algorithm, learner.net, meta, {}, tasks, learner.h, 0.0)[0]
+    return vectorise.meta_gradient(
+        vectorise.Model(learner.algorithm, learner.net, meta, {}, learner.h), tasks, 0.0
+    )[0]
 
 
 def double(tasks: Task) -> Task:

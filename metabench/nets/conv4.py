@@ -15,9 +15,6 @@ from metabench.nets import layers, parts
 
 BLOCKS = 4
 
-Block = Callable[[Tree, int, Tensor, Tree | None], tuple[Tensor, Tree]]
-"""(params, number, x, given moments) -> (x of half the size, the batch moments used by layer)."""
-
 HALVE: Mapping[str, Callable[[int], int]] = {
     "pool": lambda side: side // 2,
     "stride": lambda side: -(-side // 2),
@@ -45,7 +42,7 @@ def conv4(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
         parts.Layer(f"conv{block}", f"norm{block}", (network.width, n, 3, 3))
         for block, n in enumerate(inputs, 1)
     ]
-    embed = partial(_embed, _block_of(network), READOUTS[network.readout])
+    embed = partial(parts.embed, _block_of(network), BLOCKS, READOUTS[network.readout])
     return parts.describe(network, hidden, embed, features, outputs, network.width * whole)
 
 
@@ -55,25 +52,11 @@ READOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _embed(
-    block: Block,
-    readout: Callable[[Tensor], Tensor],
-    params: Tree,
-    x: Tensor,
-    moments: Tree | None = None,
-) -> tuple[Tensor, Tree]:
-    used: Tree = {}
-    for number in range(1, BLOCKS + 1):
-        x, seen = block(params, number, x, moments)
-        used |= seen
-    return readout(x), used
-
-
-def _block_of(network: NetworkConfig) -> Block:
+def _block_of(network: NetworkConfig) -> parts.Block:
     norm = parts.norm_of(network)
     if network.shrink == "stride":
-        return partial(_strided, norm)
-    return {"batch": _pooled_batch_norm, "none": _pooled_bias}.get(network.norm, partial(_pooled, norm))
+        return partial(_block, norm, 2)
+    return {"batch": _pooled_batch_norm, "none": _pooled_bias}.get(network.norm, partial(_block, norm, 1))
 
 
 def _pooled_batch_norm(params: Tree, number: int, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
@@ -94,18 +77,10 @@ def _pooled_bias(params: Tree, number: int, x: Tensor, moments: Tree | None) -> 
     return F.relu(x + conv["bias"].view(-1, 1, 1)), {}
 
 
-def _pooled(
-    norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
+def _block(
+    norm: parts.Norm, stride: int, params: Tree, number: int, x: Tensor, moments: Tree | None
 ) -> tuple[Tensor, Tree]:
     conv = params[f"conv{number}"]
-    x, used = norm(params, f"norm{number}", F.conv2d(x, conv["weight"], padding=1), moments)
-    return F.relu(F.max_pool2d(x, 2)), used
-
-
-def _strided(
-    norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
-) -> tuple[Tensor, Tree]:
-    conv = params[f"conv{number}"]
-    x = F.conv2d(x, conv["weight"], conv.get("bias"), stride=2, padding=1)
+    x = F.conv2d(x, conv["weight"], conv.get("bias"), stride=stride, padding=1)
     x, used = norm(params, f"norm{number}", x, moments)
-    return F.relu(x), used
+    return F.relu(F.max_pool2d(x, 2) if stride == 1 else x), used

@@ -24,19 +24,14 @@ def mlp(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     hidden = [
         parts.Layer(f"linear{layer}", f"norm{layer}", (network.width, n)) for layer, n in enumerate(inputs, 1)
     ]
-    embed = partial(_embed, parts.norm_of(network), network.depth)
+    embed = partial(parts.embed, partial(_block, parts.norm_of(network)), network.depth, lambda x: x)
     return parts.describe(network, hidden, embed, network.width, outputs, network.width)
 
 
-def _embed(
-    norm: parts.Norm, depth: int, params: Tree, x: Tensor, moments: Tree | None = None
+def _block(
+    norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
 ) -> tuple[Tensor, Tree]:
-    x = x.flatten(1)
-    used: Tree = {}
-    for number in range(1, depth + 1):
-        linear = params[f"linear{number}"]
-        x = F.linear(x, linear["weight"], linear.get("bias"))
-        x, seen = norm(params, f"norm{number}", x, moments)
-        x = F.relu(x)
-        used |= seen
-    return x, used
+    linear = params[f"linear{number}"]
+    x = F.linear(x.flatten(1), linear["weight"], linear.get("bias"))
+    x, used = norm(params, f"norm{number}", x, moments)
+    return F.relu(x), used

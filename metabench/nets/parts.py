@@ -19,12 +19,16 @@ Norm = Callable[[Tree, str, Tensor, Tree | None], tuple[Tensor, Tree]]
 """(params, layer, x [n, C, ...], given moments) -> (normalised x, the batch moments used by layer)."""
 
 
+Block = Callable[[Tree, int, Tensor, Tree | None], tuple[Tensor, Tree]]
+"""(params, number, x, given moments) -> (what the block makes of x, the batch moments used by layer)."""
+
+
 def norm_of(network: NetworkConfig) -> Norm:
     """Return the norm layer that a config names."""
     kinds: dict[str, Norm] = {
         "batch": _batch_norm,
-        "group": partial(_group_norm, network.groups),
-        "none": _no_norm,
+        "group": lambda params, name, x, moments: (layers.group_norm(x, params[name], network.groups), {}),
+        "none": lambda params, name, x, moments: (x, {}),
     }
     return kinds[network.norm]
 
@@ -34,20 +38,28 @@ def _batch_norm(params: Tree, name: str, x: Tensor, moments: Tree | None) -> tup
     return layers.normalise(x, params[name], used), {name: used}
 
 
-def _group_norm(groups: int, params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
-    return layers.group_norm(x, params[name], groups), {}
-
-
-def _no_norm(params: Tree, name: str, x: Tensor, moments: Tree | None) -> tuple[Tensor, Tree]:
-    return x, {}
-
-
 class Layer(NamedTuple):
     """A hidden layer of weights and the norm layer that follows it."""
 
     name: str
     norm: str
     shape: tuple[int, ...]  # of its weight: [out, in, ...]
+
+
+def embed(
+    block: Block,
+    n_blocks: int,
+    readout: Callable[[Tensor], Tensor],
+    params: Tree,
+    x: Tensor,
+    moments: Tree | None = None,
+) -> tuple[Tensor, Tree]:
+    """Pass inputs through one block after another, as `Net.embed` wants it."""
+    used: Tree = {}
+    for number in range(1, n_blocks + 1):
+        x, seen = block(params, number, x, moments)
+        used |= seen
+    return readout(x), used
 
 
 def describe(

@@ -68,25 +68,25 @@ def _traces(shares: sparse.csr_array, sums: Floats) -> tuple[float, float, float
     )
 
 
-def of_classes(per_task: Floats, found: Design) -> VarianceComponent:
+def of_classes(per_task: Floats, classes: Design) -> VarianceComponent:
     """Return the variance that classes and tasks [T], averaged over seeds, give to the mean."""
     n_tasks = len(per_task)
     alone = task_variance(per_task)
-    t1, t2, t3, t4 = found.traces
+    t1, t2, t3, t4 = classes.traces
     free = n_tasks - 1
     determinant = t2 * free - t1**2
     if n_tasks < 3 or determinant <= 1e-9 * t2 * free:  # no class is in two tasks: tasks say all
         return alone
     r = per_task - per_task.mean()
-    shared, own = float(np.square(found.shares.T @ r).sum()), float(np.square(r).sum())
-    effect = (shared * free - own * t1) / determinant
-    noise = (own * t2 - shared * t1) / determinant
+    shared, single = float(np.square(classes.shares.T @ r).sum()), float(np.square(r).sum())
+    effect = (shared * free - single * t1) / determinant
+    noise = (single * t2 - shared * t1) / determinant
     if effect <= 0:
         return alone
-    variance = effect * found.weight + noise / n_tasks
+    variance = effect * classes.weight + noise / n_tasks
     # The variance as a sum of both forms, whose own (co)variances follow from normal effects.
-    a = (found.weight * free - t1 / n_tasks) / determinant
-    b = (t2 / n_tasks - found.weight * t1) / determinant
+    a = (classes.weight * free - t1 / n_tasks) / determinant
+    b = (t2 / n_tasks - classes.weight * t1) / determinant
     spread = 2 * (
         a**2 * (effect**2 * t4 + 2 * effect * noise * t3 + noise**2 * t2)
         + 2 * a * b * (effect**2 * t3 + 2 * effect * noise * t2 + noise**2 * t1)
@@ -95,12 +95,12 @@ def of_classes(per_task: Floats, found: Design) -> VarianceComponent:
     return VarianceComponent(variance, max(1.0, 2 * variance**2 / spread))
 
 
-def class_interval(scores: ArrayLike, found: Design) -> Interval:
+def class_interval(scores: ArrayLike, classes: Design) -> Interval:
     """Return the mean of [seeds, T] with its interval over classes, tasks and, of several, seeds."""
     x = matrix(scores)
-    if x.shape[1] != found.shares.shape[0]:
-        raise ValueError(f"{x.shape[1]} tasks, and classes of {found.shares.shape[0]}")
-    parts = [of_classes(x.mean(axis=0), found)]
+    if x.shape[1] != classes.shares.shape[0]:
+        raise ValueError(f"{x.shape[1]} tasks, and classes of {classes.shares.shape[0]}")
+    parts = [of_classes(x.mean(axis=0), classes)]
     if len(x) > 1:
         parts.append(seed_variance(x))
     return around(float(x.mean()), parts, SEEDS_CLASSES if len(x) > 1 else CLASSES)

@@ -53,12 +53,12 @@ def paired(a: ArrayLike, b: ArrayLike, trained: tuple[bool, bool] = (True, True)
 
 
 def paired_classes(
-    a: ArrayLike, b: ArrayLike, found: Design, trained: tuple[bool, bool] = (True, True)
+    a: ArrayLike, b: ArrayLike, classes: Design, trained: tuple[bool, bool] = (True, True)
 ) -> Interval:
     """Return the difference of [seeds, T] and [seeds, T] with its interval over classes, tasks and seeds."""
     x, y = _same_tasks(a, b)
     seeds = _seed_parts(x, y, trained)
-    parts = [of_classes(x.mean(axis=0) - y.mean(axis=0), found), *seeds]
+    parts = [of_classes(x.mean(axis=0) - y.mean(axis=0), classes), *seeds]
     return around(float(x.mean() - y.mean()), parts, SEEDS_CLASSES if seeds else CLASSES)
 
 
@@ -73,8 +73,8 @@ def paired_se(a: ArrayLike, b: ArrayLike) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p values for their number (Holm 1979); NaN is no test and stays NaN."""
     p = np.asarray(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
     adjusted = np.full(len(p), np.nan)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
     return adjusted.tolist()

@@ -91,11 +91,11 @@ def total(parts: Sequence[VarianceComponent]) -> float:
 
 def quantile(parts: Sequence[VarianceComponent], tail: float) -> float:
     """Return how many standard errors a mean strays with this probability to one side (Cochran and Cox)."""
-    known = [(part.variance, -float(special.stdtrit(part.freedom, tail))) for part in parts]
+    quantiles = [(part.variance, -float(special.stdtrit(part.freedom, tail))) for part in parts]
     whole = total(parts)
     if whole == 0:
-        return max(one for _, one in known)
-    return sum(variance * one for variance, one in known) / whole
+        return max(one for _, one in quantiles)
+    return sum(variance * one for variance, one in quantiles) / whole
 
 
 def half_width(parts: Sequence[VarianceComponent]) -> float:

@@ -31,33 +31,30 @@ def profile(costs: ArrayLike, ratios: Sequence[float] = RATIOS) -> Floats:
     Returns:
         [rows, ratios], never falling along a row.
     """
-    found = np.asarray(costs, dtype=np.float64)
-    best = found.min(axis=0)
+    x = np.asarray(costs, dtype=np.float64)
+    best = x.min(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        times = np.where(found == best, 1.0, found / best)
+        times = np.where(x == best, 1.0, x / best)
     within = times[:, :, None] <= np.asarray(ratios) * (1 + 1e-12)
     shares: Floats = within.mean(axis=1)
-    shares[np.isnan(found).any(axis=1)] = np.nan
+    shares[np.isnan(x).any(axis=1)] = np.nan
     return shares
 
 
 def friedman(costs: ArrayLike) -> float:
     """Return the p of rows [rows, settings] being alike in all settings; NaN below three rows."""
-    found = np.asarray(costs, dtype=np.float64)
-    if len(found) < 3 or np.ptp(found, axis=0).max() == 0:
+    x = np.asarray(costs, dtype=np.float64)
+    if len(x) < 3 or np.ptp(x, axis=0).max() == 0:
         return np.nan
-    return float(stats.friedmanchisquare(*found).pvalue)
+    return float(stats.friedmanchisquare(*x).pvalue)
 
 
 def signed_ranks(costs: ArrayLike) -> Floats:
     """Return the p of every pair of rows over settings: Wilcoxon's signed ranks, adjusted by Holm."""
-    found = np.asarray(costs, dtype=np.float64)
-    pairs = [(a, b) for a in range(len(found)) for b in range(a)]
-    p = [
-        1.0 if (found[a] == found[b]).all() else float(stats.wilcoxon(found[a], found[b]).pvalue)
-        for a, b in pairs
-    ]
-    table = np.eye(len(found))
+    x = np.asarray(costs, dtype=np.float64)
+    pairs = [(a, b) for a in range(len(x)) for b in range(a)]
+    p = [1.0 if (x[a] == x[b]).all() else float(stats.wilcoxon(x[a], x[b]).pvalue) for a, b in pairs]
+    table = np.eye(len(x))
     for (a, b), adjusted in zip(pairs, holm(p), strict=True):
         table[a, b] = table[b, a] = adjusted
     return table

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabench import stats
-from metabench.core import Algorithm, Net, Task, Tree
+from metabench.core import Net, Task, Tree
 from metabench.core.metrics import Metric
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.training import evaluate
+from metabench.training.vectorise import Model
 
 STEPS = 10
 """Inner steps up to which adaptation is followed."""
@@ -34,9 +35,7 @@ WORST = 0.1
 """Share of the tasks whose mean is that of the worst."""
 
 
-def diagnose(
-    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, images: Tensor, tasks: FrozenTasks
-) -> dict[str, Any]:
+def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]:
     """Look at the first frozen tasks closely.
 
     Returns:
@@ -49,22 +48,22 @@ def diagnose(
             finite; None without an inner loop.
     """
     tasks = frozen.between(tasks, 0, TASKS)
-    learned = (algorithm, net, meta, buffers)
-    scored = _score(*learned, h, images, tasks)
-    worst = _worst(net.objective.metric.sign * scored["score"])
+    sign = model.net.objective.metric.sign
+    scored = _score(model, images, tasks)
+    n_worst = max(1, math.ceil(WORST * len(scored["score"])))
     diagnosis = {
         "tasks": len(scored["score"]),
-        "worst_tenth": net.objective.metric.sign * worst,
+        "worst_tenth": sign * float(np.sort(sign * scored["score"])[:n_worst].mean()),
         "calibration_error": _calibration_error(scored) if "count" in scored else None,
         "followed": 0,
         "over_steps": None,
         "diverged": None,
     }
-    steps = over_steps(algorithm, h)
+    steps = over_steps(model)
     if len(steps) == 1:
         return diagnosis
     few = frozen.between(tasks, 0, FOLLOWED)
-    followed = [_score(*learned, changed, images, few) for _, changed in steps]
+    followed = [_score(changed, images, few) for changed in steps]
     before = followed[0]["support_loss"]
     after = scored["support_loss"][: len(before)]
     return {
@@ -75,16 +74,17 @@ def diagnose(
     }
 
 
-def over_steps(algorithm: Algorithm, h: Any) -> list[tuple[int, Any]]:
-    """Return settings for evaluation after 0, 1, ... inner steps; without an inner loop, the given ones."""
-    if not algorithm.inner_steps:
-        return [(0, h)]
-    return [(step, dataclasses.replace(h, **{algorithm.inner_steps[0]: step})) for step in range(STEPS + 1)]
+def over_steps(model: Model) -> list[Model]:
+    """Return the model as it is evaluated after 0, 1, ... inner steps; without an inner loop, as it is."""
+    if not model.algorithm.inner_steps:
+        return [model]
+    name = model.algorithm.inner_steps[0]
+    return [model._replace(h=dataclasses.replace(model.h, **{name: step})) for step in range(STEPS + 1)]
 
 
-def _score(
-    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, images: Tensor, tasks: FrozenTasks
-) -> dict[str, NDArray[np.float64]]:
+def _score(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, NDArray[np.float64]]:
+    algorithm, net, meta, buffers, h = model
+
     def look(net: Net, task: Task) -> Tree:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         outputs = algorithm.predict(net, learner, task.query.x)
@@ -112,11 +112,6 @@ def _binned(logits: Tensor, y: Tensor) -> Tree:
 def _calibration_error(scored: dict[str, NDArray[np.float64]]) -> float:
     count, confidence, hits = (scored[key].sum(0) for key in ("count", "confidence", "hits"))
     return float(np.abs(confidence - hits).sum() / count.sum())
-
-
-def _worst(score: NDArray[np.float64]) -> float:
-    n_worst = max(1, math.ceil(WORST * len(score)))
-    return float(np.sort(score)[:n_worst].mean())
 
 
 def _point(step: int, score: NDArray[np.float64]) -> dict[str, float]:

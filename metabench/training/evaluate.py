@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabench import algorithms, nets
-from metabench.core import Algorithm, Net, Task, Tree
+from metabench.core import Net, Task, Tree
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.frozen import FrozenTasks, Group
 from metabench.training import vectorise
 from metabench.training.graphs.trace import TraceCache
+from metabench.training.vectorise import Model
 
 BLOCK = 50
 """Tasks that are gathered and adapted at once."""
@@ -31,14 +32,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    algorithm: Algorithm,
-    net: Net,
-    meta: Tree,
-    buffers: Tree,
-    h: Any,
-    images: Tensor,
-    tasks: FrozenTasks,
-    traces: TraceCache | None = None,
+    model: Model, images: Tensor, tasks: FrozenTasks, traces: TraceCache | None = None
 ) -> Evaluation:
     """Adapt to each frozen task's support set and score its queries.
 
@@ -47,18 +41,18 @@ def evaluate(
     """
 
     def score(net: Net, task: Task, meta: Tree, buffers: Tree) -> Tree:
-        learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        outputs, y = algorithm.predict(net, learner, task.query.x), task.query.y
+        learner = model.algorithm.adapt(net, meta, buffers, task.support, model.h)
+        outputs, y = model.algorithm.predict(net, learner, task.query.x), task.query.y
         return {"score": net.objective.score(outputs, y), "loss": net.objective.loss(outputs, y)}
 
-    return Evaluation(**over(score, net, images, tasks, meta, buffers, traces=traces))
+    return Evaluation(**over(score, model.net, images, tasks, model.meta, model.buffers, traces=traces))
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
     """Score the nearest class mean of raw pixels by cosine: the floor for anything that learns."""
     most = max(group.shape.way for group in tasks.groups)
     net = nets.build(NetworkConfig(name="mlp"), most, frozen.input_shape(images))  # only for the ways
-    return evaluate(algorithms.get("nearest_mean"), net, {}, {}, None, images, tasks)
+    return evaluate(Model(algorithms.get("nearest_mean"), net, {}, {}, None), images, tasks)
 
 
 def over(
@@ -69,10 +63,7 @@ def over(
     *shared: Tree,
     traces: TraceCache | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Apply a function of a network, one task and what tasks share to every frozen task.
-
-    Args:
-        function: returns a dict of tensors.
+    """Apply a function of a network, one task and what tasks share, which returns a dict, to frozen tasks.
 
     Returns:
         Arrays [T, ...] by the names in that dict.

@@ -37,6 +37,7 @@ from metabench.storage import remote, tensors
 from metabench.training import profile, vectorise
 from metabench.training.evaluate import Evaluation, evaluate
 from metabench.training.graphs.trace import TraceCache
+from metabench.training.vectorise import Model
 
 LISTEN = 50
 """How often in a full run the listener hears of meta-training."""
@@ -89,6 +90,11 @@ def build(config: RunConfig, splits: Splits) -> Learner:
     return Learner(algorithm, net, h)
 
 
+def model(learner: Learner, state: State) -> Model:
+    """Put a learner and what it has learnt together."""
+    return Model(learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
+
+
 def start(config: RunConfig, learner: Learner, device: torch.device | str = "cpu") -> State:
     """Draw the initial parameters, the same on every device."""
     meta, buffers = learner.algorithm.init(learner.net, learner.h, seeds.generator("init", config.seed))
@@ -118,7 +124,7 @@ def train(
     val_images = splits.meta_validation.images.to(device)
     val_tasks = frozen.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
     if meta_train.images.device.type != "cpu":
-        check_kernels(config, learner, source, state.meta, state.buffers)
+        check_kernels(config, model(learner, state), source)
     memory.reset_peak(device)
     traces = TraceCache()
     for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
@@ -126,8 +132,7 @@ def train(
         state, window = _train_to(rung, config, learner, source, state, traces, listen)
         evaluation = None
         if window.finite:
-            args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
-            evaluation = evaluate(*args, val_images, val_tasks, traces)
+            evaluation = evaluate(model(learner, state), val_images, val_tasks, traces)
         state = state._replace(seconds=state.seconds + time.perf_counter() - begun)
         report = _report(learner.net.objective, state, window, evaluation, memory.peak(device))
         yield report, state
@@ -135,7 +140,7 @@ def train(
             return
 
 
-def check_kernels(config: RunConfig, learner: Learner, source: Pool, meta: Tree, buffers: Tree) -> None:
+def check_kernels(config: RunConfig, model: Model, source: Pool) -> None:
     """Compare a run's first meta-gradients by a device's kernels with those of torch's own layers.
 
     Where they differ by more than rounding, torch's own layers are used from now on, and a warning says by
@@ -143,13 +148,14 @@ def check_kernels(config: RunConfig, learner: Learner, source: Pool, meta: Tree,
     side of a ReLU changes all of a task's gradient.
     """
     device = source.split.images.device
-    if not learner.algorithm.is_trained or not layers.has_kernels(device):
+    if not model.algorithm.is_trained or not layers.has_kernels(device):
         return
-    tasks = _drawn(config, learner, source, 0, CHECKED)[0]
-    by_kernels = _task_gradients(learner, meta, buffers, tasks)
+    tasks = _drawn(config, model.h, source, 0, CHECKED)[0]
+    by_kernels = _task_gradients(model, tasks)
     with layers.plain(device):
-        plain = _task_gradients(learner, meta, buffers, tasks)
-        exact = _task_gradients(learner, *(_as_double(part) for part in (meta, buffers, tasks)))
+        plain = _task_gradients(model, tasks)
+        double = model._replace(meta=_as_double(model.meta), buffers=_as_double(model.buffers))
+        exact = _task_gradients(double, _as_double(tasks))
     difference, rounding = (distance(gradients, exact) for gradients in (by_kernels, plain))
     limit = max(ROUNDING, TIMES_ROUNDING * rounding)
     if difference > limit:
@@ -160,9 +166,9 @@ def check_kernels(config: RunConfig, learner: Learner, source: Pool, meta: Tree,
         )
 
 
-def _task_gradients(learner: Learner, meta: Tree, buffers: Tree, tasks: Task) -> Tree:
+def _task_gradients(model: Model, tasks: Task) -> Tree:
     # [T, ...], at the end of all schedules, where derivatives are of second order.
-    algorithm, net, h = learner
+    algorithm, net, meta, buffers, h = model
     net = vectorise.for_tasks(net, tasks)
 
     def gradient(task: Task, meta: Tree, buffers: Tree) -> Tree:
@@ -208,22 +214,21 @@ def meta_step(
     traces: TraceCache | None = None,
 ) -> tuple[State, Logs]:
     """Draw tasks, take their mean meta-gradient, and let the outer optimiser move."""
-    algorithm, net, h = learner
     with record_function("sampling"):
-        groups = _drawn(config, learner, source, state.step, n_tasks)
+        groups = _drawn(config, learner.h, source, state.step, n_tasks)
     progress = state.tasks_seen / config.tasks
     with record_function("outer gradient"):
         gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
-            algorithm, net, state.meta, state.buffers, groups, h, progress, traces=traces
+            model(learner, state), groups, progress, traces
         )
     with record_function("outer optimiser"):
-        optimiser = algorithm.optimizer(h)
+        optimiser = learner.algorithm.optimizer(learner.h)
         meta, optimizer, outer = optimiser.update(gradient, state.optimizer, state.meta, progress)
     state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
     return state, {"loss": loss, "grad/norm": trees.norm(gradient), **logs, **outer}
 
 
-def _drawn(config: RunConfig, learner: Learner, source: Pool, step: int, n_tasks: int) -> list[Task]:
+def _drawn(config: RunConfig, h: Any, source: Pool, step: int, n_tasks: int) -> list[Task]:
     """Draw the tasks of a meta-step, those of one shape together, and distort their images."""
     generator = seeds.generator("meta-train", config.seed, step)
     distortion = seeds.generator("augment", config.seed, step)
@@ -231,7 +236,7 @@ def _drawn(config: RunConfig, learner: Learner, source: Pool, step: int, n_tasks
     for shape, positions in sampling.shapes(config.task, config.task.query, n_tasks, generator):
         indices = sampling.sample(generator, source, shape, len(positions))
         drawn = frozen.gather(source.split.images, indices, shape)
-        groups.append(augment.tasks(drawn, learner.h, config.task.augment, distortion))
+        groups.append(augment.tasks(drawn, h, config.task.augment, distortion))
     return groups
 
 
@@ -343,11 +348,3 @@ def load_state(
 
 def _groups(state: State) -> Tree:
     return {"meta": state.meta, "buffers": state.buffers, "optimizer": state.optimizer}
-
-
-def fill_learner(
-    config: RunConfig, learner: Learner, flat: dict[str, Tensor], device: torch.device | str = "cpu"
-) -> tuple[Tree, Tree]:
-    """Put saved weights into the shape that a learner's meta and buffers have."""
-    fresh = start(config, learner, device)
-    return trees.fill(fresh.meta, flat, "meta"), trees.fill(fresh.buffers, flat, "buffers")

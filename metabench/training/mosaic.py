@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from metabench.core import Algorithm, Net, Split, Task, Tree
+from metabench.core import Net, Split, Task
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, vectorise
+from metabench.training.vectorise import Model
 
 SHOWN = 2
 """Tasks that TensorBoard shows."""
@@ -53,10 +54,9 @@ class Episode(NamedTuple):
     classes: tuple[str, ...]
 
 
-def predict(
-    algorithm: Algorithm, net: Net, meta: Tree, buffers: Tree, h: Any, split: Split, tasks: FrozenTasks
-) -> Iterator[Episode]:
+def predict(model: Model, split: Split, tasks: FrozenTasks) -> Iterator[Episode]:
     """Adapt to frozen tasks of a split, and predict all their queries."""
+    algorithm, _, meta, buffers, h = model
 
     def outputs(net: Net, task: Task) -> Tensor:
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
@@ -64,7 +64,7 @@ def predict(
 
     for group in tasks.groups:
         block = frozen.gather(split.images, group.indices, group.shape)
-        predicted = vectorise.per_task(partial(outputs, vectorise.for_tasks(net, block)), block).cpu()
+        predicted = vectorise.per_task(partial(outputs, vectorise.for_tasks(model.net, block)), block).cpu()
         (x, y), (query, query_y) = (
             [leaf.cpu() for leaf in part[:2]] for part in (block.support, block.query)
         )
@@ -76,31 +76,18 @@ def predict(
             yield Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
 
 
-def show(
-    events: Events,
-    algorithm: Algorithm,
-    net: Net,
-    meta: Tree,
-    buffers: Tree,
-    h: Any,
-    split: Split,
-    tasks: FrozenTasks,
-) -> None:
+def show(events: Events, model: Model, split: Split, tasks: FrozenTasks) -> None:
     """Show the first tasks in TensorBoard, with what is predicted after 0, 1, ... inner steps."""
     few = frozen.between(tasks, 0, SHOWN)
-    for step, changed in diagnostics.over_steps(algorithm, h):
-        for number, one in enumerate(predict(algorithm, net, meta, buffers, changed, split, few), start=1):
+    for step, changed in enumerate(diagnostics.over_steps(model)):
+        for number, one in enumerate(predict(changed, split, few), start=1):
             pixels = mosaic(one)
             height, width, _ = pixels.shape
             events.image(step, f"episode/{number}", png(pixels), width, height, LEGEND)
 
 
 def mosaic(one: Episode, shots: int = SHOTS, queries: int = QUERIES) -> NDArray[np.uint8]:
-    """Lay out a classification task: a class a row, support, a gap, queries framed by right and wrong.
-
-    Returns:
-        Colours, [height, width, 3].
-    """
+    """Lay out a classification task, a class a row: support, a gap, queries framed by right and wrong."""
     hits = one.guess == one.query_y
     most = min(shots, int(torch.bincount(one.support_y).max()))
     empty = [np.full_like(_framed(one.query[0], BACKGROUND), 235)]
@@ -136,11 +123,6 @@ def _framed(image: Tensor, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Return an image with a frame and a gap around."""
     pixels = colours(image)
     factor = max(1, SIDE // max(pixels.shape[:2]))
-    pixels = pixels.repeat(factor, 0).repeat(factor, 1)
-    height, width = (side + 2 * FRAME + GAP for side in pixels.shape[:2])
-    framed = np.full((height, width, 3), BACKGROUND, np.uint8)
-    inner = slice(GAP // 2, -GAP // 2)
-    framed[inner, inner] = colour
-    edge = slice(GAP // 2 + FRAME, -GAP // 2 - FRAME)
-    framed[edge, edge] = pixels
-    return framed
+    picture = Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1))
+    framed = ImageOps.expand(ImageOps.expand(picture, FRAME, colour), GAP // 2, BACKGROUND)
+    return np.asarray(framed)

@@ -68,7 +68,10 @@ def resume(config: RunConfig, splits: Splits, folder: Path, device: torch.device
             damaged.append(str(error))
             continue
         kept = [line for line in reports if line["tasks_seen"] <= state.tasks_seen]
-        if _leads_to(kept, state, config.rungs):
+        # A report for each rung up to the state, as another would be judged by nobody. The last is that of
+        # the state, which one that diverged has between two rungs.
+        expected = [*(rung for rung in config.rungs if rung < state.tasks_seen), state.tasks_seen]
+        if [line["tasks_seen"] for line in kept] == expected:
             if kept != reports:
                 files.write_lines(folder / files.REPORTS, kept)
             return Resumed(state, kept, damaged)
@@ -78,10 +81,3 @@ def resume(config: RunConfig, splits: Splits, folder: Path, device: torch.device
     if reports:
         files.write_lines(folder / files.REPORTS, [])
     return Resumed(None, [], damaged)
-
-
-def _leads_to(reports: list[dict[str, Any]], state: State, rungs: list[int]) -> bool:
-    """Tell whether there is a report for each rung up to a state: another would be judged by nobody."""
-    seen = [line["tasks_seen"] for line in reports]
-    # The last is that of the state, which one that diverged has between two rungs.
-    return seen == [*(rung for rung in rungs if rung < state.tasks_seen), state.tasks_seen]

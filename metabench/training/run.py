@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metabench import PROTOCOL, __version__
-from metabench.core import MetabenchError, Objective, Report, Split, Splits, Tree, utc_now
+from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
@@ -21,16 +21,14 @@ from metabench.storage import files, remote, tensors
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, loop, mosaic, resume
 from metabench.training.evaluate import evaluate
-from metabench.training.loop import Learner
+from metabench.training.vectorise import Model
 
 
 class Run(NamedTuple):
     """A finished or running run, with the weights of its best meta-validation report."""
 
     config: RunConfig
-    learner: Learner
-    meta: Tree
-    buffers: Tree
+    model: Model
     record: Mapping[str, Any]  # tasks seen and meta-validation accuracy or error of those weights
 
 
@@ -54,8 +52,8 @@ def train_run(
     folder: Path,
     *,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, Mapping[str, float]], None] | None = None,
-    reported: Callable[[Report], None] | None = None,
+    progress: loop.Listener = lambda tasks_seen, means: None,
+    reported: Callable[[Report], None] = lambda report: None,
     tensorboard: Path | None = None,
     damaged: Callable[[str], None] = lambda problem: None,
 ) -> None:
@@ -81,8 +79,8 @@ def _train(
     folder: Path,
     board: Path,
     device: torch.device | str,
-    progress: Callable[[int, Mapping[str, float]], None] | None,
-    reported: Callable[[Report], None] | None,
+    progress: loop.Listener,
+    reported: Callable[[Report], None],
     damaged: Callable[[str], None],
 ) -> None:
     token = resume.FencingToken(folder)
@@ -96,21 +94,22 @@ def _train(
 
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
         events.scalars(tasks_seen, dict(means))
-        if progress is not None:
-            progress(tasks_seen, means)
+        progress(tasks_seen, means)
 
     try:
         for report, new_state in loop.train(config, splits, device=device, state=state, listen=listen):
             token.check()
             if report.finite and report.val_score > best:
                 best = report.val_score
-                _save_weights(folder, report, objective, new_state)
+                figure = repr(objective.metric.sign * best)
+                record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
+                learnt = {"meta": new_state.meta, "buffers": new_state.buffers}
+                tensors.save(folder / files.WEIGHTS, learnt, record)
             files.append_line(folder / files.REPORTS, report._asdict())
             write_report(events, report, objective)
             events.flush()
             loop.save_state(folder / files.STATE, new_state)
-            if reported is not None:
-                reported(report)
+            reported(report)
     finally:
         events.close()
 
@@ -126,42 +125,31 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
     run = open_run(folder, splits, device)
     tasks = frozen.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
     split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
-    diagnosis = diagnose(run, split.images, tasks)
+    diagnosis = diagnostics.diagnose(run.model, split.images, tasks)
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
-    for step, values in diagnostics.scalars(diagnosis, run.learner.net.objective.metric):
+    for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
     if splits.kind == "classification":
-        algorithm, net, h = run.learner
-        mosaic.show(events, algorithm, net, run.meta, run.buffers, h, split, tasks)
+        mosaic.show(events, run.model, split, tasks)
     events.close()
     files.write_json(folder / files.DIAGNOSTICS, diagnosis)
 
 
-def diagnose(run: Run, images: torch.Tensor, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    """Diagnose a run's weights on frozen tasks; see `diagnostics.diagnose`."""
-    algorithm, net, h = run.learner
-    return diagnostics.diagnose(algorithm, net, run.meta, run.buffers, h, images, tasks)
-
-
 def write_report(events: Events, report: Report, objective: Objective) -> None:
     """Show a report in TensorBoard: its figures, and how the learned inner rates are spread."""
-    events.scalars(report.tasks_seen, validation_scalars(report, objective))
+    figure, prefix = objective.metric.sign * report.val_score, "meta_validation"
+    shown = {
+        f"{prefix}/{objective.metric}": figure,
+        f"{prefix}/{objective.metric}/low": figure - report.val_ci,
+        f"{prefix}/{objective.metric}/high": figure + report.val_ci,
+        f"{prefix}/loss": report.val_loss,
+        "system/seconds": report.seconds,
+        "system/peak_memory_bytes": report.peak_memory,
+    }
+    events.scalars(report.tasks_seen, shown)
     rates = [value for name, value in report.logs.items() if name.startswith("lr/inner/")]
     if len(rates) > 1:
         events.histogram(report.tasks_seen, "lr/inner_rates", rates)
-
-
-def validation_scalars(report: Report, objective: Objective) -> dict[str, float]:
-    """Name a report's meta-validation figures as TensorBoard shows them."""
-    figure = objective.metric.sign * report.val_score
-    return {
-        f"meta_validation/{objective.metric}": figure,
-        f"meta_validation/{objective.metric}/low": figure - report.val_ci,
-        f"meta_validation/{objective.metric}/high": figure + report.val_ci,
-        "meta_validation/loss": report.val_loss,
-        "system/seconds": report.seconds,
-        "system/peak_memory_bytes": float(report.peak_memory),
-    }
 
 
 def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
@@ -182,13 +170,7 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     record = {"protocol": PROTOCOL, "version": __version__, "run": config.model_dump()}
     record["metric"] = OBJECTIVES[splits.kind].metric._asdict()
     record |= {"config_hash": config_hash(config), "data_fingerprint": splits.fingerprint}
-    files.write_json(path, {**record, **files.environment()})
-
-
-def _save_weights(folder: Path, report: Report, objective: Objective, state: loop.State) -> None:
-    figure = repr(objective.metric.sign * report.val_score)
-    record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
-    tensors.save(folder / files.WEIGHTS, {"meta": state.meta, "buffers": state.buffers}, record)
+    files.write_json(path, record | files.environment())
 
 
 def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
@@ -199,13 +181,14 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
             f"{folder}: has no {files.WEIGHTS}: it was stopped before its first report, or diverged"
         )
     learner = loop.build(config, splits)
+    fresh = loop.model(learner, loop.start(config, learner, device))
     flat, record = tensors.load(folder / files.WEIGHTS, device)
-    meta, buffers = loop.fill_learner(config, learner, flat, device)
+    model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
         source = sampling.pool(splits.meta_train._replace(images=images), config.task)
-        loop.check_kernels(config, learner, source, meta, buffers)
-    return Run(config, learner, meta, buffers, {key: float(value) for key, value in record.items()})
+        loop.check_kernels(config, model, source)
+    return Run(config, model, {key: float(value) for key, value in record.items()})
 
 
 def read_config(place: Path) -> RunConfig:
@@ -247,7 +230,12 @@ def test_run(
     usual = frozen.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     name = files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
-    _refuse_more_ways(folder, run.learner.net.outputs, tasks)
+    most, n_outputs = max(group.shape.way for group in tasks.groups), run.model.net.outputs
+    if most > n_outputs:  # a function has one way and one output
+        raise MetabenchError(
+            f"{folder}: was trained for {n_outputs} ways, and these tasks have up to {most}; "
+            "take tasks of fewer ways"
+        )
     scored = _scored(run, splits.meta_test._replace(images=splits.meta_test.images.to(device)), tasks)
     opened = [files.read_json(path)["times_opened"] for path in folder.glob("test*.json")]
     result = {
@@ -263,13 +251,13 @@ def test_run(
 
 
 def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    algorithm, net, h = run.learner
-    score = evaluate(algorithm, net, run.meta, run.buffers, h, split.images, tasks)
+    algorithm, net, *_, h = run.model
+    score = evaluate(run.model, split.images, tasks)
     return {
         "algorithm": run.config.algorithm,
         net.objective.metric.name: score.score.tolist(),
         "loss": score.loss.tolist(),
-        "diagnostics": diagnose(run, split.images, tasks),
+        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks),
         "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],
         "class_names": split.classes,
         "tasks": len(score.score),
@@ -287,13 +275,4 @@ def refuse_other_data(place: Path, splits: Splits) -> None:
         raise MetabenchError(
             f"{place}: was trained on other data (fingerprint {expected[:12]}, here "
             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
-        )
-
-
-def _refuse_more_ways(folder: Path, n_outputs: int, tasks: frozen.FrozenTasks) -> None:
-    most = max(group.shape.way for group in tasks.groups)
-    if most > n_outputs:  # a function has one way and one output
-        raise MetabenchError(
-            f"{folder}: was trained for {n_outputs} ways, and these tasks have up to {most}; "
-            "take tasks of fewer ways"
         )

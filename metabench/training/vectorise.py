@@ -65,6 +65,16 @@ def cut(tasks: Task, part: slice) -> Task:
     return Task(support, query, tasks.classes[part])
 
 
+class Model(NamedTuple):
+    """An algorithm, its network and settings, and what it has learnt: all that adapting to tasks takes."""
+
+    algorithm: Algorithm
+    net: Net
+    meta: Tree
+    buffers: Tree
+    h: Any
+
+
 class MetaGradient(NamedTuple):
     """Means over tasks."""
 
@@ -75,15 +85,7 @@ class MetaGradient(NamedTuple):
 
 
 def meta_gradient(
-    algorithm: Algorithm,
-    net: Net,
-    meta: Tree,
-    buffers: Tree,
-    tasks: Task,
-    h: Any,
-    progress: float,
-    chunk: int | None = None,
-    traces: TraceCache | None = None,
+    model: Model, tasks: Task, progress: float, chunk: int | None = None, traces: TraceCache | None = None
 ) -> MetaGradient:
     """Average the gradient with respect to meta, the loss, the logs and the buffers over T tasks.
 
@@ -91,6 +93,7 @@ def meta_gradient(
         chunk: tasks whose graphs are in memory at once; without it, what is fast and fits.
         traces: of one algorithm, network and settings; takes over once recording the operations pays.
     """
+    algorithm, net, meta, buffers, h = model
 
     def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
         loss, aux = algorithm.task_loss(net, meta, buffers, task, h, progress)
@@ -117,23 +120,14 @@ def meta_gradient(
 
 
 def grouped_meta_gradient(
-    algorithm: Algorithm,
-    net: Net,
-    meta: Tree,
-    buffers: Tree,
-    groups: Sequence[Task],
-    h: Any,
-    progress: float,
-    chunk: int | None = None,
-    traces: TraceCache | None = None,
+    model: Model, groups: Sequence[Task], progress: float, traces: TraceCache | None = None
 ) -> MetaGradient:
     """Do the same over groups of tasks, as tasks of different ways or shots cannot be computed at once."""
     n_tasks = sum(len(tasks.classes) for tasks in groups)
     parts = []
     for tasks in groups:
-        mean = meta_gradient(
-            algorithm, for_tasks(net, tasks), meta, buffers, tasks, h, progress, chunk, traces
-        )
+        fitting = model._replace(net=for_tasks(model.net, tasks))
+        mean = meta_gradient(fitting, tasks, progress, traces=traces)
         if len(groups) == 1:
             return mean
         share = len(tasks.classes) / n_tasks

@@ -96,7 +96,9 @@ def test_scratch_starts_where_the_seed_says() -> None:
 def test_pre_training_is_cross_entropy_over_all_classes_and_reaches_the_body(name: str) -> None:
     net, tasks = network(), problems.tasks(3)
     algorithm, h, meta, buffers = problems.start(name, net, **({} if name == "finetune" else {"scale": 3.0}))
-    gradient, loss, logs, _ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+    gradient, loss, logs, _ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=2
+    )
     built = body(meta["theta"])
     base = {key: leaf.clone().requires_grad_() for key, leaf in meta["base"].items()}
     losses, right = [], []
@@ -127,7 +129,9 @@ def test_pre_training_is_cross_entropy_over_all_classes_and_reaches_the_body(nam
 def test_vectorised_equals_a_plain_loop(name: str) -> None:
     tasks, net = problems.tasks(3), network()
     algorithm, h, meta, buffers = problems.start(name, net)
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+    gradient, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=2
+    )
     leaves = trees.map(lambda leaf: leaf.clone().requires_grad_(), meta)
     losses = [
         algorithm.task_loss(net, leaves, buffers, problems.one(tasks, index), h, 0.5)[0] for index in range(3)

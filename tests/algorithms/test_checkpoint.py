@@ -35,7 +35,9 @@ def problem(
     tasks = Task(Support(x[0], y[0]), Query(x[1], y[1]), torch.zeros(2, 3, dtype=torch.int64))
 
     def call(traces: TraceCache | None = None, progress: float = 0.5) -> Tree:
-        found = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, progress, 2, traces)
+        found = vectorise.meta_gradient(
+            vectorise.Model(algorithm, net, meta, buffers, h), tasks, progress, 2, traces
+        )
         return {"gradient": found[0], "loss": found[1], "buffers": found[3]}
 
     return call

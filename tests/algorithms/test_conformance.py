@@ -60,7 +60,9 @@ def types(tree: Tree) -> list[tuple[Any, ...]]:
 
 
 def meta_gradient(s: Start, chunk: int) -> tuple[Tree, torch.Tensor, Any, Tree]:
-    return vectorise.meta_gradient(s.algorithm, s.net, s.meta, s.buffers, s.tasks, s.h, PROGRESS, chunk)
+    return vectorise.meta_gradient(
+        vectorise.Model(s.algorithm, s.net, s.meta, s.buffers, s.h), s.tasks, PROGRESS, chunk
+    )
 
 
 def looped(s: Start) -> tuple[list[torch.Tensor], torch.Tensor, Tree]:

@@ -54,7 +54,7 @@ def test_a_task_costs_what_is_documented(name: str, k: int) -> None:
     h = algorithms.hparams(name, values | ({"inner_batch": 0} if "inner_batch" in fields else {}))
     meta, buffers = algorithm.init(NET, h, seeds.generator("cost"))
     with FlopCounterMode(display=False) as counted:
-        vectorise.meta_gradient(algorithm, NET, meta, buffers, tasks, h, 0.9, 1)
+        vectorise.meta_gradient(vectorise.Model(algorithm, NET, meta, buffers, h), tasks, 0.9, 1)
     with FlopCounterMode(display=False) as one:
         nets.apply(NET, NET.init(seeds.generator("cost")), tasks.query.x[0, :WAY])
     passes = counted.get_total_flops() / one.get_total_flops()  # over one example of each class

@@ -22,11 +22,11 @@ def check(name: str, group: str, progress: float, n_directions: int = 3, **value
     """Compare directional derivatives of the mean loss along random directions within a group of meta."""
     tasks, net = problems.tasks(), problems.smooth_network(values.pop("batch_norm", "transductive"))
     algorithm, h, meta, buffers = problems.start(name, net, **values)
-    args = (tasks, h, progress, 4)
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, *args)
+    model, args = vectorise.Model(algorithm, net, meta, buffers, h), (tasks, progress, 4)
+    gradient, *_ = vectorise.meta_gradient(model, *args)
 
     def loss(moved: Tree) -> float:
-        return float(vectorise.meta_gradient(algorithm, net, {**meta, group: moved}, buffers, *args)[1])
+        return float(vectorise.meta_gradient(model._replace(meta={**meta, group: moved}), *args)[1])
 
     generator = seeds.generator("directions", name, group)
     for _ in range(n_directions):

@@ -72,6 +72,8 @@ def test_one_step_gives_the_numbers_worked_out_by_hand(name: str, numbers: Numbe
     assert float(inner.support_loss(net, meta["theta"], support)[0]) == numbers.support_loss
     learner = algorithm.adapt(net, meta, buffers, support, h)
     assert learner["params"]["body"]["w"].tolist() == numbers.adapted
-    gradient, loss, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=1)
+    gradient, loss, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=1
+    )
     assert float(loss) == numbers.query_loss
     assert gradient["theta"]["body"]["w"].tolist() == numbers.gradient

@@ -25,8 +25,8 @@ def test_order_of_tasks_and_chunk_size_do_not_matter(name: str) -> None:
     turned = type(tasks)(
         *(type(part)(*(leaf.flip(0) for leaf in part)) for part in tasks[:2]), tasks.classes.flip(0)
     )
-    whole = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=5)[0]
-    cut = vectorise.meta_gradient(algorithm, net, meta, buffers, turned, h, 0.5, chunk=2)[0]
+    whole = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=5)[0]
+    cut = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), turned, 0.5, chunk=2)[0]
     assert problems.largest_difference(whole, cut) < 1e-12
 
 
@@ -84,7 +84,9 @@ def trained_statistics(net: Net, tasks: Task) -> tuple[Any, Any, Tree, Tree]:
     algorithm, h, meta, buffers = problems.start(
         "maml_pp", net, inner_lr=0.2, inner_steps=2, per_step_statistics=True
     )
-    buffers = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.9, chunk=4)[3]
+    buffers = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.9, chunk=4)[
+        3
+    ]
     return algorithm, h, meta, buffers
 
 

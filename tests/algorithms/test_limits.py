@@ -38,7 +38,9 @@ def meta_gradient(name: str, progress: float = 0.5, net: Net | None = None, **va
     meta["theta"] = problems.start("maml", net)[2]["theta"]
     if "alpha" in meta:
         meta["alpha"] = trees.map(lambda rate: torch.full_like(rate, h.inner_lr), meta["alpha"])
-    return vectorise.meta_gradient(algorithm, net, meta, buffers, problems.tasks(), h, progress, chunk=4)[0]
+    return vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), problems.tasks(), progress, chunk=4
+    )[0]
 
 
 def difference(left: Tree, right: Tree) -> float:
@@ -84,7 +86,9 @@ def test_slopes_of_all_steps_norm_weights_add_up_to_those_of_one_for_all() -> No
     theta = problems.start("maml", net)[2]["theta"]
     per_step = {name: trees.map(lambda w: w.expand(3, -1), theta[name]) for name in net.norms}
     start = {**meta, "theta": {**theta, **per_step}}
-    many = vectorise.meta_gradient(algorithm, net, start, buffers, problems.tasks(), h, 0.5, 4)[0]["theta"]
+    many = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, start, buffers, h), problems.tasks(), 0.5, 4
+    )[0]["theta"]
     one = meta_gradient("maml", **settings)["theta"]
     for name in net.norms:
         assert all(bool((row.abs() > 1e-6).any()) for leaf in trees.leaves(many[name]) for row in leaf)
@@ -108,7 +112,9 @@ def test_alpha_maml_with_both_rates_still_is_maml() -> None:
         optimizer = algorithm.optimizer(h)
         state = optimizer.init(meta)
         for _ in range(3):
-            gradient = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, 4)[0]
+            gradient = vectorise.meta_gradient(
+                vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, 4
+            )[0]
             meta, state, _ = optimizer.update(gradient, state, meta, 0.5)
         ends.append(meta["theta"])
     assert problems.largest_difference(*ends) < SAME
@@ -184,7 +190,9 @@ def test_fomaml_is_maml_where_the_support_loss_is_linear() -> None:
     found = []
     for name, steps in (("maml", 4), ("fomaml", 4), ("maml", 0)):
         algorithm, h, meta, buffers = problems.start(name, net, inner_lr=0.3, inner_steps=steps)
-        found.append(vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=3)[0])
+        found.append(
+            vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=3)[0]
+        )
     assert difference(found[0], found[1]) < SAME
     assert difference(found[0], found[2]) > 0.1
 

@@ -59,7 +59,9 @@ def test_it_stays_finite_where_a_class_is_all_but_impossible() -> None:
     found = log_p(net, task, cosine_scale=1e4)
     assert float(found.min()) < -800  # whose exponential is zero in float64
     assert found.isfinite().all()
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, problems.tasks(2), h, 0.5, 2)
+    gradient, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), problems.tasks(2), 0.5, 2
+    )
     assert trees.is_finite(gradient)
 
 

@@ -46,7 +46,9 @@ def test_the_vectorised_gradient_equals_a_plain_loop(label: str, batch_norm: str
     name, values = LEARNERS[label]
     tasks, net = problems.tasks(3), problems.network(batch_norm)
     algorithm, h, meta, buffers = problems.start(name, net, **values)
-    gradient, loss, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+    gradient, loss, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=2
+    )
     leaves = trees.map(lambda leaf: leaf.clone().requires_grad_(), meta)
     losses = [
         algorithm.task_loss(net, leaves, buffers, problems.one(tasks, index), h, 0.5)[0] for index in range(3)
@@ -64,15 +66,17 @@ def test_the_meta_gradient_is_that_of_central_differences(label: str, batch_norm
     name, values = LEARNERS[label]
     tasks, net = problems.tasks(2), problems.smooth_network(batch_norm)
     algorithm, h, meta, buffers = problems.start(name, net, **values)
-    args = (buffers, tasks, h, 0.5, 2)
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, *args)
+    model = vectorise.Model(algorithm, net, meta, buffers, h)
+    gradient, *_ = vectorise.meta_gradient(model, tasks, 0.5, 2)
     generator = seeds.generator("directions", label)
     for group in meta:  # theta, and each number or set of weights beside it, on its own
         along = trees.map(lambda w: torch.randn(w.shape, generator=generator, dtype=w.dtype), meta[group])
 
         def loss(step: float, group: str = group, along: Tree = along) -> float:
             moved = trees.map(lambda w, d: w + step * d, meta[group], along)
-            return float(vectorise.meta_gradient(algorithm, net, {**meta, group: moved}, *args)[1])
+            return float(
+                vectorise.meta_gradient(model._replace(meta={**meta, group: moved}), tasks, 0.5, 2)[1]
+            )
 
         # Off by about eps^2 |f'''| + 1e-16 |f| / eps, near 1e-10 on a network without kinks.
         expected = (loss(1e-6) - loss(-1e-6)) / 2e-6
@@ -154,15 +158,17 @@ def test_proto_maml_without_inner_steps_is_the_prototypical_network(batch_norm: 
 def test_first_order_proto_maml_still_learns_through_the_start_of_its_head() -> None:
     net, tasks = problems.network(), problems.tasks(2)
     algorithm, h, meta, buffers = problems.start("proto_maml", net, **INNER, derivative="first")
-    first, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, 2)
+    first, *_ = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, 2)
     h = problems.start("proto_maml", net, **INNER)[1]
-    second, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, 2)
+    second, *_ = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, 2)
     assert problems.largest_difference(first, second) > 1e-4
     # With an inner rate of zero nothing is left but that path.
     ends = []
     for values in ({"inner_lr": 0.0, "derivative": "first"}, {"inner_steps": 0}):
         h = problems.start("proto_maml", net, **values)[1]
-        ends.append(vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, 2)[0])
+        ends.append(
+            vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, 2)[0]
+        )
     assert problems.largest_difference(*ends) < ROUNDING
     assert trees.norm(ends[0]) > 1e-3
 
@@ -209,7 +215,9 @@ def test_nothing_is_learnt_that_no_prediction_uses(label: str) -> None:
     net = problems.network()
     algorithm, h, meta, buffers = problems.start(name, net, **values)
     assert "head" not in meta["theta"]
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, problems.tasks(2), h, 0.5, 2)
+    gradient, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), problems.tasks(2), 0.5, 2
+    )
     still = {key for key, leaf in trees.items(gradient) if not leaf.abs().max() > 1e-12}
     # A softmax sees no shift of all its logits, which is all that these make; where no ReLU of the last
     # block is at rest, distances see no shift of all features.

@@ -70,7 +70,9 @@ def rates(theta: Tree, part: str, adapt_norm: bool) -> list[float]:
 
 def ours(name: str, net: Net, tasks: Task, steps: int, **values: Any) -> tuple[Tree, list[torch.Tensor]]:
     algorithm, h, meta, buffers = problems.start(name, net, inner_lr=ALPHA, inner_steps=steps, **values)
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=3)
+    gradient, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=3
+    )
     return meta["theta"], ordered(gradient["theta"])
 
 
@@ -175,7 +177,9 @@ def test_meta_sgd_agrees_with_a_plain_loop(norm: str, steps: int, kind: str) -> 
     algorithm, h, meta, buffers = problems.start(
         "meta_sgd", net, inner_lr=ALPHA, inner_lr_spread=0.5, inner_steps=steps, rates=kind
     )
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+    gradient, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=2
+    )
     theta, alpha = meta["theta"], {layer: {} for layer in meta["theta"]} | meta["alpha"]
     given = [
         rate
@@ -202,7 +206,7 @@ def test_vectorised_equals_a_plain_loop(name: str, batch_norm: str, adapt_norm: 
     algorithm, h, meta, buffers = problems.start(name, net, inner_lr=ALPHA, inner_steps=2, **values)
     for progress in (0.05, 0.9):
         gradient, loss, _, _ = vectorise.meta_gradient(
-            algorithm, net, meta, buffers, tasks, h, progress, chunk=4
+            vectorise.Model(algorithm, net, meta, buffers, h), tasks, progress, chunk=4
         )
         # torch's own autograd, one task at a time, no vmap
         leaves = trees.map(lambda leaf: leaf.clone().requires_grad_(), meta)

@@ -88,7 +88,9 @@ def mean(slopes: list[Tensor]) -> Tensor:
 def learnt(name: str, progress: float = 0.9, **values: Any) -> tuple[Tree, Tree]:
     """Return meta-parameters and the algorithm's meta-gradient, averaged over tasks."""
     algorithm, h, meta, buffers = problems.start(name, NET, **{"inner_lr": ALPHA, **values})
-    gradient, *_ = vectorise.meta_gradient(algorithm, NET, meta, buffers, TASKS, h, progress, chunk=2)
+    gradient, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, NET, meta, buffers, h), TASKS, progress, chunk=2
+    )
     return meta, gradient
 
 
@@ -247,7 +249,9 @@ def test_two_updates_of_alpha_maml_move_both_rates_down_their_hypergradients() -
         torch.zeros(N_INPUTS + 1).double(),
     )
     for _ in range(2):
-        gradient, *_ = vectorise.meta_gradient(algorithm, NET, meta, buffers, TASKS, h, 0.5, chunk=3)
+        gradient, *_ = vectorise.meta_gradient(
+            vectorise.Model(algorithm, NET, meta, buffers, h), TASKS, 0.5, chunk=3
+        )
         meta, state, logs = optimizer.update(gradient, state, meta, 0.5)
         rates = alpha.expand(steps, N_INPUTS + 1)
         of_theta = mean([slope_of_theta(q, theta, rates, steps) for q in quadratics()])

@@ -61,7 +61,9 @@ def gradient_of(tasks: Task, buffers: Tree = None, **changes: Any) -> tuple[Tree
     net = problems.network()
     algorithm, h, meta, fresh = problems.start("reptile", net, **{**SETTINGS, **changes})
     start = fresh if buffers is None else buffers
-    gradient, _, _, new = vectorise.meta_gradient(algorithm, net, meta, start, tasks, h, 0.5, chunk=3)
+    gradient, _, _, new = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, start, h), tasks, 0.5, chunk=3
+    )
     return meta["theta"], gradient["theta"], new
 
 
@@ -115,7 +117,7 @@ def layer_moves(layer: Tree) -> bool:
 def test_one_task_at_the_full_outer_rate_replaces_theta_by_phi() -> None:
     net, task = problems.network(), problems.tasks(1)
     algorithm, h, meta, buffers = problems.start("reptile", net, **SETTINGS)
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, task, h, 0.0, 1)
+    gradient, *_ = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), task, 0.0, 1)
     optimizer = algorithm.optimizer(h)
     moved, *_ = optimizer.update(gradient, optimizer.init(meta), meta, 0.0)
     one = problems.one(task, 0)
@@ -212,7 +214,9 @@ def test_the_outer_step_falls_along_a_line_to_its_final_share(final: float) -> N
 def test_vectorised_equals_a_plain_loop(inner_optimizer: str, batch_norm: str) -> None:
     tasks, net = problems.tasks(3), problems.network(batch_norm)
     algorithm, h, meta, buffers = problems.start("reptile", net, **SETTINGS, inner_optimizer=inner_optimizer)
-    gradient, loss, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+    gradient, loss, *_ = vectorise.meta_gradient(
+        vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=2
+    )
     leaves = trees.map(lambda leaf: leaf.clone().requires_grad_(), meta)
     losses = [
         algorithm.task_loss(net, leaves, buffers, problems.one(tasks, index), h, 0.5)[0] for index in range(3)

@@ -120,7 +120,9 @@ def test_it_learns_two_tasks_by_heart() -> None:
     optimizer = algorithm.optimizer(h)
     state, losses = optimizer.init(meta), []
     for _ in range(25):
-        gradient, loss, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+        gradient, loss, *_ = vectorise.meta_gradient(
+            vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=2
+        )
         meta, state, _ = optimizer.update(gradient, state, meta, 0.5)
         losses.append(float(loss))
     assert losses[0] > 1  # near log 3

@@ -175,8 +175,7 @@ def test_the_gallery_counts_as_evaluation_does(large: Written) -> None:
     splits = small.splits()
     tasks = frozen.frozen(splits, "meta_validation", runs.read_config(final.run.folder).task, 2, "confirm")
     opened = runs.open_run(final.run.folder, splits)
-    args = (opened.learner.algorithm, opened.learner.net, opened.meta, opened.buffers, opened.learner.h)
-    wanted = evaluate(*args, splits.meta_validation.images, tasks).score
+    wanted = evaluate(opened.model, splits.meta_validation.images, tasks).score
     shown = [
         float((one.guess == one.query_y).float().mean()) for one in gallery.predict(final, splits, tasks)
     ]
@@ -189,7 +188,7 @@ def test_learned_rates_are_those_of_the_weights(large: Written) -> None:
     assert isinstance(steps, Picture)
     assert isinstance(layers, Picture)
     final = next(final for final in results.finals if (final.label, final.variant) == ("alpha_maml", "tuned"))
-    alpha = float(runs.open_run(final.run.folder, small.splits()).meta["alpha"])
+    alpha = float(runs.open_run(final.run.folder, small.splits()).model.meta["alpha"])
     assert f"alpha_maml: all layers {alpha:.3g}" in layers.alt
     assert "meta_sgd: slowest " in layers.alt
     assert "maml_pp: slowest " in steps.alt

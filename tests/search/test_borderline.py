@@ -276,6 +276,5 @@ def test_the_second_look_finds_what_one_look_at_all_tasks_finds(tmp_path: Path, 
     state = loop.load_state(tmp_path / WORK / "maml-000" / store.STATE, config, loaded)
     learner = loop.build(config, loaded)
     tasks = frozen.frozen(loaded, "meta_validation", tiny.task, 9, "search")
-    args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
-    found = evaluate.evaluate(*args, loaded.meta_validation.images, tasks)
+    found = evaluate.evaluate(loop.model(learner, state), loaded.meta_validation.images, tasks)
     np.testing.assert_allclose(found.score, long["val_scores"], atol=1e-6)

@@ -46,7 +46,8 @@ BUGS = [
         QUADRATIC + "test_maml_is_the_power_of_i_minus_alpha_a_times_the_query_slope",
     ),
     Bug(
-        "inner gradients are never limited", "algorithms/_inner_loop.py", "    if clip:\n", "    if False:\n",
+        "inner gradients are never limited", "algorithms/_inner_loop.py",
+        "return optim.clip(direction, clip), moments", "return direction, moments",
         QUADRATIC + "test_an_inner_gradient_is_limited_element_by_element",
     ),
     Bug(
@@ -327,7 +328,7 @@ BUGS = [
     ),
     Bug(
         "classes have no part in their interval", "stats/classes.py",
-        "variance = effect * found.weight + noise / n_tasks", "variance = noise / n_tasks",
+        "variance = effect * classes.weight + noise / n_tasks", "variance = noise / n_tasks",
         "stats/test_classes.py::test_variance_and_degrees_of_freedom_are_those_of_the_whole_matrices",
     ),
     Bug(

@@ -49,7 +49,7 @@ def test_a_meta_gradient_takes_no_more_than_it_did(setting: str, name: str) -> N
     tasks = Task(Support(*parts[0]), Query(*parts[1]), torch.zeros(n_tasks, WAY, dtype=torch.int64))
 
     def step() -> object:
-        return vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.0, n_tasks)
+        return vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.0, n_tasks)
 
     found = count(step)
     most, held = MOST[setting, name]
@@ -73,6 +73,10 @@ def test_the_number_of_tasks_adds_no_operation() -> None:
         x = torch.rand(n_tasks, WAY, channels, size, size)
         y = torch.arange(WAY).expand(n_tasks, -1)
         tasks = Task(Support(x, y), Query(x, y), torch.zeros(n_tasks, WAY, dtype=torch.int64))
-        return count(lambda: vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.0, n_tasks))
+        return count(
+            lambda: vectorise.meta_gradient(
+                vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.0, n_tasks
+            )
+        )
 
     assert counted(2).operations == counted(8).operations  # more make blocks of their own

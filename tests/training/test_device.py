@@ -85,7 +85,10 @@ def test_meta_gradients_are_those_of_a_processor(name: str) -> None:
     algorithm, net, *given, h, _ = problem(name, 4)
     given = [tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, one) for one in given]
     there = [tree_map(torch.Tensor.cpu, one) for one in given]
-    on_gpu, on_cpu = (vectorise.meta_gradient(algorithm, net, *one, h, 0.0)[0] for one in (given, there))
+    on_gpu, on_cpu = (
+        vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.0)[0]
+        for meta, buffers, tasks in (given, there)
+    )
     difference = trees.norm(trees.map(lambda a, b: a.cpu() - b, on_gpu, on_cpu))
     assert float(difference / trees.norm(on_cpu)) < 1e-9
 
@@ -98,19 +101,22 @@ def test_kernels_in_float32_find_the_meta_gradient_of_a_processor_in_float64() -
         one = vectorise.cut(tasks, slice(index, index + 1))
         exact = tree_map(lambda leaf: leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu(), one)
         there = [tree_map(lambda leaf: leaf.cpu().double(), tree) for tree in (meta, buffers)]
-        found = vectorise.meta_gradient(algorithm, net, meta, buffers, one, h, 0.0)[0]
-        expected = vectorise.meta_gradient(algorithm, net, *there, exact, h, 0.0)[0]
+        found = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), one, 0.0)[0]
+        expected = vectorise.meta_gradient(vectorise.Model(algorithm, net, *there, h), exact, 0.0)[0]
         difference = trees.norm(trees.map(lambda a, b: a.cpu().double() - b, found, expected))
         differences.append(float(difference / trees.norm(expected)))
     assert statistics.median(differences) < 1e-3
 
 
 def test_a_captured_step_gives_the_same_bits_and_lets_its_results_be() -> None:
-    *args, tasks, h, progress = problem("maml", 4)
+    *learnt, tasks, h, progress = problem("maml", 4)
     traces = TraceCache(trace_after=0.0)
-    found = [vectorise.meta_gradient(*args, tasks, h, progress, traces=traces)[0] for _ in range(3)]
+    found = [
+        vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress, traces=traces)[0]
+        for _ in range(3)
+    ]
     assert [type(one) for one in traces.recorded.values()] == [Captured]
-    expected = vectorise.meta_gradient(*args, tasks, h, progress)[0]
+    expected = vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress)[0]
     for one in found:
         for mine, theirs in zip(trees.leaves(one), trees.leaves(expected), strict=True):
             assert torch.equal(mine, theirs)
@@ -141,18 +147,20 @@ def test_meta_steps_wait_for_nothing(name: str) -> None:
 
 
 def test_tasks_that_do_not_fit_a_gpu_are_halved_and_have_the_same_gradient() -> None:
-    *args, tasks, h, progress = problem("maml", 16, width=64, steps=5)
-    expected = vectorise.meta_gradient(*args, tasks, h, progress, chunk=2)[0]
+    *learnt, tasks, h, progress = problem("maml", 16, width=64, steps=5)
+    expected = vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress, chunk=2)[0]
     total = torch.cuda.get_device_properties(CUDA).total_memory
     torch.cuda.empty_cache()
     device.reset_peak(CUDA)
-    vectorise.meta_gradient(*args, tasks, h, progress, chunk=4)
+    vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress, chunk=4)
     room = device.peak(CUDA) * 1.5  # for four tasks, not for sixteen
     traces = TraceCache(trace_after=float("inf"))
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(room / total)
     try:
-        found = vectorise.meta_gradient(*args, tasks, h, progress, chunk=16, traces=traces)[0]
+        found = vectorise.meta_gradient(
+            vectorise.Model(*learnt, h), tasks, progress, chunk=16, traces=traces
+        )[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert traces.max_tasks_in_memory in (2, 4, 8)

@@ -26,7 +26,7 @@ def prepared(name: str = "maml", **values: Any) -> tuple[tuple[Any, ...], Any]:
     state = loop.start(config, learner)
     tasks = frozen.frozen(splits, "meta_test", config.task, 12, "test")
     images = splits.meta_test.images
-    return (learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks), learner
+    return (loop.model(learner, state), images, tasks), learner
 
 
 def test_the_curve_over_inner_steps_passes_through_the_evaluation() -> None:
@@ -35,7 +35,7 @@ def test_the_curve_over_inner_steps_passes_through_the_evaluation() -> None:
     assert [point["step"] for point in found["over_steps"]] == list(range(11))
     for step in (0, 3, 10):
         h = dataclasses.replace(learner.h, eval_steps=step)
-        expected = evaluate.evaluate(*args[:4], h, *args[5:]).score.mean()
+        expected = evaluate.evaluate(args[0]._replace(h=h), *args[1:]).score.mean()
         assert found["over_steps"][step]["mean"] == pytest.approx(expected)
 
 
@@ -45,7 +45,7 @@ def test_a_baseline_that_descends_the_support_set_has_its_curve_too(name: str) -
     found = diagnostics.diagnose(*args)
     for step in (0, 7):
         h = dataclasses.replace(learner.h, inner_steps=step)
-        expected = evaluate.evaluate(*args[:4], h, *args[5:]).score.mean()
+        expected = evaluate.evaluate(args[0]._replace(h=h), *args[1:]).score.mean()
         assert found["over_steps"][step]["mean"] == pytest.approx(expected)
     assert 0 <= found["diverged"] <= 1
 
@@ -131,8 +131,8 @@ def test_meta_test_records_a_diagnosis_of_its_own_tasks(tmp_path: Path) -> None:
 
 def test_only_the_first_tasks_are_followed_over_inner_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "FOLLOWED", 5)
-    args, learner = prepared(inner_steps=2, inner_lr=0.3)
+    args, _ = prepared(inner_steps=2, inner_lr=0.3)
     found = diagnostics.diagnose(*args)
     assert (found["tasks"], found["followed"]) == (12, 5)
-    score = evaluate.evaluate(*args[:4], learner.h, *args[5:]).score
+    score = evaluate.evaluate(*args).score
     assert found["over_steps"][2]["mean"] == pytest.approx(score[:5].mean())

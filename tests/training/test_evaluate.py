@@ -18,15 +18,7 @@ def test_batched_evaluation_equals_one_task_at_a_time(name: str, monkeypatch: py
     learner = loop.build(config, splits)
     state = loop.start(config, learner)
     tasks = frozen.frozen(splits, "meta_test", config.task, 7, "test")
-    args = (
-        learner.algorithm,
-        learner.net,
-        state.meta,
-        state.buffers,
-        learner.h,
-        splits.meta_test.images,
-        tasks,
-    )
+    args = (loop.model(learner, state), splits.meta_test.images, tasks)
     together = evaluate.evaluate(*args)
     monkeypatch.setattr(evaluate, "BLOCK", 1)
     alone = evaluate.evaluate(*args)
@@ -60,9 +52,7 @@ def test_nothing_that_evaluation_returns_holds_a_graph() -> None:
     state = loop.start(config, learner)
     tasks = frozen.frozen(splits, "meta_test", config.task, 3, "test")
     before = torch.is_grad_enabled()
-    evaluate.evaluate(
-        learner.algorithm, learner.net, state.meta, state.buffers, learner.h, splits.meta_test.images, tasks
-    )
+    evaluate.evaluate(loop.model(learner, state), splits.meta_test.images, tasks)
     assert torch.is_grad_enabled() == before
 
 
@@ -72,9 +62,7 @@ def test_the_score_of_a_regression_is_the_mean_squared_error_of_each_task() -> N
     state = loop.start(config, learner)
     tasks = frozen.frozen(splits, "meta_test", config.task, 7, "test")
     images = splits.meta_test.images
-    found = evaluate.evaluate(
-        learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks
-    )
+    found = evaluate.evaluate(loop.model(learner, state), images, tasks)
     (group,) = tasks.groups
     drawn = frozen.gather(images, group.indices, group.shape)
     for index in range(7):

@@ -157,7 +157,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
     config, splits = small.config(), small.splits()
     learner = loop.build(config, splits)
     state = loop.start(config, learner)
-    return config, learner, sampling.pool(splits.meta_train, config.task), state.meta, state.buffers
+    return config, loop.model(learner, state), sampling.pool(splits.meta_train, config.task)
 
 
 def test_kernels_that_are_right_are_used(

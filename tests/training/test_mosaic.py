@@ -81,11 +81,10 @@ def test_a_trained_run_shows_its_tasks(tmp_path: Path, algorithm: str, steps: li
     for number in range(mosaic.SHOWN):
         events = accumulator.Tensors(f"episode/{number + 1}")
         assert [event.step for event in events] == steps
-    by_step = dict(diagnostics.over_steps(run.learner.algorithm, run.learner.h))
+    by_step = diagnostics.over_steps(run.model)
     for step in steps:
-        rest = (run.learner.net, run.meta, run.buffers, by_step[step])
-        scored = evaluate.evaluate(run.learner.algorithm, *rest, splits.meta_validation.images, few).score
-        seen = list(mosaic.predict(run.learner.algorithm, *rest, splits.meta_validation, few))
+        scored = evaluate.evaluate(by_step[step], splits.meta_validation.images, few).score
+        seen = list(mosaic.predict(by_step[step], splits.meta_validation, few))
         assert [float((one.guess == one.query_y).double().mean()) for one in seen] == pytest.approx(
             list(scored)
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import algorithms, nets
+from metabench import nets
 from metabench.core import Task, seeds, trees
 from metabench.core.config import NetworkConfig
 from metabench.core.objectives import OBJECTIVES
@@ -81,8 +81,8 @@ def test_evaluation_goes_on_with_fewer_tasks_where_memory_is_too_small(
     learner = loop.build(config, splits)
     state = loop.start(config, learner)
     frozen = episodes.frozen(splits, "meta_validation", config.task, 7, "search")
-    args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
-    expected = evaluate.evaluate(*args, splits.meta_validation.images, frozen)
+    model = loop.model(learner, state)
+    expected = evaluate.evaluate(model, splits.meta_validation.images, frozen)
     room, per_task = Room(2), vectorise.per_task
 
     def limited(function: Callable[..., Any], tasks: Task, *shared: Any, **options: Any) -> Any:
@@ -90,7 +90,7 @@ def test_evaluation_goes_on_with_fewer_tasks_where_memory_is_too_small(
         return per_task(function, tasks, *shared, **options)
 
     monkeypatch.setattr(vectorise, "per_task", limited)
-    found = evaluate.evaluate(*args, splits.meta_validation.images, frozen)
+    found = evaluate.evaluate(model, splits.meta_validation.images, frozen)
     assert max(room.tried) > 2 >= room.tried[-1]
     torch.testing.assert_close(torch.tensor(found.loss), torch.tensor(expected.loss), rtol=1e-5, atol=1e-6)
     assert (found.score == expected.score).all()
@@ -121,5 +121,5 @@ def prepared(n_tasks: int) -> Callable[[TraceCache | None], Any]:
         n_tasks,
     )
     tasks = episodes.gather(splits.meta_train.images, drawn, sampling.Shape(3, 1, 2))
-    args = (algorithms.get("maml"), learner.net, state.meta, state.buffers, tasks, learner.h, 0.0, n_tasks)
-    return lambda traces: vectorise.meta_gradient(*args, traces)
+    model = loop.model(learner, state)
+    return lambda traces: vectorise.meta_gradient(model, tasks, 0.0, n_tasks, traces)

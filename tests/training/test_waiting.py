@@ -85,9 +85,8 @@ def test_no_meta_step_waits_for_the_device(name: str) -> None:
 def test_a_meta_gradient_stays_on_the_device(name: str) -> None:
     learner, state, _, _ = prepared(name)
     tasks = on_meta(problems.cast(problems.tasks(), torch.float32))
-    args = (learner.algorithm, learner.net, state.meta, state.buffers, tasks, learner.h, 0.5)
     with Elsewhere() as seen:
-        vectorise.meta_gradient(*args)
+        vectorise.meta_gradient(loop.model(learner, state), tasks, 0.5)
     assert not seen.elsewhere
     assert seen.n_operations > 100
     if name == "maml":

@@ -195,10 +195,6 @@ def _merge(x: Tensor | None, dim: int | None, n_tasks: int, axis: int) -> Tensor
     return x.flatten(axis, axis + 1)
 
 
-def _step_args(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return types.Gradients(*inputs[:3]), types.Saved(*inputs[3:8]), *inputs[8:]
-
-
 _STEP = (
     "Tensor? g_y, Tensor? g_pooled, Tensor? g_moments, "
     "Tensor x, Tensor w, Tensor y, Tensor moments, Tensor where, int groups, bool needs_x"
@@ -212,12 +208,20 @@ _register(
     lambda way, *inputs: way.step(*inputs),
     _Step,
 )
-_register("step_grad", _STEP, "w x", lambda way, *inputs: way.step_grad(*_step_args(inputs)), _StepGrad)
+_register(
+    "step_grad",
+    _STEP,
+    "w x",
+    lambda way, *inputs: way.step_grad(types.Gradients(*inputs[:3]), types.Saved(*inputs[3:])),
+    _StepGrad,
+)
 _register(
     "step_grad_grad",
     f"Tensor? h_w, Tensor? h_x, {_STEP}",
     "g_y g_pooled g_moments x w y moments",
-    lambda way, h_w, h_x, *inputs: way.step_grad_grad(h_w, h_x, *_step_args(inputs)),
+    lambda way, *inputs: way.step_grad_grad(
+        *inputs[:2], types.Gradients(*inputs[2:5]), types.Saved(*inputs[5:])
+    ),
     _last("step_grad_grad"),
 )
 _register(
@@ -240,7 +244,7 @@ _register(
     f"Tensor g, Tensor of_scale, Tensor of_shift, {_RECTIFIED}",
     "g x scale moments",
     lambda way, *inputs: way.rectify_grad_grad(
-        *inputs[:4], types.Passed(*inputs[4:7]), types.Rectified(*inputs[7:-1])
+        inputs[:4], types.Passed(*inputs[4:7]), types.Rectified(*inputs[7:-1])
     ),
     _last("rectify_grad_grad"),
 )

@@ -1,4 +1,4 @@
-"""What the fused steps of `fused` take and leave, whatever device computes them."""
+"""What the steps of `operators` take and leave, whatever device computes them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor
 EPSILON = 1e-5
 """Added to a variance."""
 
+Tensors = tuple[Tensor | None, ...]
+"""Gradients, None where they are not asked for."""
+
 
 class Saved(NamedTuple):
     """What a step leaves for its gradient."""
@@ -18,6 +21,8 @@ class Saved(NamedTuple):
     y: Tensor  # the convolution's output; empty where it is not needed, or computed again
     moments: Tensor  # [C, 2]: mean and biased variance of y
     where: Tensor  # each pooled pixel's place
+    groups: int  # of channels
+    needs_x: bool  # whether the gradient of x is asked for
 
 
 class Gradients(NamedTuple):

@@ -72,14 +72,12 @@ def reevaluate(
         n_tasks: in all, those of the report among them.
     """
     begun = time.perf_counter()
-    learner = loop.build(run, splits)
+    model = loop.model(loop.build(run, splits), state)
     tasks = frozen.frozen(splits, "meta_validation", run.task, n_tasks, "search")
     images = splits.meta_validation.images.to(torch.device(device))
     rest = frozen.between(tasks, run.validation_tasks)
-    evaluated = evaluate.evaluate(
-        learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, rest
-    )
-    scores = [*line["val_scores"], *(learner.net.objective.metric.sign * evaluated.score).round(6).tolist()]
+    evaluated = evaluate.evaluate(model, images, rest)
+    scores = [*line["val_scores"], *(model.net.objective.metric.sign * evaluated.score).round(6).tolist()]
     mean, seconds = statistics.fmean(scores), time.perf_counter() - begun
     return {
         **line,

@@ -71,15 +71,15 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
     remote.refresh(checkpoint)
     state, note = _state(run, splits, checkpoint, line["tasks_seen"], device)
     remote.evict(checkpoint)
-    net = loop.build(run, splits)
+    model = loop.model(loop.build(run, splits), state)
     tasks = frozen.frozen(splits, "meta_validation", run.task, parsed.budget.confirm_tasks, "confirm")
     images = splits.meta_validation.images.to(device)
-    score = evaluate.evaluate(net.algorithm, net.net, state.meta, state.buffers, net.h, images, tasks)
+    score = evaluate.evaluate(model, images, tasks)
     return {
         "trial": line["trial"],
         "algorithm": algorithm,
         "hyperparameters": line["hyperparameters"],
-        net.net.objective.metric.name: score.score.tolist(),
+        model.net.objective.metric.name: score.score.tolist(),
         "tasks_hash": tasks.hash,
         "note": note,
     }

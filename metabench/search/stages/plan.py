@@ -135,7 +135,7 @@ def _time_one(
     tasks = frozen.frozen(splits, "meta_validation", run.task, n_tasks, "search")
     images = splits.meta_validation.images.to(device)
     begun = time.perf_counter()
-    evaluate.evaluate(learner.algorithm, learner.net, state.meta, state.buffers, learner.h, images, tasks)
+    evaluate.evaluate(loop.model(learner, state), images, tasks)
     return training, (time.perf_counter() - begun) / n_tasks
 
 

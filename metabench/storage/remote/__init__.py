@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from metabench.storage.remote.address import check_url as check_url
-from metabench.storage.remote.address import is_url as is_url
 from metabench.storage.remote.mirror import ORIGIN as ORIGIN
 from metabench.storage.remote.mirror import Mirror as Mirror
+from metabench.storage.remote.mirror import check_url as check_url
+from metabench.storage.remote.mirror import is_url as is_url
 
 _mirrors: dict[Path, Mirror] = {}
 

@@ -1,11 +1,13 @@
-"""A local folder that mirrors a folder of an object store."""
+"""A local folder that mirrors a folder of an object store, and which addresses of one are understood."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
 import zlib
@@ -15,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from metabench.core import MetabenchError, OutOfOrder, signals
-from metabench.storage.remote import address
 
 STORE_TIMEOUT_SECONDS = 300.0
 """For which a store that does not answer is asked again, before the process gives up."""
@@ -29,6 +30,13 @@ ORIGIN = ".storage"
 PART = 64 * 1024
 """Bytes after which a file of JSON lines goes on in another object, at the next end of a line."""
 
+EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
+"""Scheme to the library that it needs, and the extra that installs it."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}}
+}
+
 
 class Mirror:
     """A local folder that mirrors a folder of an object store."""
@@ -38,8 +46,8 @@ class Mirror:
 
         self.local = local
         self.is_scratch = is_scratch
-        self.url = address.check_url(url)
-        options = address.OPTIONS.get(urlsplit(url).scheme, {})
+        self.url = check_url(url)
+        options = OPTIONS.get(urlsplit(url).scheme, {})
         # It prints a traceback for each connection that breaks, which is seen, and tried again, here.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # Listings are asked for anew: other processes write there.
@@ -172,7 +180,7 @@ class Mirror:
         while True:
             try:
                 return getattr(self.fs, method)(f"{self.root}/{name}".rstrip("/"), *args, **options)
-            except address.faults() as error:
+            except faults() as error:
                 is_answer = isinstance(error, FileNotFoundError | FileExistsError)
                 if is_answer and not (transient and isinstance(error, transient)):
                     raise
@@ -189,6 +197,44 @@ class Mirror:
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, 20)
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a text is an address such as s3://bucket/folder, rather than a path."""
+    return "://" in text
+
+
+def check_url(url: str) -> str:
+    """Return an address without its last slash, or say what is wrong with it."""
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise MetabenchError(
+            f"{parts.scheme}://...: an address must hold no credentials and no parameters, which would be "
+            "written into files; set AWS_ACCESS_KEY_ID and the like, or use the machine's own role"
+        )
+    library, extra = EXTRAS.get(parts.scheme, ("", ""))
+    if not library and parts.scheme != "memory":
+        raise MetabenchError(f"{url}: must be a path, or start with one of s3://, gs://")
+    if not parts.netloc:
+        raise MetabenchError(f"{url}: names no bucket; give {parts.scheme}://BUCKET/FOLDER")
+    if library and importlib.util.find_spec(library) is None:
+        raise MetabenchError(
+            f"{url}: needs {library}, which is not installed; do: pip install 'metabench[{extra}]'"
+        )
+    return url.rstrip("/")
+
+
+def faults() -> tuple[type[BaseException], ...]:
+    """Return what the libraries raise where the network or the store is out of order."""
+    names = {
+        "botocore.exceptions": ("BotoCoreError", "ClientError"),
+        "aiohttp": ("ClientError",),
+        "gcsfs.retry": ("HttpError",),
+    }
+    loaded = [
+        (sys.modules[module], name) for module in names if module in sys.modules for name in names[module]
+    ]
+    return (OSError, *(getattr(module, name) for module, name in loaded))
 
 
 def split(data: bytes, size: int) -> list[bytes]:

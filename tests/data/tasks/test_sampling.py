@@ -250,8 +250,7 @@ def test_every_algorithm_learns_from_every_kind_of_task(name: str, changes: dict
         assert bool(torch.isfinite(logs["loss"]))
         assert bool(trees.is_finite(state.meta))
     tasks = frozen.frozen(splits, "meta_test", task, 8, "test")
-    args = (learner.algorithm, learner.net, state.meta, state.buffers, learner.h)
-    found = evaluate.evaluate(*args, splits.meta_test.images, tasks)
+    found = evaluate.evaluate(loop.model(learner, state), splits.meta_test.images, tasks)
     assert found.score.shape == (8,)
     assert ((found.score >= 0) & (found.score <= 1)).all()
 
@@ -268,9 +267,9 @@ def test_tasks_of_several_shapes_give_the_mean_of_their_gradients(name: str) -> 
     for shape, n_tasks in ((Shape(2, 1, 2), 3), (Shape(4, 1, 2), 1)):
         indices = sampling.sample(seeds.generator("groups", shape.way), source, shape, n_tasks)
         groups.append(frozen.gather(source.split.images, indices, shape))
-    args = (learner.algorithm, learner.net, state.meta, state.buffers)
-    whole, loss, *_ = vectorise.grouped_meta_gradient(*args, groups, learner.h, 0.5, 8)
-    parts = [vectorise.grouped_meta_gradient(*args, [group], learner.h, 0.5, 8)[:2] for group in groups]
+    model = loop.model(learner, state)
+    whole, loss, *_ = vectorise.grouped_meta_gradient(model, groups, 0.5)
+    parts = [vectorise.grouped_meta_gradient(model, [group], 0.5)[:2] for group in groups]
     expected = trees.map(lambda a, b: 0.75 * a + 0.25 * b, parts[0][0], parts[1][0])
     for mine, theirs in zip(trees.leaves(whole), trees.leaves(expected), strict=True):
         torch.testing.assert_close(mine, theirs)  # float32: the order of a sum
@@ -287,9 +286,7 @@ def test_a_task_of_fewer_ways_sees_a_network_cut_to_its_ways(name: str) -> None:
     source = sampling.pool(splits.meta_train, small.TASK)
     indices = sampling.sample(seeds.generator("cut"), source, shape, 2)
     tasks = frozen.gather(source.split.images, indices, shape)
-    gradient, loss, *_ = vectorise.grouped_meta_gradient(
-        learner.algorithm, learner.net, state.meta, state.buffers, [tasks], learner.h, 0.5, 8
-    )
+    gradient, loss, *_ = vectorise.grouped_meta_gradient(loop.model(learner, state), [tasks], 0.5)
     head = gradient["theta"]["head"]
     assert not head["weight"][3:].any()
     assert not head["bias"][3:].any()
@@ -305,7 +302,7 @@ def test_a_task_of_fewer_ways_sees_a_network_cut_to_its_ways(name: str) -> None:
         }
 
     expected, small_loss, *_ = vectorise.meta_gradient(
-        narrow.algorithm, narrow.net, cut(state.meta), state.buffers, tasks, narrow.h, 0.5, 8
+        vectorise.Model(narrow.algorithm, narrow.net, cut(state.meta), state.buffers, narrow.h), tasks, 0.5, 8
     )
     torch.testing.assert_close(loss, small_loss)
     for mine, theirs in zip(trees.leaves(cut(gradient)), trees.leaves(expected), strict=True):

@@ -72,7 +72,7 @@ def places(given: Given) -> tuple[Saved, Saved]:
     """Return what a step saves for each route, which tell a pixel's place in different ways."""
     args = (given.x, given.weight, given.scale, given.groups, True, True)
     y, _, moments, where = gpu.step(*args)
-    saved = Saved(given.x, given.weight, y, moments, where)
+    saved = Saved(given.x, given.weight, y, moments, where, given.groups, True)
     return saved, saved._replace(where=cpu.step(*args)[3])
 
 
@@ -125,7 +125,7 @@ def test_sums_over_many_parts() -> None:
     found = cpu.rectify_grad(g, rectified)
     assert_equal(gpu.rectify_grad(g, rectified), found)
     moved = [given.like(one) for one in (given.y, given.scale, given.scale, moments)]
-    mine, theirs = (way.rectify_grad_grad(*moved, Passed(g, *found[1:3]), rectified) for way in (gpu, cpu))
+    mine, theirs = (way.rectify_grad_grad(moved, Passed(g, *found[1:3]), rectified) for way in (gpu, cpu))
     assert_equal(mine, theirs)
 
 
@@ -148,18 +148,15 @@ def test_gradients_of_step(given: Given, places: tuple[Saved, Saved]) -> None:
         if all(one is None for one in gradients):
             continue
         for needs_x in (True, False) if g_pooled is not None else (True,):
-            more = (given.groups, needs_x)
-            mine, theirs = (
-                way.step_grad(gradients, saved, *more) for way, saved in zip((gpu, cpu), places, strict=True)
-            )
+            routes = [
+                (way, saved._replace(needs_x=needs_x)) for way, saved in zip((gpu, cpu), places, strict=True)
+            ]
+            mine, theirs = (way.step_grad(gradients, saved) for way, saved in routes)
             assert_equal(mine, theirs)
             for moved in itertools.product(given.maybe(given.weight), given.maybe(given.x)):
                 if moved == (None, None):
                     continue
-                mine, theirs = (
-                    way.step_grad_grad(*moved, gradients, saved, *more)
-                    for way, saved in zip((gpu, cpu), places, strict=True)
-                )
+                mine, theirs = (way.step_grad_grad(*moved, gradients, saved) for way, saved in routes)
                 assert_equal(mine, theirs)
 
 
@@ -169,19 +166,19 @@ def moments_of(given: Given) -> Tensor:
 
 def test_images_may_lie_in_another_way(given: Given, places: tuple[Saved, Saved]) -> None:
     def lying(tree: Any) -> Any:
-        return tree_map(Tensor.contiguous, tree)
+        return tree_map(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf, tree)
 
-    saved, more = places[0], (given.groups, True)
+    saved = places[0]
     found, expected = (
         gpu.pooling.pool(way(given.y), given.scale, True) for way in (Tensor.contiguous, channels_last)
     )
     assert_equal(found, expected)
     gradients = Gradients(given.like(given.y), given.like(saved.where), given.like(saved.moments))
     moved = given.like(given.weight), given.like(given.x)
-    assert_equal(gpu.step_grad(lying(gradients), lying(saved), *more), gpu.step_grad(gradients, saved, *more))
+    assert_equal(gpu.step_grad(lying(gradients), lying(saved)), gpu.step_grad(gradients, saved))
     assert_equal(
-        gpu.step_grad_grad(*lying(moved), lying(gradients), lying(saved), *more),
-        gpu.step_grad_grad(*moved, gradients, saved, *more),
+        gpu.step_grad_grad(*lying(moved), lying(gradients), lying(saved)),
+        gpu.step_grad_grad(*moved, gradients, saved),
     )
     rectified = Rectified(given.y.relu(), given.y, given.scale, moments_of(given))
     g = given.like(given.y)
@@ -195,13 +192,13 @@ def test_torchs_own_convolutions_serve_however_their_results_lie(
     given: Given, places: tuple[Saved, Saved], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = (given.x, given.weight, given.scale, given.groups, True, True)
-    saved, more = places[0], (given.groups, True)
+    saved = places[0]
     gradients = Gradients(given.like(given.y), given.like(saved.where), given.like(saved.moments))
     moved = given.like(given.weight), given.like(given.x)
 
     def found() -> list[Any]:
-        every = gpu.step(*args), gpu.step_grad(gradients, saved, *more)
-        return [*every, gpu.step_grad_grad(*moved, gradients, saved, *more)]
+        every = gpu.step(*args), gpu.step_grad(gradients, saved)
+        return [*every, gpu.step_grad_grad(*moved, gradients, saved)]
 
     expected = found()
     for name in ("convolve", "correlate"):
@@ -223,7 +220,7 @@ def test_rectify_and_its_gradients(given: Given) -> None:
     passed = Passed(g, *found[1:3])
     for moved in itertools.product(*map(given.maybe, (x, scale, shift, moments))):
         if any(one is not None for one in moved):
-            mine, theirs = (way.rectify_grad_grad(*moved, passed, rectified) for way in (gpu, cpu))
+            mine, theirs = (way.rectify_grad_grad(moved, passed, rectified) for way in (gpu, cpu))
             assert_equal(mine, theirs)
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from metabench.core import MetabenchError
 from metabench.storage import files, remote
-from metabench.storage.remote import address
 from metabench.storage.remote import mirror as copy_module
 from tests.storage.remote import server
 
@@ -181,14 +180,14 @@ def test_a_store_that_stays_away_is_named_in_the_end(tmp_path: Path, monkeypatch
 )
 def test_an_address_that_will_not_do_is_refused_without_repeating_a_secret(given: str, told: str) -> None:
     with pytest.raises(MetabenchError, match=told) as caught:
-        address.check_url(given)
+        copy_module.check_url(given)
     assert "secret" not in str(caught.value)
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(address.EXTRAS, "gs", ("no_such_library", "gcs"))
+    monkeypatch.setitem(copy_module.EXTRAS, "gs", ("no_such_library", "gcs"))
     with pytest.raises(MetabenchError, match=r"needs no_such_library.*pip install 'metabench\[gcs\]'"):
-        address.check_url("gs://bucket/x")
+        copy_module.check_url("gs://bucket/x")
 
 
 def test_a_bucket_that_is_not_there_is_named_at_once(tmp_path: Path, s3: server.Server) -> None:

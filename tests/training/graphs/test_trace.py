@@ -56,7 +56,8 @@ def test_replaying_gives_the_same_bits_for_new_tasks_parameters_and_buffers(name
     traces = TraceCache(trace_after=0)
     for step in range(3):
         meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
-        args = (learner.algorithm, learner.net, meta, buffers, draw(splits, step), learner.h, 0.9, 8)
+        model = loop.model(learner, state)._replace(meta=meta, buffers=buffers)
+        args = (model, draw(splits, step), 0.9, 8)
         found, expected = vectorise.meta_gradient(*args, traces), vectorise.meta_gradient(*args)
         for mine, theirs in zip(found, expected, strict=True):
             assert_identical({"": mine}, {"": theirs})
@@ -73,7 +74,7 @@ def test_replayed_evaluation_gives_the_same_bits_for_whatever_was_learnt(name: s
     traces = TraceCache(trace_after=0)
     for step in range(3):
         meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
-        args = (learner.algorithm, learner.net, meta, buffers, learner.h, images, frozen)
+        args = (loop.model(learner, state)._replace(meta=meta, buffers=buffers), images, frozen)
         found, expected = evaluate.evaluate(*args, traces), evaluate.evaluate(*args)
         assert (found.loss == expected.loss).all()
         assert (found.score == expected.score).all()
@@ -106,7 +107,7 @@ def test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own() -> 
     traces = TraceCache(trace_after=0)
     for progress, way in ((0.1, 4), (0.3, 4), (0.4, 4), (0.6, 4), (0.9, 4), (0.9, 3)):
         tasks = draw(splits, 0, way)
-        args = (learner.algorithm, learner.net, state.meta, state.buffers, [tasks], learner.h, progress, 8)
+        args = (loop.model(learner, state), [tasks], progress)
         found = vectorise.grouped_meta_gradient(*args, traces)
         assert_identical(found[0], vectorise.grouped_meta_gradient(*args)[0])
     assert len(traces.recorded) == 4  # weighed steps; first order; second order; fewer ways

@@ -1,4 +1,4 @@
-"""The arithmetic of `fused` on a CPU: grouped, channels-last kernels over blocks that fit a cache.
+"""The arithmetic of `operators` on a CPU: grouped, channels-last kernels over blocks that fit a cache.
 
 Some examples pass through a whole step before the next ones start: memory is several times slower than a
 core's own cache. Images are [n, G * C, H, W] for G groups of channels.
@@ -22,7 +22,7 @@ from metabench.nets.kernels.cpu.kernels import (
     wide,
 )
 from metabench.nets.kernels.cpu.rectifying import rectify, rectify_grad, rectify_grad_grad
-from metabench.nets.kernels.types import Gradients, Saved
+from metabench.nets.kernels.types import Gradients, Saved, Tensors
 
 __all__ = ["rectify", "rectify_grad", "rectify_grad_grad", "step", "step_grad", "step_grad_grad"]
 
@@ -50,13 +50,14 @@ def step(
     n, n_channels, height, width = len(x), len(weight), *x.shape[2:]
     pooled = image(x, n, n_channels, height // 2, width // 2)
     where = torch.empty_like(pooled, dtype=torch.int64)
-    sign = _sign(scale) if bool((scale < 0).any()) else None
+    has_negative = bool((scale < 0).any())
+    sign = wide(torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)) if has_negative else None
     gathered, seen = Gathered(n), []
     for at in blocks(x, len(weight)):
         y = convolve(x[at], weight, groups)
         if has_moments:
             seen.append((len(y) / n, *torch.batch_norm_update_stats(y, None, None, 0.0)))
-            if keep and not _is_light(x, groups):
+            if keep and x.shape[1] // groups > FEW:
                 gathered.put("y", at, y)
         signed = y if sign is None else y * sign
         torch.ops.aten.max_pool2d_with_indices.out(signed, [2, 2], out=pooled[at], indices=where[at])
@@ -66,14 +67,14 @@ def step(
     return gathered.whole.get("y", image(x, 0, n_channels, height, width)), pooled, moments, where
 
 
-def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) -> tuple[Tensor | None, ...]:
+def step_grad(gradients: Gradients, saved: Saved) -> Tensors:
     """Return the gradients of weight and x."""
     saved = saved._replace(weight=channels_last(saved.weight))  # as a convolution wants it, once
-    x, weight = saved.x, saved.weight
+    x, weight, *_, groups, needs_x = saved
     flipped, line = flip(weight, groups) if needs_x else None, _line(gradients, saved)
     gathered = Gathered(len(x))
     for at in blocks(x, len(weight)):
-        g = _gradient(at, gradients, saved, line, _output(at, line, saved, groups))
+        g = _gradient(at, gradients, saved, line, _output(at, line, saved))
         gathered.add("weight", correlate(x[at], g, groups))
         if flipped is not None:
             gathered.put("x", at, convolve(g, flipped, groups))
@@ -81,22 +82,17 @@ def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) ->
 
 
 def step_grad_grad(
-    h_weight: Tensor | None,
-    h_x: Tensor | None,
-    gradients: Gradients,
-    saved: Saved,
-    groups: int,
-    needs_x: bool,
-) -> tuple[Tensor | None, ...]:
+    h_weight: Tensor | None, h_x: Tensor | None, gradients: Gradients, saved: Saved
+) -> Tensors:
     """Return what `step_grad` passes on to the gradients of all that a step returned, and what it saved."""
     h_weight = None if h_weight is None else channels_last(h_weight)
     saved = saved._replace(weight=channels_last(saved.weight))  # as a convolution wants them, once
-    x, weight, _, _, where = saved
+    x, weight, _, _, where, groups, needs_x = saved
     gathered, line = Gathered(len(x)), _line(gradients, saved)
     back, h_back = (flip(w, groups) if needs_x and w is not None else None for w in (weight, h_weight))
     for at in blocks(x, len(weight)):
-        y = _output(at, line, saved, groups)
-        h = _moved(at, h_weight, h_x, saved, groups)
+        y = _output(at, line, saved)
+        h = _moved(at, h_weight, h_x, saved)
         if gradients.y is not None:
             gathered.put("g_y", at, h)
         if gradients.pooled is not None:
@@ -122,10 +118,6 @@ def step_grad_grad(
     return *gathered.read("g_y", "g_pooled"), of_g_moments, *gathered.read("x", "weight", "y"), of_moments
 
 
-def _is_light(x: Tensor, groups: int) -> bool:
-    return x.shape[1] // groups <= FEW
-
-
 def _line(gradients: Gradients, saved: Saved) -> Line:
     if gradients.moments is None:
         return None
@@ -134,9 +126,7 @@ def _line(gradients: Gradients, saved: Saved) -> Line:
     return slope, torch.addcmul(g_mean, saved.moments[:, 0], slope, value=-1)
 
 
-def _of_line(
-    saved: Saved, line: Line, of_slope: Tensor | None, of_offset: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
+def _of_line(saved: Saved, line: Line, of_slope: Tensor | None, of_offset: Tensor | None) -> Tensors:
     # What reaches the gradients of the moments, and the moments themselves, through the line.
     if line is None or of_slope is None or of_offset is None:
         return None, None
@@ -150,11 +140,11 @@ def _count(saved: Saved) -> int:
     return len(saved.x) * saved.x.shape[2] * saved.x.shape[3]
 
 
-def _output(at: slice, line: Line, saved: Saved, groups: int) -> Tensor | None:
+def _output(at: slice, line: Line, saved: Saved) -> Tensor | None:
     # The convolution's, where the gradients of the moments ask for it.
     if line is None:
         return None
-    return saved.y[at] if len(saved.y) else convolve(saved.x[at], saved.weight, groups)
+    return saved.y[at] if len(saved.y) else convolve(saved.x[at], saved.weight, saved.groups)
 
 
 def _gradient(at: slice, gradients: Gradients, saved: Saved, line: Line, y: Tensor | None) -> Tensor:
@@ -173,15 +163,11 @@ def _gradient(at: slice, gradients: Gradients, saved: Saved, line: Line, y: Tens
     return g if gradients.y is None else g.add_(gradients.y[at])
 
 
-def _moved(at: slice, h_weight: Tensor | None, h_x: Tensor | None, saved: Saved, groups: int) -> Tensor:
+def _moved(at: slice, h_weight: Tensor | None, h_x: Tensor | None, saved: Saved) -> Tensor:
     # How the convolution's output moves, where weight and x move along h_weight and h_x.
     ways = ((saved.x, h_weight), (h_x, saved.weight))
-    moves = [convolve(a[at], b, groups) for a, b in ways if a is not None and b is not None]
+    moves = [convolve(a[at], b, saved.groups) for a, b in ways if a is not None and b is not None]
     return moves[0] if len(moves) == 1 else moves[0].add_(moves[1])
-
-
-def _sign(scale: Tensor) -> Tensor:
-    return wide(torch.where(scale < 0, -1.0, 1.0).to(scale.dtype))
 
 
 def _moments(seen: Sequence[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

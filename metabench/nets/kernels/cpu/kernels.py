@@ -13,11 +13,7 @@ BYTES = 3_200_000
 
 
 def blocks(x: Tensor, n_channels: int) -> list[slice]:
-    """Cut the examples into as few parts as fit, none larger than another by more than one.
-
-    Args:
-        n_channels: of what each image becomes.
-    """
+    """Cut examples that become images of so many channels into as few parts as fit, alike in size."""
     bytes_of_one = n_channels * x[0, 0].numel() * x.element_size()
     n_parts = -(-len(x) // max(1, BYTES // bytes_of_one))
     ends = [len(x) * part // n_parts for part in range(n_parts + 1)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metabench.nets.kernels.cpu.kernels import Gathered, blocks, channels_last, image, wide
-from metabench.nets.kernels.types import EPSILON, Passed, Rectified
+from metabench.nets.kernels.types import EPSILON, Passed, Rectified, Tensors
 
 
 def rectify(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def rectify(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
     return whole
 
 
-def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
+def rectify_grad(g: Tensor, rectified: Rectified) -> Tensors:
     """Return the gradients of x, scale, shift and moments."""
     images, x, scale, moments = rectified
     gathered = Gathered(len(x))
@@ -41,15 +41,9 @@ def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
     return gathered.whole["x"], of_scale, by_1, torch.stack([factor.mul_(by_1), of_var], 1).neg_()
 
 
-def rectify_grad_grad(
-    h_x: Tensor | None,
-    h_scale: Tensor | None,
-    h_shift: Tensor | None,
-    h_moments: Tensor | None,
-    passed: Passed,
-    rectified: Rectified,
-) -> tuple[Tensor | None, ...]:
-    """Return what `rectify_grad` passes on to g, x, scale and moments."""
+def rectify_grad_grad(h: Tensors, passed: Passed, rectified: Rectified) -> Tensors:
+    """Return what `rectify_grad` passes on to g, x, scale and moments, from the gradients of its results."""
+    h_x, h_scale, h_shift, h_moments = h
     images, x, scale, moments = rectified
     gathered = Gathered(len(x))
     mean, var = moments.unbind(1)

@@ -1,4 +1,4 @@
-"""The arithmetic of `fused` on a GPU: the same steps as those of `cpu`, as Triton kernels.
+"""The arithmetic of `operators` on a GPU: the same steps as those of `cpu`, as Triton kernels.
 
 Nothing here waits for the device, so that all of it can be captured in a CUDA graph.
 """
@@ -11,7 +11,7 @@ from metabench.nets.kernels.cpu.kernels import image
 from metabench.nets.kernels.gpu import pooling
 from metabench.nets.kernels.gpu.convolutions import convolve, correlate
 from metabench.nets.kernels.gpu.rectifying import rectify, rectify_grad, rectify_grad_grad
-from metabench.nets.kernels.types import Gradients, Saved
+from metabench.nets.kernels.types import Gradients, Saved, Tensors
 
 __all__ = ["convolve", "rectify", "rectify_grad", "rectify_grad_grad", "step", "step_grad", "step_grad_grad"]
 
@@ -25,25 +25,21 @@ def step(
     return y if has_moments and keep else image(y, 0, *y.shape[1:]), pooled, moments, where
 
 
-def step_grad(gradients: Gradients, saved: Saved, groups: int, needs_x: bool) -> tuple[Tensor | None, ...]:
+def step_grad(gradients: Gradients, saved: Saved) -> Tensors:
     """Return the gradients of weight and x."""
     g = pooling.spread(gradients, saved)
-    of_x = convolve(g, saved.weight, groups, is_back=True) if needs_x else None
-    return correlate(saved.x, g, groups), of_x
+    of_x = convolve(g, saved.weight, saved.groups, is_back=True) if saved.needs_x else None
+    return correlate(saved.x, g, saved.groups), of_x
 
 
 def step_grad_grad(
-    h_weight: Tensor | None,
-    h_x: Tensor | None,
-    gradients: Gradients,
-    saved: Saved,
-    groups: int,
-    needs_x: bool,
-) -> tuple[Tensor | None, ...]:
+    h_weight: Tensor | None, h_x: Tensor | None, gradients: Gradients, saved: Saved
+) -> Tensors:
     """Return what `step_grad` passes on to the gradients of all that a step returned, and what it saved."""
-    h = None if h_weight is None else convolve(saved.x, h_weight, groups)
+    x, weight, *_, groups, needs_x = saved
+    h = None if h_weight is None else convolve(x, h_weight, groups)
     if h_x is not None:
-        h = convolve(h_x, saved.weight, groups, onto=h)
+        h = convolve(h_x, weight, groups, onto=h)
     if h is None:
         return (None,) * 7
     of_pooled, of_g_moments, of_y, of_moments = pooling.gather(h, gradients, saved)

@@ -22,7 +22,7 @@ from metabench.nets.kernels.gpu.rows import (
     sum_parts,
     write,
 )
-from metabench.nets.kernels.types import Gradients, Saved
+from metabench.nets.kernels.types import Gradients, Saved, Tensors
 
 
 def pool(y: Tensor, scale: Tensor, has_moments: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +61,7 @@ def spread(gradients: Gradients, saved: Saved) -> Tensor:
     return g
 
 
-def gather(h: Tensor, gradients: Gradients, saved: Saved) -> tuple[Tensor | None, ...]:
+def gather(h: Tensor, gradients: Gradients, saved: Saved) -> Tensors:
     """Take what `spread` does with its arguments back.
 
     Args:

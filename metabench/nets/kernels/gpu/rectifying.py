@@ -21,7 +21,7 @@ from metabench.nets.kernels.gpu.rows import (
     sum_parts,
     write,
 )
-from metabench.nets.kernels.types import Passed, Rectified
+from metabench.nets.kernels.types import Passed, Rectified, Tensors
 
 EPSILON = tl.constexpr(types.EPSILON)
 
@@ -35,7 +35,7 @@ def rectify(x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor) -> Tensor:
     return images
 
 
-def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
+def rectify_grad(g: Tensor, rectified: Rectified) -> Tensors:
     """Return the gradients of x, scale, shift and moments."""
     images, x, scale, moments = _lying(rectified)
     n_rows, n_channels = _sizes(x)
@@ -47,15 +47,9 @@ def rectify_grad(g: Tensor, rectified: Rectified) -> tuple[Tensor | None, ...]:
     return of_x, *results
 
 
-def rectify_grad_grad(
-    h_x: Tensor | None,
-    h_scale: Tensor | None,
-    h_shift: Tensor | None,
-    h_moments: Tensor | None,
-    passed: Passed,
-    rectified: Rectified,
-) -> tuple[Tensor | None, ...]:
-    """Return what `rectify_grad` passes on to g, x, scale and moments."""
+def rectify_grad_grad(h: Tensors, passed: Passed, rectified: Rectified) -> Tensors:
+    """Return what `rectify_grad` passes on to g, x, scale and moments, from the gradients of its results."""
+    h_x, h_scale, h_shift, h_moments = h
     images, x, scale, moments = _lying(rectified)
     n_rows, n_channels = _sizes(x)
     programs = grid(n_rows, n_channels)

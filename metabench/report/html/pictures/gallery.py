@@ -80,8 +80,7 @@ def _picture(number: int, final: Final, splits: Splits, tasks: frozen.FrozenTask
 def predict(final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Iterator[Episode]:
     """Adapt a run's weights to frozen tasks of meta-validation and predict all their queries."""
     run = runs.open_run(final.run.folder, splits)
-    algorithm, net, h = run.learner
-    return mosaic.predict(algorithm, net, run.meta, run.buffers, h, splits.meta_validation, tasks)
+    return mosaic.predict(run.model, splits.meta_validation, tasks)
 
 
 def _classification(name: str, title: str, seen: Sequence[Episode]) -> Picture:
