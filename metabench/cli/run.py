@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def search(
         raise MetabenchError(
             "--workers: is for a cluster that grows; give its --address too, or leave it out"
         )
+    for library in ("ray", "optuna"):
+        if importlib.util.find_spec(library) is None:
+            raise MetabenchError(
+                f"`metabench search` needs {library}, which is not installed; "
+                "do: pip install 'ray[default,tune]' optuna"
+            )
     url = None
     if storage_at is not None and remote.is_url(storage_at):
         url = remote.check_url(storage_at)
