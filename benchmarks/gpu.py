@@ -38,12 +38,15 @@ def speed(setting: str, *words: str) -> Part:
     return Part(name, command, 90)
 
 
+TESTS = (
+    "tests/nets/kernels",
+    "tests/training/graphs",
+    "tests/training/test_device.py",
+    "tests/training/test_waiting.py",
+)
+
 PARTS = (
-    Part(
-        "tests",
-        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/nets/kernels", "tests/training"),
-        150,
-    ),
+    Part("tests", ("-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS), 150),
     Part("floor-omni", ("benchmarks/floor.py", "--setting", "omni"), 40),
     speed("omni"),
     speed("omni", "--precision", "tf32"),
