@@ -59,7 +59,7 @@ def test_every_second_order_learner_has_the_setting_and_no_other_takes_it() -> N
     fields = {name: algorithms.get(name).hparams.__dataclass_fields__ for name in algorithms.names()}
     assert {name for name in fields if algorithms.get(name).has_recompute} == set(SECOND)
     without = {name for name in fields if "recompute" in fields[name]} - set(SECOND)
-    assert without == {"fomaml", "reptile"}
+    assert without == {"fomaml", "imaml", "reptile"}
     for name in without:
         with pytest.raises(MetabenchError, match=f"{name}: recompute=true: has no effect"):
             algorithms.hparams(name, {"recompute": True})

@@ -48,7 +48,8 @@ TINY = tiny_network()
 def learnt(net: Net, tasks: Task, **values: Any) -> tuple[Tree, Tree]:
     """Return meta-parameters and the meta-gradient of theta, averaged over tasks."""
     algorithm, h, meta, buffers = problems.start("imaml", net, **{"damping": 0.0, **values})
-    gradient, *_ = vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, chunk=2)
+    model = vectorise.Model(algorithm, net, meta, buffers, h)
+    gradient, *_ = vectorise.meta_gradient(model, tasks, 0.5, chunk=2)
     return meta["theta"], gradient["theta"]
 
 
@@ -56,7 +57,8 @@ def of(name: str, net: Net, tasks: Task, **values: Any) -> Tree:
     """Return another algorithm's meta-gradient from the same theta."""
     algorithm, h, _, _ = problems.start(name, net, **values)
     meta = problems.start("imaml", net)[2]
-    return vectorise.meta_gradient(algorithm, net, meta, {}, tasks, h, 0.5, chunk=2)[0]["theta"]
+    model = vectorise.Model(algorithm, net, meta, {}, h)
+    return vectorise.meta_gradient(model, tasks, 0.5, chunk=2)[0]["theta"]
 
 
 def vector(tree: Tree) -> Tensor:
@@ -197,7 +199,8 @@ def test_more_steps_of_either_kind_take_no_more_memory() -> None:
         values = {"inner_steps": inner_steps, "solver_steps": solver_steps}
         algorithm, h = algorithms.get("imaml"), algorithms.hparams("imaml", values)
         meta, buffers = algorithm.init(net, h, generator)
-        return held_at_most(lambda: vectorise.meta_gradient(algorithm, net, meta, buffers, tasks, h, 0.5, 1))
+        model = vectorise.Model(algorithm, net, meta, buffers, h)
+        return held_at_most(lambda: vectorise.meta_gradient(model, tasks, 0.5, 1))
 
     few = held(2, 2)
     assert held(8, 2) <= 1.1 * few

@@ -83,7 +83,7 @@ def test_room_is_that_of_the_nodes_to_come(
 
 
 def test_an_empty_cluster_that_does_not_grow_is_told_how_it_could() -> None:
-    with pytest.raises(MetabenchError, match="say by workers"):
+    with pytest.raises(MetabenchError, match="say by `workers`"):
         cluster.allocate(cluster.expected_resources([], None))
 
 
