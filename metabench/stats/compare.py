@@ -17,8 +17,17 @@ from metabench.stats.crossed import (
     p_value,
     seed_variance,
     task_variance,
+    total,
 )
-from metabench.stats.intervals import CLASSES, SEEDS_AND_TASKS, SEEDS_CLASSES, TASKS, Interval, around
+from metabench.stats.intervals import (
+    CLASSES,
+    SEEDS_AND_TASKS,
+    SEEDS_CLASSES,
+    TASKS,
+    Interval,
+    Scale,
+    of_equals,
+)
 
 
 class Paired(NamedTuple):
@@ -27,39 +36,67 @@ class Paired(NamedTuple):
     difference: float
     low: float
     high: float
-    p: float  # two-sided, below 0.05 where the interval excludes zero; NaN where all differences are equal
+    p: float  # two-sided, below 0.05 where the interval excludes zero
     over: str  # as in Interval; "seeds and tasks" only where both sides have several seeds
     p_tasks: float  # paired t test over tasks, of these very trained networks: blind to training again
     higher: float  # probability that a seed of the first is higher on a task than one of the second
 
 
-def paired(a: ArrayLike, b: ArrayLike, trained: tuple[bool, bool] = (True, True)) -> Paired:
+def paired(
+    a: ArrayLike, b: ArrayLike, trained: tuple[bool, bool] = (True, True), scale: Scale | None = None
+) -> Paired:
     """Compare [seeds, T] with [seeds, T] on the same tasks.
 
     The two sides' seeds are independent trainings, even where their numbers agree.
 
     Args:
         trained: False for a side that training again could not change, such as a baseline.
+        scale: of the figures that are compared.
     """
     x, y = _same_tasks(a, b)
     difference = float(x.mean() - y.mean())
     per_task = x.mean(axis=0) - y.mean(axis=0)
     seeds = _seed_parts(x, y, trained)
     parts = [task_variance(per_task), *seeds]
-    half = half_width(parts)
-    over = SEEDS_AND_TASKS if seeds else TASKS
-    p, p_tasks = p_value(difference, parts), p_value(difference, parts[:1])
-    return Paired(difference, difference - half, difference + half, p, over, p_tasks, _higher(x, y))
+    low, high = _apart(difference, parts, scale, len(per_task))
+    p, p_tasks = (_p_apart(difference, some, scale, len(per_task)) for some in (parts, parts[:1]))
+    return Paired(difference, low, high, p, SEEDS_AND_TASKS if seeds else TASKS, p_tasks, _higher(x, y))
 
 
 def paired_classes(
-    a: ArrayLike, b: ArrayLike, classes: Design, trained: tuple[bool, bool] = (True, True)
+    a: ArrayLike,
+    b: ArrayLike,
+    classes: Design,
+    trained: tuple[bool, bool] = (True, True),
+    scale: Scale | None = None,
 ) -> Interval:
     """Return the difference of [seeds, T] and [seeds, T] with its interval over classes, tasks and seeds."""
     x, y = _same_tasks(a, b)
+    difference = float(x.mean() - y.mean())
     seeds = _seed_parts(x, y, trained)
     parts = [of_classes(x.mean(axis=0) - y.mean(axis=0), classes), *seeds]
-    return around(float(x.mean() - y.mean()), parts, SEEDS_CLASSES if seeds else CLASSES)
+    low, high = _apart(difference, parts, scale, classes.n_units)
+    return Interval(difference, low, high, SEEDS_CLASSES if seeds else CLASSES)
+
+
+def _apart(
+    difference: float, parts: Sequence[VarianceComponent], scale: Scale | None, n_units: float
+) -> tuple[float, float]:
+    """Return the bounds of a difference: between -1 and 1 where it is one of shares."""
+    if total(parts) == 0:
+        return of_equals(difference, n_units, -1, 1) if scale == "share" else (np.nan, np.nan)
+    half = half_width(parts)
+    low, high = difference - half, difference + half
+    return (max(low, -1.0), min(high, 1.0)) if scale == "share" else (low, high)
+
+
+def _p_apart(
+    difference: float, parts: Sequence[VarianceComponent], scale: Scale | None, n_tasks: int
+) -> float:
+    """Return the two-sided p at which the bounds of a difference just reach zero."""
+    if total(parts) > 0 or scale != "share":
+        return p_value(difference, parts)
+    return float((1 + abs(difference)) ** -n_tasks)  # where `of_equals` reaches it
 
 
 def paired_se(a: ArrayLike, b: ArrayLike) -> float:
