@@ -7,7 +7,7 @@ cover what they promise.
 from __future__ import annotations
 
 from metabench.stats.classes import Design, class_interval, design
-from metabench.stats.compare import Paired, holm, paired, paired_classes, paired_se, rank_ranges
+from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
 from metabench.stats.crossed import CONFIDENCE, Floats
 from metabench.stats.intervals import (
     CLASSES,
@@ -42,6 +42,7 @@ __all__ = [
     "design",
     "holm",
     "mean_interval",
+    "p_best",
     "paired",
     "paired_classes",
     "paired_se",

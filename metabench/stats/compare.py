@@ -117,6 +117,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def p_best(p_behind: ArrayLike, n_rows: int) -> list[float]:
+    """Return, for each row, the p of its being the best: at most 0.05 of boards reject the true best.
+
+    A row is given up where some other is surely better, each one-sided test adjusted for the n - 1 others
+    (multiple comparisons with the best; Hsu's idea with Bonferroni's bound). That holds although the rows
+    that do best are picked by the same data: an error needs one of the n - 1 tests of the true best to fail,
+    and which row that is was fixed before anything was seen. So the rows that are left hold the best one
+    with 95 % confidence. Naming one of them as the best would be another matter.
+
+    Args:
+        p_behind: [rows, rows], one-sided p of the first being no worse than the second; NaN: not tested.
+        n_rows: how many rows are distinct.
+    """
+    p = np.asarray(p_behind, dtype=np.float64)
+    if n_rows == 1:
+        return [1.0] * len(p)
+    least = np.where(np.isnan(p).all(axis=1), np.nan, np.fmin.reduce(p, axis=1, initial=np.inf))
+    return np.minimum(1.0, (n_rows - 1) * least).tolist()
+
+
 def rank_ranges(is_better: ArrayLike) -> list[tuple[int, int]]:
     """Return the best and the worst rank that each row may have.
 
