@@ -322,9 +322,7 @@ def _classes(options: argparse.Namespace, n_tasks: int) -> None:
                     repeats,
                 )
                 few = max(200, repeats // 5)  # it strays so far that few are enough
-                plain = cover(
-                    lambda x: stats.seeds_and_tasks(x, "share"), lambda d: d.everywhere, drawn, few
-                )
+                plain = cover(lambda x: stats.seeds_and_tasks(x, "share"), lambda d: d.everywhere, drawn, few)
                 cell = f"  {n_classes:7} {100 * of_classes:12.0f} {100 * of_pairs:11.0f} {n_seeds:6}"
                 print(f"{cell}   {told(ours)}    {told(apart)}    {told(plain)}", flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,10 +171,14 @@ def _profiled(folder: Path | None) -> contextlib.AbstractContextManager[None]:
     return profile.to(folder, stderr.print)
 
 
-def validated(objective: Objective, score: float, half_width: float) -> str:
-    """Show a meta-validation, with the half-width of its interval."""
-    metric, sign = objective.metric, objective.metric.sign
-    return f"{metrics.tell(metric, sign * score, 2)} ± {metrics.show(metric, half_width, 2)}"
+def validated(objective: Objective, score: float, half_width: float | None) -> str:
+    """Show a meta-validation, with the bounds of its interval over tasks where there are several."""
+    metric = objective.metric
+    figure = metric.sign * score
+    if half_width is None or math.isnan(half_width):
+        return metrics.tell(metric, figure, 2)
+    low, high = (metrics.show(metric, end, 2) for end in stats.bounds(figure, half_width, metric.scale))
+    return f"{metrics.tell(metric, figure, 2)} [{low}, {high}]"
 
 
 @contextlib.contextmanager
@@ -208,7 +213,7 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
     metric = OBJECTIVES[splits.kind].metric
     tasks = None if task_list is None else frozen.read(task_list, splits, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
-    interval = stats.mean_interval(result[metric.name])
+    interval = stats.mean_interval(result[metric.name], metric.scale)
     if as_json:
         keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
         bounds = {metric.name: interval.mean, "ci_low": interval.low, "ci_high": interval.high}

@@ -162,7 +162,10 @@ def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric
                 said in (BETTER, BETTER_NETWORK) for said in (pair["verdict"], turned(pair)["verdict"])
             )
             is_ahead = metric.sign * pair["difference"] > 0
-            p_behind[b, a], p_behind[a, b] = _one_sided(pair["p"], is_ahead), _one_sided(pair["p"], not is_ahead)
+            p_behind[b, a], p_behind[a, b] = (
+                _one_sided(pair["p"], is_ahead),
+                _one_sided(pair["p"], not is_ahead),
+            )
             if a == 0:
                 rows[b]["vs_best"] = {key: value for key, value in turned(pair).items() if key not in "ab"}
     n_distinct = len({scores.key for _, scores in ranked})

@@ -87,7 +87,9 @@ def sentence(answer: dict[str, Any]) -> str:
     better, worse = who if metric.sign * difference >= 0 else who[::-1]
     apart, is_alike = metrics.gap(metric, difference), answer["verdict"] == ALIKE
     about_networks = answer["about"] == NETWORKS
-    facts = f"95 % interval over {answer['over']} {_bounds(answer, 'ci', gain)}{_tests(answer)}; {_basis(answer)}"
+    facts = (
+        f"95 % interval over {answer['over']} {_bounds(answer, 'ci', gain)}{_tests(answer)}; {_basis(answer)}"
+    )
     if is_alike:
         words = [f"{better} and {worse} are not distinguishable: {apart} apart ({facts})."]
         if answer["verdict_alone"] != ALIKE:
@@ -108,9 +110,7 @@ def _tests(answer: dict[str, Any]) -> str:
     """Say p alone, and what of it is left when all pairs of the board are tested together."""
     if math.isnan(answer["p"]):
         return ""
-    alone, together = (
-        "p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (answer["p"], answer["p_holm"])
-    )
+    alone, together = ("p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (answer["p"], answer["p_holm"]))
     if answer["pairs"] == 1:
         return f", {alone}"
     return f", {alone} alone and {together} as one of the board's {answer['pairs']} pairs"

@@ -22,6 +22,7 @@ from metabench.stats.intervals import (
     mean_interval,
     seed_interval,
     seeds_and_tasks,
+    tasks_half_width,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "rank_ranges",
     "seed_interval",
     "seeds_and_tasks",
+    "tasks_half_width",
 ]

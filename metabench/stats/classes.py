@@ -80,7 +80,9 @@ def of_classes(per_task: Floats, classes: Design) -> VarianceComponent:
     t1, t2, t3, t4 = classes.traces
     free = n_tasks - 1
     determinant = t2 * free - t1**2
-    if n_tasks < 3 or alone.variance == 0 or determinant <= 1e-9 * t2 * free:  # no class is in two tasks: tasks say all
+    if (
+        n_tasks < 3 or alone.variance == 0 or determinant <= 1e-9 * t2 * free
+    ):  # no class is in two tasks: tasks say all
         return alone
     r = per_task - per_task.mean()
     shared, single = float(np.square(classes.shares.T @ r).sum()), float(np.square(r).sum())

@@ -33,6 +33,8 @@ SEEDS_AND_TASKS = "seeds and tasks"
 CLASSES = "classes and tasks"
 SEEDS_CLASSES = "seeds, classes and tasks"
 
+MOST = 600.0  # of a logarithm; beyond, numbers end
+
 FEW_SEEDS = 3
 """Seeds below which an interval does not say, or says only very roughly, what training again would change."""
 
@@ -50,6 +52,16 @@ def mean_interval(scores: ArrayLike, scale: Scale | None = None) -> Interval:
     """Return the mean over tasks [T] with its interval; Student's where no scale is said."""
     x = np.asarray(scores, dtype=np.float64)
     return around(float(x.mean()), [task_variance(x)], TASKS, scale, len(x))
+
+
+def tasks_half_width(scores: ArrayLike, scale: Scale) -> float:
+    """Return the half-width of Student's interval over tasks [T], for `bounds`; of equals, half their width."""
+    x = np.asarray(scores, dtype=np.float64)
+    parts = [task_variance(x)]
+    if total(parts) > 0:
+        return half_width(parts)
+    _, low, high, _ = mean_interval(x, scale)
+    return (high - low) / 2
 
 
 def seed_interval(scores: ArrayLike, scale: Scale | None = None) -> Interval:
@@ -86,12 +98,11 @@ def bounds(mean: float, half: float, scale: Scale | None) -> tuple[float, float]
     """Return the bounds of an interval whose half-width would be `half` on a scale without ends."""
     if scale is None:
         return mean - half, mean + half
-    if mean <= 0 or (scale == "share" and mean >= 1):
-        return mean, mean  # all figures are at an end
+    if scale == "share" and mean in (0, 1):
+        return max(0.0, mean - 2 * half), min(1.0, mean + 2 * half)  # all of the width lies on one side
     if scale == "positive":
-        with np.errstate(over="ignore"):
-            factor = np.exp(half / mean)
-        return float(mean / factor), float(mean * factor)
+        factor = float(np.exp(min(half / mean, MOST))) if mean > 0 else np.nan
+        return mean / factor, mean * factor
     place, away = special.logit(mean), half / (mean * (1 - mean))
     return float(special.expit(place - away)), float(special.expit(place + away))
 
