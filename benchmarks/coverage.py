@@ -336,8 +336,8 @@ def _boards(options: argparse.Namespace, n_tasks: int) -> None:
                 rng = np.random.default_rng([options.seed, n_rows, n_seeds, int(100 * ahead)])
                 single, apart, best, others = wrong_boards(rng, n_rows, n_seeds, ahead, options.repeats // 4)
                 print(
-                    f"  {n_rows:4} {100 * ahead:12.0f} {n_seeds:6}   {100 * single:15.1f}   {100 * apart:12.1f}"
-                    f"   {100 * best:17.1f}   {100 * others:15.1f}",
+                    f"  {n_rows:4} {100 * ahead:12.0f} {n_seeds:6}   {100 * single:15.1f}"
+                    f"   {100 * apart:12.1f}   {100 * best:17.1f}   {100 * others:15.1f}",
                     flush=True,
                 )
 

@@ -41,7 +41,7 @@ class Scored(NamedTuple):
 
     @property
     def key(self) -> Hashable:
-        """Return what is the same for the very same results; what learns nothing repeats itself over seeds."""
+        """Return what is equal for the very same results; seeds of what learns nothing repeat them."""
         figures = self.figures if self.is_trained else self.figures[:1]
         return self.is_trained, figures.shape, figures.tobytes()
 
@@ -148,28 +148,24 @@ def verdict(difference: float, p: float, metric: Metric, is_of_networks: bool) -
 
 
 def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Give rows their ranks, shared where they cannot be told apart, and their distance from the best."""
+    """Say of each row its ranks, shared with those like it, its distance from the best, and if it may be that."""
     ranked = [pair for pair in with_results(entries) if np.isfinite(pair[1].figures).all()]
     ranked.sort(key=lambda pair: _order(pair[1], metric))
     rows = [row for row, _ in ranked]
     place = {row["name"]: number for number, row in enumerate(rows)}
     is_better = np.zeros((len(rows), len(rows)), bool)
-    p_behind = np.full((len(rows), len(rows)), np.nan)
+    p_best = np.full((len(rows), len(rows)), np.nan)  # of the first being no worse than the second
     for pair in compared:
-        if pair["a"] in place and pair["b"] in place:
-            a, b = place[pair["a"]], place[pair["b"]]
-            is_better[a, b], is_better[b, a] = (
-                said in (BETTER, BETTER_NETWORK) for said in (pair["verdict"], turned(pair)["verdict"])
-            )
-            is_ahead = metric.sign * pair["difference"] > 0
-            p_behind[b, a], p_behind[a, b] = (
-                _one_sided(pair["p"], is_ahead),
-                _one_sided(pair["p"], not is_ahead),
-            )
-            if a == 0:
-                rows[b]["vs_best"] = {key: value for key, value in turned(pair).items() if key not in "ab"}
-    n_distinct = len({scores.key for _, scores in ranked})
-    chances = stats.p_best(p_behind, n_distinct)
+        if pair["a"] not in place or pair["b"] not in place:
+            continue
+        a, b = place[pair["a"]], place[pair["b"]]
+        for one, other, seen in ((a, b, pair), (b, a, turned(pair))):
+            is_better[one, other] = seen["verdict"] in (BETTER, BETTER_NETWORK)
+            is_behind = metric.sign * seen["difference"] < 0
+            p_best[one, other] = seen["p"] / 2 if is_behind else 1 - seen["p"] / 2
+        if a == 0:
+            rows[b]["vs_best"] = {key: value for key, value in turned(pair).items() if key not in ("a", "b")}
+    chances = stats.p_best(p_best, len({scores.key for _, scores in ranked}))
     for row, (low, high), p in zip(rows, stats.rank_ranges(is_better), chances, strict=True):
         row |= {"rank": low, "rank_worst": high, "p_best": p}
         row["may_be_best"] = None if np.isnan(p) else p >= LEVEL
@@ -185,10 +181,6 @@ def turned(pair: Mapping[str, Any]) -> Row:
         "higher": 1 - pair["higher"],
         "verdict": TURNED.get(pair["verdict"], pair["verdict"]),
     }
-
-
-def _one_sided(p: float, is_ahead: bool) -> float:
-    return p / 2 if is_ahead else 1 - p / 2
 
 
 def _order(scores: Scored, metric: Metric) -> float:
