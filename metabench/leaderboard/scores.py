@@ -148,7 +148,7 @@ def verdict(difference: float, p: float, metric: Metric, is_of_networks: bool) -
 
 
 def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Say of each row its ranks, shared with those like it, its distance from the best, and if it may be that."""
+    """Give rows their ranks, shared where they are alike, and say how far each is from the best."""
     ranked = [pair for pair in with_results(entries) if np.isfinite(pair[1].figures).all()]
     ranked.sort(key=lambda pair: _order(pair[1], metric))
     rows = [row for row, _ in ranked]

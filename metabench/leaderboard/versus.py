@@ -100,7 +100,8 @@ def sentence(answer: dict[str, Any]) -> str:
     if answer["class_low"] is not None:
         is_sure = answer["class_low"] > 0 or answer["class_high"] < 0
         on_others = f"interval over {answer['class_over']} {_bounds(answer, 'class', gain)}"
-        words.append(f"On other test classes that {'would' if is_sure else 'may not'} hold: {on_others}.")
+        holds = "" if is_alike else f" that {'would' if is_sure else 'may not'} hold"
+        words.append(f"On other test classes{holds}: {on_others}.")
     if about_networks:
         words.append("With one seed, nothing is said of training again.")
     return " ".join(words)

@@ -38,7 +38,7 @@ class Design(NamedTuple):
 
     @property
     def n_units(self) -> float:
-        """Return how many classes of equal weight say as much of a mean, at most as many as there are tasks."""
+        """Return how many classes of equal weight, or tasks, would say as much of a mean."""
         return min(float(self.shares.shape[0]), 1 / self.weight)
 
 
@@ -80,9 +80,8 @@ def of_classes(per_task: Floats, classes: Design) -> VarianceComponent:
     t1, t2, t3, t4 = classes.traces
     free = n_tasks - 1
     determinant = t2 * free - t1**2
-    if (
-        n_tasks < 3 or alone.variance == 0 or determinant <= 1e-9 * t2 * free
-    ):  # no class is in two tasks: tasks say all
+    # Where no class is in two tasks, tasks say all.
+    if n_tasks < 3 or alone.variance == 0 or determinant <= 1e-9 * t2 * free:
         return alone
     r = per_task - per_task.mean()
     shared, single = float(np.square(classes.shares.T @ r).sum()), float(np.square(r).sum())

@@ -28,10 +28,6 @@ CONFIDENCE = 0.95
 
 ROUNDING = 1e-12  # of figures, relative; what differs by less is equal
 
-ENOUGH_SEEDS = 5
-"""Seeds from which on a difference has all of the noise taken off. Of three seeds that made it cover 91 %
-at worst, where one side's seeds agree and the other's do not; half of it made it cover 93 to 98 %."""
-
 
 class VarianceComponent(NamedTuple):
     """One of the variances that add up to that of a mean, and the degrees of freedom it is known on."""
@@ -63,21 +59,20 @@ def task_variance(per_task: Floats) -> VarianceComponent:
     return VarianceComponent(variance(per_task) / n_tasks, n_tasks - 1)
 
 
-def seed_variance(*sides: Floats) -> VarianceComponent:
+def seed_variance(*sides: Floats, noise_off: float = 1.0) -> VarianceComponent:
     """Return the variance that seeds give to a mean, or to a difference of two, beside that of tasks.
 
     Args:
         sides: [seeds, tasks] each, of at least two seeds.
+        noise_off: the share of what is of both seed and task that is taken off; of two seeds none is.
     """
     freedoms = [len(side) - 1 for side in sides]
     spreads = [variance(side.mean(axis=1)) / len(side) for side in sides]
     spread = sum(spreads)
     kept = spread
-    # With two seeds there is one degree of freedom: taking the noise off covered 89 % at worst.
-    if min(freedoms) > 1:
-        noise = sum(map(_noise, sides))
-        is_rough = len(sides) > 1 and min(freedoms) < ENOUGH_SEEDS - 1
-        kept = float(np.maximum(spread - noise * (0.5 if is_rough else 1.0), 0.0))
+    # With two seeds there is one degree of freedom: taking the noise off covered 91 % at worst.
+    if noise_off and min(freedoms) > 1:
+        kept = float(np.maximum(spread - noise_off * sum(map(_noise, sides)), 0.0))
     if spread == 0:
         return VarianceComponent(kept, min(freedoms))
     # Welch: the noisier side decides.

@@ -15,7 +15,6 @@ from scipy import special
 
 from metabench.stats.crossed import (
     CONFIDENCE,
-    Floats,
     VarianceComponent,
     half_width,
     matrix,
@@ -55,7 +54,7 @@ def mean_interval(scores: ArrayLike, scale: Scale | None = None) -> Interval:
 
 
 def tasks_half_width(scores: ArrayLike, scale: Scale) -> float:
-    """Return the half-width of Student's interval over tasks [T], for `bounds`; of equals, half their width."""
+    """Return the half-width over tasks [T] that `bounds` needs: Student's, of equals half their width."""
     x = np.asarray(scores, dtype=np.float64)
     parts = [task_variance(x)]
     if total(parts) > 0:
