@@ -286,7 +286,7 @@ def _differences(options: argparse.Namespace, n_tasks: int) -> None:
             for n_seeds in options.seeds:
                 rng = np.random.default_rng([options.seed, n_tasks, n_seeds, int(1000 * seed_sd), 1])
                 covered, by_tasks, by_both = false_alarms(
-                    rng, kind, n_seeds, n_tasks, seed_sd, options.repeats
+                    rng, kind, n_seeds, n_tasks, seed_sd, options.repeats // 2
                 )
                 print(
                     f"  {kind:9} {100 * seed_sd:6.1f} {n_seeds:6}   {100 * covered:15.1f}"
@@ -298,7 +298,7 @@ def _differences(options: argparse.Namespace, n_tasks: int) -> None:
 def _classes(options: argparse.Namespace, n_tasks: int) -> None:
     print(f"\n{n_tasks} tasks of {WAY} classes: coverage of the truth for other classes; seed SD 0.5 points")
     print("  classes  of single %  of pairs %  seeds   over classes    difference   over seeds and tasks")
-    repeats = max(200, options.repeats // 2)
+    repeats = max(200, options.repeats // 4)
     for n_classes in (20, 69, 423):
         for of_classes, of_pairs in ((0.0, 0.0), (0.1, 0.0), (0.4, 0.0), (0.2, 0.2)):
             for n_seeds in (1, 2, 3, 10):
@@ -334,7 +334,7 @@ def _boards(options: argparse.Namespace, n_tasks: int) -> None:
         for ahead in (0.0, 0.05):
             for n_seeds in (2, 3, 5):
                 rng = np.random.default_rng([options.seed, n_rows, n_seeds, int(100 * ahead)])
-                single, apart, best, others = wrong_boards(rng, n_rows, n_seeds, ahead, options.repeats // 4)
+                single, apart, best, others = wrong_boards(rng, n_rows, n_seeds, ahead, options.repeats // 5)
                 print(
                     f"  {n_rows:4} {100 * ahead:12.0f} {n_seeds:6}   {100 * single:15.1f}"
                     f"   {100 * apart:12.1f}   {100 * best:17.1f}   {100 * others:15.1f}",

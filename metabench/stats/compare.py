@@ -31,8 +31,8 @@ from metabench.stats.intervals import (
 
 ENOUGH_SEEDS = 5
 TESTS_OFF = 0.5
-"""The share of the noise that is taken off a difference, and the seeds a side from which on. With all of it off
-p < 0.05 was right, but p < 0.002, as of the surest of 28 pairs, came 3 times too often of five equal seeds, and
+"""The share of the noise that is taken off a difference, and the seeds a side from which on. With all of it
+off p < 0.05 was right, but p < 0.002, as of the surest of 28 pairs, came 3 times too often of five seeds and
 6 times of three; with none off, five seeds and more would say less than they can."""
 
 
