@@ -78,7 +78,7 @@ def test_errors_are_plain_numbers_and_the_reader_is_told_that_lower_is_better(tm
         assert "small, 10-shot" in text
         assert "Mean squared error on meta-test, lower is better; 95 % intervals over seeds and tasks" in flat
         assert "+0.101 [+0.0965, +0.105]" in text
-        assert "0.675–0.725" in text
+        assert "0.675–0.726" in text
         assert "%" not in flat.replace("95 %", "")
     assert "| Error |" in leaderboard.as_markdown(shown)
     assert f"| zero | baseline | 1 | {np.mean(accuracies(0.35, 9)):.3f} |" in leaderboard.as_markdown(shown)
