@@ -298,7 +298,7 @@ def test_few_seeds_are_told_below_the_table(tmp_path: Path) -> None:
     assert "One seed, whose interval and rank say nothing of training again: maml run." in told
     two = [make_run(tmp_path / f"b{seed}", "fomaml", seed, 0.6) for seed in (0, 1)]
     told = as_markdown(leaderboard(two))
-    assert "Two seeds, whose interval is rough, 94 to 99 % and not 95: fomaml run." in told
+    assert "Two seeds, whose interval is rough and covers 94 to 99, not 95 %: fomaml run." in told
     three = [*two, make_run(tmp_path / "b2", "fomaml", 2, 0.6)]
     assert "seed, whose" not in as_markdown(leaderboard(three))
 
