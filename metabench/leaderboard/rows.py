@@ -37,6 +37,7 @@ KEYS = (
     "variant",  # tuned and default of a search; run: a bare run folder; baseline; published: by others
     "status",  # finished, running, or untested: a bare run whose meta-test was not opened
     *("rank", "rank_worst"),  # that it may have, by tests that are adjusted for their number
+    *("may_be_best", "p_best"),  # whether it may be the best row of all, and the p of that
     *("accuracy", "ci_low", "ci_high"),
     "ci_over",  # what the interval speaks of: "seeds and tasks", or "tasks" where there is one seed
     *("seed_low", "seed_high"),  # t interval of the seeds' means: training again, these very tasks
@@ -242,4 +243,4 @@ def _versus_default(search: Search, algorithm: str, metric: Metric) -> Row | Non
     if a is None or b is None:
         return None
     tuned, default = (runs[0].config["run"]["hyperparameters"] for runs in pair)
-    return None if tuned == default else versus(a, b)
+    return None if tuned == default else versus(a, b, metric)
