@@ -93,6 +93,7 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
 def _on_comparisons(rows: Rows) -> list[str]:
     if (best := _best(rows)) is None:
         return []
+    verdicts = {str((row.get("vs_best") or {}).get("verdict")) for row in rows}
     alike = [_who(row) for row in rows if (row.get("vs_best") or {}).get("verdict") == ALIKE]
     if alike:
         return [f"Not distinguishable from {_who(best)} (p < 0.05, Holm): {_named(alike)}."]
@@ -101,7 +102,8 @@ def _on_comparisons(rows: Rows) -> list[str]:
     if len(others) == len(same):
         return []
     but = f" but {_named(same)}, which has the same runs" if same else ""
-    return [f"{_who(best)} is better than every other row{but} (p < 0.05, Holm)."]
+    network = "the network of " if any(word.endswith("network") for word in verdicts) else ""
+    return [f"{network}{_who(best)} is better than every other row{but} (p < 0.05, Holm)."]
 
 
 def _on_asking(board: Board, metric: Metric) -> list[str]:
@@ -192,7 +194,7 @@ def answer(board: Board) -> str:
     best, others = ranked[0], ranked[1:]
     sentences = ["Preliminary, since not every row is tested."] * (board["status"] != "finished")
     sentences.append(_leads(board["task"], best, learned[0], others, metric))
-    sentences += _warnings(board["rows"], learned[0], metric)
+    sentences += _warnings(board["rows"], best, learned[0], metric)
     sentences += _overtaken(ranked, metric)
     sentences += _against(best, others)
     return " ".join(sentences)
@@ -225,16 +227,15 @@ def _not_yet(board: Board, metric: Metric) -> str:
 
 def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metric: Metric) -> str:
     """Name the best row with its figure, and what that figure is of."""
-    show, (examples, judged) = _show(metric), _examples(task, metric)
+    examples, judged = _examples(task, metric)
     if best["variant"] == BASELINE:
-        return (
-            f"{examples}, NO LEARNER IS BETTER THAN {_who(best)}, which learns nothing: {judged} "
-            f"{show(best[metric.name])}; the best learner, {_who(learner)}, {show(learner[metric.name])}"
-            f"{_condition(task, learner, metric)}."
-        )
+        floor = f"{_who(best)}, which learns nothing: {judged} {_show(metric)(best[metric.name])}"
+        beside = f"best learner: {_who(learner)}, {_judged(task, learner, metric)}"
+        return f"{examples}, NO LEARNER IS SHOWN TO BE BETTER THAN {floor}; {beside}."
     rivals = [row for row in others if not _is_same(row)]
     leads = "is ahead" if any(map(_may_be_best, rivals)) else "is best" if rivals else "stands alone"
-    return f"{examples}, {_who(best)} {leads}: {judged} {show(best[metric.name])}{_condition(task, best, metric)}."
+    who = f"this one trained network of {_who(best)}" if best["seeds"] == 1 else _who(best)
+    return f"{examples}, {who} {leads}: {judged} {_judged(task, best, metric)}."
 
 
 def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
@@ -246,31 +247,27 @@ def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
     return f"With {examples} of each of {_count(task['way'])} new classes", "accuracy"
 
 
-def _condition(task: Mapping[str, Any], row: Row, metric: Metric) -> str:
-    """Say that a figure is of queries that are asked together, where that makes it what it is."""
-    alone = _alone(row, metric)
-    if alone is not None and not _loses(row, metric):
-        return ""
-    if alone is None and row.get("batch_norm") != "transductive":
-        return ""
-    single = "was not measured" if alone is None else f"only {_show(metric)(alone)}"
-    return f" when {_asked(task, metric)} are asked together, one at a time {single}"
+def _judged(task: Mapping[str, Any], row: Row, metric: Metric) -> str:
+    """Show a figure; where it is of queries that are asked together and would else be another, say so."""
+    show, alone = _show(metric), _alone(row, metric)
+    together = show(row[metric.name])
+    if show(alone) == together or (alone is None and row.get("batch_norm") != "transductive"):
+        return together
+    return f"{together} for {_asked(task, metric)} asked together (one at a time: {show(alone)})"
 
 
-def _warnings(rows: Rows, learner: Row, metric: Metric) -> list[str]:
+def _warnings(rows: Rows, best: Row, learner: Row, metric: Metric) -> list[str]:
     """Say loudly where the best learner is not shown to be better than what learns nothing."""
-    show, lines = _show(metric), []
+    lines = []
     for row in rows:
         floor = row.get(metric.name)
-        if row["variant"] != BASELINE or floor is None or metric.sign * (floor - learner[metric.name]) > 0:
-            continue  # a better one is the best row, or is beaten by it
-        if row.get("rank") is None:
-            is_beaten = learner["ci_low"] is None or learner["ci_low"] > floor  # chance has no interval
-        else:
-            is_beaten = not _may_be_best(row)
+        if row["variant"] != BASELINE or floor is None or row is best:
+            continue
+        is_chance = row.get("rank") is None  # which has neither tasks nor an interval
+        is_beaten = (learner["ci_low"] or 0) > floor if is_chance else not _may_be_best(row)
         if not is_beaten:
-            who = "guessing" if row.get("rank") is None else f"{_who(row)}, which learns nothing"
-            lines.append(f"WARNING: that is not surely better than {who} ({show(floor)}).")
+            who = "guessing" if is_chance else f"{_who(row)}, which learns nothing"
+            lines.append(f"WARNING: that is not surely better than {who} ({_show(metric)(floor)}).")
     return lines
 
 
@@ -293,26 +290,30 @@ def _against(best: Row, others: Rows) -> list[str]:
         return ["All rows have the same results: nothing tells them apart."] * bool(others)
     alike = [row for row in rivals if _may_be_best(row)]
     worse = [row for row in rivals if not _may_be_best(row)]
-    sentences = []
-    if worse and len(worse) == len(rivals):
-        sentences.append(f"All {len(worse)} others are surely worse." if len(worse) > 1 else "")
-        sentences[-1] = sentences[-1] or f"{_who(worse[0])} is surely worse."
-    elif worse:
-        sentences.append(f"Surely worse: {_few(worse)}.")
+    parts = []
+    if worse:
+        parts.append(
+            f"surely worse: {_few(worse) if alike or len(worse) == 1 else f'all {len(worse)} others'}"
+        )
     if alike:
-        sentences.append(f"Not to be told apart from it: {_few(alike)}.")
-    return [*sentences, *_more(best, alike)]
+        parts.append(f"not to be told apart from it: {_few(alike)}")
+    text = "; ".join(parts)
+    return [f"{text[0].upper()}{text[1:]}.", *_more(best, alike)]
 
 
 def _more(best: Row, alike: Rows) -> list[str]:
     """Say what would tell more: other trainings, other tasks, or nothing."""
     seeds = [row["seeds"] for row in (best, *alike) if row["seeds"]]
-    if seeds and min(seeds) == 1:
-        return ["Where a row was trained once, this is of that network, not of its setting: take more seeds."]
-    if not alike or not seeds:
+    if not seeds:
+        return []
+    if min(seeds) == 1:
+        return [
+            "A row of one seed speaks of that trained network, not of its settings: more seeds would tell."
+        ]
+    if not alike:
         return []
     tasks = [(row.get("vs_best") or {}).get("p_tasks") for row in alike]
-    if all(p is not None and p < LEVEL for p in tasks):  # for these networks tasks are enough
+    if all(p is not None and p < LEVEL for p in tasks):  # tasks tell these networks apart already
         return [f"More seeds would tell more ({min(seeds)} now); more test tasks would not."]
     return [f"More test tasks would tell more, and so would more seeds ({min(seeds)} now)."]
 
@@ -334,7 +335,8 @@ def _few(rows: Rows) -> str:
 
 def _show(metric: Metric) -> Any:
     """Return what writes a figure in a sentence."""
-    return lambda value: f"{100 * value:.1f} %" if metric.unit == "%" else metrics.plain(value)
+    plain = (lambda value: f"{100 * value:.1f} %") if metric.unit == "%" else metrics.plain
+    return lambda value: "not measured" if value is None else plain(value)
 
 
 def _who(row: Row) -> str:

@@ -73,14 +73,11 @@ def test_a_row_says_what_was_spent_and_what_was_chosen(tmp_path: Path) -> None:
     assert tuned["hyperparameters"] == {"inner_lr": 0.4, "inner_steps": 5}
     assert default["hyperparameters"] == {"inner_lr": 0.1, "inner_steps": 5}
     assert (tuned["val_accuracy"], tuned["confirm_accuracy"], default["val_accuracy"]) == (0.6, 0.58, 0.4)
-    # Tuned: both trials of 30 tasks. Default: both final runs of 100 tasks.
-    assert [tuned[key] for key in ("trials", "tasks_seen", "seconds", "peak_memory")] == [2, 60, 6.0, 1030]
-    assert [default[key] for key in ("trials", "tasks_seen", "seconds", "peak_memory")] == [
-        1,
-        200,
-        20.0,
-        1100,
-    ]
+    # To find: both trials of 30 tasks. To train: a final run of 100 tasks, in either row.
+    search = ("trials", "search_tasks", "search_seconds")
+    assert [[row[key] for key in search] for row in (tuned, default)] == [[2, 60, 6.0], [0, 0, 0]]
+    training = ("training_tasks", "training_seconds", "peak_memory")
+    assert [[row[key] for key in training] for row in (tuned, default)] == [[100, 10.0, 1100]] * 2
     for row in (tuned, default):
         assert [row[key] for key in ("seeds", "test_tasks", "batch_norm")] == [2, 40, "transductive"]
 
@@ -143,8 +140,9 @@ def test_a_running_search_shows_the_best_validation_accuracy_so_far(tmp_path: Pa
     assert board["status"] == "running"
     maml, fomaml = found["maml", "tuned"], found["fomaml", "tuned"]
     assert (maml["status"], maml["accuracy"], maml["val_accuracy"]) == ("running", None, 0.45)
-    assert (maml["trials"], maml["tasks_seen"], maml["seeds"]) == (2, 120, 0)
-    assert (fomaml["val_accuracy"], fomaml["tasks_seen"]) == (0.4, 60)
+    assert (maml["trials"], maml["search_tasks"], maml["seeds"]) == (2, 120, 0)
+    assert (fomaml["val_accuracy"], fomaml["search_tasks"]) == (0.4, 60)
+    assert maml["training_tasks"] is None
     assert found["fomaml", "default"]["val_accuracy"] == 0.4
     assert "nearest_mean" not in {row["algorithm"] for row in board["rows"]}
 
@@ -169,7 +167,7 @@ def test_a_trial_that_ended_since_the_snapshot_is_counted_once(tmp_path: Path) -
     }
     files.append_line(tmp_path / files.TRIALS, {**ended, **report(90, 0.5)})
     row = rows(leaderboard([tmp_path]))["maml", "tuned"]
-    assert (row["trials"], row["tasks_seen"], row["val_accuracy"]) == (3, 150, 0.5)
+    assert (row["trials"], row["search_tasks"], row["val_accuracy"]) == (3, 150, 0.5)
 
 
 def test_a_search_killed_during_its_final_runs_counts_the_seeds_it_has(tmp_path: Path) -> None:
@@ -221,7 +219,7 @@ def test_run_folders_make_rows_and_seeds_of_the_same_run_share_one(tmp_path: Pat
         0.55,
     )
     assert chance["algorithm"] == "chance"
-    assert board["status"] == "running"
+    assert board["status"] == "untested"
 
 
 def test_a_run_beside_a_search_of_the_same_tasks_joins_its_rows(tmp_path: Path) -> None:
@@ -295,7 +293,7 @@ def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None
     tested = runs.test_run(tmp_path, splits, 5)
     row = rows(leaderboard([tmp_path]))["maml", "run"]
     assert row["accuracy"] == pytest.approx(np.mean(tested["accuracy"]))
-    assert (row["test_tasks"], row["tasks_seen"], row["times_opened"]) == (5, 4, 1)
+    assert (row["test_tasks"], row["training_tasks"], row["times_opened"]) == (5, 4, 1)
     assert row["hyperparameters"] == config.hyperparameters
 
 
