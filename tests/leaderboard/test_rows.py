@@ -13,11 +13,22 @@ import pytest
 from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import ERROR
-from metabench.leaderboard import leaderboard
+from metabench.leaderboard import as_markdown, leaderboard, read, versus
 from metabench.leaderboard.rows import KEYS, keys
 from metabench.storage import files
 from metabench.training import run as runs
-from tests.leaderboard.folders import BEFORE, TASK, accuracies, finish, make_run, make_search, report
+from tests.leaderboard.folders import (
+    BEFORE,
+    NETWORK,
+    TASK,
+    accuracies,
+    alone,
+    change,
+    finish,
+    make_run,
+    make_search,
+    report,
+)
 from tests.support import small
 
 MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
@@ -284,6 +295,99 @@ def test_an_accuracy_that_is_not_a_number_stays_unknown(tmp_path: Path) -> None:
     files.write_json(run / files.TEST, {**test, "accuracy": [None, *test["accuracy"][1:]]})
     row = rows(leaderboard([run]))["maml", "run"]
     assert (row["accuracy"], row["ci_low"]) == (None, None)
+
+
+def test_one_at_a_time_has_a_mean_and_an_interval_as_the_headline_has(tmp_path: Path) -> None:
+    folders = [alone(make_run(tmp_path / f"a{seed}", "maml", seed, 0.9), 0.7) for seed in (0, 1)]
+    row = rows(leaderboard(folders))["maml", "run"]
+    single = rows(leaderboard([make_run(tmp_path / f"b{seed}", "maml", seed, 0.7) for seed in (0, 1)]))
+    expected = [single["maml", "run"][key] for key in ("accuracy", "ci_low", "ci_high")]
+    assert [row[key] for key in ("accuracy_one_at_a_time", "one_low", "one_high")] == expected
+    assert row["accuracy_together"] == row["accuracy"] > expected[0] + 0.1
+
+
+def test_older_results_lack_it_and_what_needs_no_batch_norm_has_it_from_the_headline(tmp_path: Path) -> None:
+    found = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
+    keys = ("accuracy_one_at_a_time", "one_low", "one_high")
+    assert [found["maml", "tuned"][key] for key in keys] == [None, None, None]
+    for key, same in zip(keys, ("accuracy", "ci_low", "ci_high"), strict=True):
+        assert found["nearest_mean", "baseline"][key] == found["nearest_mean", "baseline"][same] is not None
+    assert found["chance", "baseline"]["accuracy_one_at_a_time"] == 0.2
+    # One seed that lacks it leaves it unknown: a mean of the others would be of other networks.
+    alone(tmp_path / files.FINAL / "maml-tuned-seed0", 0.5)
+    assert rows(leaderboard([tmp_path]))["maml", "tuned"]["accuracy_one_at_a_time"] is None
+
+
+def test_the_cost_of_one_training_is_the_mean_of_the_seeds_that_came_to_the_budget(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"a{seed}", "maml", seed, None) for seed in range(3)]
+    for folder, spent, seen in zip(folders, (20.0, 40.0, 600.0), (100, 100, 50), strict=True):
+        last = {**report(seen, None, finite=seen == 100), "seconds": spent}
+        files.write_lines(folder / files.REPORTS, [report(50, 0.5), last])
+    row = rows(leaderboard(folders))["maml", "run"]
+    assert (row["training_tasks"], row["training_seconds"]) == (100, 30.0)
+    assert row["training_accelerator_seconds"] == 30.0
+    assert (row["trials"], row["search_tasks"], row["search_seconds"]) == (0, 0, 0)
+
+
+def test_what_learns_nothing_costs_nothing_and_stands_once_wherever_it_comes_from(tmp_path: Path) -> None:
+    searches = [make_search(tmp_path / name, ("maml", "nearest_mean")) for name in "ab"]
+    (found,) = [row for row in leaderboard(searches[:1])["rows"] if row["algorithm"] == "nearest_mean"]
+    assert (found["variant"], found["status"], found["val_accuracy"]) == ("baseline", "running", 0.4)
+    for search in searches:
+        finish(search, {"maml": (0.7, 0.6), "nearest_mean": (0.35, 0.35)})
+    run = make_run(tmp_path / "run", "nearest_mean", 0, 0.35)
+    for folders in ([*searches, run], [run, *searches], [run]):
+        board = leaderboard(folders)
+        (row,) = [row for row in board["rows"] if row["algorithm"] == "nearest_mean"]
+        assert (row["name"], row["variant"], row["ci_over"]) == ("nearest_mean:baseline", "baseline", "tasks")
+        assert (row["trials"], row["search_tasks"], row["training_tasks"]) == (0, 0, 0)
+        assert row["accuracy_one_at_a_time"] == row["accuracy"]
+    assert "One seed" not in as_markdown(leaderboard([run]))
+
+
+def test_a_run_of_what_learns_nothing_is_compared_as_such(tmp_path: Path) -> None:
+    learner, floor = (
+        make_run(tmp_path / "a", "maml", 0, 0.6),
+        make_run(tmp_path / "b", "nearest_mean", 0, 0.35),
+    )
+    said = versus.compare(read([learner, floor]), [])["sentence"]
+    assert said.startswith("maml:run (60.0%) is better than nearest_mean:baseline (35.0%)")
+    assert "1 seed against no training" in said
+
+
+def relabel(folder: Path, **changes: Any) -> Path:
+    """Change what is recorded of how a run was trained."""
+    described = files.read_json(folder / files.CONFIG)["run"]
+    change(folder / files.CONFIG, run={**described, **changes})
+    return folder
+
+
+def test_runs_of_one_algorithm_are_named_by_what_differs(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"a{lr}", "maml", 0, 0.6, lr=lr) for lr in (0.1, 0.01)]
+    folders += [make_run(tmp_path / "b", "fomaml", 0, 0.5)]
+    board = leaderboard(folders)
+    names = {row["name"] for row in board["rows"]}
+    assert names == {"maml:run@inner_lr=0.1", "maml:run@inner_lr=0.01", "fomaml:run", "chance:baseline"}
+    assert "| maml | run inner_lr=0.01 |" in as_markdown(board)
+    relabel(folders[1], tasks=50, network={**NETWORK, "norm": "none"})
+    names = {row["name"] for row in leaderboard(folders)["rows"]}
+    assert "maml:run@inner_lr=0.01+norm=none+tasks=50" in names
+    assert set(rows(leaderboard(folders[1:]))) == {("maml", "run"), ("fomaml", "run"), ("chance", "baseline")}
+
+
+def test_runs_that_differ_in_too_much_to_read_are_named_by_folder(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"a{lr}", "maml", 0, 0.6, lr=lr) for lr in (0.1, 0.01)]
+    relabel(folders[1], tasks=50, network={**NETWORK, "norm": "none", "width": 3})
+    assert {f"maml:run@{folder}" for folder in folders} < {
+        row["name"] for row in leaderboard(folders)["rows"]
+    }
+
+
+def test_searches_with_the_same_algorithms_are_named_by_folder(tmp_path: Path) -> None:
+    searches = [finish(make_search(tmp_path / name), MEANS) for name in "ab"]
+    board = leaderboard(searches)
+    assert {f"maml:tuned@{search}" for search in searches} < {row["name"] for row in board["rows"]}
+    assert f"maml tuned ({searches[0]})" in board["answer"]
 
 
 def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None:
