@@ -25,7 +25,7 @@ MOST_ANSWERED = 3
 LEAST_LOSS = {"%": 0.01, "": 0.05}
 """What a user who asks one at a time has to lose for a warning: accuracy, or that share of an error."""
 
-STANDS = {"finished": "", "running": ", still running", "untested": ", not tested yet"}
+STANDS = {"finished": "", "running": ", still running", "untested": ", not all tested yet"}
 """A board's status, as its title says it."""
 
 
@@ -233,9 +233,9 @@ def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metri
         beside = f"best learner: {_who(learner)}, {_judged(task, learner, metric)}"
         return f"{examples}, NO LEARNER IS SHOWN TO BE BETTER THAN {floor}; {beside}."
     rivals = [row for row in others if not _is_same(row)]
-    leads = "is ahead" if any(map(_may_be_best, rivals)) else "is best" if rivals else "stands alone"
+    leads = "is ahead:" if any(map(_may_be_best, rivals)) else "is best:" if rivals else "reaches"
     who = f"this one trained network of {_who(best)}" if best["seeds"] == 1 else _who(best)
-    return f"{examples}, {who} {leads}: {judged} {_judged(task, best, metric)}."
+    return f"{examples}, {who} {leads} {judged} {_judged(task, best, metric)}."
 
 
 def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
@@ -298,19 +298,17 @@ def _against(best: Row, others: Rows) -> list[str]:
     if alike:
         parts.append(f"not to be told apart from it: {_few(alike)}")
     text = "; ".join(parts)
-    return [f"{text[0].upper()}{text[1:]}.", *_more(best, alike)]
+    return [f"{text[0].upper()}{text[1:]}.", *_more([best, *rivals], alike)]
 
 
-def _more(best: Row, alike: Rows) -> list[str]:
+def _more(rows: Rows, alike: Rows) -> list[str]:
     """Say what would tell more: other trainings, other tasks, or nothing."""
-    seeds = [row["seeds"] for row in (best, *alike) if row["seeds"]]
-    if not seeds:
-        return []
-    if min(seeds) == 1:
+    seeds = [row["seeds"] for row in rows if row["seeds"]]
+    if seeds and min(seeds) == 1:
         return [
             "A row of one seed speaks of that trained network, not of its settings: more seeds would tell."
         ]
-    if not alike:
+    if not alike or not seeds:
         return []
     tasks = [(row.get("vs_best") or {}).get("p_tasks") for row in alike]
     if all(p is not None and p < LEVEL for p in tasks):  # tasks tell these networks apart already

@@ -401,8 +401,10 @@ def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None
     assert row["hyperparameters"] == config.hyperparameters
     assert row["accuracy_one_at_a_time"] == pytest.approx(np.mean(tested["accuracy_one_at_a_time"]))
     queries = dict(zip(tested["class_names"], tested["by_class"]["queries"], strict=True))
-    assert row["hardest"] and all(queries[name] == count for name, _, count in row["hardest"])
-    assert row["confused"] and all(0 < share <= 1 for _, _, share, _ in row["confused"])
+    assert row["hardest"]
+    assert all(queries[name] == count for name, _, count in row["hardest"])
+    assert row["confused"]
+    assert all(0 < share <= 1 for _, _, share, _ in row["confused"])
 
 
 def test_the_leaderboard_needs_neither_torch_nor_ray() -> None:

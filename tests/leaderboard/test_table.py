@@ -113,6 +113,13 @@ def test_what_all_rows_share_is_said_once(finished: dict[str, Any]) -> None:
     assert "Batch norm |" in leaderboard.as_markdown(finished)
 
 
+def test_runs_alone_have_no_columns_of_a_search(tmp_path: Path, finished: dict[str, Any]) -> None:
+    assert "| Search tasks | Search time |" in leaderboard.as_markdown(finished)
+    alone = leaderboard.as_markdown(leaderboard.leaderboard([make_run(tmp_path / "run", "maml", 0, 0.6)]))
+    assert "Search" not in alone.split("|", 1)[1]
+    assert "| Training tasks | Training time |" in alone
+
+
 def test_missing_seeds_and_repeated_openings_are_told(finished: dict[str, Any]) -> None:
     finished["rows"][0] |= {"seeds": 1, "times_opened": 2}
     for text in (leaderboard.as_markdown(finished), printed(finished)):
