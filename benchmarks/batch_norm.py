@@ -117,6 +117,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--datasets", nargs="+", choices=TASKS, default=list(TASKS), help="of these only")
     parser.add_argument("--tasks", type=int, default=1000, help="meta-train tasks of a network")
     parser.add_argument("--out", type=Path, default=Path("runs/batch_norm.jsonl"))
     options = parser.parse_args()
@@ -128,7 +129,7 @@ def main() -> None:
     done = {tuple(line[key] for key in keys) for line in lines}
     splits: dict[str, Splits] = {}
     for cell in cells(options.seeds):
-        if (*cell, options.tasks) in done:
+        if (*cell, options.tasks) in done or cell[0] not in options.datasets:
             continue
         dataset = cell[0]
         if dataset not in splits:
