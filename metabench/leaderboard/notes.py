@@ -102,7 +102,7 @@ def _on_comparisons(rows: Rows) -> list[str]:
     if len(others) == len(same):
         return []
     but = f" but {_named(same)}, which has the same runs" if same else ""
-    network = "the network of " if any(word.endswith("network") for word in verdicts) else ""
+    network = "The network of " if any(word.endswith("network") for word in verdicts) else ""
     return [f"{network}{_who(best)} is better than every other row{but} (p < 0.05, Holm)."]
 
 
