@@ -162,12 +162,17 @@ def short_name(row: Row) -> str:
     return f"{row['algorithm']}:{row['variant']}"
 
 
+def place(row: Mapping[str, Any]) -> str | None:
+    """Name where a row comes from; without a comma, which stands between the names of rows."""
+    return "+".join(row["folder"].split(", ")) if row["folder"] else row["source"]
+
+
 def name_all(entries: Sequence[Entry]) -> None:
     """Name rows by algorithm and variant, and where that is not enough by what differs, or the folder."""
     count = Counter(short_name(entry.row) for entry in entries)
     for row in (entry.row for entry in entries):
         name = short_name(row)
-        label = row["label"] or row["folder"] or row["source"]
+        label = row["label"] or place(row)
         row["label"] = label if count[name] > 1 else None
         row["name"] = f"{name}@{label}" if row["label"] else name
 

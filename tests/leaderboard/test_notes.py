@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from metabench.leaderboard import as_latex, as_markdown, leaderboard
+from metabench.leaderboard import as_latex, as_markdown, leaderboard, notes
 from metabench.leaderboard.notes import about, title
+from metabench.leaderboard.scores import ALIKE
 from metabench.storage import files
 from tests.leaderboard.folders import alone, change, finish, make_run, make_search
 
@@ -41,6 +42,17 @@ def test_it_counts_who_is_surely_worse_and_asks_for_nothing_more(tmp_path: Path)
     said = answer(runs(tmp_path, {"maml": 0.7, "fomaml": 0.5, "anil": 0.4}))
     assert "maml run is best" in said
     assert said.endswith("Surely worse: all 2 others.")
+
+
+def test_who_is_surely_worse_is_for_the_comparison_with_the_best_to_say(tmp_path: Path) -> None:
+    board = leaderboard(runs(tmp_path, {"maml": 0.7, "fomaml": 0.695, "anil": 0.69}))
+    for row, may_be_best in zip(board["rows"], (True, False, True), strict=False):
+        row |= {
+            "may_be_best": may_be_best,
+            "vs_best": row["vs_best"] and {**row["vs_best"], "verdict": ALIKE},
+        }
+    said = notes.answer(board)
+    assert "Surely worse: fomaml run; not to be told apart from it: anil run." in said
 
 
 def test_it_names_who_may_be_as_good_and_asks_for_seeds_where_tasks_tell_the_networks_apart(

@@ -378,9 +378,11 @@ def test_runs_of_one_algorithm_are_named_by_what_differs(tmp_path: Path) -> None
 def test_runs_that_differ_in_too_much_to_read_are_named_by_folder(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"a{lr}", "maml", 0, 0.6, lr=lr) for lr in (0.1, 0.01)]
     relabel(folders[1], tasks=50, network={**NETWORK, "norm": "none", "width": 3})
-    assert {f"maml:run@{folder}" for folder in folders} < {
-        row["name"] for row in leaderboard(folders)["rows"]
-    }
+    names = {row["name"] for row in leaderboard(folders)["rows"]}
+    assert {f"maml:run@{folder}" for folder in folders} < names
+    again = make_run(tmp_path / "again", "maml", 1, 0.6, lr=0.1)
+    names = {row["name"] for row in leaderboard([*folders, again])["rows"]}
+    assert f"maml:run@{folders[0]}+{again}" in names  # a comma would end a name in `rows`
 
 
 def test_searches_with_the_same_algorithms_are_named_by_folder(tmp_path: Path) -> None:
