@@ -8,11 +8,12 @@ from typing import Any
 
 from metabench import stats
 from metabench.core import MetabenchError
+from metabench.core.metrics import Metric
 from metabench.leaderboard import folders as reading
+from metabench.leaderboard import notes, rows, scores
 from metabench.leaderboard import published as references
-from metabench.leaderboard import rows, scores
 from metabench.leaderboard.folders import Record, Run, Search, all_runs
-from metabench.leaderboard.scores import Entry
+from metabench.leaderboard.scores import Entry, Scored
 from metabench.leaderboard.table import as_csv, as_json, as_latex, as_markdown, as_table
 from metabench.storage import files
 
@@ -65,17 +66,18 @@ def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[s
     beside = rows.chance(metric, task) + (references.entries(task) if published else [])
     rows.name_all(beside)
     plain = files.plain([entry.row for entry in measured + beside])  # NaN would have no place in an order
-    is_finished = all(row["status"] in ("finished", rows.PUBLISHED) for row in plain)
+    statuses = {row["status"] for row in plain}
     hashes = {test["tasks_hash"] for test in tests(sources)}
-    return {
+    board = {
         "protocol": sources[0].config["protocol"],
         "task": task,
         "metric": {"name": metric.name, "better": "higher" if metric.sign > 0 else "lower"},
-        "status": "finished" if is_finished else "running",
+        "status": next((one for one in ("running", "untested") if one in statuses), "finished"),
         "tasks_hash": next(iter(hashes), None),
         "rows": sorted(plain, key=lambda row: rows.order(row, metric)),
         "comparisons": files.plain(compared),
     }
+    return {"answer": notes.answer(board), **board}
 
 
 def write(folder: Path) -> dict[str, Any]:
@@ -103,21 +105,25 @@ def entries(sources: Sequence[Search | Run]) -> list[Entry]:
     """Make the named rows of folders that may stand together, with their intervals."""
     reading.refuse_mixture(sources)
     made = [row for source in sources if isinstance(source, Search) for row in rows.search_entries(source)]
-    single = rows.group_seeds(source for source in sources if isinstance(source, Run))
-    made += [rows.run_entry(runs) for runs in single]
-    # Several searches of the same tasks repeat the same baselines.
-    distinct = {
-        entry.row["algorithm"] if entry.row["variant"] == rows.BASELINE else index: entry
-        for index, entry in enumerate(made)
-    }
-    kept = list(distinct.values())
+    made += rows.run_entries(rows.group_seeds(source for source in sources if isinstance(source, Run)))
+    kept = rows.distinct(made)
     metric, classes = sources[0].metric, design(sources)
-    for row, results in scores.with_results(kept):
-        row.update(scores.intervals(metric, results, classes))
-        for when in ("val", "confirm"):
-            before = row[f"{when}_{metric}"]
-            row[f"{when}_optimism"] = (
-                None if before is None else metric.sign * float(before - row[metric.name])
-            )
+    for entry in kept:
+        if entry.scored is not None:
+            entry.row.update(_figures(entry, entry.scored, metric, classes))
     rows.name_all(kept)
     return kept
+
+
+def _figures(entry: Entry, results: Scored, metric: Metric, classes: stats.Design | None) -> scores.Row:
+    """Say what a row's results are, both ways of asking, and how much better it had looked before."""
+    row = scores.intervals(metric, results, classes)
+    row[f"{metric}_together"] = row[metric.name]
+    if entry.alone is not None:
+        alone = scores.intervals(metric, entry.alone, None)
+        row |= {f"{metric}_one_at_a_time": alone[metric.name]}
+        row |= {"one_low": alone["ci_low"], "one_high": alone["ci_high"]}
+    for when in ("val", "confirm"):
+        before = entry.row[f"{when}_{metric}"]
+        row[f"{when}_optimism"] = None if before is None else metric.sign * float(before - row[metric.name])
+    return row

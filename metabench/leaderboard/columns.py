@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from metabench.core import MetabenchError
 from metabench.core.config import nearest
 from metabench.core.metrics import plain
+from metabench.leaderboard.rows import place
 
 Row = Mapping[str, Any]
 
@@ -25,6 +26,7 @@ class Column(NamedTuple):
     is_number: bool = True
     if_shared: Literal["show", "say", "hide"] = "show"  # where all rows agree; say: in a line below
     called: str = ""  # by who asks for it; else by its key
+    beside: str = ""  # the key of a column of which it is left out where no row differs from it
 
     @property
     def name(self) -> str:
@@ -143,6 +145,12 @@ def number(
     return Column(key, title, shown(key, show), part, called=called)
 
 
+def variant(row: Row) -> str:
+    """Show which setting it is, with what tells it from another row; a folder has a column of its own."""
+    is_shown = row["label"] not in (None, place(row))
+    return f"{row['variant']} {row['label']}" if is_shown else str(row["variant"])
+
+
 def words(
     key: str, title: str, part: Part = "result", length: int | None = None, if_shared: Any = "show"
 ) -> Column:
@@ -152,11 +160,15 @@ def words(
 
 COLUMNS = (
     words("algorithm", "Algorithm"),
-    words("variant", "Setting"),
+    Column("variant", "Setting", variant, is_number=False),
     Column("rank", "Rank", rank),
     number("accuracy", "Accuracy %", percent),
     number("error", "Error", plain),
     Column("ci_low", "95 % CI", bounds("ci_low", "ci_high"), called="ci"),
+    number("accuracy_one_at_a_time", "One at a time %", percent, called="one_at_a_time")._replace(
+        beside="accuracy"
+    ),
+    number("error_one_at_a_time", "One at a time", plain)._replace(beside="error"),
     Column("class_low", "New classes", bounds("class_low", "class_high"), called="class_ci"),
     Column("vs_best", "From the best", versus("vs_best")),
     Column("vs_default", "Tuned − default", versus("vs_default"), "choice"),
@@ -169,10 +181,13 @@ COLUMNS = (
     Column("seeds", "Seeds", seeds, "choice", if_shared="say"),
     number("test_tasks", "Test tasks", count)._replace(if_shared="say"),
     number("classes", "Test classes", count)._replace(if_shared="say"),
-    number("trials", "Trials", count, "cost"),
-    number("tasks_seen", "Tasks seen", count, "cost"),
-    number("seconds", "Time", duration, "cost"),
-    number("accelerator_seconds", "Accelerator", duration, "cost"),
+    number("trials", "Trials", count, "cost")._replace(if_shared="hide"),
+    number("search_tasks", "Search tasks", count, "cost")._replace(if_shared="hide"),
+    number("search_seconds", "Search time", duration, "cost")._replace(if_shared="hide"),
+    number("search_accelerator_seconds", "Search accelerator", duration, "cost")._replace(if_shared="hide"),
+    number("training_tasks", "Training tasks", count, "cost"),
+    number("training_seconds", "Training time", duration, "cost"),
+    number("training_accelerator_seconds", "Training accelerator", duration, "cost"),
     number("peak_memory", "Memory", memory, "cost"),
     number("parameters", "Parameters", count, "cost"),
     words("model", "Model", "cost", if_shared="say"),
@@ -185,6 +200,7 @@ COLUMNS = (
     words("name", "Row", "asked"),
     words("status", "Status", "asked"),
     Column("seed_low", "CI of seeds", bounds("seed_low", "seed_high"), "asked", called="seed_ci"),
+    Column("one_low", "CI one at a time", bounds("one_low", "one_high"), "asked", called="one_ci"),
     words("ci_over", "CI over", "asked"),
     Column("verdict", "Against the best", verdict, "asked", is_number=False),
     Column("p", "p", of_best("p", 3), "asked"),

@@ -48,10 +48,14 @@ class Run(NamedTuple):
         return metrics.recorded(self.config)
 
     @property
+    def is_whole(self) -> bool:
+        """Tell whether training reached its budget."""
+        return bool(self.reports and self.reports[-1]["tasks_seen"] >= self.config["run"]["tasks"])
+
+    @property
     def is_trained(self) -> bool:
         """Tell whether training reached its budget, or diverged."""
-        last = self.reports[-1] if self.reports else None
-        return bool(last and (last["tasks_seen"] >= self.config["run"]["tasks"] or not last["finite"]))
+        return self.is_whole or bool(self.reports and not self.reports[-1]["finite"])
 
 
 class Search(NamedTuple):

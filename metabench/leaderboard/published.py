@@ -30,6 +30,7 @@ class Figure(NamedTuple):
     half_width: float | None = None
     model: str = "single"
     batch_norm: str | None = "transductive"
+    test_query: int | None = None  # queries a class that it was tested with, where that is known
 
 
 @functools.cache
@@ -55,13 +56,22 @@ def figures(task: Mapping[str, Any]) -> tuple[Figure, ...]:
     return ()
 
 
+def has_other_queries(one: Figure, task: Mapping[str, Any]) -> bool:
+    """Tell whether a figure is known to be of tasks with more or fewer queries."""
+    return one.test_query not in (None, task["test_query"])
+
+
 def entries(task: Mapping[str, Any]) -> list[Entry]:
     """Make the reference rows of a task."""
     made = []
     for one in figures(task):
         described = one._asdict()
-        percent, half = described.pop("percent"), described.pop("half_width")
-        row = make_row(ACCURACY, **described, variant=PUBLISHED, status=PUBLISHED, accuracy=percent / 100)
+        percent, half, n_queries = (described.pop(key) for key in ("percent", "half_width", "test_query"))
+        row = make_row(ACCURACY, **described, variant=PUBLISHED, status=PUBLISHED)
+        row |= dict.fromkeys(("accuracy", "accuracy_together"), percent / 100)
+        if has_other_queries(one, task):
+            queries = f"{n_queries} {'query' if n_queries == 1 else 'queries'} a class"
+            row["source"] += f"; tested with {queries}, here {task['test_query']}"
         if half is not None:
             row |= {"ci_low": (percent - half) / 100, "ci_high": (percent + half) / 100}
             row["ci_over"] = "as published"

@@ -6,7 +6,8 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from metabench.core import MetabenchError
 from metabench.core.metrics import ERROR, Metric
 from metabench.leaderboard.folders import (
+    BASELINES,
     Record,
     Run,
     Search,
@@ -31,14 +33,28 @@ RUN = "run"
 BASELINE = "baseline"
 PUBLISHED = "published"
 
+LEARN_NOTHING = frozenset(Path(name).stem for name in BASELINES)
+
+MOST_DIFFERENCES = 3
+"""Settings that name a row; where more differ, its folder does."""
+
+MOST_CLASSES = 5
+"""Classes, and pairs of them, that a row names."""
+
+RARE = 30
+"""Right answers that each class and pair is given besides: bad luck with a rare one is not the worst."""
+
 KEYS = (
-    "name",  # algorithm:variant, and @folder where several rows would have the same
+    "name",  # algorithm:variant, and @label where several rows would have the same
+    "label",  # what tells such rows apart: settings that differ, or the folder
     "algorithm",
     "variant",  # tuned and default of a search; run: a bare run folder; baseline; published: by others
     "status",  # finished, running, or untested: a bare run whose meta-test was not opened
     *("rank", "rank_worst"),  # that it may have, by tests that are adjusted for their number
     *("may_be_best", "p_best"),  # whether it may be the best row of all, and the p of that
     *("accuracy", "ci_low", "ci_high"),
+    "accuracy_together",  # the same: all queries of a task are classified at once
+    *("accuracy_one_at_a_time", "one_low", "one_high"),  # each query alone, on the same tasks
     "ci_over",  # what the interval speaks of: "seeds and tasks", or "tasks" where there is one seed
     *("seed_low", "seed_high"),  # t interval of the seeds' means: training again, these very tasks
     *("class_low", "class_high", "class_over"),  # of other test classes
@@ -47,20 +63,24 @@ KEYS = (
     "test_tasks",
     "model",  # single, or an ensemble of how many
     *("batch_norm", "hyperparameters"),
-    *("trials", "tasks_seen", "seconds"),  # tuned: of the whole search, as the next two; else its own
-    "accelerator_seconds",  # seconds times the share of a GPU; of a process where there is none
-    "peak_memory",
+    # To find the setting: all trials of the search; of a published one, a run and a baseline none.
+    *("trials", "search_tasks", "search_seconds", "search_accelerator_seconds"),
+    # Of one training to the full budget: the mean over seeds.
+    *("training_tasks", "training_seconds", "training_accelerator_seconds"),
+    "peak_memory",  # of the training
     "parameters",  # numbers learnt across tasks
     *("val_accuracy", "confirm_accuracy"),
     *("val_optimism", "confirm_optimism"),  # by how much the validation looked better than the test
     *("vs_default", "vs_best"),
+    "hardest",  # [class, accuracy, queries] of the classes that are missed most
+    "confused",  # [class, guess, share, chances]: share of the class's queries where a task holds both
     *("times_opened", "opened"),  # how often meta-test was, at most, and when for the last time
     *("config_hash", "tasks_hash", "code", "commit"),
     "folder",
     "source",  # of a published figure
 )
 
-ERROR_KEYS = ("error", "val_error", "confirm_error")
+ERROR_KEYS = ("error", "error_together", "error_one_at_a_time", "val_error", "confirm_error")
 """What rows of regression have besides; there, what is called accuracy is None."""
 
 
@@ -75,20 +95,47 @@ def make_row(metric: Metric, **values: Any) -> Row:
 
 
 def search_entries(search: Search) -> list[Entry]:
-    """Make the tuned and the default row of each algorithm, and those of what learns nothing."""
+    """Make the tuned and the default row of each algorithm, and one of each that learns nothing."""
     metric = search.metric
-    entries = []
+    entries, floors = [], dict.fromkeys(search.baselines)
     for algorithm in search.config["space"]["algorithms"]:
+        if (name := _baseline_name(algorithm)) is not None:
+            floors[name] = algorithm
+            continue
         for variant, describe in ((TUNED, _tuned), (DEFAULT, _default)):
             runs = search.runs.get((algorithm, variant), [])
             if described := describe(search, algorithm, runs, metric):
                 row = _search_row(search, algorithm, variant, runs, metric) | described
-                entries.append(Entry(row, scored(runs, metric)))
-    for name, baseline in search.baselines.items():
-        row = make_row(metric, algorithm=name, variant=BASELINE, status="finished")
-        row["tasks_hash"] = baseline["tasks_hash"]
-        entries.append(Entry(row, Scored(figures_of(baseline, metric)[None], is_trained=False)))
+                entries.append(Entry(row, scored(runs, metric), _one_at_a_time(runs, metric)))
+    entries += [_baseline(search, name, algorithm, metric) for name, algorithm in floors.items()]
     return entries
+
+
+def _baseline(search: Search, name: str, algorithm: str | None, metric: Metric) -> Entry:
+    """Make the row of what learns nothing, which needs no batch norm: both of its scores are the same."""
+    row = make_row(metric, algorithm=name, variant=BASELINE, **FREE, status="running")
+    row[f"val_{metric}"] = validation(best(search.reported(algorithm or name), metric), metric)
+    if name not in search.baselines:
+        return Entry(row)
+    test = search.baselines[name]
+    results = Scored(figures_of(test, metric)[None], is_trained=False)
+    return Entry(row | {"status": "finished", "tasks_hash": test["tasks_hash"]}, results, results)
+
+
+def _baseline_name(algorithm: str) -> str | None:
+    """Return which baseline an algorithm of a space, or a variant of it, is; None for all that learn."""
+    name = algorithm.split(".")[0]
+    return name if name in LEARN_NOTHING else None
+
+
+def distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """Keep what learns nothing once: every search has it, and a run may be of it; a tested one if any."""
+    kept: dict[Any, Entry] = {}
+    for index, entry in enumerate(entries):
+        key = entry.row["algorithm"] if entry.row["variant"] == BASELINE else index
+        if key not in kept or kept[key].scored is None:
+            kept[key] = entry
+    return list(kept.values())
 
 
 def group_seeds(runs: Iterable[Run]) -> list[list[Run]]:
@@ -106,9 +153,9 @@ def chance(metric: Metric, task: Record) -> list[Entry]:
         return []
     way = task["way"]
     ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
-    row = make_row(metric, algorithm="chance", variant=BASELINE, status="finished")
-    row["accuracy"] = statistics.fmean(1 / one for one in ways)  # each as likely
-    return [Entry(row)]
+    row = make_row(metric, algorithm="chance", variant=BASELINE, status="finished", **FREE)
+    right = statistics.fmean(1 / one for one in ways)  # each as likely
+    return [Entry(row | dict.fromkeys(("accuracy", "accuracy_together", "accuracy_one_at_a_time"), right))]
 
 
 def short_name(row: Row) -> str:
@@ -116,12 +163,19 @@ def short_name(row: Row) -> str:
     return f"{row['algorithm']}:{row['variant']}"
 
 
+def place(row: Mapping[str, Any]) -> str | None:
+    """Name where a row comes from; without a comma, which stands between the names of rows."""
+    return "+".join(row["folder"].split(", ")) if row["folder"] else row["source"]
+
+
 def name_all(entries: Sequence[Entry]) -> None:
-    """Name rows by algorithm and variant, and by folder where that is not enough."""
+    """Name rows by algorithm and variant, and where that is not enough by what differs, or the folder."""
     count = Counter(short_name(entry.row) for entry in entries)
-    for entry in entries:
-        name, where = short_name(entry.row), entry.row["folder"] or entry.row["source"]
-        entry.row["name"] = f"{name}@{where}" if count[name] > 1 and where else name
+    for row in (entry.row for entry in entries):
+        name = short_name(row)
+        label = row["label"] or place(row)
+        row["label"] = label if count[name] > 1 else None
+        row["name"] = f"{name}@{label}" if row["label"] else name
 
 
 def order(row: Row, metric: Metric) -> float:
@@ -136,7 +190,7 @@ def _tuned(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> R
     return {
         "hyperparameters": chosen.get("hyperparameters"),
         "trials": sum(trial["algorithm"] == algorithm for trial in search.trials),
-        **_cost(entries),
+        **_cost("search", entries),
         f"val_{metric}": validation(chosen, metric),
         f"confirm_{metric}": chosen.get(f"confirm_{metric}"),
         "vs_default": _versus_default(search, algorithm, metric),
@@ -148,12 +202,9 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
     trials = [trial for trial in search.trials if trial["algorithm"] == algorithm and trial["is_default"]][:1]
     if not runs and not trials:
         return {}
-    gpus = (search.opened or {}).get("gpus")
-    spent = [{**run.reports[-1], "gpus": gpus} for run in runs if run.reports] or trials or [{}]
     return {
         "hyperparameters": (runs[0].config["run"] if runs else trials[0])["hyperparameters"],
-        "trials": 1,
-        **_cost(spent),
+        **NOT_SEARCHED,
         f"val_{metric}": validation(best(trials, metric), metric),
     }
 
@@ -169,16 +220,20 @@ def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], m
         batch_norm=_batch_norm(space["network"]),
         folder=short_path(search.folder),
     )
-    row |= _tested(runs)
+    row |= {**_training(runs, opened.get("gpus")), **_tested(runs)}
     if row["times_opened"]:
         row["times_opened"] = max(row["times_opened"], search.times_opened)
         row["config_hash"] = (opened or row)["config_hash"]
     return row
 
 
-def run_entry(runs: list[Run]) -> Entry:
-    """Make one row of run folders that differ in their seed only."""
-    described = runs[0].config["run"]
+def run_entries(groups: Sequence[list[Run]]) -> list[Entry]:
+    """Make one row of each group of run folders that differ in their seed only, told apart by the rest."""
+    return [_run_entry(runs, label) for runs, label in zip(groups, _labels(groups), strict=True)]
+
+
+def _run_entry(runs: list[Run], label: str | None) -> Entry:
+    described, baseline = runs[0].config["run"], _baseline_name(runs[0].config["run"]["algorithm"])
     if len({run.config["run"]["seed"] for run in runs}) < len(runs):
         listed = ", ".join(str(run.folder) for run in runs)
         raise MetabenchError(f"{listed}: the same run twice (same settings and seed); give it once")
@@ -188,28 +243,76 @@ def run_entry(runs: list[Run]) -> Entry:
     figures = [figure for figure in looked if figure is not None]
     row = make_row(
         metric,
-        algorithm=described["algorithm"],
-        variant=RUN,
+        algorithm=baseline or described["algorithm"],
+        variant=BASELINE if baseline else RUN,
+        label=label,
         status="finished" if is_tested else "untested" if is_trained else "running",
         seeds_planned=len(runs),
         hyperparameters=described["hyperparameters"],
-        trials=1,
-        **_cost([{**run.reports[-1], "gpus": 0} for run in runs if run.reports]),  # a device of its own
         folder=", ".join(short_path(run.folder) for run in runs),
         batch_norm=_batch_norm(described["network"]),
+        **NOT_SEARCHED,
     )
-    row |= {f"val_{metric}": float(np.mean(figures)) if figures else None, **_tested(runs)}
-    return Entry(row, scored(runs, metric))
+    row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
+    row |= {**_training(runs, gpus=0), **_tested(runs)}  # a device of its own
+    results, alone = scored(runs, metric), _one_at_a_time(runs, metric)
+    if baseline:  # training again changes nothing
+        row |= {**FREE, "seeds": None, "seeds_planned": None}
+        results = results and Scored(results.figures[:1], is_trained=False)
+        alone = results
+    return Entry(row, results, alone)
 
 
-def _cost(entries: Sequence[Record]) -> Row:
+def _labels(groups: Sequence[list[Run]]) -> list[str | None]:
+    """Name what differs between the runs of one algorithm; None where that is nothing or too much."""
+    described = [_flat(runs[0].config["run"]) for runs in groups]
+    labels: list[str | None] = []
+    for one in described:
+        alike = [other for other in described if other["algorithm"] == one["algorithm"]]
+        every = dict.fromkeys(key for other in alike for key in other)
+        keys = [key for key in every if len({json.dumps(other.get(key)) for other in alike}) > 1]
+        parts = [f"{key.split('.')[-1]}={json.dumps(one.get(key)).strip(chr(34))}" for key in keys]
+        labels.append("+".join(parts) if 0 < len(parts) <= MOST_DIFFERENCES else None)
+    return labels
+
+
+def _flat(described: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Flatten what is recorded of a run; its seed and its rungs tell no settings apart."""
+    flat: dict[str, Any] = {}
+    for key, value in described.items():
+        if key not in ("seed", "rungs"):
+            name = f"{before}{key}"
+            flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _cost(part: str, entries: Sequence[Record]) -> Row:
     """Add up last reports; one that is not there yet cost nothing that is known."""
     weighed = [seconds for entry in entries if (seconds := accelerator_seconds(entry)) is not None]
     return {
-        "tasks_seen": sum(entry.get("tasks_seen") or 0 for entry in entries),
-        "seconds": sum(entry.get("seconds") or 0.0 for entry in entries),
-        "accelerator_seconds": sum(weighed) if len(weighed) == len(entries) else None,
-        "peak_memory": max((entry.get("peak_memory") or 0 for entry in entries), default=0),
+        f"{part}_tasks": sum(entry.get("tasks_seen") or 0 for entry in entries),
+        f"{part}_seconds": sum(entry.get("seconds") or 0.0 for entry in entries),
+        # Seconds times the share of a GPU; of a process where there is none.
+        f"{part}_accelerator_seconds": sum(weighed) if len(weighed) == len(entries) else None,
+    }
+
+
+NOT_SEARCHED: Row = {"trials": 0, **_cost("search", [])}
+FREE: Row = {**NOT_SEARCHED, **_cost("training", [])}
+"""What it costs to find and to train what learns nothing."""
+
+
+def _training(runs: Sequence[Run], gpus: float | None) -> Row:
+    """Say what one training takes: the mean over the seeds that came to the full budget."""
+    last = [{**run.reports[-1], "gpus": gpus} for run in runs if run.is_whole]
+    if not last:
+        return {}
+    spent = _cost("training", last)
+    means = {key: None if total is None else total / len(last) for key, total in spent.items()}
+    return {
+        **means,
+        "training_tasks": round(spent["training_tasks"] / len(last)),
+        "peak_memory": max(report.get("peak_memory") or 0 for report in last),
     }
 
 
@@ -228,7 +331,35 @@ def _tested(runs: Sequence[Run]) -> Row:
         "times_opened": max(test["times_opened"] for test in tested),
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
+        **_classes(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
+    }
+
+
+def _one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
+    """Gather the figures of queries that were asked one at a time; None where an older result lacks them."""
+    figures = [run.test.get(f"{metric}_one_at_a_time") for run in runs if run.test is not None]
+    return Scored(np.array(figures, dtype=np.float64)) if figures and None not in figures else None
+
+
+def _classes(tests: Sequence[Record]) -> Row:
+    """Name the classes that are missed most, and those that are taken for each other, over all seeds."""
+    if any("by_class" not in test for test in tests):
+        return {}
+    names = tests[0]["class_names"]
+    queries, hits = (np.sum([test["by_class"][key] for test in tests], axis=0) for key in ("queries", "hits"))
+    missed = (queries - hits) / (queries + RARE)
+    hardest = [int(one) for one in np.argsort(-missed, kind="stable")[:MOST_CLASSES] if missed[one] > 0]
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for true, guess, times, chances in (pair for test in tests for pair in test["confused"]):
+        # All seeds have the same tasks, so as many chances, also where the pair is not among their worst.
+        pairs.setdefault((true, guess), [0, chances * len(tests)])[0] += times
+    worst = sorted(pairs.items(), key=lambda pair: -pair[1][0] / (pair[1][1] + RARE))[:MOST_CLASSES]
+    return {
+        "hardest": [[names[one], float(hits[one] / queries[one]), int(queries[one])] for one in hardest],
+        "confused": [
+            [names[true], names[guess], times / chances, chances] for (true, guess), (times, chances) in worst
+        ],
     }
 
 

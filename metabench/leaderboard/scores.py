@@ -56,6 +56,7 @@ class Entry(NamedTuple):
 
     row: Row
     scored: Scored | None = None
+    alone: Scored | None = None  # each query by itself
 
 
 def figures_of(test: Record, metric: Metric) -> stats.Floats:

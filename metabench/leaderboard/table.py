@@ -23,6 +23,7 @@ from metabench.storage import files
 Board = Mapping[str, Any]
 
 PAIRS = ("vs_default", "vs_best")
+LISTS = ("hardest", "confused")
 VERSUS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "p_holm", "higher", "verdict")
 MOST_WORDS = 24  # characters of a column of words that have to fit; more may be broken
 NARROW = 10  # a heading of a difference that is longer takes two lines
@@ -52,7 +53,7 @@ def as_json(board: Board, asked: Sequence[str] = ()) -> str:
 
 
 def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
-    """Return one line a row: accuracies in [0, 1] or errors, hyperparameters as JSON in one column."""
+    """Return one line a row: accuracies in [0, 1] or errors; hyperparameters and lists of classes as JSON."""
     _refuse_choice(asked)
     text = io.StringIO()
     names = [key for key in keys(METRICS[board["metric"]["name"]]) if key not in PAIRS]
@@ -67,12 +68,13 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without nested values: last its hyperparameters as JSON, and the parts of comparisons."""
     settings = row["hyperparameters"]
     plain = {key: value for key, value in row.items() if key not in (*PAIRS, "hyperparameters")}
+    plain |= {key: row[key] and json.dumps(row[key]) for key in LISTS}
     plain["hyperparameters"] = None if settings is None else json.dumps(settings)
     return plain | {f"{key}_{part}": (row.get(key) or {}).get(part) for key in PAIRS for part in VERSUS}
 
 
 def as_markdown(board: Board, asked: Sequence[str] = (), in_parts: bool = False) -> str:
-    """Return a title, a table and what a reader must know of it.
+    """Return a title, the answer, what a reader must know of the table, and the table.
 
     Args:
         asked: names of columns that are shown instead.
@@ -80,7 +82,8 @@ def as_markdown(board: Board, asked: Sequence[str] = (), in_parts: bool = False)
     """
     columns, common = split(board["rows"], asked)
     tables = [[*WHO, *part] for part in in_tables(columns)] if in_parts else [columns]
-    blocks = [f"**{title(board)}**", about(board, common), *(_markdown(board, table) for table in tables)]
+    words = (f"**{title(board)}**", board["answer"], about(board, common))
+    blocks = [*words, *(_markdown(board, table) for table in tables)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -95,7 +98,7 @@ def as_latex(board: Board, asked: Sequence[str] = ()) -> str:
     """Return a tabular of the rows, for booktabs, and what a reader must know of it as comments above."""
     columns, common = split(board["rows"], asked)
     columns = [column for column in columns if asked or column.key not in TOO_LONG]
-    comments = (title(board), *about(board, common).split("\n"), r"\usepackage{booktabs}")
+    comments = (title(board), board["answer"], *about(board, common).split("\n"), r"\usepackage{booktabs}")
     sides = "".join("r" if column.is_number else "l" for column in columns)
     lines = [*(f"% {line}" for line in comments), rf"\begin{{tabular}}{{{sides}}}"]
     lines += [r"\toprule", _latex([column.title for column in columns]), r"\midrule"]
@@ -108,14 +111,14 @@ def _latex(cells: Sequence[str]) -> str:
 
 
 def as_table(board: Board, asked: Sequence[str] = ()) -> RenderableType:
-    """Return what rich prints: results, choices, costs and settings, each narrow, and what to know of them.
+    """Return what rich prints: the answer, results, choices, costs and settings, and what to know of them.
 
     Args:
         asked: names of columns that are shown instead.
     """
     columns, common = split(board["rows"], asked)
     tables = [columns] if asked else in_tables(columns)
-    parts: list[RenderableType] = [Text(title(board), style="bold")]
+    parts: list[RenderableType] = [Text(title(board), style="bold"), Text(board["answer"]), ""]
     for part in tables:
         rows = [row for row in board["rows"] if asked or any(column.show(row) for column in part)]
         parts += [Packed(part, rows), ""] if rows else []
@@ -133,13 +136,18 @@ def split(rows: Sequence[Mapping[str, Any]], asked: Sequence[str] = ()) -> tuple
     columns, common = [], []
     for column in COLUMNS:
         shown = {column.show(row) for row in rows} - {""}
-        if not shown or column.part == "asked":
+        if not shown or column.part == "asked" or (column.beside and not _differs(column, rows)):
             continue
         if column.if_shared == "show" or len(shown) > 1:
             columns.append(column)
         elif column.if_shared == "say":
             common.append(f"{column.title.lower()}: {shown.pop()}")
     return columns, common
+
+
+def _differs(column: Column, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a column says anything that the one beside it does not."""
+    return any(column.show(row) not in ("", column.show({column.key: row[column.beside]})) for row in rows)
 
 
 def in_tables(columns: Sequence[Column]) -> list[list[Column]]:

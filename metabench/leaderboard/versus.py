@@ -170,7 +170,8 @@ def _named(entries: Sequence[Entry], folder: Path, name: str) -> tuple[Row, Scor
 
 def _best(entries: Sequence[Entry], folder: Path, metric: Metric) -> tuple[Row, Scored]:
     """Choose by what was known before the test: choosing by the test would flatter both sides."""
-    tested = [(row, scores) for row, scores in with_results(entries) if row["variant"] != BASELINE]
+    every = with_results(entries)
+    tested = [pair for pair in every if pair[0]["variant"] != BASELINE or len(entries) == 1]
     if not tested:
         raise MetabenchError(f"{folder}: has no meta-test result; finish the search, or run `metabench test`")
     for when in ("confirm", "val"):

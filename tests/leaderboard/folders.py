@@ -70,6 +70,18 @@ def make_run(
     return folder
 
 
+def change(path: Path, **values: Any) -> None:
+    """Change what a JSON file says."""
+    files.write_json(path, {**files.read_json(path), **values})
+
+
+def alone(run: Path, mean: float, metric: str = "accuracy") -> Path:
+    """Add to a run's result the figures of queries that are asked one at a time."""
+    seed = files.read_json(run / files.CONFIG)["run"]["seed"]
+    change(run / files.TEST, **{f"{metric}_one_at_a_time": accuracies(mean, seed)})
+    return run
+
+
 def make_search(
     folder: Path, algorithms: tuple[str, ...] = ("maml", "fomaml"), metric: str = "accuracy"
 ) -> Path:

@@ -56,6 +56,22 @@ def test_clouderas_cells_belong_to_their_pool_way_and_shot(tmp_path: Path) -> No
     assert published.figures({**task, "split": "meta_dataset"}) == ()
 
 
+def test_figures_of_tasks_with_other_queries_say_so_and_why_it_counts(tmp_path: Path) -> None:
+    task = {"dataset": "quickdraw", "split": "cloudera", "options": {"examples_per_class": 20}}
+    board = shown(tmp_path / "other", **task)
+    (row,) = [row for row in board["rows"] if row["variant"] == "published"]
+    assert row["source"].endswith("results.json; tested with 1 query a class, here 15")
+    assert "with transductive batch norm that counts" in leaderboard.as_markdown(board)
+    alike = shown(tmp_path / "alike", **task, test_query=1)
+    assert "tested with" not in leaderboard.as_markdown(alike)
+    counts = {
+        (cell["shot"], one["test_query"])
+        for cell in published.cells()["quickdraw"]["cells"]
+        for one in cell["figures"]
+    }
+    assert counts == {(1, 1), (5, 5), (10, 10)}
+
+
 @pytest.mark.parametrize(
     "special",
     [

@@ -13,11 +13,22 @@ import pytest
 from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import ERROR
-from metabench.leaderboard import leaderboard
+from metabench.leaderboard import as_markdown, leaderboard, read, versus
 from metabench.leaderboard.rows import KEYS, keys
 from metabench.storage import files
 from metabench.training import run as runs
-from tests.leaderboard.folders import BEFORE, TASK, accuracies, finish, make_run, make_search, report
+from tests.leaderboard.folders import (
+    BEFORE,
+    NETWORK,
+    TASK,
+    accuracies,
+    alone,
+    change,
+    finish,
+    make_run,
+    make_search,
+    report,
+)
 from tests.support import small
 
 MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
@@ -73,14 +84,11 @@ def test_a_row_says_what_was_spent_and_what_was_chosen(tmp_path: Path) -> None:
     assert tuned["hyperparameters"] == {"inner_lr": 0.4, "inner_steps": 5}
     assert default["hyperparameters"] == {"inner_lr": 0.1, "inner_steps": 5}
     assert (tuned["val_accuracy"], tuned["confirm_accuracy"], default["val_accuracy"]) == (0.6, 0.58, 0.4)
-    # Tuned: both trials of 30 tasks. Default: both final runs of 100 tasks.
-    assert [tuned[key] for key in ("trials", "tasks_seen", "seconds", "peak_memory")] == [2, 60, 6.0, 1030]
-    assert [default[key] for key in ("trials", "tasks_seen", "seconds", "peak_memory")] == [
-        1,
-        200,
-        20.0,
-        1100,
-    ]
+    # To find: both trials of 30 tasks. To train: a final run of 100 tasks, in either row.
+    search = ("trials", "search_tasks", "search_seconds")
+    assert [[row[key] for key in search] for row in (tuned, default)] == [[2, 60, 6.0], [0, 0, 0]]
+    training = ("training_tasks", "training_seconds", "peak_memory")
+    assert [[row[key] for key in training] for row in (tuned, default)] == [[100, 10.0, 1100]] * 2
     for row in (tuned, default):
         assert [row[key] for key in ("seeds", "test_tasks", "batch_norm")] == [2, 40, "transductive"]
 
@@ -143,8 +151,9 @@ def test_a_running_search_shows_the_best_validation_accuracy_so_far(tmp_path: Pa
     assert board["status"] == "running"
     maml, fomaml = found["maml", "tuned"], found["fomaml", "tuned"]
     assert (maml["status"], maml["accuracy"], maml["val_accuracy"]) == ("running", None, 0.45)
-    assert (maml["trials"], maml["tasks_seen"], maml["seeds"]) == (2, 120, 0)
-    assert (fomaml["val_accuracy"], fomaml["tasks_seen"]) == (0.4, 60)
+    assert (maml["trials"], maml["search_tasks"], maml["seeds"]) == (2, 120, 0)
+    assert (fomaml["val_accuracy"], fomaml["search_tasks"]) == (0.4, 60)
+    assert maml["training_tasks"] is None
     assert found["fomaml", "default"]["val_accuracy"] == 0.4
     assert "nearest_mean" not in {row["algorithm"] for row in board["rows"]}
 
@@ -169,7 +178,7 @@ def test_a_trial_that_ended_since_the_snapshot_is_counted_once(tmp_path: Path) -
     }
     files.append_line(tmp_path / files.TRIALS, {**ended, **report(90, 0.5)})
     row = rows(leaderboard([tmp_path]))["maml", "tuned"]
-    assert (row["trials"], row["tasks_seen"], row["val_accuracy"]) == (3, 150, 0.5)
+    assert (row["trials"], row["search_tasks"], row["val_accuracy"]) == (3, 150, 0.5)
 
 
 def test_a_search_killed_during_its_final_runs_counts_the_seeds_it_has(tmp_path: Path) -> None:
@@ -221,7 +230,7 @@ def test_run_folders_make_rows_and_seeds_of_the_same_run_share_one(tmp_path: Pat
         0.55,
     )
     assert chance["algorithm"] == "chance"
-    assert board["status"] == "running"
+    assert board["status"] == "untested"
 
 
 def test_a_run_beside_a_search_of_the_same_tasks_joins_its_rows(tmp_path: Path) -> None:
@@ -288,6 +297,101 @@ def test_an_accuracy_that_is_not_a_number_stays_unknown(tmp_path: Path) -> None:
     assert (row["accuracy"], row["ci_low"]) == (None, None)
 
 
+def test_one_at_a_time_has_a_mean_and_an_interval_as_the_headline_has(tmp_path: Path) -> None:
+    folders = [alone(make_run(tmp_path / f"a{seed}", "maml", seed, 0.9), 0.7) for seed in (0, 1)]
+    row = rows(leaderboard(folders))["maml", "run"]
+    single = rows(leaderboard([make_run(tmp_path / f"b{seed}", "maml", seed, 0.7) for seed in (0, 1)]))
+    expected = [single["maml", "run"][key] for key in ("accuracy", "ci_low", "ci_high")]
+    assert [row[key] for key in ("accuracy_one_at_a_time", "one_low", "one_high")] == expected
+    assert row["accuracy_together"] == row["accuracy"] > expected[0] + 0.1
+
+
+def test_older_results_lack_it_and_what_needs_no_batch_norm_has_it_from_the_headline(tmp_path: Path) -> None:
+    found = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
+    keys = ("accuracy_one_at_a_time", "one_low", "one_high")
+    assert [found["maml", "tuned"][key] for key in keys] == [None, None, None]
+    for key, same in zip(keys, ("accuracy", "ci_low", "ci_high"), strict=True):
+        assert found["nearest_mean", "baseline"][key] == found["nearest_mean", "baseline"][same] is not None
+    assert found["chance", "baseline"]["accuracy_one_at_a_time"] == 0.2
+    # One seed that lacks it leaves it unknown: a mean of the others would be of other networks.
+    alone(tmp_path / files.FINAL / "maml-tuned-seed0", 0.5)
+    assert rows(leaderboard([tmp_path]))["maml", "tuned"]["accuracy_one_at_a_time"] is None
+
+
+def test_the_cost_of_one_training_is_the_mean_of_the_seeds_that_came_to_the_budget(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"a{seed}", "maml", seed, None) for seed in range(3)]
+    for folder, spent, seen in zip(folders, (20.0, 40.0, 600.0), (100, 100, 50), strict=True):
+        last = {**report(seen, None, finite=seen == 100), "seconds": spent}
+        files.write_lines(folder / files.REPORTS, [report(50, 0.5), last])
+    row = rows(leaderboard(folders))["maml", "run"]
+    assert (row["training_tasks"], row["training_seconds"]) == (100, 30.0)
+    assert row["training_accelerator_seconds"] == 30.0
+    assert (row["trials"], row["search_tasks"], row["search_seconds"]) == (0, 0, 0)
+
+
+def test_what_learns_nothing_costs_nothing_and_stands_once_wherever_it_comes_from(tmp_path: Path) -> None:
+    searches = [make_search(tmp_path / name, ("maml", "nearest_mean")) for name in "ab"]
+    (found,) = [row for row in leaderboard(searches[:1])["rows"] if row["algorithm"] == "nearest_mean"]
+    assert (found["variant"], found["status"], found["val_accuracy"]) == ("baseline", "running", 0.4)
+    for search in searches:
+        finish(search, {"maml": (0.7, 0.6), "nearest_mean": (0.35, 0.35)})
+    run = make_run(tmp_path / "run", "nearest_mean", 0, 0.35)
+    for folders in ([*searches, run], [run, *searches], [run]):
+        board = leaderboard(folders)
+        (row,) = [row for row in board["rows"] if row["algorithm"] == "nearest_mean"]
+        assert (row["name"], row["variant"], row["ci_over"]) == ("nearest_mean:baseline", "baseline", "tasks")
+        assert (row["trials"], row["search_tasks"], row["training_tasks"]) == (0, 0, 0)
+        assert row["accuracy_one_at_a_time"] == row["accuracy"]
+    assert "One seed" not in as_markdown(leaderboard([run]))
+
+
+def test_a_run_of_what_learns_nothing_is_compared_as_such(tmp_path: Path) -> None:
+    learner, floor = (
+        make_run(tmp_path / "a", "maml", 0, 0.6),
+        make_run(tmp_path / "b", "nearest_mean", 0, 0.35),
+    )
+    said = versus.compare(read([learner, floor]), [])["sentence"]
+    assert "maml:run (60.0%) is better than nearest_mean:baseline (35.0%)" in said
+    assert "1 seed against no training" in said
+
+
+def relabel(folder: Path, **changes: Any) -> Path:
+    """Change what is recorded of how a run was trained."""
+    described = files.read_json(folder / files.CONFIG)["run"]
+    change(folder / files.CONFIG, run={**described, **changes})
+    return folder
+
+
+def test_runs_of_one_algorithm_are_named_by_what_differs(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"a{lr}", "maml", 0, 0.6, lr=lr) for lr in (0.1, 0.01)]
+    folders += [make_run(tmp_path / "b", "fomaml", 0, 0.5)]
+    board = leaderboard(folders)
+    names = {row["name"] for row in board["rows"]}
+    assert names == {"maml:run@inner_lr=0.1", "maml:run@inner_lr=0.01", "fomaml:run", "chance:baseline"}
+    assert "| maml | run inner_lr=0.01 |" in as_markdown(board)
+    relabel(folders[1], tasks=50, network={**NETWORK, "norm": "none"})
+    names = {row["name"] for row in leaderboard(folders)["rows"]}
+    assert "maml:run@inner_lr=0.01+norm=none+tasks=50" in names
+    assert set(rows(leaderboard(folders[1:]))) == {("maml", "run"), ("fomaml", "run"), ("chance", "baseline")}
+
+
+def test_runs_that_differ_in_too_much_to_read_are_named_by_folder(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"a{lr}", "maml", 0, 0.6, lr=lr) for lr in (0.1, 0.01)]
+    relabel(folders[1], tasks=50, network={**NETWORK, "norm": "none", "width": 3})
+    names = {row["name"] for row in leaderboard(folders)["rows"]}
+    assert {f"maml:run@{folder}" for folder in folders} < names
+    again = make_run(tmp_path / "again", "maml", 1, 0.6, lr=0.1)
+    names = {row["name"] for row in leaderboard([*folders, again])["rows"]}
+    assert f"maml:run@{folders[0]}+{again}" in names  # a comma would end a name in `rows`
+
+
+def test_searches_with_the_same_algorithms_are_named_by_folder(tmp_path: Path) -> None:
+    searches = [finish(make_search(tmp_path / name), MEANS) for name in "ab"]
+    board = leaderboard(searches)
+    assert {f"maml:tuned@{search}" for search in searches} < {row["name"] for row in board["rows"]}
+    assert f"maml tuned ({searches[0]})" in board["answer"]
+
+
 def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None:
     config, splits = small.config(tasks=4, rungs=(4,)), small.splits()
     runs.train_run(config, splits, tmp_path)
@@ -295,8 +399,14 @@ def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None
     tested = runs.test_run(tmp_path, splits, 5)
     row = rows(leaderboard([tmp_path]))["maml", "run"]
     assert row["accuracy"] == pytest.approx(np.mean(tested["accuracy"]))
-    assert (row["test_tasks"], row["tasks_seen"], row["times_opened"]) == (5, 4, 1)
+    assert (row["test_tasks"], row["training_tasks"], row["times_opened"]) == (5, 4, 1)
     assert row["hyperparameters"] == config.hyperparameters
+    assert row["accuracy_one_at_a_time"] == pytest.approx(np.mean(tested["accuracy_one_at_a_time"]))
+    queries = dict(zip(tested["class_names"], tested["by_class"]["queries"], strict=True))
+    assert row["hardest"]
+    assert all(queries[name] == count for name, _, count in row["hardest"])
+    assert row["confused"]
+    assert all(0 < share <= 1 for _, _, share, _ in row["confused"])
 
 
 def test_the_leaderboard_needs_neither_torch_nor_ray() -> None:

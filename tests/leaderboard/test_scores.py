@@ -253,16 +253,16 @@ def test_accelerator_seconds_weigh_each_stretch_by_its_share_of_a_gpu(tmp_path: 
     files.write_lines(search / files.TRIALS, lines)
     change(search / files.META_TEST, gpus=0.5)
     found = rows(leaderboard([search]))
-    assert found["maml:tuned"]["accelerator_seconds"] == 2 * (4 * 0.5 + 6 * 0.25)
-    assert found["maml:default"]["accelerator_seconds"] == 2 * 10 * 0.5
+    assert found["maml:tuned"]["search_accelerator_seconds"] == 2 * (4 * 0.5 + 6 * 0.25)
+    assert found["maml:default"]["training_accelerator_seconds"] == 10 * 0.5
     # Without a GPU it is the process that counts; without a record nothing is known.
     reports = [{"seconds": 10.0, "gpus": 0.0}]
     files.write_lines(
         search / files.TRIALS, [{**line, "reports": reports} for line in lines[:-1]] + lines[-1:]
     )
-    assert rows(leaderboard([search]))["maml:tuned"]["accelerator_seconds"] == 20
+    assert rows(leaderboard([search]))["maml:tuned"]["search_accelerator_seconds"] == 20
     files.write_lines(search / files.TRIALS, [{**line, "reports": [{"seconds": 1.0}]} for line in lines])
-    assert rows(leaderboard([search]))["maml:tuned"]["accelerator_seconds"] is None
+    assert rows(leaderboard([search]))["maml:tuned"]["search_accelerator_seconds"] is None
 
 
 def test_parameters_are_what_is_learnt_and_not_running_statistics(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_pandas_reads_json_and_csv_to_the_same_numbers(tmp_path: Path, finished:
     from_csv = pd.read_csv(io.StringIO(leaderboard.as_csv(finished)))
     from_json = pd.json_normalize(json.loads(leaderboard.as_json(finished))["rows"], sep="_", max_level=1)
     assert set(KEYS) - {"vs_default", "vs_best"} <= set(from_csv.columns)
-    exact = ("accuracy", "ci_low", "ci_high", "class_low", "seed_high", "val_optimism", "tasks_seen", "rank")
+    exact = ("accuracy", "ci_low", "class_low", "seed_high", "val_optimism", "training_tasks", "rank")
     for key in (*exact, "vs_default_difference", "vs_default_p", "vs_best_p_holm", "vs_best_difference"):
         pd.testing.assert_series_equal(from_csv[key], from_json[key], check_dtype=False)
     settings = [json.loads(text) for text in from_csv["hyperparameters"].dropna()]
@@ -65,7 +65,7 @@ def test_the_terminal_table_fits_eighty_characters_and_breaks_no_cell(finished: 
         "+10.1 [+9.6, +10.5]",
         "-6.1 [-6.5, -5.6]",
         "inner_lr=0.4, inner_steps=5",
-        "0:00:20",
+        "0:00:10",
     )
     for cell in cells:
         assert cell in text
@@ -111,6 +111,13 @@ def test_what_all_rows_share_is_said_once(finished: dict[str, Any]) -> None:
     assert "Batch norm |" not in text
     finished["rows"][0]["batch_norm"] = "support_stats"
     assert "Batch norm |" in leaderboard.as_markdown(finished)
+
+
+def test_runs_alone_have_no_columns_of_a_search(tmp_path: Path, finished: dict[str, Any]) -> None:
+    assert "| Search tasks | Search time |" in leaderboard.as_markdown(finished)
+    alone = leaderboard.as_markdown(leaderboard.leaderboard([make_run(tmp_path / "run", "maml", 0, 0.6)]))
+    assert "Search" not in alone.split("|", 1)[1]
+    assert "| Training tasks | Training time |" in alone
 
 
 def test_missing_seeds_and_repeated_openings_are_told(finished: dict[str, Any]) -> None:

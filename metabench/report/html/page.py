@@ -89,6 +89,6 @@ def _about(results: Results) -> list[str]:
     if results.trials:
         ended = sum(tried.trial.status is not None for tried in results.trials)
         lines.append(f"{ended} of {len(results.trials)} trials have ended.")
-    if results.board["status"] != "finished":
+    if results.board["status"] == "running":
         lines.append("Still running: everything here is as far as it has come.")
     return lines

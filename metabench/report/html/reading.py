@@ -139,7 +139,8 @@ def read(places: Sequence[Path]) -> Results:
 
 def _searched(search: Search, names: Names) -> Searched:
     space = SearchSpace.model_validate(search.config["space"])
-    labels = {algorithm: names[algorithm, short_path(search.folder)] for algorithm in space.algorithms}
+    folder = short_path(search.folder)
+    labels = {algorithm: names.get((algorithm, folder), algorithm) for algorithm in space.algorithms}
     return Searched(search, space, labels, look(search.folder))
 
 

@@ -21,8 +21,8 @@ from metabench.report.html.reading import Results
 MOST = 60
 """Rows that are drawn."""
 
-COSTS = {"tasks_seen": "meta-train tasks", "seconds": "seconds"}
-"""Keys of a row to what they count."""
+COSTS = {"tasks": "meta-train tasks", "seconds": "seconds"}
+"""What a setting takes, to find it and to train it once, to what it counts."""
 
 HOLLOW: Mapping[str, Any] = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.8}
 
@@ -121,7 +121,7 @@ def draw_cost(results: Results) -> Drawn:
     rows = [
         row
         for row in results.board["rows"]
-        if row.get(metric.name) is not None and row["variant"] != BASELINE and row["tasks_seen"]
+        if row.get(metric.name) is not None and row["variant"] != BASELINE and _cost(row, "tasks")
     ]
     if not rows:
         return [Omitted(title, "nothing that was trained has been tested yet")]
@@ -129,7 +129,7 @@ def draw_cost(results: Results) -> Drawn:
     axes = figure.subplots(1, len(COSTS), sharey=True)
     fronts = {}
     for axis, (key, unit) in zip(axes, COSTS.items(), strict=True):
-        points = [Point(row, float(row[key]), row[metric.name]) for row in rows if row[key]]
+        points = [Point(row, spent, row[metric.name]) for row in rows if (spent := _cost(row, key))]
         fronts[key] = front(points, metric.sign)
         _draw_costs(axis, results, points, fronts[key])
         axis.set_xlabel(f"{unit} spent")
@@ -138,17 +138,22 @@ def draw_cost(results: Results) -> Drawn:
     better = "up and to the left" if metric.unit == "%" else "down and to the left"
     caption = (
         f"Better is {better}. The grey line joins the Pareto front: for less than each of its rows had, "
-        "nobody was better. A tuned row has paid for its whole search, a published setting or a run for "
-        "itself alone; bars are 95 % intervals."
+        "nobody was better. Each row has paid for finding its setting, which costs nothing where it is "
+        "published or given, and for one training; bars are 95 % intervals."
     )
-    cheapest = ", ".join(results.name(point.row) for point in fronts["tasks_seen"])
+    cheapest = ", ".join(results.name(point.row) for point in fronts["tasks"])
     said = "; ".join(
         f"{results.name(row)} {metrics.show(metric, row[metric.name])} for "
-        f"{style.brief(row['tasks_seen'])} tasks, {style.brief(row['seconds'])} s"
+        f"{style.brief(_cost(row, 'tasks'))} tasks, {style.brief(_cost(row, 'seconds'))} s"
         for row in rows[:10]
     )
     alt = f"Points of cost and {metric}. On the front by tasks, cheapest first: {cheapest}. {said}."
     return [Picture("cost", title, caption, alt, figure)]
+
+
+def _cost(row: Row, what: str) -> float:
+    """Add what it took to find a setting and to train it once."""
+    return float((row[f"search_{what}"] or 0) + (row[f"training_{what}"] or 0))
 
 
 def front(points: Sequence[Point], sign: int) -> list[Point]:
