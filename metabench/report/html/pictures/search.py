@@ -209,7 +209,7 @@ def _finals(results: Results, groups: Mapping[str, Sequence[Final]], width: floa
             points, manner = _points(results, final.run.reports), MANNERS[final.variant]
             axis.plot(*points, color=looks[label].color, marker=".", markersize=4, **manner)
         style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         style.brief_numbers(axis)
     style.within(results.metric, axes[0])
     variants = {final.variant for group in groups.values() for final in group}
