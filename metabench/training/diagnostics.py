@@ -23,7 +23,7 @@ STEPS = 10
 """Inner steps up to which adaptation is followed one by one."""
 
 FURTHER = (20, 50, 100, 200, 500, 1000)
-"""And after which, where evaluation takes more: with it they cost less than two such evaluations."""
+"""And after which, where evaluation takes more: together they cost less than three such evaluations."""
 
 TASKS = 100
 """Tasks that are looked at, at most: the first of the frozen ones."""
