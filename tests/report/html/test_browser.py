@@ -33,8 +33,9 @@ CROWDED = """() => {
   return found;
 }"""
 
-SMALLEST = """() => Math.min(...[...document.querySelectorAll("svg.picture text")].filter(
-    (e) => e.getClientRects().length).map((e) => parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)))"""
+SMALLEST = """() => Math.min(...[...document.querySelectorAll("svg.picture text")]
+    .filter((e) => e.getClientRects().length)
+    .map((e) => parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)))"""
 
 
 class Opened:
