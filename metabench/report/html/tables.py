@@ -179,7 +179,7 @@ def trials(results: Results) -> Table:
     names = [name for name in SETTINGS if any(name in tried.trial.sampled for tried in results.trials)]
     metric = f"meta-val. {results.metric.unit or results.metric}"
     columns = dict.fromkeys(("trial", "algorithm", "ended"), False)
-    columns |= dict.fromkeys(("tasks seen", metric, "±", "seconds"), True)
+    columns |= dict.fromkeys(("tasks seen", metric, "seconds"), True)
     columns |= {SETTINGS[name]: True for name in names} | {"other settings": False, "note": False}
     rows = [_trial(results, tried, names) for tried in results.trials]
     caption = (
@@ -190,7 +190,7 @@ def trials(results: Results) -> Table:
 
 
 def _trial(results: Results, tried: Tried, names: Sequence[str]) -> list[Cell]:
-    trial = tried.trial
+    trial, figure = tried.trial, results.figure(tried.trial.score)
     last = trial.reports[-1] if trial.reports else {}
     others = {key: value for key, value in trial.sampled.items() if key not in names}
     return [
@@ -198,10 +198,7 @@ def _trial(results: Results, tried: Tried, names: Sequence[str]) -> list[Cell]:
         Cell(tried.label),
         Cell(trial.status or "running"),
         Cell(count(trial.tasks_seen), trial.tasks_seen),
-        *(
-            Cell(metrics.show(results.metric, figure).removesuffix("%"), figure)
-            for figure in (results.figure(last.get("val_score")), last.get("val_ci"))
-        ),
+        Cell(metrics.show(results.metric, figure).removesuffix("%"), figure),
         _number(last.get("seconds"), ".0f"),
         *(_number(trial.hyperparameters.get(name), ".4g") for name in names),
         Cell(in_one_line(others)),

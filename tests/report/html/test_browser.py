@@ -35,7 +35,8 @@ CROWDED = """() => {
 
 SMALLEST = """() => Math.min(...[...document.querySelectorAll("svg.picture text")]
     .filter((e) => e.getClientRects().length)
-    .map((e) => parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)))"""
+    .map((e) => [parseFloat(getComputedStyle(e).fontSize), e.getScreenCTM()])
+    .map(([size, { a, b }]) => size * Math.hypot(a, b)))"""
 
 
 class Opened:
