@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as XML
 
+import pytest
 from matplotlib.figure import Figure
 
 from metabench.report.html import style, svg
@@ -53,7 +54,7 @@ def test_a_picture_says_what_it_is_to_who_cannot_see_it() -> None:
 def test_a_picture_is_drawn_once_for_wide_screens_and_once_for_narrow_ones() -> None:
     wide, narrow = inline(render())
     widths = [float(root.attrib["viewBox"].split()[2]) / 72 for root in (wide, narrow)]
-    assert widths == [style.WIDE, style.NARROW]
+    assert widths == pytest.approx([style.WIDE, style.NARROW])
     assert "wide-picture" in wide.attrib["class"]
     assert "narrow-picture" in narrow.attrib["class"]
 
