@@ -41,7 +41,7 @@ def leaderboard(results: Results) -> Table:
     """Show what meta-test said of each row."""
     columns, common = split(results.board["rows"])
     caption = about(results.board, common)
-    return _of_part(results, columns, "result", "leaderboard-table", "All rows", caption)
+    return _of_part(results, columns, "result", "leaderboard-table", "On meta-test", caption)
 
 
 def choice(results: Results) -> Table:
