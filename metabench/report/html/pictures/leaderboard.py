@@ -86,10 +86,8 @@ def _ranking(results: Results, shown: Sequence[Row], words: Sequence[str], width
     else:
         axis.set_yticks([])
         for place, (name, text) in enumerate(zip(names, words, strict=True)):
-            for x, text_there, side in ((0, name, "left"), (1, text, "right")):
-                axis.text(
-                    x, place - 0.4, text_there, ha=side, transform=axis.get_yaxis_transform(), fontsize=9
-                )
+            for x, written, align in ((0, name, "left"), (1, text, "right")):
+                axis.text(x, place - 0.4, written, ha=align, transform=axis.get_yaxis_transform(), fontsize=9)
     axis.set_ylim(len(shown) - 0.4, -0.6 if is_wide else -1)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel(style.axis_label(results.metric, "meta-test"))
