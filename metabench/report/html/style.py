@@ -170,10 +170,9 @@ def axis_label(metric: Metric, of: str) -> str:
 
 
 def within(metric: Metric, axis: Axes, of: str = "y") -> None:
-    """Keep an axis of shares between none and all, once everything is drawn."""
-    if metric.unit == "%":
-        low, high = getattr(axis, f"get_{of}lim")()
-        getattr(axis, f"set_{of}lim")(max(low, 0), min(high, 100))
+    """Keep an axis of shares between none and all, and one of errors above none, once everything is drawn."""
+    low, high = getattr(axis, f"get_{of}lim")()
+    getattr(axis, f"set_{of}lim")(max(low, 0), min(high, 100) if metric.unit == "%" else high)
 
 
 def value(metric: Metric, figure: float | None) -> float:

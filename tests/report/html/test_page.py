@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from metabench.report.html import page, reading, style, tables
-from metabench.report.html.pictures import Omitted, Picture, leaderboard, search
+from metabench.report.html.pictures import Omitted, Picture, adaptation, leaderboard, search
 from metabench.report.html.reading import Results
+from metabench.training import run as runs
 from tests.report.conftest import Written
+from tests.support import small
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +97,15 @@ def test_classes_of_the_best_row_are_shown_where_they_were_counted(results: Resu
     assert [cell.text for cell in mixes.rows[0]] == ["a", "b", "41%", "30"]
     assert results.name(counted.board["rows"][0]) in errs.caption
     assert len(tables.classes(changed(results, 0, hardest=hardest))) == 1
+
+
+def test_a_long_adaptation_is_drawn_to_its_end(tmp_path: Path, quick: None) -> None:
+    config = small.config("finetune", tasks=8, rungs=(4, 8))
+    config = config.model_copy(update={"hyperparameters": {"inner_steps": 100}})
+    runs.train_run(config, small.splits(), tmp_path / "run")
+    (picture,) = adaptation.draw_steps(reading.read([tmp_path / "run"]))
+    assert isinstance(picture, Picture)
+    assert "Lines over 0 to 100 inner steps" in picture.alt
+    assert "after 100 steps" in picture.alt
+    (axis,) = picture.draw(style.WIDE).axes
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "5", "10", "20", "50", "100"]

@@ -82,11 +82,10 @@ def _steps(results: Results, sides: Mapping[str, Sequence[Followed]], width: flo
             look = looks[one.label]
             handles[one.label] = _draw_line(axis, results.metric, one, look, has_band=len(side) <= 6)
         steps = sorted({step for one in side for step in one.figures})
-        few = [step for step in steps if step <= LINEAR and step % 2 == 0]
         far = [step for step in steps if step > LINEAR]
+        few = [step for step in steps if step <= LINEAR and step % (5 if far else 2) == 0]
         if far:
             axis.set_xscale("symlog", linthresh=LINEAR)
-            few = few[::2] if 0 in few[::2] else few
         style.ticks(axis, [*few, *far])
     style.within(results.metric, axes[0])
     shown = [label for label in results.labels if label in handles]
