@@ -217,8 +217,8 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
     metric = OBJECTIVES[splits.kind].metric
     tasks = None if task_list is None else frozen.read(task_list, splits, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
-    keys = (metric.name, f"{metric}_one_at_a_time")
-    together, alone = (stats.mean_interval(result[key], metric.scale) for key in keys)
+    scores = (result[metric.name], result[f"{metric}_one_at_a_time"])
+    together, alone = (stats.mean_interval(one, metric.scale) for one in scores)
     if as_json:
         keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
         bounds = {metric.name: together.mean, "ci_low": together.low, "ci_high": together.high}

@@ -20,7 +20,10 @@ from metabench.training import evaluate
 from metabench.training.vectorise import Model
 
 STEPS = 10
-"""Inner steps up to which adaptation is followed."""
+"""Inner steps up to which adaptation is followed one by one."""
+
+FURTHER = (20, 50, 100, 200, 500, 1000)
+"""And after which, where evaluation takes more: together they cost less than three such evaluations."""
 
 TASKS = 100
 """Tasks that are looked at, at most: the first of the frozen ones."""
@@ -43,7 +46,8 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
         worst_tenth: mean accuracy (or error) of the worst tenth of the tasks.
         calibration_error: expected calibration error in [0, 1]; None for regression.
         followed: how many of them were followed over inner steps.
-        over_steps: accuracy (or error) after 0, 1, ... inner steps; None without an inner loop.
+        over_steps: accuracy (or error) after 0, 1, ... inner steps, and after a few more up to those that
+            evaluation takes; None without an inner loop.
         diverged: share of tasks whose support loss is higher after the inner loop than before, or not
             finite; None without an inner loop.
     """
@@ -63,23 +67,27 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
     if len(steps) == 1:
         return diagnosis
     few = frozen.between(tasks, 0, FOLLOWED)
-    followed = [_score(changed, images, few) for changed in steps]
+    followed = {step: _score(changed, images, few) for step, changed in steps.items()}
     before = followed[0]["support_loss"]
     after = scored["support_loss"][: len(before)]
     return {
         **diagnosis,
         "followed": len(before),
-        "over_steps": [_point(step, each["score"], metric) for step, each in enumerate(followed)],
+        "over_steps": [_point(step, each["score"], metric) for step, each in followed.items()],
         "diverged": float((~(after <= before)).mean()),  # also where either is NaN
     }
 
 
-def over_steps(model: Model) -> list[Model]:
-    """Return the model as it is evaluated after 0, 1, ... inner steps; without an inner loop, as it is."""
-    if not model.algorithm.inner_steps:
-        return [model]
-    name = model.algorithm.inner_steps[0]
-    return [model._replace(h=dataclasses.replace(model.h, **{name: step})) for step in range(STEPS + 1)]
+def over_steps(model: Model) -> dict[int, Model]:
+    """Return the model as it is evaluated after so many inner steps; without an inner loop, as it is."""
+    names = model.algorithm.inner_steps
+    if not names:
+        return {0: model}
+    evaluated = next((count for name in names if (count := getattr(model.h, name)) >= 0), 0)
+    steps = {*range(STEPS + 1), *(step for step in FURTHER if step < evaluated), evaluated}
+    return {
+        step: model._replace(h=dataclasses.replace(model.h, **{names[0]: step})) for step in sorted(steps)
+    }
 
 
 def _score(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, NDArray[np.float64]]:

@@ -79,7 +79,7 @@ def predict(model: Model, split: Split, tasks: FrozenTasks) -> Iterator[Episode]
 def show(events: Events, model: Model, split: Split, tasks: FrozenTasks) -> None:
     """Show the first tasks in TensorBoard, with what is predicted after 0, 1, ... inner steps."""
     few = frozen.between(tasks, 0, SHOWN)
-    for step, changed in enumerate(diagnostics.over_steps(model)):
+    for step, changed in diagnostics.over_steps(model).items():
         for number, one in enumerate(predict(changed, split, few), start=1):
             pixels = mosaic(one)
             height, width, _ = pixels.shape

@@ -88,7 +88,7 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Return a browser's path, or skip where there is none."""
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    path = next((at for name in BROWSERS if (at := shutil.which(name))), None)
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
     return path

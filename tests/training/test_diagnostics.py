@@ -39,6 +39,18 @@ def test_the_curve_over_inner_steps_passes_through_the_evaluation() -> None:
         assert found["over_steps"][step]["mean"] == pytest.approx(expected)
 
 
+def test_a_long_adaptation_is_followed_to_its_end_at_a_bounded_cost() -> None:
+    args, learner = prepared("finetune", inner_steps=100)
+    steps = {point["step"]: point["mean"] for point in diagnostics.diagnose(*args)["over_steps"]}
+    assert list(steps) == [*range(11), 20, 50, 100]
+    assert steps[100] == pytest.approx(evaluate.evaluate(*args).score.mean())
+    for evaluated in (11, 99, 1001, 5000):
+        model = args[0]._replace(h=dataclasses.replace(learner.h, inner_steps=evaluated))
+        further = [step for step in diagnostics.over_steps(model) if step > diagnostics.STEPS]
+        assert further[-1] == evaluated
+        assert sum(further) < 3 * evaluated
+
+
 @pytest.mark.parametrize("name", ["scratch", "finetune", "baseline_pp"])
 def test_a_baseline_that_descends_the_support_set_has_its_curve_too(name: str) -> None:
     args, learner = prepared(name)

@@ -46,9 +46,10 @@
         const keys = new Map(rows.map((row) => [row, value(row, column)]));
         rows.sort((a, b) => compare(keys.get(a), keys.get(b), sign));
         body.append(...rows);
-        said.textContent = `sorted by ${button.textContent}, ${order}`;
+        if (said) said.textContent = `sorted by ${button.textContent}, ${order}`;
       });
     });
+    if (!filter) continue; // of a few rows
     const texts = new Map([...body.rows].map((row) => [row, row.textContent.toLowerCase()]));
     filter.parentElement.hidden = false;
     filter.addEventListener("input", () => {

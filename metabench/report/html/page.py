@@ -34,16 +34,17 @@ class Section(NamedTuple):
 
 def sections(results: Results) -> list[Section]:
     """Draw and tabulate all that a report shows."""
-    rows = [tables.leaderboard(results), tables.settings(results)]
+    rows = [tables.leaderboard(results), *tables.classes(results)]
+    chosen = [table for table in (tables.choice(results), tables.settings(results)) if table.rows]
     budget = [tables.budget(results)] if results.searches else []
     tried = [tables.trials(results)] if results.trials else []
     trials = [*search.draw_best(results), *search.draw_trials(results), *search.draw_finals(results)]
     adapted = [*adaptation.draw_steps(results), *adaptation.draw_rates(results)]
     return [
         Section("ranking", "Leaderboard", [*leaderboard.draw_ranking(results), *rows]),
-        Section("cost", "Cost", [*leaderboard.draw_cost(results), *budget]),
+        Section("cost", "Cost", [*leaderboard.draw_cost(results), tables.cost(results), *budget]),
         Section("search", "Search", trials),
-        Section("settings", "Hyperparameters", [*search.draw_slices(results), *tried]),
+        Section("settings", "Hyperparameters", [*chosen, *search.draw_slices(results), *tried]),
         Section("adaptation", "Adaptation", adapted),
         Section("episodes", "Episodes", gallery.draw(results)),
     ]
@@ -67,6 +68,7 @@ def render(
     colours = f":root{{{bright}}}\n@supports (color:light-dark(red,red)){{:root{{{both}}}}}\n"
     return environment.get_template("page.html").render(
         title=notes.title(results.board),
+        answer=results.board.get("answer"),
         about=_about(results),
         sections=sections,
         rendered=rendered,

@@ -79,6 +79,11 @@ class Results(NamedTuple):
         """Name a row of the leaderboard by what learns."""
         return self.names.get((row["algorithm"], row["folder"]), row["algorithm"])
 
+    def searched(self, row: Mapping[str, Any]) -> set[str]:
+        """Name the settings that were searched where a row comes from."""
+        label = self.label(row)
+        return {name for tried in self.trials if tried.label == label for name in tried.trial.sampled}
+
     def name(self, row: Mapping[str, Any]) -> str:
         """Name a row of the leaderboard whole."""
         return f"{self.label(row)} {row['variant']}"

@@ -39,8 +39,11 @@ SERIES = ("blue", "orange", "teal", "maroon", "violet", "navy")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
-WIDTH = 10.8
-"""Inches of a picture, at 96 pixels each."""
+WIDE, NARROW = 10.8, 3.72
+"""Inches of a picture, at 96 pixels each: on a desk's screen and on paper, and on a telephone's screen."""
+
+LEAST = 2.6
+"""Inches of a panel, at least."""
 
 
 def light(name: str) -> str:
@@ -112,22 +115,24 @@ def rules() -> Iterator[None]:
         yield
 
 
-def new(height: float, width: float = WIDTH) -> Figure:
+def new(height: float, width: float) -> Figure:
     """Return an empty figure, sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def panels(n_panels: int, height: float, columns: int = 3, share_y: bool = True) -> tuple[Figure, list[Axes]]:
+def panels(
+    n_panels: int, height: float, width: float, columns: int = 3, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
     """Return a figure of so many axes of a height in inches, in rows; what is left of the last row is gone.
 
     Args:
-        columns: at most; one more where that leaves a smaller gap, and panels may be so narrow.
+        columns: at most, and fewer where the width has no room; one more where that leaves a smaller gap.
     """
     if columns == 3 and -n_panels % 4 < -n_panels % 3:
         columns = 4
-    columns = min(columns, n_panels)
+    columns = max(1, min(columns, n_panels, int(width / LEAST)))
     rows = -(-n_panels // columns)
-    figure = new(height * rows + 0.6, WIDTH if columns > 1 else 0.7 * WIDTH)
+    figure = new(height * rows + 0.6, 0.7 * width if columns == 1 and width > 2 * LEAST else width)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
     for axis in axes[n_panels:]:
         axis.remove()
@@ -138,7 +143,7 @@ def title(axis: Axes, text: str, x: str | None = None, y: str | None = None) -> 
     """Set the title of axes in as many rows as it needs there, and what their x, and if leftmost y, are."""
     place, figure = axis.get_subplotspec(), axis.get_figure(root=True)
     columns = 1 if place is None else place.get_gridspec().ncols
-    width = WIDTH if figure is None else figure.get_figwidth()
+    width = WIDE if figure is None else figure.get_figwidth()
     n_letters = int(72 * width / columns / 7.2) - 6
     axis.set_title("\n".join(short(row, n_letters) for row in wrapped(text, n_letters).split("\n")))
     if x is not None:
@@ -155,13 +160,19 @@ def key(**look: Any) -> Line2D:
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Set a legend under the axes, where it covers nothing."""
     longest = max((len(label) for label in labels), default=0)
-    columns = max(1, min(5, len(labels), round(WIDTH * 12 // (longest + 8))))
+    columns = max(1, min(5, len(labels), round(figure.get_figwidth() * 12 // (longest + 8))))
     figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
 def axis_label(metric: Metric, of: str) -> str:
     """Name an axis of accuracies in percent, or of errors."""
     return f"{of} accuracy, %" if metric.unit == "%" else f"{of} error"
+
+
+def within(metric: Metric, axis: Axes, of: str = "y") -> None:
+    """Keep an axis of shares between none and all, and one of errors above none, once everything is drawn."""
+    low, high = getattr(axis, f"get_{of}lim")()
+    getattr(axis, f"set_{of}lim")(max(low, 0), min(high, 100) if metric.unit == "%" else high)
 
 
 def value(metric: Metric, figure: float | None) -> float:

@@ -6,14 +6,20 @@ import copy
 import io
 import re
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 from xml.etree import ElementTree as XML
 
 import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
+from metabench.report.html import style
 from metabench.report.html.pictures import Picture
-from metabench.report.html.style import COLOURS, PAPER
+from metabench.report.html.style import COLOURS
 
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -33,43 +39,65 @@ class Rendered(NamedTuple):
 
 
 def render(picture: Picture) -> Rendered:
-    """Render a picture.
+    """Render a picture, in the page at two widths of which a screen shows one.
 
     Its words are text of the page, escaped by the XML writer, so the inline part needs no escaping.
     """
-    root = _tree(picture)
-    width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
+    wide, narrow = (picture.draw(width) for width in (style.WIDE, style.NARROW))
+    root = _tree(picture, wide)
     file = copy.deepcopy(root)
-    file.insert(2, XML.Element(f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": PAPER}))
-    for name in ("width", "height"):
-        del root.attrib[name]
-    root.set("class", "picture")
-    root.set("style", f"width:{width * PIXELS:.0f}px;aspect-ratio:{width:.0f}/{height:.0f}")
-    _rename(root, picture.name)
-    text = XML.tostring(root, encoding="unicode")
+    file.insert(2, XML.Element(f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": style.PAPER}))
     return Rendered(
-        inline=Markup(COLOUR.sub(lambda match: VARIABLES[match[0]], text)),
+        inline=_inline(root, picture.name, "wide") + _inline(_tree(picture, narrow), picture.name, "narrow"),
         svg=XML.tostring(file, encoding="utf-8", xml_declaration=True),
-        png=_saved(picture, "png", PAPER),
+        png=_png(wide),
     )
 
 
-def _saved(picture: Picture, form: str, ground: str) -> bytes:
+def _inline(root: XML.Element, name: str, kind: str) -> Markup:
+    width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
+    for attribute in ("width", "height"):
+        del root.attrib[attribute]
+    root.set("class", f"picture {kind}-picture")
+    root.set("style", f"width:{width * PIXELS:.0f}px;aspect-ratio:{width:.0f}/{height:.0f}")
+    _rename(root, name, f"{name}-{kind}")
+    text = XML.tostring(root, encoding="unicode")
+    return Markup(COLOUR.sub(lambda match: VARIABLES[match[0]], text))
+
+
+def _png(figure: Figure) -> bytes:
     target = io.BytesIO()
-    dated = ("Date", "Creator", "Format", "Type") if form == "svg" else ("Software",)
-    how: dict[str, Any] = {"facecolor": ground, "metadata": dict.fromkeys(dated)}
-    with warnings.catch_warnings():
-        # Of letters that the drawn font lacks: browsers have others, and a PNG shows boxes.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        picture.figure.savefig(target, format=form, dpi=150 if form == "png" else 72, **how)
-    picture.figure.set_layout_engine("none")  # what was laid out once stays where it is
+    figure.set_facecolor(style.PAPER)
+    figure.set_dpi(150)
+    with _quietly():
+        FigureCanvasAgg(figure).print_png(target, metadata={"Software": None})
     return target.getvalue()
 
 
-def _tree(picture: Picture) -> XML.Element:
+def _svg(figure: Figure) -> str:
+    target = io.StringIO()
+    figure.set_facecolor("none")
+    with _quietly():
+        # The canvas's way, unlike the figure's, draws once: layout is a part of drawing.
+        FigureCanvasSVG(figure).print_svg(
+            target, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    figure.set_layout_engine("none")  # what was laid out once stays where it is
+    return target.getvalue()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Say nothing of letters that the drawn font lacks: browsers have others, and a PNG shows boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        yield
+
+
+def _tree(picture: Picture, figure: Figure) -> XML.Element:
     """Return the figure's SVG on no ground, with its words, and numbers of as many digits as can be seen."""
     with mpl.rc_context({"svg.hashsalt": picture.name}):
-        text = _saved(picture, "svg", "none").decode()
+        text = _svg(figure)
     XML.register_namespace("", SVG)
     root = XML.fromstring(text)
     for part in root.findall(f"{{{SVG}}}metadata"):
@@ -91,15 +119,19 @@ def _tree(picture: Picture) -> XML.Element:
     return root
 
 
-def _rename(root: XML.Element, name: str) -> None:
+def _rename(root: XML.Element, name: str, unique: str) -> None:
     """Give what is referred to an id of its own in the page, and drop all other ids."""
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', XML.tostring(root, encoding="unicode")))
     for element in root.iter():
         key = element.get("id", "")
-        if key in used:
-            element.set("id", f"{name}-{key}")
-        elif key and not key.startswith(f"{name}-"):
+        if key in used or key.startswith(f"{name}-"):
+            element.set("id", f"{unique}-{key}")
+        elif key:
             del element.attrib["id"]
         for attribute, value in element.attrib.items():
-            owned = re.sub("^#", f"#{name}-", value) if attribute == "href" else value
-            element.set(attribute, owned.replace("url(#", f"url(#{name}-"))
+            if attribute.startswith("aria-"):
+                element.set(attribute, f"{unique}-{value}")
+            elif attribute == "href":
+                element.set(attribute, re.sub("^#", f"#{unique}-", value))
+            else:
+                element.set(attribute, value.replace("url(#", f"url(#{unique}-"))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from metabench import stats
 from metabench.core import metrics
-from metabench.core.metrics import Metric
 from metabench.leaderboard.columns import COLUMNS, WHO, Column, count, duration
 from metabench.leaderboard.columns import settings as in_one_line
 from metabench.leaderboard.notes import about
@@ -17,9 +15,6 @@ from metabench.report.html.pictures.search import SETTINGS
 from metabench.report.html.reading import Results, Tried
 from metabench.search.progress import summary
 
-SETTING = "setting"
-"""The part of the leaderboard's columns that are long."""
-
 
 class Cell(NamedTuple):
     """What is shown, and the number that it is sorted by where it is not by its text."""
@@ -27,6 +22,8 @@ class Cell(NamedTuple):
     text: str
     key: float | None = None
     is_strong: bool = False
+    folded: str = ""  # what is shown below the text once it is asked for
+    summary: str = ""  # of what is folded
 
 
 class Table(NamedTuple):
@@ -41,28 +38,86 @@ class Table(NamedTuple):
 
 
 def leaderboard(results: Results) -> Table:
-    """Show all that the leaderboard knows of each row, but for its settings."""
+    """Show what meta-test said of each row."""
     columns, common = split(results.board["rows"])
     caption = about(results.board, common)
-    shown = [column for column in columns if column.part != SETTING]
-    return Table("leaderboard-table", "All rows", caption, *_of_rows(results, shown))
+    return _of_part(results, columns, "result", "leaderboard-table", "On meta-test", caption)
+
+
+def choice(results: Results) -> Table:
+    """Show what each row's setting was chosen by."""
+    columns, _ = split(results.board["rows"])
+    caption = (
+        "What each row's setting was chosen by, on meta-validation, and by how much that flattered it. "
+        "Tuned − default: what the search brought."
+    )
+    return _of_part(results, columns, "choice", "choice", "How settings were chosen", caption)
+
+
+def cost(results: Results) -> Table:
+    """Show what each row cost."""
+    columns, _ = split(results.board["rows"])
+    caption = "What each row of the leaderboard took, and the size of its network."
+    return _of_part(results, columns, "cost", "row-cost", "Cost of the rows", caption)
 
 
 def settings(results: Results) -> Table:
-    """Show the settings of the leaderboard's rows, which are long."""
+    """Show the settings of the leaderboard's rows, of which those that were searched stand out."""
     columns, _ = split(results.board["rows"])
-    shown = [column for column in columns if column in WHO or column.part == SETTING]
-    caption = "Every setting of each row, those that were not searched too."
-    return Table("row-settings", "Settings of the rows", caption, *_of_rows(results, shown), is_folded=False)
+    caption = "What was searched, in bold; what was not is folded away."
+    table = _of_part(results, columns, "setting", "row-settings", "Settings of the rows", caption)
+    return table._replace(is_folded=False)
 
 
-def _of_rows(results: Results, columns: Sequence[Column]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    rows = [row for row in results.board["rows"] if any(column.show(row) for column in columns[len(WHO) :])]
-    heads = [(column.title, column.is_number) for column in columns]
-    return heads, [[_cell(column, row) for column in columns] for row in rows]
+def classes(results: Results) -> list[Table]:
+    """Show where the best row that says so errs: its hardest classes, and those that it confuses."""
+    row = next((row for row in results.board["rows"] if row.get("hardest")), None)
+    if row is None:
+        return []
+    metric, name = results.metric, results.name(row)
+    hardest = [
+        [Cell(label), Cell(metrics.show(metric, figure), figure), Cell(count(queries), queries)]
+        for label, figure, queries in row["hardest"]
+    ]
+    confused = [
+        [Cell(true), Cell(guess), Cell(f"{share:.0%}", share), Cell(count(chances), chances)]
+        for true, guess, share, chances in row.get("confused") or []
+    ]
+    columns = [("class", False), (str(metric), True), ("queries", True)]
+    caption = f"The classes of meta-test that {name} gets right least often."
+    tables = [Table("hardest", "Hardest classes", caption, columns, hardest)]
+    if confused:
+        columns = [("class", False), ("taken for", False), ("share", True), ("of queries", True)]
+        caption = (
+            f"The classes that {name} confuses most: the share of a class's queries, in tasks that hold "
+            "both, that are taken for the other."
+        )
+        tables.append(Table("confused", "Most often confused", caption, columns, confused))
+    return tables
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> Cell:
+def _of_part(
+    results: Results, columns: Sequence[Column], part: str, name: str, title: str, caption: str
+) -> Table:
+    """Show some of the leaderboard's columns, and the rows that have anything there."""
+    shown = [*WHO, *(column for column in columns if column.part == part and column not in WHO)]
+    heads = [(column.title, column.is_number) for column in shown]
+    rows = [row for row in results.board["rows"] if any(column.show(row) for column in shown[len(WHO) :])]
+    cells = [[_cell(results, column, row) for column in shown] for row in rows]
+    return Table(name, title, caption, heads, cells)
+
+
+def _settings_cell(results: Results, row: Mapping[str, Any]) -> Cell:
+    values, names = row.get("hyperparameters") or {}, results.searched(row)
+    searched = {name: value for name, value in values.items() if name in names}
+    others = {name: value for name, value in values.items() if name not in names}
+    summary = f"{len(others)} not searched" if others else ""
+    return Cell(in_one_line(searched), is_strong=True, folded=in_one_line(others), summary=summary)
+
+
+def _cell(results: Results, column: Column, row: Mapping[str, Any]) -> Cell:
+    if column.key == "hyperparameters":
+        return _settings_cell(results, row)
     raw = row.get(column.key)
     if isinstance(raw, Mapping):
         raw = raw.get("difference")
@@ -124,7 +179,7 @@ def trials(results: Results) -> Table:
     names = [name for name in SETTINGS if any(name in tried.trial.sampled for tried in results.trials)]
     metric = f"meta-val. {results.metric.unit or results.metric}"
     columns = dict.fromkeys(("trial", "algorithm", "ended"), False)
-    columns |= dict.fromkeys(("tasks seen", metric, "95 % interval", "seconds"), True)
+    columns |= dict.fromkeys(("tasks seen", metric, "seconds"), True)
     columns |= {SETTINGS[name]: True for name in names} | {"other settings": False, "note": False}
     rows = [_trial(results, tried, names) for tried in results.trials]
     caption = (
@@ -135,9 +190,8 @@ def trials(results: Results) -> Table:
 
 
 def _trial(results: Results, tried: Tried, names: Sequence[str]) -> list[Cell]:
-    trial = tried.trial
+    trial, figure = tried.trial, results.figure(tried.trial.score)
     last = trial.reports[-1] if trial.reports else {}
-    figure = results.figure(last.get("val_score"))
     others = {key: value for key, value in trial.sampled.items() if key not in names}
     return [
         Cell(trial.name),
@@ -145,20 +199,11 @@ def _trial(results: Results, tried: Tried, names: Sequence[str]) -> list[Cell]:
         Cell(trial.status or "running"),
         Cell(count(trial.tasks_seen), trial.tasks_seen),
         Cell(metrics.show(results.metric, figure).removesuffix("%"), figure),
-        _interval(results.metric, figure, last.get("val_ci")),
         _number(last.get("seconds"), ".0f"),
         *(_number(trial.hyperparameters.get(name), ".4g") for name in names),
         Cell(in_one_line(others)),
         Cell(_note(trial)),
     ]
-
-
-def _interval(metric: Metric, figure: float | None, half_width: float | None) -> Cell:
-    """Show a validation's bounds, in the order of the interval's width."""
-    if figure is None or half_width is None:
-        return Cell("", None)
-    ends = stats.bounds(figure, half_width, metric.scale)
-    return Cell("–".join(metrics.show(metric, end).removesuffix("%") for end in ends), half_width)
 
 
 def _number(value: float | None, form: str) -> Cell:

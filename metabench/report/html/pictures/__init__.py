@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ class Picture(NamedTuple):
     title: str
     caption: str  # what to see, and how to read it
     alt: str  # for who cannot see it: the finding itself
-    figure: Figure
+    draw: Callable[[float], Figure]  # at a width in inches: that of a desk's screen, or of a telephone's
 
 
 class Omitted(NamedTuple):

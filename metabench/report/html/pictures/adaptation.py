@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors import safe_open
 
@@ -23,7 +25,6 @@ from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
 from metabench.report.html.reading import Final, Results
 from metabench.storage import files
-from metabench.training import diagnostics
 
 BY_STEP = "Learned rates by layer and step"
 BY_LAYER = "Learned rates by layer"
@@ -31,9 +32,12 @@ CELLS = LinearSegmentedColormap.from_list("rates", ["#b35806", "#f7f7f7", "#0530
 """From negative through zero to positive; cells have their own ground, so these are no paper colours."""
 
 
+LINEAR = 10
+"""Inner steps up to which the axis is linear; beyond, it is logarithmic."""
+
 Rates = NDArray[np.float64]
 Points = Sequence[Mapping[str, float]]
-"""Mean and interval after 0, 1, ... inner steps."""
+"""Mean and interval after so many inner steps each."""
 
 
 class Followed(NamedTuple):
@@ -42,7 +46,7 @@ class Followed(NamedTuple):
     label: str
     variant: str
     n_steps: int  # that evaluation takes
-    figures: list[tuple[float, float, float]]  # after 0, 1, ... steps: mean, low, high
+    figures: Mapping[int, tuple[float, float, float]]  # after so many steps: mean, low, high
 
 
 def draw_steps(results: Results) -> Drawn:
@@ -54,21 +58,6 @@ def draw_steps(results: Results) -> Drawn:
         return [Omitted(title, "no run with an inner loop has been diagnosed yet")]
     tuned = [one for one in followed if one.variant != DEFAULT]
     default = [one for one in followed if one.variant == DEFAULT]
-    sides = {"tuned, or a run": tuned, "published settings": default}
-    sides = {name: side for name, side in sides.items() if side}
-    figure = style.new(4.6, style.WIDTH if len(sides) > 1 else 0.7 * style.WIDTH)
-    axes = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
-    looks = style.lines(results.labels)
-    handles: dict[str, Any] = {}
-    for axis, (name, side) in zip(axes, sides.items(), strict=True):
-        axis.set_title(name)
-        axis.set_xlabel("inner steps at evaluation")
-        axis.set_xticks(range(0, diagnostics.STEPS + 1, 2))
-        for one in side:
-            handles[one.label] = _draw_line(axis, metric, one, looks[one.label], has_band=len(side) <= 6)
-    axes[0].set_ylabel(style.axis_label(metric, "meta-validation"))
-    shown = [label for label in results.labels if label in handles]
-    style.legend(figure, [handles[label] for label in shown], shown)
     caption = (
         "The same weights after more or fewer inner steps than they are tested with (ring); where there are "
         "several seeds, their mean, and a band from the lowest to the highest, else the 95 % interval over "
@@ -76,8 +65,32 @@ def draw_steps(results: Results) -> Drawn:
         "gain; one that starts high hardly needs to adapt."
     )
     said = "; ".join(_words(metric, one) for one in tuned or default)
-    alt = f"Lines over 0 to {diagnostics.STEPS} inner steps. {said}."
-    return [Picture("inner_steps", title, caption, alt, figure)]
+    alt = f"Lines over 0 to {max(max(one.figures) for one in followed)} inner steps. {said}."
+    sides = {"tuned, or a run": tuned, "published settings": default}
+    sides = {name: side for name, side in sides.items() if side}
+    return [Picture("inner_steps", title, caption, alt, partial(_steps, results, sides))]
+
+
+def _steps(results: Results, sides: Mapping[str, Sequence[Followed]], width: float) -> Figure:
+    figure, axes = style.panels(len(sides), 3.8, width, columns=2)
+    looks = style.lines(results.labels)
+    handles: dict[str, Any] = {}
+    for axis, (name, side) in zip(axes, sides.items(), strict=True):
+        y = style.axis_label(results.metric, "meta-validation")
+        style.title(axis, name, "inner steps at evaluation", y)
+        for one in side:
+            look = looks[one.label]
+            handles[one.label] = _draw_line(axis, results.metric, one, look, has_band=len(side) <= 6)
+        steps = sorted({step for one in side for step in one.figures})
+        far = [step for step in steps if step > LINEAR]
+        few = [step for step in steps if step <= LINEAR and step % (5 if far else 2) == 0]
+        if far:
+            axis.set_xscale("symlog", linthresh=LINEAR)
+        style.ticks(axis, [*few, *far])
+    style.within(results.metric, axes[0])
+    shown = [label for label in results.labels if label in handles]
+    style.legend(figure, [handles[label] for label in shown], shown)
+    return figure
 
 
 def _followed(results: Results) -> list[Followed]:
@@ -87,44 +100,49 @@ def _followed(results: Results) -> list[Followed]:
         path = final.run.folder / files.DIAGNOSTICS
         points = files.read_json(path)["over_steps"] if path.exists() else None
         if points and all(point["mean"] is not None for point in points):
-            who = (final.label, final.variant, _steps(final.run.config["run"]))
+            who = (final.label, final.variant, _evaluated(final.run.config["run"]))
             groups.setdefault(who, []).append(points)
     followed = []
     for who, group in groups.items():
         low, high = ("ci_low", "ci_high") if len(group) == 1 else ("mean", "mean")
-        figures = [
-            (statistics.fmean(p["mean"] for p in step), min(p[low] for p in step), max(p[high] for p in step))
-            for step in zip(*group, strict=True)
-        ]
+        by_step = [{int(point["step"]): point for point in points} for points in group]
+        steps = sorted(set.intersection(*map(set, by_step)))
+        at = {step: [points[step] for points in by_step] for step in steps}
+        figures = {
+            step: (
+                statistics.fmean(p["mean"] for p in seen),
+                min(p[low] for p in seen),
+                max(p[high] for p in seen),
+            )
+            for step, seen in at.items()
+        }
         followed.append(Followed(*who, figures))
     return followed
 
 
-def _steps(run: Mapping[str, Any]) -> int:
+def _evaluated(run: Mapping[str, Any]) -> int:
     counts = (run["hyperparameters"].get(name, -1) for name in algorithms.get(run["algorithm"]).inner_steps)
     return next((int(count) for count in counts if count >= 0), 0)
 
 
 def _draw_line(axis: Axes, metric: Metric, one: Followed, look: style.Line, has_band: bool) -> Any:
-    x = range(len(one.figures))
-    shown = ([style.value(metric, figure) for figure in part] for part in zip(*one.figures, strict=True))
-    y, low, high = shown
+    x, columns = list(one.figures), zip(*one.figures.values(), strict=True)
+    y, low, high = ([style.value(metric, figure) for figure in column] for column in columns)
     (line,) = axis.plot(x, y, label=one.label, **{**look._asdict(), "markersize": 4})
     if has_band:
         axis.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
-    if one.n_steps < len(y):
+    if one.n_steps in one.figures:
         ring: Mapping[str, Any] = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
-        axis.plot(one.n_steps, y[one.n_steps], marker="o", color=look.color, **ring)
+        tested = y[x.index(one.n_steps)]
+        axis.plot(one.n_steps, tested, marker="o", color=look.color, clip_on=False, **ring)
     return line
 
 
 def _words(metric: Metric, one: Followed) -> str:
-    last = len(one.figures) - 1
-    n_steps = min(one.n_steps, last)
+    last = max(one.figures)
+    n_steps = min(one.figures, key=lambda step: abs(step - one.n_steps))
     before, then, after = (metrics.show(metric, one.figures[step][0]) for step in (0, n_steps, last))
-    return (
-        f"{one.label} {one.variant}: {before} before, {then} after its {n_steps} steps, {after} after {last}"
-    )
+    return f"{one.label} {one.variant}: {before} before, {then} after {n_steps} steps, {after} after {last}"
 
 
 class Learned(NamedTuple):
@@ -176,22 +194,28 @@ def _rates(final: Final, entry: str) -> dict[str, Rates]:
 
 
 def _by_step(learned: list[Learned]) -> Picture:
-    rows = max(len(one.layers) for one in learned)
-    figure, axes = style.panels(len(learned), 0.3 * rows + 0.9, columns=2, share_y=False)
-    for axis, one in zip(axes, learned, strict=True):
-        _draw_cells(axis, one)
-        seeds = "" if one.n_seeds == 1 else f", mean of {one.n_seeds} seeds"
-        style.title(axis, f"{one.label} (from {style.brief(one.first)}{seeds})")
     caption = (
         "The inner rate that each layer learned for each inner step; blue adapts, white stands still, orange "
         "steps backwards. Rows that stay white are layers that the inner loop leaves alone; columns that "
         "pale to the right are steps of which only the first ones count."
     )
     said = [f"{one.label}: {_extremes({k: v.mean(0) for k, v in one.layers.items()})}" for one in learned]
-    return Picture("rates_by_step", BY_STEP, caption, f"Tables of rates. {'; '.join(said)}.", figure)
+    alt = f"Tables of rates. {'; '.join(said)}."
+    return Picture("rates_by_step", BY_STEP, caption, alt, partial(_tables, learned))
 
 
-def _draw_cells(axis: Axes, one: Learned) -> None:
+def _tables(learned: list[Learned], width: float) -> Figure:
+    rows = max(len(one.layers) for one in learned)
+    figure, axes = style.panels(len(learned), 0.3 * rows + 0.9, width, columns=2, share_y=False)
+    for axis, one in zip(axes, learned, strict=True):
+        n_steps = next(iter(one.layers.values())).shape[1]
+        _draw_cells(axis, one, min(8.5, 17 * figure.get_figwidth() / len(axes) / n_steps))
+        seeds = "" if one.n_seeds == 1 else f", mean of {one.n_seeds} seeds"
+        style.title(axis, f"{one.label} (from {style.brief(one.first)}{seeds})")
+    return figure
+
+
+def _draw_cells(axis: Axes, one: Learned, size: float) -> None:
     table = np.stack([rates.mean(0) for rates in one.layers.values()])  # [layers, steps]
     most = float(np.abs(table).max()) or 1.0
     axis.pcolormesh(table, cmap=CELLS, vmin=-most, vmax=most, edgecolors="#ffffff", linewidth=1.5)
@@ -199,7 +223,7 @@ def _draw_cells(axis: Axes, one: Learned) -> None:
         is_dark = table[row, column] > 0.55 * most or table[row, column] < -0.8 * most
         color = "#fefefe" if is_dark else "#101010"
         text = f"{table[row, column]:.2g}"
-        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=color)
+        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size, color=color)
     axis.set_xticks(np.arange(table.shape[1]) + 0.5, [str(step + 1) for step in range(table.shape[1])])
     axis.set_yticks(np.arange(len(table)) + 0.5, [style.short(name, 22) for name in one.layers])
     axis.invert_yaxis()
@@ -211,20 +235,25 @@ def _draw_cells(axis: Axes, one: Learned) -> None:
 
 
 def _by_layer(results: Results, learned: list[Learned]) -> Picture:
-    looks = style.lines(results.labels)
-    rows = max(len(one.layers) for one in learned)
-    figure, axes = style.panels(len(learned), 0.3 * rows + 1.0, columns=2, share_y=False)
-    for axis, one in zip(axes, learned, strict=True):
-        _draw_spread(axis, one, looks[one.label].color)
-        seeds = "" if one.n_seeds == 1 else f" ({one.n_seeds} seeds)"
-        style.title(axis, f"{one.label}{seeds}", "learned inner rate")
     caption = (
         "The inner rates that each layer learned: a point for the median, a thick bar for the middle half "
         "and a thin one for the middle nine tenths of its elements, all seeds together; an algorithm of one "
         "rate has a point a seed. The dashed line is where all rates started: distance from it was learned."
     )
     said = [f"{one.label}: {_extremes(one.layers)}" for one in learned]
-    return Picture("rates_by_layer", BY_LAYER, caption, f"Bars of rates. {'; '.join(said)}.", figure)
+    alt = f"Bars of rates. {'; '.join(said)}."
+    return Picture("rates_by_layer", BY_LAYER, caption, alt, partial(_spreads, results, learned))
+
+
+def _spreads(results: Results, learned: list[Learned], width: float) -> Figure:
+    looks = style.lines(results.labels)
+    rows = max(len(one.layers) for one in learned)
+    figure, axes = style.panels(len(learned), 0.3 * rows + 1.0, width, columns=2, share_y=False)
+    for axis, one in zip(axes, learned, strict=True):
+        _draw_spread(axis, one, looks[one.label].color)
+        seeds = "" if one.n_seeds == 1 else f" ({one.n_seeds} seeds)"
+        style.title(axis, f"{one.label}{seeds}", "learned inner rate")
+    return figure
 
 
 def _draw_spread(axis: Axes, one: Learned, color: str) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -84,54 +86,81 @@ def predict(final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Iterator
 
 
 def _classification(name: str, title: str, seen: Sequence[Episode]) -> Picture:
-    n_support = min(5, max(int(torch.bincount(one.support_y).max()) for one in seen))
-    n_query = min(int(torch.bincount(seen[0].query_y).max()), max(3, COLUMNS - n_support))
-    columns = n_support + 0.5 + n_query
-    height = 1.25 * sum(len(one.classes) for one in seen) + 0.7 * len(seen)
-    unit = min(0.9, style.WIDTH / (columns + 2.4))
-    figure = style.new(unit * height + 0.4, max(5.5, unit * (columns + 2.4)))
-    axis = figure.subplots()
-    axis.axis("off")
-    top, said = 0.0, []
-    for number, one in enumerate(seen, start=1):
-        hits = one.guess == one.query_y
-        n_hits = int(hits.sum())
-        right = f"task {number}: {n_hits} of {len(hits)} queries right"
-        axis.text(-2.35, top + 0.4, f"{right} ({n_hits / len(hits):.0%})", fontweight="bold", va="center")
-        _draw_episode(axis, one, top + 0.7, n_support, n_query)
-        top += 1.25 * len(one.classes) + 0.7
-        by_class = [
-            f"{cls} {int(hits[one.query_y == label].sum())} of {int((one.query_y == label).sum())}"
-            for label, cls in enumerate(one.classes)
-        ]
-        said.append(f"{right} ({', '.join(by_class)})")
-    axis.set_xlim(-2.4, columns)
-    axis.set_ylim(height, 0)
-    axis.set_aspect("equal")
-    words = ["right", "wrong, with the letter of the class that it was taken for"]
-    style.legend(figure, [style.key(**HIT), style.key(**MISS)], words)
     caption = (
         "Support images on the left, some of the queries on the right: a thin blue frame where the "
         "prediction is right; a thick dashed orange one where it is wrong, with the letter of the class it "
         "was taken for. The tasks are the first of the fresh meta-validation tasks, the same for all "
         "learners; meta-test stays closed."
     )
-    return Picture(name, title, caption, f"Images of {len(seen)} tasks; {'; '.join(said)}.", figure)
+    said = []
+    for number, one in enumerate(seen, start=1):
+        hits = one.guess == one.query_y
+        by_class = [
+            f"{cls} {int(hits[one.query_y == label].sum())} of {int((one.query_y == label).sum())}"
+            for label, cls in enumerate(one.classes)
+        ]
+        said.append(f"{_right(number, one)} ({', '.join(by_class)})")
+    alt = f"Images of {len(seen)} tasks; {'; '.join(said)}."
+    return Picture(name, title, caption, alt, partial(_tasks, seen))
 
 
-def _draw_episode(axis: Axes, one: Episode, top: float, n_support: int, n_query: int) -> None:
-    shown = zip(one.classes, mosaic.by_class(one, n_support, n_query), strict=True)
+def _right(number: int, one: Episode) -> str:
+    hits = one.guess == one.query_y
+    return f"task {number}: {int(hits.sum())} of {len(hits)} queries right"
+
+
+class Grid(NamedTuple):
+    """How the images of tasks are laid out, in units of an image's side."""
+
+    n_support: int
+    n_query: int
+    margin: float  # on the left, for the names of classes; without one they stand above
+    row: float  # from one class to the next
+
+
+def _tasks(seen: Sequence[Episode], width: float) -> Figure:
+    is_wide = width > style.NARROW
+    columns = COLUMNS if is_wide else 6
+    n_support = min(5 if is_wide else 3, max(int(torch.bincount(one.support_y).max()) for one in seen))
+    n_query = min(int(torch.bincount(seen[0].query_y).max()), max(3, columns - n_support))
+    grid = Grid(n_support, n_query, 2.4, 1.25) if is_wide else Grid(n_support, n_query, 0, 1.75)
+    across = grid.margin + n_support + 0.5 + n_query
+    height = sum(grid.row * len(one.classes) + 0.7 for one in seen)
+    unit = min(0.9, width / across)
+    figure = style.new(unit * height + 0.6, max(min(5.5, width), unit * across))
+    axis = figure.subplots()
+    axis.axis("off")
+    top = 0.0
+    for number, one in enumerate(seen, start=1):
+        share = float((one.guess == one.query_y).float().mean())
+        words = f"{_right(number, one)} ({share:.0%})"
+        axis.text(0.05 - grid.margin, top + 0.4, words, fontweight="bold", va="center")
+        _draw_episode(axis, one, top + 0.7, grid)
+        top += grid.row * len(one.classes) + 0.7
+    axis.set_xlim(-grid.margin, across - grid.margin)
+    axis.set_ylim(height, 0)
+    axis.set_aspect("equal")
+    style.legend(figure, [style.key(**HIT), style.key(**MISS)], ["right", "wrong, and what it was taken for"])
+    return figure
+
+
+def _draw_episode(axis: Axes, one: Episode, top: float, grid: Grid) -> None:
+    shown = zip(one.classes, mosaic.by_class(one, grid.n_support, grid.n_query), strict=True)
     for label, (name, (support, queries)) in enumerate(shown):
-        y = top + 1.25 * label
-        words = f"{_letter(label)}: {style.short(name, 22)}"
-        axis.text(-0.12, y + 0.5, words, ha="right", va="center", fontsize=9)
+        words = f"{_letter(label)}: {style.short(name, 22 if grid.margin else 40)}"
+        y = top + grid.row * label
+        if grid.margin:
+            axis.text(-0.12, y + 0.5, words, ha="right", va="center", fontsize=9)
+        else:
+            axis.text(0.05, y + 0.2, words, va="center", fontsize=9)
+            y += 0.4
         for column, image in enumerate(support):
             _draw_image(axis, image, column, y)
         for column, index in enumerate(queries):
-            x, guess = n_support + 0.5 + column, int(one.guess[index])
+            x, guess = grid.n_support + 0.5 + column, int(one.guess[index])
             _draw_image(axis, one.query[index], x, y)
             if guess != label:
-                words = f"taken for {_letter(guess)}"
+                words = f"taken for {_letter(guess)}" if grid.margin else f"→ {_letter(guess)}"
                 axis.text(x + 0.5, y + 1.1, words, ha="center", va="center", fontsize=8)
             left, right, low, high = x + 0.04, x + 0.96, y + 0.04, y + 0.96
             frame = HIT if guess == label else MISS
@@ -152,22 +181,28 @@ def _draw_image(axis: Axes, image: Tensor, x: float, y: float) -> None:
 
 
 def _regression(name: str, title: str, seen: Sequence[Episode]) -> Picture:
-    figure, axes = style.panels(len(seen), 2.8)
-    said = []
+    caption = (
+        "Functions of the first fresh meta-validation tasks, the same for all learners: the points that the "
+        "learner adapted to, what it predicts at the queries, and the truth. Between the points it can only "
+        "know what meta-training taught it."
+    )
+    said = [f"task {n} has a mean squared error of {_error(one):.3g}" for n, one in enumerate(seen, start=1)]
+    alt = f"Curves of {len(seen)} functions; {'; '.join(said)}."
+    return Picture(name, title, caption, alt, partial(_functions, seen))
+
+
+def _error(one: Episode) -> float:
+    return float((one.query_y.flatten() - one.guess).square().mean())
+
+
+def _functions(seen: Sequence[Episode], width: float) -> Figure:
+    figure, axes = style.panels(len(seen), 2.8, width)
     for number, (axis, one) in enumerate(zip(axes, seen, strict=True), start=1):
         order = one.query[:, 0].argsort()
         truth, guess, support = one.query_y.flatten(), one.guess, (one.support[:, 0], one.support_y.flatten())
         axis.plot(one.query[order, 0], truth[order], color=style.FAINT, linewidth=4, alpha=0.6, label="truth")
         axis.plot(one.query[order, 0], guess[order], color=style.light("blue"), label="predicted")
         axis.plot(*support, "D", color=style.WRONG, markersize=6, label="support")
-        error = float((truth - guess).square().mean())
-        axis.set_title(f"task {number}: error {error:.3g}")
-        axis.set_xlabel("x")
-        said.append(f"task {number} has a mean squared error of {error:.3g}")
+        style.title(axis, f"task {number}: error {_error(one):.3g}", "x")
     style.legend(figure, *axes[0].get_legend_handles_labels())
-    caption = (
-        "Functions of the first fresh meta-validation tasks, the same for all learners: the points that the "
-        "learner adapted to, what it predicts at the queries, and the truth. Between the points it can only "
-        "know what meta-training taught it."
-    )
-    return Picture(name, title, caption, f"Curves of {len(seen)} functions; {'; '.join(said)}.", figure)
+    return figure

@@ -6,9 +6,11 @@ On the Pareto front are those whom nobody cheaper beats.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from metabench.core import metrics
@@ -25,6 +27,9 @@ COSTS = {"tasks": "meta-train tasks", "seconds": "seconds"}
 """What a setting takes, to find it and to train it once, to what it counts."""
 
 HOLLOW: Mapping[str, Any] = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.8}
+
+ALONE: Mapping[str, Any] = {"marker": "|", "markersize": 11, "markeredgewidth": 2.2, "linestyle": ""}
+"""How the figure of queries one at a time is drawn."""
 
 Row = Mapping[str, Any]
 
@@ -44,37 +49,63 @@ def draw_ranking(results: Results) -> Drawn:
     if not rows:
         return [Omitted("Leaderboard", "nothing has been validated yet")]
     shown = rows[:MOST]
-    figure = style.new(0.29 * len(shown) + 1.5)
-    axis = figure.subplots()
-    looks = style.lines(results.labels)
-    for place, row in enumerate(shown):
-        label = results.label(row)
-        _draw_row(axis, place, row, metric, looks[label].color if label in looks else style.SOFT)
-    names = [style.short(f"{results.label(row)}, {row['variant']}", 40) for row in shown]
     words = [_words(row, metric) for row in shown]
-    right = axis.secondary_yaxis("right")
-    for side, texts in ((axis, names), (right, words)):
-        side.set_yticks(range(len(shown)), texts)
-        side.tick_params(axis="y", length=0, labelcolor=style.INK)
-    axis.set_ylim(len(shown) - 0.4, -0.6)
-    axis.grid(axis="y", visible=False)
-    axis.set_xlabel(style.axis_label(metric, "meta-test"))
-    right.spines["right"].set_visible(False)
-    style.legend(figure, *_ranking_key(shown, metric))
     more = f" The best {MOST} of {len(rows)} rows." if len(rows) > MOST else ""
+    alone = (
+        " These figures hold where all queries of a task are classified together; a bar beside a point says "
+        "what remains where each is classified by itself."
+        if any(_alone(row, metric) is not None for row in shown)
+        else ""
+    )
     caption = (
         "Each row's figure with its 95 % interval, best on top. Whether two rows whose intervals overlap "
-        f"differ is for the paired comparison in the table to say, which is sharper.{more}"
+        f"differ is for the paired comparison in the table to say, which is sharper.{alone}{more}"
     )
     said = "; ".join(f"{results.name(row)} {text}" for row, text in zip(shown[:12], words, strict=False))
     below = f", and {len(shown) - 12} rows below" if len(shown) > 12 else ""
     alt = f"Points with intervals, best first: {said}{below}."
-    return [Picture("leaderboard", f"{metric.name.capitalize()} with 95 % intervals", caption, alt, figure)]
+    title = f"{metric.name.capitalize()} with 95 % intervals"
+    return [Picture("leaderboard", title, caption, alt, partial(_ranking, results, shown, words))]
+
+
+def _ranking(results: Results, shown: Sequence[Row], words: Sequence[str], width: float) -> Figure:
+    is_wide = width > style.NARROW
+    figure = style.new((0.29 if is_wide else 0.5) * len(shown) + 1.5, width)
+    axis = figure.subplots()
+    looks = style.lines(results.labels)
+    for place, row in enumerate(shown):
+        label = results.label(row)
+        _draw_row(axis, place, row, results.metric, looks[label].color if label in looks else style.SOFT)
+    names = [style.short(f"{results.label(row)}, {row['variant']}", 40 if is_wide else 24) for row in shown]
+    if is_wide:
+        right = axis.secondary_yaxis("right")
+        right.spines["right"].set_visible(False)
+        for side, texts in ((axis, names), (right, words)):
+            side.set_yticks(range(len(shown)), texts)
+            side.tick_params(axis="y", length=0, labelcolor=style.INK)
+    else:
+        axis.set_yticks([])
+        for place, (name, text) in enumerate(zip(names, words, strict=True)):
+            for x, written, align in ((0, name, "left"), (1, text, "right")):
+                axis.text(x, place - 0.4, written, ha=align, transform=axis.get_yaxis_transform(), fontsize=9)
+    axis.set_ylim(len(shown) - 0.4, -0.6 if is_wide else -1)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(style.axis_label(results.metric, "meta-test"))
+    style.within(results.metric, axis, "x")
+    style.legend(figure, *_ranking_key(shown, results.metric))
+    return figure
 
 
 def _figure(row: Row, metric: Metric) -> float | None:
     tested: float | None = row.get(metric.name)
     return row.get(f"val_{metric}") if tested is None else tested
+
+
+def _alone(row: Row, metric: Metric) -> float | None:
+    """Return the figure of queries that are classified one at a time, where it is another."""
+    alone: float | None = row.get(f"{metric}_one_at_a_time")
+    together = row.get(metric.name)
+    return None if alone is None or together is None or abs(alone - together) < 5e-4 else alone
 
 
 def _draw_row(axis: Axes, place: int, row: Row, metric: Metric, color: str) -> None:
@@ -85,7 +116,9 @@ def _draw_row(axis: Axes, place: int, row: Row, metric: Metric, color: str) -> N
     look: dict[str, Any] = {"marker": marker, "markersize": 7, **HOLLOW}
     if row["variant"] not in (DEFAULT, BASELINE):
         look["markerfacecolor"] = color
-    axis.plot(style.value(metric, _figure(row, metric)), place, color=color, **look)
+    axis.plot(style.value(metric, _figure(row, metric)), place, color=color, clip_on=False, **look)
+    alone = style.value(metric, _alone(row, metric))
+    axis.plot(alone, place, color=color, clip_on=False, **ALONE)
 
 
 def _words(row: Row, metric: Metric) -> str:
@@ -111,6 +144,8 @@ def _ranking_key(rows: Sequence[Row], metric: Metric) -> tuple[list[Line2D], lis
         for name, (marker, face, is_present) in kinds.items()
         if is_present
     }
+    if any(_alone(row, metric) is not None for row in rows):
+        handles["one query at a time"] = style.key(**ALONE)
     return list(handles.values()), list(handles)
 
 
@@ -125,30 +160,36 @@ def draw_cost(results: Results) -> Drawn:
     ]
     if not rows:
         return [Omitted(title, "nothing that was trained has been tested yet")]
-    figure = style.new(4.6)
-    axes = figure.subplots(1, len(COSTS), sharey=True)
-    fronts = {}
-    for axis, (key, unit) in zip(axes, COSTS.items(), strict=True):
-        points = [Point(row, spent, row[metric.name]) for row in rows if (spent := _cost(row, key))]
-        fronts[key] = front(points, metric.sign)
-        _draw_costs(axis, results, points, fronts[key])
-        axis.set_xlabel(f"{unit} spent")
-    axes[0].set_ylabel(style.axis_label(metric, "meta-test"))
-    style.legend(figure, *_cost_key(results, rows))
     better = "up and to the left" if metric.unit == "%" else "down and to the left"
     caption = (
         f"Better is {better}. The grey line joins the Pareto front: for less than each of its rows had, "
         "nobody was better. Each row has paid for finding its setting, which costs nothing where it is "
         "published or given, and for one training; bars are 95 % intervals."
     )
-    cheapest = ", ".join(results.name(point.row) for point in fronts["tasks"])
+    best = front(_points(rows, "tasks", metric), metric.sign)
+    cheapest = ", ".join(results.name(point.row) for point in best)
     said = "; ".join(
         f"{results.name(row)} {metrics.show(metric, row[metric.name])} for "
         f"{style.brief(_cost(row, 'tasks'))} tasks, {style.brief(_cost(row, 'seconds'))} s"
         for row in rows[:10]
     )
     alt = f"Points of cost and {metric}. On the front by tasks, cheapest first: {cheapest}. {said}."
-    return [Picture("cost", title, caption, alt, figure)]
+    return [Picture("cost", title, caption, alt, partial(_costs, results, rows))]
+
+
+def _points(rows: Sequence[Row], key: str, metric: Metric) -> list[Point]:
+    return [Point(row, spent, row[metric.name]) for row in rows if (spent := _cost(row, key))]
+
+
+def _costs(results: Results, rows: Sequence[Row], width: float) -> Figure:
+    figure, axes = style.panels(len(COSTS), 4.0, width, columns=2)
+    for axis, (key, unit) in zip(axes, COSTS.items(), strict=True):
+        points = _points(rows, key, results.metric)
+        _draw_costs(axis, results, points, front(points, results.metric.sign))
+        style.title(axis, "", f"{unit} spent", style.axis_label(results.metric, "meta-test"))
+    style.within(results.metric, axes[0])
+    style.legend(figure, *_cost_key(results, rows))
+    return figure
 
 
 def _cost(row: Row, what: str) -> float:
@@ -182,7 +223,7 @@ def _draw_costs(axis: Axes, results: Results, points: Sequence[Point], best: Seq
         marker: dict[str, Any] = {"marker": look.marker, "markersize": 8, **HOLLOW}
         if row["variant"] != DEFAULT:
             marker["markerfacecolor"] = look.color
-        axis.plot(spent, style.value(results.metric, figure), color=look.color, **marker)
+        axis.plot(spent, style.value(results.metric, figure), color=look.color, clip_on=False, **marker)
     low, high = (end(point.cost for point in points) for end in (min, max))
     if high > 3 * low:
         style.log_axis(axis, low, high, margin=0.08)

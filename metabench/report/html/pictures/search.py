@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metabench.core.config import Choices, Range
@@ -56,26 +60,8 @@ def draw_best(results: Results) -> Drawn:
     """Draw the best meta-validation figure over tasks and over seconds, a step line an algorithm."""
     if not results.arrivals:
         return [Omitted(BEST, results.without_trials())]
-    figure = style.new(4.4)
-    axes = figure.subplots(1, 2, sharey=True)
-    looks = style.lines(results.labels)
-    ends = {}
-    for label, arrived in results.by_label(results.arrivals).items():
-        for axis, spent in zip(axes, (lambda one: float(one.tasks), lambda one: one.seconds), strict=True):
-            best = improvements(arrived, spent)
-            if best:
-                x = [*(so_far for so_far, _ in best), max(map(spent, arrived))]
-                y = [style.value(results.metric, results.figure(score)) for _, score in best]
-                marks = list(range(len(y)))
-                axis.step(
-                    x, [*y, y[-1]], where="post", label=label, markevery=marks, **looks[label]._asdict()
-                )
-                ends[label] = best[-1][1]
-    for axis, unit in zip(axes, ("meta-train tasks", "seconds"), strict=True):
-        axis.set_xlabel(f"{unit}, all trials of the algorithm together")
-        style.brief_numbers(axis)
-    axes[0].set_ylabel(style.axis_label(results.metric, "best meta-validation"))
-    style.legend(figure, *axes[0].get_legend_handles_labels())
+    groups = results.by_label(results.arrivals)
+    best = {label: improvements(arrived, lambda one: float(one.tasks)) for label, arrived in groups.items()}
     further = "higher" if results.metric.unit == "%" else "lower"
     caption = (
         "The best meta-validation figure that each algorithm had reached once its trials had spent so much. "
@@ -83,9 +69,31 @@ def draw_best(results: Results) -> Drawn:
         "more trials brought nothing. These figures were selected for, so they flatter; the leaderboard's "
         "do not."
     )
-    said = "; ".join(f"{label} {results.show(score)}" for label, score in ends.items())
+    said = "; ".join(f"{label} {results.show(rises[-1][1])}" for label, rises in best.items() if rises)
     alt = f"Step lines of the best meta-validation {results.metric}, which end at: {said}."
-    return [Picture("anytime", BEST, caption, alt, figure)]
+    return [Picture("anytime", BEST, caption, alt, partial(_best, results, groups))]
+
+
+def _best(results: Results, groups: Mapping[str, Sequence[Arrived]], width: float) -> Figure:
+    figure, axes = style.panels(2, 3.8, width, columns=2)
+    looks = style.lines(results.labels)
+    spent: Mapping[str, Callable[[Arrived], float]] = {
+        "meta-train tasks": lambda one: float(one.tasks),
+        "seconds": lambda one: one.seconds,
+    }
+    for axis, (unit, so_far) in zip(axes, spent.items(), strict=True):
+        for label, arrived in groups.items():
+            if rises := improvements(arrived, so_far):
+                x = [*(x for x, _ in rises), max(map(so_far, arrived))]
+                y = [style.value(results.metric, results.figure(score)) for _, score in [*rises, rises[-1]]]
+                marks = list(range(len(rises)))
+                axis.step(x, y, where="post", label=label, markevery=marks, **looks[label]._asdict())
+        label = style.axis_label(results.metric, "best meta-validation")
+        style.title(axis, "", f"{unit}, all trials of the algorithm", label)
+        style.brief_numbers(axis)
+    style.within(results.metric, axes[0])
+    style.legend(figure, *axes[0].get_legend_handles_labels())
+    return figure
 
 
 def improvements(arrived: Sequence[Arrived], spent: Callable[[Arrived], float]) -> list[tuple[float, float]]:
@@ -105,16 +113,6 @@ def draw_trials(results: Results) -> Drawn:
     if not reported:
         return [Omitted(TRIALS, results.without_trials())]
     groups = results.by_label(reported)
-    figure, axes = style.panels(len(groups), 2.5)
-    looks = style.lines(results.labels)
-    for axis, (label, group) in zip(axes, groups.items(), strict=True):
-        _draw_rungs(axis, spaces.rungs(group[0].space.budget))
-        # The stopped first, so that those that went on lie above them.
-        for tried in sorted(group, key=lambda tried: tried.is_full):
-            _draw_trial(axis, results, tried, looks[label].color, len(group))
-        style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
-    present = [status for status in ENDS if any(tried.trial.status == status for tried in reported)]
-    style.legend(figure, [_end_key(status) for status in present], [ENDS[status][0] for status in present])
     caption = (
         "Each line is a trial: its meta-validation figure at each rung (dotted) that it reached. Coloured "
         "lines saw the full budget, grey ones did not. Where grey and coloured lines cross after the first "
@@ -126,7 +124,27 @@ def draw_trials(results: Results) -> Drawn:
         counts = [f"{ends[status]} {words}" for status, (words, _) in ENDS.items() if ends[status]]
         said.append(f"{label}: {', '.join(counts)}")
     alt = f"A panel of learning curves an algorithm. {'; '.join(said)}."
-    return [Picture("curves", TRIALS, caption, alt, figure)]
+    return [Picture("curves", TRIALS, caption, alt, partial(_trials, results, groups))]
+
+
+def _trials(results: Results, groups: Mapping[str, Sequence[Tried]], width: float) -> Figure:
+    figure, axes = style.panels(len(groups), 2.5, width)
+    looks = style.lines(results.labels)
+    for axis, (label, group) in zip(axes, groups.items(), strict=True):
+        _draw_rungs(axis, spaces.rungs(group[0].space.budget))
+        by_end: dict[tuple[bool, str | None], list[Tried]] = {}
+        for tried in group:
+            by_end.setdefault((tried.is_full, tried.trial.status), []).append(tried)
+        # The stopped first, so that those that went on lie above them.
+        for (is_full, status), part in sorted(by_end.items(), key=lambda item: item[0][0]):
+            _draw_curves(axis, results, part, is_full or status is None, looks[label].color, len(group))
+        style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
+    style.within(results.metric, axes[0])
+    present = [
+        s for s in ENDS if any(tried.trial.status == s for group in groups.values() for tried in group)
+    ]
+    style.legend(figure, [_end_key(status) for status in present], [ENDS[status][0] for status in present])
+    return figure
 
 
 def _points(results: Results, reports: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
@@ -145,17 +163,21 @@ def _draw_rungs(axis: Axes, rungs: Sequence[int]) -> None:
     axis.grid(axis="x", visible=False)
 
 
-def _draw_trial(axis: Axes, results: Results, tried: Tried, color: str, n_trials: int) -> None:
-    x, y = _points(results, tried.trial.reports)
-    status = tried.trial.status
-    is_shown = tried.is_full or status is None
+def _draw_curves(
+    axis: Axes, results: Results, group: Sequence[Tried], is_shown: bool, color: str, n_trials: int
+) -> None:
+    """Draw trials that ended alike."""
+    status = group[0].trial.status
     strength = 0.9 if is_shown else 0.55
     faded = max(0.25, min(1.0, (40 / n_trials) ** 0.5))
     look: dict[str, Any] = {"color": color if is_shown else style.FAINT, "alpha": strength * faded}
+    curves = [np.column_stack(_points(results, tried.trial.reports)) for tried in group]
     dashes: Any = DASHED if status is None else "-"
-    axis.plot(x, y, linewidth=1.6 if is_shown else 1.0, linestyle=dashes, **look)
+    lines = LineCollection(curves, linewidths=1.6 if is_shown else 1.0, linestyles=dashes, **look)
+    axis.add_collection(lines)  # far quicker than a line each
+    ends = np.array([curve[-1] for curve in curves])
     size = 5 if n_trials <= 40 else 3.5
-    axis.plot(x[-1], y[-1], linestyle="", marker=ENDS[status][1], markersize=size, **look)
+    axis.plot(*ends.T, linestyle="", marker=ENDS[status][1], markersize=size, **look)
 
 
 def _end_key(status: str | None) -> Any:
@@ -169,22 +191,6 @@ def draw_finals(results: Results) -> Drawn:
     groups = results.by_label(final for final in results.finals if final.run.reports)
     if not groups:
         return [Omitted(FINALS, "no run to the full budget has reported yet")]
-    figure, axes = style.panels(len(groups), 2.3)
-    looks = style.lines(results.labels)
-    for axis, (label, group) in zip(axes, groups.items(), strict=True):
-        for final in group:
-            points, manner = _points(results, final.run.reports), MANNERS[final.variant]
-            axis.plot(*points, color=looks[label].color, marker=".", markersize=4, **manner)
-        style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        style.brief_numbers(axis)
-    variants = {final.variant for group in groups.values() for final in group}
-    handles = {
-        "published setting" if variant == DEFAULT else variant: style.key(**manner)
-        for variant, manner in MANNERS.items()
-        if variant in variants
-    }
-    style.legend(figure, list(handles.values()), list(handles))
     caption = (
         "Each line is a run to the full budget, one a seed. The weights of its best report are the ones that "
         "are tested. Lines that still rise at the end would gain from a larger budget; lines of one kind "
@@ -192,7 +198,28 @@ def draw_finals(results: Results) -> Drawn:
     )
     said = "; ".join(f"{label} {_span(results, group)}" for label, group in groups.items())
     alt = f"A panel of learning curves an algorithm; best meta-validation {results.metric}: {said}."
-    return [Picture("final_curves", FINALS, caption, alt, figure)]
+    return [Picture("final_curves", FINALS, caption, alt, partial(_finals, results, groups))]
+
+
+def _finals(results: Results, groups: Mapping[str, Sequence[Final]], width: float) -> Figure:
+    figure, axes = style.panels(len(groups), 2.3, width)
+    looks = style.lines(results.labels)
+    for axis, (label, group) in zip(axes, groups.items(), strict=True):
+        for final in group:
+            points, manner = _points(results, final.run.reports), MANNERS[final.variant]
+            axis.plot(*points, color=looks[label].color, marker=".", markersize=4, **manner)
+        style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        style.brief_numbers(axis)
+    style.within(results.metric, axes[0])
+    variants = {final.variant for group in groups.values() for final in group}
+    handles = {
+        "published setting" if variant == DEFAULT else variant: style.key(**manner)
+        for variant, manner in MANNERS.items()
+        if variant in variants
+    }
+    style.legend(figure, list(handles.values()), list(handles))
+    return figure
 
 
 def _span(results: Results, finals: Sequence[Final]) -> str:
@@ -207,50 +234,67 @@ def _span(results: Results, finals: Sequence[Final]) -> str:
 
 
 def draw_slices(results: Results) -> Drawn:
-    """Draw a row of panels an algorithm, a panel a setting."""
+    """Draw a panel for each setting that an algorithm's trials differ in."""
     judged = [tried for tried in results.trials if tried.trial.score is not None]
-    varied = [name for name in SETTINGS if any(name in tried.trial.sampled for tried in judged)]
-    if not judged or not varied:
-        why = f"none of {', '.join(SETTINGS)} was searched" if judged else results.without_trials()
-        return [Omitted(SLICES, why)]
     groups = results.by_label(judged)
-    figure = style.new(1.75 * len(groups) + 0.7)
-    grid = figure.subplots(len(groups), len(varied), squeeze=False, sharey="row")
-    looks = style.lines(results.labels)
-    for row, (label, group) in zip(grid, groups.items(), strict=True):
-        parameters = spaces.of(group[0].space, group[0].trial.algorithm).parameters
-        for axis, name in zip(row, varied, strict=True):
-            _draw_panel(axis, results, group, name, parameters.get(name), looks[label].color)
-        row[0].set_title(style.short(label, 80))
-        row[0].set_ylabel(style.axis_label(results.metric, "val."))
-    for axis, name in zip(grid[-1], varied, strict=True):
-        axis.set_xlabel(SETTINGS[name])
-    handles = [style.key(linestyle="", marker="o", **look) for look in ({}, FADED)]
-    style.legend(figure, handles, ["saw the full budget", "stopped before, or runs"])
+    varied = {label: names for label, group in groups.items() if (names := _varied(group))}
+    if not varied:
+        why = f"no two trials differ in any of {', '.join(SETTINGS)}" if judged else results.without_trials()
+        return [Omitted(SLICES, why)]
     caption = (
         "Each point is a trial's last meta-validation figure over one setting, all others varying too. "
         "Filled points saw the full budget; hollow ones were stopped earlier, so they may only be compared "
         "among themselves. A best region at the end of an axis says that the range ought to be wider."
     )
-    return [Picture("slices", SLICES, caption, _best_settings(results, groups, varied), figure)]
+    said = "; ".join(_best_setting(results, label, groups[label], names) for label, names in varied.items())
+    alt = f"Scattered points, a panel an algorithm and setting. {said}."
+    return [Picture("slices", SLICES, caption, alt, partial(_slices, results, groups, varied))]
 
 
-def _draw_panel(
-    axis: Axes, results: Results, group: Sequence[Tried], name: str, parameter: Any, color: str
-) -> None:
-    shown = [tried for tried in group if isinstance(tried.trial.hyperparameters.get(name), int | float)]
-    if not shown:
-        axis.text(0.5, 0.5, "has no such setting", transform=axis.transAxes, ha="center", color=style.SOFT)
-        axis.set_xticks([])
-        axis.grid(visible=False)
-        return
+def _varied(group: Sequence[Tried]) -> list[str]:
+    """List the settings of `SETTINGS` in which trials of an algorithm differ."""
+    return [name for name in SETTINGS if len({tried.trial.sampled.get(name) for tried in group}) > 1]
+
+
+def _slices(
+    results: Results,
+    groups: Mapping[str, Sequence[Tried]],
+    varied: Mapping[str, Sequence[str]],
+    width: float,
+) -> Figure:
+    columns = min(max(map(len, varied.values())), 4 if width > style.NARROW else 2)
+    rows = [
+        (label, names[start : start + columns])
+        for label, names in varied.items()
+        for start in range(0, len(names), columns)
+    ]
+    figure = style.new(1.95 * len(rows) + 0.7, width)
+    grid = figure.subplots(len(rows), columns, squeeze=False, sharey="row")
+    looks = style.lines(results.labels)
+    for axes, (label, names) in zip(grid, rows, strict=True):
+        group = groups[label]
+        parameters = spaces.of(group[0].space, group[0].trial.algorithm).parameters
+        for axis, name in zip(axes, names, strict=False):
+            _draw_panel(axis, results, group, name, looks[label].color)
+            _scale(axis, parameters[name], [tried.trial.hyperparameters[name] for tried in group])
+            axis.set_xlabel(SETTINGS[name])
+        for axis in axes[len(names) :]:
+            axis.remove()
+        axes[0].set_title(style.short(label, 80 if width > style.NARROW else 40))
+        axes[0].set_ylabel(style.axis_label(results.metric, "val."))
+        style.within(results.metric, axes[0])
+    handles = [style.key(linestyle="", marker="o", **look) for look in ({}, FADED)]
+    style.legend(figure, handles, ["saw the full budget", "stopped before, or runs"])
+    return figure
+
+
+def _draw_panel(axis: Axes, results: Results, group: Sequence[Tried], name: str, color: str) -> None:
     filled: Mapping[str, Any] = {"color": color, "markersize": 5, "alpha": 0.8}
     for is_full, look in ((False, FADED), (True, filled)):
-        part = [tried.trial for tried in shown if tried.is_full == is_full]
+        part = [tried.trial for tried in group if tried.is_full == is_full]
         x = [trial.hyperparameters[name] for trial in part]
         y = [style.value(results.metric, results.figure(trial.score)) for trial in part]
         axis.plot(x, y, linestyle="", marker="o", **look)
-    _scale(axis, parameter, [tried.trial.hyperparameters[name] for tried in shown])
 
 
 def _scale(axis: Axes, parameter: Any, values: Sequence[float]) -> None:
@@ -271,18 +315,10 @@ def _scale(axis: Axes, parameter: Any, values: Sequence[float]) -> None:
     axis.set_xlim(steps[0] - 0.12 * width, steps[-1] + 0.12 * width)
 
 
-def _best_settings(results: Results, groups: Mapping[str, Sequence[Tried]], varied: Sequence[str]) -> str:
-    said = []
-    for label, group in groups.items():
-        full = [tried.trial for tried in group if tried.is_full]
-        if not full:
-            said.append(f"{label} has no trial at the full budget")
-            continue
-        best = max(full, key=lambda trial: trial.score or 0.0)
-        where = ", ".join(
-            f"{SETTINGS[name]} {style.brief(best.hyperparameters[name])}"
-            for name in varied
-            if isinstance(best.hyperparameters.get(name), int | float)
-        )
-        said.append(f"{label} is best, {results.show(best.score)}, at {where}")
-    return f"Scattered points, a row an algorithm. {'; '.join(said)}."
+def _best_setting(results: Results, label: str, group: Sequence[Tried], names: Sequence[str]) -> str:
+    full = [tried.trial for tried in group if tried.is_full]
+    if not full:
+        return f"{label} has no trial at the full budget"
+    best = max(full, key=lambda trial: trial.score or 0.0)
+    where = ", ".join(f"{SETTINGS[name]} {style.brief(best.hyperparameters[name])}" for name in names)
+    return f"{label} is best, {results.show(best.score)}, at {where}"
