@@ -38,7 +38,8 @@ with cluster.connect(None, Path(), cpus=1) as found:
 
 
 def test_ray_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 40)))  # for the path of a socket
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
     with (
         pytest.raises(OutOfOrder, match=r"(?s)does not start on this machine: .*run the same command again"),
         cluster.joined(None, 1),

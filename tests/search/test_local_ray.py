@@ -1,0 +1,135 @@
+"""Ray on this machine: what it listens to, what it writes, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metabench.search.ray import local
+from metabench.storage import files
+from tests.search import processes
+from tests.search.test_kill import SPACE
+
+CANARY = "CANARY-that-no-file-may-hold"
+
+LISTENS = "0A"
+"""State of a socket in /proc/net/tcp."""
+
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Return a folder for all that a search leaves; short, for the paths of sockets."""
+    with tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def start(home: Path) -> subprocess.Popen[str]:
+    """Start a search that has nowhere else to write, with credentials in its environment."""
+    (home / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    places = dict.fromkeys(("HOME", "TMPDIR", "RAY_TMPDIR", "METABENCH_CACHE"), str(home))
+    return subprocess.Popen(
+        [*processes.COMMAND, "search", "space.yaml", "--out", ".", "--name", "it"],
+        cwd=home,
+        env={**os.environ, **dict.fromkeys(names, CANARY), **places, "PYTHONPATH": str(processes.ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        umask=0o022,
+    )
+
+
+def leaks(home: Path) -> set[str]:
+    """List the files that hold the credentials."""
+    found = set()
+    for path in home.rglob("*"):
+        try:
+            if stat.S_ISREG(path.lstat().st_mode) and CANARY.encode() in path.read_bytes():
+                found.add(str(path.relative_to(home)))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def listening(pids: list[int]) -> dict[str, str]:
+    """Map the addresses on which processes listen to their names."""
+    inodes = {}
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes[os.readlink(link)] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+    table = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    rows = [line.split() for line in table.splitlines()]
+    return {
+        row[1].partition(":")[0]: inodes[f"socket:[{row[9]}]"]
+        for row in rows
+        if row[3] == LISTENS and f"socket:[{row[9]}]" in inodes
+    }
+
+
+def test_a_search_listens_to_this_machine_alone_and_leaves_no_credentials_anywhere(home: Path) -> None:
+    program = start(home)
+    try:
+        leaked: set[str] = set()
+        trials = home / "it" / files.TRIALS
+        assert processes.until(lambda: leaked.update(leaks(home)) or trials.exists() or program.poll())
+        session = next(home.glob(f"{local.PREFIX}*"))
+        assert stat.S_IMODE(session.stat().st_mode) == 0o700
+        running = processes.of(str(home))
+        titles = " ".join(one.title for one in running.values())
+        assert "raylet" in titles
+        assert "dashboard/dashboard.py" not in titles  # it asks every cloud whether it runs there
+        addresses = listening(list(running))
+        assert len(addresses) > 0
+        assert {address: name for address, name in addresses.items() if address not in LOOPBACK} == {}
+        while program.poll() is None:
+            leaked |= leaks(home)
+            time.sleep(0.2)
+        assert program.returncode == 0, program.communicate()[1]
+        assert leaked | leaks(home) == set()
+        assert list(home.glob(f"{local.PREFIX}*")) == []
+    finally:
+        processes.kill(program.pid, *processes.of(str(home)))
+        program.communicate()
+
+
+def test_nothing_is_left_running_of_a_killed_search_and_its_files_go_with_the_next(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = start(home)
+    try:
+        assert processes.until(lambda: (home / "it" / files.TRIALS).exists() or program.poll())
+        os.kill(program.pid, signal.SIGKILL)
+        program.communicate()
+        assert processes.until(lambda: not processes.of(str(home)), 60), processes.of(str(home))
+    finally:
+        processes.kill(program.pid, *processes.of(str(home)))
+    (left,) = home.glob(f"{local.PREFIX}*")
+    monkeypatch.setenv("RAY_TMPDIR", str(home))
+    with local.private_folder() as folder:
+        assert left.exists()  # it may be one that starts at this moment
+        os.utime(left, (0, 0))
+        with local.private_folder():
+            assert not left.exists()
+            assert folder.parent.exists()
+    assert list(home.glob(f"{local.PREFIX}*")) == []
+
+
+def test_a_folder_too_deep_for_sockets_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("deep" * 20)))
+    with local.private_folder() as folder:
+        socket = folder / "session_2026-11-29_15-40-19_709932_4194304/sockets/plasma_store.1"
+        assert len(str(socket)) <= 107
