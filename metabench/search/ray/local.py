@@ -6,9 +6,9 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
+import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import ray
 from ray._common.utils import get_default_system_temp_dir
 
 from metabench.core import OutOfOrder
+from metabench.search.ray import guardian
 from metabench.search.ray.failures import GOES_ON
-from metabench.storage import files
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a local cluster; only configurations and results pass through it."""
@@ -30,9 +30,6 @@ PREFIX = "mb-ray-"
 
 LONGEST = 24
 """Most letters of the path of a folder in which the session has room for its sockets."""
-
-STALE_SECONDS = 60
-"""After which a session's folder that nobody holds is one that a killed search has left."""
 
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its name for listening to other machines
@@ -46,18 +43,12 @@ def started(cpus: int | None) -> Iterator[None]:
     # Ray lets in only who knows its token, and would leave a new one in the user's home for good.
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
-    try:
-        with private_folder() as folder:
-            try:
-                _init(folder, cpus)
-                yield
-            finally:
-                ray.shutdown()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with private_folder() as folder:
+        try:
+            _init(folder, cpus)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _init(folder: Path, cpus: int | None) -> None:
@@ -105,25 +96,34 @@ def _without_servers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder for Ray's session that nobody else can enter, and remove it in the end.
+    """Make a folder for Ray's session that nobody else can enter; it goes when this process does.
 
     Ray opens its own folder to everybody, so that it lies within another.
     """
     usual = Path(get_default_system_temp_dir()).absolute()
     place = usual if len(str(usual)) <= LONGEST else Path("/tmp")
-    for left in place.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            status = left.stat()
-            is_old = time.time() - status.st_mtime > STALE_SECONDS
-            if status.st_uid == os.getuid() and is_old and not files.is_locked(left):
-                shutil.rmtree(left, ignore_errors=True)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        outer = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        outer = tempfile.mkdtemp(prefix=PREFIX, dir=place)
     except OSError as error:
         raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
+    command = [sys.executable, "-I", "-S", guardian.__file__, outer]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, cwd="/", start_new_session=True),
+        _environment(**ENVIRONMENT, **{guardian.MARK: outer}),
+    ):
+        yield Path(outer) / "r"
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        with files.lock(outer):
-            yield outer / "r"
+        yield
     finally:
-        shutil.rmtree(outer, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
