@@ -66,7 +66,7 @@ def search(
         record = folder.create_or_resume(place, space, splits, seed, accept, warm_start, watch.say)
         watch.space, continued = record
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
-        if not final.is_tested(place):
+        if not final.is_tested(place, watch.say):
             watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
@@ -102,7 +102,7 @@ def _run_stages(
 
     signals.check()
     watch.slots, watch.nodes = joined.slots, cluster.describe
-    ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
+    ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks, say=watch.say)
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, joined, watch, seed)
     watch.sum_up(ledger)

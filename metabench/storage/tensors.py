@@ -11,15 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from metabench.core import MetabenchError, Tree, trees
+from metabench.core import Tree, trees
 from metabench.storage import files
+from metabench.storage.files import Damaged
 
 CHECKSUM = "sha256"
 """Entry of a file's text; safetensors itself notices a file that is cut off, but no bit that was flipped."""
-
-
-class Damaged(MetabenchError):
-    """A file is not what was written to it."""
 
 
 def save(path: Path, tree: Tree, text: Mapping[str, str]) -> None:
