@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -81,36 +82,93 @@ def listening(pids: list[int]) -> dict[str, str]:
     }
 
 
-def test_a_search_listens_to_this_machine_alone_and_leaves_no_credentials_anywhere(home: Path) -> None:
-    program = start(home)
-    try:
-        leaked: set[str] = set()
-        trials = home / "it" / files.TRIALS
-        assert processes.until(lambda: leaked.update(leaks(home)) or trials.exists() or program.poll())
-        session = next(home.glob(f"{local.PREFIX}*"))
-        assert stat.S_IMODE(session.stat().st_mode) == 0o700
-        running = processes.of(str(home))
-        titles = " ".join(one.title for one in running.values())
-        assert "raylet" in titles
-        assert "dashboard/dashboard.py" not in titles  # it asks every cloud whether it runs there
-        addresses = listening(list(running))
-        assert len(addresses) > 0
-        assert {address: name for address, name in addresses.items() if address not in LOOPBACK} == {}
-        while program.poll() is None:
-            leaked |= leaks(home)
-            time.sleep(0.2)
-        assert program.returncode == 0, program.communicate()[1]
-        assert leaked | leaks(home) == set()
-        assert list(home.glob(f"{local.PREFIX}*")) == []
-    finally:
-        processes.kill(program.pid, *processes.of(str(home)))
-        program.communicate()
+class Seen(NamedTuple):
+    """What was seen of a search until it was finished."""
+
+    home: Path
+    mode: int  # of the folder of Ray's session
+    titles: str  # of its processes
+    addresses: dict[str, str]  # on which they listen
+    leaked: set[str]
+
+
+@pytest.fixture(scope="module")
+def searched() -> Iterator[Seen]:
+    """Watch a search from its start to its end."""
+    with tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder:
+        home, leaked = Path(folder), set[str]()
+        program = start(home)
+        try:
+            trials = home / "it" / files.TRIALS
+            processes.until(lambda: leaked.update(leaks(home)) or trials.exists() or program.poll())
+            assert program.poll() is None, program.communicate()[1]
+            mode = stat.S_IMODE(next(home.glob(f"{local.PREFIX}*")).stat().st_mode)
+            running = processes.of(folder)
+            titles = " ".join(one.title for one in running.values())
+            addresses = listening(list(running))
+            while program.poll() is None:
+                leaked |= leaks(home)
+                time.sleep(0.2)
+            assert program.returncode == 0, program.communicate()[1]
+            yield Seen(home, mode, titles, addresses, leaked | leaks(home))
+        finally:
+            processes.kill(program.pid, *processes.of(folder))
+            program.communicate()
+
+
+def test_no_file_holds_credentials_at_any_time(searched: Seen) -> None:
+    assert searched.leaked == set()
+
+
+def test_ray_listens_to_this_machine_alone_and_asks_nobody(searched: Seen) -> None:
+    assert "raylet" in searched.titles
+    assert "dashboard/dashboard.py" not in searched.titles  # it asks every cloud whether it runs there
+    assert len(searched.addresses) > 0
+    assert {a: name for a, name in searched.addresses.items() if a not in LOOPBACK} == {}
+
+
+def test_rays_session_is_private_and_goes_with_the_search(searched: Seen) -> None:
+    assert searched.mode == 0o700
+    assert list(searched.home.glob(f"{local.PREFIX}*")) == []
+    assert not (searched.home / "it" / files.RAY).exists()
+
+
+def test_the_same_command_makes_damaged_results_anew(searched: Seen) -> None:
+    folder = searched.home / "it"
+    run = folder / files.FINAL / "maml-tuned-seed0"
+    damaged = [run / files.REPORTS, run / files.TEST, folder / files.CHOSEN, folder / files.TRIALS]
+    wholes = {path: path.read_bytes() for path in damaged}
+    board = files.read_json(folder / f"{files.LEADERBOARD}.json")
+    for path, data in wholes.items():
+        place = data.index(b"0.") + 2
+        path.write_bytes(
+            data[:place] + (b"1" if data[place : place + 1] != b"1" else b"2") + data[place + 1 :]
+        )
+    (folder / f"{files.LEADERBOARD}.json").write_bytes(b'{"rows": [')
+    shown = subprocess.run(
+        [*processes.COMMAND, "leaderboard", str(folder)], cwd=processes.ROOT, capture_output=True, text=True
+    )
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "is not what was written" in shown.stderr
+    assert "run its command again" in shown.stderr
+    again = start(searched.home)
+    _, said = again.communicate(timeout=processes.PATIENCE)
+    assert again.returncode == 0, said
+    for path in damaged:
+        assert path.name in said
+    assert (folder / files.CHOSEN).read_bytes() == wholes[folder / files.CHOSEN]
+    made = files.read_json(folder / f"{files.LEADERBOARD}.json")
+    figures = [
+        [(row["algorithm"], row["variant"], row["accuracy"]) for row in one["rows"]] for one in (board, made)
+    ]
+    assert figures[0] == figures[1]
 
 
 def test_nothing_is_left_of_ray_where_a_search_is_killed(home: Path) -> None:
     program = start(home)
     try:
         assert processes.until(lambda: (home / "it" / files.TRIALS).exists() or program.poll())
+        assert program.poll() is None, program.communicate()[1]
         os.kill(program.pid, signal.SIGKILL)
         program.communicate()
         assert processes.until(lambda: not processes.of(str(home)), 60), processes.of(str(home))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,15 @@ with cluster.connect(None, Path(), cpus=1) as found:
 """
 
 
-def test_ray_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+def test_ray_that_does_not_start_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
+        tempfile.NamedTemporaryFile(prefix="mb") as file,
+        monkeypatch.context() as patch,
         pytest.raises(OutOfOrder, match=r"(?s)does not start on this machine: .*run the same command again"),
-        cluster.joined(None, 1),
     ):
-        raise AssertionError("it has started")
+        patch.setenv("RAY_TMPDIR", file.name)
+        with cluster.joined(None, 1):
+            raise AssertionError("it has started")
 
 
 def test_jobs_that_lose_their_ray_have_not_failed(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def _fit(
         _tuner(folder, bound, cluster, TuneSearcher(searcher), scheduler, endings).fit()
     except TuneError as error:
         raise _cause(error) from None
+    finally:
+        shutil.rmtree(folder / files.RAY, ignore_errors=True)
     searcher.catch_up()
     if actor is not None:
         actor.close()
