@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import ray
 from ray._common.utils import get_default_system_temp_dir
 
-from metabench.core import OutOfOrder
+from metabench.core import OutOfOrder, signals
 from metabench.search.ray import guardian
 from metabench.search.ray.failures import GOES_ON
 
@@ -44,11 +45,35 @@ def started(cpus: int | None) -> Iterator[None]:
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with private_folder() as folder:
+        ended = threading.Event()
         try:
             _init(folder, cpus)
+            _watch_servers(ended)
             yield
         finally:
+            ended.set()
             ray.shutdown()
+
+
+def _watch_servers(ended: threading.Event) -> None:
+    """End this process in our way where one of Ray's servers dies: Ray would end it without a word.
+
+    What was written down is safe, and nothing else is of use without them.
+    """
+
+    def wait(pid: int) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        if not ended.is_set():
+            with contextlib.suppress(OSError):
+                os.write(2, f"\nmetabench: Ray is lost on this machine. {GOES_ON}\n".encode())
+            os._exit(signals.TRY_AGAIN)
+
+    node = ray._private.worker._global_node
+    if hasattr(os, "waitid") and node is not None:
+        for kind in ("raylet", "gcs_server"):
+            for server in node.all_processes.get(kind, ()):
+                threading.Thread(target=wait, args=(server.process.pid,), daemon=True).start()
 
 
 def _init(folder: Path, cpus: int | None) -> None:
