@@ -55,7 +55,9 @@ def search(
     from metabench.search.propose import samplers
     from metabench.search.ray import cluster, nodes
     from metabench.search.stages import final
+    from metabench.storage import files
 
+    files.check_name(name, "name")
     samplers.check(space.budget.sampler)
     place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
     if url is None:

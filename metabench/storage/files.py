@@ -212,6 +212,14 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "commit": _commit(), "device": _device()}
 
 
+def check_name(name: str, setting: str) -> None:
+    """Refuse a name that another system, or a table, cannot hold as it is."""
+    if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII) or name in (".", ".."):
+        raise MetabenchError(
+            f"{setting}={name}: must be one plain name: letters, digits, '.', '_' and '-', at most 100"
+        )
+
+
 def check_writable(folder: Path) -> None:
     """Raise MetabenchError unless files can be made in a folder, which need not exist; leave no trace."""
     existing = folder.absolute()
@@ -223,6 +231,12 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         message = f"{folder}: cannot write in {existing}: {error.strerror}; choose another folder"
         raise MetabenchError(message) from error
+
+
+def search_around(folder: Path) -> Path | None:
+    """Return the search folder that a path is, or lies in; None where there is none."""
+    path = folder.absolute()
+    return next((one for one in (path, *path.parents) if (one / SEARCH).is_file()), None)
 
 
 @contextlib.contextmanager
