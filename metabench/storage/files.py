@@ -7,6 +7,8 @@ object ends with a checksum of the text before it, which is compared, and left o
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -21,8 +23,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 import metabench
 from metabench.core import MetabenchError
@@ -149,7 +149,7 @@ def append_line(path: Path, value: Any) -> None:
     """Add one JSON line, safe on disk and stored when this returns; a file has one writer at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = _line(value)
-    with open(path, "ab+") as file:
+    with open(path, "ab+", opener=_open_no_link) as file:
         if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             file.truncate(path.read_bytes().rfind(b"\n") + 1)  # a line torn by a crash would swallow this one
         file.write(line.encode())
@@ -179,6 +179,15 @@ def _line(value: Any) -> str:
 def read_trials(search: Path) -> dict[str, dict[str, Any]]:
     """Return the finished trials of a search folder by name; a later line replaces an earlier one."""
     return {line["trial"]: line for line in read_lines(search / TRIALS)}
+
+
+def as_cell(value: Any) -> Any:
+    """Keep a text from being a formula where a table is opened as a spreadsheet."""
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
 
 
 def plain(value: Any) -> Any:
@@ -243,27 +252,42 @@ def search_around(folder: Path) -> Path | None:
 def lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the system lets go of it even when the process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    try:
-        held = FileLock(path, blocking=False).acquire()
-    except Timeout:
-        holder = path.read_text(encoding="utf-8").strip() or "unknown"
-        message = f"{folder}: in use by process {holder}; wait for it, stop it, or choose another name"
-        raise MetabenchError(message) from None
-    with held:
-        path.write_text(str(os.getpid()), encoding="utf-8")
+    with open(folder / LOCK, "a+", encoding="utf-8", opener=_open_no_link) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            message = f"{folder}: in use by process {holder}; wait for it, stop it, or choose another name"
+            raise MetabenchError(message) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file that is written in place; through a link another would be emptied."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise MetabenchError(
+            f"{path}: is a link to another file, which is not written to; remove it"
+        ) from error
 
 
 def is_locked(folder: Path) -> bool:
     """Tell whether a process of this machine holds a folder."""
     if not (folder / LOCK).exists():
         return False
-    try:
-        with FileLock(folder / LOCK, blocking=False):
-            return False
-    except Timeout:
-        return True
+    with open(folder / LOCK, encoding="utf-8", opener=_open_no_link) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _commit() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,16 @@ CHECKSUM = "sha256"
 def save(path: Path, tree: Tree, text: Mapping[str, str]) -> None:
     """Write a nested dict of tensors and some text to one safetensors file, all or nothing."""
     flat = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in trees.items(tree)}
-    files.write_bytes(path, to_bytes(flat, metadata={**text, CHECKSUM: _checksum(flat, text)}))
+    files.write_bytes(path, _in_order(to_bytes(flat, metadata={**text, CHECKSUM: _checksum(flat, text)})))
+
+
+def _in_order(data: bytes) -> bytes:
+    """Sort a file's text, which safetensors writes in another order each time."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    return data[:8] + ordered + data[8 + size :]
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:

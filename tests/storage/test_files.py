@@ -190,3 +190,31 @@ def test_what_can_be_made_again_is_set_aside_and_said(tmp_path: Path) -> None:
     assert "x.json: not JSON" in said[0]
     assert "it lies in x.json.damaged now, and is made anew" in said[0]
     assert [one.name for one in tmp_path.iterdir()] == ["x.json.damaged"]
+
+
+def test_what_is_written_in_place_is_not_written_through_a_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("everything")
+    folder = tmp_path / "it"
+    folder.mkdir()
+    (folder / files.LOCK).symlink_to(precious)
+    (folder / "journal.jsonl").symlink_to(precious)
+    with pytest.raises(MetabenchError, match="is a link to another file"), files.lock(folder):
+        pass
+    with pytest.raises(MetabenchError, match="is a link to another file"):
+        files.append_line(folder / "journal.jsonl", {})
+    assert precious.read_text() == "everything"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "é", "a\x1b[1m", "a" * 101, "a\n"])
+def test_a_name_that_is_not_plain_is_refused(name: str) -> None:
+    with pytest.raises(MetabenchError, match=r"(?s)^name=.*one plain name"):
+        files.check_name(name, "name")
+    files.check_name("A-plain_name.2", "name")
+
+
+def test_a_cell_is_no_formula() -> None:
+    for text in ("=1+1", "+1", "-a", "@a", "\tx"):
+        assert files.as_cell(text) == f"'{text}"
+    for value in ("a=1", -1.5, None, "", {"a": 1}):
+        assert files.as_cell(value) == value

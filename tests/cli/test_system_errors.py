@@ -1,0 +1,106 @@
+"""What the system refuses is one message and exit code 2 in every command: too long, unreadable, no path."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metabench.storage import files
+from metabench.training import run as runs
+from tests.cli.test_bad_input import SPACE, metabench, refused
+from tests.support import small
+
+LONG = "a" * 260
+ROOT = Path(__file__).parents[2]
+
+READING = ("status", "leaderboard", "compare", "across", "tensorboard", "report", "test")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in a folder with a space and a run."""
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text(yaml.safe_dump(SPACE))
+    splits = small.splits()
+    runs.claim(small.config(), splits, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"search space.yaml --name {name}" for name in (LONG, f"z --out {LONG}", f"z --storage {LONG}")),
+        f"search space.yaml --name z --warm-start {LONG}",
+        *(f"{name} {LONG}" for name in (*READING, "simulate")),
+        f"report run --out {LONG}.html",
+        f"report run --out {LONG[:250]}.html",
+        f"datasets tasks glyphs --out {LONG}",
+        f"train --algorithm maml --dataset glyphs --out {LONG}",
+        f"export run --out {LONG}",
+    ],
+)
+def test_what_is_too_long_is_one_message(command: str) -> None:
+    said = refused(metabench(*command.split()))
+    assert LONG not in said
+    assert "aaa..." in said or "at most 100" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "search space.yaml --out s3://bucket/x",
+        "search s3://bucket/space.yaml",
+        "train --algorithm maml --dataset glyphs --out s3://bucket/x",
+        "test s3://bucket/x",
+        "report run --out gs://bucket/report.html",
+        "export run --out s3://bucket/x",
+        "datasets tasks glyphs --out s3://bucket/x",
+    ],
+)
+def test_an_address_is_no_path(command: str) -> None:
+    refused(metabench(*command.split()), "must be a path on this machine", "search --storage")
+    assert sorted(os.listdir()) == ["run", "space.yaml"]
+
+
+def test_what_a_user_typed_moves_no_cursor() -> None:
+    said = refused(metabench("status", "no\x1b[2Jsearch"))
+    assert "\x1b" not in said
+    assert "no\\x1b[2Jsearch" in said
+
+
+def test_nothing_is_trained_into_a_search() -> None:
+    files.write_json(Path("it") / files.SEARCH, {"seed": 0})
+    for folder in ("it", "it/final/mine"):
+        flags = ("--algorithm", "maml", "--dataset", "glyphs", "--out", folder)
+        refused(metabench("train", *flags), "--out", "lies in the search", "choose a folder outside")
+    assert os.listdir("it") == [files.SEARCH]
+
+
+def no_other_user() -> str:
+    """Say why nobody else can be here; nothing where one can."""
+    if os.geteuid() != 0:
+        return "needs root, to be somebody else"
+    return "" if shutil.which("setpriv") else "needs setpriv"
+
+
+@pytest.mark.skipif(bool(no_other_user()), reason=no_other_user() or "-")
+@pytest.mark.parametrize("name", [*READING, "export --out out"])
+def test_what_may_not_be_read_is_one_message(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "HOME=/nonexistent")
+    code = "from metabench.cli import main; main()"
+    command = [*as_nobody, sys.executable, "-B", "-c", code, *name.split(), str(tmp_path / "run")]
+    tried = subprocess.run([*as_nobody, sys.executable, "-c", "import torch"], capture_output=True)
+    if tried.returncode:
+        pytest.skip("this Python is not for everybody")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Permission denied" in done.stderr
