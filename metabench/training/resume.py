@@ -78,6 +78,6 @@ def resume(config: RunConfig, splits: Splits, folder: Path, device: torch.device
         damaged.append(f"{folder / files.REPORTS}: does not lead up to {name}")
     if (folder / files.STATE).exists():
         remote.remove(folder / files.STATE)
-    if reports:
+    if (folder / files.REPORTS).exists():
         files.write_lines(folder / files.REPORTS, [])
     return Resumed(None, [], damaged)
