@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,6 @@ from tests.cli.test_bad_input import SPACE, metabench, refused
 from tests.support import small
 
 LONG = "a" * 260
-ROOT = Path(__file__).parents[2]
-
 READING = ("status", "leaderboard", "compare", "across", "tensorboard", "report", "test")
 
 
@@ -47,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_too_long_is_one_message(command: str) -> None:
     said = refused(metabench(*command.split()))
     assert LONG not in said
-    assert "aaa..." in said or "at most 100" in said
+    assert "..." in said or "at most 100" in said
 
 
 @pytest.mark.parametrize(
@@ -81,26 +76,28 @@ def test_nothing_is_trained_into_a_search() -> None:
     assert os.listdir("it") == [files.SEARCH]
 
 
-def no_other_user() -> str:
-    """Say why nobody else can be here; nothing where one can."""
-    if os.geteuid() != 0:
-        return "needs root, to be somebody else"
-    return "" if shutil.which("setpriv") else "needs setpriv"
+def as_nobody(command: list[str]) -> tuple[int, str]:
+    """Run a command as a user who owns nothing, and return its exit code and what it said."""
+    metabench(*command)  # imports what it needs: nobody may read where this Python lies
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.setgid(65534)
+        os.setuid(65534)
+        result = metabench(*command)
+        os.write(writing, f"{type(result.exception).__name__} {result.stderr}".encode()[:4000])
+        os._exit(result.exit_code)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as file:
+        said = file.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
-@pytest.mark.skipif(bool(no_other_user()), reason=no_other_user() or "-")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 @pytest.mark.parametrize("name", [*READING, "export --out out"])
 def test_what_may_not_be_read_is_one_message(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").chmod(0o700)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "HOME=/nonexistent")
-    code = "from metabench.cli import main; main()"
-    command = [*as_nobody, sys.executable, "-B", "-c", code, *name.split(), str(tmp_path / "run")]
-    tried = subprocess.run([*as_nobody, sys.executable, "-c", "import torch"], capture_output=True)
-    if tried.returncode:
-        pytest.skip("this Python is not for everybody")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Permission denied" in done.stderr
+    code, said = as_nobody([*name.split(), str(tmp_path / "run")])
+    assert code == 2, said
+    assert said.startswith("SystemExit")
+    assert "Permission denied" in said
