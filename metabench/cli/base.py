@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from typer.models import ArgumentInfo
 
-from metabench.core import MetabenchError, signals
+from metabench.core import MetabenchError, out_of_memory, signals
 from metabench.core.signals import TRY_AGAIN, Interrupted
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -85,6 +85,10 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
                 command(*args, **kwargs)
             except MetabenchError as error:
                 raise _refused(with_flags(str(error), run)) from None
+            except (MemoryError, RuntimeError) as error:
+                if reason := out_of_memory(error):
+                    raise _refused(with_flags(reason, run)) from None
+                raise
             except BrokenPipeError:
                 raise  # who reads what is printed has gone, which is no mistake
             except (OSError, UnicodeError) as error:

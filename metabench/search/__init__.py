@@ -109,6 +109,11 @@ def _run_stages(
         experiment.explore(place, space, ledger, joined, watch, seed)
     watch.sum_up(ledger)
     chosen = confirm.choose(place, space, ledger, joined, watch)
+    if not any(chosen.values()):
+        raise MetabenchError(
+            f"{place}: no trial of any algorithm was judged, so no final run is started; see why in "
+            "`metabench status`, mend the space, and search under another name"
+        )
     planned = final.plan(space, chosen, seed)
     final.train_all(place, planned, watch.objective, joined, watch)
     final.test_all(place, space, splits, planned, joined, watch)

@@ -27,7 +27,7 @@ from typing import Any
 import metabench
 from metabench.core import MetabenchError
 from metabench.storage import remote
-from metabench.storage.remote.mirror import write_atomically
+from metabench.storage.remote.mirror import TEMPORARY, write_atomically
 
 # A run folder: one training run.
 CONFIG = "config.json"
@@ -263,6 +263,8 @@ def lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        for left in folder.rglob(f".*{TEMPORARY}"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
 
 

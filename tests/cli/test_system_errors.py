@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metabench import data
 from metabench.storage import files
 from metabench.training import run as runs
 from tests.cli.test_bad_input import SPACE, metabench, refused
@@ -74,6 +75,16 @@ def test_nothing_is_trained_into_a_search() -> None:
         flags = ("--algorithm", "maml", "--dataset", "glyphs", "--out", folder)
         refused(metabench("train", *flags), "--out", "lies in the search", "choose a folder outside")
     assert os.listdir("it") == [files.SEARCH]
+
+
+def test_out_of_memory_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 TB")
+
+    monkeypatch.setattr(runs, "train_run", fail)
+    monkeypatch.setattr(data, "load", lambda task, root=None: small.splits())
+    flags = ("--algorithm", "maml", "--dataset", "glyphs", "--way", "3", "--query", "2", "--test-query", "3")
+    refused(metabench("train", *flags), "out of memory: ", "1 TB", "`task_batch_size`")
 
 
 def as_nobody(command: list[str]) -> tuple[int, str]:

@@ -218,3 +218,19 @@ def test_a_cell_is_no_formula() -> None:
         assert files.as_cell(text) == f"'{text}"
     for value in ("a=1", -1.5, None, "", {"a": 1}):
         assert files.as_cell(value) == value
+
+
+WRITE = """
+import os, pathlib, sys
+from metabench.storage import files
+os.replace = lambda *names: os._exit(9)  # as a kill in the middle of a writing
+files.write_json(pathlib.Path(sys.argv[1]) / "deep" / "x.json", 1)
+"""
+
+
+def test_what_a_killed_process_was_writing_goes_when_the_folder_is_held_again(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)]).returncode == 9
+    (tmp_path / "deep" / "mine.part").touch()
+    assert len(list((tmp_path / "deep").iterdir())) == 2
+    with files.lock(tmp_path):
+        assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mine.part"]

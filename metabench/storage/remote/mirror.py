@@ -33,6 +33,9 @@ SAID_AFTER = 5.0
 LEAVING_TIMEOUT_SECONDS = 10.0
 """The same once the process was asked to stop: it will be killed if it does not."""
 
+TEMPORARY = ".part"
+"""Ending of a file that is being written; its name begins with a dot."""
+
 ORIGIN = ".storage"
 """File of a mirror that says which address it mirrors."""
 
@@ -345,7 +348,7 @@ def whole_name(name: str) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file, safe on disk when this returns, of which a reader, or a crash, sees all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide results from a colleague
