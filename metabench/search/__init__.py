@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import SearchSpace
+from metabench.storage import files
 
 if TYPE_CHECKING:
     from metabench.search.progress.watch import Watch
@@ -55,7 +56,6 @@ def search(
     from metabench.search.propose import samplers
     from metabench.search.ray import cluster, nodes
     from metabench.search.stages import final
-    from metabench.storage import files
 
     files.check_name(name, "name")
     samplers.check(space.budget.sampler)

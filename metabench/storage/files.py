@@ -70,8 +70,8 @@ class Damaged(MetabenchError):
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
-        cure = "take it from a copy, or run its command again, which makes anew what can be made anew"
-        super().__init__(f"{problem}; {cure}")
+        cure = "take it from a copy, or run its command again, which makes anew what can be made"
+        super().__init__(f"{problem}; {cure}; else choose another name")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be made again of the problem, where it goes from a worker to its driver."""
