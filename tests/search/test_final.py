@@ -15,7 +15,7 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import Ledger
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import TRIAL_SEEDS
-from metabench.search.ray import experiment
+from metabench.search.ray import cluster, experiment
 from metabench.search.ray.cluster import Cluster
 from metabench.search.stages import confirm, final
 from metabench.storage import files
@@ -109,6 +109,7 @@ def test_where_no_trial_was_judged_no_final_run_is_started(
     nothing = dict.fromkeys(space.algorithms)
     monkeypatch.setattr(experiment, "explore", lambda *arguments: None)
     monkeypatch.setattr(confirm, "choose", lambda *arguments: nothing)
+    monkeypatch.setattr(cluster, "describe", list)  # of a Ray that is not started
     watch = Watch(tmp_path, space, quiet=True)
     with pytest.raises(MetabenchError, match="no trial of any algorithm was judged, so no final run"):
         search._run_stages(tmp_path, space, small.splits(), 0, NOWHERE, watch)
