@@ -164,14 +164,13 @@ def test_the_same_command_makes_damaged_results_anew(searched: Seen) -> None:
 def test_nothing_is_left_of_ray_where_a_search_is_killed(home: Path) -> None:
     program = start(home)
     try:
-        assert processes.until(lambda: (home / "it" / files.TRIALS).exists() or program.poll())
-        assert program.poll() is None, program.communicate()[1]
+        assert processes.until(lambda: any(one.trains for one in processes.of(str(home)).values()))
         os.kill(program.pid, signal.SIGKILL)
-        program.communicate()
         assert processes.until(lambda: not processes.of(str(home)), 60), processes.of(str(home))
         assert list(home.glob(f"{local.PREFIX}*")) == []
     finally:
         processes.kill(program.pid, *processes.of(str(home)))
+        program.communicate()
 
 
 def test_a_folder_too_deep_for_sockets_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

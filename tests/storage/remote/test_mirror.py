@@ -144,6 +144,9 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(
     remote.attach(folder, f"{own.url}/away")
     starter = threading.Timer(1.0, own.start)
     try:
+        own.start()
+        files.write_text(folder / "before", "b")
+        own.stop()
         starter.start()
         begun = time.monotonic()
         files.write_text(folder / "a", "a")  # first no connection, then no bucket, then the bucket
@@ -191,5 +194,5 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_bucket_that_is_not_there_is_named_at_once(tmp_path: Path, s3: server.Server) -> None:
-    with pytest.raises(MetabenchError, match="s3://nowhere/x: there is no such bucket; make it first"):
+    with pytest.raises(MetabenchError, match="s3://nowhere/x/lease: there is no such bucket; make it first"):
         remote.Mirror(tmp_path, "s3://nowhere/x").create("lease", b"")
