@@ -32,6 +32,9 @@ PREFIX = "mb-ray-"
 LONGEST = 24
 """Most letters of the path of a folder in which the session has room for its sockets."""
 
+LEAVING_SECONDS = 10
+"""For which a process that was asked to stop may still tidy up without Ray."""
+
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its name for listening to other machines
     "RAY_enable_metrics_collection": "0",
@@ -64,6 +67,8 @@ def _watch_servers(ended: threading.Event) -> None:
     def wait(pid: int) -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        if signals.received() is not None:
+            ended.wait(LEAVING_SECONDS)  # the signal was meant for all; it has an answer of its own
         if not ended.is_set():
             with contextlib.suppress(OSError):
                 os.write(2, f"\nmetabench: Ray is lost on this machine. {GOES_ON}\n".encode())
