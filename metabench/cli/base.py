@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,10 +17,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from typer.models import ArgumentInfo
 
-from metabench.core import MetabenchError, signals
+from metabench.core import MetabenchError, out_of_memory, signals
 from metabench.core.signals import TRY_AGAIN, Interrupted
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+
+LONGEST = 200
+"""Letters of a word that a message shows; of a longer one it shows the beginning and the end."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
@@ -76,23 +81,54 @@ def guarded(stopped: str = "") -> Callable[[Callable[..., None]], Callable[..., 
             try:
                 if stopped:
                     signals.listen()
+                _refuse_addresses(kwargs)
                 command(*args, **kwargs)
             except MetabenchError as error:
-                typer.echo(f"metabench: {with_flags(str(error), run)}", err=True)
-                raise typer.Exit(2) from None
-            except OSError as error:
-                if error.errno not in DISK_TROUBLE:
-                    raise
-                problem = f"{error}; free disk space, or repair the disk. {stopped}"
-                typer.echo(f"metabench: {problem}".rstrip(), err=True)
-                raise typer.Exit(2) from None
+                raise _refused(with_flags(str(error), run)) from None
+            except (MemoryError, RuntimeError) as error:
+                if reason := out_of_memory(error):
+                    raise _refused(with_flags(reason, run)) from None
+                raise
+            except BrokenPipeError:
+                raise  # who reads what is printed has gone, which is no mistake
+            except (OSError, UnicodeError) as error:
+                raise _refused(_trouble(error, stopped)) from None
             except KeyboardInterrupt as stop:
                 # Ray makes a plain one of what a signal raises while Ray waits.
                 asked = str(stop) if isinstance(stop, Interrupted) else signals.received()
                 by = f" by {asked}" if asked else ""
-                typer.echo(f"\nmetabench: stopped{by}. {stopped}".rstrip(), err=True)
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    typer.echo(f"\nmetabench: stopped{by}. {stopped}".rstrip(), err=True)
                 raise typer.Exit(TRY_AGAIN if asked else 130) from None
 
         return run
 
     return decorate
+
+
+def _refuse_addresses(values: Mapping[str, Any]) -> None:
+    """Refuse an address where a path is meant: it would become a folder of that name."""
+    for name, value in values.items():
+        if isinstance(value, Path) and re.match(r"\w+:/", str(value)):
+            raise MetabenchError(
+                f"`{name}` {value}: must be a path on this machine, and is an address; a search is kept in "
+                "object storage by `search --storage`"
+            )
+
+
+def _trouble(error: OSError | UnicodeError, stopped: str) -> str:
+    """Say what the system refuses, and what to do about it."""
+    if isinstance(error, UnicodeError):
+        return f"a text that must be UTF-8 is not: {error}; give another file, or set LC_ALL=C.UTF-8"
+    if error.errno in DISK_TROUBLE:
+        return f"{error}; free disk space, or repair the disk. {stopped}".rstrip()
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}; give another path, or let this user read and write there"
+
+
+def _refused(message: str) -> typer.Exit:
+    """Print a message in which nothing is too long, or moves the cursor, and return exit code 2."""
+    short = re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:60]}...{word[0][-20:]}", message)
+    clean = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in short)
+    typer.echo(f"metabench: {clean}", err=True)
+    return typer.Exit(2)

@@ -45,8 +45,7 @@ def search(
     """Check a search from end to end, run it, and print its leaderboard."""
     space = spaces.override(spaces.load(path), names=chosen, **budget)
     name = path.stem if name is None else name
-    if Path(name).name != name or name in ("", ".."):
-        raise MetabenchError(f"--name {name!r}: must be the name of one folder, without slashes")
+    files.check_name(name, "name")
     if options["workers"] is not None and options["address"] is None:
         raise MetabenchError(
             "--workers: is for a cluster that grows; give its --address too, or leave it out"
@@ -122,6 +121,9 @@ def train(
     task = config.task
     name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
     folder = out or Path("runs") / name
+    files.check_name(folder.absolute().name, "out")
+    if (inside := files.search_around(folder)) is not None:
+        raise MetabenchError(f"`out` {folder}: lies in the search {inside}; choose a folder outside of it")
     files.check_writable(folder)
     chosen = pick_device(device)
     splits = load_splits(task)

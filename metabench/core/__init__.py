@@ -198,6 +198,16 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
+def out_of_memory(error: BaseException) -> str:
+    """Say what to do where an error is that memory has run out; nothing where it is another."""
+    text = str(error)
+    is_ours = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    if not (isinstance(error, MemoryError) or is_ours):
+        return ""
+    cure = "lower `task_batch_size`, turn `recompute` on, take a smaller network, or run fewer trials at once"
+    return f"out of memory: {text.splitlines()[0][:200] if text else 'none is left'}; {cure}"
+
+
 class MetabenchError(Exception):
     """A mistake in what a user gave; its message is all that the user is shown."""
 

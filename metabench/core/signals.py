@@ -8,8 +8,9 @@ import sys
 import threading
 from typing import Any
 
-SIGNALS = ("SIGTERM", "SIGUSR1")
-"""What Kubernetes and clouds send before they take a machine back, and what Slurm is asked to send."""
+SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
+"""What Kubernetes and clouds send before they take a machine back, what Slurm is asked to send, and what a
+terminal sends when it is closed; `nohup` has that one ignored, and it stays so."""
 
 TRY_AGAIN = os.EX_TEMPFAIL
 """Exit code that asks for the same command again."""
@@ -36,7 +37,8 @@ def keep_listening() -> None:
     """Listen again, after a library has put its own handlers in place of ours."""
     if _is_listening and threading.current_thread() is threading.main_thread():
         for name in SIGNALS:
-            signal.signal(signal.Signals[name], _interrupt)
+            if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                signal.signal(signal.Signals[name], _interrupt)
 
 
 def check() -> None:

@@ -60,7 +60,8 @@ def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
     names += [f"{key}_{part}" for key in PAIRS for part in VERSUS]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(flat, board["rows"]))
+    rows = map(flat, board["rows"])
+    writer.writerows({key: files.as_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 

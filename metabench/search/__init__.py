@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import SearchSpace
+from metabench.storage import files
 
 if TYPE_CHECKING:
     from metabench.search.progress.watch import Watch
@@ -56,6 +57,7 @@ def search(
     from metabench.search.ray import cluster, nodes
     from metabench.search.stages import final
 
+    files.check_name(name, "name")
     samplers.check(space.budget.sampler)
     place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
     if url is None:
@@ -66,7 +68,7 @@ def search(
         record = folder.create_or_resume(place, space, splits, seed, accept, warm_start, watch.say)
         watch.space, continued = record
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
-        if not final.is_tested(place):
+        if not final.is_tested(place, watch.say):
             watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
@@ -102,11 +104,16 @@ def _run_stages(
 
     signals.check()
     watch.slots, watch.nodes = joined.slots, cluster.describe
-    ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
+    ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks, say=watch.say)
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, joined, watch, seed)
     watch.sum_up(ledger)
     chosen = confirm.choose(place, space, ledger, joined, watch)
+    if not any(chosen.values()):
+        raise MetabenchError(
+            f"{place}: no trial of any algorithm was judged, so no final run is started; see why in "
+            "`metabench status`, mend the space, and search under another name"
+        )
     planned = final.plan(space, chosen, seed)
     final.train_all(place, planned, watch.objective, joined, watch)
     final.test_all(place, space, splits, planned, joined, watch)

@@ -1,11 +1,14 @@
 """The run and search folders: their file names, atomic writes, JSON lines, and who may write to them.
 
-Every file is standard JSON: a number that is not finite is written as null, so it is read back as None.
+Every file is standard JSON: a number that is not finite is written as null, so it is read back as None. An
+object ends with a checksum of the text before it, which is compared, and left out, when it is read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -13,19 +16,18 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 import metabench
 from metabench.core import MetabenchError
 from metabench.storage import remote
-from metabench.storage.remote.mirror import write_atomically
+from metabench.storage.remote.mirror import TEMPORARY, write_atomically
 
 # A run folder: one training run.
 CONFIG = "config.json"
@@ -54,6 +56,27 @@ LEADERBOARD = "leaderboard"
 
 LOCK = ".lock"
 
+CHECKSUM = "checksum"
+"""Last entry of an object; one without, which a person has written, is taken as it is."""
+
+DAMAGED = ".damaged"
+"""Ending of a file that was set aside."""
+
+_END = re.compile(rb',\s*"' + CHECKSUM.encode() + rb'": "(\w+)"\s*}\s*\Z')
+
+
+class Damaged(MetabenchError):
+    """A file is not what was written to it."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        cure = "take it from a copy, or run its command again, which makes anew what can be made"
+        super().__init__(f"{problem}; {cure}; else choose another name")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made again of the problem, where it goes from a worker to its driver."""
+        return Damaged, (self.problem,)
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees all of it or none of it."""
@@ -68,24 +91,65 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value atomically as standard JSON."""
-    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, _seal(json.dumps(plain(value), indent=1, allow_nan=False), "\n") + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; one that is missing or broken is a MetabenchError."""
+    """Read a JSON file; one that is missing is a MetabenchError, one that is broken is `Damaged`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _unseal(path.read_bytes(), str(path))
     except OSError as error:
         raise MetabenchError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def recover(
+    path: Path,
+    say: Callable[[str], None] = lambda text: None,
+    read: Callable[[Path], Any] = read_json,
+) -> Any:
+    """Read a file that can be made again, None where there is none; a damaged one is set aside, and said."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except Damaged as error:
+        aside = path.with_name(path.name + DAMAGED)
+        path.replace(aside)
+        remote.remove(path)
+        say(f"{error.problem}; it lies in {aside.name} now, and is made anew")
+        return None
+
+
+def _seal(text: str, space: str = "") -> str:
+    """Add a checksum to an object; what else JSON may be is left as it is."""
+    if not text.startswith("{") or text == "{}":
+        return text
+    body = text[:-1].rstrip()
+    return f'{body},{space} "{CHECKSUM}": "{_sum(body.encode())}"{space}}}'
+
+
+def _unseal(data: bytes, what: str) -> Any:
+    """Read JSON and compare the checksum, where there is one."""
+    try:
+        value = json.loads(data)
     except ValueError as error:
-        raise MetabenchError(f"{path}: not JSON: {error}") from error
+        raise Damaged(f"{what}: not JSON: {error}") from error
+    if end := _END.search(data):
+        if _sum(data[: end.start()]) != end[1].decode():
+            raise Damaged(f"{what}: is not what was written, by its checksum")
+        del value[CHECKSUM]
+    return value
+
+
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def append_line(path: Path, value: Any) -> None:
     """Add one JSON line, safe on disk and stored when this returns; a file has one writer at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(plain(value), allow_nan=False) + "\n"
-    with open(path, "ab+") as file:
+    line = _line(value)
+    with open(path, "ab+", opener=_open_no_link) as file:
         if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             file.truncate(path.read_bytes().rfind(b"\n") + 1)  # a line torn by a crash would swallow this one
         file.write(line.encode())
@@ -100,23 +164,30 @@ def read_lines(path: Path) -> list[Any]:
         *lines, _torn = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    values = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values.append(json.loads(line))
-        except ValueError as error:
-            raise MetabenchError(f"{path}: line {number} is not JSON: {error}") from error
-    return values
+    return [_unseal(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Write JSON lines atomically, in place of what was there."""
-    write_text(path, "".join(json.dumps(plain(value), allow_nan=False) + "\n" for value in values))
+    write_text(path, "".join(map(_line, values)))
+
+
+def _line(value: Any) -> str:
+    return _seal(json.dumps(plain(value), allow_nan=False)) + "\n"
 
 
 def read_trials(search: Path) -> dict[str, dict[str, Any]]:
     """Return the finished trials of a search folder by name; a later line replaces an earlier one."""
     return {line["trial"]: line for line in read_lines(search / TRIALS)}
+
+
+def as_cell(value: Any) -> Any:
+    """Keep a text from being a formula where a table is opened as a spreadsheet."""
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
 
 
 def plain(value: Any) -> Any:
@@ -150,6 +221,14 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "commit": _commit(), "device": _device()}
 
 
+def check_name(name: str, setting: str) -> None:
+    """Refuse a name that another system, or a table, cannot hold as it is."""
+    if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII) or name in (".", ".."):
+        raise MetabenchError(
+            f"{setting}={name}: must be one plain name: letters, digits, '.', '_' and '-', at most 100"
+        )
+
+
 def check_writable(folder: Path) -> None:
     """Raise MetabenchError unless files can be made in a folder, which need not exist; leave no trace."""
     existing = folder.absolute()
@@ -163,31 +242,54 @@ def check_writable(folder: Path) -> None:
         raise MetabenchError(message) from error
 
 
+def search_around(folder: Path) -> Path | None:
+    """Return the search folder that a path is, or lies in; None where there is none."""
+    path = folder.absolute()
+    return next((one for one in (path, *path.parents) if (one / SEARCH).is_file()), None)
+
+
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the system lets go of it even when the process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    try:
-        held = FileLock(path, blocking=False).acquire()
-    except Timeout:
-        holder = path.read_text(encoding="utf-8").strip() or "unknown"
-        message = f"{folder}: in use by process {holder}; wait for it, stop it, or choose another name"
-        raise MetabenchError(message) from None
-    with held:
-        path.write_text(str(os.getpid()), encoding="utf-8")
+    with open(folder / LOCK, "a+", encoding="utf-8", opener=_open_no_link) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            message = f"{folder}: in use by process {holder}; wait for it, stop it, or choose another name"
+            raise MetabenchError(message) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        for left in folder.rglob(f".*{TEMPORARY}"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file that is written in place; through a link another would be emptied."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise MetabenchError(
+            f"{path}: is a link to another file, which is not written to; remove it"
+        ) from error
 
 
 def is_locked(folder: Path) -> bool:
     """Tell whether a process of this machine holds a folder."""
     if not (folder / LOCK).exists():
         return False
-    try:
-        with FileLock(folder / LOCK, blocking=False):
-            return False
-    except Timeout:
-        return True
+    with open(folder / LOCK, encoding="utf-8", opener=_open_no_link) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _commit() -> str | None:

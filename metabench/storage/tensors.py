@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,21 +12,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from metabench.core import MetabenchError, Tree, trees
+from metabench.core import Tree, trees
 from metabench.storage import files
+from metabench.storage.files import Damaged
 
 CHECKSUM = "sha256"
 """Entry of a file's text; safetensors itself notices a file that is cut off, but no bit that was flipped."""
 
 
-class Damaged(MetabenchError):
-    """A file is not what was written to it."""
-
-
 def save(path: Path, tree: Tree, text: Mapping[str, str]) -> None:
     """Write a nested dict of tensors and some text to one safetensors file, all or nothing."""
     flat = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in trees.items(tree)}
-    files.write_bytes(path, to_bytes(flat, metadata={**text, CHECKSUM: _checksum(flat, text)}))
+    files.write_bytes(path, _in_order(to_bytes(flat, metadata={**text, CHECKSUM: _checksum(flat, text)})))
+
+
+def _in_order(data: bytes) -> bytes:
+    """Sort a file's text, which safetensors writes in another order each time."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    return data[:8] + ordered + data[8 + size :]
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:

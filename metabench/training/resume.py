@@ -13,7 +13,7 @@ import torch
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import RunConfig
 from metabench.storage import files, remote
-from metabench.storage.tensors import Damaged
+from metabench.storage.files import Damaged
 from metabench.training import loop
 from metabench.training.loop import State
 
@@ -57,15 +57,15 @@ def resume(config: RunConfig, splits: Splits, folder: Path, device: torch.device
     damaged = []
     try:
         reports = files.read_lines(folder / files.REPORTS)
-    except MetabenchError as error:
-        reports, damaged = [], [str(error)]
+    except Damaged as error:
+        reports, damaged = [], [error.problem]
     for name in loop.STATES:
         try:
             state = loop.load_state(folder / files.STATE, config, splits, device, name)
         except FileNotFoundError:
             continue
         except Damaged as error:
-            damaged.append(str(error))
+            damaged.append(error.problem)
             continue
         kept = [line for line in reports if line["tasks_seen"] <= state.tasks_seen]
         # A report for each rung up to the state, as another would be judged by nobody. The last is that of
@@ -78,6 +78,6 @@ def resume(config: RunConfig, splits: Splits, folder: Path, device: torch.device
         damaged.append(f"{folder / files.REPORTS}: does not lead up to {name}")
     if (folder / files.STATE).exists():
         remote.remove(folder / files.STATE)
-    if reports:
+    if (folder / files.REPORTS).exists():
         files.write_lines(folder / files.REPORTS, [])
     return Resumed(None, [], damaged)

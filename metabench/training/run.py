@@ -18,6 +18,7 @@ from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, remote, tensors
+from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, evaluate, loop, mosaic, resume
 from metabench.training.vectorise import Model
@@ -37,9 +38,12 @@ def config_hash(config: RunConfig) -> str:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a run reached its budget, or diverged."""
-    reports = files.read_lines(folder / files.REPORTS)
-    if not reports:
+    """Tell whether a run reached its budget, or diverged; reports that are damaged are made again."""
+    try:
+        reports = files.read_lines(folder / files.REPORTS)
+    except Damaged:
+        return False
+    if not reports or not (folder / files.CONFIG).exists():
         return False
     budget = files.read_json(folder / files.CONFIG)["run"]["tasks"]
     return reports[-1]["tasks_seen"] >= budget or not reports[-1]["finite"]
@@ -237,7 +241,7 @@ def test_run(
             "take tasks of fewer ways"
         )
     scored = _scored(run, splits.meta_test._replace(images=splits.meta_test.images.to(device)), tasks)
-    opened = [files.read_json(path)["times_opened"] for path in folder.glob("test*.json")]
+    opened = [_times_opened(path) for path in folder.glob("test*.json")]
     result = {
         "protocol": PROTOCOL,
         **scored,
@@ -248,6 +252,13 @@ def test_run(
     }
     files.write_json(folder / name, result)
     return result
+
+
+def _times_opened(path: Path) -> int:
+    try:
+        return int(files.read_json(path)["times_opened"])
+    except Damaged:
+        return 1
 
 
 def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:

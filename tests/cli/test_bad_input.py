@@ -217,8 +217,8 @@ FLAGS = {
     "unknown flag": (["--trails", "3"], "--trails"),
     "no workers": (["--address", "auto", "--workers", "0"], "--workers"),
     "workers of no cluster": (["--workers", "2"], "--workers: is for a cluster that grows"),
-    "name with a slash": (["--name", "a/b"], "without slashes"),
-    "name that climbs": (["--name", ".."], "must be the name of one folder"),
+    "name with a slash": (["--name", "a/b"], "--name=a/b: must be one plain name"),
+    "name that climbs": (["--name", ".."], "must be one plain name"),
 }
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from metabench import search
+from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import Ledger
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import TRIAL_SEEDS
+from metabench.search.ray import cluster, experiment
 from metabench.search.ray.cluster import Cluster
 from metabench.search.stages import confirm, final
 from metabench.storage import files
 from tests.search.played import make_error_report, make_report
+from tests.support import small
 
 NOWHERE = Cluster(slots=1, cpus=1, gpus=0)
 
@@ -95,3 +101,16 @@ def test_the_lowest_error_on_fresh_tasks_is_chosen_and_one_that_is_not_finite_ne
     assert chosen["maml"]["val_error"] == 0.1 * 3
     assert chosen["maml"]["confirm_error"] == 0.45
     assert not any("accuracy" in key for key in chosen["maml"])
+
+
+def test_where_no_trial_was_judged_no_final_run_is_started(
+    tmp_path: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = dict.fromkeys(space.algorithms)
+    monkeypatch.setattr(experiment, "explore", lambda *arguments: None)
+    monkeypatch.setattr(confirm, "choose", lambda *arguments: nothing)
+    monkeypatch.setattr(cluster, "describe", list)  # of a Ray that is not started
+    watch = Watch(tmp_path, space, quiet=True)
+    with pytest.raises(MetabenchError, match="no trial of any algorithm was judged, so no final run"):
+        search._run_stages(tmp_path, space, small.splits(), 0, NOWHERE, watch)
+    assert not (tmp_path / files.FINAL).exists()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from metabench.core import OutOfOrder
+from metabench.core import OutOfOrder, signals
 from metabench.search.ray import cluster
 from tests.search import processes
 
@@ -20,7 +21,6 @@ JOBS = """
 import time
 from pathlib import Path
 
-from metabench.core import OutOfOrder
 from metabench.search.ray import cluster, jobs
 
 
@@ -30,39 +30,41 @@ def sleep(seconds: float) -> None:
 
 
 with cluster.connect(None, Path(), cpus=1) as found:
-    try:
-        print(jobs.run_all(sleep, {"one": (600,), "two": (600,)}, found, lambda name, result: None))
-    except OutOfOrder as error:
-        print(error)
+    jobs.run_all(sleep, {"one": (600,), "two": (600,)}, found, lambda name, result: None)
 """
 
 
-def test_ray_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 40)))  # for the path of a socket
+def test_ray_that_does_not_start_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(OutOfOrder, match=r"(?s)does not start on this machine: .*run the same command again"),
-        cluster.joined(None, 1),
+        tempfile.NamedTemporaryFile(prefix="mb") as file,
+        monkeypatch.context() as patch,
     ):
-        raise AssertionError("it has started")
+        patch.setenv("RAY_TMPDIR", file.name)
+        with (
+            pytest.raises(OutOfOrder, match=r"(?s)does not start on this machine: .*run the same command"),
+            cluster.joined(None, 1),
+        ):
+            raise AssertionError("it has started")
 
 
-def test_jobs_that_lose_their_ray_have_not_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", ["raylet/raylet", "gcs/gcs_server"])
+def test_who_loses_its_ray_says_so_and_asks_for_the_same_command_again(tmp_path: Path, server: str) -> None:
     with processes.short_folder() as folder:
         program = subprocess.Popen(
             [sys.executable, "-c", JOBS],
             cwd=tmp_path,
             env={**os.environ, "RAY_TMPDIR": folder, "PYTHONPATH": str(processes.ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
         try:
             assert processes.until(lambda: (tmp_path / "started").exists(), 120)
             started = processes.of(folder).values()
-            processes.kill(*(one.pid for one in started if "raylet/raylet" in one.title[:300]))
-            told, _ = program.communicate(timeout=120)
+            processes.kill(*(one.pid for one in started if server in one.title[:300]))
+            _, told = program.communicate(timeout=120)
         finally:
             processes.kill(program.pid, *processes.of(folder))
+    assert program.returncode == signals.TRY_AGAIN
     assert "Ray is lost on this machine. Nothing is lost. Fix it and run the same" in told
 
 

@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
 from metabench.search.ray.failures import MAX_FAILURES
-from metabench.search.ray.scheduler import RungScheduler
+from metabench.search.ray.scheduler import FATAL, RungScheduler
 from tests.search.played import make_report
 
 
@@ -55,6 +55,16 @@ def test_a_trial_that_gets_on_is_tried_again_for_ever_and_one_that_does_not_fail
     assert ledger.trials[name].error == "Traceback\nValueError: broken"
     scheduler.failed(name, "and again")
     assert ledger.trials[name].error == "Traceback\nValueError: broken"
+
+
+def test_what_would_fail_again_anywhere_is_tried_once(tmp_path: Path, space: SearchSpace) -> None:
+    ledger = Ledger(tmp_path, keep=1)
+    name = ledger.propose("maml", {}, {}, True, 0).name
+    scheduler = RungScheduler(ledger, space.budget)
+    trial, told = SimpleNamespace(config={"trial": name}), {"tasks_seen": 0, FATAL: "out of memory: 1 TB"}
+    assert scheduler.on_trial_result(None, trial, told) == TrialScheduler.STOP
+    scheduler.on_trial_complete(None, trial, told)
+    assert (ledger.trials[name].status, ledger.trials[name].error) == (FAILED, "out of memory: 1 TB")
 
 
 def test_a_trial_that_waits_for_the_others_has_not_failed(tmp_path: Path, space: SearchSpace) -> None:

@@ -18,7 +18,7 @@ from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import WORK, Ledger
 from metabench.search.ray import worker
-from metabench.search.ray.scheduler import NOTE, PROBLEM
+from metabench.search.ray.scheduler import FATAL, NOTE, PROBLEM
 from metabench.storage import files
 from metabench.training import loop
 from tests.support import small
@@ -50,7 +50,7 @@ def run(
     problems = [] if problems is None else problems
 
     def report(metrics: dict[str, Any]) -> None:
-        if PROBLEM in metrics:
+        if {PROBLEM, FATAL} & metrics.keys():
             problems.append(metrics)
             raise SystemExit
         notes.extend([metrics[NOTE]] if NOTE in metrics else [])
@@ -162,6 +162,24 @@ def test_what_is_out_of_order_is_told_as_no_failure_of_the_trial(
     problems: list[dict[str, Any]] = []
     assert run(tmp_path, tiny, stop_after=9, problems=problems) == []
     assert problems == [{"tasks_seen": 0, PROBLEM: str(error), "node": "node-1"}]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 TB"), MetabenchError("no")],
+)
+def test_what_would_fail_again_anywhere_is_told_with_its_reason(
+    tmp_path: Path, tiny: SearchSpace, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, "train", fail)
+    problems: list[dict[str, Any]] = []
+    run(tmp_path, tiny, stop_after=9, problems=problems)
+    (told,) = problems
+    wanted = "no" if isinstance(error, MetabenchError) else "out of memory: "
+    assert told[FATAL].startswith(wanted)
 
 
 def test_a_worker_refuses_data_and_code_that_are_not_those_of_the_search(

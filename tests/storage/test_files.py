@@ -31,7 +31,8 @@ def test_a_number_that_is_not_finite_is_null_in_standard_json(tmp_path: Path) ->
         raise AssertionError(constant)
 
     expected = {"x": None, "y": [None, None], "z": [[1.0, None]]}
-    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse) == expected
+    standard = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert standard == {**expected, files.CHECKSUM: standard[files.CHECKSUM]}
     assert files.read_lines(tmp_path / "x.jsonl") == [expected]
 
 
@@ -142,3 +143,94 @@ def test_lines_that_are_rewritten_replace_the_file(tmp_path: Path) -> None:
     assert files.read_lines(tmp_path / "x.jsonl") == [1, 2, 4]
     files.write_lines(tmp_path / "x.jsonl", [])
     assert files.read_lines(tmp_path / "x.jsonl") == []
+
+
+def flips(data: bytes) -> list[bytes]:
+    """Change each digit, one at a time."""
+    return [
+        data[:place] + (b"1" if byte != ord("1") else b"2") + data[place + 1 :]
+        for place, byte in enumerate(data)
+        if chr(byte).isdigit()
+    ]
+
+
+def test_a_changed_digit_is_noticed_wherever_it_stands(tmp_path: Path) -> None:
+    value = {"accuracy": [0.25, 0.75], "seen": 100, "deep": {"n": 3}}
+    record, lines = tmp_path / "x.json", tmp_path / "x.jsonl"
+    files.write_json(record, value)
+    files.append_line(lines, value)
+    files.append_line(lines, value)
+    whole = record.read_bytes()
+    assert len(flips(whole)) > 10
+    for changed in flips(whole):
+        record.write_bytes(changed)
+        with pytest.raises(files.Damaged, match=r"x\.json: is not what was written.*take it from a copy"):
+            files.read_json(record)
+    for changed in flips(lines.read_bytes()):
+        lines.write_bytes(changed)
+        with pytest.raises(files.Damaged, match=r"x\.jsonl: line [12]: is not what was written"):
+            files.read_lines(lines)
+
+
+def test_what_a_person_wrote_needs_no_checksum(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n[]\n')
+    assert files.read_json(tmp_path / "x.json") == {"a": 1}
+    assert files.read_lines(tmp_path / "x.jsonl") == [{"a": 1}, []]
+
+
+def test_what_can_be_made_again_is_set_aside_and_said(tmp_path: Path) -> None:
+    path, said = tmp_path / "x.json", list[str]()
+    assert files.recover(path, said.append) is None
+    files.write_json(path, {"a": 1})
+    assert files.recover(path, said.append) == {"a": 1}
+    assert said == []
+    path.write_text('{"a": 1')
+    assert files.recover(path, said.append) is None
+    assert "x.json: not JSON" in said[0]
+    assert "it lies in x.json.damaged now, and is made anew" in said[0]
+    assert [one.name for one in tmp_path.iterdir()] == ["x.json.damaged"]
+
+
+def test_what_is_written_in_place_is_not_written_through_a_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("everything")
+    folder = tmp_path / "it"
+    folder.mkdir()
+    (folder / files.LOCK).symlink_to(precious)
+    (folder / "journal.jsonl").symlink_to(precious)
+    with pytest.raises(MetabenchError, match="is a link to another file"), files.lock(folder):
+        pass
+    with pytest.raises(MetabenchError, match="is a link to another file"):
+        files.append_line(folder / "journal.jsonl", {})
+    assert precious.read_text() == "everything"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "é", "a\x1b[1m", "a" * 101, "a\n"])
+def test_a_name_that_is_not_plain_is_refused(name: str) -> None:
+    with pytest.raises(MetabenchError, match=r"(?s)^name=.*one plain name"):
+        files.check_name(name, "name")
+    files.check_name("A-plain_name.2", "name")
+
+
+def test_a_cell_is_no_formula() -> None:
+    for text in ("=1+1", "+1", "-a", "@a", "\tx"):
+        assert files.as_cell(text) == f"'{text}"
+    for value in ("a=1", -1.5, None, "", {"a": 1}):
+        assert files.as_cell(value) == value
+
+
+WRITE = """
+import os, pathlib, sys
+from metabench.storage import files
+os.replace = lambda *names: os._exit(9)  # as a kill in the middle of a writing
+files.write_json(pathlib.Path(sys.argv[1]) / "deep" / "x.json", 1)
+"""
+
+
+def test_what_a_killed_process_was_writing_goes_when_the_folder_is_held_again(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)]).returncode == 9
+    (tmp_path / "deep" / "mine.part").touch()
+    assert len(list((tmp_path / "deep").iterdir())) == 2
+    with files.lock(tmp_path):
+        assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mine.part"]

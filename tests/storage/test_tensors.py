@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,15 @@ def test_a_file_without_a_checksum_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_not_damaged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tensors.load(tmp_path / "x")
+
+
+def test_the_same_tensors_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    text = {f"entry {number}": str(number) for number in range(20)}
+    tensors.save(tmp_path / "here", TREE, text)
+    code = (
+        "import sys; from pathlib import Path; from tests.storage.test_tensors import TREE, tensors;"
+        "tensors.save(Path(sys.argv[1]), TREE, {f'entry {n}': str(n) for n in range(20)})"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], check=True)
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+    assert tensors.load(tmp_path / "here")[1] == text

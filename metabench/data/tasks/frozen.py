@@ -161,7 +161,7 @@ def digest(name: tuple[object, ...], data: Split, groups: tuple[Group, ...]) -> 
     n_tasks = sum(len(group.positions) for group in groups)
     sha = hashlib.sha256("\x1f".join(map(str, (*name, n_tasks, *data.classes))).encode())
     drawn = [tensor for group in groups for tensor in sampling.tensors(group.indices).values()]
-    if len(groups) > 1:
+    if any(not torch.equal(group.positions, torch.arange(n_tasks)) for group in groups):
         drawn += [group.positions for group in groups]
     counts = () if data.counts is None else (data.counts,)
     for tensor in (*drawn, data.images, *counts):

@@ -47,7 +47,8 @@ def write(out: Path, tables: dict[str, Lines]) -> list[Path]:
     for name, lines in tables.items():
         frame, parquet = _frame(lines), io.BytesIO()
         frame.to_parquet(parquet, index=False)
-        for suffix, data in (("csv", frame.to_csv(index=False).encode()), ("parquet", parquet.getvalue())):
+        text = frame.map(files.as_cell).to_csv(index=False)
+        for suffix, data in (("csv", text.encode()), ("parquet", parquet.getvalue())):
             paths.append(out / f"{name}.{suffix}")
             files.write_bytes(paths[-1], data)
     return paths

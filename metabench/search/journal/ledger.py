@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,6 +156,7 @@ class Ledger:
         tasks: int | None = None,
         *,
         is_driver: bool = True,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Read what is there.
 
@@ -176,7 +177,7 @@ class Ledger:
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
         self._tasks: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
-        lines = files.read_trials(folder)
+        lines = files.recover(folder / files.TRIALS, say, lambda path: files.read_trials(path.parent)) or {}
         self._written = set(lines)
         for event in files.read_lines(folder / JOURNAL):
             self._apply(event)

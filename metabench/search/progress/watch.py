@@ -216,7 +216,7 @@ def progress(
 def write_leaderboard(folder: Path) -> None:
     """Write the leaderboard's files, and show it in TensorBoard unless it is what stood there before."""
     path = folder / f"{files.LEADERBOARD}.json"
-    before = files.read_json(path) if path.exists() else None
+    before = files.recover(path)
     if not board.write(folder) or (leaderboard := files.read_json(path)) == before:
         return
     events = Events(folder / files.TENSORBOARD / LEADERBOARD_RUN)

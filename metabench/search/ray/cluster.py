@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +15,10 @@ from ray import tune
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from metabench.core import MetabenchError, OutOfOrder, signals
-from metabench.search.ray.failures import GOES_ON, ExcludedNodes, node_names
+from metabench.core import MetabenchError, signals
+from metabench.search.ray import local
+from metabench.search.ray.failures import ExcludedNodes, node_names
 from metabench.storage import files, remote
-
-OBJECT_STORE = 100 * 2**20
-"""Bytes of shared memory of a local cluster; only configurations and results pass through it."""
 
 TRIALS_PER_GPU = 4
 """Most trials that share one GPU."""
@@ -42,8 +38,6 @@ ENVIRONMENT = {
     # Each trial runs in a thread of its own; with a heap for each, a worker keeps what every trial freed.
     "MALLOC_ARENA_MAX": "1",
 }
-
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 PORT_TIMEOUT_SECONDS = 10
 
@@ -116,49 +110,32 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
     for name in FORWARDED:
         if name in os.environ:
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
-    # Ray lets in only who knows its token, and would leave a new one in the user's home for good.
-    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            if address is None:
-                _start(cpus)
-            else:
-                _join(address)
+            stack.enter_context(local.started(cpus) if address is None else _joined(address))
         except SystemExit as error:  # Ray's own answer to SIGTERM, which it takes when it starts
             raise signals.Interrupted("SIGTERM") from error
         signals.keep_listening()
         yield
-    finally:
-        ray.shutdown()
 
 
-def _start(cpus: int | None) -> None:
-    try:
-        # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            object_store_memory=OBJECT_STORE,
-            include_dashboard=False,
-            **QUIET,
-        )
-    except Exception as error:  # a plain one, where one of its processes dies
-        raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
-
-
-def _join(address: str) -> None:
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
     variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     variables |= {there: os.environ[here] for here, there in FORWARDED.items() if here in os.environ}
     try:
         _check_port(address)
-        ray.init(address=address, runtime_env={"env_vars": variables}, **QUIET)
+        ray.init(address=address, runtime_env={"env_vars": variables}, **local.QUIET)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise MetabenchError(
             f"`address` {address}: no Ray cluster can be joined there ({error}); start one with "
             "`ray start --head`, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if it wants a token, "
             "or leave the address out to use this machine"
         ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _check_port(address: str) -> None:

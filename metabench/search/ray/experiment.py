@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.error import TuneError
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from metabench.core import MetabenchError, signals
@@ -91,10 +92,13 @@ def _fit(
     say = endings.watch.say
     scheduler = RungScheduler(searcher.ledger, space.budget, actor, retries, cluster.excluded, say)
     _without_usage()
+    _without_credentials()
     try:
         _tuner(folder, bound, cluster, TuneSearcher(searcher), scheduler, endings).fit()
     except TuneError as error:
         raise _cause(error) from None
+    finally:
+        shutil.rmtree(folder / files.RAY, ignore_errors=True)
     searcher.catch_up()
     if actor is not None:
         actor.close()
@@ -138,6 +142,15 @@ def _without_usage() -> None:
         from ray.air._internal import usage
 
         usage.tag_callbacks = lambda callbacks: False
+
+
+def _without_credentials() -> None:
+    """Keep Tune from handing credentials to each worker: Ray logs what it hands out.
+
+    A worker has those of its node, which on this machine are those of the driver.
+    """
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if name.startswith(("RAY_", "TUNE_"))}
 
 
 def _cause(error: BaseException) -> BaseException:

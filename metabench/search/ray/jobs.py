@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from metabench.core import OutOfOrder, signals
+from metabench.core import OutOfOrder, out_of_memory, signals
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.failures import GOES_ON, RetryPolicy
 
@@ -91,3 +91,7 @@ def attempt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome
         return Outcome(function(*arguments), "", node)
     except (OSError, OutOfOrder) as error:
         return Outcome(None, str(error) or type(error).__name__, node)
+    except (MemoryError, RuntimeError) as error:
+        if reason := out_of_memory(error):
+            return Outcome(error=reason, node=node)
+        raise

@@ -19,6 +19,9 @@ from metabench.search.ray.reevaluation import Answers, ReevaluationActor
 PROBLEM = "problem"
 """What a trial reports instead of a rung: something is out of order where it runs."""
 
+FATAL = "fatal"
+"""What a trial reports instead of a rung: why it would fail in the same way wherever it is started again."""
+
 NOTE = "note"
 """What a trial reports beside a rung."""
 
@@ -72,6 +75,9 @@ class RungScheduler(FIFOScheduler):
             if self.excluded is not None:
                 self.excluded.add(result["node"], result[PROBLEM])
             return TrialScheduler.STOP
+        if FATAL in result:
+            self.ledger.fail(trial.config["trial"], result[FATAL])
+            return TrialScheduler.STOP
         name, report = trial.config["trial"], json.loads(result["report"])
         if NOTE in result:
             self.say(f"{name}: {result[NOTE]}")
@@ -82,7 +88,7 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Note a trial that ended although nobody stopped it."""
-        if PROBLEM not in result:
+        if not {PROBLEM, FATAL} & result.keys():
             self.failed(trial.config["trial"], "ended before its full budget without being stopped")
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

@@ -16,14 +16,14 @@ import torch
 from ray import tune
 
 from metabench import __version__, data
-from metabench.core import MetabenchError, OutOfOrder, Splits, device
+from metabench.core import MetabenchError, OutOfOrder, Splits, device, out_of_memory
 from metabench.core.config import SearchSpace, TaskConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import WORK
 from metabench.search.ray import cluster
 from metabench.search.ray.reevaluation import Answers, ReevaluationActor, reevaluate
-from metabench.search.ray.scheduler import NOTE, PROBLEM
+from metabench.search.ray.scheduler import FATAL, NOTE, PROBLEM
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
 from metabench.training import loop, resume
@@ -92,6 +92,12 @@ def run_trial(
         # Reported, not raised: it is no failure of the trial, which may do better on another node.
         node = ray.get_runtime_context().get_node_id()
         tune.report({"tasks_seen": 0, PROBLEM: str(error), "node": node})
+    except (MetabenchError, MemoryError, RuntimeError) as error:
+        # Of our errors the plain one says that the settings make no trial; the others pass.
+        reason = str(error) if type(error) is MetabenchError else out_of_memory(error)
+        if not reason:
+            raise
+        tune.report({"tasks_seen": 0, FATAL: reason})
 
 
 def _run(

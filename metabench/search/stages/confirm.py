@@ -20,7 +20,7 @@ from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.jobs import run_all
 from metabench.storage import files, remote
-from metabench.storage.tensors import Damaged
+from metabench.storage.files import Damaged
 from metabench.training import evaluate, loop
 
 
@@ -32,15 +32,15 @@ def choose(
     Candidates are the trials that reached the highest rung, best meta-validation score first. An algorithm
     of which no trial was ever judged has no chosen setting: None.
     """
-    if (folder / files.CHOSEN).exists():
-        return dict(files.read_json(folder / files.CHOSEN))
+    if (before := files.recover(folder / files.CHOSEN, watch.say)) is not None:
+        return dict(before)
     candidates = {a: ranked(ledger.of(a))[: space.budget.confirm_top] for a in space.algorithms}
     described = space.model_dump(mode="json")
     jobs = {
         trial.name: (remote.canonical_url(folder), described, trial.algorithm, trial.line(ledger.objective))
         for trials in candidates.values()
         for trial in trials
-        if not (folder / files.CONFIRM / f"{trial.name}.json").exists()
+        if files.recover(folder / files.CONFIRM / f"{trial.name}.json", watch.say) is None
     }
     watch.say(f"confirming {len(jobs)} settings on {space.budget.confirm_tasks} fresh meta-validation tasks")
 
@@ -96,7 +96,7 @@ def _state(
         except FileNotFoundError:
             damaged.append(f"{checkpoint / name}: is gone")
         except Damaged as error:
-            damaged.append(str(error))
+            damaged.append(error.problem)
         else:
             break
     if before is not None and before.tasks_seen == tasks_seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.jobs import run_all
 from metabench.storage import files, remote
+from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
-from metabench.storage.tensors import Damaged
 from metabench.training import evaluate
 from metabench.training import run as runs
 
@@ -60,8 +61,8 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
 def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch) -> None:
     """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
     final = folder / files.FINAL
-    _set_aside(folder, planned)
-    open_runs = [run for run in planned if run.copy_of is None and not runs.is_finished(final / run.name)]
+    _set_aside(folder, planned, watch)
+    open_runs = [run for run in planned if run.copy_of is None and not _is_trained(final / run.name)]
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
@@ -79,7 +80,7 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
 
     def progress(name: str) -> int:
         remote.refresh(final / name, skip=is_of_workers)
-        return len(files.read_lines(final / name / files.REPORTS))
+        return len(files.recover(final / name / files.REPORTS, watch.say, files.read_lines) or [])
 
     for name, error in run_all(train_one, jobs, cluster, done, progress).items():
         files.write_text(final / name / files.ERROR, error)
@@ -90,14 +91,22 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
             _copy(final / run.copy_of, final / run.name)
 
 
-def _set_aside(folder: Path, planned: list[Run]) -> None:
-    """Move away the runs of a choice that was made before the search was extended."""
+def _is_trained(folder: Path) -> bool:
+    """Tell whether a run has ended, and was looked at closely where it has learnt something."""
+    is_seen = (folder / files.DIAGNOSTICS).exists() or not (folder / files.WEIGHTS).exists()
+    return runs.is_finished(folder) and is_seen
+
+
+def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
+    """Move away the runs of a choice that was made before the search was extended, and what is damaged."""
     where = changes.earlier(folder)
     for run in planned:
-        path = folder / files.FINAL / run.name / files.CONFIG
-        if where is not None and path.exists():
+        path = folder / files.FINAL / run.name
+        files.recover(path / files.DIAGNOSTICS, watch.say)
+        before = files.recover(path / files.CONFIG, watch.say)
+        if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())
-            if files.read_json(path)["run"] != wanted:
+            if before["run"] != wanted:
                 changes.move(folder, [f"{files.FINAL}/{run.name}"], where)
 
 
@@ -121,7 +130,7 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     try:
         train()
     except Damaged as error:
-        damaged.append(str(error))
+        damaged.append(error.problem)
         runs.forget(folder)
         train()
     reports = files.read_lines(folder / files.REPORTS)
@@ -152,8 +161,8 @@ def test_all(
     jobs = {
         name: (task, place, name, n_tasks)
         for name in tested
-        if not (path := final / name / files.TEST).exists()
-        or files.read_json(path)["tasks_hash"] != tasks.hash
+        if (before := files.recover(final / name / files.TEST, watch.say)) is None
+        or before["tasks_hash"] != tasks.hash
     }
     watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
 
@@ -197,21 +206,32 @@ def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
         runs.forget(folder)
         train_one(runs.read_config(folder).model_dump(mode="json"), place, name)
         runs.test_run(folder, splits, n_tasks, device)
-        note = f"{error}; trained again"
+        note = f"{error.problem}; trained again"
     return note
 
 
-def is_tested(folder: Path) -> bool:
+def is_tested(folder: Path, say: Callable[[str], None] = lambda text: None) -> bool:
     """Tell whether meta-test was opened and every run was scored."""
-    path = folder / files.META_TEST
-    return path.exists() and files.read_json(path)["finished"] is not None
+    opened = files.recover(folder / files.META_TEST, say)
+    return opened is not None and opened["finished"] is not None and _is_whole(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether all can be read that the board rests on; what cannot is made again by the stages."""
+    final = folder / files.FINAL
+    paths = [folder / files.CHOSEN, folder / files.TRIALS, *final.rglob("*.json"), *final.rglob("*.jsonl")]
+    for path in paths:
+        try:
+            (files.read_lines if path.suffix == ".jsonl" else files.read_json)(path)
+        except files.Damaged:
+            return False
+    return True
 
 
 def _record(
     folder: Path, space: SearchSpace, splits: Splits, tasks_hash: str, names: list[str]
 ) -> dict[str, Any]:
-    path = folder / files.META_TEST
-    before = files.read_json(path) if path.exists() else {"opened": utc_now().isoformat(timespec="seconds")}
+    before = files.recover(folder / files.META_TEST) or {"opened": utc_now().isoformat(timespec="seconds")}
     earlier = list(folder.glob(f"{files.EARLIER}/*/{files.META_TEST}"))
     described = json.dumps(space.model_dump(mode="json"), sort_keys=True)
     return {

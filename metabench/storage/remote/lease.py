@@ -31,8 +31,8 @@ SETTLING = 2.0
 def hold(mirror: Mirror, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Hold the lease of a mirror's address, and let nothing be written there after it was lost.
 
-    A holder that was killed is waited for, since no clock but our own can be trusted; one on this machine
-    whose process is gone is not.
+    A holder that was killed is waited for: no clock but our own can be trusted, and no number of a process,
+    which in another container with the name of this machine is somebody else's.
     """
     token = secrets.token_hex(8)
     _take(mirror, token, say)
@@ -65,9 +65,9 @@ def _take(mirror: Mirror, token: str, say: Callable[[str], None]) -> None:
     if mirror.create(NAME, _content(token, 0)):
         return
     lease, since = _read(mirror), time.monotonic()
-    if not (lease.get("free") or _is_dead_here(lease)):
+    if not lease.get("free"):
         say(f"{mirror.url}: waiting whether process {_holder(lease)} still drives this search")
-    while not (lease.get("free") or _is_dead_here(lease)) and time.monotonic() - since < SILENT_AFTER:
+    while not lease.get("free") and time.monotonic() - since < SILENT_AFTER:
         time.sleep(min(RENEWED_EVERY / 3, 1.0))
         before, lease = lease, _read(mirror)
         if not lease.get("free") and lease != before:
@@ -107,14 +107,3 @@ def _read(mirror: Mirror) -> dict[str, Any]:
 
 def _holder(lease: dict[str, Any]) -> str:
     return f"{lease.get('pid', '?')} on {lease.get('host', '?')}"
-
-
-def _is_dead_here(lease: dict[str, Any]) -> bool:
-    if lease.get("host") == socket.gethostname() and isinstance(lease.get("pid"), int):
-        try:
-            os.kill(lease["pid"], 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # somebody else's, and alive
-    return False

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
 import os
+import queue
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -21,8 +24,17 @@ from metabench.core import MetabenchError, OutOfOrder, signals
 STORE_TIMEOUT_SECONDS = 300.0
 """For which a store that does not answer is asked again, before the process gives up."""
 
+CONTACT_SECONDS = 15.0
+"""The same before its first answer: what refuses then does not pass by waiting."""
+
+SAID_AFTER = 5.0
+"""Seconds after which it is said what is waited for."""
+
 LEAVING_TIMEOUT_SECONDS = 10.0
 """The same once the process was asked to stop: it will be killed if it does not."""
+
+TEMPORARY = ".part"
+"""Ending of a file that is being written; its name begins with a dot."""
 
 ORIGIN = ".storage"
 """File of a mirror that says which address it mirrors."""
@@ -32,6 +44,18 @@ PART = 64 * 1024
 
 EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 """Scheme to the library that it needs, and the extra that installs it."""
+
+NO_BUCKET = "there is no such bucket; make it first, or check its name"
+
+GOES_ON = "what was stored is safe: run the same command again"
+
+CHECK = "check the address, AWS_ENDPOINT_URL and the network"
+
+NO_CREDENTIALS = (
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+    *("TokenRetrievalError", "NoRegionError", "DefaultCredentialsError"),
+)
+"""Names of what libraries raise where they have nothing to show."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}}
@@ -56,6 +80,7 @@ class Mirror:
         )
         self.guard: Callable[[], None] = lambda: None
         """Called before each writing; raises where this process may not write any more."""
+        self._is_reached = False  # the store has answered once
         self._parts: dict[str, list[int]] = {}  # checksums of what is stored of growing files
 
     def name_of(self, path: Path) -> str:
@@ -140,7 +165,7 @@ class Mirror:
         except FileExistsError:
             return False
         except FileNotFoundError as error:
-            raise MetabenchError(f"{self.url}: there is no such bucket; make it first") from error
+            raise MetabenchError(f"{self.url}: {NO_BUCKET}") from error
         return True
 
     def write(self, name: str, data: bytes) -> None:
@@ -176,27 +201,51 @@ class Mirror:
         Args:
             transient: an answer that counts as being out of order too.
         """
-        begun, pause = time.monotonic(), 0.2
+        request = functools.partial(
+            getattr(self.fs, method), f"{self.root}/{name}".rstrip("/"), *args, **options
+        )
+        what, begun, pause = f"{self.url}/{name}", time.monotonic(), 0.2
+        is_said = threading.Event()
         while True:
             try:
-                return getattr(self.fs, method)(f"{self.root}/{name}".rstrip("/"), *args, **options)
+                answer = _in_time(request, begun, self._patience(), what, is_said)
+                self._is_reached = True
+                return answer
             except faults() as error:
-                is_answer = isinstance(error, FileNotFoundError | FileExistsError)
+                no_bucket = _code(error) == "NoSuchBucket"
+                is_answer = isinstance(error, FileNotFoundError | FileExistsError) and not no_bucket
                 if is_answer and not (transient and isinstance(error, transient)):
+                    self._is_reached = True
                     raise
-                what, seconds = f"{self.url}/{name}", time.monotonic() - begun
-                if isinstance(error, PermissionError):
-                    raise OutOfOrder(
-                        f"{what}: access is denied; check the credentials and the bucket"
-                    ) from error
-                is_leaving = signals.received() is not None
-                if seconds + pause > (LEAVING_TIMEOUT_SECONDS if is_leaving else STORE_TIMEOUT_SECONDS):
-                    raise OutOfOrder(
-                        f"{what}: the storage has not answered for {seconds:.0f} s ({type(error).__name__}); "
-                        "what was stored is safe: run the same command again"
-                    ) from error
+                if refusal := self._refusal(error, no_bucket):
+                    raise OutOfOrder(f"{what}: {refusal}") from error
+                seconds = time.monotonic() - begun
+                if seconds + pause > self._patience():
+                    advice = GOES_ON if self._is_reached else CHECK
+                    silence = f"has not answered for {seconds:.0f} s ({type(error).__name__})"
+                    raise OutOfOrder(f"{what}: the storage {silence}; {advice}") from error
+                if seconds > SAID_AFTER:
+                    _say(what, is_said)
                 time.sleep(pause)
                 pause = min(2 * pause, 20)
+
+    def _patience(self) -> float:
+        """Return for how many seconds a request is made again and again."""
+        if signals.received() is not None:
+            return LEAVING_TIMEOUT_SECONDS
+        return STORE_TIMEOUT_SECONDS if self._is_reached else CONTACT_SECONDS
+
+    def _refusal(self, error: BaseException, no_bucket: bool) -> str:
+        """Say what is wrong that does not pass by waiting; nothing where it may."""
+        if isinstance(error, PermissionError):
+            return "access is denied; check the credentials and the bucket"
+        if self._is_reached:
+            return ""
+        if no_bucket:
+            return NO_BUCKET
+        if type(error).__name__ in NO_CREDENTIALS:
+            return f"there are no credentials ({error}); set AWS_ACCESS_KEY_ID and the like"
+        return ""
 
 
 def is_url(text: str) -> bool:
@@ -224,12 +273,48 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _in_time(
+    request: Callable[[], Any], begun: float, patience: float, what: str, is_said: threading.Event
+) -> Any:
+    """Make a request, for as long as is left since a time, and say once what is waited for."""
+    results: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+
+    def run() -> None:
+        try:
+            results.put((request(), None))
+        except BaseException as error:  # noqa: BLE001  it is handed on
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    for limit in (SAID_AFTER, patience):
+        with contextlib.suppress(queue.Empty):
+            answer, error = results.get(timeout=max(0.1, begun + limit - time.monotonic()))
+            if error is not None:
+                raise error
+            return answer
+        _say(what, is_said)
+    raise TimeoutError
+
+
+def _say(what: str, is_said: threading.Event) -> None:
+    if not is_said.is_set():
+        logging.getLogger(__name__).warning("%s: waiting for the storage", what)
+        is_said.set()
+
+
+def _code(error: BaseException) -> str:
+    """Return the store's own word for an error."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
 def faults() -> tuple[type[BaseException], ...]:
     """Return what the libraries raise where the network or the store is out of order."""
     names = {
         "botocore.exceptions": ("BotoCoreError", "ClientError"),
         "aiohttp": ("ClientError",),
         "gcsfs.retry": ("HttpError",),
+        "google.auth.exceptions": ("GoogleAuthError",),
     }
     loaded = [
         (sys.modules[module], name) for module in names if module in sys.modules for name in names[module]
@@ -263,7 +348,7 @@ def whole_name(name: str) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file, safe on disk when this returns, of which a reader, or a crash, sees all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide results from a colleague

@@ -96,6 +96,8 @@ def test_what_is_wrong_with_a_list_is_told(tmp_path: Path) -> None:
     assert "has format 99" in told()
     rewrite(path, {**whole, "0.examples": whole["0.examples"].flip(0)}, format=1)
     assert "changed or damaged" in told()
+    rewrite(path, {**whole, "0.positions": whole["0.positions"].flip(0)})
+    assert "changed or damaged" in told()  # another order would pair the differences of other tasks
     rewrite(path, {**whole, "0.examples": whole["0.examples"] + 100})
     assert "examples of group 0" in told()
     rewrite(path, {**whole, "0.spell": whole["0.examples"].clone()})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -50,16 +53,65 @@ def test_a_driver_that_fell_silent_is_waited_for_and_replaced(copies: list[remot
     assert told == [f"{second.url}: waiting whether process 1 on another still drives this search"]
 
 
-def test_a_driver_of_this_machine_whose_process_is_gone_is_not_waited_for(
-    copies: list[remote.Mirror], monkeypatch: pytest.MonkeyPatch
+HOLD = """
+import sys, time
+from pathlib import Path
+from metabench.core import MetabenchError
+from metabench.storage import remote
+from metabench.storage.remote import lease
+lease.RENEWED_EVERY, lease.SILENT_AFTER, lease.SETTLING = 0.5, 4.0, 0.1
+folder, url, seconds = sys.argv[1:]
+try:
+    with lease.hold(remote.Mirror(Path(folder), url)):
+        Path(folder).touch()
+        time.sleep(float(seconds))
+except MetabenchError as error:
+    print(error)
+"""
+
+
+ISOLATED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def cannot_isolate() -> str:
+    """Say why no process can get a world of its own here; nothing where it can."""
+    if shutil.which("unshare") is None:
+        return "needs unshare"
+    tried = subprocess.run([*ISOLATED, "true"], capture_output=True, text=True)
+    return f"needs root: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+@pytest.mark.skipif(bool(cannot_isolate()), reason=cannot_isolate() or "-")
+def test_a_live_driver_in_another_container_with_the_name_of_this_machine_is_not_taken_over(
+    tmp_path: Path, url: str
 ) -> None:
-    monkeypatch.setattr(lease, "SILENT_AFTER", 60.0)
-    first, second = copies
-    content = {"token": "x", "count": 0, "free": False, "host": lease.socket.gethostname(), "pid": 2**22 + 1}
-    first.write(lease.NAME, json.dumps(content).encode())
-    begun = time.monotonic()
-    with lease.hold(second):
-        assert time.monotonic() - begun < 5
+    def hold(name: str, seconds: int) -> subprocess.Popen[str]:
+        # The numbers of a few processes pass, so that the holder's is nobody's in the other container.
+        script = '/bin/true; /bin/true; exec "$0" -c "$1" "$2" "$3" "$4"' if seconds else 'exec "$0" "$@"'
+        arguments = [HOLD] if seconds else ["-c", HOLD]
+        command = ["sh", "-c", script, sys.executable, *arguments, str(tmp_path / name), url, str(seconds)]
+        return subprocess.Popen([*ISOLATED, *command], stdout=subprocess.PIPE, text=True)
+
+    first = hold("first", 600)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "first").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second, _ = hold("second", 0).communicate(timeout=60)
+    finally:
+        first.kill()
+        first.communicate()
+    assert "in use by process" in second
+    assert not (tmp_path / "second").exists()
+
+
+def is_lost(copy: remote.Mirror) -> bool:
+    """Tell whether nothing may be written any more."""
+    try:
+        copy.guard()
+    except MetabenchError:
+        return True
+    return False
 
 
 def test_who_lost_the_lease_writes_nothing_more(copies: list[remote.Mirror], tmp_path: Path) -> None:
@@ -69,7 +121,9 @@ def test_who_lost_the_lease_writes_nothing_more(copies: list[remote.Mirror], tmp
         with lease.hold(first):
             files.write_text(first.local / "before", "a")
             second.write(lease.NAME, b'{"token": "other"}')
-            time.sleep(0.5)
+            deadline = time.monotonic() + 60  # the first notices at its next renewal
+            while not is_lost(first) and time.monotonic() < deadline:
+                time.sleep(0.05)
             with pytest.raises(MetabenchError, match="another process has taken this search over"):
                 files.write_text(first.local / "after", "a")
     finally:
