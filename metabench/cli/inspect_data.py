@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from torch import Tensor
 
 from metabench import data
@@ -38,11 +40,13 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
     indices = sampling.sample(seeds.generator("sheet", seed), pool, shape, 1)
     drawn = frozen.gather(splits.meta_train.images, indices, shape)
     names = tuple(splits.meta_train.classes[row] for row in indices.classes[0].tolist())
-    figure = _points(drawn) if splits.kind == "regression" else _images(drawn, names)
-    figure.suptitle(f"{splits.name}, {part}, seed {seed}", fontsize=9)
+    families, names = faces_of(names)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
+        with rc_context({"font.family": families}):
+            figure = _points(drawn) if splits.kind == "regression" else _images(drawn, names)
+            figure.suptitle(f"{splits.name}, {part}, seed {seed}", fontsize=9)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out, dpi=150)
     except OSError as error:
         raise MetabenchError(f"--out {out}: {error.strerror or error}; take another file") from error
     return splits
@@ -58,6 +62,30 @@ def write_tasks(out: Path, task: TaskConfig, part: frozen.Part, n_tasks: int) ->
     drawn = frozen.frozen(splits, part, task, n_tasks, pool)
     frozen.write(out, splits, part, task, pool, drawn)
     return {"dataset": splits.name, "part": part, "tasks": n_tasks, "hash": drawn.hash}
+
+
+def faces_of(names: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the faces that have all letters of names, and the names without letters that no face has.
+
+    Matplotlib's own face comes first, then those of the system that have what it lacks. A letter of none is
+    written by its number, as an empty box would tell nothing.
+    """
+    families = ["DejaVu Sans"]
+    missing = set("".join(names)) - _letters(FT2Font(font_manager.findfont(families[0])))
+    files = iter(sorted(font_manager.findSystemFonts()))
+    while missing and (file := next(files, None)):
+        face = FT2Font(file)
+        drawn = missing & _letters(face)
+        if drawn and face.style_name == "Regular":
+            font_manager.fontManager.addfont(file)  # its list may be older than the face
+            families.append(face.family_name)
+            missing -= drawn
+    numbers = {ord(letter): f"U+{ord(letter):04X}" for letter in missing}
+    return families, tuple(name.translate(numbers) for name in names)
+
+
+def _letters(face: FT2Font) -> set[str]:
+    return set(map(chr, face.get_charmap()))
 
 
 def counted(splits: Splits) -> list[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from metabench import data
-from metabench.cli import app
+from metabench.cli import app, inspect_data
 from metabench.core import Split, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.sets import quickdraw
@@ -190,6 +190,17 @@ def test_a_sheet_is_drawn_and_the_classes_counted(form: str) -> None:
     text = output("datasets", "show", "glyphs", "--way", 3, "--query", 2, "--out", f"new/sheet.{form}")
     assert "meta_train: 6 classes of 6 examples, 1x16x16, in 1 domains" in text
     assert Path(f"new/sheet.{form}").stat().st_size > 1000
+
+
+def test_names_of_every_script_are_drawn_without_empty_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib warns of a letter that no face of the text has, and warnings are errors here."""
+    names = "\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{THAI CHARACTER KO KAI}", "\U0010fffd of none"
+    splits = small.splits()
+    train = splits.meta_train._replace(classes=(*names, *splits.meta_train.classes[3:]))
+    monkeypatch.setattr(data, "load", lambda task, root=None: splits._replace(meta_train=train))
+    output("datasets", "show", "glyphs", "--way", 6, "--query", 2)
+    assert inspect_data.faces_of(names)[1][2] == "U+10FFFD of none"
+    assert inspect_data.faces_of(("cat", "chat"))[0] == ["DejaVu Sans"]
 
 
 def test_a_sheet_depends_on_the_seed_alone() -> None:
