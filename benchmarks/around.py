@@ -70,7 +70,7 @@ def validation_share(
     described = {
         "algorithm": algorithm,
         "hyperparameters": {},
-        "network": NetworkConfig(width=WIDTH),
+        "network": NetworkConfig(width=WIDTH, batch_norm="transductive"),
         "seed": 0,
     }
     config = RunConfig(**described, task=task, tasks=tasks, rungs=rungs)

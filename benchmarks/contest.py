@@ -62,7 +62,7 @@ class Contest:
         device = torch.device(arguments.device)
         generator = seeds.generator("benchmark", "speed", arguments.setting)
         shape = (setting.channels, setting.size, setting.size)
-        network = NetworkConfig(width=setting.width)
+        network = NetworkConfig(width=setting.width, batch_norm="transductive")
         self.net = nets.build(network, WAY, shape, OBJECTIVES["classification"], 64)
         n_tasks = arguments.tasks or setting.tasks
         drawn = []

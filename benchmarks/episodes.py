@@ -110,11 +110,11 @@ def rates(calls: Calls, repeats: int, seconds: float) -> dict[str, dict[str, flo
 STEPS: dict[str, tuple[dict[str, Any], NetworkConfig]] = {
     "conv4 of 20 channels, 5 inner steps, 10 tasks": (
         {"inner_steps": 5, "inner_lr": 0.1, "task_batch_size": 10},
-        NetworkConfig(width=20),
+        NetworkConfig(width=20, batch_norm="transductive"),
     ),
     "conv4 of 64 channels, 1 inner step, 32 tasks": (
         {"inner_steps": 1, "inner_lr": 2.0, "task_batch_size": 32},
-        NetworkConfig(width=64, shrink="stride", readout="mean"),
+        NetworkConfig(width=64, shrink="stride", readout="mean", batch_norm="transductive"),
     ),
 }
 """Second-order MAML as it is searched, and as the MAML paper trained it on Omniglot."""

@@ -51,7 +51,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time both routes in turn, on the same tasks; CPU seconds are what a loaded machine changes least."""
     channels, size, n_tasks, way = arguments.channels, arguments.size, arguments.tasks, arguments.way
     generator = seeds.generator("benchmark", "layers")
-    net = nets.build(NetworkConfig(width=arguments.width), way, (channels, size, size))
+    net = nets.build(
+        NetworkConfig(width=arguments.width, batch_norm="transductive"), way, (channels, size, size)
+    )
     theta = trees.map(lambda leaf: leaf.to(arguments.device), net.init(generator))
     tasks: list[Tensor] = []
     for examples in (arguments.shot, arguments.query):

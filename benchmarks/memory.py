@@ -49,7 +49,13 @@ class Form(NamedTuple):
 def step(form: Form, device: str, trace_after: float, chunk: int | None = None) -> Callable[[], Any]:
     """Return a call that computes one meta-gradient."""
     shape = (form.channels, form.size, form.size)
-    net = nets.build(NetworkConfig(width=form.width), WAY, shape, OBJECTIVES["classification"], 64)
+    net = nets.build(
+        NetworkConfig(width=form.width, batch_norm="transductive"),
+        WAY,
+        shape,
+        OBJECTIVES["classification"],
+        64,
+    )
     name = "maml" if form.order == "second" else "fomaml"
     algorithm = algorithms.get(name)
     h = algorithms.hparams(name, {"inner_steps": form.steps, "recompute": form.recompute})

@@ -27,10 +27,16 @@ class Cell(NamedTuple):
     deviations: str
 
 
-PAPER_CONV = {"name": "conv4", "width": 64, "shrink": "stride", "readout": "mean"}
+PAPER_CONV = {
+    "name": "conv4",
+    "width": 64,
+    "shrink": "stride",
+    "readout": "mean",
+    "batch_norm": "transductive",
+}
 """The MAML paper's Omniglot network: stride 2 instead of pooling, and a head on the mean over pixels."""
 
-CONV = {"name": "conv4", "width": 64}
+CONV = {"name": "conv4", "width": 64, "batch_norm": "transductive"}
 
 
 def omniglot(
@@ -91,7 +97,7 @@ OMNIGLOT = [
         "Finn et al. 2017, second hand",
         name="omniglot-5w1s-maml-short",
         settings=MAML_SHORT,
-        network={"name": "conv4", "width": 32},
+        network={"name": "conv4", "width": 32, "batch_norm": "transductive"},
         task={"dataset": "omniglot", "way": 5, "shot": 1, "query": 5, "test_query": 15},
         tasks=60_000,
         short=60_000,
@@ -178,7 +184,7 @@ def cloudera(cell: dict[str, Any]) -> Cell:
         published_ci=None,
         source=published["source"],
         task=task,
-        network={"name": "conv4", "width": 20},
+        network={"name": "conv4", "width": 20, "batch_norm": "transductive"},
         settings=settings,
         tasks=5_000 * settings["task_batch_size"],
         short=CLOUDERA_SHORT.get((pool, way, shot), 0),

@@ -71,7 +71,7 @@ def described(seed: int, tasks: int, width: int, algorithm: str = "maml") -> Run
         algorithm=algorithm,
         hyperparameters=SETTINGS,
         task=TaskConfig(dataset="omniglot", way=5, shot=1),
-        network=NetworkConfig(width=width),
+        network=NetworkConfig(width=width, batch_norm="transductive"),
         tasks=tasks,
         rungs=[tasks],
         validation_tasks=600,

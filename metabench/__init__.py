@@ -2,5 +2,5 @@
 
 __version__ = "0.1.0"
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when results stop being comparable; a leaderboard refuses to mix protocols."""

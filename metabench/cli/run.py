@@ -170,6 +170,10 @@ def _profiled(folder: Path | None) -> contextlib.AbstractContextManager[None]:
     return profile.to(folder, stderr.print)
 
 
+MOST_CLASSES = 5
+"""Classes, and confusions of them, that a test names."""
+
+
 def validated(objective: Objective, score: float, half_width: float) -> str:
     """Show a meta-validation, with the half-width of its interval."""
     metric, sign = objective.metric, objective.metric.sign
@@ -208,21 +212,53 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
     metric = OBJECTIVES[splits.kind].metric
     tasks = None if task_list is None else frozen.read(task_list, splits, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
-    interval = stats.mean_interval(result[metric.name])
+    together, alone = (stats.mean_interval(result[key]) for key in (metric.name, f"{metric}_one_at_a_time"))
     if as_json:
         keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
-        bounds = {metric.name: interval.mean, "ci_low": interval.low, "ci_high": interval.high}
+        bounds = {metric.name: together.mean, "ci_low": together.low, "ci_high": together.high}
+        bounds |= {f"{metric}_together": together.mean, f"{metric}_one_at_a_time": alone.mean}
+        bounds |= {"one_low": alone.low, "one_high": alone.high}
         print_json({"run": folder, **bounds, **{key: result[key] for key in keys}}, indent=None)
         return
-    low, high = (metrics.show(metric, value, 2) for value in (interval.low, interval.high))
     typer.echo(
-        f"{folder}: {config.algorithm}, {metrics.tell(metric, interval.mean, 2)} on meta-test, 95 % interval "
-        f"[{low}, {high}] over {result['tasks']} tasks"
+        f"{folder}: {config.algorithm}, {_shown(together, metric)} over {result['tasks']} meta-test tasks"
     )
+    typer.echo(f"  {_alone(together, alone, metric)}")
+    for line in _classes(result):
+        typer.echo(f"  {line}")
     for line in _diagnosis(result["diagnostics"], metric):
         typer.echo(f"  {line}")
     if result["times_opened"] > 1:
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)
+
+
+def _shown(interval: stats.Interval, metric: Metric) -> str:
+    mean, low, high = (metrics.show(metric, value, 2) for value in interval[:3])
+    named = mean if metric.unit == "%" else f"{metric} {mean}"
+    return f"{named}, 95 % interval [{low}, {high}]"
+
+
+def _alone(together: stats.Interval, alone: stats.Interval, metric: Metric) -> str:
+    """Say what the figure is when queries come one at a time, as the pictures of a user do."""
+    if together == alone:
+        return "the same whether queries come together or one at a time"
+    return (
+        "holds for all queries of a task classified together, whose batch norm moments they share; "
+        f"one at a time: {_shown(alone, metric)}"
+    )
+
+
+def _classes(result: Mapping[str, Any]) -> Iterator[str]:
+    """Say which classes are hardest, and which are taken for which."""
+    if "by_class" not in result:
+        return
+    names, (queries, hits) = result["class_names"], (result["by_class"][key] for key in ("queries", "hits"))
+    seen = sorted((hits[place] / asked, names[place]) for place, asked in enumerate(queries) if asked)
+    yield "hardest classes: " + ", ".join(f"{name} {share:.0%}" for share, name in seen[:MOST_CLASSES])
+    pairs = result["confused"][:MOST_CLASSES]
+    if pairs:
+        listed = (f"{names[true]} for {names[guess]} {times / of:.0%}" for true, guess, times, of in pairs)
+        yield f"most often taken: {', '.join(listed)}"
 
 
 def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:

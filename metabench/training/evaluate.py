@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import vmap
 
 from metabench import algorithms, nets
 from metabench.core import Net, Task, Tree
@@ -22,6 +23,10 @@ from metabench.training.vectorise import Model
 
 BLOCK = 50
 """Tasks that are gathered and adapted at once."""
+
+
+MOST_CONFUSED = 20
+"""Pairs of classes that a result names."""
 
 
 class Evaluation(NamedTuple):
@@ -46,6 +51,73 @@ def evaluate(
         return {"score": net.objective.score(outputs, y), "loss": net.objective.loss(outputs, y)}
 
     return Evaluation(**over(score, model.net, images, tasks, model.meta, model.buffers, traces=traces))
+
+
+class Tested(NamedTuple):
+    """What meta-test asks of each task."""
+
+    score: NDArray[np.float64]  # [T], of all queries of a task together
+    alone: NDArray[np.float64]  # [T], of each query by itself
+    loss: NDArray[np.float64]  # [T]
+    confusion: NDArray[np.float64] | None  # [T, N, N], queries by label and guess; None in regression
+
+
+def test(model: Model, images: Tensor, tasks: FrozenTasks) -> Tested:
+    """Adapt to each frozen task's support set; score its queries together, and one at a time.
+
+    Both are the same unless queries are normalised by each other's moments.
+    """
+    algorithm, objective, h = model.algorithm, model.net.objective, model.h
+    most = max(group.shape.way for group in tasks.groups)
+    is_transductive = algorithm.batch_norm(model.net, h) == "transductive"
+
+    def score(net: Net, task: Task) -> Tree:
+        learner = algorithm.adapt(net, model.meta, model.buffers, task.support, h)
+        x, y = task.query
+        outputs = algorithm.predict(net, learner, x)
+        alone = (
+            vmap(lambda one: algorithm.predict(net, learner, one[None])[0])(x) if is_transductive else outputs
+        )
+        scores = {
+            "score": objective.score(outputs, y),
+            "alone": objective.score(alone, y),
+            "loss": objective.loss(outputs, y),
+        }
+        if objective.metric.has_chance:
+            labels = torch.arange(most, device=y.device)
+            true, guess = ((one[:, None] == labels).to(outputs.dtype) for one in (y, outputs.argmax(-1)))
+            scores["confusion"] = true.T @ guess
+        return scores
+
+    scored = over(score, model.net, images, tasks)
+    return Tested(scored["score"], scored["alone"], scored["loss"], scored.get("confusion"))
+
+
+def by_class(
+    confusion: NDArray[np.float64], classes: Sequence[Sequence[int]], n_classes: int
+) -> dict[str, Any]:
+    """Add up tasks' confusions [T, N, N] by the classes that each task's labels stand for.
+
+    Returns:
+        by_class: queries of each class, and hits among them.
+        confused: the worst pairs [label, guess, times, chances], by the share of times among the queries
+            of the label's class in tasks that hold the guess.
+    """
+    times, chances = np.zeros((2, n_classes, n_classes))
+    for counts, rows in zip(confusion, classes, strict=True):
+        way = int(counts.any(1).sum())  # tasks of fewer ways have no queries of the labels beyond
+        label, guess = np.ix_(rows[:way], rows[:way])
+        times[label, guess] += counts[:way, :way]
+        chances[label, guess] += counts[:way].sum(1, keepdims=True)
+    queries, hits = chances.diagonal().copy(), times.diagonal().copy()
+    np.fill_diagonal(times, 0)
+    share = np.divide(times, chances, out=np.zeros_like(times), where=chances > 0)
+    worst = np.argsort(-share, axis=None, kind="stable")[:MOST_CONFUSED]
+    pairs = [divmod(int(one), n_classes) for one in worst if share.flat[one] > 0]
+    return {
+        "by_class": {"queries": queries.astype(int).tolist(), "hits": hits.astype(int).tolist()},
+        "confused": [[*pair, int(times[pair]), int(chances[pair])] for pair in pairs],
+    }
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:

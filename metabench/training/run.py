@@ -19,8 +19,7 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, remote, tensors
 from metabench.storage.tensorboard import Events
-from metabench.training import diagnostics, loop, mosaic, resume
-from metabench.training.evaluate import evaluate
+from metabench.training import diagnostics, evaluate, loop, mosaic, resume
 from metabench.training.vectorise import Model
 
 
@@ -252,15 +251,22 @@ def test_run(
 
 def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
-    score = evaluate(run.model, split.images, tasks)
+    tested, classes = evaluate.test(run.model, split.images, tasks), frozen.classes_of(tasks)
+    metric = net.objective.metric
     return {
         "algorithm": run.config.algorithm,
-        net.objective.metric.name: score.score.tolist(),
-        "loss": score.loss.tolist(),
+        metric.name: tested.score.tolist(),
+        f"{metric}_one_at_a_time": tested.alone.tolist(),
+        "loss": tested.loss.tolist(),
         "diagnostics": diagnostics.diagnose(run.model, split.images, tasks),
-        "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],
+        "classes": [" ".join(map(str, one)) for one in classes],
         "class_names": split.classes,
-        "tasks": len(score.score),
+        **(
+            {}
+            if tested.confusion is None
+            else evaluate.by_class(tested.confusion, classes, len(split.classes))
+        ),
+        "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         "batch_norm": algorithm.batch_norm(net, h),
         "config_hash": config_hash(run.config),

@@ -35,7 +35,9 @@ SLACK = 1.05
 def test_a_meta_gradient_takes_no_more_than_it_did(setting: str, name: str) -> None:
     width, size, channels, n_tasks, shot = SETTINGS[setting]
     shape = (channels, size, size)
-    net = nets.build(NetworkConfig(width=width), WAY, shape, OBJECTIVES["classification"], 64)
+    net = nets.build(
+        NetworkConfig(width=width, batch_norm="transductive"), WAY, shape, OBJECTIVES["classification"], 64
+    )
     algorithm, h = algorithms.get(name), algorithms.hparams(name, {"inner_steps": STEPS})
     generator = seeds.generator("counts")
     meta, buffers = algorithm.init(net, h, generator)
@@ -64,7 +66,11 @@ def test_a_meta_gradient_takes_no_more_than_it_did(setting: str, name: str) -> N
 def test_the_number_of_tasks_adds_no_operation() -> None:
     width, size, channels, *_ = SETTINGS["seed"]
     net = nets.build(
-        NetworkConfig(width=width), WAY, (channels, size, size), OBJECTIVES["classification"], 64
+        NetworkConfig(width=width, batch_norm="transductive"),
+        WAY,
+        (channels, size, size),
+        OBJECTIVES["classification"],
+        64,
     )
     algorithm, h = algorithms.get("maml"), algorithms.hparams("maml", {"inner_steps": 1})
     meta, buffers = algorithm.init(net, h, seeds.generator("counts"))

@@ -36,7 +36,13 @@ def exact() -> Iterator[None]:
 
 def problem(name: str, n_tasks: int, width: int = 20, steps: int = 3) -> tuple[Any, ...]:
     """Return the arguments of a meta-gradient on the GPU."""
-    net = nets.build(NetworkConfig(width=width), WAY, (1, 28, 28), OBJECTIVES["classification"], 64)
+    net = nets.build(
+        NetworkConfig(width=width, batch_norm="transductive"),
+        WAY,
+        (1, 28, 28),
+        OBJECTIVES["classification"],
+        64,
+    )
     algorithm = algorithms.get(name)
     h = algorithms.hparams(name, {"inner_steps": steps})
     generator = seeds.generator("device")

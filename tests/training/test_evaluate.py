@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from metabench import nets
+from metabench import algorithms, nets
+from metabench.core import Query, Splits, Support, Task
 from metabench.data.tasks import frozen
 from metabench.training import evaluate, loop
+from metabench.training.vectorise import Model
 from tests.support import small
 
 
@@ -69,3 +73,70 @@ def test_the_score_of_a_regression_is_the_mean_squared_error_of_each_task() -> N
         outputs, _ = nets.apply(learner.net, state.meta["theta"], drawn.query.x[index])
         squares = (outputs - drawn.query.y[index]).numpy() ** 2
         assert found.score[index] == found.loss[index] == pytest.approx(squares.mean(), rel=1e-5)
+
+
+MODES = ("transductive", "support_stats", "with_support")
+
+
+def started(name: str, batch_norm: str) -> tuple[Model, Splits, frozen.FrozenTasks]:
+    config, splits = small.config(name), small.splits()
+    network = config.network.model_copy(update={"batch_norm": batch_norm})
+    kept = {field.name for field in dataclasses.fields(algorithms.get(name).hparams)}
+    settings = {key: value for key, value in config.hyperparameters.items() if key in kept}
+    config = config.model_copy(update={"network": network, "hyperparameters": settings})
+    learner = loop.build(config, splits)
+    tasks = frozen.frozen(splits, "meta_test", config.task, 20, "test")
+    return loop.model(learner, loop.start(config, learner)), splits, tasks
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("batch_norm", MODES)
+def test_one_at_a_time_is_what_a_loop_over_single_queries_scores(name: str, batch_norm: str) -> None:
+    model, splits, tasks = started(name, batch_norm)
+    tested = evaluate.test(model, splits.meta_test.images, tasks)
+    (group,) = tasks.groups
+    drawn = frozen.gather(splits.meta_test.images, group.indices, group.shape)
+    alone = []
+    for index in range(20):
+        task = Task(
+            Support(*[leaf[index] for leaf in drawn.support]),
+            Query(*[leaf[index] for leaf in drawn.query]),
+            drawn.classes[index],
+        )
+        learner = model.algorithm.adapt(model.net, model.meta, model.buffers, task.support, model.h)
+        guesses = [
+            model.algorithm.predict(model.net, learner, one[None]).argmax().item() for one in task.query.x
+        ]
+        alone.append(np.mean(np.array(guesses) == task.query.y.numpy()))
+    # A tie between two logits may fall either way in another order of sums.
+    assert np.abs(tested.alone - alone).mean() <= 0.01
+    if batch_norm != "transductive":
+        assert np.array_equal(tested.alone, tested.score)
+
+
+def test_queries_share_their_moments_only_where_batch_norm_is_transductive() -> None:
+    model, splits, tasks = started("protonet", "transductive")
+    tested = evaluate.test(model, splits.meta_test.images, tasks)
+    assert not np.array_equal(tested.alone, tested.score)
+
+
+def test_classes_and_confusions_add_up_to_the_accuracy() -> None:
+    model, splits, tasks = started("protonet", "support_stats")
+    tested = evaluate.test(model, splits.meta_test.images, tasks)
+    assert tested.confusion is not None
+    assert np.allclose(tested.confusion.trace(axis1=1, axis2=2) / 9, tested.score)
+    counted = evaluate.by_class(tested.confusion, frozen.classes_of(tasks), 6)
+    queries, hits = (np.array(counted["by_class"][key]) for key in ("queries", "hits"))
+    assert queries.sum() == 20 * 9
+    assert hits.sum() == round(tested.score.sum() * 9)
+
+
+def test_the_worst_confusion_is_the_one_that_was_planted() -> None:
+    # Two tasks, of classes (4, 2) and (2, 5, 0): 2 is taken for 4 three times of three, for 0 once of three.
+    confusion = np.zeros((2, 3, 3))
+    confusion[0, :2, :2] = [[3, 0], [3, 0]]
+    confusion[1] = [[2, 0, 1], [0, 3, 0], [0, 0, 3]]
+    counted = evaluate.by_class(confusion, [[4, 2], [2, 5, 0]], 6)
+    assert counted["confused"] == [[2, 4, 3, 3], [2, 0, 1, 3]]
+    assert counted["by_class"]["queries"] == [3, 0, 6, 0, 3, 3]
+    assert counted["by_class"]["hits"] == [3, 0, 2, 0, 3, 3]

@@ -102,7 +102,12 @@ def test_evaluation_goes_on_with_fewer_tasks_where_memory_is_too_small(
 def test_a_processor_takes_as_many_tasks_at_once_as_its_cache_has_room_for(
     width: int, size: int, expected: int
 ) -> None:
-    net = nets.build(NetworkConfig(width=width), 5, (1, size, size), OBJECTIVES["classification"])
+    net = nets.build(
+        NetworkConfig(width=width, batch_norm="transductive"),
+        5,
+        (1, size, size),
+        OBJECTIVES["classification"],
+    )
     assert vectorise.at_once(net, torch.device("cpu")) == expected
     assert vectorise.at_once(net, torch.device("cuda")) == vectorise.MOST
     assert vectorise.at_once(net, torch.device("cpu"), 3) == 3

@@ -148,10 +148,10 @@ class NetworkConfig(Model):
     depth: int = Field(2, ge=1, description="hidden layers of an mlp")
     norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
     groups: int = Field(4, ge=1, description="groups of channels of group norm; must divide width")
-    batch_norm: Literal["transductive", "support_stats", "with_support"] = Field(
-        "transductive",
-        description="queries are normalised by their own moments (as is usual), by the support's, "
-        "or each by those of the support and itself",
+    batch_norm: Literal["support_stats", "with_support", "transductive"] = Field(
+        "support_stats",
+        description="queries are normalised by the support's moments, each by those of the support and "
+        "itself, or all together by their own (as many papers do; a picture alone is then far worse off)",
     )
     shrink: Literal["pool", "stride"] = Field(
         "pool", description="conv4 halves an image by max pooling or by stride 2"
