@@ -231,6 +231,16 @@ def test_a_run_without_a_name_is_named_after_what_it_is() -> None:
     assert Path("runs/maml-glyphs-3w1s-seed0/config.json").is_file()
 
 
+def test_a_run_is_tested_on_other_data_and_that_is_said() -> None:
+    output(*TRAIN, "--out", "run")
+    test = ["test", "run", "--tasks", 4]
+    text = output(*test, "--dataset", "glyphs", "--option", "seed=1")
+    assert "over 4 meta-test tasks of glyphs/random, trained on glyphs/random" in text
+    assert [path.name[:19] for path in Path("run").glob("test*.json")] == ["test-glyphs-random-"]
+    result = metabench(*test, "--dataset", "sinusoid")
+    assert (result.exit_code, "sinusoid is regression" in result.stderr) == (2, True)
+
+
 def test_training_that_diverges_says_so_and_fails() -> None:
     result = metabench(
         *TRAIN, "--out", "run", "--norm", "none", "--set", "inner_lr=1e30", "--set", "outer_lr=1e30"

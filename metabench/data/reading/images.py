@@ -224,7 +224,7 @@ def _decoded(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Iterat
         warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
         waiting = _pictures(tree, classes)
         while batch := list(itertools.islice(waiting, BATCH)):
-            yield from pool.map(lambda one: _try(*one, look), batch)
+            yield from pool.map(lambda one: _try(one[0], one[1], one[2], look), batch)
 
 
 @contextmanager
