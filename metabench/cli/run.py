@@ -221,10 +221,14 @@ def test(
     chosen = pick_device(device)
     splits = load_splits(config.task)
     metric = OBJECTIVES[splits.kind].metric
-    other = None if asked is None else _other_splits(config.task, *asked, has_list=task_list is not None)
-    tested = other or splits
+    task, tested = config.task, splits
+    if asked is not None:
+        task, tested = _other_data(config.task, *asked)
+    if task_list is None and tested.kind == splits.kind:
+        data.check(task, tested, ["meta_test"])
+    is_other = tested.fingerprint != splits.fingerprint
     tasks = None if task_list is None else frozen.read(task_list, tested, "meta_test")
-    result = runs.test_run(folder, splits, n_tasks, chosen, tasks, other)
+    result = runs.test_run(folder, splits, n_tasks, chosen, tasks, tested)
     together, alone = (stats.mean_interval(result[key]) for key in (metric.name, f"{metric}_one_at_a_time"))
     if as_json:
         keys = ("algorithm", "data", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
@@ -235,7 +239,7 @@ def test(
         return
     typer.echo(
         f"{folder}: {config.algorithm}, {_shown(together, metric)} over {result['tasks']} meta-test tasks"
-        + (f" of {tested.name}, trained on {splits.name}" if other else "")
+        + (f" of {tested.name}, which the run was not trained on" if is_other else "")
     )
     typer.echo(f"  {_alone(together, alone, metric)}")
     for line in _classes(result):
@@ -246,9 +250,9 @@ def test(
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)
 
 
-def _other_splits(
-    task: TaskConfig, name: str | None, split: str | None, pairs: Sequence[str], *, has_list: bool
-) -> Splits:
+def _other_data(
+    task: TaskConfig, name: str | None, split: str | None, pairs: Sequence[str]
+) -> tuple[TaskConfig, Splits]:
     """Load what a run is to be tested on; of its own data set, what is not asked for stays as it was."""
     from metabench.cli import inspect_data  # reads Matplotlib
 
@@ -258,10 +262,7 @@ def _other_splits(
         options = {**task.options, **asked.options}
         asked = asked.model_copy(update={"split": split or task.split, "options": options})
     with stderr.status(f"Reading {asked.dataset}"):
-        splits = data.load(asked)
-    if not has_list:
-        data.check(asked, splits, ["meta_test"])
-    return splits
+        return asked, data.load(asked)
 
 
 def _shown(interval: stats.Interval, metric: Metric) -> str:

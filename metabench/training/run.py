@@ -229,7 +229,8 @@ def test_run(
     memory.raise_malloc_thresholds()
     run = open_run(folder, splits, device)
     refuse_other_data(folder, splits)
-    tested, is_own = other or splits, other is None or other.fingerprint == splits.fingerprint
+    tested = other or splits
+    is_own = tested.fingerprint == splits.fingerprint
     _refuse_other_shape(folder, splits, tested)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
