@@ -220,15 +220,18 @@ def test(
     files.check_writable(folder)
     chosen = pick_device(device)
     splits = load_splits(config.task)
-    metric = OBJECTIVES[splits.kind].metric
     task, tested = config.task, splits
     if asked is not None:
         task, tested = _other_data(config.task, *asked)
     if task_list is None and tested.kind == splits.kind:
         data.check(task, tested, ["meta_test"])
-    is_other = tested.fingerprint != splits.fingerprint
     tasks = None if task_list is None else frozen.read(task_list, tested, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks, tested)
+    where = "" if tested.fingerprint == splits.fingerprint else f" of {tested.name}, not the run's own data"
+    _print_test(folder, result, OBJECTIVES[splits.kind].metric, where, as_json)
+
+
+def _print_test(folder: Path, result: Mapping[str, Any], metric: Metric, where: str, as_json: bool) -> None:
     together, alone = (stats.mean_interval(result[key]) for key in (metric.name, f"{metric}_one_at_a_time"))
     if as_json:
         keys = ("algorithm", "data", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
@@ -237,10 +240,8 @@ def test(
         bounds |= {"one_low": alone.low, "one_high": alone.high}
         print_json({"run": folder, **bounds, **{key: result[key] for key in keys}}, indent=None)
         return
-    typer.echo(
-        f"{folder}: {config.algorithm}, {_shown(together, metric)} over {result['tasks']} meta-test tasks"
-        + (f" of {tested.name}, which the run was not trained on" if is_other else "")
-    )
+    shown = f"{_shown(together, metric)} over {result['tasks']} meta-test tasks{where}"
+    typer.echo(f"{folder}: {result['algorithm']}, {shown}")
     typer.echo(f"  {_alone(together, alone, metric)}")
     for line in _classes(result):
         typer.echo(f"  {line}")

@@ -230,34 +230,37 @@ def test_run(
     run = open_run(folder, splits, device)
     refuse_other_data(folder, splits)
     tested = other or splits
-    is_own = tested.fingerprint == splits.fingerprint
     _refuse_other_shape(folder, splits, tested)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
-    name = "test-" + ("" if is_own else f"{tested.name.replace('/', '-')}-") + f"{tasks.hash[:12]}.json"
-    if is_own and tasks.hash == usual.hash:
-        name = files.TEST
+    name = _result_name(tasks, usual, splits, tested)
     run = run._replace(model=_for_ways(folder, run, splits, max(group.shape.way for group in tasks.groups)))
     scored = _scored(run, tested.meta_test._replace(images=tested.meta_test.images.to(device)), tasks)
-    results = [files.read_json(path) for path in folder.glob("test*.json")]
-    opened = [
-        one["times_opened"]
-        for one in results
-        if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint
-    ]
-    result = {
+    result = _opened(folder, splits, tested) | scored
+    files.write_json(folder / name, result)
+    return result
+
+
+def _opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
+    """Describe the opening of data's meta-test: which, when, for what time, and by which code."""
+    before = [files.read_json(path) for path in folder.glob("test*.json")]
+    same = [one for one in before if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint]
+    return {
         "protocol": PROTOCOL,
         "data": tested.name,
         "data_fingerprint": tested.fingerprint,
-        **scored,
         "opened": utc_now().isoformat(timespec="seconds"),
-        "times_opened": max(opened, default=0) + 1,
+        "times_opened": max((one["times_opened"] for one in same), default=0) + 1,
         "code": files.code_hash(),
         **files.environment(),
     }
-    files.write_json(folder / name, result)
-    return result
+
+
+def _result_name(tasks: frozen.FrozenTasks, usual: frozen.FrozenTasks, splits: Splits, tested: Splits) -> str:
+    if tested.fingerprint != splits.fingerprint:
+        return f"test-{tested.name.replace('/', '-')}-{tasks.hash[:12]}.json"
+    return files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
 
 
 def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
