@@ -9,7 +9,7 @@ import typer
 
 from metabench import __version__
 from metabench.cli import datasets, show, simulations
-from metabench.cli.base import Json, guarded
+from metabench.cli.base import Json, Options, Split, guarded
 from metabench.cli.options import From, ModelCommand, takes_models
 
 app = typer.Typer(
@@ -187,13 +187,19 @@ def test(
     task_list: Annotated[
         Path | None, typer.Option(help="File of `metabench datasets tasks` with the tasks to take instead.")
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Another data set to be tested on; its tasks are like the run's.")
+    ] = None,
+    split: Split = None,
+    option: Options = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench.cli import run as commands
 
-    commands.test(run, tasks, task_list, device, json)
+    is_other = dataset is not None or split is not None or bool(option)
+    commands.test(run, tasks, task_list, (dataset, split, option or []) if is_other else None, device, json)
 
 
 app.command(cls=ModelCommand)(simulations.simulate)

@@ -127,19 +127,30 @@ def check(
     option: Options = None,
     shot: Shot = 1,
     query: Queries = 15,
+    near: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=32,
+            help="Also name images whose perceptual hashes differ in so many of 64 bits at most.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Look for images in two splits, blank images and classes too small; exit code 1 if there are any."""
+    """Look for images that repeat, blank images and classes too small; exit code 1 if there are any."""
     from metabench import data
     from metabench.cli import inspect_data
 
     splits = data.load(inspect_data.describe(name, split, option or []))
-    problems = inspect_data.problems(splits, shot + query)
+    problems = inspect_data.problems(splits, shot + query, near)
     if json:
         print_json({"dataset": splits.name, **problems})
     else:
         titles = {
             "in_two_splits": "images in two splits",
+            "in_two_classes": "images in two classes of one split",
+            "repeated": "images several times in one class",
+            "near": f"images nearly like one before (--near {near})",
             "blank": "images of one colour",
             "too_small": f"classes with fewer than {shot + query} examples (--shot {shot} --query {query})",
         }

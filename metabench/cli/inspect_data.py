@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from PIL import Image
 from torch import Tensor
 
 from metabench import data
@@ -19,6 +23,17 @@ from metabench.training import mosaic
 FORMS = (".png", ".pdf", ".svg")
 LONGEST = 28
 """Characters of a class's name that are drawn."""
+
+
+class Place(NamedTuple):
+    """Where an image is."""
+
+    part: str
+    name: str  # of its class
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.part} {self.name}, example {self.number}"
 
 
 def describe(name: str, split: str | None, pairs: Sequence[str], **shape: Any) -> TaskConfig:
@@ -38,11 +53,13 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
     indices = sampling.sample(seeds.generator("sheet", seed), pool, shape, 1)
     drawn = frozen.gather(splits.meta_train.images, indices, shape)
     names = tuple(splits.meta_train.classes[row] for row in indices.classes[0].tolist())
-    figure = _points(drawn) if splits.kind == "regression" else _images(drawn, names)
-    figure.suptitle(f"{splits.name}, {part}, seed {seed}", fontsize=9)
+    families, names = faces_of(names)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
+        with rc_context({"font.family": families}):
+            figure = _points(drawn) if splits.kind == "regression" else _images(drawn, names)
+            figure.suptitle(f"{splits.name}, {part}, seed {seed}", fontsize=9)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out, dpi=150)
     except OSError as error:
         raise MetabenchError(f"--out {out}: {error.strerror or error}; take another file") from error
     return splits
@@ -60,6 +77,30 @@ def write_tasks(out: Path, task: TaskConfig, part: frozen.Part, n_tasks: int) ->
     return {"dataset": splits.name, "part": part, "tasks": n_tasks, "hash": drawn.hash}
 
 
+def faces_of(names: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the faces that have all letters of names, and the names without letters that no face has.
+
+    Matplotlib's own face comes first, then those of the system that have what it lacks. A letter of none is
+    written by its number, as an empty box would tell nothing.
+    """
+    families = ["DejaVu Sans"]
+    missing = set("".join(names)) - _letters(FT2Font(font_manager.findfont(families[0])))
+    files = iter(sorted(font_manager.findSystemFonts()))
+    while missing and (file := next(files, None)):
+        face = FT2Font(file)
+        drawn = missing & _letters(face)
+        if drawn and face.style_name == "Regular":
+            font_manager.fontManager.addfont(file)  # its list may be older than the face
+            families.append(face.family_name)
+            missing -= drawn
+    numbers = {ord(letter): f"U+{ord(letter):04X}" for letter in missing}
+    return families, tuple(name.translate(numbers) for name in names)
+
+
+def _letters(face: FT2Font) -> set[str]:
+    return set(map(chr, face.get_charmap()))
+
+
 def counted(splits: Splits) -> list[str]:
     """Say how many classes, examples and domains each split has."""
     lines = []
@@ -72,26 +113,71 @@ def counted(splits: Splits) -> list[str]:
     return lines
 
 
-def problems(splits: Splits, n_needed: int) -> dict[str, list[str]]:
-    """Name the images in two splits and those of one colour, and classes with too few examples for a task."""
-    seen: dict[bytes, dict[str, str]] = {}
+def problems(splits: Splits, n_needed: int, near: int | None = None) -> dict[str, list[str]]:
+    """Name images that repeat, within a class or beyond it, those of one colour, and classes too small.
+
+    Args:
+        near: bits of 64 that the perceptual hashes of two images may differ in to be named; None: none is.
+    """
+    places: dict[bytes, list[Place]] = {}
     blank = []
-    for part, split in _parts(splits):
-        for where, image in _each(split, part):
-            digest = hashlib.sha256(image.contiguous().numpy().data).digest()
-            seen.setdefault(digest, {}).setdefault(part, where)
-            if splits.kind == "classification" and image.min() == image.max():
-                blank.append(where)
+    for place, image in _each(splits):
+        if splits.kind == "classification" and image.min() == image.max():
+            blank.append(place)
+        places.setdefault(hashlib.sha256(image.contiguous().numpy().data).digest(), []).append(place)
     return {
-        "in_two_splits": [" = ".join(places.values()) for places in seen.values() if len(places) > 1],
-        "blank": blank,
+        **_repeats(places.values(), set(blank)),
+        "blank": list(map(str, blank)),
         "too_small": [
             f"{part} {name}: {count} examples, needs {n_needed}"
             for part, split in _parts(splits)
             for name, count in zip(split.classes, _counts(split), strict=True)
             if count < n_needed
         ],
+        **({} if near is None else {"near": _near(splits, near)}),
     }
+
+
+def _repeats(groups: Iterable[list[Place]], blank: set[Place]) -> dict[str, list[str]]:
+    """Name the images that are in several places: the first of each split, of each class, and how often."""
+    splits, classes, often = [], [], []
+    for places in groups:
+        by_split = {place.part: place for place in reversed(places)}
+        if len(by_split) > 1:
+            splits.append(" = ".join(map(str, dict.fromkeys(by_split[place.part] for place in places))))
+        if places[0] in blank:
+            continue
+        for part in dict.fromkeys(place.part for place in places):
+            by_class: dict[str, list[Place]] = {}
+            for place in (place for place in places if place.part == part):
+                by_class.setdefault(place.name, []).append(place)
+            if len(by_class) > 1:
+                classes.append(" = ".join(str(same[0]) for same in by_class.values()))
+            often += [f"{same[0]}: {len(same)} times" for same in by_class.values() if len(same) > 1]
+    return {"in_two_splits": splits, "in_two_classes": classes, "repeated": often}
+
+
+def _near(splits: Splits, distance: int) -> list[str]:
+    """Name each image that looks nearly like one before it, with the nearest of those."""
+    try:
+        import imagehash
+    except ImportError as error:
+        raise MetabenchError("--near needs imagehash; do: pip install 'metabench[near]'") from error
+    if splits.kind == "regression":
+        raise MetabenchError(f"--near: {splits.name} has no images")
+    places, bits = [], []
+    for place, image in _each(splits):
+        pixels = image.permute(1, 2, 0).numpy()
+        places.append(place)
+        bits.append(imagehash.phash(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).hash)
+    hashes = np.packbits(np.stack(bits).reshape(len(bits), -1), axis=1).view(np.uint64)[:, 0]
+    lines = []
+    for index in range(1, len(hashes)):
+        apart = np.bitwise_count(hashes[:index] ^ hashes[index])
+        nearest = int(apart.argmin())
+        if apart[nearest] <= distance:
+            lines.append(f"{places[nearest]} ~ {places[index]}: {apart[nearest]} of 64 bits apart")
+    return lines
 
 
 def _parts(splits: Splits) -> list[tuple[str, Split]]:
@@ -103,10 +189,11 @@ def _counts(split: Split) -> list[int]:
     return [n_examples] * n_classes if split.counts is None else split.counts.tolist()
 
 
-def _each(split: Split, part: str) -> Iterator[tuple[str, Tensor]]:
-    for name, images, count in zip(split.classes, split.images, _counts(split), strict=True):
-        for number, image in enumerate(images[:count]):
-            yield f"{part} {name}, example {number}", image
+def _each(splits: Splits) -> Iterator[tuple[Place, Tensor]]:
+    for part, split in _parts(splits):
+        for name, images, count in zip(split.classes, split.images, _counts(split), strict=True):
+            for number, image in enumerate(images[:count]):
+                yield Place(part, name, number), image
 
 
 def _images(task: Task, names: tuple[str, ...]) -> Figure:

@@ -210,27 +210,46 @@ def train_progress(
         yield progress, reported
 
 
-def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_json: bool) -> None:
-    """Score a run on meta-test and print accuracy or error, and interval."""
+def test(
+    folder: Path,
+    n_tasks: int,
+    task_list: Path | None,
+    asked: tuple[str | None, str | None, Sequence[str]] | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Score a run on meta-test and print accuracy or error, and interval.
+
+    Args:
+        asked: data set, split and options to be tested on, where they are not the run's own.
+    """
     config = runs.read_config(folder)
     files.check_writable(folder)
     chosen = pick_device(device)
     splits = load_splits(config.task)
-    metric = OBJECTIVES[splits.kind].metric
-    tasks = None if task_list is None else frozen.read(task_list, splits, "meta_test")
-    result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
+    task, tested = config.task, splits
+    if asked is not None:
+        task, tested = _other_data(config.task, *asked)
+    if task_list is None and tested.kind == splits.kind:
+        data.check(task, tested, ["meta_test"])
+    tasks = None if task_list is None else frozen.read(task_list, tested, "meta_test")
+    result = runs.test_run(folder, splits, n_tasks, chosen, tasks, tested)
+    where = "" if tested.fingerprint == splits.fingerprint else f" of {tested.name}, not the run's own data"
+    _print_test(folder, result, OBJECTIVES[splits.kind].metric, where, as_json)
+
+
+def _print_test(folder: Path, result: Mapping[str, Any], metric: Metric, where: str, as_json: bool) -> None:
     scores = (result[metric.name], result[f"{metric}_one_at_a_time"])
     together, alone = (stats.mean_interval(one, metric.scale) for one in scores)
     if as_json:
-        keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
+        keys = ("algorithm", "data", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
         bounds = {metric.name: together.mean, "ci_low": together.low, "ci_high": together.high}
         bounds |= {f"{metric}_together": together.mean, f"{metric}_one_at_a_time": alone.mean}
         bounds |= {"one_low": alone.low, "one_high": alone.high}
         print_json({"run": folder, **bounds, **{key: result[key] for key in keys}}, indent=None)
         return
-    typer.echo(
-        f"{folder}: {config.algorithm}, {_shown(together, metric)} over {result['tasks']} meta-test tasks"
-    )
+    shown = f"{_shown(together, metric)} over {result['tasks']} meta-test tasks{where}"
+    typer.echo(f"{folder}: {result['algorithm']}, {shown}")
     typer.echo(f"  {_alone(together, alone, metric)}")
     for line in _classes(result):
         typer.echo(f"  {line}")
@@ -238,6 +257,21 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
         typer.echo(f"  {line}")
     if result["times_opened"] > 1:
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)
+
+
+def _other_data(
+    task: TaskConfig, name: str | None, split: str | None, pairs: Sequence[str]
+) -> tuple[TaskConfig, Splits]:
+    """Load what a run is to be tested on; of its own data set, what is not asked for stays as it was."""
+    from metabench.cli import inspect_data  # reads Matplotlib
+
+    shape = task.model_dump(exclude={"dataset", "split", "options"})
+    asked = inspect_data.describe(name or task.dataset, split, pairs, **shape)
+    if asked.dataset == task.dataset:
+        options = {**task.options, **asked.options}
+        asked = asked.model_copy(update={"split": split or task.split, "options": options})
+    with stderr.status(f"Reading {asked.dataset}"):
+        return asked, data.load(asked)
 
 
 def _shown(interval: stats.Interval, metric: Metric) -> str:

@@ -219,46 +219,96 @@ def test_run(
     n_tasks: int,
     device: torch.device | str = "cpu",
     tasks: frozen.FrozenTasks | None = None,
+    other: Splits | None = None,
 ) -> dict[str, Any]:
     """Score a run on frozen meta-test tasks and record that the split was opened, and how often.
 
     Args:
         n_tasks: how many of the run's own kind, where no others are given.
-        tasks: others, of the same data; none may have more ways than the network has outputs. Their result
-            is a file of its own, named by their hash, unless they are the run's own tasks.
+        tasks: others, of the data that are tested on; of more ways than the run was trained for only where
+            its weights do not depend on their number.
+        other: data to be tested on, in place of the run's own.
+
+    What is not the run's own test stands in a file of its own, named by the data and the tasks' hash.
     """
     memory.raise_malloc_thresholds()
     run = open_run(folder, splits, device)
     refuse_other_data(folder, splits)
+    tested = other or splits
+    _refuse_other_shape(folder, splits, tested)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
-    usual = frozen.frozen(splits, "meta_test", run.config.task, n_tasks, "test")
+    usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
-    name = files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
-    most, n_outputs = max(group.shape.way for group in tasks.groups), run.model.net.outputs
-    if most > n_outputs:  # a function has one way and one output
-        raise MetabenchError(
-            f"{folder}: was trained for {n_outputs} ways, and these tasks have up to {most}; "
-            "take tasks of fewer ways"
-        )
-    scored = _scored(run, splits.meta_test._replace(images=splits.meta_test.images.to(device)), tasks)
-    opened = [_times_opened(path) for path in folder.glob("test*.json")]
-    result = {
-        "protocol": PROTOCOL,
-        **scored,
-        "opened": utc_now().isoformat(timespec="seconds"),
-        "times_opened": max(opened, default=0) + 1,
-        "code": files.code_hash(),
-        **files.environment(),
-    }
+    name = _result_name(tasks, usual, splits, tested)
+    run = run._replace(model=_for_ways(folder, run, splits, max(group.shape.way for group in tasks.groups)))
+    scored = _scored(run, tested.meta_test._replace(images=tested.meta_test.images.to(device)), tasks)
+    result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result
 
 
-def _times_opened(path: Path) -> int:
+def _opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
+    """Describe the opening of data's meta-test: which, when, for what time, and by which code."""
+    before = [_read_opening(path) for path in folder.glob("test*.json")]
+    same = [one for one in before if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint]
+    return {
+        "protocol": PROTOCOL,
+        "data": tested.name,
+        "data_fingerprint": tested.fingerprint,
+        "opened": utc_now().isoformat(timespec="seconds"),
+        "times_opened": max((one["times_opened"] for one in same), default=0) + 1,
+        "code": files.code_hash(),
+        **files.environment(),
+    }
+
+
+def _result_name(tasks: frozen.FrozenTasks, usual: frozen.FrozenTasks, splits: Splits, tested: Splits) -> str:
+    if tested.fingerprint != splits.fingerprint:
+        return f"test-{tested.name.replace('/', '-')}-{tasks.hash[:12]}.json"
+    return files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
+
+
+def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
+    """Refuse data that a network of other data cannot take."""
+    if splits.kind != tested.kind:
+        raise MetabenchError(
+            f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
+        )
+    here, there = (frozen.input_shape(one.meta_test.images) for one in (splits, tested))
+    if here != there:
+        takes, has = ("x".join(map(str, shape)) for shape in (here, there))
+        raise MetabenchError(
+            f"{folder}: takes inputs of {takes}, and those of {tested.name} are {has}; choose options of the "
+            "data set that give the same (folder has size and channels), or other data"
+        )
+
+
+def _for_ways(folder: Path, run: Run, splits: Splits, most: int) -> Model:
+    """Return a run's learner for so many ways; refuse it where its weights are of fewer."""
+    model = run.model
+    if most <= model.net.outputs:  # a function has one way and one output
+        return model
+    config = run.config.model_copy(update={"task": run.config.task.model_copy(update={"way": most})})
+    learner = loop.build(config, splits)
+    fresh = loop.model(learner, loop.start(config, learner))
+    shapes = [
+        {name: leaf.shape for name, leaf in trees.items({"meta": one.meta, "buffers": one.buffers})}
+        for one in (fresh, model)
+    ]
+    if shapes[0] == shapes[1]:
+        return model._replace(net=learner.net)
+    raise MetabenchError(
+        f"{folder}: was trained for {model.net.outputs} ways, these tasks have up to {most}, and its weights "
+        "hold outputs for each way; take tasks of fewer ways, or a learner that compares with prototypes"
+    )
+
+
+def _read_opening(path: Path) -> dict[str, Any]:
+    """Read an earlier result; one that is damaged was opened all the same."""
     try:
-        return int(files.read_json(path)["times_opened"])
+        return dict(files.read_json(path))
     except Damaged:
-        return 1
+        return {"times_opened": 1}
 
 
 def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:

@@ -246,6 +246,20 @@ def test_a_run_without_a_name_is_named_after_what_it_is() -> None:
     assert Path("runs/maml-glyphs-3w1s-seed0/config.json").is_file()
 
 
+def test_a_run_is_tested_on_other_data_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "load", LOAD)
+    output(*TRAIN, "--out", "run", "--option", "n_classes=30", "--option", "n_examples=6")
+    test = ["test", "run", "--tasks", 4]
+    text = output(*test, "--option", "seed=1")
+    assert "over 4 meta-test tasks of glyphs/random, not the run's own data" in text
+    assert [path.name[:19] for path in Path("run").glob("test*.json")] == ["test-glyphs-random-"]
+    assert "not the run" not in output(*test, "--dataset", "glyphs")
+    assert Path("run/test.json").is_file()
+    result = metabench(*test, "--dataset", "sinusoid")
+    assert result.exit_code == 2
+    assert "was trained for classification, and sinusoid/" in result.stderr
+
+
 def test_training_that_diverges_says_so_and_fails() -> None:
     result = metabench(
         *TRAIN, "--out", "run", "--norm", "none", "--set", "inner_lr=1e30", "--set", "outer_lr=1e30"

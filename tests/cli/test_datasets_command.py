@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from metabench import data
-from metabench.cli import app
+from metabench.cli import app, inspect_data
 from metabench.core import Split, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.sets import quickdraw
@@ -192,6 +192,17 @@ def test_a_sheet_is_drawn_and_the_classes_counted(form: str) -> None:
     assert Path(f"new/sheet.{form}").stat().st_size > 1000
 
 
+def test_names_of_every_script_are_drawn_without_empty_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib warns of a letter that no face of the text has, and warnings are errors here."""
+    names = "\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{THAI CHARACTER KO KAI}", "\U0010fffd of none"
+    splits = small.splits()
+    train = splits.meta_train._replace(classes=(*names, *splits.meta_train.classes[3:]))
+    monkeypatch.setattr(data, "load", lambda task, root=None: splits._replace(meta_train=train))
+    output("datasets", "show", "glyphs", "--way", 6, "--query", 2)
+    assert inspect_data.faces_of(names)[1][2] == "U+10FFFD of none"
+    assert inspect_data.faces_of(("cat", "chat"))[0] == ["DejaVu Sans"]
+
+
 def test_a_sheet_depends_on_the_seed_alone() -> None:
     pictures = []
     for seed in (0, 0, 1):
@@ -232,7 +243,8 @@ def check_of(splits: Splits, monkeypatch: pytest.MonkeyPatch, *args: object) -> 
 def test_nothing_is_found_where_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     code, found = check_of(small.splits(), monkeypatch, "--json")
     assert code == 0
-    assert found == {"dataset": "small", "in_two_splits": [], "blank": [], "too_small": []}
+    kinds = ("in_two_splits", "in_two_classes", "repeated", "blank", "too_small")
+    assert found == {"dataset": "small", **{kind: [] for kind in kinds}}
 
 
 def test_every_planted_fault_is_found_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,10 +264,41 @@ def test_every_planted_fault_is_found_and_no_other(monkeypatch: pytest.MonkeyPat
     assert "images in two splits: 1" in text
 
 
-def test_an_image_twice_in_one_split_is_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_repeat_within_a_split_or_a_class_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = small.splits()
-    splits.meta_train.images[0, 0] = splits.meta_train.images[1, 1]
-    assert check_of(splits, monkeypatch)[0] == 0
+    train, test = splits.meta_train.images, splits.meta_test.images
+    train[0, 0] = train[1, 1]
+    test[3, 1:4] = test[3, 0]
+    code, found = check_of(splits, monkeypatch, "--json")
+    assert code == 1
+    assert found["in_two_splits"] == []
+    assert found["in_two_classes"] == [
+        "meta_train meta_train-0, example 0 = meta_train meta_train-1, example 1"
+    ]
+    assert found["repeated"] == ["meta_test meta_test-3, example 0: 4 times"]
+    text = check_of(splits, monkeypatch)[1]
+    assert "images in two classes of one split: 1" in text
+    assert "images several times in one class: 1" in text
+
+
+def test_images_that_nearly_repeat_are_named_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = small.splits()
+    near = splits.meta_train.images[4, 1].clone()
+    near[0, 3, 3] ^= 8
+    splits.meta_test.images[2, 3] = near
+    assert check_of(splits, monkeypatch)[0] == 0, "it is no exact copy"
+    code, found = check_of(splits, monkeypatch, "--near", 4, "--json")
+    assert code == 1
+    (line,) = found["near"]
+    assert line.startswith("meta_train meta_train-4, example 1 ~ meta_test meta_test-2, example 3: ")
+    assert "images nearly like one before (--near 4): 1" in check_of(splits, monkeypatch, "--near", 4)[1]
+
+
+def test_near_repeats_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    assert "--near needs imagehash; do: pip install 'metabench[near]'" in refused(
+        "datasets", "check", "glyphs", "--near", 4
+    )
 
 
 def test_many_findings_are_cut_short_and_json_has_them_all(monkeypatch: pytest.MonkeyPatch) -> None:

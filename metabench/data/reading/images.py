@@ -7,10 +7,10 @@ import io
 import itertools
 import os
 import stat
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from posixpath import basename, dirname
 from typing import IO, NamedTuple
@@ -20,13 +20,18 @@ import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabench.data.reading import archives
-from metabench.data.reading.cache import Array, Key, checksum, kept, table_file
+from metabench.data.reading.cache import Array, Key, cached, checksum, kept, table_file
+from metabench.data.reading.splits import plain
 
 VERSION = 1
 """Raised when the same files give other bytes."""
 
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".dcm"}
+"""How the names of pictures end that are of no such format."""
+
+TO_CONVERT = "convert it to PNG or JPEG (`magick mogrify -format png *.heic` does a folder of HEIC)"
 HIDDEN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 """What systems leave behind, in small letters; so is all that starts with a dot."""
 
@@ -38,6 +43,9 @@ LARGEST = 2**28
 
 LARGEST_LIST = 2**24
 """Bytes of a list of images at most; the real ones have a million."""
+
+DARK = 2**14
+"""The largest number of images of 16 bits below which they come out nearly black."""
 
 THREADS = 8
 BATCH = 64
@@ -62,6 +70,17 @@ class Look(NamedTuple):
     side: int  # pixels
     channels: int
     background: str  # what transparent pixels show
+    white: int = 0  # what 16 bits, and numbers with a point, show as white; 0: 65535, and 1
+
+
+class Decoded(NamedTuple):
+    """What became of the picture of a file."""
+
+    row: int
+    column: int
+    image: Array | None
+    problem: str
+    peak: int  # the largest of its numbers of 16 bits; 0: it has no such numbers
 
 
 def grouped(paths: Iterable[str]) -> dict[str, list[str]]:
@@ -74,7 +93,7 @@ def grouped(paths: Iterable[str]) -> dict[str, list[str]]:
 
 def class_name(folder: str) -> str:
     """Return the name of a class, the same letters on every system."""
-    return unicodedata.normalize("NFC", basename(folder))
+    return plain(basename(folder))
 
 
 def look_through(place: Path, limits: archives.Limits) -> Tree:
@@ -161,26 +180,61 @@ def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], loo
     shape = (len(classes), max(map(len, classes)), look.channels, look.side, look.side)
 
     def write(path: Path) -> None:
-        problems = []
-        Image.init()  # not in several threads at once
-        with (
-            table_file(path, shape) as put,
-            warnings.catch_warnings(),
-            ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
-        ):
-            warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
-            waiting = _pictures(tree, classes)
-            while batch := list(itertools.islice(waiting, BATCH)):
-                decoded = pool.map(lambda one: _try(one[1], one[2], look), batch)
-                for ((row, column), _, _), image in zip(batch, decoded, strict=True):
-                    if isinstance(image, str):
-                        problems.append(image)
-                    else:
-                        put(row, column, image)
+        problems, peak = [], 0
+        with table_file(path, shape) as put:
+            for one in _decoded(tree, classes, look):
+                peak = max(peak, one.peak)
+                if one.image is None:
+                    problems.append(one.problem)
+                else:
+                    put(one.row, one.column, one.image)
+        if 0 < peak < DARK and not look.white:
+            guess = next(2**bits - 1 for bits in (8, 10, 12, 14) if peak < 2**bits)
+            problems.append(
+                f"the images of 16 bits go up to {peak} of 65535, and would be nearly black; set "
+                f"white={guess}, the number that is to be white, or white=65535 to take them as they are"
+            )
         if problems:
             raise archives.Refused(*problems)
 
     return kept(name, key, write)
+
+
+def unreadable(tree: Tree, names: Sequence[str], look: Look) -> dict[str, str]:
+    """Return which images cannot be decoded, and why; a machine tries them once."""
+
+    def make() -> Array:
+        problems = [""] * len(names)
+        for one in _decoded(tree, [names], look):
+            problems[one.column] = one.problem
+        return np.array(problems)
+
+    problems = cached("unreadable", table_key(tree, [names], look), make).tolist()
+    return {name: problem for name, problem in zip(names, problems, strict=True) if problem}
+
+
+def _decoded(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Iterator[Decoded]:
+    """Decode images, some at once, in the order in which they are stored."""
+    Image.init()  # not in several threads at once
+    with (
+        warnings.catch_warnings(),
+        _own_limit(),
+        ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
+    ):
+        warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
+        waiting = _pictures(tree, classes)
+        while batch := list(itertools.islice(waiting, BATCH)):
+            yield from pool.map(lambda one: _try(one[0], one[1], one[2], look), batch)
+
+
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Keep Pillow from refusing images smaller than LARGEST."""
+    theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = theirs
 
 
 def _pictures(
@@ -197,26 +251,49 @@ def _pictures(
             yield places[member.name], f"{tree.place}: {member.name}", io.BytesIO(member.read())
 
 
-def _try(name: str, file: Path | IO[bytes], look: Look) -> Array | str:
+def _try(place: tuple[int, int], name: str, file: Path | IO[bytes], look: Look) -> Decoded:
+    peaks: list[int] = []
     try:
-        return decode(file, *look)
+        return Decoded(*place, decode(file, *look, peaks), "", max(peaks, default=0))
     except UnidentifiedImageError:
-        return f"{name!r}: cannot be decoded: it is damaged, or none of {', '.join(FORMATS)}"
+        problem = f"it is damaged, or none of {', '.join(FORMATS)}"
+        if _is_foreign(file):
+            problem = f"it is HEIC or AVIF, whatever its name says; {TO_CONVERT}"
     except archives.DAMAGE as error:
-        return f"{name!r}: cannot be decoded: {archives.reason(error)}"
+        problem = archives.reason(error)
+    return Decoded(*place, None, f"{name!r}: cannot be decoded: {problem}", 0)
 
 
-def decode(file: Path | IO[bytes], side: int, channels: int, background: str) -> Array:
+def _is_foreign(file: Path | IO[bytes]) -> bool:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return _is_foreign(opened)
+    file.seek(4)
+    return file.read(4) == b"ftyp"
+
+
+def decode(
+    file: Path | IO[bytes],
+    side: int,
+    channels: int,
+    background: str,
+    white: int = 0,
+    peaks: list[int] | None = None,
+) -> Array:
     """Decode the first picture of a file, uint8 [C, side, side].
 
     The camera's orientation is applied; transparent pixels show the background; the largest square in the
     middle is taken and resized, each pixel a weighted mean of those that it covers (antialiasing).
+
+    Args:
+        white: as Look has it.
+        peaks: takes the largest of numbers of 16 bits.
     """
     with Image.open(file, formats=FORMATS) as opened:
         if opened.width * opened.height > LARGEST:
             raise ValueError(f"{opened.width}x{opened.height} pixels are more than {LARGEST}")
         opened.load()
-        image = _eight_bits(ImageOps.exif_transpose(opened))
+        image = _eight_bits(ImageOps.exif_transpose(opened), white, [] if peaks is None else peaks)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
@@ -228,12 +305,15 @@ def decode(file: Path | IO[bytes], side: int, channels: int, background: str) ->
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 bits to 8, and numbers with a point from [0, 1]; whatever has 8 bits stays as it is."""
+def _eight_bits(image: Image.Image, white: int, peaks: list[int]) -> Image.Image:
+    """Scale 16 bits to 8, and numbers with a point; whatever has 8 bits stays as it is."""
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float64)
-    highest = 1.0 if image.mode == "F" else 65535.0
+    highest = white or (1 if image.mode == "F" else 65535)
     if not (values.min() >= 0 and values.max() <= highest):
-        raise ValueError(f"values in [{values.min()}, {values.max()}] must lie in [0, {highest:.0f}]")
+        advice = "set white to the largest number that there may be"
+        raise ValueError(f"values in [{values.min()}, {values.max()}] must lie in [0, {highest}]; {advice}")
+    if image.mode != "F":
+        peaks.append(int(values.max()))
     return Image.fromarray(np.round(values * (255 / highest)).astype(np.uint8))

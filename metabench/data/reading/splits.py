@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -33,8 +35,8 @@ FEWEST = 2
 LARGE = 2**26
 """Bytes from which a reordered table is kept on disk, not in memory."""
 
-SHOWN = 20
-"""Problems that are told one by one."""
+SHOWN, EACH = 20, 3
+"""Problems that are told one by one, and those of one kind where there are many."""
 
 Classes = dict[str, list[str]]
 """Splits to the names of their classes."""
@@ -74,6 +76,11 @@ def group_of(groups: Groups) -> dict[str, str]:
     return {name: group for inside in groups.values() for group, names in inside.items() for name in names}
 
 
+def plain(name: str) -> str:
+    """Return a name as it is compared: the same letters on every system, without blanks around it."""
+    return unicodedata.normalize("NFC", name).strip() or name
+
+
 def part_of(name: str) -> str | None:
     """Return the split that a word means, or None."""
     return ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
@@ -111,7 +118,7 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
         if part is None:
             problems.append(f"list {path}: {word!r} is no split; allowed: {', '.join(SPLITS)}")
             continue
-        for name in (unicodedata.normalize("NFC", name) for name in names):
+        for name in map(plain, names):
             if name not in available:
                 problems.append(f"list {path}: class {name!r} of {part} has no images")
             elif name in classes[part]:
@@ -191,10 +198,32 @@ def choose(name: str, items: list[Any], options: Any, key: Callable[[Any], Any] 
 
 
 def refuse(name: str, problems: Iterable[str]) -> NoReturn:
-    """Raise all problems of a data set as one error."""
-    lines = list(dict.fromkeys(problems))
-    more = [f"and {len(lines) - SHOWN} more problems"] if len(lines) > SHOWN else []
-    raise MetabenchError("\n".join(f"{name}: {line}" for line in lines[:SHOWN] + more))
+    """Raise all problems of a data set as one error; where there are many, their kinds are counted first."""
+    raise MetabenchError("\n".join(f"{name}: {line}" for line in summary(problems, "problems")))
+
+
+def note(name: str, notes: Iterable[str]) -> None:
+    """Say on the log what was done to data that are not as they should be."""
+    for line in summary(notes, "things"):
+        logging.getLogger(__name__).warning("%s: %s", name, line)
+
+
+def summary(lines: Iterable[str], what: str) -> list[str]:
+    """Return lines once each; where there are many, the first of each kind after a count of the kinds.
+
+    Lines are of one kind where they differ in quoted words and numbers only.
+    """
+    once = list(dict.fromkeys(lines))
+    if len(once) <= SHOWN:
+        return once
+    kinds: dict[str, list[str]] = {}
+    for line in once:
+        kinds.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "..", line), []).append(line)
+    counts = sorted(((len(alike), kind) for kind, alike in kinds.items()), reverse=True)
+    counted = "; ".join(f"{count} times {kind}" for count, kind in counts[:EACH])
+    rest = f"; and {len(counts) - EACH} more kinds" if len(counts) > EACH else ""
+    first = [line for alike in kinds.values() for line in alike[:EACH]][:SHOWN]
+    return [f"{len(once)} {what}: {counted}{rest}", *first, f"and {len(once) - len(first)} more"]
 
 
 def splits_of(

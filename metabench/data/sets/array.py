@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,15 @@ BLOCK = 2**26
 PIECE = 2**20
 """Bytes of an archive that are unpacked at once."""
 
+USUAL_WHITE = {"u1": 255.0, "b1": 1.0, "f2": 1.0, "f4": 1.0, "f8": 1.0}
+"""Types of numbers to the number that is white in images of them, where nobody says another."""
+
+WHITES = (1, 255, 1023, 4095, 16383, 65535)
+"""What is white in images of usual depths."""
+
+DARK = 16
+"""The largest number of uint8 below which images come out nearly black."""
+
 LONGEST_WORD = 1000
 """Letters of a label at most."""
 
@@ -47,6 +56,13 @@ class Options:
         "an .npz file that holds images and labels, or a folder of images.npy and labels.npy; "
         "absolute or relative to METABENCH_DATA",
     )
+    black: float = setting(0.0, "the number that is black in the images")
+    white: float = setting(
+        0.0,
+        "the number that is white; 0: 255 for uint8, 1 for floating point and for true and false; for "
+        "other types it must be set",
+        minimum=0,
+    )
     split_by: str = setting(
         "auto",
         "classes are split by the array `split` (a word an image: meta_train, meta_validation or meta_test), "
@@ -57,6 +73,13 @@ class Options:
     meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
     meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
+
+
+class Scale(NamedTuple):
+    """Which numbers are black and white, 0 where the type says it."""
+
+    black: float
+    white: float
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
@@ -77,13 +100,16 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         problems += wrong
     rows = {name: splits.choose(name, rows[name], options) for name in sorted(rows)}
     files = [path / f"{name}.npy" for name in NAMES] if path.is_dir() else [path]
-    key = Key(checksum([file for file in files if file.is_file()]), (VERSION, rows))
+    source, scale = checksum([file for file in files if file.is_file()]), (options.black, options.white)
+    key = Key(source, (VERSION, rows, scale))
     table = None
     try:
         if rows and "images" in arrays:
-            table = _table(path, arrays["images"], key, list(rows.values()))
-        elif "images" in arrays and not _layout(arrays["images"])[1]:
-            problems += _range_problems(_read_images(path), range(len(arrays["images"])))
+            table = _table(path, arrays["images"], key, list(rows.values()), Scale(*scale))
+        elif "images" in arrays and not _image_problems(arrays["images"]):
+            seen = Seen(Scale(*scale), arrays["images"].dtype)
+            seen.look(_read_images(path), range(len(arrays["images"])))
+            problems += seen.problems()
     except archives.Refused as error:
         problems += error.args
     if problems or table is None:
@@ -184,9 +210,7 @@ def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
     problems = []
     images = arrays.get("images")
     if images is not None:
-        problems += _layout(images)[1]
-        if images.dtype != np.uint8 and images.dtype.kind != "f":
-            problems.append(f"images: {images.dtype}; must be uint8, or floating point in [0, 1]")
+        problems += _image_problems(images)
     for name in NAMES[1:]:
         array = arrays.get(name)
         if array is None:
@@ -199,6 +223,11 @@ def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
         elif images is not None and images.ndim and len(array) != len(images):
             problems.append(f"{name}: {len(array)} of them for {len(images)} images; must be one an image")
     return problems
+
+
+def _image_problems(images: Array) -> list[str]:
+    strange = [] if images.dtype.kind in "buif" else [f"images: {images.dtype}; must be real numbers"]
+    return _layout(images)[1] + strange
 
 
 def _layout(images: Array) -> tuple[tuple[int, ...], list[str]]:
@@ -221,10 +250,15 @@ def _names(labels: Array) -> tuple[list[str], list[str]]:
     """Return the label of each image as a word."""
     try:
         words = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
-        names = [unicodedata.normalize("NFC", str(word)) for word in words.tolist()]
-        "".join(names).encode()
+        written = [str(word) for word in words.tolist()]
+        "".join(written).encode()
     except (UnicodeError, ValueError) as error:
         return [], [f"labels: words that are not Unicode: {error}"]
+    names = [splits.plain(word) for word in written]
+    changed = [word for word in written if word.strip() not in ("", word)]
+    if changed:
+        blanks = f"{len(changed)} labels have blanks around them, which are left out: {changed[0]!r}"
+        splits.note(NAME, [f"{blanks} is {splits.plain(changed[0])!r}"])
     return names, [f"labels: image {names.index('')} has an empty label"] if "" in names else []
 
 
@@ -252,7 +286,7 @@ def _split(
     return classes, problems + splits.class_problems(classes, "add classes to it")
 
 
-def _table(path: Path, like: Array, key: object, rows: list[list[int]]) -> Array:
+def _table(path: Path, like: Array, key: object, rows: list[list[int]], scale: Scale) -> Array:
     """Sort images by class, or read the cache: uint8 [class, example, C, H, W], zeros where one has fewer.
 
     Args:
@@ -264,31 +298,70 @@ def _table(path: Path, like: Array, key: object, rows: list[list[int]]) -> Array
     size = max(1, BLOCK // (math.prod(image) * like.itemsize))
 
     def write(place: Path) -> None:
-        images, problems = _read_images(path), []
+        images, seen = _read_images(path), Seen(scale, like.dtype)
         with table_file(place, shape) as put:
             for row, chosen in enumerate(rows):
                 for start in range(0, len(chosen), size):
                     some = chosen[start : start + size]
                     block = images[some].transpose(axes)
-                    problems += _range_problems(block, some)
-                    if block.dtype.kind == "f":
-                        block = np.round(np.clip(np.nan_to_num(block), 0, 1) * 255.0).astype(np.uint8)
-                    for column, one in enumerate(block, start):
+                    seen.look(block, some)
+                    for column, one in enumerate(seen.scaled(block), start):
                         put(row, column, one)
-        if problems:
+        if problems := seen.problems():
             raise archives.Refused(*problems)
 
     return kept(NAME, key, write)
 
 
-def _range_problems(block: Array, rows: Sequence[int]) -> list[str]:
-    if block.dtype.kind != "f":
+class Seen:
+    """The numbers of images: whether they lie between black and white, and what they become."""
+
+    def __init__(self, scale: Scale, kind: np.dtype[Any]) -> None:
+        """Take the usual white of a type where none is set."""
+        self.kind, self.black, self.is_set = kind, scale.black, bool(scale.white)
+        self.white = scale.white or USUAL_WHITE.get(kind.str[1:], 0.0)
+        self.low, self.high = math.inf, -math.inf
+        self.outside: list[int] = []
+
+    def look(self, block: Array, rows: Sequence[int]) -> None:
+        """Look at the numbers of images, whose rows are for the message."""
+        flat = block.reshape(len(block), -1)
+        low, high = flat.min(1), flat.max(1)
+        # What is no number makes both bounds that, and is not inside.
+        self.low, self.high = (
+            float(np.minimum(self.low, low.min())),
+            float(np.maximum(self.high, high.max())),
+        )
+        is_inside = (low >= self.black) & (high <= self.white)
+        self.outside += [row for row, inside in zip(rows, is_inside.tolist(), strict=True) if not inside]
+
+    def scaled(self, block: Array) -> Array:
+        """Return uint8, where black is 0 and white 255."""
+        if self.kind == np.uint8 and (self.black, self.white) == (0, 255):
+            return block
+        numbers = block if self.kind.kind == "f" else block.astype(np.float64)
+        share = (np.nan_to_num(numbers) - self.black) / ((self.white - self.black) or 1.0)
+        return np.round(np.clip(share, 0, 1) * 255.0).astype(np.uint8)
+
+    def problems(self) -> list[str]:
+        """Say what is wrong with the numbers, and which black and white would mend it."""
+        said = f"images: {self.kind} in [{self.low:g}, {self.high:g}]"
+        white = next((one for one in WHITES if self.high <= one), self.high)
+        black = f" and black={-white if self.low >= -white else self.low:g}" * (self.low < 0)
+        cure = f"set the number that is white, such as white={white:g}{black}"
+        if math.isnan(self.high):
+            cure = "put numbers in place of what is none"
+        if not self.white:
+            return [f"{said}: of this type it is not clear which number is white; {cure}"]
+        if self.white <= self.black:
+            return [f"black={self.black:g} and white={self.white:g}: white must be the larger"]
+        if self.outside:
+            beyond = f"{len(self.outside)} images, the first image {min(self.outside)}"
+            return [f"{said}: {beyond}, are not within [{self.black:g}, {self.white:g}]; {cure}"]
+        if self.kind == np.uint8 and 0 < self.high < DARK and not self.is_set:
+            as_is = "white=255 to take them as they are"
+            return [f"{said}, of 255: nearly black; set white={self.high:g}, or {as_is}"]
         return []
-    return [
-        f"images: image {row} has values in [{one.min()}, {one.max()}]; must lie in [0, 1]"
-        for row, one in zip(rows, block, strict=True)
-        if not (one.min() >= 0 and one.max() <= 1)  # so that no number is refused, too
-    ]
 
 
 DATASET = Dataset(

@@ -6,10 +6,10 @@ they have, and what is known of their images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from posixpath import basename, dirname
 from typing import NamedTuple
 
@@ -43,6 +43,13 @@ class Options:
     size: int = SIZE
     channels: int = setting(3, "3 for colour, 1 for grey", choices=(3, 1))
     background: str = setting("white", "what transparent pixels show", choices=("white", "black"))
+    white: int = setting(
+        0,
+        "the number that is white in images of 16 bits or with a point, such as 4095 for 12 bits; "
+        "0: 65535, and 1.0 with a point",
+        minimum=0,
+        maximum=65535,
+    )
     split_by: str = setting(
         "auto",
         "classes are split by the folders above them, by seed, or by a list; "
@@ -58,6 +65,11 @@ class Options:
         "meta_train, meta_validation and meta_test to lists of classes",
     )
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
+    smallest_class: int = setting(0, "classes with fewer images are left out; 0: none is", minimum=0)
+    subfolders: bool = setting(False, "images in folders inside a class's folder are the class's, too")
+    skip: bool = setting(
+        False, "leave out, and list, what is not an image of a class or cannot be read; else it is an error"
+    )
     domains: bool = setting(
         False,
         "folders of domains stand above those of classes: domain/class/image or split/domain/class/image; a "
@@ -85,6 +97,7 @@ class Sorted(NamedTuple):
     domains: dict[str, str]  # of each, where there are domains
     is_split: bool
     problems: list[str]
+    skippable: list[str]  # what else is wrong, with single files and empty folders
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
@@ -103,14 +116,68 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         splits.refuse(NAME, [*problems, f"path={options.path!r}: {place} is a file; {advice}"])
     tree = _images.look_through(place, LIMITS)
     there = _sort(tree, options)
-    classes, wrong = _split(there, options, place)
+    off = _level_problem(tree, options, there.is_split)
+    if off:
+        splits.refuse(NAME, [*problems, off])
+    look = Look(options.size, options.channels, options.background, options.white)
+    left_out = _leave_out(tree, there, options, look)
+    problems += [] if options.skip else there.skippable
+    classes, wrong = _split(there, options, place, left_out)
     chosen = [one for part in SPLITS for one in classes[part]]
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
     images = {one: splits.choose(one, there.images[one], options, basename) for one in used}
-    look = Look(options.size, options.channels, options.background)
-    problems += there.problems + wrong
-    return _cut(NAME, problems, tree, images, look, classes, domains=there.domains)
+    return _cut(NAME, problems + there.problems + wrong, tree, images, look, classes, domains=there.domains)
+
+
+def _level_problem(tree: Tree, options: Options, is_split: bool) -> str | None:
+    """Say which folder to give where all images lie at another depth than those of classes do."""
+    depths = {path.count("/") for path in tree.images}
+    expected = 1 + is_split + options.domains
+    inside, images = grouped(tree.folders[1:]), grouped(tree.images)
+    top = ""
+    while top not in images and len(inside.get(top, [])) == 1:
+        (top,) = inside[top]
+    if not depths or expected in depths:
+        return None
+    if top and top in inside:
+        give = f"path={str(tree.place / top)!r}"
+        if tree.place.is_file():
+            give = f"an archive of what is in {top!r}, or the unpacked folder"
+        return f"{_shown(tree, '')} holds only {top!r}, which holds the folders of classes; give {give}"
+    if depths == {0}:
+        holds = f"{_shown(tree, '')} holds images, and no folders of classes"
+        return (
+            f"{holds}; give the folder above it, path={str(tree.place.parent)!r}, if its folders are classes"
+        )
+    if options.subfolders and max(depths) > expected:
+        return None
+    layout = "/".join(["split"] * is_split + ["domain"] * options.domains + ["class", "image.png"])
+    cure = "subfolders=true takes images of folders inside those of classes"
+    if min(depths) < expected:
+        cure = "put the images into folders of classes"
+    elif not options.domains:
+        cure += ", domains=true says that folders of domains stand above them"
+    deep = " or ".join(map(str, sorted(depths)))
+    return f"the images lie {deep} folders deep, and as {layout} they would lie {expected} deep; {cure}"
+
+
+def _leave_out(tree: Tree, there: Sorted, options: Options, look: Look) -> list[str]:
+    """Take out what is to be skipped, and classes that are too small; say so, and return the classes."""
+    notes: list[str] = []
+    if options.skip:
+        unreadable = _images.unreadable(tree, [one for row in there.images.values() for one in row], look)
+        notes += [*there.skippable, *unreadable.values()]
+        for name, row in there.images.items():
+            there.images[name] = [one for one in row if one not in unreadable]
+    fewest = max(options.smallest_class, int(options.skip))
+    small = {name: len(row) for name, row in there.images.items() if len(row) < fewest}
+    for name, count in small.items():
+        del there.images[name]
+        if count:
+            notes.append(f"class {name!r} has {count} images, and smallest_class={fewest}")
+    splits.note(NAME, (f"left out: {line}" for line in notes))
+    return [name.removeprefix(f"{there.domains.get(name)}/") for name in small]
 
 
 def _cut(
@@ -143,27 +210,47 @@ def _sort(tree: Tree, options: Options) -> Sorted:
     is_split = options.split_by == "folder" or any(
         splits.part_of(top) and top in inside and top not in images for top in tops
     )
-    there = Sorted({}, {}, {}, is_split, list(tree.problems))
+    there = Sorted({}, {}, {}, is_split, [], list(tree.problems))
     level = is_split + options.domains  # how many folders stand above that of a class
+    others = grouped(tree.others)
+    if options.subfolders:
+        images, others = _by_class(tree.images, level), _by_class(tree.others, level)
     strange = [top for top in tops if is_split and splits.part_of(top) is None]
     unnamed = f"no name of a split; as {', '.join(SPLITS)}"
     there.problems.extend(f"folder {_shown(tree, top)}: {unnamed}" for top in strange)
-    others = grouped(tree.others)
     for folder in tree.folders:
         depth = folder.count("/") if folder else -1
         if folder.partition("/")[0] in strange or depth > level:
             continue
-        wrong = {"an image outside the folders of classes": images}
         if depth == level:
             _add(there, tree, folder, images.get(folder, []), options)
-            advice = "not an image by its name; remove it, or hide it by a leading dot"
-            wrong = {f"a folder inside the class {class_name(folder)!r}": inside, advice: others}
-        elif options.domains and depth == level - 1 and folder not in inside:
+            deeper = [] if options.subfolders else inside.get(folder, [])
+            what = f"a folder inside the class {class_name(folder)!r}"
+            there.skippable.extend(f"{_shown(tree, one)}: {what}" for one in deeper)
+            there.skippable.extend(f"{_shown(tree, one)}: {_cure(one)}" for one in others.get(folder, []))
+            continue
+        if options.domains and depth == level - 1 and folder not in inside:
             empty = f"domain {basename(folder)!r} is empty"
-            there.problems.append(f"{empty}: {_shown(tree, folder)} holds no class")
-        for what, paths in wrong.items():
-            there.problems.extend(f"{_shown(tree, one)}: {what}" for one in paths.get(folder, []))
+            there.skippable.append(f"{empty}: {_shown(tree, folder)} holds no class")
+        lost = images.get(folder, [])
+        there.skippable.extend(
+            f"{_shown(tree, one)}: an image outside the folders of classes" for one in lost
+        )
     return there
+
+
+def _by_class(paths: Iterable[str], level: int) -> dict[str, list[str]]:
+    """Sort paths by the folder of the class that they are in, however deep."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault("/".join(dirname(path).split("/")[: level + 1]), []).append(path)
+    return groups
+
+
+def _cure(path: str) -> str:
+    if PurePosixPath(path).suffix.lower() in _images.FOREIGN:
+        return f"no format that is read; {_images.TO_CONVERT}"
+    return "not an image by its name; remove it, or hide it by a leading dot"
 
 
 def _shown(tree: Tree, path: str) -> str:
@@ -177,7 +264,7 @@ def _add(there: Sorted, tree: Tree, folder: str, images: list[str], options: Opt
         name = f"{domain}/{name}"
         there.domains[name] = domain
     if not images:
-        there.problems.append(f"class {name!r} is empty: {_shown(tree, folder)} holds no image")
+        there.skippable.append(f"class {name!r} is empty: {_shown(tree, folder)} holds no image")
     part = splits.part_of(folder.partition("/")[0]) if there.is_split else None
     if name in there.images:
         home = _shown(tree, dirname(there.images[name][0])) if there.images[name] else "another folder"
@@ -188,7 +275,9 @@ def _add(there: Sorted, tree: Tree, folder: str, images: list[str], options: Opt
     there.parts[name] = part
 
 
-def _split(there: Sorted, options: Options, place: Path) -> tuple[Classes, list[str]]:
+def _split(
+    there: Sorted, options: Options, place: Path, left_out: Sequence[str]
+) -> tuple[Classes, list[str]]:
     """Return the classes of each split, and what is wrong with them.
 
     With domains, a class is split by its name alone, so that it is in one split with all its domains.
@@ -204,7 +293,8 @@ def _split(there: Sorted, options: Options, place: Path) -> tuple[Classes, list[
         if not options.list.strip():
             return classes, []
         folder = place if place.is_dir() else place.parent
-        classes, wrong = splits.by_list(folder / Path(options.list).expanduser(), by_name)
+        classes, wrong = splits.by_list(folder / Path(options.list).expanduser(), [*by_name, *left_out])
+        classes = {part: [name for name in names if name in by_name] for part, names in classes.items()}
         advice = "name more in the list"
     elif there.is_split:
         for name, members in by_name.items():

@@ -1,6 +1,6 @@
 """Glyphs: characters of many scripts, drawn from the fonts that come with Matplotlib, and distorted.
 
-First come clean pictures, and which of them look different; then what becomes of them.
+First come clean pictures; then what becomes of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 import PIL
 import torch
 import torch.nn.functional as F
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageFont, features
 from torch import Generator, Tensor
 
@@ -28,7 +27,7 @@ from metabench.data.reading.cache import Array, cached
 from metabench.data.reading.splits import make_splits
 
 NAME = "glyphs"
-VERSION = 1
+VERSION = 2
 """Raised when the same fonts and settings give other pictures."""
 
 FACES = tuple(
@@ -40,11 +39,8 @@ FONT_SIZE = 48
 SMALLEST = 10
 """Pixels of the longer side, at FONT_SIZE, below which a character is a mere dot."""
 
-COMPARED_SIDE = 22
-"""Pixels of the square in which characters are compared: about what they get in an example."""
-
-ALIKE = 0.89
-"""Correlation of two characters' averages over the faces from which they look alike."""
+CHARACTERS = Path(__file__).with_suffix(".txt")
+"""Those that are drawn; benchmarks/glyph_shapes.py chooses and writes them."""
 
 SCRIPTS = ("Latin", "Greek", "Cyrillic", "Armenian", "Georgian")
 KINDS = {"L": "Other letter", "N": "Number", "P": "Punctuation", "S": "Symbol"}
@@ -70,7 +66,7 @@ PARTS = {"meta_train": 0.64, "meta_validation": 0.16, "meta_test": 0.2}
 class Options:
     """How many characters are drawn how often, and the randomness of all that."""
 
-    n_classes: int = setting(1100, "characters in all splits together", minimum=10)
+    n_classes: int = setting(850, "characters in all splits together", minimum=10)
     n_examples: int = setting(20, "drawings of each character", minimum=2)
     seed: int = setting(0, "chooses characters, splits and distortions", minimum=0)
 
@@ -79,7 +75,7 @@ def _origin() -> tuple[str, ...]:
     """Say what the pictures depend on beside this file: fonts, FreeType, Pillow, Unicode's categories."""
     digest = hashlib.sha256()
     for face in FACES:
-        digest.update(_face_path(face).read_bytes())
+        digest.update(face_path(face).read_bytes())
     freetype = str(features.version("freetype2"))
     versions = (matplotlib.__version__, freetype, PIL.__version__, unicodedata.unidata_version)
     return (digest.hexdigest(), *versions)
@@ -92,38 +88,17 @@ def script(character: str) -> str:
     return word if kind == "L" and word in SCRIPTS else KINDS[kind]
 
 
+@cache
 def distinct() -> str:
     """Return the characters that all faces share and that look different, in the order of Unicode.
 
-    Letters, numbers, punctuation and symbols are taken; marks, spaces and controls are not, and neither is
-    what is blank, a dot or a full square in any face. Each is cropped and scaled to the same square, so that
-    size and height above the line, which distortion hides anyway, tell nothing apart; then its pictures in
-    the faces are averaged, so that weight and slant tell little apart. A character is dropped when the
-    correlation of its average with that of one that was kept before it reaches ALIKE: of A, Alpha and
-    Cyrillic A, one stays.
+    They are a list, so that they are the same whatever draws them. Of those that look alike under the
+    rotations and scales that examples have, the first is in it: of A, Alpha and Cyrillic A, one stays.
     """
-    codes = cached("glyph-characters", (VERSION, ALIKE, _origin()), _distinct_codes)
-    return "".join(map(chr, codes.tolist()))
+    return "".join(CHARACTERS.read_text("utf-8").split())
 
 
-def _distinct_codes() -> Array:
-    maps = [set(FT2Font(str(_face_path(face))).get_charmap()) for face in FACES]
-    characters = map(chr, sorted(set.intersection(*maps)))
-    visible, rows = [], []
-    for character in (one for one in characters if unicodedata.category(one)[0] in KINDS):
-        squares = _pictures(character, FACES, COMPARED_SIDE, COMPARED_SIDE)
-        if len(squares) == len(FACES) and all(np.ptp(square) > 0 for square in squares):
-            visible.append(character)
-            rows.append(np.mean(squares, 0).ravel())
-    is_alike = np.corrcoef(rows) >= ALIKE
-    is_dropped = np.zeros(len(visible), bool)
-    for index in range(len(visible)):
-        if not is_dropped[index]:
-            is_dropped[index + 1 :] |= is_alike[index, index + 1 :]
-    return np.array([ord(one) for one, dropped in zip(visible, is_dropped, strict=True) if not dropped])
-
-
-def _pictures(character: str, faces: Iterable[str], drawn: int, side: int) -> list[Array]:
+def pictures(character: str, faces: Iterable[str], drawn: int, side: int) -> list[Array]:
     """Draw a character in the middle of squares of `side` pixels, one for each face where it is no dot.
 
     It is cropped and scaled so that its longer side has `drawn` pixels.
@@ -147,10 +122,11 @@ def _pictures(character: str, faces: Iterable[str], drawn: int, side: int) -> li
 
 @cache
 def _font(face: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_face_path(face), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(face_path(face), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _face_path(face: str) -> Path:
+def face_path(face: str) -> Path:
+    """Return the file of a face."""
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", face)
     if not path.is_file():
         raise MetabenchError(f"{NAME}: {path} is missing; install Matplotlib again, with its fonts")
@@ -207,7 +183,7 @@ def _draw(characters: str, options: Options) -> Array:
 def _clean(character: str, n_examples: int, generator: Generator) -> Tensor:
     """Draw one character in faces in random order, as ink in [0, 1], [example, 1, H, W]."""
     faces = [FACES[face] for face in torch.randperm(len(FACES), generator=generator).tolist()]
-    canvases = np.stack(_pictures(character, faces, DRAWN, CANVAS))
+    canvases = np.stack(pictures(character, faces, DRAWN, CANVAS))
     chosen = torch.arange(n_examples) % len(faces)
     return torch.from_numpy(canvases)[chosen, None].float() / 255
 
@@ -243,7 +219,7 @@ def _elastic(u: Tensor) -> Tensor:
 DATASET = Dataset(
     name=NAME,
     summary="characters of many scripts in twelve distorted typefaces; needs no download",
-    size="1,100 classes x 20, 28x28",
+    size="850 classes x 20, 28x28",
     licence="drawn from the DejaVu fonts (Bitstream Vera licence, changes in the public domain)",
     url="https://dejavu-fonts.github.io",
     citation="made by this package",

@@ -217,15 +217,19 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, splits: Splits, part: Part) -> FrozenTasks:
-    """Read tasks of a part of a data set; refuse those of other data, or that the hash does not fit."""
+    """Read tasks of a part of a data set; refuse those that the hash does not fit.
+
+    Only that part must be the data that they were drawn from: the others may be cut or drawn otherwise.
+    """
     record, tensors = _open(path)
     if record["part"] != part:
         raise MetabenchError(f"{path}: holds tasks of {record['part']}, not of {part}; give a list of {part}")
-    if record["fingerprint"] != splits.fingerprint:
-        raise MetabenchError(
-            f"{path}: was drawn from {record['data']} with fingerprint {record['fingerprint'][:12]}, here is "
-            f"{splits.name} with {splits.fingerprint[:12]}; point METABENCH_DATA at those data"
-        )
+    other = (
+        f"{path}: was drawn from {record['data']} with fingerprint {record['fingerprint'][:12]}, here is "
+        f"{splits.name} with {splits.fingerprint[:12]}, whose {part} differs; point METABENCH_DATA at "
+        "those data"
+    )
+    is_other = record["fingerprint"] != splits.fingerprint
     data: Split = getattr(splits, part)
     try:
         groups = tuple(_group(number, shape, tensors, data) for number, shape in enumerate(record["shapes"]))
@@ -233,10 +237,13 @@ def read(path: Path, splits: Splits, part: Part) -> FrozenTasks:
         name = name_of(splits.name, part, data, task, record["pool"])
         actual = digest(name, data, groups)
     except (KeyError, TypeError, ValueError) as error:
-        raise MetabenchError(f"{path}: does not hold what it says ({error}); get it again") from error
+        damage = f"{path}: does not hold what it says ({error}); get it again"
+        raise MetabenchError(other if is_other else damage) from error
     if actual != record["hash"]:
         raise MetabenchError(
-            f"{path}: its tasks hash to {actual[:12]}, and it says {str(record['hash'])[:12]}: it was "
+            other
+            if is_other
+            else f"{path}: its tasks hash to {actual[:12]}, and it says {str(record['hash'])[:12]}: it was "
             "changed or damaged; get it again"
         )
     return FrozenTasks(groups, actual)

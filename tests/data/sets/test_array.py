@@ -121,12 +121,45 @@ def test_numbers_with_a_point_are_scaled_from_zero_to_one(tmp_path: Path, kind: 
     check_contents(load(path), images[:, None], LABELS)
 
 
+@pytest.mark.parametrize(
+    ("kind", "black", "white"),
+    [("i8", 0, 255), ("u2", 0, 1023), ("f4", -1, 1), ("f8", 0, 255), ("i2", -100, 155), ("u1", 0, 1)],
+)
+def test_numbers_of_any_type_are_scaled_from_black_to_white(
+    tmp_path: Path, kind: str, black: float, white: float
+) -> None:
+    images = pixels(4, 5) // 128 * 255 if white == 1 and kind == "u1" else pixels(4, 5)
+    spread = black + images.astype(np.float64) / 255 * (white - black)
+    stored = spread.astype(kind) if kind.startswith("f") else np.round(spread).astype(kind)
+    splits = load(packed(tmp_path, images=stored, labels=LABELS), black=black, white=white)
+    check_contents(splits, images[:, None], LABELS)
+
+
+def test_true_is_white(tmp_path: Path) -> None:
+    images = pixels(4, 5) > 127
+    check_contents(
+        load(packed(tmp_path, images=images, labels=LABELS)), images[:, None] * np.uint8(255), LABELS
+    )
+
+
+def test_labels_that_differ_in_blanks_or_accents_spelt_apart_are_one_class_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("caf\u00e9{}", " cafe\u0301{} ")
+    labels = np.array([words[row % 2].format(row // 2) for row in range(13)])
+    splits = load(packed(tmp_path, images=pixels(2, 2), labels=labels))
+    assert sorted(name for part in parts(splits) for name in part.classes) == [
+        f"café{row}" for row in range(7)
+    ]
+    assert "6 labels have blanks around them, which are left out: ' cafe\u03010 ' is 'café0'" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["U", "S", "u1", "i8", "names"])
 def test_labels_are_words_or_whole_numbers(tmp_path: Path, kind: str) -> None:
     names = np.array(["ä b", "日本", "a/b", "'", " x", "zz"])
     labels = names[LABELS] if kind == "names" else LABELS.astype(kind)
     splits = load(packed(tmp_path, images=pixels(2, 2), labels=labels))
-    wanted = names[LABELS] if kind == "names" else LABELS
+    wanted = np.char.strip(names)[LABELS] if kind == "names" else LABELS
     check_contents(splits, pixels(2, 2)[:, None], wanted)
 
 
@@ -158,9 +191,26 @@ def test_examples_per_class_takes_that_many(tmp_path: Path) -> None:
 GOOD: dict[str, Any] = {"images": pixels(4, 5), "labels": LABELS}
 WORDS = np.array(["train", "train", "val", "val", "test", "test"])[LABELS]
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "whole numbers": ({"images": pixels(4, 5).astype(int)}, "images: int64; must be uint8, or floating"),
-    "too bright": ({"images": pixels(4, 5) / 100}, "image 1 has values in [0.04, 2.4]; must lie in [0, 1]"),
-    "not a number": ({"images": pixels(4, 5) * np.nan}, "image 0 has values in [nan, nan]"),
+    "whole numbers": (
+        {"images": pixels(4, 5).astype(int)},
+        "images: int64 in [0, 255]: of this type it is not",
+    ),
+    "ten bits": ({"images": pixels(4, 5).astype(np.uint16) * 4}, "such as white=1023"),
+    "as photographs": (
+        {"images": pixels(4, 5) / 1},
+        "are not within [0, 1]; set the number that is white, such as white=255",
+    ),
+    "about zero": ({"images": pixels(4, 5) / 127.5 - 1}, "such as white=1 and black=-1"),
+    "a mask of bytes": ({"images": pixels(4, 5) // 128}, "of 255: nearly black; set white=1, or white=255"),
+    "too bright": (
+        {"images": pixels(4, 5) / 100},
+        "images, the first image 0, are not within [0, 1]; set the number",
+    ),
+    "not a number": (
+        {"images": pixels(4, 5) * np.nan},
+        "13 images, the first image 0, are not within [0, 1]",
+    ),
+    "complex": ({"images": pixels(4, 5) * 1j}, "images: complex128; must be real numbers"),
     "too few axes": ({"images": pixels(4)}, "images: shape [13, 4]; must be [n, H, W]"),
     "too many axes": ({"images": pixels(1, 1, 4, 4)}, "images: shape [13, 1, 1, 4, 4]; must be"),
     "two channels": ({"images": pixels(2, 4, 5)}, "images: shape [13, 2, 4, 5]; must be"),
@@ -200,7 +250,7 @@ def test_each_fault_is_named_in_archives_and_in_folders(
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     path = packed(tmp_path, images=pixels(4, 5) / 200.0, labels=LABELS[:-1], split=LABELS)
     message = refused(path, meta_train=0.9, meta_validation=0.2)
-    for part in ("must lie in [0, 1]", "labels: 12 of them", "split: int64", "together they must be < 1"):
+    for part in ("are not within [0, 1]", "labels: 12 of them", "split: int64", "together they must be < 1"):
         assert part in message
 
 

@@ -224,7 +224,7 @@ def test_numbers_with_a_point_are_scaled_from_zero_to_one_and_refused_beyond(tmp
     assert reader.decode(good, 2, 1, "white").tolist() == [[[0, 51], [153, 255]]]
     for value in (2, float("nan"), -1):
         bad = saved(tmp_path / "b.tiff", Image.fromarray(np.full((2, 2), value, np.float32)))
-        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; set white"):
             reader.decode(bad, 2, 1, "white")
 
 
@@ -365,6 +365,121 @@ def test_all_faults_are_told_at_once_and_nothing_is_kept(tmp_path: Path) -> None
     message = refused(tmp_path, meta_train=0.9, meta_validation=0.1)
     expected += ["together they must be < 1", "meta_test has 0 classes"]
     assert [part for part in expected if part not in message] == []
+
+
+def heic(root: Path) -> str:
+    (root / "class3" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    return "class3/IMG_1.HEIC': no format that is read; convert it to PNG or JPEG"
+
+
+def heic_by_another_name(root: Path) -> str:
+    (root / "class3" / "IMG_2.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    return "class3/IMG_2.jpg': cannot be decoded: it is HEIC or AVIF, whatever its name says; convert it"
+
+
+def same_but_for_blanks(root: Path) -> str:
+    paint(root / "class0 " / "a.png")
+    return "class 'class0' has two folders"
+
+
+FAULTS += [heic, heic_by_another_name, same_but_for_blanks]
+SKIPPABLE = [one for one in FAULTS if one not in (same_letters, same_but_for_blanks)]
+
+
+def test_all_that_is_no_image_of_a_class_is_skipped_and_listed_when_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = contents(load(six_classes(tmp_path, 4), **SIX))
+    said = [fault(tmp_path) for fault in SKIPPABLE]
+    expected["class0"].remove(0)  # the damaged one
+    assert contents(load(tmp_path, **SIX, skip=True)) == expected
+    assert [line for line in said if line not in caplog.text] == []
+    assert caplog.text.count("left out: ") == len(said)
+    caplog.clear()
+    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("decoded again"))
+    assert contents(load(tmp_path, **SIX, skip=True)) == expected
+    assert all(line in caplog.text for line in said), "also from the cache"
+
+
+def test_images_in_folders_inside_a_class_are_its_own_when_asked(tmp_path: Path) -> None:
+    expected = load(six_classes(tmp_path / "flat"), **SIX)
+    shutil.copytree(tmp_path / "flat", tmp_path / "deep")
+    for row in range(6):
+        folder = tmp_path / "deep" / f"class{row}"
+        (folder / "by" / "date").mkdir(parents=True)
+        (folder / "1.png").rename(folder / "by" / "date" / "1.png")
+    assert contents(load(tmp_path / "deep", **SIX, subfolders=True)) == contents(expected)
+    (tmp_path / "deep" / "class0" / "by" / "notes.txt").touch()
+    assert "by/notes.txt': not an image by its name" in refused(tmp_path / "deep", **SIX, subfolders=True)
+
+
+@pytest.mark.parametrize("how", ["seed", "list"])
+def test_classes_that_are_too_small_are_left_out_when_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    expected = load(six_classes(tmp_path), **SIX)
+    paint(tmp_path / "tiny" / "a.png")
+    (tmp_path / "a.yaml").write_text(LISTS["a.yaml"].replace("class1", "class1, tiny"))
+    options = SIX if how == "seed" else {"split_by": "list", "list": "a.yaml"}
+    splits = load(tmp_path, **options, smallest_class=3)
+    assert contents(splits) == contents(expected)
+    assert "left out: class 'tiny' has 1 images, and smallest_class=3" in caplog.text
+
+
+def test_a_folder_one_level_off_is_one_line_that_says_which_to_give(tmp_path: Path) -> None:
+    six_classes(tmp_path / "F" / "data")
+    place = tmp_path / "F" / "data"
+    high = (
+        f"folder: '{tmp_path}/F' holds only 'data', which holds the folders of classes; give path='{place}'"
+    )
+    assert refused(tmp_path / "F", **SIX) == high
+    low = f"folder: '{place}/class0' holds images, and no folders of classes; give the folder above it"
+    assert refused(place / "class0", **SIX) == f"{low}, path='{place}', if its folders are classes"
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "F")
+    assert "give an archive of what is in 'data', or the unpacked folder" in refused(packed, **SIX)
+    three_splits(tmp_path / "S" / "data")
+    assert f"give path='{tmp_path}/S/data'" in refused(tmp_path / "S")
+    for part in ("train", "val", "test"):
+        paint(tmp_path / "flat" / part / "a.png")
+    text = refused(tmp_path / "flat", split_by="folder")
+    assert "as split/class/image.png they would lie 2 deep; put the images into folders of classes" in text
+
+
+def test_many_problems_are_counted_by_kind_first(tmp_path: Path) -> None:
+    six_classes(tmp_path, 1)
+    for row in range(30):
+        (tmp_path / "class0" / f"{row}.txt").touch()
+        (tmp_path / "class1" / f"{row}.HEIC").touch()
+    (tmp_path / "class2" / "x.png").write_bytes(b"x")
+    first, *rest = refused(tmp_path, **SIX).split("\n")
+    assert first.startswith("folder: 61 problems: 30 times ..: no")
+    assert "1 times ..: cannot be decoded" in first
+    assert len(rest) == 8
+    assert rest[-1] == "folder: and 54 more"
+
+
+def test_an_image_larger_than_pillow_takes_is_taken_and_one_beyond_our_limit_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    six_classes(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    paint(tmp_path / "class0" / "scan.png", 9, 12)
+    assert 9 in contents(load(tmp_path, **SIX))["class0"]
+    assert Image.MAX_IMAGE_PIXELS == 20
+    monkeypatch.setattr(reader, "LARGEST", 143)
+    assert "12x12 pixels are more than 143" in refused(tmp_path, **SIX, size=5)
+
+
+@pytest.mark.parametrize(("peak", "white"), [(255, 255), (1020, 1023), (4095, 4095), (16000, 16383)])
+def test_images_of_sixteen_bits_that_use_fewer_are_told_and_scaled_when_asked(
+    tmp_path: Path, peak: int, white: int
+) -> None:
+    six_classes(tmp_path)
+    Image.fromarray(np.full((SIDE, SIDE), peak, np.uint16)).save(tmp_path / "class0" / "deep.png")
+    message = f"the images of 16 bits go up to {peak} of 65535, and would be nearly black; set white={white}"
+    assert message in refused(tmp_path, **SIX)
+    assert round(peak * 255 / white) in contents(load(tmp_path, **SIX, white=white))["class0"]
+    assert round(peak * 255 / 65535) in contents(load(tmp_path, **SIX, white=65535))["class0"]
 
 
 def test_a_class_in_two_splits_and_a_small_or_unknown_split_are_told(tmp_path: Path) -> None:

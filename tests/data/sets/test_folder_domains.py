@@ -76,5 +76,5 @@ def test_images_and_classes_on_the_wrong_level_are_named(tmp_path: Path) -> None
 
 
 def test_without_the_option_folders_inside_classes_are_refused_as_ever(tmp_path: Path) -> None:
-    with pytest.raises(MetabenchError, match="a folder inside the class"):
+    with pytest.raises(MetabenchError, match=r"the images lie 2 folders deep.*domains=true"):
         load(domains(tmp_path), **SIX)

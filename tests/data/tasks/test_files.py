@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from metabench import algorithms
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import Between, TaskConfig
 from metabench.data.tasks import frozen, sampling
@@ -26,6 +28,14 @@ KINDS = {
     "unbalanced": {"shot": 2, "most_shots": 3},
     "unlabelled": {"unlabelled": 2, "distractors": 1},
 }
+
+
+def train(folder: Path, name: str) -> None:
+    """Train a learner for a few steps, with those of its settings that a small run changes."""
+    settings = {field.name for field in dataclasses.fields(algorithms.get(name).hparams)}
+    config = small.config(name)
+    few = {key: value for key, value in config.hyperparameters.items() if key in settings}
+    runs.train_run(config.model_copy(update={"hyperparameters": few}), small.splits(), folder)
 
 
 def write(path: Path, splits: Splits, task: TaskConfig = small.TASK, n_tasks: int = 20) -> FrozenTasks:
@@ -90,7 +100,10 @@ def test_what_is_wrong_with_a_list_is_told(tmp_path: Path) -> None:
     assert "is no list of tasks" in told()
     write(path, splits)
     assert "holds tasks of meta_test, not of meta_validation" in told("meta_validation")
-    assert "point METABENCH_DATA at" in told(of=splits._replace(fingerprint="1" * 64))
+    other = small.splits(n_examples=7)._replace(fingerprint="1" * 64)
+    assert "whose meta_test differs; point METABENCH_DATA at" in told(of=other)
+    elsewhere = splits._replace(meta_train=other.meta_train, fingerprint="1" * 64)
+    assert frozen.read(path, elsewhere, "meta_test").hash == frozen.read(path, splits, "meta_test").hash
     whole = load_file(path)
     rewrite(path, format=99)
     assert "has format 99" in told()
@@ -124,12 +137,55 @@ def test_a_run_tested_on_a_list_has_the_results_and_the_hash_of_its_own_drawing(
     assert {"commit", "versions", "config_hash", "opened"} <= listed.keys()
 
 
-def test_tasks_of_more_ways_than_a_run_was_trained_for_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["maml", "fomaml", "boil", "snail"])
+def test_tasks_of_more_ways_than_weights_hold_outputs_for_are_refused(tmp_path: Path, name: str) -> None:
     splits, path = small.splits(), tmp_path / "tasks.safetensors"
-    runs.train_run(small.config(), splits, tmp_path / "run")
+    train(tmp_path / "run", name)
     write(path, splits, small.TASK.model_copy(update={"way": 5}))
-    with pytest.raises(MetabenchError, match="was trained for 3 ways, and these tasks have up to 5"):
+    with pytest.raises(
+        MetabenchError, match=r"was trained for 3 ways, these tasks have up to 5, and its weights"
+    ):
         runs.test_run(tmp_path / "run", splits, 20, tasks=frozen.read(path, splits, "meta_test"))
+
+
+@pytest.mark.parametrize("name", ["protonet", "matching", "r2d2", "nearest_mean", "proto_maml", "finetune"])
+def test_learners_without_outputs_for_each_way_are_tested_at_any_number_of_ways(
+    tmp_path: Path, name: str
+) -> None:
+    """The weights trained for three ways score tasks of five as the same weights trained for five would."""
+    splits, path = small.splits(), tmp_path / "tasks.safetensors"
+    train(tmp_path / "run", name)
+    write(path, splits, small.TASK.model_copy(update={"way": 5}))
+    tasks = frozen.read(path, splits, "meta_test")
+    result = runs.test_run(tmp_path / "run", splits, 20, tasks=tasks)
+    assert all(len(line.split()) == 5 for line in result["classes"])
+    record = files.read_json(tmp_path / "run" / files.CONFIG)
+    record["run"]["task"]["way"] = 5
+    files.write_json(tmp_path / "run" / files.CONFIG, record)
+    assert runs.test_run(tmp_path / "run", splits, 20, tasks=tasks)["accuracy"] == result["accuracy"]
+
+
+def test_a_run_is_tested_on_other_data_under_a_name_of_its_own(tmp_path: Path) -> None:
+    splits, folder = small.splits(), tmp_path / "run"
+    runs.train_run(small.config(), splits, folder)
+    runs.test_run(folder, splits, 20)
+    before = (folder / files.TEST).read_bytes()
+    images = splits.meta_train.images
+    other = splits._replace(
+        name="other/half", meta_test=splits.meta_test._replace(images=images), fingerprint="1" * 64
+    )
+    result = runs.test_run(folder, splits, 20, other=other)
+    assert result["data"] == "other/half"
+    assert result["times_opened"] == 1, "of those data"
+    assert runs.test_run(folder, splits, 20, other=other)["times_opened"] == 2
+    assert (folder / files.TEST).read_bytes() == before
+    name = f"test-other-half-{result['tasks_hash'][:12]}.json"
+    assert files.read_json(folder / name)["accuracy"] == result["accuracy"]
+    assert sorted(path.name for path in folder.glob("test*")) == sorted([name, files.TEST])
+    with pytest.raises(MetabenchError, match="takes inputs of 1x16x16, and those of small are 1x8x8"):
+        runs.test_run(folder, splits, 20, other=small.splits(8)._replace(fingerprint="2" * 64))
+    with pytest.raises(MetabenchError, match="was trained for classification, and sinusoid"):
+        runs.test_run(folder, splits, 20, other=small.sinusoids())
 
 
 def test_other_tasks_leave_the_result_of_the_runs_own_alone(tmp_path: Path) -> None:
