@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from metabench.stats.crossed import Floats, VarianceComponent, matrix, seed_variance, task_variance
+from metabench.stats.crossed import ROUNDING, Floats, VarianceComponent, matrix, seed_variance, task_variance
 from metabench.stats.intervals import CLASSES, SEEDS_CLASSES, Interval, Scale, around
 
 
@@ -87,7 +87,7 @@ def of_classes(per_task: Floats, classes: Design) -> VarianceComponent:
     shared, single = float(np.square(classes.shares.T @ r).sum()), float(np.square(r).sum())
     effect = (shared * free - single * t1) / determinant
     noise = (single * t2 - shared * t1) / determinant
-    if effect <= 0:
+    if effect <= ROUNDING * noise:
         return alone
     variance = effect * classes.weight + noise / n_tasks
     # The variance as a sum of both forms, whose own (co)variances follow from normal effects.
