@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 
 from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
 from metabench.core.config import attempt
-from metabench.data.reading.archives import reason
+from metabench.core.config.documents import WORDS, read_yaml
 from metabench.data.reading.cache import Array, Key, kept, table_file
 
 ALIASES = {
@@ -32,6 +31,9 @@ FEWEST = 2
 
 LARGE = 2**26
 """Bytes from which a reordered table is kept on disk, not in memory."""
+
+LARGEST_LIST, MOST_NAMES = 2**24, 2**20
+"""Bytes of a list of classes, and names in it."""
 
 SHOWN = 20
 """Problems that are told one by one."""
@@ -61,7 +63,7 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
 
 def read_list(text: str) -> dict[str, Any]:
     """Read YAML, or JSON, whose scalars all stay words: class 01 is not class 1."""
-    return getattr(yaml, "CBaseLoader", yaml.BaseLoader)(text).get_single_data()
+    return WORDS(text).get_single_data()
 
 
 def sorted_classes(groups: Groups) -> Classes:
@@ -94,17 +96,15 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     """
     classes: Classes = {part: [] for part in SPLITS}
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("is not a file")
-        lists = read_list(path.read_text("utf-8-sig"))
+        lists, twice = read_yaml(path, WORDS, LARGEST_LIST, MOST_NAMES)
         if not isinstance(lists, dict) or not all(
             isinstance(names, list) and all(isinstance(name, str) for name in names)
             for names in lists.values()
         ):
-            raise ValueError(f"must map {', '.join(SPLITS)} to lists of classes, as YAML or JSON")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return classes, [f"list {path}: {getattr(error, 'strerror', None) or reason(error)}"]
-    problems: list[str] = []
+            raise MetabenchError(f"{path}: must map {', '.join(SPLITS)} to lists of classes, as YAML or JSON")
+    except MetabenchError as error:
+        return classes, [f"list {error}"]
+    problems = [f"list {path}: {line}" for line in twice]
     available = set(available)
     for word, names in lists.items():
         part = part_of(word)

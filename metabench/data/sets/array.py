@@ -53,7 +53,9 @@ class Options:
         "or by seed; auto: by the array where there is one",
         choices=("auto", "split", "seed"),
     )
-    seed: int = setting(0, "splits classes, and chooses examples where not all are taken", minimum=0)
+    seed: int = setting(
+        0, "splits classes, and chooses examples where not all are taken", minimum=0, maximum=2**63 - 1
+    )
     meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
     meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)

@@ -49,7 +49,9 @@ class Options:
         "auto: by folders named train, val and test (or alike) where there are such, else by seed",
         choices=("auto", "folder", "seed", "list"),
     )
-    seed: int = setting(0, "splits classes, and chooses examples where not all are taken", minimum=0)
+    seed: int = setting(
+        0, "splits classes, and chooses examples where not all are taken", minimum=0, maximum=2**63 - 1
+    )
     meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
     meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
     list: str = setting(

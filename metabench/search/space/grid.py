@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -97,8 +98,8 @@ def near(parameter: Range | Choices, value: Any, rng: random.Random) -> Iterator
 def problems(parameter: Any, where: str) -> list[str]:
     """Say which values can never be, and which stand twice."""
     if isinstance(parameter, Choices):
-        choices = parameter.choices
-        twice = {repr(one): None for k, one in enumerate(choices) if place(parameter, one) != k}
+        counted = Counter((type(one) is bool, one) for one in parameter.choices)
+        twice = [repr(one) for (_, one), n_times in counted.items() if n_times > 1]
         return (
             [f"{where}.choices: {', '.join(twice)} stands more than once; name each choice once"]
             if twice
