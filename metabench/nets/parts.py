@@ -78,8 +78,8 @@ def describe(
     n_parameters = sum(math.prod(layer.shape) for layer in hidden) + outputs * features
     if n_parameters > MOST_PARAMETERS:
         raise MetabenchError(
-            f"network.width={network.width}: makes {n_parameters:,} parameters of {network.name}; lower it, at "
-            f"most {MOST_PARAMETERS:,} are allowed"
+            f"network.width={network.width}: makes {n_parameters:,} parameters; lower it, at most "
+            f"{MOST_PARAMETERS:,} are allowed"
         )
     norms = {layer.norm: layer.shape[0] for layer in hidden}
     return Net(

@@ -8,7 +8,6 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -98,19 +97,20 @@ def _run_stages(
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
     from metabench.core import signals
     from metabench.search import space as spaces
-    from metabench.search.journal.ledger import Ledger, Trial
+    from metabench.search.journal.ledger import Ledger
     from metabench.search.ray import cluster, experiment
     from metabench.search.stages import confirm, final
 
     signals.check()
     watch.slots, watch.nodes = joined.slots, cluster.describe
     its = {algorithm: spaces.of(space, algorithm) for algorithm in space.algorithms}
-
-    def where(trial: Trial) -> Hashable | None:
-        sampled = its[trial.algorithm].recognise(trial.hyperparameters)
-        return None if sampled is None else its[trial.algorithm].place(sampled)
-
-    ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks, where)
+    ledger = Ledger(
+        place,
+        space.budget.confirm_top,
+        watch.objective,
+        space.budget.tasks,
+        lambda trial: its[trial.algorithm].where(trial.hyperparameters),
+    )
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, joined, watch, seed)
     watch.sum_up(ledger)

@@ -9,7 +9,7 @@ import pytest
 
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import Ledger, Trial
+from metabench.search.journal.ledger import Ledger
 from metabench.search.propose.searcher import FINISHED, FairSearcher
 from tests.search.conftest import SPACE
 from tests.search.test_searcher import run_next
@@ -76,11 +76,7 @@ def test_where_one_branch_has_one_setting_the_other_gets_the_trials(tmp_path: Pa
 def test_a_setting_of_two_trials_is_one_candidate(tmp_path: Path) -> None:
     its = spaces.of(finite(TWO), "maml")
 
-    def where(trial: Trial) -> Any:
-        sampled = its.recognise(trial.hyperparameters)
-        return None if sampled is None else its.place(sampled)
-
-    ledger = Ledger(tmp_path, 2, place=where)
+    ledger = Ledger(tmp_path, 2, place=lambda trial: its.where(trial.hyperparameters))
     for number, steps in enumerate((1, 3, 3, 5)):
         sampled = {"inner_steps": steps}
         trial = ledger.propose("maml", sampled, {"inner_lr": 0.1, "inner_steps": steps}, False, 0)

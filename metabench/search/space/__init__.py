@@ -143,6 +143,11 @@ class AlgorithmSpace:
         """Say where a setting stands: two are the same where this is."""
         return tuple((name, grid.place(self.parameters[name], value)) for name, value in sampled.items())
 
+    def where(self, hyperparameters: Mapping[str, Any]) -> Hashable | None:
+        """Say where a recorded setting stands; None where this space does not have it."""
+        sampled = self.recognise(hyperparameters)
+        return None if sampled is None else self.place(sampled)
+
     def near(self, sampled: Mapping[str, Any], rng: random.Random) -> Iterator[dict[str, Any]]:
         """Yield settings of the space, those that differ least from one of them first."""
         parameters = list(self.sampled.items())
