@@ -46,7 +46,10 @@ def describe_run(
     before = {} if recorded is None else recorded.model_dump(exclude_defaults=True)
     rest = {"task": {}, "network": {}, **before}
     run, task = {**rest, **run}, {"dataset": rest["task"].get("dataset"), **task}
-    name = run.get("algorithm", "")
+    task["dataset"], name = (
+        data.canonical(task["dataset"] or ""),
+        algorithms.canonical(run.get("algorithm") or ""),
+    )
     missing = [key for key, value in {"algorithm": name, "dataset": task["dataset"]}.items() if not value]
     wrong += [f"`{key}`: missing; name one, or give the `config` of a run" for key in missing]
     algorithm = attempt(wrong, algorithms.get, name) if name else None
@@ -60,7 +63,14 @@ def describe_run(
     net = attempt(wrong, _build_network, {**rest["network"], **network}, kind)
     if wrong:
         raise MetabenchError("\n".join(dict.fromkeys(wrong)))
-    whole = {**run, "task": described, "network": net, "hyperparameters": dict(vars(h)), "rungs": []}
+    whole = {
+        **run,
+        "algorithm": name,
+        "task": described,
+        "network": net,
+        "hyperparameters": dict(vars(h)),
+        "rungs": [],
+    }
     config = validated(RunConfig, whole)
     rungs = _spaced(config.tasks, n_reports or REPORTS)
     if recorded is not None and n_reports is None and config.tasks == recorded.tasks:

@@ -151,6 +151,7 @@ class Algorithm(NamedTuple):
     predict: Callable[..., Tensor]  # (net, learner, x) -> logits [n, N]
     optimizer: Callable[[Any], Optimizer]  # (h)
     reference: str  # paper, equation numbers, deviations
+    also_called: tuple[str, ...] = ()  # by papers, where more than case, blanks, hyphens or + differs
     kinds: tuple[str, ...] = ("classification",)  # of data sets that it can learn
     is_trained: bool = True  # False: nothing is learnt across tasks, so meta-training is skipped
     check: Callable[[Any], list[str]] = lambda h: []  # what is wrong with settings that are right one by one

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits
-from metabench.core.config import TaskConfig, allowed, setting_problem
+from metabench.core.config import TaskConfig, allowed, folded, setting_problem
 from metabench.data.tasks import sampling
 
 if TYPE_CHECKING:
@@ -55,8 +55,14 @@ def names() -> list[str]:
     return sorted({path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")})
 
 
+def canonical(name: str) -> str:
+    """Return the registered name that is meant, such as mini_imagenet by mini-ImageNet, or it as it is."""
+    return next((one for one in names() if folded(one) == folded(name)), name)
+
+
 def get(name: str) -> Dataset:
     """Look a data set up."""
+    name = canonical(name)
     if name not in names():
         raise MetabenchError(f"dataset={name!r}: unknown.{allowed(name, names())}")
     if not (SETS / f"{name}.py").is_file():

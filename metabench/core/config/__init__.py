@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from metabench.core import MetabenchError
 from metabench.core.config.settings import allowed as allowed
 from metabench.core.config.settings import field_types as field_types
+from metabench.core.config.settings import folded as folded
 from metabench.core.config.settings import nearest as nearest
 from metabench.core.config.settings import parse_pairs as parse_pairs
 from metabench.core.config.settings import parse_settings as parse_settings

@@ -85,6 +85,8 @@ def read_yaml(
 
 def _read_text(path: Path, largest: int) -> str:
     try:
+        if path.exists() and not path.is_file() and path.parts[:2] != ("/", "dev"):
+            raise MetabenchError(f"{path}: is no file; give one of YAML")
         with path.open("rb") as file:
             data = file.read(largest + 1)
         if len(data) > largest:
@@ -94,8 +96,6 @@ def _read_text(path: Path, largest: int) -> str:
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise MetabenchError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise MetabenchError(f"{path}: is a folder; give a file of YAML") from None
     except UnicodeDecodeError as error:
         raise MetabenchError(
             f"{path}: cannot be read as text: byte {error.start} is no UTF-8; save it as UTF-8"

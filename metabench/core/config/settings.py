@@ -22,6 +22,11 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
+def folded(name: str) -> str:
+    """Return what is left of a name where people write it differently: no case, blanks or hyphens; + is p."""
+    return "".join(one for one in name.lower().replace("+", "p") if one.isalnum())
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean ...?' for a typo, or ''."""
     close = difflib.get_close_matches(name, list(allowed), n=1)

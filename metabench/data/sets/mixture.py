@@ -71,17 +71,18 @@ def _read(text: str, option: str, wrong: list[str]) -> list[Source]:
             wrong.append(f"{option}={term!r}: must be {FORM}")
             continue
         problems: list[str] = []
+        name = data.canonical(match["name"])
         try:
             weight = float(match["weight"] or 1)
         except ValueError:
             weight = 0.0
         if not 0 < weight < float("inf"):
             problems.append(f"weight {match['weight']!r}: must be a number > 0")
-        task = attempt(problems, _task, match["name"], match["split"], match["options"] or "")
+        task = attempt(problems, _task, name, match["split"], match["options"] or "")
         wrong += [f"{option}={term!r}: {problem}" for problem in problems]
-        if match["name"] in names:
-            wrong.append(f"{option}: {match['name']} stands twice; give it once, with a weight")
-        names.add(match["name"])
+        if name in names:
+            wrong.append(f"{option}: {name} stands twice; give it once, with a weight")
+        names.add(name)
         if task:
             sources.append(Source(task, weight))
     return sources

@@ -43,6 +43,7 @@ def load(path: Path | str) -> SearchSpace:
     document, wrong = read_yaml(Path(path))
     if not isinstance(document, dict):
         raise MetabenchError(f"{path}: must be a mapping of keys to values, not {type(document).__name__}")
+    document = _name_canonically(document, wrong)
     space = attempt(wrong, validated, SearchSpace, document)
     wrong += rules.check(document)
     if space is not None and not wrong:
@@ -50,6 +51,21 @@ def load(path: Path | str) -> SearchSpace:
     if wrong or space is None:
         raise refusal(path, wrong)
     return space
+
+
+def _name_canonically(document: Mapping[str, Any], wrong: list[str]) -> dict[str, Any]:
+    """Write algorithms and the data set by their registered names; two that are one are wrong."""
+    task, blocks = document.get("task"), document.get("algorithms")
+    named: dict[str, Any] = {}
+    for name, block in blocks.items() if isinstance(blocks, dict) else ():
+        key = algorithms.canonical(name)
+        if key in named:
+            wrong.append(f"algorithms.{name}: is {key}, which stands there already; make it {key}.LABEL")
+        named[key] = block
+    if isinstance(task, dict) and isinstance(task.get("dataset"), str):
+        task = {**task, "dataset": data.canonical(task["dataset"])}
+    changed = {"task": task, "algorithms": named if isinstance(blocks, dict) else blocks}
+    return {key: changed.get(key, value) for key, value in document.items()}
 
 
 def _check_together(space: SearchSpace) -> list[str]:
@@ -89,7 +105,8 @@ def override(
         budget |= {"grace": changes.get("grace") or share, "rungs": None}
     wrong: list[str] = []
     changed = attempt(wrong, validated, BudgetConfig, budget)
-    for name in names or ():
+    names = [algorithms.canonical(name) for name in names or ()]
+    for name in names:
         if name not in space.algorithms:
             wrong.append(f"`algorithms` {name}: not in this space.{allowed(name, space.algorithms)}")
     if wrong:

@@ -6,13 +6,16 @@ import math
 import random
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from metabench.core.config import Choices, Range
 
-CLOSE = Decimal("1e-8")
+CLOSE = Fraction("1e-8")
 """How far from a value of a grid, in steps, a number may be for the rounding of floats."""
+
+MOST = 10**9
+"""Values of a grid: beyond, floats cannot tell neighbours apart, and nobody would call it one."""
 
 
 def typed(parameter: Any, kind: type) -> Any:
@@ -29,15 +32,15 @@ def typed(parameter: Any, kind: type) -> Any:
     return float(parameter)
 
 
-def _step(parameter: Range) -> Decimal | None:
+def _step(parameter: Range) -> Fraction | None:
     if parameter.step is None and isinstance(parameter.low, int) and isinstance(parameter.high, int):
-        return Decimal(1)
+        return Fraction(1)
     return None if parameter.step is None else _exact(parameter.step)
 
 
-def _exact(number: float) -> Decimal:
+def _exact(number: float) -> Fraction:
     """Return a number as it is written, so that 0.3 is three steps of 0.1."""
-    return Decimal(str(number))
+    return Fraction(str(number))
 
 
 def count(parameter: Range | Choices) -> float:
@@ -110,6 +113,8 @@ def problems(parameter: Any, where: str) -> list[str]:
     low, high, default = parameter.low, parameter.high, parameter.default
     grid, last = f"low={low} by step={parameter.step}", at(parameter, int(count(parameter)) - 1)
     wrong = []
+    if count(parameter) > MOST:
+        return [f"{where}.step={parameter.step}: makes more than {MOST:,} values; raise it, or leave it out"]
     if place(parameter, high) is None:
         wrong.append(
             f"{where}.high={high}: is not reached from {grid}; the last value is {last}: write it as high"
