@@ -105,7 +105,7 @@ def _describe_task(dataset: data.Dataset, rest: Mapping[str, Any], task: Mapping
     kinds = {key: field.annotation for key, field in AugmentConfig.model_fields.items()}
     far, unpaired = parse_pairs(kinds, task.get("augment", ()))
     wrong += [f"--distort {line}" for line in unpaired]
-    nested = {"options": options or {}, "augment": far}
+    nested = {"options": data.anchored(dataset.name, options or {}), "augment": far}
     merged = {key: {**rest.get(key, {}), **value} for key, value in nested.items()}
     described = attempt(wrong, validated, TaskConfig, {**rest, **task, **merged})
     if described:

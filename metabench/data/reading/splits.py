@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -154,26 +155,39 @@ def class_problems(classes: Classes, how: str) -> list[str]:
     ]
 
 
-def locate(root: Path | None, path: str) -> Path:
-    """Return where a path option leads; relative paths start at METABENCH_DATA."""
+def places(path: str, folders: Iterable[Path | None]) -> list[Path]:
+    """List where a path may lead: itself, or, where it is relative, from here and from some folders."""
+    place = Path(os.path.expanduser(path))
+    if place.is_absolute():
+        return [place]
+    return list(dict.fromkeys(folder / place for folder in (Path.cwd(), *folders) if folder is not None))
+
+
+def locate(root: Path | None, path: str, option: str = "path", folders: Iterable[Path] = ()) -> Path:
+    """Return where a path option leads: from here, from some folders, or from METABENCH_DATA."""
     if not path.strip():
-        raise MetabenchError("path is not set; give the option path, absolute or relative to METABENCH_DATA")
-    try:
-        place = Path(path).expanduser()
-        if not place.is_absolute() and root is None:
-            raise ValueError("METABENCH_DATA is not set; set it, or give an absolute path")
-        place = place if root is None else root / place
-        place.stat()
-    except OSError as error:
-        raise MetabenchError(f"path={path!r}: {error.filename}: {error.strerror}") from error
-    except (ValueError, RuntimeError) as error:  # no path, no such user
-        raise MetabenchError(f"path={path!r}: {error}") from error
+        raise MetabenchError(
+            f"{option} is not set; give the option {option}: absolute, or relative to where you are"
+        )
+    looked = places(path, (*folders, root))
+    place = next((one for one in looked if os.path.exists(one)), None)
+    if place is None:
+        unset = " (METABENCH_DATA is not set)" if root is None else ""
+        listed = ", nor at ".join(map(str, looked))
+        raise MetabenchError(f"{option}={path!r}: no such file or folder at {listed}{unset}")
     return place
+
+
+def anchor(options: Mapping[str, Any], find: Callable[[str], str]) -> dict[str, Any]:
+    """Return options whose paths lead to the same place from anywhere."""
+    paths = {key: options[key] for key in ("path", "list") if isinstance(options.get(key), str)}
+    return {**options, **{key: find(path) for key, path in paths.items() if path.strip()}}
 
 
 def sources(root: Path | None, split: str, options: Any, default: str = "") -> list[Path]:
     """Return where the path option leads, if it leads anywhere."""
-    place = attempt([], locate, root, options.path.strip() or default)
+    path = options.path.strip() or (default and root and str(root / default)) or ""
+    place = attempt([], locate, root, path)
     return [] if place is None else [place]
 
 

@@ -45,7 +45,7 @@ class Options:
     path: str = setting(
         "",
         "an .npz file that holds images and labels, or a folder of images.npy and labels.npy; "
-        "absolute or relative to METABENCH_DATA",
+        "absolute, or relative to where you are, the space's file, or METABENCH_DATA",
     )
     split_by: str = setting(
         "auto",
@@ -305,4 +305,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     sources=splits.sources,
+    anchor=splits.anchor,
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,20 @@ def _task(name: str, split: str | None, pairs: str) -> TaskConfig:
     if dataset.kind != "classification":
         raise MetabenchError(f"is {dataset.kind}; a mixture is of images")
     return task
+
+
+def anchor(options: Mapping[str, Any], find: Callable[[str], str]) -> dict[str, Any]:
+    """Return options whose data sets have paths that lead to the same place from anywhere."""
+
+    def place(match: re.Match[str]) -> str:
+        path = find(match[2])
+        return match[0] if re.search(r"[\s&]", path) else f"{match[1]}={path}"
+
+    texts = {key: text for key, text in options.items() if isinstance(text, str)}
+    return {
+        **options,
+        **{key: re.sub(r"(?<=[?&])(path|list)=([^&\s]+)", place, text) for key, text in texts.items()},
+    }
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
@@ -197,4 +211,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     sources=list_sources,
+    anchor=anchor,
 )

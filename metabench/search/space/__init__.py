@@ -43,7 +43,7 @@ def load(path: Path | str) -> SearchSpace:
     document, wrong = read_yaml(Path(path))
     if not isinstance(document, dict):
         raise MetabenchError(f"{path}: must be a mapping of keys to values, not {type(document).__name__}")
-    document = _name_canonically(document, wrong)
+    document = _written_out(document, Path(path).parent, wrong)
     space = attempt(wrong, validated, SearchSpace, document)
     wrong += rules.check(document)
     if space is not None and not wrong:
@@ -53,8 +53,8 @@ def load(path: Path | str) -> SearchSpace:
     return space
 
 
-def _name_canonically(document: Mapping[str, Any], wrong: list[str]) -> dict[str, Any]:
-    """Write algorithms and the data set by their registered names; two that are one are wrong."""
+def _written_out(document: Mapping[str, Any], folder: Path, wrong: list[str]) -> dict[str, Any]:
+    """Write registered names and whole paths; algorithms whose names are one are wrong."""
     task, blocks = document.get("task"), document.get("algorithms")
     named: dict[str, Any] = {}
     for name, block in blocks.items() if isinstance(blocks, dict) else ():
@@ -64,6 +64,8 @@ def _name_canonically(document: Mapping[str, Any], wrong: list[str]) -> dict[str
         named[key] = block
     if isinstance(task, dict) and isinstance(task.get("dataset"), str):
         task = {**task, "dataset": data.canonical(task["dataset"])}
+        if isinstance(task.get("options"), dict) and task["dataset"] in data.names():
+            task["options"] = data.anchored(task["dataset"], task["options"], folder)
     changed = {"task": task, "algorithms": named if isinstance(blocks, dict) else blocks}
     return {key: changed.get(key, value) for key, value in document.items()}
 
