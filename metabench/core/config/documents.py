@@ -27,7 +27,7 @@ DIGITS = 18
 class Loader(yaml.SafeLoader):
     """The safe loader, with 1e-3 read as the number that YAML 1.2 says it is, and numbers of some size."""
 
-    def construct_yaml_int(self, node: yaml.Node) -> int:
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Read a whole number that 64 bits hold."""
         if len(str(node.value)) > 4 * DIGITS or abs(number := super().construct_yaml_int(node)) >= 10**DIGITS:
             problem = f"a whole number of more than {DIGITS} digits"

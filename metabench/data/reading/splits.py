@@ -170,12 +170,18 @@ def locate(root: Path | None, path: str, option: str = "path", folders: Iterable
             f"{option} is not set; give the option {option}: absolute, or relative to where you are"
         )
     looked = places(path, (*folders, root))
-    place = next((one for one in looked if os.path.exists(one)), None)
-    if place is None:
-        unset = " (METABENCH_DATA is not set)" if root is None else ""
-        listed = ", nor at ".join(map(str, looked))
-        raise MetabenchError(f"{option}={path!r}: no such file or folder at {listed}{unset}")
-    return place
+    for place in looked:
+        try:
+            place.stat()
+            return place
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise MetabenchError(f"{option}={path!r}: {getattr(error, 'strerror', None) or error}") from error
+    unset = " (METABENCH_DATA is not set)" if root is None else ""
+    raise MetabenchError(
+        f"{option}={path!r}: no such file or folder at {', nor at '.join(map(str, looked))}{unset}"
+    )
 
 
 def anchor(options: Mapping[str, Any], find: Callable[[str], str]) -> dict[str, Any]:

@@ -392,7 +392,9 @@ def test_a_path_that_leads_nowhere_or_to_a_file_is_told(
     assert "METABENCH_DATA is not set" in refused("mine")
     assert "embedded null byte" in refused("/a\0b")
     monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
-    assert f"path='mine': {tmp_path}/mine: No such file or directory" in refused("mine")
+    assert f"path='mine': no such file or folder at {Path.cwd()}/mine, nor at {tmp_path}/mine" in refused(
+        "mine"
+    )
     six_classes(tmp_path / "mine")
     assert load("mine", **SIX).fingerprint
 
