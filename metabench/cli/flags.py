@@ -41,17 +41,14 @@ def describe_run(
             where another data set or algorithm was typed. Its reports come as they came, unless they or the
             tasks were typed.
     """
-    wrong: list[str] = []
     # A default is left to the model: from a file, 15 would be 15.0, and the configuration's hash another.
     before = {} if recorded is None else recorded.model_dump(exclude_defaults=True)
     rest = {"task": {}, "network": {}, **before}
     run, task = {**rest, **run}, {"dataset": rest["task"].get("dataset"), **task}
-    task["dataset"], name = (
-        data.canonical(task["dataset"] or ""),
-        algorithms.canonical(run.get("algorithm") or ""),
-    )
+    name = run["algorithm"] = algorithms.canonical(run.get("algorithm") or "")
+    task["dataset"] = data.canonical(task["dataset"] or "")
     missing = [key for key, value in {"algorithm": name, "dataset": task["dataset"]}.items() if not value]
-    wrong += [f"`{key}`: missing; name one, or give the `config` of a run" for key in missing]
+    wrong = [f"`{key}`: missing; name one, or give the `config` of a run" for key in missing]
     algorithm = attempt(wrong, algorithms.get, name) if name else None
     dataset = attempt(wrong, data.get, task["dataset"]) if task["dataset"] else None
     described = attempt(wrong, _describe_task, dataset, rest["task"], task) if dataset else None
@@ -63,14 +60,7 @@ def describe_run(
     net = attempt(wrong, _build_network, {**rest["network"], **network}, kind)
     if wrong:
         raise MetabenchError("\n".join(dict.fromkeys(wrong)))
-    whole = {
-        **run,
-        "algorithm": name,
-        "task": described,
-        "network": net,
-        "hyperparameters": dict(vars(h)),
-        "rungs": [],
-    }
+    whole = {**run, "task": described, "network": net, "hyperparameters": dict(vars(h)), "rungs": []}
     config = validated(RunConfig, whole)
     rungs = _spaced(config.tasks, n_reports or REPORTS)
     if recorded is not None and n_reports is None and config.tasks == recorded.tasks:
