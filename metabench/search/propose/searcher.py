@@ -74,6 +74,11 @@ class Study:
         is_proposal = self.space.budget.sampler in samplers.KEEPS_NOTES and sampled not in self.first
         return self._give(sampled, self._sampler(len(self.asked)) if is_proposal else None)
 
+    @property
+    def n_tried(self) -> int:
+        """Count the settings that were tried."""
+        return len(self.tried)
+
     def skip(self) -> None:
         """Leave out a trial of a setting that the space has no longer."""
         self.asked[len(self.asked)] = None
@@ -178,7 +183,7 @@ class FairSearcher:
 
     def left_of(self, algorithm: str) -> int:
         """Count an algorithm's settings that are still to be tried."""
-        return max(0, self.trials[algorithm] - len(self.studies[algorithm].tried))
+        return max(0, self.trials[algorithm] - self.studies[algorithm].n_tried)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial, None for not yet, or FINISHED when all is done.
