@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from metabench.core import Algorithm, MetabenchError
-from metabench.core.config import allowed, field_types, setting_problem
+from metabench.core.config import allowed, field_types, folded, setting_problem
 
 
 @cache
@@ -26,9 +26,21 @@ def names() -> list[str]:
     return sorted(_registry())
 
 
+@cache
+def _names() -> dict[str, str]:
+    """Return the registered names by what people may write."""
+    return {folded(one): name for name, about in _registry().items() for one in (name, *about.also_called)}
+
+
+def canonical(name: str) -> str:
+    """Return the registered name that is meant, such as maml_pp by MAML++; an unknown one as it is."""
+    base, dot, label = name.partition(".")
+    return f"{_names().get(folded(base), base)}{dot}{label}"
+
+
 def get(name: str) -> Algorithm:
     """Look an algorithm up; `NAME.LABEL` is NAME, as another row of the same search."""
-    base, dot, label = name.partition(".")
+    base, dot, label = canonical(name).partition(".")
     if base not in _registry():
         raise MetabenchError(f"algorithm {name!r}: unknown.{allowed(base, names())}")
     if dot and not re.fullmatch(r"[a-z0-9_]+", label):

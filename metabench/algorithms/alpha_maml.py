@@ -163,6 +163,7 @@ ALGORITHMS = {
         adapt=adapt,
         predict=inner.predict,
         optimizer=optimizer,
+        also_called=("α-MAML",),
         reference="Behl, Baydin and Torr 2019, arXiv 1905.07435, algorithm 2. The hypergradient of alpha is "
         "exact for any number of inner steps where the paper takes one; that of beta uses one dot product "
         "over all tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, "

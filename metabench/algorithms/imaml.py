@@ -129,6 +129,7 @@ ALGORITHMS = {
         adapt=adapt,
         predict=inner.predict,
         optimizer=optim.descend,
+        also_called=("Implicit MAML",),
         reference="Rajeswaran et al. 2019, arXiv 1909.04630, algorithms 1 and 2, equations 3 and 6. The "
         "inner loop is gradient descent on G; the authors' code takes plain steps, then one towards theta."
         " Conjugate gradients take a fixed number of steps; where the system has no positive curvature "

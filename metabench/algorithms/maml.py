@@ -81,6 +81,7 @@ ALGORITHMS = {
     "fomaml": MAML._replace(
         task_loss=partial(task_loss, derivative="first"),
         has_recompute=False,
+        also_called=("First-order MAML",),
         reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2: the inner gradient "
         "is a constant. Otherwise as MAML.",
     ),

@@ -54,6 +54,7 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=optim.descend,
+        also_called=("Prototypical Networks", "Prototypical Nets", "ProtoNets"),
         reference="Snell, Swersky and Zemel 2017, arXiv 1703.05175, equations 1 and 2. Support and query "
         "pass through the network apart, as the batch norm mode says; the authors' code trains on them "
         "together and evaluates with running statistics. Training has as many ways as evaluation, where the "

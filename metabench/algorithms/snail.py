@@ -19,9 +19,9 @@ from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
 class Settings(optim.Settings):
     """The widths of the sequence model."""
 
-    filters: int = setting(32, "filters of each dilated convolution", minimum=1)
-    key_size: int = setting(32, "width of keys and queries in attention", minimum=1)
-    value_size: int = setting(32, "width of values in attention", minimum=1)
+    filters: int = setting(32, "filters of each dilated convolution", minimum=1, maximum=4_096)
+    key_size: int = setting(32, "width of keys and queries in attention", minimum=1, maximum=4_096)
+    value_size: int = setting(32, "width of values in attention", minimum=1, maximum=4_096)
     receptive_field: int = setting(
         26,
         "steps that the dilated convolutions of a block reach together, N*K + 1 for a whole task; attention "

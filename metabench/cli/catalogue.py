@@ -101,6 +101,7 @@ def fetch(name: str, split: str | None, pairs: Sequence[str], **order: Any) -> N
     Args:
         order: how, as `data._fetch.Order` has it.
     """
+    name = data.canonical(name)
     dataset, root = data.get(name), data.default_root()
     if dataset.fetch is None:
         if dataset.is_available(None):

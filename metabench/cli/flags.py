@@ -41,14 +41,14 @@ def describe_run(
             where another data set or algorithm was typed. Its reports come as they came, unless they or the
             tasks were typed.
     """
-    wrong: list[str] = []
     # A default is left to the model: from a file, 15 would be 15.0, and the configuration's hash another.
     before = {} if recorded is None else recorded.model_dump(exclude_defaults=True)
     rest = {"task": {}, "network": {}, **before}
     run, task = {**rest, **run}, {"dataset": rest["task"].get("dataset"), **task}
-    name = run.get("algorithm", "")
+    name = run["algorithm"] = algorithms.canonical(run.get("algorithm") or "")
+    task["dataset"] = data.canonical(task["dataset"] or "")
     missing = [key for key, value in {"algorithm": name, "dataset": task["dataset"]}.items() if not value]
-    wrong += [f"`{key}`: missing; name one, or give the `config` of a run" for key in missing]
+    wrong = [f"`{key}`: missing; name one, or give the `config` of a run" for key in missing]
     algorithm = attempt(wrong, algorithms.get, name) if name else None
     dataset = attempt(wrong, data.get, task["dataset"]) if task["dataset"] else None
     described = attempt(wrong, _describe_task, dataset, rest["task"], task) if dataset else None
@@ -95,7 +95,7 @@ def _describe_task(dataset: data.Dataset, rest: Mapping[str, Any], task: Mapping
     kinds = {key: field.annotation for key, field in AugmentConfig.model_fields.items()}
     far, unpaired = parse_pairs(kinds, task.get("augment", ()))
     wrong += [f"--distort {line}" for line in unpaired]
-    nested = {"options": options or {}, "augment": far}
+    nested = {"options": data.anchored(dataset.name, options or {}), "augment": far}
     merged = {key: {**rest.get(key, {}), **value} for key, value in nested.items()}
     described = attempt(wrong, validated, TaskConfig, {**rest, **task, **merged})
     if described:

@@ -39,7 +39,9 @@ class Place(NamedTuple):
 def describe(name: str, split: str | None, pairs: Sequence[str], **shape: Any) -> TaskConfig:
     """Describe a task of a data set, by its name, its named split and its options."""
     options = parse_settings(data.get(name).options, pairs, "--option")
-    return validated(TaskConfig, {"dataset": name, "split": split, "options": options, **shape})
+    return validated(
+        TaskConfig, {"dataset": data.canonical(name), "split": split, "options": options, **shape}
+    )
 
 
 def draw(out: Path, task: TaskConfig, seed: int) -> Splits:

@@ -80,10 +80,13 @@ def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) ->
     if as_json:
         print_json(planned)
         return
-    table = bare_table("algorithm", "trials", "at rungs", "trial tasks", "final tasks", "ms/task", "hours")
+    table = bare_table(
+        "algorithm", "settings", "trials", "at rungs", "trial tasks", "final tasks", "ms/task", "hours"
+    )
     for name, part in planned["algorithms"].items():
         reached = "/".join(f"{n:g}" for n in part["trials_at_rungs"])
-        counts = (str(part["trials"]), reached, str(part["trial_tasks"]), str(part["final_tasks"]))
+        settings = "any" if part["settings"] is None else f"{part['settings']:,}"
+        counts = (settings, str(part["trials"]), reached, str(part["trial_tasks"]), str(part["final_tasks"]))
         table.add_row(name, *counts, f"{1000 * part['training']:.1f}", f"{part['seconds'] / 3600:.2f}")
     gpus = planned["gpus_per_trial"]
     print_table(

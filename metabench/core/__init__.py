@@ -151,6 +151,7 @@ class Algorithm(NamedTuple):
     predict: Callable[..., Tensor]  # (net, learner, x) -> logits [n, N]
     optimizer: Callable[[Any], Optimizer]  # (h)
     reference: str  # paper, equation numbers, deviations
+    also_called: tuple[str, ...] = ()  # by papers, where more than case, blanks, hyphens or + differs
     kinds: tuple[str, ...] = ("classification",)  # of data sets that it can learn
     is_trained: bool = True  # False: nothing is learnt across tasks, so meta-training is skipped
     check: Callable[[Any], list[str]] = lambda h: []  # what is wrong with settings that are right one by one
@@ -179,6 +180,9 @@ class Report(NamedTuple):
     logs: Mapping[str, float]  # learned rates, gradient norm, tasks per second
 
 
+MOST = 1_000_000
+
+
 def setting(
     default: Any,
     help: str,
@@ -188,7 +192,11 @@ def setting(
     maximum: float | None = None,
     choices: tuple[Any, ...] | None = None,
 ) -> Any:
-    """Declare one hyperparameter of an algorithm: default, one-line help, allowed values (> above)."""
+    """Declare one hyperparameter of an algorithm: default, one-line help, allowed values (> above).
+
+    A whole number is at most MOST where nothing else is said: what is counted is computed or kept.
+    """
+    maximum = MOST if type(default) is int and maximum is None and choices is None else maximum
     limits = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits
-from metabench.core.config import TaskConfig, allowed, setting_problem
+from metabench.core.config import TaskConfig, allowed, folded, setting_problem
 from metabench.data.tasks import sampling
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ class Dataset(NamedTuple):
     fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
+    # (options, find) -> options whose relative paths were made what `find` makes of them
+    anchor: Callable[[Mapping[str, Any], Callable[[str], str]], dict[str, Any]] = lambda options, find: dict(
+        options
+    )
 
 
 OFFICIAL = "official"
@@ -55,8 +59,14 @@ def names() -> list[str]:
     return sorted({path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")})
 
 
+def canonical(name: str) -> str:
+    """Return the registered name that is meant, such as mini_imagenet by mini-ImageNet, or it as it is."""
+    return next((one for one in names() if folded(one) == folded(name)), name)
+
+
 def get(name: str) -> Dataset:
     """Look a data set up."""
+    name = canonical(name)
     if name not in names():
         raise MetabenchError(f"dataset={name!r}: unknown.{allowed(name, names())}")
     if not (SETS / f"{name}.py").is_file():
@@ -68,6 +78,27 @@ def default_root() -> Path | None:
     """Return the folder of downloaded data that METABENCH_DATA names, or None."""
     folder = os.environ.get("METABENCH_DATA")
     return Path(folder).expanduser() if folder else None
+
+
+def anchored(name: str, options: Mapping[str, Any], beside: Path | None = None) -> dict[str, Any]:
+    """Return a data set's options with paths that lead to the same place from wherever a run goes on.
+
+    A relative path is looked for here, then beside the file that names it; what is in neither place stays
+    relative, to METABENCH_DATA, which may be another folder on each machine.
+    """
+
+    def find(path: str) -> str:
+        places = [folder.absolute() / os.path.expanduser(path) for folder in (Path.cwd(), beside) if folder]
+        root = default_root()
+        if (
+            root is not None
+            and os.path.exists(root / path)
+            and any(map((root / path).samefile, filter(os.path.exists, places)))
+        ):
+            return path
+        return next((str(place) for place in places if os.path.exists(place)), path)
+
+    return get(name).anchor(options, find)
 
 
 def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:

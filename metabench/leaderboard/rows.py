@@ -199,7 +199,14 @@ def _tuned(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> R
 
 def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> Row:
     """Describe the published setting, or return nothing while nothing is known of it."""
-    trials = [trial for trial in search.trials if trial["algorithm"] == algorithm and trial["is_default"]][:1]
+    # The space may have got another default since.
+    published = runs[0].config["run"]["hyperparameters"] if runs else None
+    trials = [
+        trial
+        for trial in search.trials
+        if trial["algorithm"] == algorithm
+        and (trial["is_default"] if published is None else trial["hyperparameters"] == published)
+    ][:1]
     if not runs and not trials:
         return {}
     return {

@@ -23,6 +23,10 @@ Block = Callable[[Tree, int, Tensor, Tree | None], tuple[Tensor, Tree]]
 """(params, number, x, given moments) -> (what the block makes of x, the batch moments used by layer)."""
 
 
+MOST_PARAMETERS = 2**30
+"""Of a network: 4 GB, and as much again for each of gradient and optimiser, whichever tasks it learns."""
+
+
 def norm_of(network: NetworkConfig) -> Norm:
     """Return the norm layer that a config names."""
     kinds: dict[str, Norm] = {
@@ -71,6 +75,12 @@ def describe(
     max_activation_numel: int,
 ) -> Net:
     """Put a network together; its objective and the classes of meta-train are the caller's to set."""
+    n_parameters = sum(math.prod(layer.shape) for layer in hidden) + outputs * features
+    if n_parameters > MOST_PARAMETERS:
+        raise MetabenchError(
+            f"network.width={network.width}: makes {n_parameters:,} parameters; lower it, at most "
+            f"{MOST_PARAMETERS:,} are allowed"
+        )
     norms = {layer.norm: layer.shape[0] for layer in hidden}
     return Net(
         init=partial(_init, hidden, network.norm != "none", features, outputs),

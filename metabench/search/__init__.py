@@ -98,13 +98,22 @@ def _run_stages(
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
     from metabench.core import signals
+    from metabench.search import space as spaces
     from metabench.search.journal.ledger import Ledger
     from metabench.search.ray import cluster, experiment
     from metabench.search.stages import confirm, final
 
     signals.check()
     watch.slots, watch.nodes = joined.slots, cluster.describe
-    ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks, say=watch.say)
+    its = {algorithm: spaces.of(space, algorithm) for algorithm in space.algorithms}
+    ledger = Ledger(
+        place,
+        space.budget.confirm_top,
+        watch.objective,
+        space.budget.tasks,
+        lambda trial: its[trial.algorithm].where(trial.hyperparameters),
+        say=watch.say,
+    )
     with watch.showing(ledger):
         experiment.explore(place, space, ledger, joined, watch, seed)
     watch.sum_up(ledger)

@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_read_is_refused(content: bytes | None) -> None:
 
 
 def test_a_folder_is_no_search_space() -> None:
-    refused(metabench("search", "."), "cannot be read")
+    refused(metabench("search", "."), "is no file")
 
 
 FLAGS = {

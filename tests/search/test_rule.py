@@ -110,7 +110,7 @@ def test_the_best_share_of_a_sorted_rung_goes_on_and_the_margin_says_so(
         (100, 901, 3, [100, 300, 900, 901]),
         (7, 100, 4, [7, 28, 100]),
         (5, 5, 2, [5]),
-        (10**15, 10**18, 10, [10**15, 10**16, 10**17, 10**18]),
+        (10**9, 10**12, 10, [10**9, 10**10, 10**11, 10**12]),
     ],
 )
 def test_rungs_are_exact_powers_below_the_full_budget(

@@ -10,12 +10,18 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from metabench.core import MetabenchError
 from metabench.core.config.settings import allowed as allowed
 from metabench.core.config.settings import field_types as field_types
+from metabench.core.config.settings import folded as folded
 from metabench.core.config.settings import nearest as nearest
 from metabench.core.config.settings import parse_pairs as parse_pairs
 from metabench.core.config.settings import parse_settings as parse_settings
 from metabench.core.config.settings import setting_problem as setting_problem
 
 Scalar = bool | int | float | str
+
+MOST_EXAMPLES, MOST_DRAWN, MOST_TASKS = 10_000, 1_000_000, 10**12
+"""Examples or classes of a task, what is drawn beforehand, meta-train tasks: more than a machine holds."""
+
+Bound = Annotated[int | float, Field(ge=-1e18, le=1e18)]
 
 
 class Model(BaseModel):
@@ -52,8 +58,8 @@ class AugmentConfig(Model):
 class Between(Model):
     """A whole number drawn for each task, each from low to high equally likely."""
 
-    low: int = Field(ge=1)
-    high: int = Field(ge=1)
+    low: int = Field(ge=1, le=MOST_EXAMPLES)
+    high: int = Field(ge=1, le=MOST_EXAMPLES)
 
     @model_validator(mode="after")
     def _bounds(self) -> Between:
@@ -69,7 +75,7 @@ class Between(Model):
 
 
 Count = Annotated[
-    Annotated[Between, Tag("<between>")] | Annotated[int, Field(ge=1), Tag("<count>")],
+    Annotated[Between, Tag("<between>")] | Annotated[int, Field(ge=1, le=MOST_EXAMPLES), Tag("<count>")],
     Discriminator(lambda value: "<between>" if isinstance(value, Mapping | Between) else "<count>"),
 ]
 """A whole number from 1, or a range of which each task draws its own."""
@@ -86,19 +92,28 @@ class TaskConfig(Model):
     options: dict[str, Scalar] = Field(default_factory=dict, description="settings of the data set itself")
     way: Count = Field(5, description="classes in a task; 1 for regression, where a task is one function")
     shot: Count = Field(1, description="support examples a class, or points of a function")
-    query: int = Field(5, ge=1, description="query examples a class in meta-training")
-    test_query: int = Field(15, ge=1, description="query examples a class in meta-validation and meta-test")
+    query: int = Field(5, ge=1, le=MOST_EXAMPLES, description="query examples a class in meta-training")
+    test_query: int = Field(
+        15, ge=1, le=MOST_EXAMPLES, description="query examples a class in meta-validation and meta-test"
+    )
     most_shots: int | None = Field(
         None,
         ge=2,
+        le=MOST_EXAMPLES,
         description="unbalanced support: as many examples as `shot` a class would be, divided at random, at "
         "least one and at most this many a class",
     )
     unlabelled: int = Field(
-        0, ge=0, description="images without a label beside the support set, of each class of the task"
+        0,
+        ge=0,
+        le=MOST_EXAMPLES,
+        description="images without a label beside the support set, of each class of the task",
     )
     distractors: int = Field(
-        0, ge=0, description="classes outside the task that have as many unlabelled images each"
+        0,
+        ge=0,
+        le=MOST_EXAMPLES,
+        description="classes outside the task that have as many unlabelled images each",
     )
     domains: Literal["any", "within", "across"] = Field(
         "any",
@@ -143,11 +158,12 @@ class NetworkConfig(Model):
     width: int = Field(
         32,
         ge=1,
+        le=16_384,
         description="channels of each conv4 layer, of resnet12's first block, or units of an mlp layer",
     )
-    depth: int = Field(2, ge=1, description="hidden layers of an mlp")
+    depth: int = Field(2, ge=1, le=256, description="hidden layers of an mlp")
     norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
-    groups: int = Field(4, ge=1, description="groups of channels of group norm; must divide width")
+    groups: int = Field(4, ge=1, le=16_384, description="groups of channels of group norm; must divide width")
     batch_norm: Literal["support_stats", "with_support", "transductive"] = Field(
         "support_stats",
         description="queries are normalised by the support's moments, each by those of the support and "
@@ -165,12 +181,16 @@ class NetworkConfig(Model):
 class BudgetConfig(Model):
     """How much compute is spent on each algorithm, and how the best setting is confirmed."""
 
-    tasks: int = Field(ge=1, description="meta-train tasks of a full run")
+    tasks: int = Field(ge=1, le=MOST_TASKS, description="meta-train tasks of a full run")
     trials: int = Field(
-        ge=1, description="hyperparameter settings tried an algorithm; at most, where seconds are the unit"
+        ge=1,
+        le=MOST_DRAWN,
+        description="hyperparameter settings tried an algorithm; at most, where seconds are the unit",
     )
-    grace: int = Field(ge=1, description="tasks seen before a trial may be stopped: the lowest rung")
-    reduction_factor: int = Field(3, ge=2, description="one in this many trials passes a rung")
+    grace: int = Field(
+        ge=1, le=MOST_TASKS, description="tasks seen before a trial may be stopped: the lowest rung"
+    )
+    reduction_factor: int = Field(3, ge=2, le=MOST_DRAWN, description="one in this many trials passes a rung")
     sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
         "tpe", description="Optuna's sampler that proposes settings; random is the control"
     )
@@ -179,16 +199,23 @@ class BudgetConfig(Model):
         description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
         "tasks, the best one in `reduction_factor`, to the full budget",
     )
-    validation_tasks: int = Field(200, ge=2, description="frozen meta-validation tasks at each rung")
+    validation_tasks: int = Field(
+        200, ge=2, le=MOST_DRAWN, description="frozen meta-validation tasks at each rung"
+    )
     borderline_tasks: int | None = Field(
         None,
         ge=2,
+        le=MOST_DRAWN,
         description="as many, those of `validation_tasks` among them, before a decision within their noise",
     )
-    confirm_top: int = Field(3, ge=1, description="settings an algorithm that are confirmed on fresh tasks")
-    confirm_tasks: int = Field(600, ge=2, description="fresh meta-validation tasks of the confirmation")
-    seeds: int = Field(3, ge=1, description="full runs of the confirmed setting, one a seed")
-    test_tasks: int = Field(1000, ge=2, description="frozen meta-test tasks")
+    confirm_top: int = Field(
+        3, ge=1, le=1_000, description="settings an algorithm that are confirmed on fresh tasks"
+    )
+    confirm_tasks: int = Field(
+        600, ge=2, le=MOST_DRAWN, description="fresh meta-validation tasks of the confirmation"
+    )
+    seeds: int = Field(3, ge=1, le=1_000, description="full runs of the confirmed setting, one a seed")
+    test_tasks: int = Field(1000, ge=2, le=MOST_DRAWN, description="frozen meta-test tasks")
     unit: Literal["tasks", "seconds"] = Field(
         "tasks", description="what is the same for all algorithms: trials and their tasks, or seconds"
     )
@@ -235,10 +262,10 @@ WHEN = Field(None, description="only sampled when these other hyperparameters ha
 class Range(Model):
     """Numbers between two bounds; whole numbers when both bounds are whole and the setting is."""
 
-    low: int | float
-    high: int | float
+    low: Bound
+    high: Bound
     log: bool = Field(False, description="sample the logarithm uniformly")
-    step: int | float | None = Field(None, gt=0, description="grid spacing; not with log")
+    step: int | float | None = Field(None, gt=0, le=1e18, description="grid spacing; not with log")
     default: int | float = Field(description="published value, tried first")
     when: When | None = WHEN
 
@@ -313,10 +340,14 @@ class RunConfig(Model):
     hyperparameters: dict[str, Scalar]  # every setting of the algorithm, defaults filled in
     task: TaskConfig
     network: NetworkConfig
-    tasks: int = Field(10_000, ge=1, description="meta-train tasks, towards which schedules run")
+    tasks: int = Field(
+        10_000, ge=1, le=MOST_TASKS, description="meta-train tasks, towards which schedules run"
+    )
     rungs: list[int]  # tasks seen at which a Report is due, ascending; the last is `tasks`
-    validation_tasks: int = Field(200, ge=2, description="frozen meta-validation tasks at each report")
-    seed: int = Field(0, description="seed of everything that is drawn")
+    validation_tasks: int = Field(
+        200, ge=2, le=MOST_DRAWN, description="frozen meta-validation tasks at each report"
+    )
+    seed: int = Field(0, ge=-(2**63), lt=2**63, description="seed of everything that is drawn")
 
 
 T = TypeVar("T")
@@ -328,6 +359,12 @@ SCALARS = {
 }
 LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 """Of pydantic's types of errors, those that tell best themselves what is allowed."""
+
+MOST_LINES = 40
+"""Problems of one file that are told one by one."""
+
+LONGEST_LINE = 600
+"""Characters of one of them, where allowed names take the most."""
 
 TAGS = {*KINDS, "<constant>", "<count>", "bool", "int", "float", "str"}
 """Pydantic's names of a union's members."""
@@ -385,7 +422,16 @@ def attempt(wrong: list[str], function: Callable[..., T], *args: Any) -> T | Non
 def refusal(source: object, wrong: Sequence[str]) -> MetabenchError:
     """Say where problems were and how many, and list them."""
     count = "1 problem" if len(wrong) == 1 else f"{len(wrong)} problems"
-    return MetabenchError("\n  ".join([f"{source}: {count}", *wrong]))
+    more = [f"and {len(wrong) - MOST_LINES} more"] if len(wrong) > MOST_LINES else []
+    return MetabenchError("\n  ".join([f"{source}: {count}", *map(_short, wrong[:MOST_LINES]), *more]))
+
+
+def _short(line: str) -> str:
+    """Return a line that can be shown, whatever a user's words hold: no control characters, and no page."""
+    shown = (
+        line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    )
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shown)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

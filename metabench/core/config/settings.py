@@ -11,12 +11,20 @@ from typing import Any, get_type_hints
 
 from metabench.core import MetabenchError
 
+LARGEST = 1e18
+"""The largest number of a setting that has no maximum of its own."""
+
 KIND_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "minimum": (">=", operator.ge),
     "above": (">", operator.gt),
     "maximum": ("<=", operator.le),
 }
+
+
+def folded(name: str) -> str:
+    """Return what is left of a name where people write it differently: no case, blanks or hyphens; + is p."""
+    return "".join(one for one in name.lower().replace("+", "p") if one.isalnum())
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -58,8 +66,8 @@ def setting_problem(settings: type, name: str, value: Any, where: str | None = N
         wrong = [KIND_NAMES[kind]]
     elif limits["choices"] is not None and value not in limits["choices"]:
         wrong = [f"one of {', '.join(map(str, limits['choices']))}"]
-    elif isinstance(value, float) and not math.isfinite(value):
-        wrong = ["finite"]
+    elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+        wrong = ["finite" if isinstance(value, float) and not math.isfinite(value) else f"<= {LARGEST:g}"]
     return f"{where or name}={value!r}: must be {wrong[0]}" if wrong else None
 
 

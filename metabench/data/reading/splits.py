@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,11 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 
 from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
 from metabench.core.config import attempt
-from metabench.data.reading.archives import reason
+from metabench.core.config.documents import WORDS, read_yaml
 from metabench.data.reading.cache import Array, Key, kept, table_file
 
 ALIASES = {
@@ -34,6 +34,9 @@ FEWEST = 2
 
 LARGE = 2**26
 """Bytes from which a reordered table is kept on disk, not in memory."""
+
+LARGEST_LIST, MOST_NAMES = 2**24, 2**20
+"""Bytes of a list of classes, and names in it."""
 
 SHOWN, EACH = 20, 3
 """Problems that are told one by one, and those of one kind where there are many."""
@@ -63,7 +66,7 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
 
 def read_list(text: str) -> dict[str, Any]:
     """Read YAML, or JSON, whose scalars all stay words: class 01 is not class 1."""
-    return getattr(yaml, "CBaseLoader", yaml.BaseLoader)(text).get_single_data()
+    return WORDS(text).get_single_data()
 
 
 def sorted_classes(groups: Groups) -> Classes:
@@ -101,17 +104,15 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     """
     classes: Classes = {part: [] for part in SPLITS}
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("is not a file")
-        lists = read_list(path.read_text("utf-8-sig"))
+        lists, twice = read_yaml(path, WORDS, LARGEST_LIST, MOST_NAMES)
         if not isinstance(lists, dict) or not all(
             isinstance(names, list) and all(isinstance(name, str) for name in names)
             for names in lists.values()
         ):
-            raise ValueError(f"must map {', '.join(SPLITS)} to lists of classes, as YAML or JSON")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return classes, [f"list {path}: {getattr(error, 'strerror', None) or reason(error)}"]
-    problems: list[str] = []
+            raise MetabenchError(f"{path}: must map {', '.join(SPLITS)} to lists of classes, as YAML or JSON")
+    except MetabenchError as error:
+        return classes, [f"list {error}"]
+    problems = [f"list {path}: {line}" for line in twice]
     available = set(available)
     for word, names in lists.items():
         part = part_of(word)
@@ -161,26 +162,45 @@ def class_problems(classes: Classes, how: str) -> list[str]:
     ]
 
 
-def locate(root: Path | None, path: str) -> Path:
-    """Return where a path option leads; relative paths start at METABENCH_DATA."""
+def places(path: str, folders: Iterable[Path | None]) -> list[Path]:
+    """List where a path may lead: itself, or, where it is relative, from here and from some folders."""
+    place = Path(os.path.expanduser(path))
+    if place.is_absolute():
+        return [place]
+    return list(dict.fromkeys(folder / place for folder in (Path.cwd(), *folders) if folder is not None))
+
+
+def locate(root: Path | None, path: str, option: str = "path", folders: Iterable[Path] = ()) -> Path:
+    """Return where a path option leads: from here, from some folders, or from METABENCH_DATA."""
     if not path.strip():
-        raise MetabenchError("path is not set; give the option path, absolute or relative to METABENCH_DATA")
-    try:
-        place = Path(path).expanduser()
-        if not place.is_absolute() and root is None:
-            raise ValueError("METABENCH_DATA is not set; set it, or give an absolute path")
-        place = place if root is None else root / place
-        place.stat()
-    except OSError as error:
-        raise MetabenchError(f"path={path!r}: {error.filename}: {error.strerror}") from error
-    except (ValueError, RuntimeError) as error:  # no path, no such user
-        raise MetabenchError(f"path={path!r}: {error}") from error
-    return place
+        raise MetabenchError(
+            f"{option} is not set; give the option {option}: absolute, or relative to where you are"
+        )
+    looked = places(path, (*folders, root))
+    for place in looked:
+        try:
+            place.stat()
+            return place
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise MetabenchError(f"{option}={path!r}: {getattr(error, 'strerror', None) or error}") from error
+    unset = " (METABENCH_DATA is not set)" if root is None else ""
+    raise MetabenchError(
+        f"{option}={path!r}: no such file or folder at {', nor at '.join(map(str, looked))}{unset}"
+    )
+
+
+def anchor(options: Mapping[str, Any], find: Callable[[str], str]) -> dict[str, Any]:
+    """Return options whose paths lead to the same place from anywhere."""
+    paths = {key: options[key] for key in ("path", "list") if isinstance(options.get(key), str)}
+    return {**options, **{key: find(path) for key, path in paths.items() if path.strip()}}
 
 
 def sources(root: Path | None, split: str, options: Any, default: str = "") -> list[Path]:
     """Return where the path option leads, if it leads anywhere."""
-    place = attempt([], locate, root, options.path.strip() or default)
+    path = options.path.strip() or (default and root and str(root / default)) or ""
+    place = attempt([], locate, root, path)
     return [] if place is None else [place]
 
 

@@ -54,7 +54,7 @@ class Options:
     path: str = setting(
         "",
         "an .npz file that holds images and labels, or a folder of images.npy and labels.npy; "
-        "absolute or relative to METABENCH_DATA",
+        "absolute, or relative to where you are, the space's file, or METABENCH_DATA",
     )
     black: float = setting(0.0, "the number that is black in the images")
     white: float = setting(
@@ -69,7 +69,9 @@ class Options:
         "or by seed; auto: by the array where there is one",
         choices=("auto", "split", "seed"),
     )
-    seed: int = setting(0, "splits classes, and chooses examples where not all are taken", minimum=0)
+    seed: int = setting(
+        0, "splits classes, and chooses examples where not all are taken", minimum=0, maximum=2**63 - 1
+    )
     meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
     meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
@@ -376,4 +378,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     sources=splits.sources,
+    anchor=splits.anchor,
 )

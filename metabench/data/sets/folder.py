@@ -26,7 +26,7 @@ NAME = "folder"
 LIMITS = archives.Limits(2**26, 200_000_000_000)
 """Bytes of one file of an archive, and of all together, at most."""
 
-PATH = "absolute or relative to METABENCH_DATA"
+PATH = "absolute, or relative to where you are, the space's file, or METABENCH_DATA"
 SIZE = setting(
     84,
     "side in pixels: the square in the middle of each image is resized to it, with antialiasing",
@@ -56,12 +56,14 @@ class Options:
         "auto: by folders named train, val and test (or alike) where there are such, else by seed",
         choices=("auto", "folder", "seed", "list"),
     )
-    seed: int = setting(0, "splits classes, and chooses examples where not all are taken", minimum=0)
+    seed: int = setting(
+        0, "splits classes, and chooses examples where not all are taken", minimum=0, maximum=2**63 - 1
+    )
     meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
     meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
     list: str = setting(
         "",
-        "for split_by=list: a YAML file, absolute or relative to the folder (that of an archive), that maps "
+        "for split_by=list: a YAML file, where a path may be or in its folder (an archive's), that maps "
         "meta_train, meta_validation and meta_test to lists of classes",
     )
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
@@ -122,7 +124,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     look = Look(options.size, options.channels, options.background, options.white)
     left_out = _leave_out(tree, there, options, look)
     problems += [] if options.skip else there.skippable
-    classes, wrong = _split(there, options, place, left_out)
+    classes, wrong = _split(there, options, (place, root), left_out)
     chosen = [one for part in SPLITS for one in classes[part]]
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
@@ -276,7 +278,7 @@ def _add(there: Sorted, tree: Tree, folder: str, images: list[str], options: Opt
 
 
 def _split(
-    there: Sorted, options: Options, place: Path, left_out: Sequence[str]
+    there: Sorted, options: Options, places: tuple[Path, Path | None], left_out: Sequence[str]
 ) -> tuple[Classes, list[str]]:
     """Return the classes of each split, and what is wrong with them.
 
@@ -292,8 +294,12 @@ def _split(
     if options.split_by == "list":
         if not options.list.strip():
             return classes, []
+        place, root = places
         folder = place if place.is_dir() else place.parent
-        classes, wrong = splits.by_list(folder / Path(options.list).expanduser(), [*by_name, *left_out])
+        path = attempt(wrong, splits.locate, root, options.list, "list", [folder])
+        if path is None:
+            return classes, wrong
+        classes, wrong = splits.by_list(path, [*by_name, *left_out])
         classes = {part: [name for name in names if name in by_name] for part, names in classes.items()}
         advice = "name more in the list"
     elif there.is_split:
@@ -337,6 +343,7 @@ def published(path: Path) -> Dataset:
         load=partial(_load_published, images),
         is_available=partial(_published.is_available, images),
         sources=partial(splits.sources, default=images.name),
+        anchor=splits.anchor,
     )
 
 
@@ -345,7 +352,8 @@ def _load_published(
 ) -> Splits:
     """Decode the images of a split, or read them from the cache; all that is wrong is told at once."""
     problems: list[str] = []
-    place = attempt(problems, splits.locate, root, options.path.strip() or images.name)
+    path = options.path.strip() or (str(root / images.name) if root else "")
+    place = attempt(problems, splits.locate, root, path)
     if place is None:
         default = (root or Path("METABENCH_DATA")) / images.name
         if not options.path.strip():
@@ -370,4 +378,5 @@ DATASET = Dataset(
     load=load,
     is_available=lambda root: True,
     sources=splits.sources,
+    anchor=splits.anchor,
 )

@@ -67,8 +67,8 @@ class Options:
     """How many characters are drawn how often, and the randomness of all that."""
 
     n_classes: int = setting(850, "characters in all splits together", minimum=10)
-    n_examples: int = setting(20, "drawings of each character", minimum=2)
-    seed: int = setting(0, "chooses characters, splits and distortions", minimum=0)
+    n_examples: int = setting(20, "drawings of each character", minimum=2, maximum=1_000)
+    seed: int = setting(0, "chooses characters, splits and distortions", minimum=0, maximum=2**63 - 1)
 
 
 def _origin() -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,17 +71,18 @@ def _read(text: str, option: str, wrong: list[str]) -> list[Source]:
             wrong.append(f"{option}={term!r}: must be {FORM}")
             continue
         problems: list[str] = []
+        name = data.canonical(match["name"])
         try:
             weight = float(match["weight"] or 1)
         except ValueError:
             weight = 0.0
         if not 0 < weight < float("inf"):
             problems.append(f"weight {match['weight']!r}: must be a number > 0")
-        task = attempt(problems, _task, match["name"], match["split"], match["options"] or "")
+        task = attempt(problems, _task, name, match["split"], match["options"] or "")
         wrong += [f"{option}={term!r}: {problem}" for problem in problems]
-        if match["name"] in names:
-            wrong.append(f"{option}: {match['name']} stands twice; give it once, with a weight")
-        names.add(match["name"])
+        if name in names:
+            wrong.append(f"{option}: {name} stands twice; give it once, with a weight")
+        names.add(name)
         if task:
             sources.append(Source(task, weight))
     return sources
@@ -98,6 +99,20 @@ def _task(name: str, split: str | None, pairs: str) -> TaskConfig:
     if dataset.kind != "classification":
         raise MetabenchError(f"is {dataset.kind}; a mixture is of images")
     return task
+
+
+def anchor(options: Mapping[str, Any], find: Callable[[str], str]) -> dict[str, Any]:
+    """Return options whose data sets have paths that lead to the same place from anywhere."""
+
+    def place(match: re.Match[str]) -> str:
+        path = find(match[2])
+        return match[0] if re.search(r"[\s&]", path) else f"{match[1]}={path}"
+
+    texts = {key: text for key, text in options.items() if isinstance(text, str)}
+    return {
+        **options,
+        **{key: re.sub(r"(?<=[?&])(path|list)=([^&\s]+)", place, text) for key, text in texts.items()},
+    }
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
@@ -196,4 +211,5 @@ DATASET = Dataset(
     options=Options,
     load=load,
     sources=list_sources,
+    anchor=anchor,
 )

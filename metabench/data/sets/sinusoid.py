@@ -29,8 +29,8 @@ class Options:
     functions: int = setting(
         20_000, "functions in meta-train; a tenth of that in each of the other splits", minimum=SHARE
     )
-    points: int = setting(50, "points at which each function is known", minimum=2)
-    seed: int = setting(0, "draws the functions and the points", minimum=0)
+    points: int = setting(50, "points at which each function is known", minimum=2, maximum=1_000)
+    seed: int = setting(0, "draws the functions and the points", minimum=0, maximum=2**63 - 1)
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:

@@ -109,7 +109,7 @@ def create_or_resume(
         "space": space.model_dump(mode="json"),
     }
     if (folder / files.SEARCH).exists():
-        return changes.reconcile(folder, space, record, accept), True
+        return changes.reconcile(folder, space, record, accept, say), True
     objective = OBJECTIVES[splits.kind]
     record |= {"metric": objective.metric._asdict(), "created": utc_now().isoformat(timespec="seconds")}
     if warm_start is not None:

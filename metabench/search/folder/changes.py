@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from pydantic import ValidationError
 from metabench.core import MetabenchError, utc_now
 from metabench.core.config import SearchSpace, flatten
 from metabench.search import space as spaces
+from metabench.search.journal.ledger import look
+from metabench.search.propose import warm
+from metabench.search.propose.searcher import FairSearcher
 from metabench.storage import files, remote
 
 FIXED = (
@@ -36,8 +39,10 @@ INVALIDATES_CHOICE = (
 """What the choice of a setting rests on."""
 
 
-def reconcile(folder: Path, space: SearchSpace, described: dict[str, Any], accept: bool) -> SearchSpace:
-    """Return the space to go on with, or refuse what is different.
+def reconcile(
+    folder: Path, space: SearchSpace, described: dict[str, Any], accept: bool, say: Callable[[str], None]
+) -> SearchSpace:
+    """Return the space to go on with, or refuse what is different before anything is written.
 
     Args:
         described: what the search would be recorded as now.
@@ -59,6 +64,8 @@ def reconcile(folder: Path, space: SearchSpace, described: dict[str, Any], accep
         return space
     _refuse(folder, old, new, list(changed), accept)
     _refuse_less(folder, earlier_space, space)
+    for line in _replay(folder, space, described["seed"]):
+        say(line)
     place = f"{files.EARLIER}/{len(before.get('changes', [])) + 1}"
     if any(key.startswith(INVALIDATES_CHOICE) for key in changed):
         move(folder, [files.CHOSEN, files.CONFIRM], place)
@@ -69,6 +76,26 @@ def reconcile(folder: Path, space: SearchSpace, described: dict[str, Any], accep
     record = {**before, **described, "changes": [*before.get("changes", []), change]}
     files.write_json(folder / files.SEARCH, record)
     return space
+
+
+def _replay(folder: Path, space: SearchSpace, seed: int) -> list[str]:
+    """Rebuild in memory what the search would go on from, and say which trials are outside of the space."""
+    try:
+        searcher = FairSearcher(space, look(folder), seed, warm.earlier_trials(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise MetabenchError(
+            f"{folder}: its trials cannot be read in the changed space ({error!r}); choose another name, or "
+            "undo what is different"
+        ) from error
+    lines = []
+    for algorithm, study in searcher.studies.items():
+        outside = sum(asked is None for asked in study.asked.values())
+        if outside:
+            lines.append(
+                f"{algorithm}: {outside} of {len(study.asked)} trials have settings that the changed space "
+                "has not; they stay in the journal and are no candidates"
+            )
+    return lines
 
 
 def _refuse(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,9 @@ COMPLETE = "complete"
 PRUNED = "pruned"
 DIVERGED = "diverged"
 FAILED = "failed"
+
+OUTSIDE = "ended unfinished: the space, which was changed, has this setting no longer"
+"""The error of a trial that does not go on after a change."""
 
 
 class Arrival(NamedTuple):
@@ -85,7 +88,7 @@ class Trial:
     @property
     def is_waiting(self) -> bool:
         """Tell whether it stands still until all of its algorithm's trials have arrived at its rung."""
-        return self.decisions.get(self.tasks_seen) == WAIT
+        return self.status is None and self.decisions.get(self.tasks_seen) == WAIT
 
     @property
     def state(self) -> str:
@@ -154,6 +157,7 @@ class Ledger:
         keep: int,
         objective: Objective = OBJECTIVES["classification"],
         tasks: int | None = None,
+        place: Callable[[Trial], Hashable | None] = lambda trial: trial.name,
         *,
         is_driver: bool = True,
         say: Callable[[str], None] = lambda text: None,
@@ -163,11 +167,13 @@ class Ledger:
         Args:
             keep: how many trials of an algorithm keep their state on disk.
             tasks: the full budget; trials that completed a smaller one go on where their state was kept.
+            place: where a trial's setting stands, the same for equal ones; None: the space has it no longer.
             is_driver: put right what a kill has left; who only looks must not touch a file.
         """
         self.folder = folder
         self.keep = keep
         self.objective = objective
+        self.place = place
         self.gpus: float | None = None  # of each trial that reports from now on
         self.trials: dict[str, Trial] = {}
         self.history: list[tuple[str, str]] = []  # PROPOSED, WAITS or ENDED, and which
@@ -188,9 +194,12 @@ class Ledger:
 
     def _repair(self, tasks: int | None) -> None:
         """Let trials of a smaller budget go on, and finish what a kill has left between decision and line."""
-        for trial in self.trials.values():
+        for trial in list(self.trials.values()):
             is_shorter = tasks is not None and trial.tasks_seen < tasks
-            if is_shorter and trial.status == COMPLETE and trial.checkpoint:
+            if self.place(trial) is None:
+                if trial.status is None:
+                    self._add({"event": "failed", "trial": trial.name, "error": OUTSIDE})
+            elif is_shorter and trial.status == COMPLETE and trial.checkpoint:
                 trial.decisions[trial.tasks_seen] = CONTINUE
                 self._reopen(trial)
                 self._written.discard(trial.name)
@@ -247,6 +256,20 @@ class Ledger:
     def of(self, algorithm: str) -> list[Trial]:
         """List the trials of an algorithm in the order they were proposed."""
         return self._of.get(algorithm, [])
+
+    def candidates(self, algorithm: str) -> list[Trial]:
+        """List the trials that may be confirmed, best first: one for each setting that the space has."""
+        return self._candidates(self.of(algorithm))
+
+    def n_tried(self, algorithm: str) -> int:
+        """Count the settings of an algorithm that the space has and that were tried."""
+        return len({self.place(trial) for trial in self.of(algorithm)} - {None})
+
+    def _candidates(self, trials: Iterable[Trial]) -> list[Trial]:
+        best: dict[Hashable, Trial] = {}
+        for trial in ranked(trials):
+            best.setdefault(self.place(trial), trial)
+        return [trial for place, trial in best.items() if place is not None]
 
     def tasks(self, algorithm: str) -> int:
         """Return the tasks that an algorithm's trials have seen together."""
@@ -334,7 +357,7 @@ class Ledger:
     def _rank(self, trial: Trial) -> None:
         """Take an ended trial among the best of its algorithm, if it belongs there."""
         others = [other for other in self._best.get(trial.algorithm, []) if other is not trial]
-        self._best[trial.algorithm] = ranked([*others, trial])[: self.keep]
+        self._best[trial.algorithm] = self._candidates([*others, trial])[: self.keep]
 
     def _finish(self, trial: Trial) -> None:
         """Add an ended trial's line to trials.jsonl once; keep its state while it may still be confirmed."""

@@ -29,9 +29,10 @@ def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric
     trials = ledger.of(algorithm)
     states = Counter(trial.status or RUNNING for trial in trials)
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
-    best = incumbent(trials)
+    its = spaces.of(space, algorithm)
+    best = incumbent(trial for trial in trials if its.recognise(trial.hyperparameters) is not None)
     return {
-        "planned": spaces.of(space, algorithm).n_trials,
+        "planned": its.n_trials,
         "proposed": len(trials),
         **{state: states[state] for state in STATES},
         "rungs": {str(rung): reached[rung] for rung in spaces.rungs(space.budget)},

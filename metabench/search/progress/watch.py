@@ -135,8 +135,11 @@ class Watch:
         """Count the trials that were stopped within the noise, and say of seconds that were left over."""
         seconds = self.space.budget.seconds
         for algorithm in self.space.algorithms:
-            spent, n_trials = ledger.seconds(algorithm), spaces.of(self.space, algorithm).n_trials
-            if seconds is not None and spent < seconds and n_trials > 1:
+            its, spent = spaces.of(self.space, algorithm), ledger.seconds(algorithm)
+            n_trials, budgeted = its.n_trials, self.space.budget.trials
+            if 1 < n_trials < budgeted:
+                self.say(f"{algorithm}: all {n_trials} settings of its space are tried, of {budgeted} trials")
+            elif seconds is not None and spent < seconds and n_trials > 1:
                 self.say(
                     f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
                 )

@@ -63,6 +63,7 @@ class WithoutNotes(InMemoryStorage):
 
 def start_study(name: str) -> optuna.Study:
     """Start the study in which a sampler, or one of the same name, will propose."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # whatever is wrong with a space is said before
     storage = InMemoryStorage() if name in KEEPS_NOTES else WithoutNotes()
     return optuna.create_study(storage=storage, direction="maximize", sampler=RandomSampler(seed=0))
 

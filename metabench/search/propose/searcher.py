@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -40,8 +41,8 @@ class Study:
         self.seed = seed
         self.its = spaces.of(space, algorithm)
         self.first = [*self.its.published]
-        self.asked: dict[int, optuna.Trial] = {}
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.asked: dict[int, optuna.Trial | None] = {}  # None: of a setting that the space has no longer
+        self.tried: set[Hashable] = set()
         self.study = samplers.start_study(space.budget.sampler)
         trials = warm.frozen(space, algorithm, earlier)
         self.study.add_trials(trials)
@@ -50,22 +51,37 @@ class Study:
             self.first += [] if best in self.first else [best]
 
     def propose(self) -> dict[str, Any]:
-        """Sample the next setting; the published ones, and the best of an earlier search, come first."""
+        """Sample the next setting; the published ones, and the best of an earlier search, come first.
+
+        A setting that was tried is proposed again only where there is no other.
+        """
+        for sampled in self.first:
+            if self.its.place(sampled) not in self.tried:
+                return self.repeat(sampled)
         number = len(self.asked)
-        if number < len(self.first):
-            return self.repeat(self.first[number])
         self.study.sampler = self._sampler(number)
-        return self._ask()
+        asked = self.study.ask()
+        sampled = self.sample(asked)
+        if self.its.place(sampled) not in self.tried:
+            return self._note(asked, sampled)
+        self.study.tell(asked, state=TrialState.FAIL)
+        rng = random.Random(seeds.seed("untried", self.seed, self.algorithm, number))
+        others = (one for one in self.its.near(sampled, rng) if self.its.place(one) not in self.tried)
+        return self._give(next(others, sampled))
 
     def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
-        """Ask for a given setting."""
-        number = len(self.asked)
-        if self.space.budget.sampler in samplers.KEEPS_NOTES and number >= len(self.first):
-            self.study.sampler = self._sampler(number)
-        else:
-            self.study.sampler = RandomSampler(seed=0)  # proposes nothing: every value is given
-        self.study.enqueue_trial(sampled)
-        return self._ask()
+        """Ask for a given setting, and have a sampler leave the notes that it left when it proposed it."""
+        is_proposal = self.space.budget.sampler in samplers.KEEPS_NOTES and sampled not in self.first
+        return self._give(sampled, self._sampler(len(self.asked)) if is_proposal else None)
+
+    @property
+    def n_tried(self) -> int:
+        """Count the settings that were tried."""
+        return len(self.tried)
+
+    def skip(self) -> None:
+        """Leave out a trial of a setting that the space has no longer."""
+        self.asked[len(self.asked)] = None
 
     def tell(self, trial: Trial) -> None:
         """Tell how a trial ended; one that waits is told as pruned, so that it can be learnt from.
@@ -74,6 +90,8 @@ class Study:
         study anew.
         """
         asked = self.asked[trial.number]
+        if asked is None:
+            return
         for report in trial.reports:
             if report["val_score"] is not None:
                 asked.report(report["val_score"], report["tasks_seen"])
@@ -83,9 +101,17 @@ class Study:
             is_judged = trial.status in (PRUNED, COMPLETE) or trial.is_waiting
             self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
 
-    def _ask(self) -> dict[str, Any]:
-        asked = self.asked[len(self.asked)] = self.study.ask()
-        return self.sample(asked)
+    def _give(self, sampled: dict[str, Any], sampler: BaseSampler | None = None) -> dict[str, Any]:
+        """Ask for a setting, without a sampler where none is to be heard: every value is given."""
+        self.study.sampler = sampler or RandomSampler(seed=0)
+        self.study.enqueue_trial(sampled)
+        asked = self.study.ask()
+        return self._note(asked, self.sample(asked))
+
+    def _note(self, asked: optuna.Trial, sampled: dict[str, Any]) -> dict[str, Any]:
+        self.asked[len(self.asked)] = asked
+        self.tried.add(self.its.place(sampled))
+        return sampled
 
     def sample(self, asked: optuna.Trial) -> dict[str, Any]:
         """Read the setting that a trial of Optuna's proposes."""
@@ -143,7 +169,8 @@ class FairSearcher:
             trial = self.ledger.trials[name]
             study = self.studies[trial.algorithm]
             if what == PROPOSED and trial.number == len(study.asked):  # or the study itself has proposed it
-                study.repeat(trial.sampled)
+                sampled = study.its.recognise(trial.hyperparameters)
+                study.skip() if sampled is None else study.repeat(sampled)
             elif what == ENDED or (what == WAITS and trial.is_waiting):
                 study.tell(trial)
         self._heard = len(history)
@@ -152,7 +179,11 @@ class FairSearcher:
         """Count the trials still to be handed out; at most, where seconds are the budget."""
         seconds = self.space.budget.seconds
         unspent = [a for a in self.studies if seconds is None or self.ledger.seconds(a) < seconds]
-        return len(self.unfinished) + sum(self.trials[a] - len(self.ledger.of(a)) for a in unspent)
+        return len(self.unfinished) + sum(map(self.left_of, unspent))
+
+    def left_of(self, algorithm: str) -> int:
+        """Count an algorithm's settings that are still to be tried."""
+        return max(0, self.trials[algorithm] - self.studies[algorithm].n_tried)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial, None for not yet, or FINISHED when all is done.
@@ -192,16 +223,18 @@ class FairSearcher:
     def _new_trial(self, open_: list[str]) -> Trial:
         algorithm = min(open_, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
         number = len(self.ledger.of(algorithm))
-        sampled = self.studies[algorithm].propose()
-        hyperparameters = self.studies[algorithm].its.resolve(sampled)
+        study = self.studies[algorithm]
+        sampled = study.propose()
+        hyperparameters = study.its.resolve(sampled)
+        is_default = study.its.place(sampled) == study.its.place(study.its.published[0])
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
-        return self.ledger.propose(algorithm, sampled, hyperparameters, number == 0, seed)
+        return self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed)
 
     def _is_open(self, algorithm: str) -> bool:
         """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
         seconds = self.space.budget.seconds
         is_left = seconds is None or self._expected(algorithm) < seconds
-        return is_left and len(self.ledger.of(algorithm)) < self.trials[algorithm]
+        return is_left and self.left_of(algorithm) > 0
 
     def _expected(self, algorithm: str) -> float:
         """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""

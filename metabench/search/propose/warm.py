@@ -110,7 +110,7 @@ def frozen(space: SearchSpace, algorithm: str, earlier: Sequence[Mapping[str, An
 
     One that saw as many tasks as a full run here is complete, and any other pruned, whatever it was there.
     """
-    parameters = spaces.of(space, algorithm).parameters
+    sampled = spaces.of(space, algorithm).sampled
     trials = []
     for trial in earlier:
         scores = {int(seen): score for seen, score in trial["scores"].items()}
@@ -121,7 +121,7 @@ def frozen(space: SearchSpace, algorithm: str, earlier: Sequence[Mapping[str, An
                 state=TrialState.COMPLETE if is_complete else TrialState.PRUNED,
                 value=scores[reached],
                 params=dict(trial["sampled"]),
-                distributions={name: samplers.distribution(parameters[name]) for name in trial["sampled"]},
+                distributions={name: samplers.distribution(sampled[name]) for name in trial["sampled"]},
                 intermediate_values=scores,
             )
         except (ValueError, TypeError, KeyError):  # outside of what the parameters may be

@@ -55,7 +55,10 @@ def explore(
     ledger.gpus = cluster.gpus
     for _ in range(ROUNDS + (space.budget.scheduler == "top_k")):
         for algorithm in space.algorithms:
-            for name in choose_top(ledger, space.budget, algorithm, spaces.of(space, algorithm).n_trials):
+            n_left = spaces.of(space, algorithm).n_trials - ledger.n_tried(algorithm)
+            for name in choose_top(
+                ledger, space.budget, algorithm, len(ledger.of(algorithm)) + max(0, n_left)
+            ):
                 endings.ended(name)
         searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder))
         if not searcher.remaining():

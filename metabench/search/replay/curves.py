@@ -184,10 +184,15 @@ def _read_folder(folder: Path) -> Recording:
             "search of this version"
         ) from None
     ledger, n_tasks = look(folder), space.budget.validation_tasks
+    its = {algorithm: spaces.of(space, algorithm) for algorithm in space.algorithms}
     curves: dict[str, tuple[Curve, ...]] = {}
     for trial in ledger.trials.values():
-        if trial.reports or trial.status is not None:
-            curves[trial.algorithm] = (*curves.get(trial.algorithm, ()), _trial(ledger, trial, n_tasks))
+        sampled = its[trial.algorithm].recognise(trial.hyperparameters)
+        if sampled is not None and (trial.reports or trial.status is not None):
+            curves[trial.algorithm] = (
+                *curves.get(trial.algorithm, ()),
+                _trial(ledger, trial, sampled, n_tasks),
+            )
     if not curves:
         raise MetabenchError(f"{folder}: no trial has reported yet; wait for one, or simulate another")
     points = [point for each in curves.values() for curve in each for point in curve.points]
@@ -203,11 +208,11 @@ def _read_folder(folder: Path) -> Recording:
     )
 
 
-def _trial(ledger: Ledger, trial: Trial, n_tasks: int) -> Curve:
+def _trial(ledger: Ledger, trial: Trial, sampled: dict[str, Any], n_tasks: int) -> Curve:
     points, again = [], 0.0
     for report in trial.reports:
         again += report.get("borderline_seconds", 0.0)  # a second look is no part of the way
         seen, score = report["tasks_seen"], report["val_score"] if report["finite"] else None
         per_task = () if score is None else tuple(ledger.task_scores(trial.name, seen)[:n_tasks])
         points.append(Point(seen, report["seconds"] - again, 0.0, score, per_task))
-    return Curve(trial.name, trial.sampled, tuple(points), trial.status)
+    return Curve(trial.name, sampled, tuple(points), trial.status)

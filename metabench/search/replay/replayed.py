@@ -37,6 +37,11 @@ class RecordedStudy(Study):
         self.played.append(self.waiting.pop(nearest))
         return self.repeat(self.played[-1].sampled)
 
+    @property
+    def n_tried(self) -> int:
+        """Count what was played: a setting that was recorded twice is played twice."""
+        return len(self.asked)
+
     def _proposal(self, number: int) -> dict[str, Any]:
         """Ask a copy what the sampler would try: the study itself is asked for what is played."""
         copy = samplers.start_study(self.space.budget.sampler)

@@ -89,7 +89,7 @@ def _problems(recording: Recording, budget: BudgetConfig, workers: int, is_in_or
             f"play; take tpe, random, gp or {RECORDED}"
         )
     for algorithm, curves in recording.curves.items():
-        if budget.trials > len(curves) and spaces.of(recording.space, algorithm).n_trials > 1:
+        if min(budget.trials, spaces.of(recording.space, algorithm).n_settings) > len(curves):
             wrong.append(
                 f"trials={budget.trials}: only {len(curves)} settings of {algorithm} were recorded; "
                 "ask for fewer, or record more"

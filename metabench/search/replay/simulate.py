@@ -136,6 +136,7 @@ class Replay:
         self.recording, self.scenario, self.seed = recording, scenario, seed
         self.budget = scenario.space.budget
         self.ledger = Memory(recording.objective)
+        self._study = study
         self.searcher = FairSearcher(scenario.space, self.ledger, seed, recording.earlier, study)
         self.studies: Mapping[str, Any] = self.searcher.studies
         self.time = 0.0  # in the end, when the last worker had finished
@@ -155,7 +156,7 @@ class Replay:
                 self._lead(algorithm)
             # All have been proposed: what is left to hand out is what was chosen.
             earlier = self.recording.earlier
-            self.searcher = FairSearcher(self.scenario.space, self.ledger, self.seed, earlier)
+            self.searcher = FairSearcher(self.scenario.space, self.ledger, self.seed, earlier, self._study)
             self._work()
 
     def curve_of(self, trial: Trial) -> Curve:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
-import re
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
@@ -28,28 +26,24 @@ from metabench.core.config import (
     refusal,
     validated,
 )
+from metabench.core.config.documents import read_yaml
 from metabench.data.tasks import augment
-from metabench.search.space import rules
+from metabench.search.space import grid, rules
 
 JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
 KEYWORDS = {"choices": "enum", "minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
 """Limits of `core.setting` as JSON schema calls them."""
 
-
-class Loader(yaml.SafeLoader):
-    """The safe loader, with 1e-3 read as the number that YAML 1.2 says it is."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+_OTHER = object()
+"""Any value that no `when` names."""
 
 
 def load(path: Path | str) -> SearchSpace:
     """Read a search space; everything wrong with the file comes in one message."""
-    document, wrong = _read_yaml(Path(path))
+    document, wrong = read_yaml(Path(path))
+    if not isinstance(document, dict):
+        raise MetabenchError(f"{path}: must be a mapping of keys to values, not {type(document).__name__}")
+    document = _written_out(document, Path(path).parent, wrong)
     space = attempt(wrong, validated, SearchSpace, document)
     wrong += rules.check(document)
     if space is not None and not wrong:
@@ -59,48 +53,21 @@ def load(path: Path | str) -> SearchSpace:
     return space
 
 
-def _read_yaml(path: Path) -> tuple[Any, list[str]]:
-    """Read one YAML document and list the keys that stand in it twice."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MetabenchError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MetabenchError(f"{path}: cannot be read as text: {error}") from None
-    loader = Loader(text)
-    try:
-        node = loader.get_single_node()
-        twice = _duplicates(node, ())  # first: construction writes what `<<` merges into the nodes
-        document = loader.construct_document(node) if node else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise MetabenchError(f"{path}:{place} not YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise MetabenchError(f"{path}: not YAML: {error}") from None
-    finally:
-        loader.dispose()
-    if not isinstance(document, dict):
-        raise MetabenchError(f"{path}: must be a mapping of keys to values, not {type(document).__name__}")
-    return document, twice
-
-
-def _duplicates(node: yaml.Node | None, path: tuple[str, ...]) -> list[str]:
-    lines: list[str] = []
-    seen: set[str] = set()
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            if key.value in seen:
-                lines.append(
-                    f"{'.'.join(here)}: the key stands twice (again in line {key.start_mark.line + 1})"
-                )
-            seen.add(str(key.value))
-            lines += _duplicates(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            lines += _duplicates(value, path)
-    return lines
+def _written_out(document: Mapping[str, Any], folder: Path, wrong: list[str]) -> dict[str, Any]:
+    """Write registered names and whole paths; algorithms whose names are one are wrong."""
+    task, blocks = document.get("task"), document.get("algorithms")
+    named: dict[str, Any] = {}
+    for name, block in blocks.items() if isinstance(blocks, dict) else ():
+        key = algorithms.canonical(name)
+        if key in named:
+            wrong.append(f"algorithms.{name}: is {key}, which stands there already; make it {key}.LABEL")
+        named[key] = block
+    if isinstance(task, dict) and isinstance(task.get("dataset"), str):
+        task = {**task, "dataset": data.canonical(task["dataset"])}
+        if isinstance(task.get("options"), dict) and task["dataset"] in data.names():
+            task["options"] = data.anchored(task["dataset"], task["options"], folder)
+    changed = {"task": task, "algorithms": named if isinstance(blocks, dict) else blocks}
+    return {key: changed.get(key, value) for key, value in document.items()}
 
 
 def _check_together(space: SearchSpace) -> list[str]:
@@ -109,6 +76,9 @@ def _check_together(space: SearchSpace) -> list[str]:
     kind = data.get(space.task.dataset).kind
     for algorithm in space.algorithms:
         its = of(space, algorithm)
+        wrong += [
+            f"{algorithm}.{name}: its `when` never holds here; leave it out" for name in its.unreachable
+        ]
         ends = [
             {name: value}
             for name, one in its.sampled.items()
@@ -137,7 +107,8 @@ def override(
         budget |= {"grace": changes.get("grace") or share, "rungs": None}
     wrong: list[str] = []
     changed = attempt(wrong, validated, BudgetConfig, budget)
-    for name in names or ():
+    names = [algorithms.canonical(name) for name in names or ()]
+    for name in names:
         if name not in space.algorithms:
             wrong.append(f"`algorithms` {name}: not in this space.{allowed(name, space.algorithms)}")
     if wrong:
@@ -154,7 +125,9 @@ class AlgorithmSpace:
     parameters: Mapping[str, Any]  # shared and its own, which overrule; each after those its `when` names
     defaults: Mapping[str, Any]  # every setting before anything is sampled: the algorithm's, then constants
     published: Sequence[dict[str, Any]]  # to try before any is sampled: defaults, then `also`, none twice
-    n_trials: int  # settings to try: one where there is nothing to choose, else the budget's
+    n_settings: float  # that differ; infinity where some parameter is a continuous range
+    unreachable: Sequence[str]  # parameters whose `when` never holds
+    n_trials: int  # settings to try: the budget's, or all there are
 
     @property
     def sampled(self) -> dict[str, Range | Choices]:
@@ -178,6 +151,38 @@ class AlgorithmSpace:
         """Return every setting by name, checked: what the journal keeps and nobody checks again."""
         return dict(vars(self.build(sampled)))
 
+    def recognise(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what is sampled of a recorded setting; None where this space does not have it."""
+        recorded = {**vars(algorithms.hparams(self.algorithm, {})), **hyperparameters}
+        sampled = self.sample(lambda name, parameter: recorded[name])
+        is_here = all(grid.place(self.parameters[name], value) is not None for name, value in sampled.items())
+        return sampled if is_here and {**self.defaults, **sampled} == recorded else None
+
+    def place(self, sampled: Mapping[str, Any]) -> Hashable:
+        """Say where a setting stands: two are the same where this is."""
+        return tuple((name, grid.place(self.parameters[name], value)) for name, value in sampled.items())
+
+    def where(self, hyperparameters: Mapping[str, Any]) -> Hashable | None:
+        """Say where a recorded setting stands; None where this space does not have it."""
+        sampled = self.recognise(hyperparameters)
+        return None if sampled is None else self.place(sampled)
+
+    def near(self, sampled: Mapping[str, Any], rng: random.Random) -> Iterator[dict[str, Any]]:
+        """Yield settings of the space, those that differ least from one of them first."""
+        parameters = list(self.sampled.items())
+
+        def follow(k: int, values: dict[str, Any], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            if k == len(parameters):
+                yield chosen
+            elif is_active(parameters[k][1], values):
+                name, parameter = parameters[k]
+                for value in grid.near(parameter, sampled.get(name, parameter.default), rng):
+                    yield from follow(k + 1, {**values, name: value}, {**chosen, name: value})
+            else:
+                yield from follow(k + 1, values, chosen)
+
+        return follow(0, dict(self.defaults), {})
+
 
 def of(space: SearchSpace, algorithm: str) -> AlgorithmSpace:
     """Work out what a space says of one algorithm; numbers become floats where the setting is a float."""
@@ -186,11 +191,12 @@ def of(space: SearchSpace, algorithm: str) -> AlgorithmSpace:
     merged = {**shared, **space.algorithms[algorithm]}
     graph = {name: [key for key in _when(merged[name]) if key in merged] for name in merged}
     order = graphlib.TopologicalSorter(graph).static_order()
-    parameters = {name: _typed(merged[name], kinds[name]) for name in order}
+    parameters = {name: grid.typed(merged[name], kinds[name]) for name in order}
     constants = {name: one for name, one in parameters.items() if not isinstance(one, Range | Choices)}
     defaults = {**vars(algorithms.hparams(algorithm, {})), **constants}
-    n_trials = 1 if len(constants) == len(parameters) else space.budget.trials
-    result = AlgorithmSpace(algorithm, parameters, defaults, (), n_trials)
+    n_settings, unreachable = _count(parameters, defaults)
+    n_trials = int(min(space.budget.trials, n_settings))
+    result = AlgorithmSpace(algorithm, parameters, defaults, (), n_settings, unreachable, n_trials)
     published: list[dict[str, Any]] = []
     for changes in ({}, *space.also):
         if (sampled := _published(result, changes)) not in published:
@@ -198,10 +204,37 @@ def of(space: SearchSpace, algorithm: str) -> AlgorithmSpace:
     return dataclasses.replace(result, published=published)
 
 
+def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[float, list[str]]:
+    """Count the settings of a space, and list the parameters that none of them has.
+
+    Of a parameter that others wait for, only the values that they name are told apart.
+    """
+    sampled = {name: one for name, one in parameters.items() if isinstance(one, Range | Choices)}
+    unreachable = []
+    counts: dict[tuple[Any, ...], float] = {(): 1}
+    keys: list[str] = []
+    for name, parameter in sampled.items():
+        wanted = [value for other in sampled.values() for value in _wanted(other).get(name, [])]
+        named = {p: value for value in wanted if (p := grid.place(parameter, value)) is not None}
+        others = grid.count(parameter) - len(named)
+        active = {
+            key: is_active(parameter, {**defaults, **dict(zip(keys, key, strict=True))}) for key in counts
+        }
+        unreachable += [] if any(active.values()) else [name]
+        following: dict[tuple[Any, ...], float] = {}
+        for key, n_settings in counts.items():
+            branches = [(value, 1.0) for value in named.values()] + [(_OTHER, others)] * (others > 0)
+            for value, n_values in branches if active[key] else [(defaults[name], 1)]:
+                longer = (*key, value) if named else key
+                following[longer] = following.get(longer, 0) + n_settings * n_values
+        keys += [name] if named else []
+        counts = following
+    return sum(counts.values()), unreachable
+
+
 def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
     """Say whether a parameter's `when` holds among the values settled so far."""
-    wanted = _when(parameter).items()
-    return all(values[key] in (value if isinstance(value, list) else [value]) for key, value in wanted)
+    return all(values[key] in wanted for key, wanted in _wanted(parameter).items())
 
 
 def _published(space: AlgorithmSpace, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,17 +276,9 @@ def _when(parameter: Any) -> Mapping[str, Any]:
     return getattr(parameter, "when", None) or {}
 
 
-def _typed(parameter: Any, kind: type) -> Any:
-    if kind is not float:
-        return parameter
-    if isinstance(parameter, Range):
-        step = None if parameter.step is None else float(parameter.step)
-        bounds = {key: float(getattr(parameter, key)) for key in ("low", "high", "default")}
-        return parameter.model_copy(update={**bounds, "step": step})
-    if isinstance(parameter, Choices):
-        choices = [float(choice) for choice in parameter.choices]
-        return parameter.model_copy(update={"choices": choices, "default": float(parameter.default)})
-    return float(parameter)
+def _wanted(parameter: Any) -> Mapping[str, list[Any]]:
+    """Return the values that a parameter's `when` allows, by the parameter that must have one of them."""
+    return {key: value if isinstance(value, list) else [value] for key, value in _when(parameter).items()}
 
 
 def schema() -> dict[str, Any]:

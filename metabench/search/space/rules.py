@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from metabench.core.config import (
     field_types,
     setting_problem,
 )
+from metabench.search.space import grid
 
 Parameters = Mapping[str, Any]
 """Settings to ranges, choices and constants."""
@@ -102,7 +104,7 @@ def _check_also(also: Any, blocks: Iterable[Parameters]) -> list[str]:
             place = f"also.{index}.{name}"
             if name not in sampled:
                 wrong.append(f"{place}: not sampled here.{allowed(name, sorted(sampled))}")
-            elif not any(_can_be(parameter, value) for parameter in sampled[name]):
+            elif not any(grid.place(parameter, value) is not None for parameter in sampled[name]):
                 wrong.append(f"{place}={value!r}: outside what {name} may be here")
     return wrong
 
@@ -117,13 +119,14 @@ def _check_parameter(kind: type, name: str, parameter: Any, where: str) -> list[
     problems = [setting_problem(kind, name, value, place) for place, value in values]
     if isinstance(parameter, Range) and kinds.get(name) is int and isinstance(parameter.step, float):
         problems.append(f"{where}.step={parameter.step}: must be a whole number")
-    return [problem for problem in problems if problem]
+    wrong = [problem for problem in problems if problem]
+    return wrong or (grid.problems(parameter, where) if name in kinds else [])
 
 
 def _check_conditions(kind: type, parameters: Parameters, where: str) -> list[str]:
     """Check every `when`: names that the algorithm has, values that can occur, no circle."""
     wrong: list[str] = []
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    defaults, kinds = {field.name: field.default for field in dataclasses.fields(kind)}, field_types(kind)
     graph: dict[str, list[str]] = {}
     for name, parameter in parameters.items():
         conditions = getattr(parameter, "when", None) or {}
@@ -133,7 +136,13 @@ def _check_conditions(kind: type, parameters: Parameters, where: str) -> list[st
             values = wanted if isinstance(wanted, list) else [wanted]
             refused = [problem for value in values if (problem := setting_problem(kind, key, value, place))]
             at = parameters.get(key, defaults.get(key))
-            if not refused and not any(_can_be(at, value) for value in values):
+            at = grid.typed(at, kinds[key]) if isinstance(at, Range) and key in kinds else at
+            if not refused and isinstance(at, Range) and grid.count(at) == math.inf:
+                advice = f"give {key} choices or a step, or leave the condition out"
+                refused = [
+                    f"{place}={wanted!r}: {key} is a continuous range, which hardly ever has it; {advice}"
+                ]
+            elif not refused and all(grid.place(at, value) is None for value in values):
                 refused = [f"{place}={wanted!r}: {key} never has this value here"]
             wrong += refused
     try:
@@ -141,9 +150,3 @@ def _check_conditions(kind: type, parameters: Parameters, where: str) -> list[st
     except graphlib.CycleError as error:
         wrong.append(f"{where}: these wait for each other in `when`: {', '.join(sorted(set(error.args[1])))}")
     return wrong
-
-
-def _can_be(parameter: Any, value: Any) -> bool:
-    if isinstance(parameter, Range):
-        return isinstance(value, int | float) and parameter.low <= value <= parameter.high
-    return value in (parameter.choices if isinstance(parameter, Choices) else [parameter])

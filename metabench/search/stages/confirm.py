@@ -14,7 +14,7 @@ from metabench.core import MetabenchError, Objective, Splits
 from metabench.core.config import RunConfig, SearchSpace
 from metabench.data.tasks import frozen
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import Ledger, Trial, ranked
+from metabench.search.journal.ledger import WORK, Ledger, Trial
 from metabench.search.progress.watch import Watch
 from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
@@ -29,12 +29,12 @@ def choose(
 ) -> dict[str, Any]:
     """Confirm the candidates that are not confirmed yet, and return and write down the setting to go on with.
 
-    Candidates are the trials that reached the highest rung, best meta-validation score first. An algorithm
-    of which no trial was ever judged has no chosen setting: None.
+    Candidates are the settings of the space whose trials reached the highest rung, best meta-validation score
+    first, each once. An algorithm of which no trial was ever judged has no chosen setting: None.
     """
     if (before := files.recover(folder / files.CHOSEN, watch.say)) is not None:
         return dict(before)
-    candidates = {a: ranked(ledger.of(a))[: space.budget.confirm_top] for a in space.algorithms}
+    candidates = {a: ledger.candidates(a)[: space.budget.confirm_top] for a in space.algorithms}
     described = space.model_dump(mode="json")
     jobs = {
         trial.name: (remote.canonical_url(folder), described, trial.algorithm, trial.line(ledger.objective))
@@ -55,7 +55,7 @@ def choose(
         raise MetabenchError(
             f"{folder}: not confirmed, so nothing is chosen; the same command tries again\n{listed}"
         )
-    chosen = {algorithm: _best(folder, trials, ledger.objective) for algorithm, trials in candidates.items()}
+    chosen = {a: _best(folder, space, trials, ledger.objective) for a, trials in candidates.items()}
     files.write_json(folder / files.CHOSEN, chosen)
     return chosen
 
@@ -67,7 +67,8 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
     rungs = spaces.rungs(parsed.budget)
     run = spaces.run_config(parsed, algorithm, line["hyperparameters"], line["seed"], rungs)
     splits = worker.splits(run.task, place)
-    checkpoint = remote.work_in(place) / line["checkpoint"]
+    # Not among the best before a change, a trial has no state any more: it is trained again.
+    checkpoint = remote.work_in(place) / (line["checkpoint"] or f"{WORK}/{line['trial']}/{files.STATE}")
     remote.refresh(checkpoint)
     state, note = _state(run, splits, checkpoint, line["tasks_seen"], device)
     remote.evict(checkpoint)
@@ -108,7 +109,9 @@ def _state(
     raise AssertionError(f"{checkpoint}: trained again, it does not come to {tasks_seen} tasks")
 
 
-def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, Any] | None:
+def _best(
+    folder: Path, space: SearchSpace, trials: list[Trial], objective: Objective
+) -> dict[str, Any] | None:
     """Return the candidate with the best confirmed mean; of equals, the one ranked first."""
     metric, sign = objective.metric, objective.metric.sign
     means = {}
@@ -121,10 +124,11 @@ def _best(folder: Path, trials: list[Trial], objective: Objective) -> dict[str, 
     best = max(trials, key=lambda trial: order[trial.name], default=None)
     if best is None or best.score is None:
         return None
+    its = spaces.of(space, best.algorithm)
     return {
         "trial": best.name,
         "hyperparameters": best.hyperparameters,
-        "is_default": best.is_default,
+        "is_default": best.hyperparameters == its.resolve(its.published[0]),
         f"val_{metric}": sign * best.score,
         f"confirm_{metric}": means[best.name],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -69,7 +70,8 @@ def plan(space: SearchSpace, address: str | None, seed: int, trial: cluster.Tria
 def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     """Work out what an algorithm takes in tasks and seconds of one process."""
     budget, rungs = space.budget, spaces.rungs(space.budget)
-    n_trials = spaces.of(space, algorithm).n_trials
+    its = spaces.of(space, algorithm)
+    n_trials = its.n_trials
     factor = 1 if budget.scheduler == "none" else budget.reduction_factor
     # Of those that arrive at a rung one in so many goes on.
     expected = [max(1.0, n_trials / factor**k) for k in range(len(rungs))]
@@ -88,6 +90,7 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
         every = min(every, budget.seconds)
     return {
         "trials": n_trials,
+        "settings": int(its.n_settings) if math.isfinite(its.n_settings) else None,  # None: no end of them
         "trials_at_rungs": [round(n, 1) for n in expected],
         "trial_tasks": round(tasks),
         "final_runs": runs,
@@ -102,7 +105,7 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     """Time some meta-steps and evaluations of an algorithm in this process, on one thread."""
     torch.set_num_threads(1)
     study = Study(space, algorithm, seed)
-    n_settings = SETTINGS if study.its.n_trials > 1 else 1
+    n_settings = min(SETTINGS, study.its.n_trials)
     timed = []
     for _ in range(n_settings):
         values = study.its.resolve(study.propose())

@@ -255,7 +255,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there_or_no_arrays_are_told(tmp_path: Path) -> None:
-    assert "No such file" in refused(tmp_path / "mine.npz")
+    assert "no such file" in refused(tmp_path / "mine.npz")
     assert "path is not set" in refused("")
     message = refused(tmp_path)
     assert "images.npy: is not there" in message

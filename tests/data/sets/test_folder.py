@@ -136,7 +136,7 @@ BAD_LISTS = {
     "two splits": ("train: [class0]\ntest: [class0]", "class 'class0' is in meta_train and in meta_test"),
     "too few": ("train: [class0]", "meta_train has 1 classes and needs 2 or more"),
     "no mapping": ("[class0]", "must map meta_train, meta_validation, meta_test to lists of classes"),
-    "no yaml": ("train: [", "while parsing"),
+    "no yaml": ("train: [", "not YAML"),
     "empty": ("", "must map meta_train"),
 }
 
@@ -149,7 +149,7 @@ def test_a_wrong_list_is_told(tmp_path: Path, text: str, message: str) -> None:
 
 def test_a_list_that_is_not_there_and_one_that_is_not_used_are_told(tmp_path: Path) -> None:
     six_classes(tmp_path)
-    assert "nothing.txt: No such file" in refused(tmp_path, split_by="list", list="nothing.txt")
+    assert "list='nothing.txt': no such file" in refused(tmp_path, split_by="list", list="nothing.txt")
     assert "one needs the other" in refused(tmp_path, split_by="list")
     assert "one needs the other" in refused(tmp_path, list="nothing.txt")
     (tmp_path / "list.txt").write_text("# train\nclass0\n")
@@ -497,7 +497,7 @@ def test_a_class_in_two_splits_and_a_small_or_unknown_split_are_told(tmp_path: P
 def test_a_path_that_leads_nowhere_or_to_a_file_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "No such file or directory" in refused(tmp_path / "nowhere")
+    assert "no such file or folder" in refused(tmp_path / "nowhere")
     paint(tmp_path / "a.png")
     assert "a.png is a file; give the folder" in refused(tmp_path / "a.png")
     assert "path is not set" in refused("")
@@ -507,7 +507,9 @@ def test_a_path_that_leads_nowhere_or_to_a_file_is_told(
     assert "METABENCH_DATA is not set" in refused("mine")
     assert "embedded null byte" in refused("/a\0b")
     monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
-    assert f"path='mine': {tmp_path}/mine: No such file or directory" in refused("mine")
+    assert f"path='mine': no such file or folder at {Path.cwd()}/mine, nor at {tmp_path}/mine" in refused(
+        "mine"
+    )
     six_classes(tmp_path / "mine")
     assert load("mine", **SIX).fingerprint
 
