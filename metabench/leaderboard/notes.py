@@ -108,7 +108,7 @@ def _on_comparisons(rows: Rows) -> list[str]:
 
 def _on_asking(board: Board, metric: Metric) -> list[str]:
     """Say what together and one at a time mean, and who gets less than the headline promises."""
-    losing = [row for row in board["rows"] if _loses(row, metric)]
+    losing = [row for row in board["rows"] if loses(row, metric)]
     if not losing:
         return []
     what, show = _asked(board["task"], metric), _show(metric)
@@ -127,7 +127,7 @@ def _on_asking(board: Board, metric: Metric) -> list[str]:
     return lines
 
 
-def _loses(row: Row, metric: Metric) -> bool:
+def loses(row: Row, metric: Metric) -> bool:
     """Tell whether a user who asks one at a time gets notably less."""
     together, alone = row.get(metric.name), _alone(row, metric)
     if together is None or alone is None:

@@ -11,6 +11,7 @@ from metabench import leaderboard, stats
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import nearest
 from metabench.core.metrics import METRICS, Metric
+from metabench.leaderboard import notes
 from metabench.leaderboard.folders import Run, Search, refuse_mixture
 from metabench.leaderboard.rows import BASELINE, short_name
 from metabench.leaderboard.scores import (
@@ -104,7 +105,17 @@ def sentence(answer: dict[str, Any]) -> str:
         words.append(f"On other test classes{holds}: {on_others}.")
     if about_networks:
         words.append("With one seed, nothing is said of training again.")
+    if any(notes.loses(side, metric) for side in (a, b)):
+        words.append(f"All that holds for queries asked together; one at a time {_alone(answer, metric)}.")
     return " ".join(words)
+
+
+def _alone(answer: dict[str, Any], metric: Metric) -> str:
+    """Say what both have where queries are asked one at a time."""
+    sides = ((side["name"], side[f"{metric}_one_at_a_time"]) for side in (answer["a"], answer["b"]))
+    return " and ".join(
+        f"{name} has {metrics.show(metric, alone) or 'not been tested'}" for name, alone in sides
+    )
 
 
 def _tests(answer: dict[str, Any]) -> str:
@@ -145,7 +156,7 @@ def _answer(
 
 
 def _described(row: Row, metric: Metric) -> dict[str, Any]:
-    keys = (*SHOWN, metric.name, "ci_low", "ci_high", "ci_over")
+    keys = (*SHOWN, metric.name, f"{metric}_one_at_a_time", "ci_low", "ci_high", "ci_over")
     return {**{key: row[key] for key in keys}, "is_baseline": row["variant"] == BASELINE}
 
 
