@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from metabench.core import MetabenchError
 
-LARGEST = 1e18
+LARGEST = 1e300
 """The largest number of a setting that has no maximum of its own."""
 
 KIND_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
