@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,14 @@ MOST_CLASSES = 5
 """Classes, and confusions of them, that a test names."""
 
 
-def validated(objective: Objective, score: float, half_width: float) -> str:
-    """Show a meta-validation, with the half-width of its interval."""
-    metric, sign = objective.metric, objective.metric.sign
-    return f"{metrics.tell(metric, sign * score, 2)} ± {metrics.show(metric, half_width, 2)}"
+def validated(objective: Objective, score: float, half_width: float | None) -> str:
+    """Show a meta-validation, with the bounds of its interval over tasks where there are several."""
+    metric = objective.metric
+    figure = metric.sign * score
+    if half_width is None or math.isnan(half_width):
+        return metrics.tell(metric, figure, 2)
+    low, high = (metrics.show(metric, end, 2) for end in stats.bounds(figure, half_width, metric.scale))
+    return f"{metrics.tell(metric, figure, 2)} [{low}, {high}]"
 
 
 @contextlib.contextmanager
@@ -212,7 +217,8 @@ def test(folder: Path, n_tasks: int, task_list: Path | None, device: str, as_jso
     metric = OBJECTIVES[splits.kind].metric
     tasks = None if task_list is None else frozen.read(task_list, splits, "meta_test")
     result = runs.test_run(folder, splits, n_tasks, chosen, tasks)
-    together, alone = (stats.mean_interval(result[key]) for key in (metric.name, f"{metric}_one_at_a_time"))
+    keys = (metric.name, f"{metric}_one_at_a_time")
+    together, alone = (stats.mean_interval(result[key], metric.scale) for key in keys)
     if as_json:
         keys = ("algorithm", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
         bounds = {metric.name: together.mean, "ci_low": together.low, "ci_high": together.high}

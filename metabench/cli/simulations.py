@@ -78,7 +78,7 @@ def replay(
         [outcomes.outcome(recording, described, replay, algorithm, within) for replay in replays]
         for algorithm in described.space.algorithms
     ]
-    summaries = [outcomes.summary(parts) for parts in results]
+    summaries = [outcomes.summary(parts, recording.objective.metric.scale) for parts in results]
     notes = list(_notes(recording, described, summaries))
     if not as_json:
         print_table(_table(summaries, recording.objective.metric, within), *notes)
@@ -164,11 +164,15 @@ def _table(summaries: Sequence[Mapping[str, Any]], metric: Metric, within: float
 
 
 def _spread(one: Mapping[str, Any], name: str, show: Callable[[float], str]) -> str:
-    """Show a mean and the half-width of its interval; figures that every replay has alike stand alone."""
+    """Show a mean and its interval, of a score its bounds; what every replay has alike stands alone."""
     from metabench.storage import files
 
     mean, interval = one[name], files.plain(one[f"{name}_ci"])
     if mean is None:
         return "-"
     half = 0.0 if interval is None or interval[0] is None else (interval[1] - interval[0]) / 2
-    return show(mean) + (f" ± {show(half)}" if half > 1e-9 * abs(mean) else "")
+    if half <= 1e-9 * abs(mean):
+        return show(mean)
+    if name == "score":
+        return f"{show(mean)} [{show(interval[0])}, {show(interval[1])}]"
+    return f"{show(mean)} ± {show(half)}"

@@ -169,7 +169,7 @@ class Report(NamedTuple):
     finite: bool  # False: the trial diverged and its accuracy means nothing
     val_score: float  # what selection goes by, higher is better: accuracy, or minus the error
     val_accuracy: float  # mean over the frozen meta-validation tasks, in [0, 1]; NaN for regression
-    val_ci: float  # half-width of the 95 % t interval over tasks, of accuracy or error
+    val_ci: float  # half-width of the 95 % t interval over tasks; `stats.bounds` keeps it between the ends
     val_loss: float  # for regression: the error
     val_scores: tuple[float, ...]  # of each frozen task, as val_score, to 6 digits
     train_accuracy: float  # mean over the meta-train queries since the last report; NaN for regression

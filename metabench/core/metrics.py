@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -16,6 +16,11 @@ class Metric(NamedTuple):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def scale(self) -> Literal["share", "positive"]:
+        """Return between which ends its figures lie, as intervals have to know."""
+        return "share" if self.unit == "%" else "positive"
 
 
 ACCURACY = Metric("accuracy", 1, "%", True)

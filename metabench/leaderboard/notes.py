@@ -83,10 +83,10 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
         notes.append('"New classes": the interval for other test classes than these.')
     one = [_who(row) for row in rows if row["seeds"] == 1]
     if one:
-        notes.append(f"One seed, whose interval says nothing of training again: {_named(one)}.")
+        notes.append(f"One seed, whose interval and rank say nothing of training again: {_named(one)}.")
     few = [_who(row) for row in rows if row["seeds"] and 1 < row["seeds"] < FEW_SEEDS]
     if few:
-        notes.append(f"Two seeds, whose interval is only rough: {_named(few)}.")
+        notes.append(f"Two seeds, whose interval is rough and covers 94 to 99, not 95 %: {_named(few)}.")
     return notes
 
 

@@ -51,6 +51,7 @@ KEYS = (
     "variant",  # tuned and default of a search; run: a bare run folder; baseline; published: by others
     "status",  # finished, running, or untested: a bare run whose meta-test was not opened
     *("rank", "rank_worst"),  # that it may have, by tests that are adjusted for their number
+    *("may_be_best", "p_best"),  # whether it may be the best row of all, and the p of that
     *("accuracy", "ci_low", "ci_high"),
     "accuracy_together",  # the same: all queries of a task are classified at once
     *("accuracy_one_at_a_time", "one_low", "one_high"),  # each query alone, on the same tasks
@@ -373,4 +374,4 @@ def _versus_default(search: Search, algorithm: str, metric: Metric) -> Row | Non
     if a is None or b is None:
         return None
     tuned, default = (runs[0].config["run"]["hyperparameters"] for runs in pair)
-    return None if tuned == default else versus(a, b)
+    return None if tuned == default else versus(a, b, metric)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,16 +17,19 @@ LEVEL = 1 - stats.CONFIDENCE
 
 BETTER = "better"
 WORSE = "worse"
+BETTER_NETWORK = "better network"
+WORSE_NETWORK = "worse network"
 ALIKE = "not distinguishable"
 IDENTICAL = "identical"
+
+TURNED = {BETTER: WORSE, BETTER_NETWORK: WORSE_NETWORK}
+TURNED |= {worse: better for better, worse in TURNED.items()}
+"""What a verdict is from the other side; others stay."""
 
 SAYS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "higher")
 """What is said of a pair of rows."""
 
-ONE_RESULT: Row = {
-    **dict(zip(SAYS, (0.0, 0.0, 0.0, None, np.nan, np.nan, 0.5), strict=True)),
-    "verdict": IDENTICAL,
-}
+ONE_RESULT: Row = dict(zip(SAYS, (0.0, 0.0, 0.0, None, np.nan, np.nan, 0.5), strict=True))
 """What is to be said of two rows with the very same results."""
 
 
@@ -35,6 +38,17 @@ class Scored(NamedTuple):
 
     figures: stats.Floats  # [seeds, T], accuracies or errors
     is_trained: bool = True  # False: what learns nothing, which training again would not change
+
+    @property
+    def key(self) -> Hashable:
+        """Return what is equal for the very same results; seeds of what learns nothing repeat them."""
+        figures = self.figures if self.is_trained else self.figures[:1]
+        return self.is_trained, figures.shape, figures.tobytes()
+
+    @property
+    def is_one_network(self) -> bool:
+        """Return whether nothing can be said of training again."""
+        return self.is_trained and len(self.figures) == 1
 
 
 class Entry(NamedTuple):
@@ -63,15 +77,16 @@ def with_results(entries: Sequence[Entry]) -> list[tuple[Row, Scored]]:
 
 def intervals(metric: Metric, scores: Scored, design: stats.Design | None) -> Row:
     """Describe a row's mean, and each of its intervals with what it speaks of."""
-    x = scores.figures
-    mean = stats.seeds_and_tasks(x) if scores.is_trained else stats.mean_interval(x[0])
+    x = scores.figures if scores.is_trained else scores.figures[:1]
+    mean = stats.seeds_and_tasks(x, metric.scale)
     row: Row = {metric.name: mean.mean, "ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
     row["test_tasks"] = x.shape[1]
     if len(x) > 1:
-        again = stats.seed_interval(x)
+        again = stats.seed_interval(x, metric.scale)
         row |= {"seed_low": again.low, "seed_high": again.high}
     if design is not None:
-        row |= {**of_classes(stats.class_interval(x, design)), "classes": design.n_classes}
+        of_others = stats.class_interval(x, design, metric.scale)
+        row |= {**of_classes(of_others), "classes": design.n_classes}
     return row
 
 
@@ -81,74 +96,91 @@ def of_classes(interval: stats.Interval | None) -> Row:
     return {"class_low": low, "class_high": high, "class_over": over}
 
 
-def versus(a: Scored, b: Scored) -> Row:
+def versus(a: Scored, b: Scored, metric: Metric) -> Row:
     """Compare the first with the second, on the same tasks."""
-    pair = stats.paired(a.figures, b.figures, (a.is_trained, b.is_trained))
+    if a.key == b.key:
+        return dict(ONE_RESULT)
+    pair = stats.paired(a.figures, b.figures, (a.is_trained, b.is_trained), metric.scale)
     figures = (pair.difference, pair.low, pair.high, pair.over, pair.p, pair.p_tasks, pair.higher)
     return dict(zip(SAYS, figures, strict=True))
 
 
-def compare(entries: Sequence[Entry], metric: Metric) -> list[Record]:
-    """Compare every pair of rows with results, the better first; p is adjusted for the number of tests.
+def tests(results: Sequence[Scored], metric: Metric) -> dict[tuple[Hashable, Hashable], Row]:
+    """Compare every pair of distinct results both ways; p is adjusted for the number of tests.
 
-    A published setting that was also chosen stands on the board twice with the same results: it is tested
-    once, and the two are not compared.
+    A published setting that was also chosen stands on the board twice with the same results, and what learns
+    nothing may stand there several times: each is tested once.
     """
+    distinct = list({one.key: one for one in results}.values())
+    pairs = [(a, b) for place, a in enumerate(distinct) for b in distinct[place + 1 :]]
+    made = [versus(a, b, metric) for a, b in pairs]
+    both: dict[tuple[Hashable, Hashable], Row] = {}
+    for (a, b), test, p in zip(pairs, made, stats.holm([test["p"] for test in made]), strict=True):
+        said = verdict(test["difference"], p, metric, a.is_one_network or b.is_one_network)
+        both[a.key, b.key] = {**test, "p_holm": p, "verdict": said}
+        both[b.key, a.key] = turned(both[a.key, b.key])
+    same = {**ONE_RESULT, "p_holm": np.nan, "verdict": IDENTICAL}
+    return both | {(one.key, one.key): same for one in distinct}
+
+
+def compare(entries: Sequence[Entry], metric: Metric) -> list[Record]:
+    """Compare every pair of rows with results, the better first; see `tests`."""
     tested = sorted(with_results(entries), key=lambda pair: _order(pair[1], metric))
-    results = {
-        row["name"]: (scores.is_trained, scores.figures.shape, scores.figures.tobytes())
-        for row, scores in tested
-    }
-    pairs = [(better, worse) for place, better in enumerate(tested) for worse in tested[place + 1 :]]
-    tests: dict[Any, Row] = {}
-    for (a, better), (b, worse) in pairs:
-        key = results[a["name"]], results[b["name"]]
-        if key not in tests:
-            tests[key] = dict(ONE_RESULT) if key[0] == key[1] else versus(better, worse)
-    adjusted = stats.holm([test["p"] for test in tests.values()])
-    for test, p in zip(tests.values(), adjusted, strict=True):
-        test["p_holm"] = p
-        test["verdict"] = test.get("verdict") or verdict(test["difference"], p, metric)
-    names = [(a["name"], b["name"]) for (a, _), (b, _) in pairs]
-    return [{"a": a, "b": b, **tests[results[a], results[b]]} for a, b in names]
+    results = tests([scores for _, scores in tested], metric)
+    return [
+        {"a": row["name"], "b": other["name"], **results[scores.key, others.key]}
+        for place, (row, scores) in enumerate(tested)
+        for other, others in tested[place + 1 :]
+    ]
 
 
-def verdict(difference: float, p: float, metric: Metric) -> str | None:
-    """Say in words what a difference of the first from the second amounts to; None where it is unknown."""
+def verdict(difference: float, p: float, metric: Metric, is_of_networks: bool) -> str | None:
+    """Say in words what a difference of the first from the second amounts to; None where it is unknown.
+
+    Args:
+        is_of_networks: a trained side has one seed, so that nothing is said of the settings.
+    """
     if np.isnan(difference):
         return None
-    if not p < LEVEL:  # NaN: all tasks are equal
+    if not p < LEVEL:  # NaN: nothing varies
         return ALIKE
-    return BETTER if metric.sign * difference > 0 else WORSE
+    said = BETTER_NETWORK if is_of_networks else BETTER
+    return said if metric.sign * difference > 0 else TURNED[said]
 
 
 def rank(entries: Sequence[Entry], compared: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Give rows their ranks, shared where they cannot be told apart, and their distance from the best."""
-    ranked = [row for row, scores in with_results(entries) if np.isfinite(scores.figures).all()]
-    ranked.sort(key=lambda row: -metric.sign * row[metric.name])
-    place = {row["name"]: number for number, row in enumerate(ranked)}
-    is_better = np.zeros((len(ranked), len(ranked)), bool)
+    """Give rows their ranks, shared where they are alike, and say how far each is from the best."""
+    ranked = [pair for pair in with_results(entries) if np.isfinite(pair[1].figures).all()]
+    ranked.sort(key=lambda pair: _order(pair[1], metric))
+    rows = [row for row, _ in ranked]
+    place = {row["name"]: number for number, row in enumerate(rows)}
+    is_better = np.zeros((len(rows), len(rows)), bool)
+    p_best = np.full((len(rows), len(rows)), np.nan)  # of the first being no worse than the second
     for pair in compared:
-        if pair["a"] in place and pair["b"] in place:
-            a, b = place[pair["a"]], place[pair["b"]]
-            is_better[a, b], is_better[b, a] = pair["verdict"] == BETTER, pair["verdict"] == WORSE
-            if a == 0:
-                ranked[b]["vs_best"] = _turned(pair, metric)
-    for row, (low, high) in zip(ranked, stats.rank_ranges(is_better), strict=True):
-        row |= {"rank": low, "rank_worst": high}
+        if pair["a"] not in place or pair["b"] not in place:
+            continue
+        a, b = place[pair["a"]], place[pair["b"]]
+        for one, other, seen in ((a, b, pair), (b, a, turned(pair))):
+            is_better[one, other] = seen["verdict"] in (BETTER, BETTER_NETWORK)
+            is_behind = metric.sign * seen["difference"] < 0
+            p_best[one, other] = seen["p"] / 2 if is_behind else 1 - seen["p"] / 2
+        if a == 0:
+            rows[b]["vs_best"] = {key: value for key, value in turned(pair).items() if key not in ("a", "b")}
+    chances = stats.p_best(p_best, len({scores.key for _, scores in ranked}))
+    for row, (low, high), p in zip(rows, stats.rank_ranges(is_better), chances, strict=True):
+        row |= {"rank": low, "rank_worst": high, "p_best": p}
+        row["may_be_best"] = None if np.isnan(p) else p >= LEVEL
 
 
-def _turned(pair: Mapping[str, Any], metric: Metric) -> Row:
+def turned(pair: Mapping[str, Any]) -> Row:
     """Look at a comparison from the second's side."""
-    difference = -pair["difference"]
-    is_same = pair["verdict"] == IDENTICAL
     return {
-        "difference": difference,
+        **pair,
+        "difference": -pair["difference"],
         "ci_low": -pair["ci_high"],
         "ci_high": -pair["ci_low"],
         "higher": 1 - pair["higher"],
-        **{key: pair[key] for key in ("over", "p", "p_tasks", "p_holm")},
-        "verdict": IDENTICAL if is_same else verdict(difference, pair["p_holm"], metric),
+        "verdict": TURNED.get(pair["verdict"], pair["verdict"]),
     }
 
 

@@ -13,8 +13,22 @@ from metabench.core.config import nearest
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard.folders import Run, Search, refuse_mixture
 from metabench.leaderboard.rows import BASELINE, short_name
-from metabench.leaderboard.scores import ALIKE, Entry, Row, Scored, of_classes, verdict, versus, with_results
+from metabench.leaderboard.scores import (
+    ALIKE,
+    IDENTICAL,
+    Entry,
+    Row,
+    Scored,
+    of_classes,
+    tests,
+    verdict,
+    with_results,
+)
 from metabench.storage import files
+
+NETWORKS = "networks"
+SETTINGS = "settings"
+"""What a comparison is about: with one seed on a trained side, not of how it was trained."""
 
 SHOWN = ("name", "folder", "seeds", "model", "batch_norm", "config_hash", "code", "opened", "times_opened")
 
@@ -27,7 +41,8 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
         asked: names of two rows; without them the best of each, by confirmation or validation, never by test.
 
     Returns:
-        the difference of the first from the second with its intervals and test, and a sentence.
+        the difference of the first from the second with its intervals and tests, `verdict` as on the board of
+        these folders and `verdict_alone`, and a sentence.
     """
     if len(sources) > 2:
         raise MetabenchError(f"{len(sources)} folders: give two, or one and `rows`")
@@ -47,12 +62,13 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
         a, b = (_best(*side, metric) for side in sides)
     if a[0] is b[0]:
         raise MetabenchError(f"`rows` {','.join(asked)}: the same row twice")
+    board = [scores for entries, _ in sides for _, scores in with_results(entries)]
     answer = {
         "protocol": sources[0].config["protocol"],
         "task": sources[0].task,
         "metric": metric.name,
         "chosen_by": "name" if asked else "confirmation or validation",
-        **_answer(a, b, metric, leaderboard.design(sources)),
+        **_answer(a, b, board, metric, leaderboard.design(sources)),
     }
     return dict(files.plain({**answer, "sentence": sentence(answer)}))
 
@@ -64,32 +80,57 @@ def sentence(answer: dict[str, Any]) -> str:
     who = [f"{side['name']} ({metrics.show(metric, side[metric.name]) or 'unknown'})" for side in (a, b)]
     if answer["verdict"] is None:
         return f"{who[0]} and {who[1]} cannot be compared: a figure is not a number."
+    if answer["verdict"] == IDENTICAL:
+        return f"{who[0]} and {who[1]} have the very same results."
     # Seen from the better side, so that the difference and its bounds are gains.
     gain = 1 if difference >= 0 else -1
     better, worse = who if metric.sign * difference >= 0 else who[::-1]
-    apart, p = metrics.gap(metric, difference), answer["p"]
-    shown_p = "" if math.isnan(p) else ", p < 0.001" if p < 0.001 else f", p = {p:.2g}"
-    facts = f"95 % interval over {answer['over']} {_bounds(answer, 'ci', gain)}{shown_p}; {_basis(answer)}"
-    if answer["verdict"] == ALIKE:
+    apart, is_alike = metrics.gap(metric, difference), answer["verdict"] == ALIKE
+    about_networks = answer["about"] == NETWORKS
+    facts = (
+        f"95 % interval over {answer['over']} {_bounds(answer, 'ci', gain)}{_tests(answer)}; {_basis(answer)}"
+    )
+    if is_alike:
         words = [f"{better} and {worse} are not distinguishable: {apart} apart ({facts})."]
+        if answer["verdict_alone"] != ALIKE:
+            words.append(f"Alone they would be told apart; among {answer['pairs']} pairs that may be chance.")
     else:
-        words = [f"{better} is better than {worse} by {apart} ({facts})."]
+        opening = "These networks, not their settings: " if about_networks else ""
+        words = [f"{opening}{better} is better than {worse} by {apart} ({facts})."]
     if answer["class_low"] is not None:
         is_sure = answer["class_low"] > 0 or answer["class_high"] < 0
         on_others = f"interval over {answer['class_over']} {_bounds(answer, 'class', gain)}"
-        words.append(f"On other test classes that {'would' if is_sure else 'may not'} hold: {on_others}.")
-    if answer["over"] == stats.TASKS and not (a["is_baseline"] and b["is_baseline"]):
+        holds = "" if is_alike else f" that {'would' if is_sure else 'may not'} hold"
+        words.append(f"On other test classes{holds}: {on_others}.")
+    if about_networks:
         words.append("With one seed, nothing is said of training again.")
     return " ".join(words)
 
 
+def _tests(answer: dict[str, Any]) -> str:
+    """Say p alone, and what of it is left when all pairs of the board are tested together."""
+    if math.isnan(answer["p"]):
+        return ""
+    alone, together = ("p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (answer["p"], answer["p_holm"]))
+    if answer["pairs"] == 1:
+        return f", {alone}"
+    return f", {alone} alone and {together} as one of the board's {answer['pairs']} pairs"
+
+
 def _answer(
-    a: tuple[Row, Scored], b: tuple[Row, Scored], metric: Metric, design: stats.Design | None
+    a: tuple[Row, Scored],
+    b: tuple[Row, Scored],
+    board: Sequence[Scored],
+    metric: Metric,
+    design: stats.Design | None,
 ) -> dict[str, Any]:
+    """Compare two rows as their board does, where all pairs are tested together, and alone."""
     (row, first), (other, second) = a, b
-    pair = versus(first, second)
+    results = tests(board, metric)
+    pair = results[first.key, second.key]
     trained = (first.is_trained, second.is_trained)
-    of_others = design and stats.paired_classes(first.figures, second.figures, design, trained)
+    of_others = design and stats.paired_classes(first.figures, second.figures, design, trained, metric.scale)
+    is_of_networks = first.is_one_network or second.is_one_network
     return {
         "a": _described(row, metric),
         "b": _described(other, metric),
@@ -97,7 +138,9 @@ def _answer(
         "tasks_hash": row["tasks_hash"],
         **pair,
         **of_classes(of_others),
-        "verdict": verdict(pair["difference"], pair["p"], metric),
+        "about": NETWORKS if is_of_networks else SETTINGS,
+        "verdict_alone": verdict(pair["difference"], pair["p"], metric, is_of_networks),
+        "pairs": sum(not math.isnan(test["p"]) for test in results.values()) // 2,  # both ways
     }
 
 

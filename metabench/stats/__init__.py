@@ -7,7 +7,7 @@ cover what they promise.
 from __future__ import annotations
 
 from metabench.stats.classes import Design, class_interval, design
-from metabench.stats.compare import Paired, holm, paired, paired_classes, paired_se, rank_ranges
+from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
 from metabench.stats.crossed import CONFIDENCE, Floats
 from metabench.stats.intervals import (
     CLASSES,
@@ -17,9 +17,12 @@ from metabench.stats.intervals import (
     SEEDS_CLASSES,
     TASKS,
     Interval,
+    Scale,
+    bounds,
     mean_interval,
     seed_interval,
     seeds_and_tasks,
+    tasks_half_width,
 )
 
 __all__ = [
@@ -34,14 +37,18 @@ __all__ = [
     "Floats",
     "Interval",
     "Paired",
+    "Scale",
+    "bounds",
     "class_interval",
     "design",
     "holm",
     "mean_interval",
+    "p_best",
     "paired",
     "paired_classes",
     "paired_se",
     "rank_ranges",
     "seed_interval",
     "seeds_and_tasks",
+    "tasks_half_width",
 ]

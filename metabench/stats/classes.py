@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from metabench.stats.crossed import Floats, VarianceComponent, matrix, seed_variance, task_variance
-from metabench.stats.intervals import CLASSES, SEEDS_CLASSES, Interval, around
+from metabench.stats.intervals import CLASSES, SEEDS_CLASSES, Interval, Scale, around
 
 
 class Design(NamedTuple):
@@ -35,6 +35,11 @@ class Design(NamedTuple):
     def n_classes(self) -> int:
         """Return how many classes occur."""
         return int(self.shares.shape[1])
+
+    @property
+    def n_units(self) -> float:
+        """Return how many classes of equal weight, or tasks, would say as much of a mean."""
+        return min(float(self.shares.shape[0]), 1 / self.weight)
 
 
 def design(classes: Sequence[Sequence[int]]) -> Design:
@@ -75,7 +80,8 @@ def of_classes(per_task: Floats, classes: Design) -> VarianceComponent:
     t1, t2, t3, t4 = classes.traces
     free = n_tasks - 1
     determinant = t2 * free - t1**2
-    if n_tasks < 3 or determinant <= 1e-9 * t2 * free:  # no class is in two tasks: tasks say all
+    # Where no class is in two tasks, tasks say all.
+    if n_tasks < 3 or alone.variance == 0 or determinant <= 1e-9 * t2 * free:
         return alone
     r = per_task - per_task.mean()
     shared, single = float(np.square(classes.shares.T @ r).sum()), float(np.square(r).sum())
@@ -95,7 +101,7 @@ def of_classes(per_task: Floats, classes: Design) -> VarianceComponent:
     return VarianceComponent(variance, max(1.0, 2 * variance**2 / spread))
 
 
-def class_interval(scores: ArrayLike, classes: Design) -> Interval:
+def class_interval(scores: ArrayLike, classes: Design, scale: Scale | None = None) -> Interval:
     """Return the mean of [seeds, T] with its interval over classes, tasks and, of several, seeds."""
     x = matrix(scores)
     if x.shape[1] != classes.shares.shape[0]:
@@ -103,4 +109,5 @@ def class_interval(scores: ArrayLike, classes: Design) -> Interval:
     parts = [of_classes(x.mean(axis=0), classes)]
     if len(x) > 1:
         parts.append(seed_variance(x))
-    return around(float(x.mean()), parts, SEEDS_CLASSES if len(x) > 1 else CLASSES)
+    over = SEEDS_CLASSES if len(x) > 1 else CLASSES
+    return around(float(x.mean()), parts, over, scale, classes.n_units)

@@ -26,10 +26,7 @@ Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 
-
-ENOUGH_SEEDS = 5
-"""Seeds from which on a difference has all of the noise taken off. Of three seeds that made it cover 91 %
-at worst, where one side's seeds agree and the other's do not; half of it made it cover 93 to 98 %."""
+ROUNDING = 1e-12  # of figures, relative; what differs by less is equal
 
 
 class VarianceComponent(NamedTuple):
@@ -47,39 +44,47 @@ def matrix(scores: ArrayLike) -> Floats:
     return x
 
 
+def variance(values: Floats) -> float:
+    """Return the unbiased variance of values; zero where they differ by rounding only."""
+    if np.ptp(values) <= ROUNDING * np.abs(values).max():
+        return 0.0
+    return float(values.var(ddof=1))
+
+
 def task_variance(per_task: Floats) -> VarianceComponent:
     """Return the variance that tasks [T], averaged over seeds, give to their mean."""
     n_tasks = len(per_task)
     if n_tasks < 2:
         return VarianceComponent(np.nan, 1)
-    return VarianceComponent(float(per_task.var(ddof=1)) / n_tasks, n_tasks - 1)
+    return VarianceComponent(variance(per_task) / n_tasks, n_tasks - 1)
 
 
-def seed_variance(*sides: Floats) -> VarianceComponent:
+def seed_variance(*sides: Floats, noise_off: float = 1.0) -> VarianceComponent:
     """Return the variance that seeds give to a mean, or to a difference of two, beside that of tasks.
 
     Args:
         sides: [seeds, tasks] each, of at least two seeds.
+        noise_off: the share of what is of both seed and task that is taken off; of two seeds none is.
     """
     freedoms = [len(side) - 1 for side in sides]
-    spreads = [float(side.mean(axis=1).var(ddof=1)) / len(side) for side in sides]
+    spreads = [variance(side.mean(axis=1)) / len(side) for side in sides]
     spread = sum(spreads)
-    variance = spread
-    # With two seeds there is one degree of freedom: taking the noise off covered 89 % at worst.
-    if min(freedoms) > 1:
-        noise = sum(map(_noise, sides))
-        is_rough = len(sides) > 1 and min(freedoms) < ENOUGH_SEEDS - 1
-        variance = float(np.maximum(spread - noise * (0.5 if is_rough else 1.0), 0.0))
+    kept = spread
+    # With two seeds there is one degree of freedom: taking the noise off covered 91 % at worst.
+    if noise_off and min(freedoms) > 1:
+        kept = float(np.maximum(spread - noise_off * sum(map(_noise, sides)), 0.0))
     if spread == 0:
-        return VarianceComponent(variance, min(freedoms))
+        return VarianceComponent(kept, min(freedoms))
     # Welch: the noisier side decides.
     shares = sum(one**2 / freedom for one, freedom in zip(spreads, freedoms, strict=True))
-    return VarianceComponent(variance, spread**2 / shares)
+    return VarianceComponent(kept, spread**2 / shares)
 
 
 def _noise(x: Floats) -> float:
     """Return the part of the spread of seeds' means that is of both seed and task."""
     n_seeds, n_tasks = x.shape
+    if n_tasks < 2:
+        return np.nan
     rest = x - x.mean(axis=1, keepdims=True) - x.mean(axis=0) + x.mean()
     return float(np.square(rest).sum()) / ((n_seeds - 1) * (n_tasks - 1)) / (n_seeds * n_tasks)
 

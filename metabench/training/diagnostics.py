@@ -48,12 +48,12 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
             finite; None without an inner loop.
     """
     tasks = frozen.between(tasks, 0, TASKS)
-    sign = model.net.objective.metric.sign
+    metric = model.net.objective.metric
     scored = _score(model, images, tasks)
     n_worst = max(1, math.ceil(WORST * len(scored["score"])))
     diagnosis = {
         "tasks": len(scored["score"]),
-        "worst_tenth": sign * float(np.sort(sign * scored["score"])[:n_worst].mean()),
+        "worst_tenth": metric.sign * float(np.sort(metric.sign * scored["score"])[:n_worst].mean()),
         "calibration_error": _calibration_error(scored) if "count" in scored else None,
         "followed": 0,
         "over_steps": None,
@@ -69,7 +69,7 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
     return {
         **diagnosis,
         "followed": len(before),
-        "over_steps": [_point(step, each["score"]) for step, each in enumerate(followed)],
+        "over_steps": [_point(step, each["score"], metric) for step, each in enumerate(followed)],
         "diverged": float((~(after <= before)).mean()),  # also where either is NaN
     }
 
@@ -114,8 +114,8 @@ def _calibration_error(scored: dict[str, NDArray[np.float64]]) -> float:
     return float(np.abs(confidence - hits).sum() / count.sum())
 
 
-def _point(step: int, score: NDArray[np.float64]) -> dict[str, float]:
-    interval = stats.mean_interval(score)
+def _point(step: int, score: NDArray[np.float64], metric: Metric) -> dict[str, float]:
+    interval = stats.mean_interval(score, metric.scale)
     return {"step": step, "mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
 
 

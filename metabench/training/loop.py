@@ -302,8 +302,8 @@ def _report(
     nan = float("nan")
     mean, half_width, loss, scores = nan, nan, nan, ()
     if evaluation is not None:
-        interval = stats.mean_interval(evaluation.score)
-        mean, half_width = interval.mean, (interval.high - interval.low) / 2
+        mean = float(evaluation.score.mean())
+        half_width = stats.tasks_half_width(evaluation.score, objective.metric.scale)
         loss = float(evaluation.loss.mean())
         scores = tuple((objective.metric.sign * evaluation.score).round(6).tolist())
     return Report(

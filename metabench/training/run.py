@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import PROTOCOL, __version__
+from metabench import PROTOCOL, __version__, stats
 from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
@@ -137,10 +137,11 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
 def write_report(events: Events, report: Report, objective: Objective) -> None:
     """Show a report in TensorBoard: its figures, and how the learned inner rates are spread."""
     figure, prefix = objective.metric.sign * report.val_score, "meta_validation"
+    low, high = stats.bounds(figure, report.val_ci, objective.metric.scale)
     shown = {
         f"{prefix}/{objective.metric}": figure,
-        f"{prefix}/{objective.metric}/low": figure - report.val_ci,
-        f"{prefix}/{objective.metric}/high": figure + report.val_ci,
+        f"{prefix}/{objective.metric}/low": low,
+        f"{prefix}/{objective.metric}/high": high,
         f"{prefix}/loss": report.val_loss,
         "system/seconds": report.seconds,
         "system/peak_memory_bytes": report.peak_memory,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 import typer
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner, Result
 
 from metabench import __version__, algorithms, data
@@ -154,6 +156,19 @@ def test_training_leaves_a_run_folder_that_test_and_leaderboard_read() -> None:
         row for row in json.loads(output("leaderboard", "run", "--json"))["rows"] if row["variant"] == "run"
     ]
     assert (row["algorithm"], row["accuracy"]) == ("maml", scored["accuracy"])
+    assert (row["ci_low"], row["ci_high"]) == (scored["ci_low"], scored["ci_high"])
+
+
+def test_an_interval_of_few_tasks_ends_at_0_and_100_percent_wherever_it_is_shown() -> None:
+    # Two tasks of few queries: Student's interval would pass both ends by far.
+    lines = output(*TRAIN, "--out", "run", "--validation-tasks", 2).splitlines()
+    shown = re.search(r"run: ([\d.]+)% \[([\d.]+)%, ([\d.]+)%\] on meta-validation", lines[-1])
+    assert shown is not None
+    mean, low, high = map(float, shown.groups())
+    assert 0 <= low < mean < high <= 100
+    events = EventAccumulator(str(Path("run") / files.TENSORBOARD)).Reload()
+    ends = [events.Scalars(f"meta_validation/accuracy/{end}")[-1].value for end in ("low", "high")]
+    assert ends == pytest.approx([low / 100, high / 100], abs=1e-4)
 
 
 @pytest.mark.parametrize("source", ["first", "first/config.json", "copied.json"])

@@ -96,6 +96,8 @@ def test_the_best_is_found_when_the_leader_is_as_good_at_full_budget(space: Sear
     assert (best["found"], best["score"], best["best"]) == ("d", 0.898, 0.9)
     assert best["shortfall"] == pytest.approx(0.002)
     assert (best["complete"], best["pruned"], best["full_seconds"]) == (3, 1, 36)
+    apart = outcomes.summary([best, {**best, "score": 0.99}], "share")
+    assert 0 < apart["score_ci"][0] < 0.5 < apart["score_ci"][1] < 1
     summary = outcomes.summary([best, told[0.005]])
     assert (summary["found_best"], summary["seconds_to_best"], summary["complete"]) == (1, 28, 3)
 

@@ -62,9 +62,9 @@ def test_the_interval_and_the_paired_difference_are_those_of_the_files(tmp_path:
     tuned = np.array([accuracies(0.7, seed) for seed in (0, 1)])
     default = np.array([accuracies(0.6, seed) for seed in (2, 3)])
     row = found["maml", "tuned"]
-    expected = stats.seeds_and_tasks(tuned)
+    expected = stats.seeds_and_tasks(tuned, "share")
     assert interval(row) == pytest.approx(expected)
-    compared = stats.paired(tuned, default)
+    compared = stats.paired(tuned, default, scale="share")
     assert row["vs_default"] == {
         "difference": compared.difference,
         "ci_low": compared.low,
@@ -98,7 +98,7 @@ def test_the_baselines_are_nearest_mean_with_an_interval_over_tasks_and_chance_w
 ) -> None:
     found = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
     nearest, chance = found["nearest_mean", "baseline"], found["chance", "baseline"]
-    expected = stats.mean_interval(accuracies(0.35, 9))
+    expected = stats.mean_interval(accuracies(0.35, 9), "share")
     assert (nearest["accuracy"], nearest["ci_low"], nearest["ci_high"], nearest["ci_over"]) == pytest.approx(
         expected
     )
@@ -119,7 +119,7 @@ def test_of_regression_the_lowest_error_stands_first_and_nothing_is_called_accur
     assert all(tuple(row) == keys(ERROR) for row in board["rows"])
     assert all(row[key] is None for row in board["rows"] for key in KEYS if "accuracy" in key)
     row = board["rows"][0]
-    expected = stats.seeds_and_tasks([accuracies(0.2, seed) for seed in (0, 1)])
+    expected = stats.seeds_and_tasks([accuracies(0.2, seed) for seed in (0, 1)], "positive")
     assert [row[key] for key in ("error", "ci_low", "ci_high", "ci_over")] == list(expected)
     assert (row["val_error"], row["confirm_error"]) == (0.6, 0.58)
     assert row["vs_default"]["difference"] == pytest.approx(-0.1, abs=0.01)

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from metabench import stats
 from metabench.core import MetabenchError
-from metabench.leaderboard import as_markdown, leaderboard
+from metabench.core.metrics import ACCURACY
+from metabench.leaderboard import as_markdown, leaderboard, scores
 from metabench.leaderboard.notes import about
 from metabench.storage import files
 from tests.leaderboard.folders import CLASSES, accuracies, finish, make_run, make_search
@@ -97,7 +98,84 @@ def test_a_default_that_was_chosen_is_tested_once_and_not_against_itself(tmp_pat
         (1, 2),
         (1, 2),
     ]
-    assert "| maml | default | 1–2 | 70.0 | 67.5–72.5 | 67.5–72.5 | identical |" in as_markdown(board)
+    assert "| maml | default | 1–2 | 70.0 | 67.4–72.5 | 67.4–72.5 | identical |" in as_markdown(board)
+
+
+def entry(name: str, figures: np.ndarray, is_trained: bool = True) -> scores.Entry:
+    return scores.Entry({"name": name, "accuracy": float(figures.mean())}, scores.Scored(figures, is_trained))
+
+
+def ranked(*entries: scores.Entry) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Compare and rank rows, by name."""
+    compared = scores.compare(entries, ACCURACY)
+    scores.rank(entries, compared, ACCURACY)
+    return {one.row["name"]: one.row for one in entries}, compared
+
+
+def drawn(mean: float, n_seeds: int, seed: int) -> np.ndarray:
+    return np.array([accuracies(mean, seed + number) for number in range(n_seeds)])
+
+
+def test_what_learns_nothing_is_tested_once_however_often_it_stands_there() -> None:
+    floor = drawn(0.35, 1, 9)
+    trained = [entry("a", drawn(0.7, 3, 0)), entry("b", drawn(0.69, 3, 10))]
+    once, pairs = ranked(*trained, entry("nearest", floor, False))
+    thrice, more = ranked(
+        *trained,
+        *(entry(name, floor, False) for name in ("nearest", "again")),
+        entry("over three seeds", np.repeat(floor, 3, axis=0), False),
+    )
+    assert len(more) == 10
+    for pair in pairs:
+        assert pair in more
+    assert all(pair["verdict"] == "identical" for pair in more if pair["a"] not in ("a", "b"))
+    assert [thrice[name]["p_best"] for name in once] == [once[name]["p_best"] for name in once]
+
+
+def test_with_one_seed_a_verdict_is_one_on_networks() -> None:
+    found, pairs = ranked(
+        entry("one", drawn(0.7, 1, 0)),
+        entry("three", drawn(0.6, 3, 10)),
+        entry("four", drawn(0.5, 4, 20)),
+        entry("floor", drawn(0.3, 1, 30), False),
+        entry("zero", drawn(0.2, 1, 40), False),
+    )
+    verdicts = {(pair["a"], pair["b"]): pair["verdict"] for pair in pairs}
+    assert {verdicts["one", other] for other in ("three", "four", "floor")} == {"better network"}
+    assert verdicts["three", "four"] == verdicts["three", "floor"] == verdicts["floor", "zero"] == "better"
+    assert {found[name]["vs_best"]["verdict"] for name in ("three", "floor")} == {"worse network"}
+    assert [row["rank"] for row in found.values()] == [1, 2, 3, 4, 5]
+
+
+def test_rows_that_may_be_the_best_are_those_that_no_other_surely_beats() -> None:
+    found, pairs = ranked(
+        *(entry(f"equal {number}", drawn(0.7, 3, 10 * number)) for number in range(3)),
+        entry("behind", drawn(0.6, 3, 50)),
+        entry("broken", np.full((3, 40), np.nan)),
+    )
+    assert [row.get("may_be_best") for row in found.values()] == [True, True, True, False, None]
+    least = min(pair["p"] for pair in pairs if pair["b"] == "behind")
+    assert found["behind"]["p_best"] == pytest.approx(3 * least / 2)  # three others, one side
+    alone, _ = ranked(entry("alone", drawn(0.7, 3, 0)))
+    assert (alone["alone"]["may_be_best"], alone["alone"]["p_best"]) == (True, 1)
+
+
+def test_no_bound_on_a_board_passes_0_or_100_percent(tmp_path: Path) -> None:
+    runs = []
+    for name, mean, spread in (("maml", 0.99, 0.01), ("fomaml", 0.02, 0.02), ("protonet", 1.0, 0.0)):
+        for seed in (0, 1):
+            run = make_run(tmp_path / f"{name}{seed}", name, seed, 0.5)
+            drawn = np.random.default_rng(seed).normal(mean - spread * seed, spread, 40).clip(0, 1)
+            change(run / files.TEST, accuracy=drawn.tolist())
+            runs.append(run)
+    board = leaderboard(runs)
+    for row in (row for row in board["rows"] if row["seeds"]):
+        bounds = [
+            row[key] for key in ("ci_low", "seed_low", "class_low", "ci_high", "seed_high", "class_high")
+        ]
+        assert 0 <= min(bounds) <= row["accuracy"] <= max(bounds) <= 1
+        assert all(low < high for low, high in zip(bounds[:3], bounds[3:], strict=True))
+    assert all(-1 <= pair["ci_low"] <= pair["ci_high"] <= 1 for pair in board["comparisons"])
 
 
 def test_every_pair_is_compared_once_the_better_first_and_adjusted_together(tmp_path: Path) -> None:
@@ -110,7 +188,7 @@ def test_every_pair_is_compared_once_the_better_first_and_adjusted_together(tmp_
     tuned, default = (
         [accuracies(mean, seed) for seed in seeds] for mean, seeds in ((0.7, (0, 1)), (0.6, (2, 3)))
     )
-    expected = stats.paired(tuned, default)
+    expected = stats.paired(tuned, default, scale="share")
     assert [one[key] for key in ("difference", "ci_low", "ci_high", "p", "higher")] == [
         expected.difference,
         expected.low,
@@ -138,11 +216,11 @@ def test_of_errors_the_lower_is_better(tmp_path: Path) -> None:
 def test_the_interval_over_classes_is_that_of_the_recorded_classes(tmp_path: Path) -> None:
     row = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))["maml:tuned"]
     design = stats.design([[int(name) for name in line.split()] for line in CLASSES])
-    expected = stats.class_interval([accuracies(0.7, seed) for seed in (0, 1)], design)
+    expected = stats.class_interval([accuracies(0.7, seed) for seed in (0, 1)], design, "share")
     assert (row["class_low"], row["class_high"], row["class_over"]) == pytest.approx(
         (expected.low, expected.high, "seeds, classes and tasks")
     )
-    again = stats.seed_interval([accuracies(0.7, seed) for seed in (0, 1)])
+    again = stats.seed_interval([accuracies(0.7, seed) for seed in (0, 1)], "share")
     assert (row["seed_low"], row["seed_high"], row["classes"]) == pytest.approx((again.low, again.high, 12))
 
 
@@ -217,10 +295,10 @@ def test_each_opening_of_meta_test_counts_and_is_flagged(tmp_path: Path) -> None
 
 def test_few_seeds_are_told_below_the_table(tmp_path: Path) -> None:
     told = as_markdown(leaderboard([make_run(tmp_path / "a", "maml", 0, 0.6)]))
-    assert "One seed, whose interval says nothing of training again: maml run." in told
+    assert "One seed, whose interval and rank say nothing of training again: maml run." in told
     two = [make_run(tmp_path / f"b{seed}", "fomaml", seed, 0.6) for seed in (0, 1)]
     told = as_markdown(leaderboard(two))
-    assert "Two seeds, whose interval is only rough: fomaml run." in told
+    assert "Two seeds, whose interval is rough and covers 94 to 99, not 95 %: fomaml run." in told
     three = [*two, make_run(tmp_path / "b2", "fomaml", 2, 0.6)]
     assert "seed, whose" not in as_markdown(leaderboard(three))
 

@@ -23,7 +23,7 @@ def compare(*folders: Path, rows: str = "") -> dict[str, Any]:
 def test_two_rows_of_a_search_are_compared_in_a_sentence(tmp_path: Path) -> None:
     found = compare(finish(make_search(tmp_path), MEANS), rows="maml:default,fomaml:tuned")
     a, b = ([accuracies(mean, seed) for seed in seeds] for mean, seeds in ((0.6, (2, 3)), (0.65, (0, 1))))
-    expected = stats.paired(a, b)
+    expected = stats.paired(a, b, scale="share")
     assert [found[key] for key in ("difference", "ci_low", "ci_high", "p")] == [
         expected.difference,
         expected.low,
@@ -39,7 +39,8 @@ def test_two_rows_of_a_search_are_compared_in_a_sentence(tmp_path: Path) -> None
     assert found["sentence"].startswith(
         "fomaml:tuned (65.0%) is better than maml:default (59.9%) by "
         f"{-100 * expected.difference:.1f} points (95 % interval over seeds and tasks "
-        f"[{low:+.1f}, {high:+.1f}] points, p = {expected.p:.2g}; "
+        f"[{low:+.1f}, {high:+.1f}] points, p = {expected.p:.2g} alone and "
+        f"p = {found['p_holm']:.2g} as one of the board's 10 pairs; "
     )
     assert "the same 40 tasks; 2 seeds against 2 seeds" in found["sentence"]
     assert "On other test classes that" in found["sentence"]
@@ -63,6 +64,42 @@ def test_what_cannot_be_told_apart_is_said_so(tmp_path: Path) -> None:
     assert found["verdict"] == "not distinguishable"
     assert found["p"] > 0.05
     assert "are not distinguishable: " in found["sentence"]
+
+
+def test_with_one_seed_networks_are_compared_and_not_settings(tmp_path: Path) -> None:
+    a, b = (
+        make_run(tmp_path / name, name, seed, mean)
+        for seed, (name, mean) in enumerate((("maml", 0.7), ("fomaml", 0.6)))
+    )
+    found = compare(a, b)
+    assert (found["verdict"], found["about"], found["over"]) == ("better network", "networks", "tasks")
+    assert found["sentence"].startswith("These networks, not their settings: maml:run (70.0%) is better than")
+    assert compare(b, a)["verdict"] == "worse network"
+
+
+def test_the_verdict_is_that_of_the_board_and_what_a_pair_says_alone_stands_beside(tmp_path: Path) -> None:
+    search = finish(make_search(tmp_path), MEANS)
+    for number, test in enumerate(sorted(search.glob(f"{files.FINAL}/*/{files.TEST}"))):
+        drawn = accuracies(0.7 + 0.006 * (number // 2), 100 + number)
+        files.write_json(test, {**files.read_json(test), "accuracy": drawn})
+    rows = {(pair["a"], pair["b"]): pair for pair in leaderboard.leaderboard([search])["comparisons"]}
+    contested = [pair for pair, said in rows.items() if said["p"] < 0.05 <= said["p_holm"]]
+    assert contested
+    for a, b in [*contested[:2], *list(rows)[:2]]:
+        found, said = compare(search, rows=f"{a},{b}"), rows[a, b]
+        for key in ("verdict", "p", "p_holm", "difference", "ci_low"):
+            assert found[key] == said[key]
+        disagrees = (a, b) in contested
+        assert (found["verdict_alone"] != found["verdict"]) == disagrees
+        assert ("Alone they would be told apart" in found["sentence"]) == disagrees
+        assert f"as one of the board's {found['pairs']} pairs" in found["sentence"]
+
+
+def test_the_same_results_are_called_so(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, name, 0, 0.6) for name in ("maml", "fomaml"))
+    found = compare(a, b)
+    assert (found["verdict"], found["difference"], found["p"]) == ("identical", 0, None)
+    assert found["sentence"] == "maml:run (60.0%) and fomaml:run (60.0%) have the very same results."
 
 
 def test_of_errors_the_lower_is_called_better(tmp_path: Path) -> None:

@@ -55,3 +55,13 @@ def test_a_side_that_training_cannot_change_leaves_the_other_sides_seeds() -> No
     assert compared.over == "seeds and tasks"
     assert compared.high - compared.low == pytest.approx(alone.high - alone.low, rel=0.06)
     assert stats.paired(flat, flat - 0.1, trained=(False, False)).over == "tasks"
+
+
+def test_the_best_is_given_up_where_another_is_surely_better_for_so_many_rows() -> None:
+    behind = [[np.nan, 0.9, 0.6], [0.01, np.nan, 0.4], [0.4, 0.5, np.nan]]
+    assert stats.p_best(behind, 3) == pytest.approx([1, 0.02, 0.8])
+    assert stats.p_best(behind, 4) == pytest.approx([1, 0.03, 1])  # a fourth row asks more of each
+    assert stats.p_best([[np.nan]], 1) == [1]
+    assert stats.p_best(np.full((2, 2), np.nan), 1) == [1, 1]  # the same result twice
+    assert np.isnan(stats.p_best(np.full((2, 2), np.nan), 2)).all()
+    assert stats.p_best(np.empty((0, 0)), 0) == []

@@ -4,9 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as some
+from hypothesis.extra import numpy as arrays
 from scipy import stats as scipy_stats
 
 from metabench import stats
+
+SCALES: tuple[stats.Scale, ...] = ("share", "positive")
+
+shapes = some.tuples(some.integers(1, 4), some.integers(2, 12))
+# Sixteenths: accuracies of few queries, which are often all equal or all right.
+shares = shapes.flatmap(lambda shape: arrays.arrays(float, shape, elements=some.integers(0, 16))).map(
+    lambda x: x / 16
+)
+pairs = shapes.flatmap(
+    lambda shape: some.tuples(*2 * [arrays.arrays(float, shape, elements=some.integers(0, 16))])
+).map(lambda pair: (pair[0] / 16, pair[1] / 16))
+
+
+def every_interval(x: np.ndarray, scale: stats.Scale) -> list[stats.Interval]:
+    """Return each interval that is shown of a row."""
+    classes = stats.design([(t % 3, 3 + t % 2) for t in range(x.shape[1])])
+    shown = [
+        stats.mean_interval(x[0], scale),
+        stats.seeds_and_tasks(x, scale),
+        stats.class_interval(x, classes, scale),
+    ]
+    return [*shown, stats.seed_interval(x, scale)] if len(x) > 1 else shown
 
 
 def crossed(rng: np.random.Generator, n_seeds: int, n_tasks: int, seeds_sd: float) -> np.ndarray:
@@ -23,15 +48,95 @@ def test_the_interval_over_tasks_is_students() -> None:
     assert interval.over == "tasks"
 
 
-def test_with_one_seed_the_bootstrap_agrees_with_students_interval_and_says_so() -> None:
-    x = np.random.default_rng(1).normal(0.6, 0.1, 400)
-    interval = stats.seeds_and_tasks(x[None])
-    expected = stats.mean_interval(x)
-    half = expected.high - expected.mean
-    # 4000 resamples leave a noise of 2 % of the half-width in each bound.
-    assert interval[:3] == pytest.approx(expected[:3], abs=0.06 * half)
-    assert interval.over == "tasks"
-    assert stats.seeds_and_tasks(np.stack([x, x + 0.01])).over == "seeds and tasks"
+@pytest.mark.parametrize("scale", [None, *SCALES])
+def test_with_one_seed_only_tasks_are_left_and_that_is_said(scale: stats.Scale | None) -> None:
+    x = np.random.default_rng(1).uniform(0.5, 0.7, 400)
+    assert stats.seeds_and_tasks(x[None], scale) == stats.mean_interval(x, scale)
+    assert stats.seeds_and_tasks(np.stack([x, x + 0.01]), scale).over == "seeds and tasks"
+
+
+@given(shares)
+@example(np.ones((2, 5)))
+@example(np.zeros((1, 2)))
+@example(np.eye(2))
+def test_no_interval_of_shares_leaves_0_to_1_and_each_holds_its_mean(x: np.ndarray) -> None:
+    for mean, low, high, _ in every_interval(x, "share"):
+        assert 0 <= low <= mean + 1e-12
+        assert mean - 1e-12 <= high <= 1
+        assert low < high
+    low, high = stats.bounds(float(x[0].mean()), stats.tasks_half_width(x[0], "share"), "share")
+    assert 0 <= low < high <= 1
+
+
+@given(shares)
+def test_the_interval_of_what_is_wrong_mirrors_that_of_what_is_right(x: np.ndarray) -> None:
+    for right, wrong in zip(every_interval(x, "share"), every_interval(1 - x, "share"), strict=True):
+        assert (wrong.low, wrong.high) == pytest.approx((1 - right.high, 1 - right.low), abs=1e-9)
+
+
+@given(shares, some.floats(0.01, 100))
+def test_an_interval_of_errors_is_positive_and_keeps_its_shape_in_other_units(
+    x: np.ndarray, unit: float
+) -> None:
+    errors = x + 1e-3 * np.arange(1, x.shape[1] + 1) + np.arange(len(x))[:, None]
+    others = every_interval(unit * errors, "positive")
+    for one, other in zip(every_interval(errors, "positive"), others, strict=True):
+        assert 0 < one.low <= one.mean <= one.high
+        assert other[:3] == pytest.approx([unit * value for value in one[:3]], rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_where_the_spread_is_small_each_interval_is_students(scale: stats.Scale) -> None:
+    x = 0.5 + 0.02 * crossed(np.random.default_rng(12), 4, 300, 0.02)
+    for ours, plain in zip(every_interval(x, scale), every_interval(x, None), strict=True):  # type: ignore[arg-type]
+        assert ours[:3] == pytest.approx(plain[:3], abs=0.01 * (plain.high - plain.low))
+
+
+def test_a_seed_that_differs_widens_the_interval_as_far_as_two_seeds_must() -> None:
+    x = np.random.default_rng(13).uniform(0.5, 0.7, (1, 300))
+    one, two = (
+        stats.seeds_and_tasks(x, "share"),
+        stats.seeds_and_tasks(np.stack([x[0], x[0] + 0.05]), "share"),
+    )
+    assert two.high - two.low > 10 * (one.high - one.low)
+    # One degree of freedom: 12.7 standard errors of sqrt(2) / 2 times the distance, on the logit's scale.
+    away = 12.706 * 0.025 / (two.mean * (1 - two.mean))
+    reached = scipy_stats.logistic.ppf(two.high) - scipy_stats.logistic.ppf(two.mean)
+    assert reached == pytest.approx(away, rel=0.02)  # tasks have a small part in it
+
+
+def test_where_all_are_right_the_bound_is_the_lowest_that_would_be_so_once_in_twenty() -> None:
+    for n_tasks in (2, 20, 600):
+        low, high = stats.mean_interval(np.ones(n_tasks), "share")[1:3]
+        assert low**n_tasks == pytest.approx(0.05)
+        assert high == 1
+    assert stats.bounds(1.0, stats.tasks_half_width(np.ones(20), "share"), "share") == pytest.approx(
+        stats.mean_interval(np.ones(20), "share")[1:3]
+    )
+    fewer = stats.class_interval(np.ones((1, 30)), stats.design([(0, 1), (1, 2), (2, 0)] * 10), "share")
+    assert fewer.low == pytest.approx(0.05 ** (1 / 3))  # three classes
+
+
+@given(shares)
+def test_a_recorded_half_width_gives_the_same_bounds_as_the_figures(x: np.ndarray) -> None:
+    if np.ptp(x[0]) > 0:
+        half = stats.tasks_half_width(x[0], "share")
+        assert stats.bounds(float(x[0].mean()), half, "share") == stats.mean_interval(x[0], "share")[1:3]
+
+
+@given(pairs, some.sampled_from([(True, True), (True, False), (False, False)]))
+@example((np.ones((1, 3)), np.zeros((1, 3))), (True, True))
+@example((np.ones((1, 30)), np.ones((1, 30))), (True, True))
+def test_p_is_below_a_twentieth_where_the_interval_excludes_zero_and_nowhere_else(
+    pair: tuple[np.ndarray, np.ndarray], trained: tuple[bool, bool]
+) -> None:
+    x, y = pair
+    compared = stats.paired(x, y, trained, "share")
+    assert -1 <= compared.low <= compared.difference + 1e-12
+    assert compared.difference - 1e-12 <= compared.high <= 1
+    assert (compared.p < 0.05) == (compared.low > 0 or compared.high < 0)
+    design = stats.design([(t, t + 1) for t in range(x.shape[1])])
+    assert stats.paired_classes(x, y, design, trained, "share").low >= -1
 
 
 def test_with_many_seeds_and_tasks_the_width_is_that_of_the_crossed_design() -> None:
@@ -110,19 +215,13 @@ def test_nan_stays_nan() -> None:
     assert np.isnan(stats.paired_classes(x, broken, found)[:3]).all()
 
 
-def test_no_spread_gives_an_interval_of_no_length_and_no_p() -> None:
+def test_without_spread_or_ends_or_with_one_task_nothing_is_known() -> None:
     ones = np.ones((3, 20))
-    assert stats.seeds_and_tasks(ones)[:3] == (1, 1, 1)
-    comparison = stats.paired(ones, ones)
-    assert comparison[:3] == (0, 0, 0)
-    assert np.isnan(comparison.p)
-    assert np.isnan(stats.seeds_and_tasks([[0.5]])[1:3]).all()
-
-
-def test_the_same_seed_gives_the_same_interval() -> None:
-    x = crossed(np.random.default_rng(10), 3, 50, 0.01)
-    assert stats.seeds_and_tasks(x, seed=1) == stats.seeds_and_tasks(x, seed=1)
-    assert stats.seeds_and_tasks(x, seed=1) != stats.seeds_and_tasks(x, seed=2)
+    for scale in (None, "positive"):
+        assert np.isnan(stats.seeds_and_tasks(ones, scale)[1:3]).all()
+    assert np.isnan(stats.paired(ones, 2 * ones).p)
+    assert np.isnan(stats.seeds_and_tasks([[0.5]], "share")[1:3]).all()
+    assert np.isnan(stats.seeds_and_tasks([[0.5]] * 3, "share")[1:3]).all()
 
 
 def test_the_paired_error_is_that_of_the_differences_mean() -> None:

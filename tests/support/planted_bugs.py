@@ -323,7 +323,7 @@ BUGS = [
     # the leaderboard
     Bug(
         "what is of both seed and task counts twice", "stats/crossed.py",
-        "spread - noise * (0.5 if is_rough else 1.0)", "spread",
+        "spread - noise_off * sum(map(_noise, sides))", "spread",
         "stats/test_crossed.py::test_effects_of_seeds_alone_are_their_variance_and_noise_is_taken_off",
     ),
     Bug(

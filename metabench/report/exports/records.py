@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Record, Run, Search
@@ -130,10 +131,11 @@ def _points(reports: Iterable[Record], metric: Metric) -> dict[int, dict[str, fl
     for report in reports:
         score, ci = (math.nan if report.get(key) is None else report[key] for key in ("val_score", "val_ci"))
         figure = metric.sign * score
+        low, high = stats.bounds(figure, ci, metric.scale)
         values = {
             f"meta_validation/{metric}": figure,
-            f"meta_validation/{metric}/low": figure - ci,
-            f"meta_validation/{metric}/high": figure + ci,
+            f"meta_validation/{metric}/low": low,
+            f"meta_validation/{metric}/high": high,
             "meta_validation/loss": report.get("val_loss"),
             f"meta_train/{metric}": report.get("train_accuracy"),
             "meta_train/loss": report.get("train_loss"),

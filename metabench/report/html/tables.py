@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from metabench import stats
 from metabench.core import metrics
+from metabench.core.metrics import Metric
 from metabench.leaderboard.columns import COLUMNS, WHO, Column, count, duration
 from metabench.leaderboard.columns import settings as in_one_line
 from metabench.leaderboard.notes import about
@@ -122,7 +124,7 @@ def trials(results: Results) -> Table:
     names = [name for name in SETTINGS if any(name in tried.trial.sampled for tried in results.trials)]
     metric = f"meta-val. {results.metric.unit or results.metric}"
     columns = dict.fromkeys(("trial", "algorithm", "ended"), False)
-    columns |= dict.fromkeys(("tasks seen", metric, "±", "seconds"), True)
+    columns |= dict.fromkeys(("tasks seen", metric, "95 % interval", "seconds"), True)
     columns |= {SETTINGS[name]: True for name in names} | {"other settings": False, "note": False}
     rows = [_trial(results, tried, names) for tried in results.trials]
     caption = (
@@ -135,21 +137,28 @@ def trials(results: Results) -> Table:
 def _trial(results: Results, tried: Tried, names: Sequence[str]) -> list[Cell]:
     trial = tried.trial
     last = trial.reports[-1] if trial.reports else {}
+    figure = results.figure(last.get("val_score"))
     others = {key: value for key, value in trial.sampled.items() if key not in names}
     return [
         Cell(trial.name),
         Cell(tried.label),
         Cell(trial.status or "running"),
         Cell(count(trial.tasks_seen), trial.tasks_seen),
-        *(
-            Cell(metrics.show(results.metric, figure).removesuffix("%"), figure)
-            for figure in (results.figure(last.get("val_score")), last.get("val_ci"))
-        ),
+        Cell(metrics.show(results.metric, figure).removesuffix("%"), figure),
+        _interval(results.metric, figure, last.get("val_ci")),
         _number(last.get("seconds"), ".0f"),
         *(_number(trial.hyperparameters.get(name), ".4g") for name in names),
         Cell(in_one_line(others)),
         Cell(_note(trial)),
     ]
+
+
+def _interval(metric: Metric, figure: float | None, half_width: float | None) -> Cell:
+    """Show a validation's bounds, in the order of the interval's width."""
+    if figure is None or half_width is None:
+        return Cell("", None)
+    ends = stats.bounds(figure, half_width, metric.scale)
+    return Cell("–".join(metrics.show(metric, end).removesuffix("%") for end in ends), half_width)
 
 
 def _number(value: float | None, form: str) -> Cell:

@@ -85,11 +85,14 @@ def _without_stopping(recording: Recording, scenario: Scenario, curves: Sequence
     return math.fsum(leg.seconds for curve in curves for leg in legs(curve, once, recording.n_tasks))
 
 
-def summary(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Average the outcomes of one algorithm over replays, with 95 % t intervals.
+def summary(outcomes: Sequence[dict[str, Any]], scale: stats.Scale | None = None) -> dict[str, Any]:
+    """Average the outcomes of one algorithm over replays, with 95 % intervals.
 
     A figure that some replays lack is averaged over those that have it; `found_best` counts those that came
     within reach of the best, so `seconds_to_best` speaks of these alone.
+
+    Args:
+        scale: of the score; an interval of a share stays between 0 and 1.
     """
     result: dict[str, Any] = {
         "algorithm": outcomes[0]["algorithm"],
@@ -101,7 +104,8 @@ def summary(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         result[name] = math.fsum(one[name] for one in outcomes) / len(outcomes)
     for name in MEASURED:
         values = [one[name] for one in outcomes if one[name] is not None]
-        interval = stats.mean_interval(values) if values else None
+        is_share = name == "score" and scale == "share" and min(values, default=0) < max(values, default=0)
+        interval = stats.mean_interval(values, scale if is_share else None) if values else None
         result[name] = None if interval is None else interval.mean
         result[f"{name}_ci"] = None if interval is None else [interval.low, interval.high]
     return result
