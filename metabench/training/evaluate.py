@@ -99,9 +99,9 @@ def by_class(
     """Add up tasks' confusions [T, N, N] by the classes that each task's labels stand for.
 
     Returns:
-        by_class: queries of each class, and hits among them.
-        confused: the worst pairs [label, guess, times, chances], by the share of times among the queries
-            of the label's class in tasks that hold the guess.
+        `by_class`, queries of each class and hits among them; `confused`, the worst pairs [label, guess,
+        times, chances], by the share of times among the queries of the label's class in tasks that hold the
+        guess.
     """
     times, chances = np.zeros((2, n_classes, n_classes))
     for counts, rows in zip(confusion, classes, strict=True):
