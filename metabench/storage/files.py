@@ -97,7 +97,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; one that is missing is a MetabenchError, one that is broken is `Damaged`."""
     try:
-        return _unseal(path.read_bytes(), str(path))
+        return _unseal(path.read_bytes(), f"{path}:")
     except OSError as error:
         raise MetabenchError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -133,10 +133,10 @@ def _unseal(data: bytes, what: str) -> Any:
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise Damaged(f"{what}: not JSON: {error}") from error
+        raise Damaged(f"{what} is not JSON: {error}") from error
     if end := _END.search(data):
         if _sum(data[: end.start()]) != end[1].decode():
-            raise Damaged(f"{what}: is not what was written, by its checksum")
+            raise Damaged(f"{what} is not what was written, by its checksum")
         del value[CHECKSUM]
     return value
 
