@@ -188,9 +188,7 @@ class Ledger:
             try:
                 self._apply(event)
             except (KeyError, ValueError) as error:
-                problem = (
-                    f"line {number} ({event['event']} {event['trial']}) does not follow from those before"
-                )
+                problem = f"line {number}, of {event['trial']}, does not follow from those before"
                 raise Damaged(folder / JOURNAL, problem) from error
         self._written: set[str] = set()
         if is_driver:

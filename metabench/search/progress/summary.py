@@ -26,7 +26,7 @@ FRESH_SECONDS = 300
 
 
 def summarise(
-    space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric, planned: int
+    space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric, n_trials: int
 ) -> dict[str, Any]:
     """Count an algorithm's trials by state and by rung, and name its incumbent, its cost and its errors."""
     trials = ledger.of(algorithm)
@@ -34,7 +34,7 @@ def summarise(
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
     best = incumbent(trial for trial in trials if ledger.place(trial) is not None)
     return {
-        "planned": planned,
+        "planned": n_trials,
         "proposed": len(trials),
         **{state: states[state] for state in STATES},
         "rungs": {str(rung): reached[rung] for rung in rungs(space.budget)},
@@ -70,6 +70,12 @@ def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
     return shown
 
 
+def planned(record: Mapping[str, Any], space: SearchSpace) -> dict[str, int]:
+    """Return the trials of each algorithm, of which a space of few settings has fewer than its budget."""
+    counts = record.get("planned", {})
+    return {algorithm: counts.get(algorithm, space.budget.trials) for algorithm in space.algorithms}
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Return what a search folder says by now; touches no file."""
     if (record := models.optional(folder / files.SEARCH, models.SEARCH)) is None:
@@ -77,8 +83,10 @@ def read(folder: Path) -> dict[str, Any]:
     space, metric = SearchSpace.model_validate(record["space"]), metrics.recorded(record)
     snapshot = models.optional(folder / files.RUNNING, models.SNAPSHOT) or {}
     ledger, final = look(folder, record.get("outside", [])), _final(folder, space)
-    planned = {**dict.fromkeys(space.algorithms, space.budget.trials), **record.get("planned", {})}
-    algorithms = {name: summarise(space, ledger, name, metric, planned[name]) for name in space.algorithms}
+    algorithms = {
+        name: summarise(space, ledger, name, metric, n_trials)
+        for name, n_trials in planned(record, space).items()
+    }
     meta_test = models.optional(folder / files.META_TEST, models.META_TEST)
     summary = {
         "folder": str(folder),
@@ -132,8 +140,8 @@ def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) 
     running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.status is None)
     final = summary["final_runs"]
     runs = final["planned"] * space.budget.tasks - final["tasks_seen"]
-    planned = sum(part["planned"] for part in summary["algorithms"].values())
-    return float((planned - len(trials)) * usual + running + max(0, runs))
+    n_trials = sum(part["planned"] for part in summary["algorithms"].values())
+    return float((n_trials - len(trials)) * usual + running + max(0, runs))
 
 
 def _expected(summary: Mapping[str, Any], tasks_left: float) -> dict[str, Any] | None:

@@ -140,8 +140,8 @@ def _read_file(path: Path) -> Recording:
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise MetabenchError(
-            f"{path}: is no file of curves ({type(error).__name__}: {error}); record one with benchmarks/curves.py, or give "
-            "the folder of a search"
+            f"{path}: is no file of curves ({type(error).__name__}: {error}); record one with "
+            "benchmarks/curves.py, or give the folder of a search"
         ) from None
     if not lines:
         raise MetabenchError(f"{path}: holds no setting yet; let benchmarks/curves.py finish one")
