@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
 from metabench.core.metrics import Metric
-from metabench.storage import files, models, remote
+from metabench.storage import files, models, records, remote
 from metabench.storage.files import Damaged
 
 Record = dict[str, Any]
@@ -119,9 +119,9 @@ def read_run(folder: Path) -> Run:
     """Read a run folder."""
     run = Run(
         folder,
-        config=models.read(folder / files.CONFIG, models.RUN),
-        reports=models.lines(folder / files.REPORTS, models.REPORT),
-        test=models.optional(folder / files.TEST, models.TEST),
+        config=records.read(folder / files.CONFIG, models.RUN),
+        reports=records.lines(folder / files.REPORTS, models.REPORT),
+        test=records.optional(folder / files.TEST, models.TEST),
     )
     _check_metric(folder / files.TEST, run.test, run.metric)
     return run
@@ -134,19 +134,19 @@ def _check_metric(path: Path, result: Record | None, metric: Metric) -> None:
 
 def read_search(folder: Path) -> Search:
     """Read a search folder."""
-    final, opened = folder / files.FINAL, models.optional(folder / files.META_TEST, models.META_TEST)
+    final, opened = folder / files.FINAL, records.optional(folder / files.META_TEST, models.META_TEST)
     runs: dict[tuple[str, str], list[Run]] = {}
     for path in sorted(final.glob("*")):
         match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
         if match and (path / files.CONFIG).is_file():
             runs.setdefault((match[1], match[2]), []).append(read_run(path))
-    baselines = {Path(name).stem: models.optional(final / name, models.BASELINE) for name in BASELINES}
+    baselines = {Path(name).stem: records.optional(final / name, models.BASELINE) for name in BASELINES}
     search = Search(
         folder=folder,
-        config=models.read(folder / files.SEARCH, models.SEARCH),
-        trials=list(models.trials(folder).values()),
-        snapshot=models.optional(folder / files.RUNNING, models.SNAPSHOT) or {},
-        chosen=models.optional(folder / files.CHOSEN, models.CHOSEN) or {},
+        config=records.read(folder / files.SEARCH, models.SEARCH),
+        trials=list(records.trials(folder).values()),
+        snapshot=records.optional(folder / files.RUNNING, models.SNAPSHOT) or {},
+        chosen=records.optional(folder / files.CHOSEN, models.CHOSEN) or {},
         runs=runs,
         baselines={name: one for name, one in baselines.items() if one is not None},
         opened=opened,

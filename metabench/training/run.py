@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from metabench.core import device as memory
 from metabench.core.config import RunConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
-from metabench.storage import files, models, remote, tensors
+from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, evaluate, loop, mosaic, resume
@@ -40,12 +40,12 @@ def config_hash(config: RunConfig) -> str:
 def is_finished(folder: Path) -> bool:
     """Tell whether a run reached its budget, or diverged; reports that are damaged are made again."""
     try:
-        reports = models.lines(folder / files.REPORTS, models.REPORT)
+        reports = records.lines(folder / files.REPORTS, models.REPORT)
     except Damaged:
         return False
     if not reports or files.is_missing(folder / files.CONFIG):
         return False
-    budget = models.read(folder / files.CONFIG, models.RUN)["run"]["tasks"]
+    budget = records.read(folder / files.CONFIG, models.RUN)["run"]["tasks"]
     return reports[-1]["tasks_seen"] >= budget or not reports[-1]["finite"]
 
 
@@ -159,7 +159,7 @@ def write_report(events: Events, report: Report, objective: Objective) -> None:
 def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     """Describe a new run in its folder, or check that the folder holds this very run."""
     path = folder / files.CONFIG
-    if (before := models.optional(path, models.RUN)) is not None:
+    if (before := records.optional(path, models.RUN)) is not None:
         wanted = json.loads(json.dumps(config.model_dump()))
         different = [key for key, value in wanted.items() if before["run"].get(key) != value]
         if before["data_fingerprint"] != splits.fingerprint:
@@ -186,12 +186,19 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     learner = loop.build(config, splits)
     fresh = loop.model(learner, loop.start(config, learner, device))
     flat, record = tensors.load(folder / files.WEIGHTS, device)
-    model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
+    template = {"meta": fresh.meta, "buffers": fresh.buffers}
+    if _shapes(trees.items(template)) != _shapes(flat.items()):
+        raise Damaged(folder / files.WEIGHTS, f"are of another network than {files.CONFIG} describes")
+    model = fresh._replace(**trees.fill(template, flat))
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
         source = sampling.pool(splits.meta_train._replace(images=images), config.task)
         loop.check_kernels(config, model, source)
     return Run(config, model, {key: float(value) for key, value in record.items()})
+
+
+def _shapes(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in named}
 
 
 def read_config(place: Path) -> RunConfig:
@@ -209,7 +216,7 @@ def read_record(place: Path) -> dict[str, Any]:
         raise MetabenchError(
             f"{place}: is no run folder (no {files.CONFIG}); give one that `metabench train` made"
         )
-    return dict(models.read(path, models.RUN))
+    return dict(records.read(path, models.RUN))
 
 
 def test_run(
@@ -290,10 +297,7 @@ def _for_ways(folder: Path, run: Run, splits: Splits, most: int) -> Model:
     config = run.config.model_copy(update={"task": run.config.task.model_copy(update={"way": most})})
     learner = loop.build(config, splits)
     fresh = loop.model(learner, loop.start(config, learner))
-    shapes = [
-        {name: leaf.shape for name, leaf in trees.items({"meta": one.meta, "buffers": one.buffers})}
-        for one in (fresh, model)
-    ]
+    shapes = [_shapes(trees.items({"meta": one.meta, "buffers": one.buffers})) for one in (fresh, model)]
     if shapes[0] == shapes[1]:
         return model._replace(net=learner.net)
     raise MetabenchError(
@@ -305,7 +309,7 @@ def _for_ways(folder: Path, run: Run, splits: Splits, most: int) -> Model:
 def _read_opening(path: Path) -> dict[str, Any]:
     """Read an earlier result; one that is damaged was opened all the same."""
     try:
-        return dict(models.read(path, models.TEST))
+        return dict(records.read(path, models.TEST))
     except Damaged:
         return {"times_opened": 1}
 

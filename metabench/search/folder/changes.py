@@ -12,7 +12,7 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import look
 from metabench.search.propose import warm
 from metabench.search.propose.searcher import FairSearcher
-from metabench.storage import files, models, remote
+from metabench.storage import files, models, records, remote
 
 FIXED = (
     "protocol",
@@ -46,7 +46,7 @@ def reconcile(
         described: what the search would be recorded as now.
         accept: take the differences that leave the old numbers comparable, and record them.
     """
-    before = models.read(folder / files.SEARCH, models.SEARCH)
+    before = records.read(folder / files.SEARCH, models.SEARCH)
     earlier_space = SearchSpace.model_validate(before["space"])
     space = _keep_rungs(earlier_space, space)
     described = {**described, "space": space.model_dump(mode="json")}
@@ -128,7 +128,7 @@ def move(folder: Path, names: list[str], target: str) -> None:
 
 def earlier(folder: Path) -> str | None:
     """Name the folder for results that the latest change has outdated; None where nothing was changed."""
-    record = models.optional(folder / files.SEARCH, models.SEARCH) or {}
+    record = records.optional(folder / files.SEARCH, models.SEARCH) or {}
     changes = record.get("changes", [])
     return f"{files.EARLIER}/{len(changes)}" if changes else None
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError, Objective
 from metabench.core.objectives import OBJECTIVES
-from metabench.storage import files, models, remote
+from metabench.storage import files, models, records, remote
 from metabench.storage.files import Damaged
 
 JOURNAL = "journal.jsonl"
@@ -184,7 +184,7 @@ class Ledger:
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
         self._tasks: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
-        for number, event in enumerate(models.lines(folder / JOURNAL, models.EVENT), start=1):
+        for number, event in enumerate(records.lines(folder / JOURNAL, models.EVENT), start=1):
             try:
                 self._apply(event)
             except (KeyError, ValueError) as error:
@@ -192,7 +192,7 @@ class Ledger:
                 raise Damaged(folder / JOURNAL, problem) from error
         self._written: set[str] = set()
         if is_driver:
-            lines = models.recover(folder / files.TRIALS, models.TRIAL, say, models.lines) or []
+            lines = records.recover(folder / files.TRIALS, models.TRIAL, say, records.lines) or []
             for line in lines:
                 if line["trial"] in self.trials:
                     self.trials[line["trial"]].checkpoint = line.get("checkpoint")
@@ -303,7 +303,7 @@ class Ledger:
         work = self.folder / WORK / name
         remote.refresh(work, skip=lambda path: f"/{files.STATE}/" in path)
         try:
-            lines = models.lines(work / files.REPORTS, models.REPORT)
+            lines = records.lines(work / files.REPORTS, models.REPORT)
         except MetabenchError:
             return []  # damaged: whoever goes on with that trial finds out, and makes them again
         scores = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]

@@ -15,7 +15,7 @@ from metabench.core import MetabenchError, metrics, utc_now
 from metabench.core.config import SearchSpace, rungs
 from metabench.core.metrics import Metric
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, incumbent, look
-from metabench.storage import files, models
+from metabench.storage import files, models, records
 
 RUNNING = "running"
 STATES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
@@ -78,16 +78,16 @@ def planned(record: Mapping[str, Any], space: SearchSpace) -> dict[str, int]:
 
 def read(folder: Path) -> dict[str, Any]:
     """Return what a search folder says by now; touches no file."""
-    if (record := models.optional(folder / files.SEARCH, models.SEARCH)) is None:
+    if (record := records.optional(folder / files.SEARCH, models.SEARCH)) is None:
         raise MetabenchError(f"{folder}: holds no search; give the folder of one, such as runs/demo")
     space, metric = SearchSpace.model_validate(record["space"]), metrics.recorded(record)
-    snapshot = models.optional(folder / files.RUNNING, models.SNAPSHOT) or {}
+    snapshot = records.optional(folder / files.RUNNING, models.SNAPSHOT) or {}
     ledger, final = look(folder, record.get("outside", [])), _final(folder, space)
     algorithms = {
         name: summarise(space, ledger, name, metric, n_trials)
         for name, n_trials in planned(record, space).items()
     }
-    meta_test = models.optional(folder / files.META_TEST, models.META_TEST)
+    meta_test = records.optional(folder / files.META_TEST, models.META_TEST)
     summary = {
         "folder": str(folder),
         "stage": _stage(folder, meta_test, algorithms),
@@ -110,7 +110,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def _final(folder: Path, space: SearchSpace) -> dict[str, Any]:
     runs = [path for path in sorted((folder / files.FINAL).glob("*")) if (path / files.CONFIG).exists()]
-    last = [(models.lines(path / files.REPORTS, models.REPORT) or [{}])[-1] for path in runs]
+    last = [(records.lines(path / files.REPORTS, models.REPORT) or [{}])[-1] for path in runs]
     ended = [line.get("tasks_seen", 0) >= space.budget.tasks or not line.get("finite", True) for line in last]
     return {
         "planned": 2 * space.budget.seeds * len(space.algorithms),  # at most: a default may be the choice too

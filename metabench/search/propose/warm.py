@@ -18,7 +18,7 @@ from metabench.core.config import SearchSpace, flatten
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, PRUNED
 from metabench.search.propose import samplers
-from metabench.storage import files, models
+from metabench.storage import files, models, records
 
 DIFFERENCES_SHOWN = 4
 
@@ -57,7 +57,7 @@ def check(place: str) -> dict[str, dict[str, Any]]:
         raise MetabenchError(
             f"`warm_start` {place}: is not there; give the folder of a search, or its {files.TRIALS}"
         )
-    return {line["trial"]: line for line in models.lines(path, models.TRIAL)}  # the last of several counts
+    return {line["trial"]: line for line in records.lines(path, models.TRIAL)}  # the last of several counts
 
 
 def _file(place: str) -> Path:
@@ -128,14 +128,14 @@ def frozen(space: SearchSpace, algorithm: str, earlier: Sequence[Mapping[str, An
 
 def earlier_trials(folder: Path) -> Earlier:
     """Return what a search was started with."""
-    record = models.optional(folder / files.SEARCH, models.SEARCH) or {}
+    record = records.optional(folder / files.SEARCH, models.SEARCH) or {}
     return dict(record.get("known") or {})
 
 
 def _differences(folder: Path, space: SearchSpace, splits: Splits) -> list[str]:
     """Say where the earlier search's task and data differ from this one's; that is allowed."""
     path = folder / files.SEARCH
-    before = models.optional(path, models.SEARCH)
+    before = records.optional(path, models.SEARCH)
     if before is None:
         return [f"{path} is not there, so on which task they were found is not known"]
     old, new = flatten(before["space"]["task"]), flatten(space.task.model_dump(mode="json"))

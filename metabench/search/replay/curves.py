@@ -17,7 +17,7 @@ from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, Ledger, Trial, look
-from metabench.storage import files, models
+from metabench.storage import files, models, records
 
 FORMAT = 1
 """Raised when files are laid out otherwise."""
@@ -121,8 +121,8 @@ def _read_file(path: Path) -> Recording:
         header, *lines = files.read_lines(path)
         if header["curves"] != FORMAT:
             raise MetabenchError(f"{path}: has format {header['curves']}; this version reads {FORMAT}")
-        header = models.fit(models.CURVES, header, path, "line 1 ")
-        lines = [models.fit(models.CURVE, line, path, f"line {n} ") for n, line in enumerate(lines, start=2)]
+        header = records.fit(models.CURVES, header, path, "line 1 ")
+        lines = [records.fit(models.CURVE, line, path, f"line {n} ") for n, line in enumerate(lines, start=2)]
         space, objective = SearchSpace.model_validate(header["space"]), OBJECTIVES[header["kind"]]
         recording = Recording(
             space,
@@ -165,7 +165,7 @@ def _curve(line: dict[str, Any], header: dict[str, Any], sign: int, space: Searc
 
 
 def _read_folder(folder: Path) -> Recording:
-    if (record := models.optional(folder / files.SEARCH, models.SEARCH)) is None:
+    if (record := records.optional(folder / files.SEARCH, models.SEARCH)) is None:
         raise MetabenchError(f"{folder}: holds no search; give the folder that has {files.SEARCH} in it")
     space = SearchSpace.model_validate(record["space"])
     ledger, n_tasks = look(folder), space.budget.validation_tasks
