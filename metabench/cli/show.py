@@ -219,7 +219,7 @@ def tensorboard(
 
 
 def _open(places: Sequence[str]) -> list[Path]:
-    from metabench.leaderboard.folders import open_place
+    from metabench.storage.records import open_place
 
     return [open_place(place) for place in places]
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
 from metabench.core.metrics import Metric
-from metabench.storage import files, models, records, remote
+from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
 
 Record = dict[str, Any]
@@ -25,9 +25,6 @@ TASK_KEYS = (
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
 
 BASELINES = (files.NEAREST_MEAN, files.ZERO)
-
-UNSEEN = (f"{files.TENSORBOARD}/", "trials/")
-"""Where a search keeps what no table needs."""
 
 
 class Run(NamedTuple):
@@ -89,17 +86,6 @@ class Search(NamedTuple):
         # The snapshot may be older than the last line of trials.jsonl.
         entries = [*self.trials, *(last for name, last in running.items() if name not in ended)]
         return [entry for entry in entries if entry["algorithm"] == algorithm]
-
-
-def open_place(place: str) -> Path:
-    """Return a folder by its path, or a copy of what is at an address, without what only workers need."""
-    if not remote.is_url(place):
-        return Path(place)
-    folder = remote.work_in(remote.check_url(place), "viewed")
-    remote.refresh(folder, skip=lambda name: name.startswith(UNSEEN) or f"/{files.STATE}/" in name)
-    if not (folder / files.SEARCH).exists():
-        raise MetabenchError(f"{place}: holds no search; give the address of a search folder, with its name")
-    return folder
 
 
 def read(folder: Path) -> Search | Run:

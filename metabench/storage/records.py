@@ -8,15 +8,30 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from metabench.storage import files, models
+from metabench.core import MetabenchError
+from metabench.storage import files, models, remote
 from metabench.storage.files import Damaged
 from metabench.storage.models import Model
+
+UNSEEN = (f"{files.TENSORBOARD}/", "trials/")
+"""Where a search keeps what no table needs."""
 
 MOST_PROBLEMS = 3
 """Problems of one file that are told."""
 
 LONGEST = 80
 """Characters of what a file says that are told."""
+
+
+def open_place(place: str) -> Path:
+    """Return a folder by its path, or a copy of what is at an address, without what only workers need."""
+    if not remote.is_url(place):
+        return Path(place)
+    folder = remote.work_in(remote.check_url(place), "viewed")
+    remote.refresh(folder, skip=lambda name: name.startswith(UNSEEN) or f"/{files.STATE}/" in name)
+    if not (folder / files.SEARCH).exists():
+        raise MetabenchError(f"{place}: holds no search; give the address of a search folder, with its name")
+    return folder
 
 
 def read(path: Path, model: Model) -> Any:
