@@ -172,7 +172,7 @@ class _Metric(TypedDict):
 @keys
 class _Search(TypedDict):
     protocol: int
-    seed: int
+    seed: NotRequired[int]
     data_fingerprint: str
     space: Annotated[SearchSpace, AfterValidator(_as_text)]
     metric: NotRequired[_Metric]
@@ -352,7 +352,7 @@ class _CurvePoint(TypedDict):
     seconds: Time
     val_seconds: NotRequired[Time]
     finite: bool
-    scores: NotRequired[str | list[Real]]
+    scores: NotRequired[str | list[Real | None] | None]
 
 
 @keys

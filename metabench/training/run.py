@@ -14,7 +14,7 @@ import torch
 from metabench import PROTOCOL, __version__, stats
 from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
-from metabench.core.config import RunConfig
+from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
@@ -203,20 +203,20 @@ def _shapes(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Size]:
 
 def read_config(place: Path) -> RunConfig:
     """Read the configuration of a run from its folder, or from a file of its own."""
-    record = read_record(place)
-    if record["protocol"] != PROTOCOL:
-        raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
-    return RunConfig.model_validate(record["run"])
-
-
-def read_record(place: Path) -> dict[str, Any]:
-    """Read what is recorded of a run in its folder, or in a file of its own."""
     path = place if place.is_file() else place / files.CONFIG
     if files.is_missing(path):
         raise MetabenchError(
             f"{place}: is no run folder (no {files.CONFIG}); give one that `metabench train` made"
         )
-    return dict(records.read(path, models.RUN))
+    record = files.read_json(path)  # which a person may have written
+    if not isinstance(record, dict) or not {"protocol", "run"} <= record.keys():
+        raise MetabenchError(f"{path}: does not describe a run; give one that `metabench train` made")
+    if record["protocol"] != PROTOCOL:
+        raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
+    wrong: list[str] = []
+    if (config := attempt(wrong, validated, RunConfig, record["run"])) is None:
+        raise refusal(path, wrong)
+    return config
 
 
 def test_run(
@@ -341,9 +341,9 @@ def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]
 
 def refuse_other_data(place: Path, splits: Splits) -> None:
     """Refuse data that are not those of a run, which is named as for `read_config`."""
-    expected = read_record(place)["data_fingerprint"]
-    if expected != splits.fingerprint:
+    expected = files.read_json(place if place.is_file() else place / files.CONFIG).get("data_fingerprint")
+    if expected not in (None, splits.fingerprint):
         raise MetabenchError(
-            f"{place}: was trained on other data (fingerprint {expected[:12]}, here "
+            f"{place}: was trained on other data (fingerprint {str(expected)[:12]}, here "
             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"
         )

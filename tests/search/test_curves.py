@@ -56,7 +56,8 @@ def test_what_is_written_is_read(tmp_path: Path, space: SearchSpace) -> None:
 def test_a_folder_of_a_search_is_read_with_all_its_endings(tmp_path: Path, space: SearchSpace) -> None:
     space = only_maml(space)
     files.write_json(
-        tmp_path / files.SEARCH, {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
+        tmp_path / files.SEARCH,
+        {"protocol": 1, "space": space.model_dump(mode="json"), "data_fingerprint": "0"},
     )
     with pytest.raises(MetabenchError, match="no trial has reported yet"):
         curves.read([tmp_path])
@@ -85,7 +86,7 @@ def test_a_folder_of_a_search_is_read_with_all_its_endings(tmp_path: Path, space
 def test_scores_of_single_tasks_come_from_the_trials_own_files(tmp_path: Path, space: SearchSpace) -> None:
     space = only_maml(space, validation_tasks=2, borderline_tasks=4)
     known = {"maml": [{"trial": "x", "sampled": {}, "scores": {"900": 0.5}}]}
-    record = {"space": space.model_dump(mode="json"), "data_fingerprint": "0", "known": known}
+    record = {"protocol": 1, "space": space.model_dump(mode="json"), "data_fingerprint": "0", "known": known}
     files.write_json(tmp_path / files.SEARCH, record)
     ledger = Ledger(tmp_path, keep=2)
     name = ledger.propose("maml", {"inner_lr": 0.1, "inner_steps": 1}, {}, False, 0).name
@@ -120,7 +121,8 @@ def test_rungs_that_a_space_lists_give_way_to_a_grace(space: SearchSpace) -> Non
 def test_of_errors_the_lowest_is_the_best(tmp_path: Path, space: SearchSpace) -> None:
     space = only_maml(space).model_copy(update={"task": TaskConfig(dataset="sinusoid", way=1, shot=5)})
     files.write_json(
-        tmp_path / files.SEARCH, {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
+        tmp_path / files.SEARCH,
+        {"protocol": 1, "space": space.model_dump(mode="json"), "data_fingerprint": "0"},
     )
     ledger = Ledger(tmp_path, 2, OBJECTIVES["regression"])
     ledger.propose("maml", {"inner_lr": 0.1, "inner_steps": 1}, {}, False, 0)

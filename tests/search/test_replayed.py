@@ -77,7 +77,7 @@ def test_a_search_on_one_worker_replays_itself(tmp_path: Path, space: SearchSpac
     with cluster.connect(None, tmp_path, cpus=1) as found:
         watch = Watch(tmp_path, space, quiet=True)
         experiment.explore(tmp_path, space, ledger, found, watch, seed=7, trainable=smooth_trial)
-    record = {"space": space.model_dump(mode="json"), "data_fingerprint": "0"}
+    record = {"protocol": 1, "space": space.model_dump(mode="json"), "data_fingerprint": "0"}
     files.write_json(tmp_path / files.SEARCH, record)
     recorded = curves.read([tmp_path])
     played = play(recorded, describe(recorded, {}), seed=7).played["maml"]

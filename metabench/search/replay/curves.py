@@ -18,6 +18,7 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, Ledger, Trial, look
 from metabench.storage import files, models, records
+from metabench.storage.files import Damaged
 
 FORMAT = 1
 """Raised when files are laid out otherwise."""
@@ -138,10 +139,11 @@ def _read_file(path: Path) -> Recording:
             str(header["data_fingerprint"]),
             {},
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, Damaged) as error:
+        why = error.why if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
         raise MetabenchError(
-            f"{path}: is no file of curves ({type(error).__name__}: {error}); record one with "
-            "benchmarks/curves.py, or give the folder of a search"
+            f"{path}: is no file of curves ({why}); record one with benchmarks/curves.py, or give the folder "
+            "of a search"
         ) from None
     if not lines:
         raise MetabenchError(f"{path}: holds no setting yet; let benchmarks/curves.py finish one")
