@@ -108,7 +108,13 @@ def read_json(path: Path) -> Any:
 
 def is_missing(path: Path) -> bool:
     """Tell whether nothing stands at a path; what does, and is no file, is for its reader to refuse."""
-    return not os.path.lexists(path)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # such as of a folder that one may not look into
+        return False
+    return False
 
 
 def _read(path: Path) -> bytes:

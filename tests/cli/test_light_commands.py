@@ -21,7 +21,8 @@ from metabench.cli import app
 begun = time.process_time()
 app(sys.argv[1:], standalone_mode=False)
 heavy = sorted({"torch", "optuna", "ray", "matplotlib", "tensorboard"} & set(sys.modules))
-status = pathlib.Path("/proc/self/status").read_text()  # the peak of getrusage is the parent's where that is higher
+# The peak of getrusage is the parent's where that is higher.
+status = pathlib.Path("/proc/self/status").read_text()
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) / 1024
 print(json.dumps([heavy, time.process_time() - begun, peak]), file=sys.stderr)
 """
