@@ -155,7 +155,9 @@ def _on_classes(rows: Rows) -> list[str]:
     best = _best(rows)
     if best is None or not best.get("hardest"):
         return []
-    hard = ", ".join(f"{name} ({100 * share:.0f} %)" for name, share, _ in best["hardest"])
+    hard = ", ".join(
+        f"{name} ({100 * share:.0f} % of {count:,} right)" for name, share, count in best["hardest"]
+    )
     line = f"Hardest classes of {_who(best)}: {hard}"
     if best.get("confused"):
         true, guess, share, chances = best["confused"][0]

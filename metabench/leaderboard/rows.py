@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import ERROR, Metric
 from metabench.leaderboard.folders import (
@@ -40,9 +41,6 @@ MOST_DIFFERENCES = 3
 
 MOST_CLASSES = 5
 """Classes, and pairs of them, that a row names."""
-
-RARE = 30
-"""Right answers that each class and pair is given besides: bad luck with a rare one is not the worst."""
 
 KEYS = (
     "name",  # algorithm:variant, and @label where several rows would have the same
@@ -338,7 +336,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "times_opened": max(test["times_opened"] for test in tested),
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
-        **_classes(tested),
+        **mistakes(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 
@@ -349,19 +347,19 @@ def _one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
     return Scored(np.array(figures, dtype=np.float64)) if figures and None not in figures else None
 
 
-def _classes(tests: Sequence[Record]) -> Row:
+def mistakes(tests: Sequence[Record]) -> Row:
     """Name the classes that are missed most, and those that are taken for each other, over all seeds."""
     if any("by_class" not in test for test in tests):
         return {}
     names = tests[0]["class_names"]
     queries, hits = (np.sum([test["by_class"][key] for test in tests], axis=0) for key in ("queries", "hits"))
-    missed = (queries - hits) / (queries + RARE)
+    missed = stats.weighed(queries - hits, queries)
     hardest = [int(one) for one in np.argsort(-missed, kind="stable")[:MOST_CLASSES] if missed[one] > 0]
     pairs: dict[tuple[int, int], list[int]] = {}
     for true, guess, times, chances in (pair for test in tests for pair in test["confused"]):
         # All seeds have the same tasks, so as many chances, also where the pair is not among their worst.
         pairs.setdefault((true, guess), [0, chances * len(tests)])[0] += times
-    worst = sorted(pairs.items(), key=lambda pair: -pair[1][0] / (pair[1][1] + RARE))[:MOST_CLASSES]
+    worst = sorted(pairs.items(), key=lambda pair: -float(stats.weighed(*pair[1])))[:MOST_CLASSES]
     return {
         "hardest": [[names[one], float(hits[one] / queries[one]), int(queries[one])] for one in hardest],
         "confused": [

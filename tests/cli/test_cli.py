@@ -157,6 +157,9 @@ def test_training_leaves_a_run_folder_that_test_and_leaderboard_read() -> None:
     ]
     assert (row["algorithm"], row["accuracy"]) == ("maml", scored["accuracy"])
     assert (row["ci_low"], row["ci_high"]) == (scored["ci_low"], scored["ci_high"])
+    shown = output("test", "run", "--tasks", 6)
+    assert row["hardest"]
+    assert all(f"{name} {share:.0%} of {queries}" in shown for name, share, queries in row["hardest"])
 
 
 def test_an_interval_of_few_tasks_ends_at_0_and_100_percent_wherever_it_is_shown() -> None:

@@ -211,8 +211,9 @@ def test_the_best_rows_hard_classes_are_named_and_rare_ones_do_not_crowd_them_ou
     assert best["hardest"] == [["class 1", 0.2, 200], ["class 0", 0.9, 200], ["class 11", 0.0, 2]]
     assert best["confused"][0] == ["class 1", "class 0", 0.31, 200]
     assert (
-        "Hardest classes of maml run: class 1 (20 %), class 0 (90 %), class 11 (0 %); most often confused: "
-        "class 1 taken for class 0 in 31 % of 200 cases." in as_markdown(board)
+        "Hardest classes of maml run: class 1 (20 % of 200 right), class 0 (90 % of 200 right), class 11 "
+        "(0 % of 2 right); most often confused: class 1 taken for class 0 in 31 % of 200 cases."
+        in as_markdown(board)
     )
 
 
