@@ -77,7 +77,7 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
         return []
     judged = "Accuracy" if metric.unit == "%" else "Mean squared error"
     better = "" if metric.unit == "%" else ", lower is better"
-    over = " or ".join(sorted(trained))
+    over = ", or over ".join(sorted(trained))
     notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks."]
     if any(row.get("class_low") is not None for row in rows):
         notes.append('"New classes": the interval for other test classes than these.')
@@ -196,7 +196,7 @@ def answer(board: Board) -> str:
     best, others = ranked[0], ranked[1:]
     sentences = ["Preliminary, since not every row is tested."] * (board["status"] != "finished")
     sentences.append(_leads(board["task"], best, learned[0], others, metric))
-    sentences += _warnings(board["rows"], best, learned[0], metric)
+    sentences += _warnings(board["rows"], best, learned[0], len(others), metric)
     sentences += _overtaken(ranked, metric)
     sentences += _against(best, others)
     return " ".join(sentences)
@@ -258,15 +258,20 @@ def _judged(task: Mapping[str, Any], row: Row, metric: Metric) -> str:
     return f"{together} for {_asked(task, metric)} asked together (one at a time: {show(alone)})"
 
 
-def _warnings(rows: Rows, best: Row, learner: Row, metric: Metric) -> list[str]:
-    """Say loudly where the best learner is not shown to be better than what learns nothing."""
+def _warnings(rows: Rows, best: Row, learner: Row, n_others: int, metric: Metric) -> list[str]:
+    """Say loudly where the best learner is not shown to be better than what learns nothing.
+
+    That another one is does not help it; so many might have come out as the best.
+    """
     lines = []
     for row in rows:
         floor = row.get(metric.name)
         if row["variant"] != BASELINE or floor is None or row is best:
             continue
         is_chance = row.get("rank") is None  # which has neither tasks nor an interval
-        is_beaten = (learner["ci_low"] or 0) > floor if is_chance else not _may_be_best(row)
+        p = (row.get("vs_best") or {}).get("p")
+        is_behind = p is not None and n_others * p / 2 < LEVEL
+        is_beaten = (learner["ci_low"] or 0) > floor if is_chance else is_behind
         if not is_beaten:
             who = "guessing" if is_chance else f"{_who(row)}, which learns nothing"
             lines.append(f"WARNING: that is not surely better than {who} ({_show(metric)(floor)}).")
@@ -294,9 +299,8 @@ def _against(best: Row, others: Rows) -> list[str]:
     worse = [row for row in rivals if not _may_be_best(row)]
     parts = []
     if worse:
-        parts.append(
-            f"surely worse: {_few(worse) if alike or len(worse) == 1 else f'all {len(worse)} others'}"
-        )
+        who = _few(worse) if alike or len(worse) == 1 else f"all {len(worse)} others"
+        parts.append(f"surely {'not the best' if alike else 'worse'}: {who}")
     if alike:
         parts.append(f"not to be told apart from it: {_few(alike)}")
     text = "; ".join(parts)
@@ -319,7 +323,7 @@ def _more(rows: Rows, alike: Rows) -> list[str]:
 
 
 def _may_be_best(row: Row) -> bool:
-    """Tell whether a row is not surely worse than the best."""
+    """Tell whether no row is surely better than this one."""
     if row.get("may_be_best") is not None:
         return bool(row["may_be_best"])
     return not str((row.get("vs_best") or {}).get("verdict")).startswith(WORSE)

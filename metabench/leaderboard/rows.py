@@ -169,9 +169,10 @@ def place(row: Mapping[str, Any]) -> str | None:
 def name_all(entries: Sequence[Entry]) -> None:
     """Name rows by algorithm and variant, and where that is not enough by what differs, or the folder."""
     count = Counter(short_name(entry.row) for entry in entries)
+    alike = Counter((short_name(entry.row), entry.row["label"]) for entry in entries)
     for row in (entry.row for entry in entries):
         name = short_name(row)
-        label = row["label"] or place(row)
+        label = row["label"] if row["label"] and alike[name, row["label"]] == 1 else place(row)
         row["label"] = label if count[name] > 1 else None
         row["name"] = f"{name}@{label}" if row["label"] else name
 
@@ -262,7 +263,7 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
     row |= {**_training(runs, gpus=0), **_tested(runs)}  # a device of its own
     results, alone = scored(runs, metric), _one_at_a_time(runs, metric)
     if baseline:  # training again changes nothing
-        row |= {**FREE, "seeds": None, "seeds_planned": None}
+        row |= {**FREE, "seeds": None, "seeds_planned": None, "batch_norm": None}
         results = results and Scored(results.figures[:1], is_trained=False)
         alone = results
     return Entry(row, results, alone)

@@ -52,7 +52,7 @@ def test_who_is_surely_worse_is_for_the_comparison_with_the_best_to_say(tmp_path
             "vs_best": row["vs_best"] and {**row["vs_best"], "verdict": ALIKE},
         }
     said = notes.answer(board)
-    assert "Surely worse: fomaml run; not to be told apart from it: anil run." in said
+    assert "Surely not the best: fomaml run; not to be told apart from it: anil run." in said
 
 
 def test_it_names_who_may_be_as_good_and_asks_for_seeds_where_tasks_tell_the_networks_apart(
@@ -119,6 +119,20 @@ def test_who_is_not_above_chance_gets_a_warning(tmp_path: Path, mean: float) -> 
 def test_who_does_not_beat_what_learns_nothing_is_said_loudly(tmp_path: Path, mean: float, text: str) -> None:
     said = answer([finish(make_search(tmp_path, ("maml",)), {"maml": (mean, 0.25)})])
     assert text in said
+
+
+def test_what_learns_nothing_is_beaten_by_the_best_learner_itself_or_there_is_a_warning(
+    tmp_path: Path,
+) -> None:
+    # Two seeds far apart lead; it is the steady learner behind them that surely beats the floor.
+    wide = [make_run(tmp_path / f"wide{seed}", "maml", seed, 0.5 + 0.2 * seed) for seed in range(2)]
+    board = leaderboard(
+        [*wide, finish(make_search(tmp_path / "search", ("fomaml",)), {"fomaml": (0.55, 0.54)})]
+    )
+    floor = next(row for row in board["rows"] if row["algorithm"] == "nearest_mean")
+    assert not floor["may_be_best"]
+    assert "WARNING: that is not surely better than nearest_mean" in board["answer"]
+    assert "Surely not the best: fomaml default, nearest_mean; not to be told" in board["answer"]
 
 
 def test_of_regression_it_says_error_and_that_lower_is_better(tmp_path: Path) -> None:
