@@ -13,7 +13,7 @@ from metabench.core.config import nearest
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import notes
 from metabench.leaderboard.folders import Run, Search, refuse_mixture
-from metabench.leaderboard.rows import BASELINE, short_name
+from metabench.leaderboard.rows import BASELINE, place, short_name
 from metabench.leaderboard.scores import (
     ALIKE,
     IDENTICAL,
@@ -63,6 +63,9 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
         a, b = (_best(*side, metric) for side in sides)
     if a[0] is b[0]:
         raise MetabenchError(f"`rows` {','.join(asked)}: the same row twice")
+    if a[0]["name"] == b[0]["name"]:
+        for row in (a[0], b[0]):
+            row["name"] = f"{short_name(row)}@{place(row)}"
     board = [scores for entries, _ in sides for _, scores in with_results(entries)]
     answer = {
         "protocol": sources[0].config["protocol"],
