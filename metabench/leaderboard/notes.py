@@ -196,7 +196,7 @@ def answer(board: Board) -> str:
     best, others = ranked[0], ranked[1:]
     sentences = ["Preliminary, since not every row is tested."] * (board["status"] != "finished")
     sentences.append(_leads(board["task"], best, learned[0], others, metric))
-    sentences += _warnings(board["rows"], best, learned[0], len(others), metric)
+    sentences += _warnings(board["rows"], ranked, learned[0], metric)
     sentences += _overtaken(ranked, metric)
     sentences += _against(best, others)
     return " ".join(sentences)
@@ -258,23 +258,26 @@ def _judged(task: Mapping[str, Any], row: Row, metric: Metric) -> str:
     return f"{together} for {_asked(task, metric)} asked together (one at a time: {show(alone)})"
 
 
-def _warnings(rows: Rows, best: Row, learner: Row, n_others: int, metric: Metric) -> list[str]:
+def _warnings(rows: Rows, ranked: Rows, learner: Row, metric: Metric) -> list[str]:
     """Say loudly where the best learner is not shown to be better than what learns nothing.
 
-    That another one is does not help it; so many might have come out as the best.
+    That another one is does not help it: p is that of this pair, for as many as might have led.
     """
     lines = []
+    n_others = len({(row[metric.name], row["ci_low"], row["ci_high"]) for row in ranked}) - 1
     for row in rows:
         floor = row.get(metric.name)
-        if row["variant"] != BASELINE or floor is None or row is best:
+        if row["variant"] != BASELINE or floor is None or row is ranked[0]:
             continue
-        is_chance = row.get("rank") is None  # which has neither tasks nor an interval
-        p = (row.get("vs_best") or {}).get("p")
-        is_behind = p is not None and n_others * p / 2 < LEVEL
-        is_beaten = (learner["ci_low"] or 0) > floor if is_chance else is_behind
-        if not is_beaten:
-            who = "guessing" if is_chance else f"{_who(row)}, which learns nothing"
-            lines.append(f"WARNING: that is not surely better than {who} ({_show(metric)(floor)}).")
+        if row.get("rank") is None:  # chance, which has neither tasks nor an interval
+            who, alone = "guessing", learner.get("one_low")
+            is_above = [(learner["ci_low"] or 0) > floor, alone is None or alone > floor]
+        else:
+            who, p = f"{_who(row)}, which learns nothing", (row.get("vs_best") or {}).get("p")
+            is_above = [p is not None and n_others * p / 2 < LEVEL]
+        if not all(is_above):
+            what = "one at a time that" if is_above[0] else "that"
+            lines.append(f"WARNING: {what} is not surely better than {who} ({_show(metric)(floor)}).")
     return lines
 
 

@@ -106,6 +106,12 @@ def test_who_is_not_above_chance_gets_a_warning(tmp_path: Path, mean: float) -> 
     assert "WARNING: that is not surely better than guessing (20.0 %)." in said
 
 
+def test_who_is_above_chance_only_where_queries_are_asked_together_gets_a_warning(tmp_path: Path) -> None:
+    said = answer([alone(run, 0.2) for run in runs(tmp_path, {"maml": 0.6})])
+    assert "WARNING: one at a time that is not surely better than guessing (20.0 %)." in said
+    assert said.count("WARNING") == 1
+
+
 @pytest.mark.parametrize(
     ("mean", "text"),
     [
