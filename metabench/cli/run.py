@@ -285,8 +285,8 @@ def _alone(together: stats.Interval, alone: stats.Interval, metric: Metric) -> s
     if together == alone:
         return "the same whether queries come together or one at a time"
     return (
-        "holds for all queries of a task classified together, whose batch norm moments they share; "
-        f"one at a time: {_shown(alone, metric)}"
+        "holds, as all below does, for all queries of a task classified together, whose batch norm moments "
+        f"they share; one at a time: {_shown(alone, metric)}"
     )
 
 
