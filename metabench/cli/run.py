@@ -238,7 +238,7 @@ def test(
     _print_test(folder, result, OBJECTIVES[splits.kind].metric, where, as_json)
 
 
-def _print_test(folder: Path, result: Mapping[str, Any], metric: Metric, where: str, as_json: bool) -> None:
+def _print_test(folder: Path, result: dict[str, Any], metric: Metric, where: str, as_json: bool) -> None:
     scores = (result[metric.name], result[f"{metric}_one_at_a_time"])
     together, alone = (stats.mean_interval(one, metric.scale) for one in scores)
     if as_json:
@@ -290,7 +290,7 @@ def _alone(together: stats.Interval, alone: stats.Interval, metric: Metric) -> s
     )
 
 
-def _classes(result: Mapping[str, Any]) -> Iterator[str]:
+def _classes(result: dict[str, Any]) -> Iterator[str]:
     """Say which classes are hardest, and which are taken for which, as the board does."""
     mistakes = rows.mistakes([result])
     if hardest := mistakes.get("hardest"):
