@@ -214,6 +214,8 @@ def _best(rows: Rows) -> Row | None:
 
 def _not_yet(board: Board, metric: Metric) -> str:
     rows = [row for row in board["rows"] if row["variant"] not in (BASELINE, PUBLISHED)]
+    if not rows:
+        return "There are only rows that learn nothing, so there is no answer."
     if board["status"] == "finished":
         return "No learner has a result: every run failed or diverged."
     looked = next((row for row in rows if row.get(f"val_{metric}") is not None), None)

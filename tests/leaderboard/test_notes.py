@@ -175,6 +175,11 @@ def test_what_is_trained_and_not_tested_is_not_running_and_says_what_to_do(tmp_p
         assert f"Trained, but not tested: maml run; do `metabench test {folder}`." in text
 
 
+def test_where_nothing_learns_nothing_is_said_to_have_failed(tmp_path: Path) -> None:
+    said = answer([make_run(tmp_path / "floor", "nearest_mean", 0, 0.35)])
+    assert said == "There are only rows that learn nothing, so there is no answer."
+
+
 def test_where_a_row_is_missing_the_answer_is_preliminary(tmp_path: Path) -> None:
     folders = [*runs(tmp_path, {"maml": 0.7, "fomaml": 0.5}), make_run(tmp_path / "c", "anil", 0, None)]
     assert answer(folders).startswith("Preliminary, since not every row is tested. With 1 example")
