@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ import torch
 from metabench import PROTOCOL, __version__, stats
 from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
-from metabench.core.config import RunConfig, attempt, refusal, validated
+from metabench.core.config import RunConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
-from metabench.storage import files, remote, tensors
+from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, evaluate, loop, mosaic, resume
@@ -40,12 +40,12 @@ def config_hash(config: RunConfig) -> str:
 def is_finished(folder: Path) -> bool:
     """Tell whether a run reached its budget, or diverged; reports that are damaged are made again."""
     try:
-        reports = files.read_lines(folder / files.REPORTS)
+        reports = records.lines(folder / files.REPORTS, models.REPORT)
     except Damaged:
         return False
-    if not reports or not (folder / files.CONFIG).exists():
+    if not reports or files.is_missing(folder / files.CONFIG):
         return False
-    budget = files.read_json(folder / files.CONFIG)["run"]["tasks"]
+    budget = records.read(folder / files.CONFIG, models.RUN)["run"]["tasks"]
     return reports[-1]["tasks_seen"] >= budget or not reports[-1]["finite"]
 
 
@@ -159,8 +159,7 @@ def write_report(events: Events, report: Report, objective: Objective) -> None:
 def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     """Describe a new run in its folder, or check that the folder holds this very run."""
     path = folder / files.CONFIG
-    if path.exists():
-        before = files.read_json(path)
+    if (before := records.optional(path, models.RUN)) is not None:
         wanted = json.loads(json.dumps(config.model_dump()))
         different = [key for key, value in wanted.items() if before["run"].get(key) != value]
         if before["data_fingerprint"] != splits.fingerprint:
@@ -187,7 +186,10 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     learner = loop.build(config, splits)
     fresh = loop.model(learner, loop.start(config, learner, device))
     flat, record = tensors.load(folder / files.WEIGHTS, device)
-    model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
+    template = {"meta": fresh.meta, "buffers": fresh.buffers}
+    if _shapes(trees.items(template)) != _shapes(flat.items()):
+        raise Damaged(folder / files.WEIGHTS, f"are of another network than {files.CONFIG} describes")
+    model = fresh._replace(**trees.fill(template, flat))
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
         source = sampling.pool(splits.meta_train._replace(images=images), config.task)
@@ -195,22 +197,26 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     return Run(config, model, {key: float(value) for key, value in record.items()})
 
 
+def _shapes(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in named}
+
+
 def read_config(place: Path) -> RunConfig:
     """Read the configuration of a run from its folder, or from a file of its own."""
+    record = read_record(place)
+    if record["protocol"] != PROTOCOL:
+        raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
+    return RunConfig.model_validate(record["run"])
+
+
+def read_record(place: Path) -> dict[str, Any]:
+    """Read what is recorded of a run in its folder, or in a file of its own."""
     path = place if place.is_file() else place / files.CONFIG
-    if not path.exists():
+    if files.is_missing(path):
         raise MetabenchError(
             f"{place}: is no run folder (no {files.CONFIG}); give one that `metabench train` made"
         )
-    record = files.read_json(path)
-    if not isinstance(record, dict) or not {"protocol", "run"} <= record.keys():
-        raise MetabenchError(f"{path}: does not describe a run; give one that `metabench train` made")
-    if record["protocol"] != PROTOCOL:
-        raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
-    wrong: list[str] = []
-    if (config := attempt(wrong, validated, RunConfig, record["run"])) is None:
-        raise refusal(path, wrong)
-    return config
+    return dict(records.read(path, models.RUN))
 
 
 def test_run(
@@ -291,10 +297,7 @@ def _for_ways(folder: Path, run: Run, splits: Splits, most: int) -> Model:
     config = run.config.model_copy(update={"task": run.config.task.model_copy(update={"way": most})})
     learner = loop.build(config, splits)
     fresh = loop.model(learner, loop.start(config, learner))
-    shapes = [
-        {name: leaf.shape for name, leaf in trees.items({"meta": one.meta, "buffers": one.buffers})}
-        for one in (fresh, model)
-    ]
+    shapes = [_shapes(trees.items({"meta": one.meta, "buffers": one.buffers})) for one in (fresh, model)]
     if shapes[0] == shapes[1]:
         return model._replace(net=learner.net)
     raise MetabenchError(
@@ -306,7 +309,7 @@ def _for_ways(folder: Path, run: Run, splits: Splits, most: int) -> Model:
 def _read_opening(path: Path) -> dict[str, Any]:
     """Read an earlier result; one that is damaged was opened all the same."""
     try:
-        return dict(files.read_json(path))
+        return dict(records.read(path, models.TEST))
     except Damaged:
         return {"times_opened": 1}
 
@@ -338,8 +341,8 @@ def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]
 
 def refuse_other_data(place: Path, splits: Splits) -> None:
     """Refuse data that are not those of a run, which is named as for `read_config`."""
-    expected = files.read_json(place if place.is_file() else place / files.CONFIG).get("data_fingerprint")
-    if expected not in (None, splits.fingerprint):
+    expected = read_record(place)["data_fingerprint"]
+    if expected != splits.fingerprint:
         raise MetabenchError(
             f"{place}: was trained on other data (fingerprint {expected[:12]}, here "
             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"

@@ -249,15 +249,17 @@ def test_the_same_run_twice_is_refused_but_the_same_folder_twice_is_one(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("key", "what"),
+    ("key", "value", "what"),
     [
-        ("protocol", "protocol: 1 in .*a; 2 in .*b"),
-        ("data_fingerprint", "data: ffffffffffff in .*a; 2 in .*b"),
+        ("protocol", 2, "protocol: 1 in .*a; 2 in .*b"),
+        ("data_fingerprint", "2", "data: ffffffffffff in .*a; 2 in .*b"),
     ],
 )
-def test_folders_of_another_protocol_or_data_are_refused_by_name(tmp_path: Path, key: str, what: str) -> None:
+def test_folders_of_another_protocol_or_data_are_refused_by_name(
+    tmp_path: Path, key: str, value: int | str, what: str
+) -> None:
     a, b = (make_run(tmp_path / name, "maml", seed, None) for seed, name in enumerate("ab"))
-    files.write_json(b / files.CONFIG, {**files.read_json(b / files.CONFIG), key: 2})
+    files.write_json(b / files.CONFIG, {**files.read_json(b / files.CONFIG), key: value})
     assert key in BEFORE
     with pytest.raises(MetabenchError, match=what):
         leaderboard([a, b])
@@ -321,7 +323,7 @@ def test_older_results_lack_it_and_what_needs_no_batch_norm_has_it_from_the_head
 def test_the_cost_of_one_training_is_the_mean_of_the_seeds_that_came_to_the_budget(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"a{seed}", "maml", seed, None) for seed in range(3)]
     for folder, spent, seen in zip(folders, (20.0, 40.0, 600.0), (100, 100, 50), strict=True):
-        last = {**report(seen, None, finite=seen == 100), "seconds": spent}
+        last = {**report(seen, 0.5, finite=seen == 100), "seconds": spent}
         files.write_lines(folder / files.REPORTS, [report(50, 0.5), last])
     row = rows(leaderboard(folders))["maml", "run"]
     assert (row["training_tasks"], row["training_seconds"]) == (100, 30.0)

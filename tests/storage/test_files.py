@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from metabench.core import MetabenchError
-from metabench.storage import files
+from metabench.storage import files, records
 
 
 def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -83,9 +83,10 @@ def test_a_broken_file_is_named_with_the_line(tmp_path: Path) -> None:
 
 
 def test_a_later_line_of_a_trial_replaces_the_earlier(tmp_path: Path) -> None:
+    line = {"algorithm": "a", "hyperparameters": {}, "is_default": False, "tasks_seen": 1, "seconds": 1.0}
     for trial, status in (("a-0", "failed"), ("a-1", "complete"), ("a-0", "complete")):
-        files.append_line(tmp_path / files.TRIALS, {"trial": trial, "status": status})
-    assert {name: line["status"] for name, line in files.read_trials(tmp_path).items()} == {
+        files.append_line(tmp_path / files.TRIALS, {**line, "trial": trial, "status": status})
+    assert {name: line["status"] for name, line in records.trials(tmp_path).items()} == {
         "a-0": "complete",
         "a-1": "complete",
     }

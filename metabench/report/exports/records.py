@@ -106,7 +106,7 @@ def _run(run: Run, kind: str, name: str, facts: Mapping[str, Any]) -> RunRecord:
         status = COMPLETE if run.reports[-1]["finite"] else DIVERGED
     elif (run.folder / files.ERROR).is_file():
         status = FAILED
-        facts["error"] = (run.folder / files.ERROR).read_text(encoding="utf-8")[-LONGEST:]
+        facts["error"] = (run.folder / files.ERROR).read_text(encoding="utf-8", errors="replace")[-LONGEST:]
     points = _points(run.reports, metric)
     if run.test is not None:
         last = run.reports[-1]["tasks_seen"] if run.reports else 0

@@ -128,9 +128,13 @@ def _cell(results: Results, column: Column, row: Mapping[str, Any]) -> Cell:
 def budget(results: Results) -> Table:
     """Show where each algorithm's budget went: trials by how they ended, rungs, tasks, seconds."""
     parts = [
-        (one.search.folder.name, name, summary.summarise(one.space, one.ledger, name, results.metric))
+        (
+            one.search.folder.name,
+            name,
+            summary.summarise(one.space, one.ledger, name, results.metric, n_trials),
+        )
         for one in results.searches
-        for name in one.space.algorithms
+        for name, n_trials in summary.planned(one.search.config, one.space).items()
     ]
     total = sum(part["seconds"] for _, _, part in parts) or 1.0
     columns = dict.fromkeys(("algorithm", "search"), False)
