@@ -19,6 +19,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from metabench.core import Pictures
 from metabench.data.reading import archives
 from metabench.data.reading.cache import Array, Key, cached, checksum, kept, table_file
 from metabench.data.reading.splits import plain
@@ -289,31 +290,54 @@ def decode(
         white: as Look has it.
         peaks: takes the largest of numbers of 16 bits.
     """
-    with Image.open(file, formats=FORMATS) as opened:
-        if opened.width * opened.height > LARGEST:
-            raise ValueError(f"{opened.width}x{opened.height} pixels are more than {LARGEST}")
-        opened.load()
-        image = _eight_bits(ImageOps.exif_transpose(opened), white, [] if peaks is None else peaks)
+    return fitted(opened(file), (channels, side, side), Pictures(background, white=white), peaks)
+
+
+def opened(file: Path | IO[bytes]) -> Image.Image:
+    """Read the first picture of a file."""
+    with Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > LARGEST:
+            raise ValueError(f"{image.width}x{image.height} pixels are more than {LARGEST}")
+        image.load()
+    return image
+
+
+def fitted(
+    image: Image.Image, shape: Sequence[int], pictures: Pictures, peaks: list[int] | None = None
+) -> Array:
+    """Make an input of a shape [C, H, W] of a picture, uint8, as `decode` says.
+
+    Of inputs that are no squares, the largest part in the middle that has their shape is taken.
+    """
+    channels, height, width = shape
+    image = _eight_bits(ImageOps.exif_transpose(image), pictures, [] if peaks is None else peaks)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, pictures.background), image)
     image = image.convert("L" if channels == 1 else "RGB")
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    box = (left, top, left + short, top + short)
-    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    times = min(image.width / width, image.height / height)
+    across, down = (max(1, round(times * side)) for side in (width, height))
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    box, rule = (left, top, left + across, top + down), Image.Resampling[pictures.resize.upper()]
+    pixels = np.asarray(image.resize((width, height), rule, box=box))
+    pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return 255 - pixels if pictures.is_inverted else pixels
 
 
-def _eight_bits(image: Image.Image, white: int, peaks: list[int]) -> Image.Image:
+def _eight_bits(image: Image.Image, pictures: Pictures, peaks: list[int]) -> Image.Image:
     """Scale 16 bits to 8, and numbers with a point; whatever has 8 bits stays as it is."""
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.asarray(image).astype(np.float64)
-    highest = white or (1 if image.mode == "F" else 65535)
-    if not (values.min() >= 0 and values.max() <= highest):
-        advice = "set white to the largest number that there may be"
-        raise ValueError(f"values in [{values.min()}, {values.max()}] must lie in [0, {highest}]; {advice}")
+    values = np.asarray(image)
     if image.mode != "F":
         peaks.append(int(values.max()))
-    return Image.fromarray(np.round(values * (255 / highest)).astype(np.uint8))
+    return Image.fromarray(in_bytes(values, pictures.black, pictures.white or (1 if image.mode == "F" else 65535)))
+
+
+def in_bytes(values: Array, black: float, white: float) -> Array:
+    """Return uint8, where black is 0 and white 255; raise ValueError for numbers that are not between them."""
+    low, high = values.min(), values.max()
+    if not (low >= black and high <= white):
+        advice = "set white to the largest number that there may be"
+        raise ValueError(f"values in [{low:g}, {high:g}] must lie in [{black:g}, {white:g}]; {advice}")
+    return np.round((values.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)

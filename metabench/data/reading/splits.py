@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
+from metabench.core import SPLITS, MetabenchError, Pictures, Split, Splits, seeds
 from metabench.core.config import attempt
 from metabench.core.config.documents import WORDS, read_yaml
 from metabench.data.reading.cache import Array, Key, kept, table_file
@@ -48,7 +48,13 @@ Groups = dict[str, dict[str, list[str]]]
 """Splits to groups of classes, such as superclasses, to the classes' names."""
 
 
-def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
+def make_splits(
+    name: str,
+    meta_train: Split,
+    meta_validation: Split,
+    meta_test: Split,
+    pictures: Pictures | None = None,
+) -> Splits:
     """Put three splits together with the fingerprint of their names and bytes."""
     # Contiguous, so that examples can be picked by one flat index without a copy of the whole.
     parts = [
@@ -61,7 +67,7 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
             if numbers is not None:
                 digest.update(repr(numbers.tolist()).encode())
         digest.update(part.images.numpy().data)
-    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest())
+    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest(), pictures=pictures)
 
 
 def read_list(text: str) -> dict[str, Any]:
@@ -254,6 +260,7 @@ def splits_of(
     classes: Classes,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
+    pictures: Pictures | None = None,
 ) -> Splits:
     """Cut a table of images into splits.
 
@@ -274,7 +281,7 @@ def splits_of(
         homes = tuple(domains[one] if domains else name for one in names)
         parts.append(Split(images, tuple(names), homes, None if is_full else sizes))
         start += len(names)
-    return make_splits(f"{name}/{split}", *parts)
+    return make_splits(f"{name}/{split}", *parts, pictures=pictures)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import basename, dirname
 from typing import NamedTuple
 
-from metabench.core import SPLITS, Splits, setting
+from metabench.core import SPLITS, Pictures, Splits, setting
 from metabench.core.config import attempt
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
@@ -202,7 +202,8 @@ def _cut(
     if problems or table is None:
         splits.refuse(name, problems)
     counts = {one: len(row) for one, row in images.items()}
-    return splits.splits_of(name, key, table, counts, classes, split, domains)
+    pictures = Pictures(look.background, white=look.white)
+    return splits.splits_of(name, key, table, counts, classes, split, domains, pictures)
 
 
 def _sort(tree: Tree, options: Options) -> Sorted:
