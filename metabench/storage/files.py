@@ -33,6 +33,7 @@ from metabench.storage.remote.mirror import TEMPORARY, write_atomically
 CONFIG = "config.json"
 REPORTS = "reports.jsonl"
 WEIGHTS = "weights.safetensors"
+INPUTS = "inputs.json"
 STATE = "state"
 TEST = "test.json"
 DIAGNOSTICS = "diagnostics.json"

@@ -1,0 +1,61 @@
+"""What a network must be told of its data to be built, and to take pictures, where the data are not.
+
+It stands in a run's folder, so that the folder is enough to predict with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabench import PROTOCOL
+from metabench.core import MetabenchError, Pictures, Splits
+from metabench.data.tasks import frozen
+from metabench.storage import files
+
+
+class Inputs(NamedTuple):
+    """What is learnt from."""
+
+    data: str  # name and split
+    kind: str  # of the data: classification or regression
+    shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
+    n_classes: int  # of meta-train
+    pictures: Pictures | None  # how a picture becomes an input, where that can be said
+
+
+def of(splits: Splits) -> Inputs:
+    """Describe the inputs of a data set."""
+    table = splits.meta_train.images
+    return Inputs(splits.name, splits.kind, frozen.input_shape(table), len(table), splits.pictures)
+
+
+def write(folder: Path, splits: Splits) -> None:
+    """Write down what a run learns from, unless its folder says so already."""
+    path = folder / files.INPUTS
+    if files.recover(path) is None:
+        about = of(splits)
+        pictures = None if about.pictures is None else about.pictures._asdict()
+        files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
+
+
+def read(folder: Path) -> Inputs:
+    """Read what a run learnt from."""
+    path = folder / files.INPUTS
+    if not path.exists():
+        cure = f"`metabench train --config {folder} --out {folder}` adds it, where the data are, and trains nothing"
+        if files.search_around(folder) is not None:
+            cure = "copy the run's folder out of its search; then `metabench train --config COPY --out COPY` adds it"
+        raise MetabenchError(f"{folder}: has no {files.INPUTS}, as an older version left it; {cure}")
+    record: dict[str, Any] = files.read_json(path)
+    try:
+        pictures = record["pictures"]
+        return Inputs(
+            record["data"],
+            record["kind"],
+            tuple(record["shape"]),
+            record["n_classes"],
+            None if pictures is None else Pictures(**pictures),
+        )
+    except (KeyError, TypeError) as error:
+        raise files.Damaged(f"{path}: does not describe inputs: {error}") from error
