@@ -43,9 +43,10 @@ def read(folder: Path) -> Inputs:
     """Read what a run learnt from."""
     path = folder / files.INPUTS
     if not path.exists():
-        cure = f"`metabench train --config {folder} --out {folder}` adds it, where the data are, and trains nothing"
+        copied, place = "", str(folder)
         if files.search_around(folder) is not None:
-            cure = "copy the run's folder out of its search; then `metabench train --config COPY --out COPY` adds it"
+            copied, place = "copy the run out of its search; then ", "COPY"
+        cure = f"{copied}`metabench train --config {place} --out {place}` adds it, and trains nothing anew"
         raise MetabenchError(f"{folder}: has no {files.INPUTS}, as an older version left it; {cure}")
     record: dict[str, Any] = files.read_json(path)
     try:

@@ -204,8 +204,8 @@ def open_weights(folder: Path, about: Inputs, device: torch.device | str = "cpu"
     if expected != actual:
         other = sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
         raise MetabenchError(
-            f"{folder}: {files.WEIGHTS} does not fit {files.CONFIG}, in {', '.join(other[:3])}; they are of two "
-            "runs: copy the whole folder again"
+            f"{folder}: {files.WEIGHTS} does not fit {files.CONFIG}, in {', '.join(other[:3])}; they are "
+            "of two runs: copy the whole folder again"
         )
     model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
     return Run(config, model, {key: float(value) for key, value in record.items()})

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from metabench.core import SPLITS, MetabenchError, Pictures, Split, Splits, seeds
+from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
 from metabench.core.config import attempt
 from metabench.core.config.documents import WORDS, read_yaml
 from metabench.data.reading.cache import Array, Key, kept, table_file
@@ -48,13 +48,7 @@ Groups = dict[str, dict[str, list[str]]]
 """Splits to groups of classes, such as superclasses, to the classes' names."""
 
 
-def make_splits(
-    name: str,
-    meta_train: Split,
-    meta_validation: Split,
-    meta_test: Split,
-    pictures: Pictures | None = None,
-) -> Splits:
+def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
     """Put three splits together with the fingerprint of their names and bytes."""
     # Contiguous, so that examples can be picked by one flat index without a copy of the whole.
     parts = [
@@ -67,7 +61,7 @@ def make_splits(
             if numbers is not None:
                 digest.update(repr(numbers.tolist()).encode())
         digest.update(part.images.numpy().data)
-    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest(), pictures=pictures)
+    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest())
 
 
 def read_list(text: str) -> dict[str, Any]:
@@ -260,7 +254,6 @@ def splits_of(
     classes: Classes,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
-    pictures: Pictures | None = None,
 ) -> Splits:
     """Cut a table of images into splits.
 
@@ -281,7 +274,7 @@ def splits_of(
         homes = tuple(domains[one] if domains else name for one in names)
         parts.append(Split(images, tuple(names), homes, None if is_full else sizes))
         start += len(names)
-    return make_splits(f"{name}/{split}", *parts, pictures=pictures)
+    return make_splits(f"{name}/{split}", *parts)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:

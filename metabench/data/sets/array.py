@@ -118,7 +118,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         splits.refuse(NAME, problems)
     counts = {name: len(row) for name, row in rows.items()}
     pictures = Pictures(black=options.black, white=options.white, has_scaled_bytes=True)
-    return splits.splits_of(NAME, key, table, counts, classes, pictures=pictures)
+    return splits.splits_of(NAME, key, table, counts, classes)._replace(pictures=pictures)
 
 
 def _open_all(path: Path) -> tuple[dict[str, Array], list[str]]:

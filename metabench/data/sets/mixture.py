@@ -129,9 +129,10 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     leaked = leaks(parts)
     if leaked:
         refuse(NAME, leaked)
-    # A picture can only be made an input where all data sets would make it dark or light alike.
-    ways = {one.pictures._replace(resize=Pictures().resize) if one.pictures else None for one in loaded.values()}
-    return make_splits(f"{NAME}/{split}", **parts, pictures=ways.pop() if len(ways) == 1 else None)
+    # A picture can only become an input where all data sets would have it dark or light alike.
+    every = [one.pictures and one.pictures._replace(resize=Pictures().resize) for one in loaded.values()]
+    pictures = every[0] if len(set(every)) == 1 else None
+    return make_splits(f"{NAME}/{split}", **parts)._replace(pictures=pictures)
 
 
 def _join(parts: Sequence[tuple[Source, Split]], options: Options) -> Split:
