@@ -77,7 +77,7 @@ class FewShotClassifier:
         order = y.argsort(stable=True)  # class by class, as in training
         x = torch.cat(list(pictures.chunks(shown, self.members.about, self.prepared)))[order]
         support = Support(x.to(self.device), y[order].to(self.device))
-        self._learners = [(model.net, _adapted(model, support)) for model in models]
+        self._learners = [_adapted(model, support) for model in models]
         ascending = _ascending(classes)
         self._columns = [position[name] for name in ascending]
         self.classes_ = _as_array(ascending, labels)
@@ -95,14 +95,15 @@ class FewShotClassifier:
         vectorise.prepare(x.device)
         total = torch.zeros(len(x), len(self.classes_), dtype=torch.float64)
         with torch.no_grad(), _layers(x.device):
-            for opened, (net, learner) in zip(self.members.runs, self._learners, strict=True):
-                logits = opened.model.algorithm.predict(net, learner, x)
-                total += logits.double().softmax(-1).cpu()
+            models = members.for_classes(self.members, len(self.classes_))
+            for model, learner in zip(models, self._learners, strict=True):
+                total += model.algorithm.predict(model.net, learner, x).double().softmax(-1).cpu()
         return (total / len(self._learners)).numpy()[:, self._columns]
 
     def predict(self, images: Any) -> Array:
         """Return the likeliest class of each picture, [n]."""
-        return self.classes_[self.predict_proba(images).argmax(1)]
+        shares = self.predict_proba(images)
+        return self.classes_[shares.argmax(1)]
 
     def score(self, images: Any, labels: Any) -> float:
         """Return the share of pictures that get their label."""
