@@ -24,6 +24,7 @@ FLOORS = {
     "leaderboard": 2,
     "training": 3,
     "search": 4,
+    "predict": 4,
     "report": 5,
     "cli": 6,
 }
@@ -49,6 +50,7 @@ ONLY_IN = {
     "ray": {"search.ray"},
     "optuna": {"search.propose", "report.exports"},
     "typer": {"cli"},
+    "sklearn": {"predict"},
     "mlflow": {"report.exports"},
     "wandb": {"report.exports"},
 }

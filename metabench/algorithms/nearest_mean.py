@@ -46,5 +46,6 @@ ALGORITHMS = {
         optimizer=lambda h: optim.still(),
         reference="Cosine to the mean of each class's normalised support images; nothing is learnt.",
         is_trained=False,
+        batch_norm=lambda net, h: None,
     )
 }

@@ -202,6 +202,37 @@ def test(
     commands.test(run, tasks, task_list, (dataset, split, option or []) if is_other else None, device, json)
 
 
+@app.command()
+@guarded()
+def predict(
+    run: Annotated[
+        str, typer.Argument(help="Run folder, or folder or address of a search.", show_default=False)
+    ],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(help="Pictures to classify: files, folders, patterns in quotes.", show_default=False),
+    ],
+    support: Annotated[
+        Path, typer.Option(help="Folder of the new classes: class/picture.png.", show_default=False)
+    ],
+    row: Annotated[
+        str | None,
+        typer.Option(help="Row of a search, such as maml:tuned; else its best tuned one by confirmation."),
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print a table for a spreadsheet.")] = False,
+) -> None:
+    """Learn new classes from a few pictures of each, and say of other pictures which class they show."""
+    from metabench.cli.predict import predict as show_predictions
+    from metabench.core import MetabenchError
+
+    if json and csv:
+        raise MetabenchError("--json and --csv: print one of them; leave the other out")
+    form: Literal["text", "json", "csv"] = "json" if json else "csv" if csv else "text"
+    show_predictions(run, support, pictures, row, device, form)
+
+
 app.command(cls=ModelCommand)(simulations.simulate)
 
 

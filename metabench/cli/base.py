@@ -129,6 +129,10 @@ def _trouble(error: OSError | UnicodeError, stopped: str) -> str:
 def _refused(message: str) -> typer.Exit:
     """Print a message in which nothing is too long, or moves the cursor, and return exit code 2."""
     short = re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:60]}...{word[0][-20:]}", message)
-    clean = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in short)
-    typer.echo(f"metabench: {clean}", err=True)
+    typer.echo(f"metabench: {printable(short)}", err=True)
     return typer.Exit(2)
+
+
+def printable(text: str) -> str:
+    """Return a text in which nothing moves the cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

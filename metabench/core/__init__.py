@@ -64,6 +64,17 @@ class Split(NamedTuple):
     weights: Tensor | None = None
 
 
+class Pictures(NamedTuple):
+    """How a picture becomes an input, but for the size and the channels, which are the input's."""
+
+    background: str = "white"  # what transparent pixels show
+    black: float = 0.0  # of numbers that are no bytes
+    white: float = 0.0  # of the same; 0: 65535 of whole ones, and 1 with a point
+    has_scaled_bytes: bool = False  # whether black and white are those of bytes, too
+    resize: str = "bilinear"  # Pillow's filter
+    is_inverted: bool = False  # whether what is dark in a picture is light in an input
+
+
 class Splits(NamedTuple):
     """A data set cut into meta-train, meta-validation and meta-test by class."""
 
@@ -73,6 +84,7 @@ class Splits(NamedTuple):
     meta_test: Split
     fingerprint: str  # sha256 over names and bytes of all three splits
     kind: str = "classification"  # or "regression"
+    pictures: Pictures | None = None  # None: no picture becomes such an input
 
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")

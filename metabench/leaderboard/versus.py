@@ -13,7 +13,7 @@ from metabench.core.config import nearest
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import notes
 from metabench.leaderboard.folders import Run, Search, refuse_mixture
-from metabench.leaderboard.rows import BASELINE, short_name
+from metabench.leaderboard.rows import BASELINE, place, short_name
 from metabench.leaderboard.scores import (
     ALIKE,
     IDENTICAL,
@@ -63,6 +63,7 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
         a, b = (_best(*side, metric) for side in sides)
     if a[0] is b[0]:
         raise MetabenchError(f"`rows` {','.join(asked)}: the same row twice")
+    _tell_apart(a[0], b[0])
     board = [scores for entries, _ in sides for _, scores in with_results(entries)]
     answer = {
         "protocol": sources[0].config["protocol"],
@@ -177,6 +178,13 @@ def _named(entries: Sequence[Entry], folder: Path, name: str) -> tuple[Row, Scor
         f"`rows` {name}: no such row in {folder}.{nearest(name, names)} "
         f"There are: {', '.join(names) or 'none with a meta-test result'}"
     )
+
+
+def _tell_apart(*pair: Row) -> None:
+    """Name rows of two folders by these, where they are called the same."""
+    if pair[0]["name"] == pair[1]["name"]:
+        for row in pair:
+            row["name"] = f"{short_name(row)}@{place(row)}"
 
 
 def _best(entries: Sequence[Entry], folder: Path, metric: Metric) -> tuple[Row, Scored]:

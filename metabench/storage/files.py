@@ -33,6 +33,7 @@ from metabench.storage.remote.mirror import TEMPORARY, write_atomically
 CONFIG = "config.json"
 REPORTS = "reports.jsonl"
 WEIGHTS = "weights.safetensors"
+INPUTS = "inputs.json"
 STATE = "state"
 TEST = "test.json"
 DIAGNOSTICS = "diagnostics.json"
@@ -65,7 +66,19 @@ DAMAGED = ".damaged"
 _END = re.compile(rb',\s*"' + CHECKSUM.encode() + rb'": "(\w+)"\s*}\s*\Z')
 
 
-MADE_ANEW = {REPORTS, WEIGHTS, TEST, DIAGNOSTICS, TRIALS, RUNNING, CHOSEN, NEAREST_MEAN, ZERO, META_TEST}
+MADE_ANEW = {
+    REPORTS,
+    WEIGHTS,
+    TEST,
+    DIAGNOSTICS,
+    INPUTS,
+    TRIALS,
+    RUNNING,
+    CHOSEN,
+    NEAREST_MEAN,
+    ZERO,
+    META_TEST,
+}
 """Files that follow from others, as do those of a state and of the confirmation."""
 
 

@@ -285,6 +285,25 @@ class _Diagnosis(TypedDict):
 
 
 @keys
+class _Pictures(TypedDict):
+    background: str
+    black: Real
+    white: Real
+    has_scaled_bytes: bool
+    resize: str
+    is_inverted: bool
+
+
+@keys
+class _Inputs(TypedDict):
+    data: str
+    kind: Literal["classification", "regression"]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+    n_classes: Whole
+    pictures: _Pictures | None
+
+
+@keys
 class _ByClass(TypedDict):
     queries: list[Time]
     hits: list[Time]
@@ -374,6 +393,7 @@ META_TEST: Model = TypeAdapter(_Opened)
 BASELINE: Model = TypeAdapter(Annotated[_Baseline, AfterValidator(_is_scored)])
 TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterValidator(_is_consistent)])
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
+INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(_Origin)
 CURVES: Model = TypeAdapter(_Curves)
 CURVE: Model = TypeAdapter(_Curve)
@@ -387,6 +407,7 @@ BY_NAME = {
     files.REPORTS: REPORT,
     files.TEST: TEST,
     files.DIAGNOSTICS: DIAGNOSIS,
+    files.INPUTS: INPUTS,
     files.NEAREST_MEAN: BASELINE,
     files.ZERO: BASELINE,
 }

@@ -34,9 +34,10 @@ from metabench.data.tasks import augment, frozen, sampling
 from metabench.data.tasks.sampling import Pool
 from metabench.nets import layers
 from metabench.storage import remote, tensors
-from metabench.training import profile, vectorise
+from metabench.training import inputs, profile, vectorise
 from metabench.training.evaluate import Evaluation, evaluate
 from metabench.training.graphs.trace import TraceCache
+from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
 LISTEN = 50
@@ -75,16 +76,18 @@ class Learner(NamedTuple):
 
 def build(config: RunConfig, splits: Splits) -> Learner:
     """Build the algorithm, network and settings that a run's configuration names."""
+    return build_for(config, inputs.of(splits))
+
+
+def build_for(config: RunConfig, about: Inputs) -> Learner:
+    """Do the same of what is known of the data alone."""
     algorithm = algorithms.get(config.algorithm)
-    if splits.kind not in algorithm.kinds:
-        raise MetabenchError(algorithms.refusal(config.algorithm, splits.name, splits.kind))
-    table = splits.meta_train.images
-    shape = frozen.input_shape(table)
-    n_outputs = frozen.n_outputs(table, config.task.ways[1])
-    objective = OBJECTIVES[splits.kind]
-    net = nets.build(config.network, n_outputs, shape, objective, len(table))
+    if about.kind not in algorithm.kinds:
+        raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
+    n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
+    net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
-    problem = augment.problem(h, splits.kind, shape)
+    problem = augment.problem(h, about.kind, about.shape)
     if problem:
         raise MetabenchError(problem)
     return Learner(algorithm, net, h)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
-from metabench.training import diagnostics, evaluate, loop, mosaic, resume
+from metabench.training import diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
 
@@ -168,8 +169,10 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
             raise MetabenchError(
                 f"{folder}: holds a run with other settings ({', '.join(different)}); choose another folder"
             )
+        inputs.write(folder, splits)
         return
     files.check_writable(folder)
+    inputs.write(folder, splits)
     record = {"protocol": PROTOCOL, "version": __version__, "run": config.model_dump()}
     record["metric"] = OBJECTIVES[splits.kind].metric._asdict()
     record |= {"config_hash": config_hash(config), "data_fingerprint": splits.fingerprint}
@@ -178,27 +181,33 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
 
 def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
     """Rebuild the learner of a run folder with the weights of its best meta-validation report."""
+    run = open_weights(folder, inputs.of(splits), device)
+    if torch.device(device).type != "cpu":
+        images = splits.meta_train.images.to(device)
+        source = sampling.pool(splits.meta_train._replace(images=images), run.config.task)
+        loop.check_kernels(run.config, run.model, source)
+    return run
+
+
+def open_weights(folder: Path, about: Inputs, device: torch.device | str = "cpu") -> Run:
+    """Do the same without the data, of which no more is asked than `inputs.read` knows."""
     config = read_config(folder)
     if not (folder / files.WEIGHTS).exists():
         raise MetabenchError(
             f"{folder}: has no {files.WEIGHTS}: it was stopped before its first report, or diverged"
         )
-    learner = loop.build(config, splits)
+    learner = loop.build_for(config, about)
     fresh = loop.model(learner, loop.start(config, learner, device))
     flat, record = tensors.load(folder / files.WEIGHTS, device)
-    template = {"meta": fresh.meta, "buffers": fresh.buffers}
-    if _shapes(trees.items(template)) != _shapes(flat.items()):
+    if _shapes(fresh) != {name: leaf.shape for name, leaf in flat.items()}:
         raise Damaged(folder / files.WEIGHTS, f"are of another network than {files.CONFIG} describes")
-    model = fresh._replace(**trees.fill(template, flat))
-    if torch.device(device).type != "cpu":
-        images = splits.meta_train.images.to(device)
-        source = sampling.pool(splits.meta_train._replace(images=images), config.task)
-        loop.check_kernels(config, model, source)
+    model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
     return Run(config, model, {key: float(value) for key, value in record.items()})
 
 
-def _shapes(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in named}
+def _shapes(model: Model) -> dict[str, torch.Size]:
+    """Return the shapes of what a model has learnt."""
+    return {name: leaf.shape for name, leaf in trees.items({"meta": model.meta, "buffers": model.buffers})}
 
 
 def read_config(place: Path) -> RunConfig:
@@ -246,7 +255,8 @@ def test_run(
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     name = _result_name(tasks, usual, splits, tested)
-    run = run._replace(model=_for_ways(folder, run, splits, max(group.shape.way for group in tasks.groups)))
+    most = max(group.shape.way for group in tasks.groups)
+    run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     scored = _scored(run, tested.meta_test._replace(images=tested.meta_test.images.to(device)), tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -289,20 +299,19 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         )
 
 
-def _for_ways(folder: Path, run: Run, splits: Splits, most: int) -> Model:
+def for_ways(folder: Path, run: Run, about: Inputs, most: int) -> Model:
     """Return a run's learner for so many ways; refuse it where its weights are of fewer."""
     model = run.model
     if most <= model.net.outputs:  # a function has one way and one output
         return model
     config = run.config.model_copy(update={"task": run.config.task.model_copy(update={"way": most})})
-    learner = loop.build(config, splits)
-    fresh = loop.model(learner, loop.start(config, learner))
-    shapes = [_shapes(trees.items({"meta": one.meta, "buffers": one.buffers})) for one in (fresh, model)]
-    if shapes[0] == shapes[1]:
+    learner = loop.build_for(config, about)
+    if _shapes(loop.model(learner, loop.start(config, learner))) == _shapes(model):
         return model._replace(net=learner.net)
     raise MetabenchError(
-        f"{folder}: was trained for {model.net.outputs} ways, these tasks have up to {most}, and its weights "
-        "hold outputs for each way; take tasks of fewer ways, or a learner that compares with prototypes"
+        f"{folder}: was trained for {model.net.outputs} ways, here are up to {most}, and its weights hold "
+        f"outputs for each way; take at most {model.net.outputs} classes, train with `way` {most}, or take a "
+        "learner that compares with prototypes"
     )
 
 

@@ -101,7 +101,7 @@ def meta_gradient(
 
     per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
     n_tasks = len(tasks.classes)
-    _prepare(tasks)
+    prepare(tasks.support.x.device)
 
     def summed(meta: Tree, buffers: Tree, tasks: Task) -> Tree:
         gradient, (loss, (logs, new_buffers)) = per_task(meta, buffers, tasks)
@@ -154,7 +154,7 @@ def per_task(
             may change as arguments.
         name: by which traces tell functions apart.
     """
-    _prepare(tasks)
+    prepare(tasks.support.x.device)
     over_tasks = vmap(function, in_dims=(0, *[None] * len(shared)))
     with torch.no_grad():
         if traces is None:
@@ -162,12 +162,11 @@ def per_task(
         return traces.run(name, over_tasks, tasks, *shared)
 
 
-def _prepare(tasks: Task) -> None:
-    # Float32 throughout: as torch computes it, and on every device.
+def prepare(device: torch.device) -> None:
+    """See to it that a device computes in float32 throughout, as torch does it, or refuse."""
     memory.match_cudnn_tf32()
-    device = tasks.support.x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         raise MetabenchError(
-            f"torch.autocast is on for {device}: gradients of gradients lose too many of bfloat16's 8 bits; "
-            "leave the autocast block"
+            f"torch.autocast is on for {device.type}: gradients of gradients lose too many of bfloat16's 8 "
+            "bits; leave the autocast block"
         )

@@ -344,6 +344,7 @@ def test_what_learns_nothing_costs_nothing_and_stands_once_wherever_it_comes_fro
         assert (row["name"], row["variant"], row["ci_over"]) == ("nearest_mean:baseline", "baseline", "tasks")
         assert (row["trials"], row["search_tasks"], row["training_tasks"]) == (0, 0, 0)
         assert row["accuracy_one_at_a_time"] == row["accuracy"]
+        assert row["batch_norm"] is None
     assert "One seed" not in as_markdown(leaderboard([run]))
 
 
@@ -385,6 +386,16 @@ def test_runs_that_differ_in_too_much_to_read_are_named_by_folder(tmp_path: Path
     again = make_run(tmp_path / "again", "maml", 1, 0.6, lr=0.1)
     names = {row["name"] for row in leaderboard([*folders, again])["rows"]}
     assert f"maml:run@{folders[0]}+{again}" in names  # a comma would end a name in `rows`
+
+
+def test_runs_that_no_label_tells_apart_are_named_by_folder(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, "maml", seed, 0.6) for seed, name in enumerate("ab")]
+    folders += [make_run(tmp_path / "c", "maml", 0, 0.5, lr=0.01)]
+    relabel(folders[1], rungs=[50, 100])
+    board = leaderboard(folders)
+    named = {row["name"]: row for row in board["rows"]}
+    assert {f"maml:run@{folders[0]}", f"maml:run@{folders[1]}", "maml:run@inner_lr=0.01"} < named.keys()
+    assert sum(row["vs_best"] is None for row in board["rows"]) == 2  # the best, and chance
 
 
 def test_searches_with_the_same_algorithms_are_named_by_folder(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def test_no_bound_on_a_board_passes_0_or_100_percent(tmp_path: Path) -> None:
         bounds = [
             row[key] for key in ("ci_low", "seed_low", "class_low", "ci_high", "seed_high", "class_high")
         ]
+        assert None not in bounds
         assert 0 <= min(bounds) <= row["accuracy"] <= max(bounds) <= 1
         assert all(low < high for low, high in zip(bounds[:3], bounds[3:], strict=True))
     assert all(-1 <= pair["ci_low"] <= pair["ci_high"] <= 1 for pair in board["comparisons"])

@@ -112,6 +112,13 @@ def test_the_same_results_are_called_so(tmp_path: Path) -> None:
     assert found["sentence"] == "maml:run (60.0%) and fomaml:run (60.0%) have the very same results."
 
 
+def test_rows_of_two_folders_with_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, "maml", 0, mean, lr=mean) for name, mean in (("a", 0.6), ("b", 0.5)))
+    found = compare(a, b)
+    assert (found["a"]["name"], found["b"]["name"]) == (f"maml:run@{a}", f"maml:run@{b}")
+    assert f"maml:run@{a} (60.0%) is better than maml:run@{b} (50.0%)" in found["sentence"]
+
+
 def test_of_errors_the_lower_is_called_better(tmp_path: Path) -> None:
     means = {"maml": (0.2, 0.3), "fomaml": (0.25, 0.24)}
     search = finish(make_search(tmp_path, metric="error"), means, "error")

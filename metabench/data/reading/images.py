@@ -8,17 +8,18 @@ import itertools
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from posixpath import basename, dirname
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from metabench.core import Pictures
 from metabench.data.reading import archives
 from metabench.data.reading.cache import Array, Key, cached, checksum, kept, table_file
 from metabench.data.reading.splits import plain
@@ -50,6 +51,13 @@ DARK = 2**14
 THREADS = 8
 BATCH = 64
 """Pictures that are in memory at once."""
+
+
+UNREADABLE = (UnidentifiedImageError, *archives.DAMAGE)
+"""What reading a picture may raise."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Tree(NamedTuple):
@@ -120,6 +128,13 @@ def look_through(place: Path, limits: archives.Limits) -> Tree:
 def is_hidden(name: str) -> bool:
     """Say whether a file is what systems leave behind, or hidden."""
     return name.startswith(".") or name.lower() in HIDDEN
+
+
+def cure(path: str) -> str:
+    """Say what to do about a file that is no picture by its name."""
+    if PurePosixPath(path).suffix.lower() in FOREIGN:
+        return f"no format that is read; {TO_CONVERT}"
+    return "not an image by its name; remove it, or hide it by a leading dot"
 
 
 def _sort_in(tree: Tree, folder: Path, name: str, entry: os.DirEntry[str]) -> None:
@@ -215,6 +230,11 @@ def unreadable(tree: Tree, names: Sequence[str], look: Look) -> dict[str, str]:
 
 def _decoded(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Iterator[Decoded]:
     """Decode images, some at once, in the order in which they are stored."""
+    yield from each(lambda one: _try(one[0], one[1], one[2], look), _pictures(tree, classes))
+
+
+def each(function: Callable[[T], R], pictures: Iterable[T]) -> Iterator[R]:
+    """Apply a function to pictures, some at once, in their order."""
     Image.init()  # not in several threads at once
     with (
         warnings.catch_warnings(),
@@ -222,9 +242,9 @@ def _decoded(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Iterat
         ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
     ):
         warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
-        waiting = _pictures(tree, classes)
+        waiting = iter(pictures)
         while batch := list(itertools.islice(waiting, BATCH)):
-            yield from pool.map(lambda one: _try(one[0], one[1], one[2], look), batch)
+            yield from pool.map(function, batch)
 
 
 @contextmanager
@@ -255,13 +275,17 @@ def _try(place: tuple[int, int], name: str, file: Path | IO[bytes], look: Look) 
     peaks: list[int] = []
     try:
         return Decoded(*place, decode(file, *look, peaks), "", max(peaks, default=0))
-    except UnidentifiedImageError:
-        problem = f"it is damaged, or none of {', '.join(FORMATS)}"
-        if _is_foreign(file):
-            problem = f"it is HEIC or AVIF, whatever its name says; {TO_CONVERT}"
-    except archives.DAMAGE as error:
-        problem = archives.reason(error)
-    return Decoded(*place, None, f"{name!r}: cannot be decoded: {problem}", 0)
+    except UNREADABLE as error:
+        return Decoded(*place, None, f"{name!r}: cannot be decoded: {why(error, file)}", 0)
+
+
+def why(error: BaseException, file: Path | IO[bytes]) -> str:
+    """Say why the picture of a file cannot be read."""
+    if not isinstance(error, UnidentifiedImageError):
+        return archives.reason(error)
+    if _is_foreign(file):
+        return f"it is HEIC or AVIF, whatever its name says; {TO_CONVERT}"
+    return f"it is damaged, or none of {', '.join(FORMATS)}"
 
 
 def _is_foreign(file: Path | IO[bytes]) -> bool:
@@ -289,31 +313,56 @@ def decode(
         white: as Look has it.
         peaks: takes the largest of numbers of 16 bits.
     """
-    with Image.open(file, formats=FORMATS) as opened:
-        if opened.width * opened.height > LARGEST:
-            raise ValueError(f"{opened.width}x{opened.height} pixels are more than {LARGEST}")
-        opened.load()
-        image = _eight_bits(ImageOps.exif_transpose(opened), white, [] if peaks is None else peaks)
+    return fitted(opened(file), (channels, side, side), Pictures(background, white=white), peaks)
+
+
+def opened(file: Path | IO[bytes]) -> Image.Image:
+    """Read the first picture of a file."""
+    with Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > LARGEST:
+            raise ValueError(f"{image.width}x{image.height} pixels are more than {LARGEST}")
+        image.load()
+    return image
+
+
+def fitted(
+    image: Image.Image, shape: Sequence[int], pictures: Pictures, peaks: list[int] | None = None
+) -> Array:
+    """Make an input of a shape [C, H, W] of a picture, uint8, as `decode` says.
+
+    Of inputs that are no squares, the largest part in the middle that has their shape is taken.
+    """
+    channels, height, width = shape
+    image = _eight_bits(ImageOps.exif_transpose(image), pictures, [] if peaks is None else peaks)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, pictures.background), image)
     image = image.convert("L" if channels == 1 else "RGB")
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    box = (left, top, left + short, top + short)
-    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    times = min(image.width / width, image.height / height)
+    across, down = (max(1, round(times * side)) for side in (width, height))
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    box, rule = (left, top, left + across, top + down), Image.Resampling[pictures.resize.upper()]
+    pixels = np.asarray(image.resize((width, height), rule, box=box))
+    pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return 255 - pixels if pictures.is_inverted else pixels
 
 
-def _eight_bits(image: Image.Image, white: int, peaks: list[int]) -> Image.Image:
+def _eight_bits(image: Image.Image, pictures: Pictures, peaks: list[int]) -> Image.Image:
     """Scale 16 bits to 8, and numbers with a point; whatever has 8 bits stays as it is."""
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.asarray(image).astype(np.float64)
-    highest = white or (1 if image.mode == "F" else 65535)
-    if not (values.min() >= 0 and values.max() <= highest):
-        advice = "set white to the largest number that there may be"
-        raise ValueError(f"values in [{values.min()}, {values.max()}] must lie in [0, {highest}]; {advice}")
+    values = np.asarray(image)
     if image.mode != "F":
         peaks.append(int(values.max()))
-    return Image.fromarray(np.round(values * (255 / highest)).astype(np.uint8))
+    return Image.fromarray(
+        in_bytes(values, pictures.black, pictures.white or (1 if image.mode == "F" else 65535))
+    )
+
+
+def in_bytes(values: Array, black: float, white: float) -> Array:
+    """Return uint8, where black is 0 and white 255, or raise ValueError for what is not between them."""
+    low, high = values.min(), values.max()
+    if not (low >= black and high <= white):
+        advice = "the option white of the data set is the largest number that there may be"
+        raise ValueError(f"values in [{low:g}, {high:g}] must lie in [{black:g}, {white:g}]; {advice}")
+    return np.round((values.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.core import SPLITS, Splits, setting
+from metabench.core import SPLITS, Pictures, Splits, setting
 from metabench.core.config import attempt
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
@@ -116,7 +116,9 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         problems += error.args
     if problems or table is None:
         splits.refuse(NAME, problems)
-    return splits.splits_of(NAME, key, table, {name: len(row) for name, row in rows.items()}, classes)
+    counts = {name: len(row) for name, row in rows.items()}
+    pictures = Pictures(black=options.black, white=options.white, has_scaled_bytes=True)
+    return splits.splits_of(NAME, key, table, counts, classes)._replace(pictures=pictures)
 
 
 def _open_all(path: Path) -> tuple[dict[str, Array], list[str]]:

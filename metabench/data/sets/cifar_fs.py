@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metabench.core import MetabenchError, Split, Splits
+from metabench.core import MetabenchError, Pictures, Split, Splits
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
 from metabench.data.reading import fetch as _fetch
@@ -95,7 +95,7 @@ def load(name: str, classes: splits.Classes, root: Path | None, split: str, opti
     for part, names in classes.items():
         chunk = torch.from_numpy(images[[position[one] for one in names]])
         parts[part] = Split(chunk, tuple(names), tuple(homes[one] for one in names))
-    return splits.make_splits(f"{name}/{split}", **parts)
+    return splits.make_splits(f"{name}/{split}", **parts)._replace(pictures=Pictures())
 
 
 def _contents(source: Path) -> dict[str, bytes]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from posixpath import basename, dirname
 from typing import NamedTuple
 
-from metabench.core import SPLITS, Splits, setting
+from metabench.core import SPLITS, Pictures, Splits, setting
 from metabench.core.config import attempt
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
@@ -202,7 +202,8 @@ def _cut(
     if problems or table is None:
         splits.refuse(name, problems)
     counts = {one: len(row) for one, row in images.items()}
-    return splits.splits_of(name, key, table, counts, classes, split, domains)
+    pictures = Pictures(look.background, white=look.white)
+    return splits.splits_of(name, key, table, counts, classes, split, domains)._replace(pictures=pictures)
 
 
 def _sort(tree: Tree, options: Options) -> Sorted:
@@ -229,7 +230,9 @@ def _sort(tree: Tree, options: Options) -> Sorted:
             deeper = [] if options.subfolders else inside.get(folder, [])
             what = f"a folder inside the class {class_name(folder)!r}"
             there.skippable.extend(f"{_shown(tree, one)}: {what}" for one in deeper)
-            there.skippable.extend(f"{_shown(tree, one)}: {_cure(one)}" for one in others.get(folder, []))
+            there.skippable.extend(
+                f"{_shown(tree, one)}: {_images.cure(one)}" for one in others.get(folder, [])
+            )
             continue
         if options.domains and depth == level - 1 and folder not in inside:
             empty = f"domain {basename(folder)!r} is empty"
@@ -247,12 +250,6 @@ def _by_class(paths: Iterable[str], level: int) -> dict[str, list[str]]:
     for path in paths:
         groups.setdefault("/".join(dirname(path).split("/")[: level + 1]), []).append(path)
     return groups
-
-
-def _cure(path: str) -> str:
-    if PurePosixPath(path).suffix.lower() in _images.FOREIGN:
-        return f"no format that is read; {_images.TO_CONVERT}"
-    return "not an image by its name; remove it, or hide it by a leading dot"
 
 
 def _shown(tree: Tree, path: str) -> str:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFont, features
 from torch import Generator, Tensor
 
-from metabench.core import MetabenchError, Split, Splits, seeds, setting
+from metabench.core import MetabenchError, Pictures, Split, Splits, seeds, setting
 from metabench.data import Dataset
 from metabench.data.reading.cache import Array, cached
 from metabench.data.reading.splits import make_splits
@@ -145,7 +145,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         names = tuple(f"U+{ord(one):04X} {unicodedata.name(one)}" for one in characters[first:last])
         scripts = tuple(script(one) for one in characters[first:last])
         parts[part] = Split(images[first:last], names, scripts)
-    return make_splits(f"{NAME}/{split}", **parts)
+    return make_splits(f"{NAME}/{split}", **parts)._replace(pictures=Pictures(is_inverted=True))
 
 
 def _choose(options: Options) -> str:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabench import data
-from metabench.core import SPLITS, MetabenchError, Split, Splits, setting
+from metabench.core import SPLITS, MetabenchError, Pictures, Split, Splits, setting
 from metabench.core.config import TaskConfig, attempt, parse_settings
 from metabench.data import Dataset
 from metabench.data.reading.splits import make_splits, refuse
@@ -129,7 +129,10 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     leaked = leaks(parts)
     if leaked:
         refuse(NAME, leaked)
-    return make_splits(f"{NAME}/{split}", **parts)
+    # A picture can only become an input where all data sets would have it dark or light alike.
+    every = [one.pictures and one.pictures._replace(resize=Pictures().resize) for one in loaded.values()]
+    pictures = every[0] if len(set(every)) == 1 else None
+    return make_splits(f"{NAME}/{split}", **parts)._replace(pictures=pictures)
 
 
 def _join(parts: Sequence[tuple[Source, Split]], options: Options) -> Split:

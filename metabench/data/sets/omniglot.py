@@ -18,7 +18,7 @@ import PIL
 import torch
 from PIL import Image
 
-from metabench.core import SPLITS, MetabenchError, Split, Splits, setting
+from metabench.core import SPLITS, MetabenchError, Pictures, Split, Splits, setting
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
 from metabench.data.reading import fetch as _fetch
@@ -119,7 +119,8 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         turned = torch.cat([torch.rot90(chunk, degrees // 90, (3, 4)) for degrees in turns])
         classes = [f"{name}/{degrees}" if degrees else name for degrees in turns for name in listed]
         parts[part] = Split(turned, tuple(classes), tuple(name.split("/")[0] for name in classes))
-    return splits.make_splits(f"{NAME}/{split}", **parts)
+    pictures = Pictures(resize=options.resize, is_inverted=True)
+    return splits.make_splits(f"{NAME}/{split}", **parts)._replace(pictures=pictures)
 
 
 def sources(root: Path | None, split: str, options: object) -> list[Path]:

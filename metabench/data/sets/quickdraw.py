@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from fsspec.utils import merge_offset_ranges
 
-from metabench.core import MetabenchError, Split, Splits, setting
+from metabench.core import MetabenchError, Pictures, Split, Splits, setting
 from metabench.data import Dataset
 from metabench.data.reading import fetch as _fetch
 from metabench.data.reading.archives import DAMAGE
@@ -93,7 +93,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         images = np.stack([_take(categories[name], rows[name]) for name in names])  # [class, example, 784]
         tensor = torch.from_numpy(images).view(len(names), -1, 1, 28, 28)
         parts[part] = Split(tensor, tuple(names), (NAME,) * len(names))
-    return make_splits(f"{NAME}/{split}", **parts)
+    return make_splits(f"{NAME}/{split}", **parts)._replace(pictures=Pictures(is_inverted=True))
 
 
 def _names(classes: Classes) -> list[str]:

@@ -54,11 +54,6 @@ def input_shape(images: Tensor) -> tuple[int, ...]:
     return (images.shape[-1] - 1,) if images.is_floating_point() else tuple(images.shape[2:])
 
 
-def n_outputs(images: Tensor, way: int) -> int:
-    """Return how many outputs a network needs: one a class, or the number to predict."""
-    return 1 if images.is_floating_point() else way
-
-
 def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     """Cut T tasks out of a split's images, or out of its table of points; leaves have a leading [T]."""
     parts = sampling.tensors(indices).items()

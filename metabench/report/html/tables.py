@@ -84,7 +84,7 @@ def classes(results: Results) -> list[Table]:
         for true, guess, share, chances in row.get("confused") or []
     ]
     columns = [("class", False), (str(metric), True), ("queries", True)]
-    caption = f"The classes of meta-test that {name} gets right least often."
+    caption = f"The classes of meta-test that {name} gets right least often; rare ones count less."
     tables = [Table("hardest", "Hardest classes", caption, columns, hardest)]
     if confused:
         columns = [("class", False), ("taken for", False), ("share", True), ("of queries", True)]

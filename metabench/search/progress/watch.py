@@ -212,5 +212,6 @@ def write_leaderboard(folder: Path) -> None:
         name = f"meta_test/{row['algorithm']}-{row['variant']}"
         if row.get(metric) is not None:
             values = {name: row[metric], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
+            values[f"{name}/one_at_a_time"] = row.get(f"{metric}_one_at_a_time")
             events.scalars(0, {tag: value for tag, value in values.items() if value is not None})
     events.close()

@@ -94,9 +94,9 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
 
 
 def _is_trained(folder: Path) -> bool:
-    """Tell whether a run has ended, and was looked at closely where it has learnt something."""
+    """Tell whether a run has ended, can predict, and was looked at closely where it has learnt something."""
     is_seen = (folder / files.DIAGNOSTICS).exists() or not (folder / files.WEIGHTS).exists()
-    return runs.is_finished(folder) and is_seen
+    return runs.is_finished(folder) and is_seen and (folder / files.INPUTS).exists()
 
 
 def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
@@ -105,6 +105,7 @@ def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
     for run in planned:
         path = folder / files.FINAL / run.name
         records.recover(path / files.DIAGNOSTICS, models.DIAGNOSIS, watch.say)
+        records.recover(path / files.INPUTS, models.INPUTS, watch.say)
         before = records.recover(path / files.CONFIG, models.RUN, watch.say)
         if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())

@@ -142,9 +142,7 @@ def test_tasks_of_more_ways_than_weights_hold_outputs_for_are_refused(tmp_path: 
     splits, path = small.splits(), tmp_path / "tasks.safetensors"
     train(tmp_path / "run", name)
     write(path, splits, small.TASK.model_copy(update={"way": 5}))
-    with pytest.raises(
-        MetabenchError, match=r"was trained for 3 ways, these tasks have up to 5, and its weights"
-    ):
+    with pytest.raises(MetabenchError, match=r"was trained for 3 ways, here are up to 5, and its weights"):
         runs.test_run(tmp_path / "run", splits, 20, tasks=frozen.read(path, splits, "meta_test"))
 
 

@@ -1,0 +1,73 @@
+"""Pictures on disk: a folder of folders of classes as a support set, and whatever else names pictures."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+
+from metabench.core import MetabenchError
+from metabench.data.reading import archives, splits
+from metabench.data.reading import images as reading
+from metabench.data.reading.images import Tree
+
+
+def class_folders(place: str | Path) -> tuple[list[Path], list[str]]:
+    """Return the pictures in folders of classes, class/picture.png, and the class of each."""
+    root = Path(place)
+    tree = _look_through(root)
+    wrong = [*tree.problems, *(f"{str(root / one)!r}: {reading.cure(one)}" for one in tree.others)]
+    named: dict[str, str] = {}  # classes to their folders
+    for folder in tree.folders[1:]:
+        inside = [one for one in tree.images if one.startswith(f"{folder}/")]
+        name = reading.class_name(folder)
+        if "/" in folder:
+            above = reading.class_name(folder.split("/")[0])
+            deep = f"{str(root / folder)!r}: a folder inside the class {above!r}"
+            wrong.append(f"{deep}; pictures lie in the folder of their class itself")
+        elif not inside:
+            wrong.append(f"class {name!r} is empty: {str(root / folder)!r} holds no picture")
+        elif name in named:
+            wrong.append(f"class {name!r} has two folders: {named[name]!r} and {folder!r}")
+        named.setdefault(name, folder)
+    beside = [one for one in tree.images if "/" not in one]
+    wrong += [f"{str(root / one)!r}: a picture outside the folders of classes" for one in beside]
+    if not named and not wrong:
+        wrong.append(
+            f"{str(root)!r}: holds no folder; give one that holds a folder of pictures for each class"
+        )
+    if wrong:
+        splits.refuse("support", wrong)
+    return [root / one for one in tree.images], [reading.class_name(one.split("/")[0]) for one in tree.images]
+
+
+def find_pictures(places: Iterable[str | Path]) -> list[Path]:
+    """Return the pictures that paths, folders and patterns such as photos/*.png name, in their order."""
+    pictures: list[Path] = []
+    wrong: list[str] = []
+    for place in map(str, places):
+        names = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))
+        some = [picture for name in names for picture in _pictures(Path(name), wrong)]
+        if not some and not wrong:
+            wrong.append(f"{place!r}: no picture; give files, folders or patterns, such as 'photos/*.png'")
+        pictures += some
+    if wrong:
+        splits.refuse("pictures", wrong)
+    return pictures
+
+
+def _pictures(path: Path, wrong: list[str]) -> list[Path]:
+    """Return a file, or the pictures in a folder, and add what is in the way to a list."""
+    if not path.is_dir():
+        return [path]
+    tree = _look_through(path)
+    foreign = [one for one in tree.others if Path(one).suffix.lower() in reading.FOREIGN]
+    wrong += [*tree.problems, *(f"{str(path / one)!r}: {reading.cure(one)}" for one in foreign)]
+    return [path / one for one in sorted(tree.images)]
+
+
+def _look_through(root: Path) -> Tree:
+    if not root.is_dir():
+        what = "is no folder; unpack it" if root.exists() else "no such folder"
+        raise MetabenchError(f"{root}: {what}; give a folder of pictures")
+    return reading.look_through(root, archives.Limits(0, 0))  # of archives alone

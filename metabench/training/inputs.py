@@ -1,0 +1,59 @@
+"""What a network must be told of its data to be built, and to take pictures, where the data are not.
+
+It stands in a run's folder, so that the folder is enough to predict with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from metabench import PROTOCOL
+from metabench.core import MetabenchError, Pictures, Splits
+from metabench.data.tasks import frozen
+from metabench.storage import files, models, records
+
+
+class Inputs(NamedTuple):
+    """What is learnt from."""
+
+    data: str  # name and split
+    kind: str  # of the data: classification or regression
+    shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
+    n_classes: int  # of meta-train
+    pictures: Pictures | None  # how a picture becomes an input, where that can be said
+
+
+def of(splits: Splits) -> Inputs:
+    """Describe the inputs of a data set."""
+    table = splits.meta_train.images
+    return Inputs(splits.name, splits.kind, frozen.input_shape(table), len(table), splits.pictures)
+
+
+def write(folder: Path, splits: Splits) -> None:
+    """Write down what a run learns from, unless its folder says so already."""
+    path = folder / files.INPUTS
+    if records.recover(path, models.INPUTS) is None:
+        about = of(splits)
+        pictures = None if about.pictures is None else about.pictures._asdict()
+        files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
+
+
+def read(folder: Path) -> Inputs:
+    """Read what a run learnt from."""
+    path = folder / files.INPUTS
+    if not path.exists():
+        copied, place = "", str(folder)
+        if files.search_around(folder) is not None:
+            copied, place = "copy the run out of its search; then ", "COPY"
+        cure = f"{copied}`metabench train --config {place} --out {place}` adds it, and trains nothing anew"
+        raise MetabenchError(f"{folder}: has no {files.INPUTS}, as an older version left it; {cure}")
+    record = records.read(path, models.INPUTS)
+    pictures = record["pictures"]
+    return Inputs(
+        record["data"],
+        record["kind"],
+        tuple(record["shape"]),
+        record["n_classes"],
+        None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
+    )

@@ -1,0 +1,95 @@
+"""Runs of a few tasks to predict with, each trained once a session, and pictures to give them."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metabench.core import Pictures, Splits, metrics
+from metabench.core.config import NetworkConfig
+from metabench.storage import files
+from metabench.training import diagnostics
+from metabench.training import run as runs
+from tests.support import small
+
+PICTURES = Pictures()
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Let a diagnosis follow few tasks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnostics, "TASKS", 2)
+        patch.setattr(diagnostics, "FOLLOWED", 1)
+        yield
+
+
+def splits(pictures: Pictures | None = PICTURES) -> Splits:
+    """Return the small data set, of which pictures become inputs."""
+    return small.splits()._replace(pictures=pictures)
+
+
+def config(name: str, seed: int = 0, tasks: int = 8, **network: Any) -> Any:
+    """Describe a run of two meta-steps, with its published settings."""
+    described = small.config(name, tasks, (tasks,))
+    return described.model_copy(
+        update={
+            "hyperparameters": {},
+            "network": NetworkConfig(**{"width": 4, **network}),
+            "seed": seed,
+            "validation_tasks": 2,
+        }
+    )
+
+
+@functools.cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp())
+
+
+@functools.cache
+def run(name: str = "protonet", seed: int = 0, **network: Any) -> Path:
+    """Train a run once and return its folder, which tests leave as it is."""
+    folder = _folder() / "-".join([name, str(seed), *map(str, network.values())])
+    with quickly():
+        runs.train_run(config(name, seed, **network), splits(), folder)
+    return folder
+
+
+def search(folder: Path, confirmed: dict[str, float | None], seeds: int = 1) -> Path:
+    """Write a search whose final runs are real, and whose confirmation is made up."""
+    chosen = {name: {"confirm_accuracy": figure} for name, figure in confirmed.items()}
+    record = {"protocol": 3, "metric": metrics.ACCURACY._asdict(), "space": {"algorithms": {}}}
+    files.write_json(folder / files.SEARCH, record)
+    files.write_json(folder / files.CHOSEN, chosen)
+    for name in confirmed:
+        for seed in range(seeds):
+            for variant in ("tuned", "default"):
+                shutil.copytree(run(name, seed), folder / files.FINAL / f"{name}-{variant}-seed{seed}")
+    return folder
+
+
+def draw(n: int = 6, seed: int = 0, channels: int = 1, size: int = 16) -> np.ndarray:
+    """Draw noise, uint8 [n, H, W, C], whose classes, each other picture, differ in their mean image."""
+    rng = np.random.default_rng(seed)
+    means = np.random.default_rng(99).uniform(0, 255, (2, size, size, channels))
+    noise = rng.uniform(0, 255, (n, size, size, channels))
+    return (0.6 * means[np.arange(n) % 2] + 0.4 * noise).astype(np.uint8)
+
+
+def classes_on_disk(folder: Path, n_classes: int = 3, shots: int = 2, size: int = 16) -> Path:
+    """Write a folder of classes of grey pictures."""
+    for number in range(n_classes):
+        (folder / f"class{number}").mkdir(parents=True)
+        for shot, picture in enumerate(draw(shots, seed=number, size=size)):
+            Image.fromarray(picture[:, :, 0]).save(folder / f"class{number}" / f"{shot}.png")
+    return folder
