@@ -7,6 +7,7 @@ goes on after the last line, and prints the table of means over seeds.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -39,9 +40,9 @@ LEARNERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 MODES: Mapping[str, Mapping[str, Any]] = {
-    "transductive": {"batch_norm": "transductive"},
     "support_stats": {"batch_norm": "support_stats"},
     "with_support": {"batch_norm": "with_support"},
+    "transductive": {"batch_norm": "transductive"},
     "group norm": {"norm": "group"},
     "per-step running": {"batch_norm": "transductive"},  # of meta-training; MAML++ alone can be tested so
 }
@@ -50,13 +51,10 @@ WIDTH, TEST_TASKS = 16, 100
 
 
 def cells(seeds: int) -> Iterator[tuple[str, str, str, int]]:
-    """Yield data set, learner, mode and seed, seed by seed."""
-    for seed in range(seeds):
-        for dataset in TASKS:
-            for learner in LEARNERS:
-                for mode in MODES:
-                    if mode != "per-step running" or learner == "maml_pp":
-                        yield dataset, learner, mode, seed
+    """Yield data set, learner, mode and seed: seed by seed, and what is compared most first."""
+    for seed, mode, dataset, learner in itertools.product(range(seeds), MODES, TASKS, LEARNERS):
+        if mode != "per-step running" or learner == "maml_pp":
+            yield dataset, learner, mode, seed
 
 
 def measure(splits: Splits, dataset: str, learner: str, mode: str, seed: int, tasks: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from metabench.core.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen
+from metabench.leaderboard import rows
 from metabench.search import space as spaces
 from metabench.storage import files, remote
 from metabench.training import profile
@@ -176,10 +177,6 @@ def _profiled(folder: Path | None) -> contextlib.AbstractContextManager[None]:
     return profile.to(folder, stderr.print)
 
 
-MOST_CLASSES = 5
-"""Classes, and confusions of them, that a test names."""
-
-
 def validated(objective: Objective, score: float, half_width: float | None) -> str:
     """Show a meta-validation, with the bounds of its interval over tasks where there are several."""
     metric = objective.metric
@@ -241,7 +238,7 @@ def test(
     _print_test(folder, result, OBJECTIVES[splits.kind].metric, where, as_json)
 
 
-def _print_test(folder: Path, result: Mapping[str, Any], metric: Metric, where: str, as_json: bool) -> None:
+def _print_test(folder: Path, result: dict[str, Any], metric: Metric, where: str, as_json: bool) -> None:
     scores = (result[metric.name], result[f"{metric}_one_at_a_time"])
     together, alone = (stats.mean_interval(one, metric.scale) for one in scores)
     if as_json:
@@ -288,22 +285,20 @@ def _alone(together: stats.Interval, alone: stats.Interval, metric: Metric) -> s
     if together == alone:
         return "the same whether queries come together or one at a time"
     return (
-        "holds for all queries of a task classified together, whose batch norm moments they share; "
-        f"one at a time: {_shown(alone, metric)}"
+        "holds, as all below does, for all queries of a task classified together, whose batch norm moments "
+        f"they share; one at a time: {_shown(alone, metric)}"
     )
 
 
-def _classes(result: Mapping[str, Any]) -> Iterator[str]:
-    """Say which classes are hardest, and which are taken for which."""
-    if "by_class" not in result:
-        return
-    names, (queries, hits) = result["class_names"], (result["by_class"][key] for key in ("queries", "hits"))
-    seen = sorted((hits[place] / asked, names[place]) for place, asked in enumerate(queries) if asked)
-    yield "hardest classes: " + ", ".join(f"{name} {share:.0%}" for share, name in seen[:MOST_CLASSES])
-    pairs = result["confused"][:MOST_CLASSES]
-    if pairs:
-        listed = (f"{names[true]} for {names[guess]} {times / of:.0%}" for true, guess, times, of in pairs)
-        yield f"most often taken: {', '.join(listed)}"
+def _classes(result: dict[str, Any]) -> Iterator[str]:
+    """Say which classes are hardest, and which are taken for which, as the board does."""
+    mistakes = rows.mistakes([result])
+    if hardest := mistakes.get("hardest"):
+        listed = (f"{name} {share:.0%} of {queries:,}" for name, share, queries in hardest)
+        yield f"hardest classes, with what is right of their queries: {', '.join(listed)}"
+    if confused := mistakes.get("confused"):
+        listed = (f"{true} for {guess} {share:.0%} of {cases:,}" for true, guess, share, cases in confused)
+        yield f"most often taken for another: {', '.join(listed)}"
 
 
 def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:

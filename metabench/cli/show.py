@@ -31,7 +31,6 @@ def add_to(app: typer.Typer) -> None:
 def status(folder: Folder, json: Json = False) -> None:
     """Show how a search stands: trials, rungs, incumbents, budget spent, nodes, expected end."""
     from metabench.search.progress import summary
-    from metabench.search.progress.watch import table
 
     (place,) = _open([folder])
     standing = summary.read(place)
@@ -40,7 +39,7 @@ def status(folder: Folder, json: Json = False) -> None:
         return
     now = "a process drives it" if standing["is_driven"] else "no process drives it"
     Console().print(f"{folder}: {standing['stage']}, {now}", soft_wrap=True, markup=False)
-    print_table(table(standing["algorithms"], METRICS[standing["metric"]]), *_standing(standing))
+    print_table(summary.table(standing["algorithms"], METRICS[standing["metric"]]), *_standing(standing))
 
 
 def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -220,7 +219,7 @@ def tensorboard(
 
 
 def _open(places: Sequence[str]) -> list[Path]:
-    from metabench.leaderboard.folders import open_place
+    from metabench.storage.records import open_place
 
     return [open_place(place) for place in places]
 

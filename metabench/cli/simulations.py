@@ -66,8 +66,8 @@ def replay(
     as_json: bool,
 ) -> None:
     """Replay recorded curves once a seed, and print what was found and what it cost."""
-    from metabench.leaderboard.folders import open_place
     from metabench.search.replay import curves, outcomes, scenario, simulate
+    from metabench.storage.records import open_place
 
     recording = curves.read([open_place(place) for place in places])
     described = scenario.describe(recording, changes, workers)

@@ -35,7 +35,7 @@ def recorded(config: Mapping[str, Any]) -> Metric:
     A record without a word on it is older than the word: there regression, and nothing else, has one way.
     """
     if "metric" in config:
-        return Metric(**config["metric"])
+        return METRICS[config["metric"]["name"]]
     return ERROR if config["run" if "run" in config else "space"]["task"]["way"] == 1 else ACCURACY
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 from metabench.core import MetabenchError
 from metabench.core.config import nearest
 from metabench.core.metrics import plain
-from metabench.leaderboard.rows import place
 
 Row = Mapping[str, Any]
 
@@ -146,9 +145,8 @@ def number(
 
 
 def variant(row: Row) -> str:
-    """Show which setting it is, with what tells it from another row; a folder has a column of its own."""
-    is_shown = row["label"] not in (None, place(row))
-    return f"{row['variant']} {row['label']}" if is_shown else str(row["variant"])
+    """Show which setting it is, with what tells it from another row."""
+    return f"{row['variant']} {row['label'] or ''}".rstrip()
 
 
 def words(

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
 from metabench.core.metrics import Metric
-from metabench.storage import files, remote
+from metabench.storage import files, models, records
+from metabench.storage.files import Damaged
 
 Record = dict[str, Any]
 
@@ -24,9 +25,6 @@ TASK_KEYS = (
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
 
 BASELINES = (files.NEAREST_MEAN, files.ZERO)
-
-UNSEEN = (f"{files.TENSORBOARD}/", "trials/")
-"""Where a search keeps what no table needs."""
 
 
 class Run(NamedTuple):
@@ -90,17 +88,6 @@ class Search(NamedTuple):
         return [entry for entry in entries if entry["algorithm"] == algorithm]
 
 
-def open_place(place: str) -> Path:
-    """Return a folder by its path, or a copy of what is at an address, without what only workers need."""
-    if not remote.is_url(place):
-        return Path(place)
-    folder = remote.work_in(remote.check_url(place), "viewed")
-    remote.refresh(folder, skip=lambda name: name.startswith(UNSEEN) or f"/{files.STATE}/" in name)
-    if not (folder / files.SEARCH).exists():
-        raise MetabenchError(f"{place}: holds no search; give the address of a search folder, with its name")
-    return folder
-
-
 def read(folder: Path) -> Search | Run:
     """Read a search folder or a run folder; any other folder is a MetabenchError."""
     if (folder / files.SEARCH).is_file():
@@ -116,31 +103,44 @@ def read(folder: Path) -> Search | Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder."""
-    config, reports = files.read_json(folder / files.CONFIG), files.read_lines(folder / files.REPORTS)
-    return Run(folder, config, reports, _optional(folder / files.TEST))
+    run = Run(
+        folder,
+        config=records.read(folder / files.CONFIG, models.RUN),
+        reports=records.lines(folder / files.REPORTS, models.REPORT),
+        test=records.optional(folder / files.TEST, models.TEST),
+    )
+    _check_metric(folder / files.TEST, run.test, run.metric)
+    return run
+
+
+def _check_metric(path: Path, result: Record | None, metric: Metric) -> None:
+    if result is not None and metric.name not in result:
+        raise Damaged(path, f"has no {metric}, by which its tasks are judged")
 
 
 def read_search(folder: Path) -> Search:
     """Read a search folder."""
-    final, opened = folder / files.FINAL, _optional(folder / files.META_TEST)
+    final, opened = folder / files.FINAL, records.optional(folder / files.META_TEST, models.META_TEST)
     runs: dict[tuple[str, str], list[Run]] = {}
     for path in sorted(final.glob("*")):
         match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
         if match and (path / files.CONFIG).is_file():
             runs.setdefault((match[1], match[2]), []).append(read_run(path))
-    return Search(
+    baselines = {Path(name).stem: records.optional(final / name, models.BASELINE) for name in BASELINES}
+    search = Search(
         folder=folder,
-        config=files.read_json(folder / files.SEARCH),
-        trials=list(files.read_trials(folder).values()),
-        snapshot=_optional(folder / files.RUNNING) or {},
-        chosen=_optional(folder / files.CHOSEN) or {},
+        config=records.read(folder / files.SEARCH, models.SEARCH),
+        trials=list(records.trials(folder).values()),
+        snapshot=records.optional(folder / files.RUNNING, models.SNAPSHOT) or {},
+        chosen=records.optional(folder / files.CHOSEN, models.CHOSEN) or {},
         runs=runs,
-        baselines={
-            Path(name).stem: files.read_json(final / name) for name in BASELINES if (final / name).exists()
-        },
+        baselines={name: one for name, one in baselines.items() if one is not None},
         opened=opened,
         times_opened=len(list(folder.glob(f"{files.EARLIER}/*/{files.META_TEST}"))) + (opened is not None),
     )
+    for name, result in search.baselines.items():
+        _check_metric(final / f"{name}.json", result, search.metric)
+    return search
 
 
 def all_runs(source: Search | Run) -> list[Run]:
@@ -181,14 +181,14 @@ def accelerator_seconds(entry: Record) -> float | None:
 def n_parameters(run: Run) -> int | None:
     """Count what a run has learnt across tasks, from the shapes alone; None until there are weights."""
     weights = run.folder / files.WEIGHTS
-    if not weights.exists():
+    if files.is_missing(weights):
         return None
     try:
         with safe_open(weights, framework="np") as file:
             names = [name for name in file.offset_keys() if name.startswith("meta.")]
             return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-    except SafetensorError as error:
-        raise MetabenchError(f"{weights}: no weights ({error}); copy the run again") from error
+    except (OSError, SafetensorError) as error:
+        raise Damaged(weights, f"holds no weights ({error})") from error
 
 
 def short_path(folder: Path) -> str:
@@ -246,7 +246,3 @@ def _names(paths: list[Path]) -> str:
     shown = list(dict.fromkeys(map(str, paths)))
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return ", ".join(shown[:3]) + more
-
-
-def _optional(path: Path) -> Record | None:
-    return dict(files.read_json(path)) if path.exists() else None

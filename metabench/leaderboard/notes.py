@@ -77,7 +77,7 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
         return []
     judged = "Accuracy" if metric.unit == "%" else "Mean squared error"
     better = "" if metric.unit == "%" else ", lower is better"
-    over = " or ".join(sorted(trained))
+    over = ", or over ".join(sorted(trained))
     notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks."]
     if any(row.get("class_low") is not None for row in rows):
         notes.append('"New classes": the interval for other test classes than these.')
@@ -108,7 +108,7 @@ def _on_comparisons(rows: Rows) -> list[str]:
 
 def _on_asking(board: Board, metric: Metric) -> list[str]:
     """Say what together and one at a time mean, and who gets less than the headline promises."""
-    losing = [row for row in board["rows"] if _loses(row, metric)]
+    losing = [row for row in board["rows"] if loses(row, metric)]
     if not losing:
         return []
     what, show = _asked(board["task"], metric), _show(metric)
@@ -127,7 +127,7 @@ def _on_asking(board: Board, metric: Metric) -> list[str]:
     return lines
 
 
-def _loses(row: Row, metric: Metric) -> bool:
+def loses(row: Row, metric: Metric) -> bool:
     """Tell whether a user who asks one at a time gets notably less."""
     together, alone = row.get(metric.name), _alone(row, metric)
     if together is None or alone is None:
@@ -155,7 +155,9 @@ def _on_classes(rows: Rows) -> list[str]:
     best = _best(rows)
     if best is None or not best.get("hardest"):
         return []
-    hard = ", ".join(f"{name} ({100 * share:.0f} %)" for name, share, _ in best["hardest"])
+    hard = ", ".join(
+        f"{name} ({100 * share:.0f} % of {count:,} right)" for name, share, count in best["hardest"]
+    )
     line = f"Hardest classes of {_who(best)}: {hard}"
     if best.get("confused"):
         true, guess, share, chances = best["confused"][0]
@@ -194,7 +196,7 @@ def answer(board: Board) -> str:
     best, others = ranked[0], ranked[1:]
     sentences = ["Preliminary, since not every row is tested."] * (board["status"] != "finished")
     sentences.append(_leads(board["task"], best, learned[0], others, metric))
-    sentences += _warnings(board["rows"], best, learned[0], metric)
+    sentences += _warnings(board["rows"], ranked, learned[0], metric)
     sentences += _overtaken(ranked, metric)
     sentences += _against(best, others)
     return " ".join(sentences)
@@ -212,6 +214,8 @@ def _best(rows: Rows) -> Row | None:
 
 def _not_yet(board: Board, metric: Metric) -> str:
     rows = [row for row in board["rows"] if row["variant"] not in (BASELINE, PUBLISHED)]
+    if not rows:
+        return "There are only rows that learn nothing, so there is no answer."
     if board["status"] == "finished":
         return "No learner has a result: every run failed or diverged."
     looked = next((row for row in rows if row.get(f"val_{metric}") is not None), None)
@@ -256,18 +260,26 @@ def _judged(task: Mapping[str, Any], row: Row, metric: Metric) -> str:
     return f"{together} for {_asked(task, metric)} asked together (one at a time: {show(alone)})"
 
 
-def _warnings(rows: Rows, best: Row, learner: Row, metric: Metric) -> list[str]:
-    """Say loudly where the best learner is not shown to be better than what learns nothing."""
+def _warnings(rows: Rows, ranked: Rows, learner: Row, metric: Metric) -> list[str]:
+    """Say loudly where the best learner is not shown to be better than what learns nothing.
+
+    That another one is does not help it: p is that of this pair, for as many as might have led.
+    """
     lines = []
+    n_others = len({(row[metric.name], row["ci_low"], row["ci_high"]) for row in ranked}) - 1
     for row in rows:
         floor = row.get(metric.name)
-        if row["variant"] != BASELINE or floor is None or row is best:
+        if row["variant"] != BASELINE or floor is None or row is ranked[0]:
             continue
-        is_chance = row.get("rank") is None  # which has neither tasks nor an interval
-        is_beaten = (learner["ci_low"] or 0) > floor if is_chance else not _may_be_best(row)
-        if not is_beaten:
-            who = "guessing" if is_chance else f"{_who(row)}, which learns nothing"
-            lines.append(f"WARNING: that is not surely better than {who} ({_show(metric)(floor)}).")
+        if row.get("rank") is None:  # chance, which has neither tasks nor an interval
+            who, alone = "guessing", learner.get("one_low")
+            is_above = [(learner["ci_low"] or 0) > floor, alone is None or alone > floor]
+        else:
+            who, p = f"{_who(row)}, which learns nothing", (row.get("vs_best") or {}).get("p")
+            is_above = [p is not None and n_others * p / 2 < LEVEL]
+        if not all(is_above):
+            what = "one at a time that" if is_above[0] else "that"
+            lines.append(f"WARNING: {what} is not surely better than {who} ({_show(metric)(floor)}).")
     return lines
 
 
@@ -292,9 +304,8 @@ def _against(best: Row, others: Rows) -> list[str]:
     worse = [row for row in rivals if not _may_be_best(row)]
     parts = []
     if worse:
-        parts.append(
-            f"surely worse: {_few(worse) if alike or len(worse) == 1 else f'all {len(worse)} others'}"
-        )
+        who = _few(worse) if alike or len(worse) == 1 else f"all {len(worse)} others"
+        parts.append(f"surely {'not the best' if alike else 'worse'}: {who}")
     if alike:
         parts.append(f"not to be told apart from it: {_few(alike)}")
     text = "; ".join(parts)
@@ -317,7 +328,7 @@ def _more(rows: Rows, alike: Rows) -> list[str]:
 
 
 def _may_be_best(row: Row) -> bool:
-    """Tell whether a row is not surely worse than the best."""
+    """Tell whether no row is surely better than this one."""
     if row.get("may_be_best") is not None:
         return bool(row["may_be_best"])
     return not str((row.get("vs_best") or {}).get("verdict")).startswith(WORSE)

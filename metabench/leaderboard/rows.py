@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import ERROR, Metric
 from metabench.leaderboard.folders import (
@@ -40,9 +41,6 @@ MOST_DIFFERENCES = 3
 
 MOST_CLASSES = 5
 """Classes, and pairs of them, that a row names."""
-
-RARE = 30
-"""Right answers that each class and pair is given besides: bad luck with a rare one is not the worst."""
 
 KEYS = (
     "name",  # algorithm:variant, and @label where several rows would have the same
@@ -171,9 +169,10 @@ def place(row: Mapping[str, Any]) -> str | None:
 def name_all(entries: Sequence[Entry]) -> None:
     """Name rows by algorithm and variant, and where that is not enough by what differs, or the folder."""
     count = Counter(short_name(entry.row) for entry in entries)
+    alike = Counter((short_name(entry.row), entry.row["label"]) for entry in entries)
     for row in (entry.row for entry in entries):
         name = short_name(row)
-        label = row["label"] or place(row)
+        label = row["label"] if row["label"] and alike[name, row["label"]] == 1 else place(row)
         row["label"] = label if count[name] > 1 else None
         row["name"] = f"{name}@{label}" if row["label"] else name
 
@@ -264,7 +263,7 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
     row |= {**_training(runs, gpus=0), **_tested(runs)}  # a device of its own
     results, alone = scored(runs, metric), _one_at_a_time(runs, metric)
     if baseline:  # training again changes nothing
-        row |= {**FREE, "seeds": None, "seeds_planned": None}
+        row |= {**FREE, "seeds": None, "seeds_planned": None, "batch_norm": None}
         results = results and Scored(results.figures[:1], is_trained=False)
         alone = results
     return Entry(row, results, alone)
@@ -338,7 +337,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "times_opened": max(test["times_opened"] for test in tested),
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
-        **_classes(tested),
+        **mistakes(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 
@@ -349,19 +348,19 @@ def _one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
     return Scored(np.array(figures, dtype=np.float64)) if figures and None not in figures else None
 
 
-def _classes(tests: Sequence[Record]) -> Row:
+def mistakes(tests: Sequence[Record]) -> Row:
     """Name the classes that are missed most, and those that are taken for each other, over all seeds."""
     if any("by_class" not in test for test in tests):
         return {}
     names = tests[0]["class_names"]
     queries, hits = (np.sum([test["by_class"][key] for test in tests], axis=0) for key in ("queries", "hits"))
-    missed = (queries - hits) / (queries + RARE)
+    missed = stats.weighed(queries - hits, queries)
     hardest = [int(one) for one in np.argsort(-missed, kind="stable")[:MOST_CLASSES] if missed[one] > 0]
     pairs: dict[tuple[int, int], list[int]] = {}
     for true, guess, times, chances in (pair for test in tests for pair in test["confused"]):
         # All seeds have the same tasks, so as many chances, also where the pair is not among their worst.
         pairs.setdefault((true, guess), [0, chances * len(tests)])[0] += times
-    worst = sorted(pairs.items(), key=lambda pair: -pair[1][0] / (pair[1][1] + RARE))[:MOST_CLASSES]
+    worst = sorted(pairs.items(), key=lambda pair: -float(stats.weighed(*pair[1])))[:MOST_CLASSES]
     return {
         "hardest": [[names[one], float(hits[one] / queries[one]), int(queries[one])] for one in hardest],
         "confused": [

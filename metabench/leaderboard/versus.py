@@ -11,8 +11,9 @@ from metabench import leaderboard, stats
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import nearest
 from metabench.core.metrics import METRICS, Metric
+from metabench.leaderboard import notes
 from metabench.leaderboard.folders import Run, Search, refuse_mixture
-from metabench.leaderboard.rows import BASELINE, short_name
+from metabench.leaderboard.rows import BASELINE, place, short_name
 from metabench.leaderboard.scores import (
     ALIKE,
     IDENTICAL,
@@ -62,6 +63,7 @@ def compare(sources: Sequence[Search | Run], asked: Sequence[str]) -> dict[str, 
         a, b = (_best(*side, metric) for side in sides)
     if a[0] is b[0]:
         raise MetabenchError(f"`rows` {','.join(asked)}: the same row twice")
+    _tell_apart(a[0], b[0])
     board = [scores for entries, _ in sides for _, scores in with_results(entries)]
     answer = {
         "protocol": sources[0].config["protocol"],
@@ -104,7 +106,17 @@ def sentence(answer: dict[str, Any]) -> str:
         words.append(f"On other test classes{holds}: {on_others}.")
     if about_networks:
         words.append("With one seed, nothing is said of training again.")
+    if any(notes.loses(side, metric) for side in (a, b)):
+        words.append(f"All that holds for queries asked together; one at a time {_alone(answer, metric)}.")
     return " ".join(words)
+
+
+def _alone(answer: dict[str, Any], metric: Metric) -> str:
+    """Say what both have where queries are asked one at a time."""
+    sides = ((side["name"], side[f"{metric}_one_at_a_time"]) for side in (answer["a"], answer["b"]))
+    return " and ".join(
+        f"{name} has {metrics.show(metric, alone) or 'not been tested'}" for name, alone in sides
+    )
 
 
 def _tests(answer: dict[str, Any]) -> str:
@@ -145,7 +157,7 @@ def _answer(
 
 
 def _described(row: Row, metric: Metric) -> dict[str, Any]:
-    keys = (*SHOWN, metric.name, "ci_low", "ci_high", "ci_over")
+    keys = (*SHOWN, metric.name, f"{metric}_one_at_a_time", "ci_low", "ci_high", "ci_over")
     return {**{key: row[key] for key in keys}, "is_baseline": row["variant"] == BASELINE}
 
 
@@ -166,6 +178,13 @@ def _named(entries: Sequence[Entry], folder: Path, name: str) -> tuple[Row, Scor
         f"`rows` {name}: no such row in {folder}.{nearest(name, names)} "
         f"There are: {', '.join(names) or 'none with a meta-test result'}"
     )
+
+
+def _tell_apart(*pair: Row) -> None:
+    """Name rows of two folders by these, where they are called the same."""
+    if pair[0]["name"] == pair[1]["name"]:
+        for row in pair:
+            row["name"] = f"{short_name(row)}@{place(row)}"
 
 
 def _best(entries: Sequence[Entry], folder: Path, metric: Metric) -> tuple[Row, Scored]:

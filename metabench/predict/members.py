@@ -11,7 +11,7 @@ from metabench.core.config import nearest
 from metabench.leaderboard import folders
 from metabench.leaderboard.folders import Run, Search
 from metabench.leaderboard.rows import DEFAULT, LEARN_NOTHING, TUNED
-from metabench.storage import files
+from metabench.storage import files, records
 from metabench.training import inputs, run
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
@@ -34,7 +34,7 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
         row: such as maml:tuned; the best tuned row of a search by its confirmation where it is not given.
     """
     notes: list[str] = []
-    source = folders.read(folders.open_place(str(place)))
+    source = folders.read(records.open_place(str(place)))
     if isinstance(source, Run):
         if row is not None:
             raise MetabenchError(f"`row` {row}: {place} is one run; leave it out, or give a search")

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metabench.core import MetabenchError
-from metabench.report.html import page, reading, style, svg
-from metabench.report.html.pictures import Picture
 from metabench.storage import files
+
+if TYPE_CHECKING:
+    from metabench.report.html.pictures import Picture
 
 
 def write(folders: Sequence[Path], out: Path) -> list[Picture]:
     """Write a report and its pictures; return the pictures."""
+    # Here, as exports, which are in this package too, draw nothing.
+    from metabench.report.html import page, reading, style, svg
+    from metabench.report.html.pictures import Picture
+
     if out.suffix.lower() not in (".html", ".htm"):
         raise MetabenchError(f"{out}: must end in .html")
     if out.is_dir():

@@ -6,7 +6,7 @@ cover what they promise.
 
 from __future__ import annotations
 
-from metabench.stats.classes import Design, class_interval, design
+from metabench.stats.classes import Design, class_interval, design, weighed
 from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
 from metabench.stats.crossed import CONFIDENCE, Floats
 from metabench.stats.intervals import (
@@ -51,4 +51,5 @@ __all__ = [
     "seed_interval",
     "seeds_and_tasks",
     "tasks_half_width",
+    "weighed",
 ]

@@ -23,6 +23,14 @@ from scipy import sparse
 from metabench.stats.crossed import ROUNDING, Floats, VarianceComponent, matrix, seed_variance, task_variance
 from metabench.stats.intervals import CLASSES, SEEDS_CLASSES, Interval, Scale, around
 
+RARE = 30
+"""Right answers that each class and pair is given besides: bad luck with a rare one is not the worst."""
+
+
+def weighed(times: ArrayLike, chances: ArrayLike) -> Floats:
+    """Return how often, of so many chances, something went wrong, as far as their number can tell."""
+    return np.asarray(times, dtype=np.float64) / (np.asarray(chances) + RARE)
+
 
 class Design(NamedTuple):
     """Which classes each of T tasks has, and what its unbiased estimates rest on."""

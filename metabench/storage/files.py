@@ -66,17 +66,25 @@ DAMAGED = ".damaged"
 _END = re.compile(rb',\s*"' + CHECKSUM.encode() + rb'": "(\w+)"\s*}\s*\Z')
 
 
+MADE_ANEW = {INPUTS, REPORTS, WEIGHTS, TEST, DIAGNOSTICS, TRIALS, RUNNING, CHOSEN, META_TEST}
+MADE_ANEW |= {NEAREST_MEAN, ZERO}
+"""Files that follow from others, as do those of a state and of the confirmation."""
+
+
 class Damaged(MetabenchError):
     """A file is not what was written to it."""
 
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        cure = "take it from a copy, or run its command again, which makes anew what can be made"
-        super().__init__(f"{problem}; {cure}; else choose another name")
+    def __init__(self, path: Path, why: str) -> None:
+        self.path, self.why = path, why
+        self.problem = f"{path}: {why}"
+        is_made_anew = path.name in MADE_ANEW or path.parent.name in (STATE, CONFIRM)
+        again = "take it from a copy, or run again the command that wrote it, which makes it anew"
+        once = "take it from a copy, as nothing makes it anew, or choose another name"
+        super().__init__(f"{self.problem}; {again if is_made_anew else once}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be made again of the problem, where it goes from a worker to its driver."""
-        return Damaged, (self.problem,)
+        """Be made again of what was said, where it goes from a worker to its driver."""
+        return Damaged, (self.path, self.why)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -97,10 +105,21 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; one that is missing is a MetabenchError, one that is broken is `Damaged`."""
+    return _unseal(_read(path), path)
+
+
+def is_missing(path: Path) -> bool:
+    """Tell whether nothing stands at a path; what does, and is no file, is for its reader to refuse."""
+    return not os.path.lexists(path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        return _unseal(path.read_bytes(), str(path))
+        if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+            raise MetabenchError(f"{path}: cannot be read: is no file; put a copy of the file in its place")
+        return path.read_bytes()
     except OSError as error:
-        raise MetabenchError(f"{path}: cannot be read: {error.strerror}") from error
+        raise MetabenchError(f"{path}: cannot be read: {error.strerror}; take it from a copy") from error
 
 
 def recover(
@@ -109,7 +128,7 @@ def recover(
     read: Callable[[Path], Any] = read_json,
 ) -> Any:
     """Read a file that can be made again, None where there is none; a damaged one is set aside, and said."""
-    if not path.exists():
+    if is_missing(path):
         return None
     try:
         return read(path)
@@ -129,17 +148,21 @@ def _seal(text: str, space: str = "") -> str:
     return f'{body},{space} "{CHECKSUM}": "{_sum(body.encode())}"{space}}}'
 
 
-def _unseal(data: bytes, what: str) -> Any:
+def _unseal(data: bytes, path: Path, where: str = "") -> Any:
     """Read JSON and compare the checksum, where there is one."""
     try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise Damaged(f"{what}: not JSON: {error}") from error
+        value = json.loads(data, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, f"{where}is not JSON: {error}") from None
     if end := _END.search(data):
         if _sum(data[: end.start()]) != end[1].decode():
-            raise Damaged(f"{what}: is not what was written, by its checksum")
+            raise Damaged(path, f"{where}is not what was written, by its checksum")
         del value[CHECKSUM]
     return value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")
 
 
 def _sum(data: bytes) -> str:
@@ -161,11 +184,10 @@ def append_line(path: Path, value: Any) -> None:
 
 def read_lines(path: Path) -> list[Any]:
     """Read JSON lines; a last line without its newline was torn by a crash and is dropped."""
-    try:
-        *lines, _torn = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    if is_missing(path):
         return []
-    return [_unseal(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+    *lines, _torn = _read(path).split(b"\n")
+    return [_unseal(line, path, f"line {number} ") for number, line in enumerate(lines, start=1)]
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
@@ -175,11 +197,6 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
 
 def _line(value: Any) -> str:
     return _seal(json.dumps(plain(value), allow_nan=False)) + "\n"
-
-
-def read_trials(search: Path) -> dict[str, dict[str, Any]]:
-    """Return the finished trials of a search folder by name; a later line replaces an earlier one."""
-    return {line["trial"]: line for line in read_lines(search / TRIALS)}
 
 
 def as_cell(value: Any) -> Any:

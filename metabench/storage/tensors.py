@@ -42,9 +42,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             text = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise Damaged(f"{path}: is damaged: {error}") from error
+        raise Damaged(path, f"is damaged: {error}") from error
     if text.pop(CHECKSUM, None) != _checksum(flat, text):
-        raise Damaged(f"{path}: is damaged: it is not what was written, by its checksum")
+        raise Damaged(path, "is damaged: it is not what was written, by its checksum")
     return {name: tensor.to(device) for name, tensor in flat.items()}, text
 
 

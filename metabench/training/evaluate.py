@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
 
-from metabench import algorithms, nets
+from metabench import algorithms, nets, stats
 from metabench.core import Net, Task, Tree
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
@@ -25,8 +25,8 @@ BLOCK = 50
 """Tasks that are gathered and adapted at once."""
 
 
-MOST_CONFUSED = 20
-"""Pairs of classes that a result names."""
+MOST_CONFUSED = 200
+"""Pairs of classes that a result names: so many that seeds name the same of the worst."""
 
 
 class Evaluation(NamedTuple):
@@ -99,9 +99,8 @@ def by_class(
     """Add up tasks' confusions [T, N, N] by the classes that each task's labels stand for.
 
     Returns:
-        by_class: queries of each class, and hits among them.
-        confused: the worst pairs [label, guess, times, chances], by the share of times among the queries
-            of the label's class in tasks that hold the guess.
+        `by_class`, queries of each class and hits among them; `confused`, the worst pairs [label, guess,
+        times, chances]; chances are the queries of the label's class in tasks that hold the guess.
     """
     times, chances = np.zeros((2, n_classes, n_classes))
     for counts, rows in zip(confusion, classes, strict=True):
@@ -111,9 +110,8 @@ def by_class(
         chances[label, guess] += counts[:way].sum(1, keepdims=True)
     queries, hits = chances.diagonal().copy(), times.diagonal().copy()
     np.fill_diagonal(times, 0)
-    share = np.divide(times, chances, out=np.zeros_like(times), where=chances > 0)
-    worst = np.argsort(-share, axis=None, kind="stable")[:MOST_CONFUSED]
-    pairs = [divmod(int(one), n_classes) for one in worst if share.flat[one] > 0]
+    worst = np.argsort(-stats.weighed(times, chances), axis=None, kind="stable")[:MOST_CONFUSED]
+    pairs = [divmod(int(one), n_classes) for one in worst if times.flat[one] > 0]
     return {
         "by_class": {"queries": queries.astype(int).tolist(), "hits": hits.astype(int).tolist()},
         "confused": [[*pair, int(times[pair]), int(chances[pair])] for pair in pairs],

@@ -6,12 +6,11 @@ It stands in a run's folder, so that the folder is enough to predict with.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from metabench import PROTOCOL
 from metabench.core import MetabenchError, Pictures, Splits
 from metabench.data.tasks import frozen
-from metabench.storage import files
+from metabench.storage import files, models, records
 
 
 class Inputs(NamedTuple):
@@ -33,30 +32,27 @@ def of(splits: Splits) -> Inputs:
 def write(folder: Path, splits: Splits) -> None:
     """Write down what a run learns from, unless its folder says so already."""
     path = folder / files.INPUTS
-    if files.recover(path) is None:
+    if records.recover(path, models.INPUTS) is None:
         about = of(splits)
         pictures = None if about.pictures is None else about.pictures._asdict()
-        files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
+        files.write_json(path, {**about._asdict(), "pictures": pictures})
 
 
 def read(folder: Path) -> Inputs:
     """Read what a run learnt from."""
     path = folder / files.INPUTS
-    if not path.exists():
+    if files.is_missing(path):
         copied, place = "", str(folder)
         if files.search_around(folder) is not None:
             copied, place = "copy the run out of its search; then ", "COPY"
         cure = f"{copied}`metabench train --config {place} --out {place}` adds it, and trains nothing anew"
         raise MetabenchError(f"{folder}: has no {files.INPUTS}, as an older version left it; {cure}")
-    record: dict[str, Any] = files.read_json(path)
-    try:
-        pictures = record["pictures"]
-        return Inputs(
-            record["data"],
-            record["kind"],
-            tuple(record["shape"]),
-            record["n_classes"],
-            None if pictures is None else Pictures(**pictures),
-        )
-    except (KeyError, TypeError) as error:
-        raise files.Damaged(f"{path}: does not describe inputs: {error}") from error
+    record = records.read(path, models.INPUTS)
+    pictures = record["pictures"]
+    return Inputs(
+        record["data"],
+        record["kind"],
+        tuple(record["shape"]),
+        record["n_classes"],
+        pictures and Pictures(**{name: pictures[name] for name in Pictures._fields}),
+    )

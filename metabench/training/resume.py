@@ -12,7 +12,7 @@ import torch
 
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import RunConfig
-from metabench.storage import files, remote
+from metabench.storage import files, models, records, remote
 from metabench.storage.files import Damaged
 from metabench.training import loop
 from metabench.training.loop import State
@@ -56,7 +56,7 @@ def resume(config: RunConfig, splits: Splits, folder: Path, device: torch.device
     """Read the last state that is whole and the reports up to it; nothing is left of what came after it."""
     damaged = []
     try:
-        reports = files.read_lines(folder / files.REPORTS)
+        reports = records.lines(folder / files.REPORTS, models.REPORT)
     except Damaged as error:
         reports, damaged = [], [error.problem]
     for name in loop.STATES:

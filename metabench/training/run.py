@@ -14,10 +14,10 @@ import torch
 from metabench import PROTOCOL, __version__, stats
 from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
-from metabench.core.config import RunConfig, attempt, refusal, validated
+from metabench.core.config import RunConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
-from metabench.storage import files, remote, tensors
+from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import diagnostics, evaluate, inputs, loop, mosaic, resume
@@ -41,12 +41,12 @@ def config_hash(config: RunConfig) -> str:
 def is_finished(folder: Path) -> bool:
     """Tell whether a run reached its budget, or diverged; reports that are damaged are made again."""
     try:
-        reports = files.read_lines(folder / files.REPORTS)
+        reports = records.lines(folder / files.REPORTS, models.REPORT)
     except Damaged:
         return False
-    if not reports or not (folder / files.CONFIG).exists():
+    if not reports or files.is_missing(folder / files.CONFIG):
         return False
-    budget = files.read_json(folder / files.CONFIG)["run"]["tasks"]
+    budget = records.read(folder / files.CONFIG, models.RUN)["run"]["tasks"]
     return reports[-1]["tasks_seen"] >= budget or not reports[-1]["finite"]
 
 
@@ -160,8 +160,7 @@ def write_report(events: Events, report: Report, objective: Objective) -> None:
 def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     """Describe a new run in its folder, or check that the folder holds this very run."""
     path = folder / files.CONFIG
-    if path.exists():
-        before = files.read_json(path)
+    if (before := records.optional(path, models.RUN)) is not None:
         wanted = json.loads(json.dumps(config.model_dump()))
         different = [key for key, value in wanted.items() if before["run"].get(key) != value]
         if before["data_fingerprint"] != splits.fingerprint:
@@ -200,13 +199,8 @@ def open_weights(folder: Path, about: Inputs, device: torch.device | str = "cpu"
     learner = loop.build_for(config, about)
     fresh = loop.model(learner, loop.start(config, learner, device))
     flat, record = tensors.load(folder / files.WEIGHTS, device)
-    expected, actual = _shapes(fresh), {name: leaf.shape for name, leaf in flat.items()}
-    if expected != actual:
-        other = sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
-        raise MetabenchError(
-            f"{folder}: {files.WEIGHTS} does not fit {files.CONFIG}, in {', '.join(other[:3])}; they are "
-            "of two runs: copy the whole folder again"
-        )
+    if _shapes(fresh) != {name: leaf.shape for name, leaf in flat.items()}:
+        raise Damaged(folder / files.WEIGHTS, f"are of another network than {files.CONFIG} describes")
     model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
     return Run(config, model, {key: float(value) for key, value in record.items()})
 
@@ -218,20 +212,20 @@ def _shapes(model: Model) -> dict[str, torch.Size]:
 
 def read_config(place: Path) -> RunConfig:
     """Read the configuration of a run from its folder, or from a file of its own."""
+    record = read_record(place)
+    if record["protocol"] != PROTOCOL:
+        raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
+    return RunConfig.model_validate(record["run"])
+
+
+def read_record(place: Path) -> dict[str, Any]:
+    """Read what is recorded of a run in its folder, or in a file of its own."""
     path = place if place.is_file() else place / files.CONFIG
-    if not path.exists():
+    if files.is_missing(path):
         raise MetabenchError(
             f"{place}: is no run folder (no {files.CONFIG}); give one that `metabench train` made"
         )
-    record = files.read_json(path)
-    if not isinstance(record, dict) or not {"protocol", "run"} <= record.keys():
-        raise MetabenchError(f"{path}: does not describe a run; give one that `metabench train` made")
-    if record["protocol"] != PROTOCOL:
-        raise MetabenchError(f"{place}: was made under protocol {record['protocol']}; this is {PROTOCOL}")
-    wrong: list[str] = []
-    if (config := attempt(wrong, validated, RunConfig, record["run"])) is None:
-        raise refusal(path, wrong)
-    return config
+    return dict(records.read(path, models.RUN))
 
 
 def test_run(
@@ -324,7 +318,7 @@ def for_ways(folder: Path, run: Run, about: Inputs, most: int) -> Model:
 def _read_opening(path: Path) -> dict[str, Any]:
     """Read an earlier result; one that is damaged was opened all the same."""
     try:
-        return dict(files.read_json(path))
+        return dict(records.read(path, models.TEST))
     except Damaged:
         return {"times_opened": 1}
 
@@ -356,8 +350,8 @@ def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]
 
 def refuse_other_data(place: Path, splits: Splits) -> None:
     """Refuse data that are not those of a run, which is named as for `read_config`."""
-    expected = files.read_json(place if place.is_file() else place / files.CONFIG).get("data_fingerprint")
-    if expected not in (None, splits.fingerprint):
+    expected = read_record(place)["data_fingerprint"]
+    if expected != splits.fingerprint:
         raise MetabenchError(
             f"{place}: was trained on other data (fingerprint {expected[:12]}, here "
             f"{splits.fingerprint[:12]}); point METABENCH_DATA at the data it was trained on"

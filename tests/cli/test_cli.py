@@ -168,6 +168,24 @@ def test_training_leaves_a_run_folder_that_test_and_leaderboard_read() -> None:
     ]
     assert (row["algorithm"], row["accuracy"]) == ("maml", scored["accuracy"])
     assert (row["ci_low"], row["ci_high"]) == (scored["ci_low"], scored["ci_high"])
+    shown = output("test", "run", "--tasks", 6)
+    assert row["hardest"]
+    assert all(f"{name} {share:.0%} of {queries}" in shown for name, share, queries in row["hardest"])
+
+
+def test_a_transductive_run_is_scored_both_ways_of_asking() -> None:
+    output(*TRAIN, "--batch-norm", "transductive", "--out", "run")
+    shown, scored = (
+        output("test", "run", "--tasks", 6),
+        json.loads(output("test", "run", "--tasks", 6, "--json")),
+    )
+    alone = files.read_json(Path("run") / files.TEST)["accuracy_one_at_a_time"]
+    assert scored["accuracy_one_at_a_time"] == pytest.approx(sum(alone) / 6) != scored["accuracy"]
+    assert "holds, as all below does, for all queries of a task classified together" in shown
+    low, mean, high = (
+        f"{100 * scored[key]:.2f}%" for key in ("one_low", "accuracy_one_at_a_time", "one_high")
+    )
+    assert f"one at a time: {mean}, 95 % interval [{low}, {high}]" in shown
 
 
 def test_an_interval_of_few_tasks_ends_at_0_and_100_percent_wherever_it_is_shown() -> None:

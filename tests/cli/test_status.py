@@ -23,6 +23,8 @@ from metabench.storage import files
 from tests.search.conftest import space  # noqa: F401
 from tests.search.played import make_report
 
+RECORD = {"protocol": 1, "seed": 0, "data_fingerprint": "f" * 64}
+
 
 @pytest.fixture
 def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
@@ -90,7 +92,7 @@ def test_a_trial_that_is_looked_at_again_or_waits_is_running(
     tmp_path: Path,
     space: SearchSpace,  # noqa: F811
 ) -> None:
-    files.write_json(tmp_path / files.SEARCH, {"space": space.model_dump(mode="json")})
+    files.write_json(tmp_path / files.SEARCH, {**RECORD, "space": space.model_dump(mode="json")})
     ledger = Ledger(tmp_path, 2)
     names = [ledger.propose("maml", {}, {"inner_lr": 0.1}, False, 0).name for _ in range(3)]
     ledger.record(names[0], make_report(100, 0.5), "continue", {})
@@ -121,7 +123,7 @@ def test_a_young_search_of_regression_is_judged_by_its_error(
 ) -> None:
     task = space.task.model_copy(update={"dataset": "sinusoid", "way": 1})
     described = space.model_copy(update={"task": task}).model_dump(mode="json")
-    files.write_json(tmp_path / files.SEARCH, {"space": described})
+    files.write_json(tmp_path / files.SEARCH, {**RECORD, "space": described})
     ledger = Ledger(tmp_path, 2)
     ledger.record(ledger.propose("maml", {}, {}, False, 0).name, make_report(100, -3.2), "continue", {})
     stands = summary.read(tmp_path)  # no trial has ended, so trials.jsonl is not there yet

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.storage import files
 
-TASK: dict[str, Any] = {"dataset": "small", "split": None, "options": {}}
-TASK |= {"way": 5, "shot": 1, "query": 5, "test_query": 15, "most_shots": None, "unlabelled": 0}
-TASK |= {"distractors": 0, "domains": "any"}
-NETWORK = {"name": "conv4", "width": 8, "norm": "batch", "batch_norm": "transductive"}
+TASK: dict[str, Any] = TaskConfig(dataset="small").model_dump(mode="json")
+NETWORK = NetworkConfig(width=8, batch_norm="transductive").model_dump(mode="json")
 BEFORE: dict[str, Any] = {"protocol": 1, "data_fingerprint": "f" * 64}
+BUDGET = {"tasks": 100, "rungs": [50, 100]}
 N_TASKS = 40
 N_CLASSES = 12
 CLASSES = [" ".join(map(str, np.random.default_rng(t).permutation(N_CLASSES)[:5])) for t in range(N_TASKS)]
@@ -57,7 +57,7 @@ def make_run(
     described = {"algorithm": algorithm, "hyperparameters": {"inner_lr": lr, "inner_steps": 5}, "seed": seed}
     files.write_json(
         folder / files.CONFIG,
-        {**BEFORE, "run": {**described, "task": task(metric), "network": NETWORK, "tasks": 100}},
+        {**BEFORE, "run": {**described, "task": task(metric), "network": NETWORK, **BUDGET}},
     )
     for tasks_seen, figure in ((50, 0.55), (100, 0.5)):
         files.append_line(folder / files.REPORTS, report(tasks_seen, figure, metric=metric))
@@ -90,9 +90,9 @@ def make_search(
         "task": task(metric),
         "network": NETWORK,
         "algorithms": {name: {} for name in algorithms},
-        "budget": {"seeds": 2},
+        "budget": {**BUDGET, "trials": 3, "grace": 50, "seeds": 2},
     }
-    files.write_json(folder / files.SEARCH, {**BEFORE, "space": space})
+    files.write_json(folder / files.SEARCH, {**BEFORE, "seed": 0, "space": space})
     for algorithm in algorithms:
         for number, (status, figure) in enumerate((("pruned", 0.4), ("diverged", None))):
             line = {"trial": f"{algorithm}-{number:03d}", "algorithm": algorithm, "status": status}

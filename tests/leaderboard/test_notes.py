@@ -52,7 +52,7 @@ def test_who_is_surely_worse_is_for_the_comparison_with_the_best_to_say(tmp_path
             "vs_best": row["vs_best"] and {**row["vs_best"], "verdict": ALIKE},
         }
     said = notes.answer(board)
-    assert "Surely worse: fomaml run; not to be told apart from it: anil run." in said
+    assert "Surely not the best: fomaml run; not to be told apart from it: anil run." in said
 
 
 def test_it_names_who_may_be_as_good_and_asks_for_seeds_where_tasks_tell_the_networks_apart(
@@ -106,6 +106,12 @@ def test_who_is_not_above_chance_gets_a_warning(tmp_path: Path, mean: float) -> 
     assert "WARNING: that is not surely better than guessing (20.0 %)." in said
 
 
+def test_who_is_above_chance_only_where_queries_are_asked_together_gets_a_warning(tmp_path: Path) -> None:
+    said = answer([alone(run, 0.2) for run in runs(tmp_path, {"maml": 0.6})])
+    assert "WARNING: one at a time that is not surely better than guessing (20.0 %)." in said
+    assert said.count("WARNING") == 1
+
+
 @pytest.mark.parametrize(
     ("mean", "text"),
     [
@@ -119,6 +125,20 @@ def test_who_is_not_above_chance_gets_a_warning(tmp_path: Path, mean: float) -> 
 def test_who_does_not_beat_what_learns_nothing_is_said_loudly(tmp_path: Path, mean: float, text: str) -> None:
     said = answer([finish(make_search(tmp_path, ("maml",)), {"maml": (mean, 0.25)})])
     assert text in said
+
+
+def test_what_learns_nothing_is_beaten_by_the_best_learner_itself_or_there_is_a_warning(
+    tmp_path: Path,
+) -> None:
+    # Two seeds far apart lead; it is the steady learner behind them that surely beats the floor.
+    wide = [make_run(tmp_path / f"wide{seed}", "maml", seed, 0.5 + 0.2 * seed) for seed in range(2)]
+    board = leaderboard(
+        [*wide, finish(make_search(tmp_path / "search", ("fomaml",)), {"fomaml": (0.55, 0.54)})]
+    )
+    floor = next(row for row in board["rows"] if row["algorithm"] == "nearest_mean")
+    assert not floor["may_be_best"]
+    assert "WARNING: that is not surely better than nearest_mean" in board["answer"]
+    assert "Surely not the best: fomaml default, nearest_mean; not to be told" in board["answer"]
 
 
 def test_of_regression_it_says_error_and_that_lower_is_better(tmp_path: Path) -> None:
@@ -153,6 +173,11 @@ def test_what_is_trained_and_not_tested_is_not_running_and_says_what_to_do(tmp_p
     assert "running" not in as_markdown(board)
     for text in (board["answer"], about(board, [])):
         assert f"Trained, but not tested: maml run; do `metabench test {folder}`." in text
+
+
+def test_where_nothing_learns_nothing_is_said_to_have_failed(tmp_path: Path) -> None:
+    said = answer([make_run(tmp_path / "floor", "nearest_mean", 0, 0.35)])
+    assert said == "There are only rows that learn nothing, so there is no answer."
 
 
 def test_where_a_row_is_missing_the_answer_is_preliminary(tmp_path: Path) -> None:
@@ -211,8 +236,9 @@ def test_the_best_rows_hard_classes_are_named_and_rare_ones_do_not_crowd_them_ou
     assert best["hardest"] == [["class 1", 0.2, 200], ["class 0", 0.9, 200], ["class 11", 0.0, 2]]
     assert best["confused"][0] == ["class 1", "class 0", 0.31, 200]
     assert (
-        "Hardest classes of maml run: class 1 (20 %), class 0 (90 %), class 11 (0 %); most often confused: "
-        "class 1 taken for class 0 in 31 % of 200 cases." in as_markdown(board)
+        "Hardest classes of maml run: class 1 (20 % of 200 right), class 0 (90 % of 200 right), class 11 "
+        "(0 % of 2 right); most often confused: class 1 taken for class 0 in 31 % of 200 cases."
+        in as_markdown(board)
     )
 
 

@@ -249,15 +249,17 @@ def test_the_same_run_twice_is_refused_but_the_same_folder_twice_is_one(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("key", "what"),
+    ("key", "value", "what"),
     [
-        ("protocol", "protocol: 1 in .*a; 2 in .*b"),
-        ("data_fingerprint", "data: ffffffffffff in .*a; 2 in .*b"),
+        ("protocol", 2, "protocol: 1 in .*a; 2 in .*b"),
+        ("data_fingerprint", "2", "data: ffffffffffff in .*a; 2 in .*b"),
     ],
 )
-def test_folders_of_another_protocol_or_data_are_refused_by_name(tmp_path: Path, key: str, what: str) -> None:
+def test_folders_of_another_protocol_or_data_are_refused_by_name(
+    tmp_path: Path, key: str, value: int | str, what: str
+) -> None:
     a, b = (make_run(tmp_path / name, "maml", seed, None) for seed, name in enumerate("ab"))
-    files.write_json(b / files.CONFIG, {**files.read_json(b / files.CONFIG), key: 2})
+    files.write_json(b / files.CONFIG, {**files.read_json(b / files.CONFIG), key: value})
     assert key in BEFORE
     with pytest.raises(MetabenchError, match=what):
         leaderboard([a, b])
@@ -321,7 +323,7 @@ def test_older_results_lack_it_and_what_needs_no_batch_norm_has_it_from_the_head
 def test_the_cost_of_one_training_is_the_mean_of_the_seeds_that_came_to_the_budget(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"a{seed}", "maml", seed, None) for seed in range(3)]
     for folder, spent, seen in zip(folders, (20.0, 40.0, 600.0), (100, 100, 50), strict=True):
-        last = {**report(seen, None, finite=seen == 100), "seconds": spent}
+        last = {**report(seen, 0.5, finite=seen == 100), "seconds": spent}
         files.write_lines(folder / files.REPORTS, [report(50, 0.5), last])
     row = rows(leaderboard(folders))["maml", "run"]
     assert (row["training_tasks"], row["training_seconds"]) == (100, 30.0)
@@ -342,6 +344,7 @@ def test_what_learns_nothing_costs_nothing_and_stands_once_wherever_it_comes_fro
         assert (row["name"], row["variant"], row["ci_over"]) == ("nearest_mean:baseline", "baseline", "tasks")
         assert (row["trials"], row["search_tasks"], row["training_tasks"]) == (0, 0, 0)
         assert row["accuracy_one_at_a_time"] == row["accuracy"]
+        assert row["batch_norm"] is None
     assert "One seed" not in as_markdown(leaderboard([run]))
 
 
@@ -383,6 +386,16 @@ def test_runs_that_differ_in_too_much_to_read_are_named_by_folder(tmp_path: Path
     again = make_run(tmp_path / "again", "maml", 1, 0.6, lr=0.1)
     names = {row["name"] for row in leaderboard([*folders, again])["rows"]}
     assert f"maml:run@{folders[0]}+{again}" in names  # a comma would end a name in `rows`
+
+
+def test_runs_that_no_label_tells_apart_are_named_by_folder(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, "maml", seed, 0.6) for seed, name in enumerate("ab")]
+    folders += [make_run(tmp_path / "c", "maml", 0, 0.5, lr=0.01)]
+    relabel(folders[1], rungs=[50, 100])
+    board = leaderboard(folders)
+    named = {row["name"]: row for row in board["rows"]}
+    assert {f"maml:run@{folders[0]}", f"maml:run@{folders[1]}", "maml:run@inner_lr=0.01"} < named.keys()
+    assert sum(row["vs_best"] is None for row in board["rows"]) == 2  # the best, and chance
 
 
 def test_searches_with_the_same_algorithms_are_named_by_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from metabench.core.metrics import ACCURACY
 from metabench.leaderboard import as_markdown, leaderboard, scores
 from metabench.leaderboard.notes import about
 from metabench.storage import files
-from tests.leaderboard.folders import CLASSES, accuracies, finish, make_run, make_search
+from tests.leaderboard.folders import CLASSES, accuracies, finish, make_run, make_search, report
 
 MEANS = {"maml": (0.7, 0.6), "fomaml": (0.7, 0.64)}
 
@@ -173,6 +173,7 @@ def test_no_bound_on_a_board_passes_0_or_100_percent(tmp_path: Path) -> None:
         bounds = [
             row[key] for key in ("ci_low", "seed_low", "class_low", "ci_high", "seed_high", "class_high")
         ]
+        assert None not in bounds
         assert 0 <= min(bounds) <= row["accuracy"] <= max(bounds) <= 1
         assert all(low < high for low, high in zip(bounds[:3], bounds[3:], strict=True))
     assert all(-1 <= pair["ci_low"] <= pair["ci_high"] <= 1 for pair in board["comparisons"])
@@ -248,7 +249,8 @@ def test_what_is_not_a_number_has_no_rank_and_no_verdict(tmp_path: Path) -> None
 
 def test_accelerator_seconds_weigh_each_stretch_by_its_share_of_a_gpu(tmp_path: Path) -> None:
     search = finish(make_search(tmp_path), MEANS)
-    reports = [{"seconds": 4.0, "gpus": 0.5}, {"seconds": 10.0, "gpus": 0.25}]
+    last = report(30, None, finite=False)
+    reports = [{**last, "seconds": 4.0, "gpus": 0.5}, {**last, "seconds": 10.0, "gpus": 0.25}]
     lines = [{**line, "reports": reports} for line in files.read_lines(search / files.TRIALS)]
     files.write_lines(search / files.TRIALS, lines)
     change(search / files.META_TEST, gpus=0.5)
@@ -256,12 +258,14 @@ def test_accelerator_seconds_weigh_each_stretch_by_its_share_of_a_gpu(tmp_path: 
     assert found["maml:tuned"]["search_accelerator_seconds"] == 2 * (4 * 0.5 + 6 * 0.25)
     assert found["maml:default"]["training_accelerator_seconds"] == 10 * 0.5
     # Without a GPU it is the process that counts; without a record nothing is known.
-    reports = [{"seconds": 10.0, "gpus": 0.0}]
+    reports = [{**last, "seconds": 10.0, "gpus": 0.0}]
     files.write_lines(
         search / files.TRIALS, [{**line, "reports": reports} for line in lines[:-1]] + lines[-1:]
     )
     assert rows(leaderboard([search]))["maml:tuned"]["search_accelerator_seconds"] == 20
-    files.write_lines(search / files.TRIALS, [{**line, "reports": [{"seconds": 1.0}]} for line in lines])
+    files.write_lines(
+        search / files.TRIALS, [{**line, "reports": [{**last, "seconds": 1.0}]} for line in lines]
+    )
     assert rows(leaderboard([search]))["maml:tuned"]["search_accelerator_seconds"] is None
 
 

@@ -11,7 +11,7 @@ from metabench import leaderboard, stats
 from metabench.core import MetabenchError
 from metabench.leaderboard import versus
 from metabench.storage import files
-from tests.leaderboard.folders import accuracies, finish, make_run, make_search
+from tests.leaderboard.folders import accuracies, change, finish, make_run, make_search
 
 MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
 
@@ -44,6 +44,16 @@ def test_two_rows_of_a_search_are_compared_in_a_sentence(tmp_path: Path) -> None
     )
     assert "the same 40 tasks; 2 seeds against 2 seeds" in found["sentence"]
     assert "On other test classes that" in found["sentence"]
+
+
+def test_who_is_better_together_is_said_with_what_both_have_one_at_a_time(tmp_path: Path) -> None:
+    search = finish(make_search(tmp_path), MEANS)
+    for name, alone in (("maml-default", 0.5), ("fomaml-tuned", 0.25)):
+        for run in (search / files.FINAL).glob(f"{name}-seed*"):
+            change(run / files.TEST, accuracy_one_at_a_time=[alone] * 40)
+    found = compare(search, rows="maml:default,fomaml:tuned")
+    assert found["a"]["accuracy_one_at_a_time"] == 0.5
+    assert found["sentence"].endswith("one at a time maml:default has 50.0% and fomaml:tuned has 25.0%.")
 
 
 def test_the_best_row_of_each_folder_is_chosen_without_the_test(tmp_path: Path) -> None:
@@ -100,6 +110,13 @@ def test_the_same_results_are_called_so(tmp_path: Path) -> None:
     found = compare(a, b)
     assert (found["verdict"], found["difference"], found["p"]) == ("identical", 0, None)
     assert found["sentence"] == "maml:run (60.0%) and fomaml:run (60.0%) have the very same results."
+
+
+def test_rows_of_two_folders_with_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, "maml", 0, mean, lr=mean) for name, mean in (("a", 0.6), ("b", 0.5)))
+    found = compare(a, b)
+    assert (found["a"]["name"], found["b"]["name"]) == (f"maml:run@{a}", f"maml:run@{b}")
+    assert f"maml:run@{a} (60.0%) is better than maml:run@{b} (50.0%)" in found["sentence"]
 
 
 def test_of_errors_the_lower_is_called_better(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from metabench.search.ray import worker
 from metabench.search.ray.reevaluation import Answers
 from metabench.search.ray.scheduler import RungScheduler
 from metabench.storage import files as store
+from metabench.storage import records
 from metabench.training import evaluate, loop
 from tests.search.played import make_report
 from tests.support import small
@@ -125,7 +126,7 @@ def test_the_cost_of_looking_again_is_written_down_and_its_scores_are_not(
 ) -> None:
     ledger, second = begin(tmp_path, space)
     tell(ledger, space, second, [0.3, 0.8, 0.6, 0.1, 0.1])
-    line = store.read_trials(tmp_path)[second]
+    line = records.trials(tmp_path)[second]
     assert (line["validation_tasks"], line["reports"][0]["val_tasks"]) == (5, 5)
     assert line["val_accuracy"] == pytest.approx(statistics.fmean([0.3, 0.8, 0.6]))
     assert line["reports"][0]["borderline_score"] == pytest.approx(0.38)

@@ -13,7 +13,7 @@ from metabench.search.journal.ledger import COMPLETE, CONTINUE, PRUNED, Ledger
 from metabench.search.journal.rule import decide
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FINISHED, FairSearcher
-from metabench.storage import files
+from metabench.storage import records
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
 
@@ -137,4 +137,4 @@ def test_an_ending_tells_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixtu
     decide(ledger, space.budget, name, make_report(100, None, seconds=12.0))
     Watch(tmp_path, space).ended(ledger, name)
     assert "[1; maml 12 of 30 s] maml-000 diverged" in capsys.readouterr().err
-    assert files.read_trials(tmp_path)[name]["seconds"] == 12.0
+    assert records.trials(tmp_path)[name]["seconds"] == 12.0

@@ -16,7 +16,7 @@ from metabench.search.folder import changes, create_or_resume
 from metabench.search.journal.ledger import Ledger
 from metabench.search.journal.rule import decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.storage import files
+from metabench.storage import files, records
 from tests.search.played import make_report
 
 
@@ -141,7 +141,7 @@ def test_an_extended_search_lets_its_best_go_on_and_runs_nothing_twice(
     create_or_resume(tmp_path, space, splits, seed=0)
     assert len(play(tmp_path, space)) == 18
     before = files.read_lines(tmp_path / "journal.jsonl")
-    complete = {name for name, line in files.read_trials(tmp_path).items() if line["status"] == "complete"}
+    complete = {name for name, line in records.trials(tmp_path).items() if line["status"] == "complete"}
     kept = {name for name in complete if (tmp_path / "trials" / name / files.STATE).exists()}
     longer, _ = create_or_resume(
         tmp_path, spaces.override(space, tasks=2700, trials=11), splits, seed=0, accept=True

@@ -99,6 +99,7 @@ def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row: dict[str, Any] = {"algorithm": "maml", "variant": "tuned", "accuracy": 0.7, "ci_low": 0.6}
+    row["accuracy_one_at_a_time"] = 0.5
     found = {"metric": {"name": "accuracy"}, "rows": [{**row, "ci_high": 0.8}]}
 
     def write(folder: Path) -> dict[str, Any]:
@@ -113,5 +114,10 @@ def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
     assert len(list(run.iterdir())) == 1
     values = {tag: value for tag, [(_, value)] in scalars(run).items()}
     assert values == pytest.approx(
-        {"meta_test/maml-tuned": 0.7, "meta_test/maml-tuned/low": 0.6, "meta_test/maml-tuned/high": 0.8}
+        {
+            "meta_test/maml-tuned": 0.7,
+            "meta_test/maml-tuned/low": 0.6,
+            "meta_test/maml-tuned/high": 0.8,
+            "meta_test/maml-tuned/one_at_a_time": 0.5,
+        }
     )

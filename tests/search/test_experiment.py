@@ -21,7 +21,7 @@ from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.ray import cluster, experiment, failures
 from metabench.search.ray.scheduler import PROBLEM
-from metabench.storage import files
+from metabench.storage import files, records
 from tests.search.played import doubtful_trial, played_trial
 
 # Ray leaves sockets and pipes to the garbage collector.
@@ -75,7 +75,7 @@ def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 5})})
     used, _nothing_left = explore(tmp_path, space, found)
     check_studies(used)
-    lines = files.read_trials(tmp_path)
+    lines = records.trials(tmp_path)
     status = {name: line["status"] for name, line in lines.items()}
     assert status["maml-000"] == status["maml_pp-000"] == COMPLETE  # the best of their algorithms
     assert status["maml-001"] == FAILED
@@ -102,7 +102,7 @@ def test_where_all_wait_for_the_last_the_best_of_all_go_on(
     first, second, _nothing_left = explore(tmp_path, space, found)
     assert (len(first.studies["fomaml"].asked), second.remaining()) == (7, 0)
     check_studies(second)
-    status = [line["status"] for _, line in sorted(files.read_trials(tmp_path).items())]
+    status = [line["status"] for _, line in sorted(records.trials(tmp_path).items())]
     # Accuracy falls with the number, and the fourth diverges: of six that arrive, two go on.
     assert status == [COMPLETE, COMPLETE, PRUNED, DIVERGED, PRUNED, PRUNED, PRUNED]
     events = EventAccumulator(str(tmp_path / files.TENSORBOARD / "fomaml" / "fomaml-006"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from metabench import PROTOCOL
 from metabench.cli import app
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -62,6 +63,18 @@ def test_a_run_of_it_is_tested_again_with_the_same_result(folder: Path) -> None:
     # The same float32 weights on another processor: sums in another order.
     assert tested["error"] == pytest.approx(sum(before["error"]) / 20, rel=1e-4)
     assert read(folder / RUN / "test.json")["times_opened"] == before["times_opened"] + 1
+
+
+def test_a_search_of_another_protocol_is_shown_and_not_mixed_with_new_numbers(folder: Path) -> None:
+    for path in folder.rglob("*.json"):
+        record = read(path)
+        if isinstance(record, dict) and "protocol" in record:
+            record.pop("checksum", None)
+            path.write_text(json.dumps(record | {"protocol": record["protocol"] - 1}))
+    assert invoke("leaderboard", folder)["protocol"] == PROTOCOL - 1
+    refused = CliRunner().invoke(app, ["test", str(folder / RUN)])
+    assert refused.exit_code == 2
+    assert f"was made under protocol {PROTOCOL - 1}; this is {PROTOCOL}" in refused.output
 
 
 def test_it_is_continued_with_another_seed(folder: Path, ray_folder: None) -> None:

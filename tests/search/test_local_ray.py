@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from metabench.core import OutOfOrder
 from metabench.search.ray import local
 from metabench.storage import files
 from tests.search import processes
@@ -178,3 +179,19 @@ def test_a_folder_too_deep_for_sockets_is_not_taken(tmp_path: Path, monkeypatch:
     with local.private_folder() as folder:
         socket = folder / "session_2026-11-29_15-40-19_709932_4194304/sockets/plasma_store.1"
         assert len(str(socket)) <= 107
+
+
+@pytest.mark.parametrize(("why", "attempts"), [("The current node timed out during startup.", 3), ("no", 1)])
+def test_a_start_that_took_too_long_is_tried_again(
+    why: str, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def start(**options: object) -> None:
+        tried.append(options["_temp_dir"])
+        raise RuntimeError(why)
+
+    monkeypatch.setattr(local.ray, "init", start)
+    with pytest.raises(OutOfOrder, match=why):
+        local._init(tmp_path, None)
+    assert tried == [str(tmp_path)] * attempts

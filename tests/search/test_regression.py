@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metabench.core.config import SearchSpace
 from metabench.search import search
-from metabench.storage import files
+from metabench.storage import files, records
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -56,7 +56,7 @@ def test_the_lowest_error_wins_at_every_stage_of_a_search(
 
 
 def check_the_trials_and_the_choice(folder: Path) -> None:
-    trials = files.read_trials(folder)
+    trials = records.trials(folder)
     chosen = files.read_json(folder / files.CHOSEN)
     for algorithm in SPACE["algorithms"]:
         own = [line for line in trials.values() if line["algorithm"] == algorithm]
@@ -92,7 +92,7 @@ def check_the_leaderboard(folder: Path) -> None:
 
 
 def check_tensorboard(folder: Path) -> None:
-    (line, *_) = files.read_trials(folder).values()
+    (line, *_) = records.trials(folder).values()
     events = EventAccumulator(str(folder / files.TENSORBOARD / line["algorithm"] / line["trial"]))
     events.Reload()
     tags = events.Tags()["scalars"]

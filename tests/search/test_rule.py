@@ -28,7 +28,7 @@ from metabench.search.journal.ledger import (
     Ledger,
 )
 from metabench.search.journal.rule import RungRank, decide, rank, scalars
-from metabench.storage import files
+from metabench.storage import files, records
 from tests.search.played import make_error_report, make_report
 
 
@@ -284,7 +284,7 @@ def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_
     assert [event["basis"] for event in events] == [ledger.trials[n].details[100] for n in (first, second)]
     assert "val_scores" not in (tmp_path / JOURNAL).read_text()
     assert not any("val_scores" in report for t in ledger.trials.values() for report in t.reports)
-    line = files.read_trials(tmp_path)[second]
+    line = records.trials(tmp_path)[second]
     assert line["decisions"] == [{"tasks_seen": 100, "decision": PRUNED, **events[1]["basis"]}]
     assert "val_scores" not in json.dumps(line)
     assert Ledger(tmp_path, keep=2).trials == ledger.trials

@@ -22,7 +22,7 @@ from metabench.search.journal.ledger import (
 )
 from metabench.search.journal.rule import choose_top, decide
 from metabench.search.propose.searcher import FairSearcher
-from metabench.storage import files
+from metabench.storage import files, records
 from tests.search import proposals
 from tests.search.played import make_report
 
@@ -77,7 +77,7 @@ def test_the_best_share_of_all_goes_on_once_the_last_has_arrived(
     basis = ledger.trials["maml_pp-005"].details[100]
     assert (basis["rank"], basis["arrived"], basis["cutoff"]) == (4, 7, 0.7)
     assert basis["margin"] == pytest.approx(-0.1)
-    lines = files.read_trials(tmp_path)
+    lines = records.trials(tmp_path)
     assert {name for name, line in lines.items() if line["status"] == PRUNED} == set(stopped)
     for number in goes_on:
         name = f"maml_pp-00{number}"

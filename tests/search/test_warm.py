@@ -18,7 +18,7 @@ from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger
 from metabench.search.propose import warm
 from metabench.search.propose.searcher import FairSearcher
-from metabench.storage import files
+from metabench.storage import files, records
 from tests.search import proposals
 
 ACCURACY = OBJECTIVES["classification"]
@@ -58,7 +58,7 @@ def test_the_best_known_setting_is_tried_after_the_published_one_and_none_counts
 ) -> None:
     space = proposals.space_of(trials=6)
     known, told = warm.read(str(earlier), space, splits, ACCURACY)
-    before = files.read_trials(earlier).values()
+    before = records.trials(earlier).values()
     assert told == [f"known from {earlier}: maml_pp {len(before)}"]
     trials = play(tmp_path, space, known)
     assert len(trials) == 6
@@ -113,7 +113,7 @@ def test_trials_outside_the_new_ranges_are_left_out_and_counted(earlier: Path, s
     shared = {**space.model_dump()["shared"], "inner_lr": {"low": 0.09, "high": 0.5, "default": 0.1}}
     narrow = SearchSpace.model_validate({**space.model_dump(), "shared": shared})
     known, told = warm.read(str(earlier), narrow, splits, ACCURACY)
-    rates = [line["sampled"]["inner_lr"] for line in files.read_trials(earlier).values()]
+    rates = [line["sampled"]["inner_lr"] for line in records.trials(earlier).values()]
     inside = [rate for rate in rates if 0.09 <= rate <= 0.5]
     assert [trial["sampled"]["inner_lr"] for trial in known["maml_pp"]] == inside
     assert f"maml_pp {len(inside)}, {len(rates) - len(inside)} outside this space" in told[0]
@@ -127,7 +127,7 @@ def test_a_condition_that_does_not_hold_needs_no_value_and_a_new_parameter_takes
     known, _ = warm.read(
         str(earlier), SearchSpace.model_validate({**space, "shared": wider}), splits, ACCURACY
     )
-    before = list(files.read_trials(earlier).values())
+    before = list(records.trials(earlier).values())
     assert len(known["maml_pp"]) == len(before)
     for trial, line in zip(known["maml_pp"], before, strict=True):
         assert trial["sampled"] == {**line["sampled"], "outer_lr": line["hyperparameters"]["outer_lr"]}
@@ -159,7 +159,7 @@ def test_what_cannot_be_known_is_refused(earlier: Path, splits: Splits, tmp_path
     refused(earlier, "no trial there lies in this space; judged there: 24, of maml_pp", other)
     refused(earlier, "judged by accuracy there and by error here", metric="regression")
     (tmp_path / files.TRIALS).write_text('{"trial": 1}\n')
-    refused(tmp_path, "holds something else than a search's trials")
+    refused(tmp_path, "trials.jsonl: line 1 holds something else than it should: trial")
     (tmp_path / files.TRIALS).write_text("{]\n")
     refused(tmp_path, "is not JSON")
 

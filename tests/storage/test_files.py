@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from metabench.core import MetabenchError
-from metabench.storage import files
+from metabench.storage import files, records
 
 
 def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -76,16 +76,17 @@ def test_a_broken_file_is_named_with_the_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(MetabenchError, match=r"x\.jsonl: line 2"):
         files.read_lines(tmp_path / "x.jsonl")
-    with pytest.raises(MetabenchError, match=r"x\.json: not JSON"):
+    with pytest.raises(MetabenchError, match=r"x\.json: is not JSON"):
         files.read_json(tmp_path / "x.json")
     with pytest.raises(MetabenchError, match=r"absent\.json: cannot be read"):
         files.read_json(tmp_path / "absent.json")
 
 
 def test_a_later_line_of_a_trial_replaces_the_earlier(tmp_path: Path) -> None:
+    line = {"algorithm": "a", "hyperparameters": {}, "is_default": False, "tasks_seen": 1, "seconds": 1.0}
     for trial, status in (("a-0", "failed"), ("a-1", "complete"), ("a-0", "complete")):
-        files.append_line(tmp_path / files.TRIALS, {"trial": trial, "status": status})
-    assert {name: line["status"] for name, line in files.read_trials(tmp_path).items()} == {
+        files.append_line(tmp_path / files.TRIALS, {**line, "trial": trial, "status": status})
+    assert {name: line["status"] for name, line in records.trials(tmp_path).items()} == {
         "a-0": "complete",
         "a-1": "complete",
     }
@@ -168,7 +169,7 @@ def test_a_changed_digit_is_noticed_wherever_it_stands(tmp_path: Path) -> None:
             files.read_json(record)
     for changed in flips(lines.read_bytes()):
         lines.write_bytes(changed)
-        with pytest.raises(files.Damaged, match=r"x\.jsonl: line [12]: is not what was written"):
+        with pytest.raises(files.Damaged, match=r"x\.jsonl: line [12] is not what was written"):
             files.read_lines(lines)
 
 
@@ -187,7 +188,7 @@ def test_what_can_be_made_again_is_set_aside_and_said(tmp_path: Path) -> None:
     assert said == []
     path.write_text('{"a": 1')
     assert files.recover(path, said.append) is None
-    assert "x.json: not JSON" in said[0]
+    assert "x.json: is not JSON" in said[0]
     assert "it lies in x.json.damaged now, and is made anew" in said[0]
     assert [one.name for one in tmp_path.iterdir()] == ["x.json.damaged"]
 

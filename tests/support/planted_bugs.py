@@ -347,6 +347,53 @@ BUGS = [
         "return max(tested, key=lambda side: metric.sign * float(side[0][metric.name]))",
         "leaderboard/test_versus.py::test_the_best_row_of_each_folder_is_chosen_without_the_test",
     ),
+    # the number on the board is the number that a user gets
+    Bug(
+        "queries that are asked one at a time are scored together", "training/evaluate.py",
+        "(x) if is_transductive else outputs", "(x) if False else outputs",
+        "training/test_evaluate.py::"
+        "test_one_at_a_time_is_what_a_loop_over_single_queries_scores[transductive-protonet]",
+    ),
+    Bug(
+        "a confusion counts the guess as the label", "training/evaluate.py",
+        'scores["confusion"] = true.T @ guess', 'scores["confusion"] = guess.T @ true',
+        "training/test_evaluate.py::test_classes_and_confusions_add_up_to_the_accuracy",
+    ),
+    Bug(
+        "classes are confused the other way round", "training/evaluate.py",
+        "label, guess = np.ix_(", "guess, label = np.ix_(",
+        "training/test_evaluate.py::test_the_worst_confusion_is_the_one_that_was_planted",
+    ),
+    Bug(
+        "an interval of shares has no ends", "stats/intervals.py",
+        "    if scale is None:\n        return mean - half", "    if True:\n        return mean - half",
+        "leaderboard/test_scores.py::test_no_bound_on_a_board_passes_0_or_100_percent",
+    ),
+    Bug(
+        "the board asks for intervals without ends", "leaderboard/scores.py",
+        "stats.seeds_and_tasks(x, metric.scale)", "stats.seeds_and_tasks(x)",
+        "leaderboard/test_scores.py::test_no_bound_on_a_board_passes_0_or_100_percent",
+    ),
+    Bug(
+        "who is behind may be the best", "leaderboard/scores.py",
+        'is_behind = metric.sign * seen["difference"] < 0',
+        'is_behind = metric.sign * seen["difference"] > 0',
+        "leaderboard/test_scores.py::test_rows_that_may_be_the_best_are_those_that_no_other_surely_beats",
+    ),
+    # what is kept
+    Bug(
+        "a checksum is cut off and not compared", "storage/files.py",
+        "if _sum(data[: end.start()]) != end[1].decode():", "if False:",
+        "storage/test_files.py::test_a_changed_digit_is_noticed_wherever_it_stands",
+    ),
+    Bug(
+        "a driver whose number is no process here counts as gone", "storage/remote/lease.py",
+        'if not lease.get("free"):\n        say',
+        'if not os.path.exists(f"/proc/{lease.get(\'pid\')}"):\n        lease["free"] = True\n'
+        '    if not lease.get("free"):\n        say',
+        "storage/remote/test_lease.py::"
+        "test_a_live_driver_in_another_container_with_the_name_of_this_machine_is_not_taken_over",
+    ),
     # the report
     Bug(
         "who costs more for the same stands on the front", "report/html/pictures/leaderboard.py",

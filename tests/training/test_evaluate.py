@@ -125,6 +125,7 @@ def test_classes_and_confusions_add_up_to_the_accuracy() -> None:
     tested = evaluate.test(model, splits.meta_test.images, tasks)
     assert tested.confusion is not None
     assert np.allclose(tested.confusion.trace(axis1=1, axis2=2) / 9, tested.score)
+    assert (tested.confusion.sum(axis=2) == 3).all()  # queries of each label, whatever is guessed
     counted = evaluate.by_class(tested.confusion, frozen.classes_of(tasks), 6)
     queries, hits = (np.array(counted["by_class"][key]) for key in ("queries", "hits"))
     assert queries.sum() == 20 * 9
@@ -140,3 +141,10 @@ def test_the_worst_confusion_is_the_one_that_was_planted() -> None:
     assert counted["confused"] == [[2, 4, 3, 3], [2, 0, 1, 3]]
     assert counted["by_class"]["queries"] == [3, 0, 6, 0, 3, 3]
     assert counted["by_class"]["hits"] == [3, 0, 2, 0, 3, 3]
+
+
+def test_rare_confusions_do_not_crowd_out_a_frequent_one() -> None:
+    rare = evaluate.MOST_CONFUSED
+    confusion = np.array([[[1, 2], [0, 3]]] * 20 + [[[0, 3], [0, 3]]] * rare, dtype=np.float64)
+    classes = [[0, 1]] * 20 + [[2 + 2 * pair, 3 + 2 * pair] for pair in range(rare)]
+    assert evaluate.by_class(confusion, classes, 2 + 2 * rare)["confused"][0] == [0, 1, 40, 60]

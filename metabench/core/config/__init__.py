@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from metabench.core import MetabenchError
 from metabench.core.config.settings import allowed as allowed
 from metabench.core.config.settings import field_types as field_types
+from metabench.core.config.settings import flatten as flatten
 from metabench.core.config.settings import folded as folded
 from metabench.core.config.settings import nearest as nearest
 from metabench.core.config.settings import parse_pairs as parse_pairs
@@ -255,6 +256,20 @@ class BudgetConfig(Model):
         return self
 
 
+def rungs(budget: BudgetConfig) -> list[int]:
+    """List the tasks seen at which a trial reports, ascending; the last is the full budget."""
+    if budget.rungs is not None:
+        return budget.rungs
+    if budget.scheduler == "top_k":
+        return sorted({budget.grace, budget.tasks})
+    steps = []
+    rung = budget.grace
+    while rung < budget.tasks:
+        steps.append(rung)
+        rung *= budget.reduction_factor
+    return [*steps, budget.tasks]
+
+
 When = dict[str, Scalar | list[Scalar]]
 WHEN = Field(None, description="only sampled when these other hyperparameters have these values")
 
@@ -432,13 +447,3 @@ def _short(line: str) -> str:
         line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     )
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shown)
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted keys; those of the space without its name."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten(item, key if prefix in ("", "space") else f"{prefix}.{key}")
-    return flat

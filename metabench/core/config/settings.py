@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from metabench.core import MetabenchError
 
-LARGEST = 1e18
+LARGEST = 1e300
 """The largest number of a setting that has no maximum of its own."""
 
 KIND_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
@@ -95,3 +95,13 @@ def _parse(text: str, kind: Any) -> Any:
         return kind(text) if kind in (int, float) else text
     except ValueError:
         return text
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted keys; those of the space without its name."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, key if prefix in ("", "space") else f"{prefix}.{key}")
+    return flat

@@ -106,7 +106,7 @@ def _run(run: Run, kind: str, name: str, facts: Mapping[str, Any]) -> RunRecord:
         status = COMPLETE if run.reports[-1]["finite"] else DIVERGED
     elif (run.folder / files.ERROR).is_file():
         status = FAILED
-        facts["error"] = (run.folder / files.ERROR).read_text(encoding="utf-8")[-LONGEST:]
+        facts["error"] = (run.folder / files.ERROR).read_text(encoding="utf-8", errors="replace")[-LONGEST:]
     points = _points(run.reports, metric)
     if run.test is not None:
         last = run.reports[-1]["tasks_seen"] if run.reports else 0
@@ -148,7 +148,8 @@ def _points(reports: Iterable[Record], metric: Metric) -> dict[int, dict[str, fl
 
 def _tested(test: Record, metric: Metric) -> dict[str, float]:
     """Return means over the meta-test tasks, which there are where every task has its figure."""
-    figures = {f"meta_test/{metric}": test[metric.name], "meta_test/loss": test.get("loss") or [None]}
+    keys = (metric.name, f"{metric}_one_at_a_time", "loss")
+    figures = {f"meta_test/{key}": test.get(key) or [None] for key in keys}
     means = {key: statistics.fmean(values) for key, values in figures.items() if None not in values}
     return _finite({**means, "meta_test/tasks": len(test[metric.name])})
 

@@ -67,16 +67,18 @@ def _tasks(source: Search | Run) -> Iterator[dict[str, Any]]:
         tested = next(iter(results.tests([source])), {})
         for name, baseline in source.baselines.items():
             who = {"folder": str(source.folder), "algorithm": name, "variant": BASELINE, "seed": None}
-            yield from _of_test(who, baseline, source.metric, tested)
+            same = {f"{source.metric}_one_at_a_time": baseline[source.metric.name]}  # it has no batch norm
+            yield from _of_test(who, {**baseline, **same}, source.metric, tested)
 
 
 def _of_test(who: Record, test: Record, metric: Metric, named: Record) -> Iterator[dict[str, Any]]:
     """Yield the lines of a result; another on the same tasks, where there is one, names their classes."""
     nothing, names = [None] * len(test[metric.name]), named.get("class_names", [])
     classes = ["; ".join(names[int(row)] for row in line.split()) for line in named.get("classes", [])]
-    columns = (test[metric.name], test.get("loss") or nothing, classes or nothing)
-    for task, (figure, loss, shown) in enumerate(zip(*columns, strict=True)):
-        yield {**who, "task": task, metric.name: figure, "loss": loss, "classes": shown}
+    keys = (metric.name, f"{metric}_one_at_a_time", "loss")
+    columns = [*(test.get(key) or nothing for key in keys), classes or nothing]
+    for task, line in enumerate(zip(*columns, strict=True)):
+        yield {**who, "task": task, **dict(zip((*keys, "classes"), line, strict=True))}
 
 
 def _trials(search: Search) -> Lines:

@@ -146,7 +146,7 @@ def _searched(search: Search, names: Names) -> Searched:
     space = SearchSpace.model_validate(search.config["space"])
     folder = short_path(search.folder)
     labels = {algorithm: names.get((algorithm, folder), algorithm) for algorithm in space.algorithms}
-    return Searched(search, space, labels, look(search.folder))
+    return Searched(search, space, labels, look(search.folder, search.config.get("outside", [])))
 
 
 def _single(runs: Sequence[Run], names: Names) -> Iterator[Final]:

@@ -84,7 +84,7 @@ def classes(results: Results) -> list[Table]:
         for true, guess, share, chances in row.get("confused") or []
     ]
     columns = [("class", False), (str(metric), True), ("queries", True)]
-    caption = f"The classes of meta-test that {name} gets right least often."
+    caption = f"The classes of meta-test that {name} gets right least often; rare ones count less."
     tables = [Table("hardest", "Hardest classes", caption, columns, hardest)]
     if confused:
         columns = [("class", False), ("taken for", False), ("share", True), ("of queries", True)]
@@ -128,9 +128,13 @@ def _cell(results: Results, column: Column, row: Mapping[str, Any]) -> Cell:
 def budget(results: Results) -> Table:
     """Show where each algorithm's budget went: trials by how they ended, rungs, tasks, seconds."""
     parts = [
-        (one.search.folder.name, name, summary.summarise(one.space, one.ledger, name, results.metric))
+        (
+            one.search.folder.name,
+            name,
+            summary.summarise(one.space, one.ledger, name, results.metric, n_trials),
+        )
         for one in results.searches
-        for name in one.space.algorithms
+        for name, n_trials in summary.planned(one.search.config, one.space).items()
     ]
     total = sum(part["seconds"] for _, _, part in parts) or 1.0
     columns = dict.fromkeys(("algorithm", "search"), False)

@@ -19,7 +19,7 @@ from metabench.search import space as spaces
 from metabench.search.folder import changes
 from metabench.search.journal.ledger import WORK
 from metabench.search.propose import warm
-from metabench.storage import files, remote
+from metabench.storage import files, models, records, remote
 from metabench.storage.remote import lease
 from metabench.storage.tensorboard import Events
 
@@ -40,7 +40,7 @@ def opened(folder: Path, url: str | None, resume: Resume, say: Callable[[str], N
         check_resume(folder, resume)
     elif _names(folder) - {files.LOCK, remote.ORIGIN}:
         origin = folder / remote.ORIGIN
-        if not origin.exists() or files.read_json(origin).get("url") != url:
+        if (records.optional(origin, models.ORIGIN) or {}).get("url") != url:
             raise MetabenchError(
                 f"{folder}: is there already and is no copy of {url}; choose another folder or name"
             )
@@ -112,10 +112,10 @@ def create_or_resume(
         return changes.reconcile(folder, space, record, accept, say), True
     objective = OBJECTIVES[splits.kind]
     record |= {"metric": objective.metric._asdict(), "created": utc_now().isoformat(timespec="seconds")}
+    record |= {"planned": spaces.planned(space), "outside": []}
     if warm_start is not None:
         record["known"], notes = warm.read(warm_start, space, splits, objective)
-        for line in notes:
-            say(line)
+        say("\n".join(notes))
     shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
     describe(folder, space, objective.metric)
     # Last: from here on there is a search to continue.

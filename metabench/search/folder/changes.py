@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from metabench.core import MetabenchError, utc_now
 from metabench.core.config import SearchSpace, flatten
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import look
 from metabench.search.propose import warm
 from metabench.search.propose.searcher import FairSearcher
-from metabench.storage import files, remote
+from metabench.storage import files, models, records, remote
 
 FIXED = (
     "protocol",
@@ -48,14 +46,8 @@ def reconcile(
         described: what the search would be recorded as now.
         accept: take the differences that leave the old numbers comparable, and record them.
     """
-    before = files.read_json(folder / files.SEARCH)
-    try:
-        earlier_space = SearchSpace.model_validate(before["space"])
-    except (ValidationError, KeyError) as error:
-        raise MetabenchError(
-            f"{folder}: {files.SEARCH} describes no search that this version knows"
-        ) from error
-    before["space"] = earlier_space.model_dump(mode="json")  # with settings that there were not then
+    before = records.read(folder / files.SEARCH, models.SEARCH)
+    earlier_space = SearchSpace.model_validate(before["space"])
     space = _keep_rungs(earlier_space, space)
     described = {**described, "space": space.model_dump(mode="json")}
     old, new = (flatten({key: record.get(key) for key in described}) for record in (before, described))
@@ -64,8 +56,7 @@ def reconcile(
         return space
     _refuse(folder, old, new, list(changed), accept)
     _refuse_less(folder, earlier_space, space)
-    for line in _replay(folder, space, described["seed"]):
-        say(line)
+    outside = _replay(folder, space, described["seed"], say)
     place = f"{files.EARLIER}/{len(before.get('changes', [])) + 1}"
     if any(key.startswith(INVALIDATES_CHOICE) for key in changed):
         move(folder, [files.CHOSEN, files.CONFIRM], place)
@@ -73,29 +64,33 @@ def reconcile(
         boards = sorted(path.name for path in folder.glob(f"{files.LEADERBOARD}.*"))
         move(folder, [files.META_TEST, *boards], place)
     change = {"date": utc_now().isoformat(timespec="seconds"), "changed": changed}
+    described |= {"planned": spaces.planned(space), "outside": outside}
     record = {**before, **described, "changes": [*before.get("changes", []), change]}
     files.write_json(folder / files.SEARCH, record)
     return space
 
 
-def _replay(folder: Path, space: SearchSpace, seed: int) -> list[str]:
-    """Rebuild in memory what the search would go on from, and say which trials are outside of the space."""
+def _replay(folder: Path, space: SearchSpace, seed: int, say: Callable[[str], None]) -> list[str]:
+    """Rebuild in memory what the search would go on from; name the trials that are outside of the space."""
     try:
-        searcher = FairSearcher(space, look(folder), seed, warm.earlier_trials(folder))
+        ledger = look(folder)
+        searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder))
     except (KeyError, TypeError, ValueError) as error:
         raise MetabenchError(
             f"{folder}: its trials cannot be read in the changed space ({error!r}); choose another name, or "
             "undo what is different"
         ) from error
-    lines = []
+    outside = []
     for algorithm, study in searcher.studies.items():
-        outside = sum(asked is None for asked in study.asked.values())
-        if outside:
-            lines.append(
-                f"{algorithm}: {outside} of {len(study.asked)} trials have settings that the changed space "
+        trials = ledger.of(algorithm)
+        names = [trials[number].name for number, asked in study.asked.items() if asked is None]
+        outside += names
+        if names:
+            say(
+                f"{algorithm}: {len(names)} of {len(trials)} trials have settings that the changed space "
                 "has not; they stay in the journal and are no candidates"
             )
-    return lines
+    return outside
 
 
 def _refuse(
@@ -133,8 +128,8 @@ def move(folder: Path, names: list[str], target: str) -> None:
 
 def earlier(folder: Path) -> str | None:
     """Name the folder for results that the latest change has outdated; None where nothing was changed."""
-    path = folder / files.SEARCH
-    changes = files.read_json(path).get("changes", []) if path.exists() else []
+    record = records.optional(folder / files.SEARCH, models.SEARCH) or {}
+    changes = record.get("changes", [])
     return f"{files.EARLIER}/{len(changes)}" if changes else None
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError, Objective
 from metabench.core.objectives import OBJECTIVES
-from metabench.storage import files, remote
+from metabench.storage import files, models, records, remote
+from metabench.storage.files import Damaged
 
 JOURNAL = "journal.jsonl"
 WORK = "trials"
@@ -98,7 +99,7 @@ class Trial:
     @property
     def is_borderline(self) -> bool:
         """Tell whether it was stopped within the noise of its validation tasks."""
-        return self.status == PRUNED and bool(self.details[self.tasks_seen].get("doubtful"))
+        return self.status == PRUNED and bool(self.details.get(self.tasks_seen, {}).get("doubtful"))
 
     def line(self, objective: Objective) -> dict[str, Any]:
         """Return the line of trials.jsonl."""
@@ -183,13 +184,19 @@ class Ledger:
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
         self._tasks: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
-        lines = files.recover(folder / files.TRIALS, say, lambda path: files.read_trials(path.parent)) or {}
-        self._written = set(lines)
-        for event in files.read_lines(folder / JOURNAL):
-            self._apply(event)
+        for number, event in enumerate(records.lines(folder / JOURNAL, models.EVENT), start=1):
+            try:
+                self._apply(event)
+            except (KeyError, ValueError) as error:
+                problem = f"line {number}, of {event['trial']}, does not follow from those before"
+                raise Damaged(folder / JOURNAL, problem) from error
+        self._written: set[str] = set()
         if is_driver:
-            for name, line in lines.items():
-                self.trials[name].checkpoint = line["checkpoint"]
+            lines = records.recover(folder / files.TRIALS, models.TRIAL, say, records.lines) or []
+            for line in lines:
+                if line["trial"] in self.trials:
+                    self.trials[line["trial"]].checkpoint = line.get("checkpoint")
+                    self._written.add(line["trial"])
             self._repair(tasks)
 
     def _repair(self, tasks: int | None) -> None:
@@ -296,7 +303,7 @@ class Ledger:
         work = self.folder / WORK / name
         remote.refresh(work, skip=lambda path: f"/{files.STATE}/" in path)
         try:
-            lines = files.read_lines(work / files.REPORTS)
+            lines = records.lines(work / files.REPORTS, models.REPORT)
         except MetabenchError:
             return []  # damaged: whoever goes on with that trial finds out, and makes them again
         scores = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
@@ -373,9 +380,12 @@ class Ledger:
         self._written.add(trial.name)
 
 
-def look(folder: Path) -> Ledger:
-    """Read the journal of a search that somebody else may drive, without touching a file."""
-    try:
-        return Ledger(folder, keep=0, is_driver=False)
-    except (KeyError, TypeError) as error:
-        raise MetabenchError(f"{folder / JOURNAL}: is no journal of a search ({error!r})") from error
+def look(folder: Path, outside: Container[str] = ()) -> Ledger:
+    """Read the journal of a search that somebody else may drive, without touching a file.
+
+    Args:
+        outside: trials whose settings the space has no longer.
+    """
+    return Ledger(
+        folder, 0, place=lambda trial: None if trial.name in outside else trial.name, is_driver=False
+    )

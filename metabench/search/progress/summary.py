@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from metabench.core import MetabenchError, metrics, utc_now
-from metabench.core.config import SearchSpace
+from metabench.core.config import SearchSpace, rungs
 from metabench.core.metrics import Metric
-from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, incumbent, look
-from metabench.storage import files
+from metabench.storage import files, models, records
 
 RUNNING = "running"
 STATES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
@@ -24,18 +25,19 @@ FRESH_SECONDS = 300
 """How old the driver's snapshot may be while it still shows that a driver, perhaps elsewhere, is alive."""
 
 
-def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric) -> dict[str, Any]:
+def summarise(
+    space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric, n_trials: int
+) -> dict[str, Any]:
     """Count an algorithm's trials by state and by rung, and name its incumbent, its cost and its errors."""
     trials = ledger.of(algorithm)
     states = Counter(trial.status or RUNNING for trial in trials)
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
-    its = spaces.of(space, algorithm)
-    best = incumbent(trial for trial in trials if its.recognise(trial.hyperparameters) is not None)
+    best = incumbent(trial for trial in trials if ledger.place(trial) is not None)
     return {
-        "planned": its.n_trials,
+        "planned": n_trials,
         "proposed": len(trials),
         **{state: states[state] for state in STATES},
-        "rungs": {str(rung): reached[rung] for rung in spaces.rungs(space.budget)},
+        "rungs": {str(rung): reached[rung] for rung in rungs(space.budget)},
         "incumbent": best
         and {
             "trial": best.name,
@@ -49,22 +51,49 @@ def summarise(space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric
     }
 
 
+def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
+    """Show the summaries of algorithms."""
+    shown = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
+    shown.add_column("algorithm")
+    for name in ("trials", *STATES, "tasks", "seconds", "best"):
+        shown.add_column(name, justify="right")
+    for name, part in algorithms.items():
+        best = part["incumbent"] and part["incumbent"][f"val_{metric}"]
+        shown.add_row(
+            name,
+            f"{part['proposed']}/{part['planned']}",
+            *(str(part[state]) for state in STATES),
+            str(part["tasks_seen"]),
+            f"{part['seconds']:.0f}",
+            "-" if best is None else metrics.show(metric, best),
+        )
+    return shown
+
+
+def planned(record: Mapping[str, Any], space: SearchSpace) -> dict[str, int]:
+    """Return the trials of each algorithm, of which a space of few settings has fewer than its budget."""
+    counts = record.get("planned", {})
+    return {algorithm: counts.get(algorithm, space.budget.trials) for algorithm in space.algorithms}
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Return what a search folder says by now; touches no file."""
-    if not (folder / files.SEARCH).exists():
+    if (record := records.optional(folder / files.SEARCH, models.SEARCH)) is None:
         raise MetabenchError(f"{folder}: holds no search; give the folder of one, such as runs/demo")
-    record = files.read_json(folder / files.SEARCH)
-    space = SearchSpace.model_validate(record["space"])
-    ledger, snapshot, final = look(folder), _optional(folder / files.RUNNING) or {}, _final(folder, space)
-    metric = metrics.recorded(record)
-    algorithms = {name: summarise(space, ledger, name, metric) for name in space.algorithms}
-    meta_test = _optional(folder / files.META_TEST)
+    space, metric = SearchSpace.model_validate(record["space"]), metrics.recorded(record)
+    snapshot = records.optional(folder / files.RUNNING, models.SNAPSHOT) or {}
+    ledger, final = look(folder, record.get("outside", [])), _final(folder, space)
+    algorithms = {
+        name: summarise(space, ledger, name, metric, n_trials)
+        for name, n_trials in planned(record, space).items()
+    }
+    meta_test = records.optional(folder / files.META_TEST, models.META_TEST)
     summary = {
         "folder": str(folder),
         "stage": _stage(folder, meta_test, algorithms),
         "is_driven": files.is_locked(folder) or _is_fresh(snapshot),
         "metric": metric.name,
-        "rungs": spaces.rungs(space.budget),
+        "rungs": rungs(space.budget),
         "algorithms": algorithms,
         "final_runs": final,
         "spent": {
@@ -76,16 +105,12 @@ def read(folder: Path) -> dict[str, Any]:
         "changes": len(record.get("changes", [])),
         "meta_test": meta_test,
     }
-    return {**summary, "expected": _expected(summary, _tasks_left(space, ledger, final))}
-
-
-def _optional(path: Path) -> Any:
-    return files.read_json(path) if path.exists() else None
+    return {**summary, "expected": _expected(summary, _tasks_left(space, ledger, summary))}
 
 
 def _final(folder: Path, space: SearchSpace) -> dict[str, Any]:
     runs = [path for path in sorted((folder / files.FINAL).glob("*")) if (path / files.CONFIG).exists()]
-    last = [(files.read_lines(path / files.REPORTS) or [{}])[-1] for path in runs]
+    last = [(records.lines(path / files.REPORTS, models.REPORT) or [{}])[-1] for path in runs]
     ended = [line.get("tasks_seen", 0) >= space.budget.tasks or not line.get("finite", True) for line in last]
     return {
         "planned": 2 * space.budget.seeds * len(space.algorithms),  # at most: a default may be the choice too
@@ -107,15 +132,16 @@ def _stage(
     return STAGES[1 if ended >= sum(part["planned"] for part in algorithms.values()) else 0]
 
 
-def _tasks_left(space: SearchSpace, ledger: Ledger, final: Mapping[str, Any]) -> float:
+def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) -> float:
     """Guess the meta-train tasks that are left, from what ended trials took on average."""
     trials = ledger.trials.values()
     ended = [trial.tasks_seen for trial in trials if trial.status is not None]
     usual = statistics.fmean(ended) if ended else space.budget.grace
     running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.status is None)
+    final = summary["final_runs"]
     runs = final["planned"] * space.budget.tasks - final["tasks_seen"]
-    planned = sum(spaces.of(space, name).n_trials for name in space.algorithms)
-    return float((planned - len(trials)) * usual + running + max(0, runs))
+    n_trials = sum(part["planned"] for part in summary["algorithms"].values())
+    return float((n_trials - len(trials)) * usual + running + max(0, runs))
 
 
 def _expected(summary: Mapping[str, Any], tasks_left: float) -> dict[str, Any] | None:

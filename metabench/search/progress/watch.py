@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from metabench import leaderboard as board
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
@@ -21,7 +20,7 @@ from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, Ledger, Trial
-from metabench.search.progress.summary import RUNNING, STATES, summarise
+from metabench.search.progress.summary import RUNNING, STATES, summarise, table
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
 
@@ -170,32 +169,16 @@ class Watch:
 
     def _show(self, ledger: Ledger) -> None:
         metric = self.objective.metric
-        summaries = {a: summarise(self.space, ledger, a, metric) for a in self.space.algorithms}
+        summaries = {
+            a: summarise(self.space, ledger, a, metric, spaces.of(self.space, a).n_trials)
+            for a in self.space.algorithms
+        }
         if self._live is not None:
             self._live.update(table(summaries, metric))
         if self._events is not None:
             seen = sum(part["tasks_seen"] for part in summaries.values())
             self._events.scalars(seen, progress(summaries, metric, self.slots))
             self._events.flush()
-
-
-def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
-    """Show the summaries of algorithms."""
-    shown = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
-    shown.add_column("algorithm")
-    for name in ("trials", *STATES, "tasks", "seconds", "best"):
-        shown.add_column(name, justify="right")
-    for name, part in algorithms.items():
-        best = part["incumbent"] and part["incumbent"][f"val_{metric}"]
-        shown.add_row(
-            name,
-            f"{part['proposed']}/{part['planned']}",
-            *(str(part[state]) for state in STATES),
-            str(part["tasks_seen"]),
-            f"{part['seconds']:.0f}",
-            "-" if best is None else metrics.show(metric, best),
-        )
-    return shown
 
 
 def progress(
@@ -229,5 +212,6 @@ def write_leaderboard(folder: Path) -> None:
         name = f"meta_test/{row['algorithm']}-{row['variant']}"
         if row.get(metric) is not None:
             values = {name: row[metric], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
+            values[f"{name}/one_at_a_time"] = row.get(f"{metric}_one_at_a_time")
             events.scalars(0, {tag: value for tag, value in values.items() if value is not None})
     events.close()

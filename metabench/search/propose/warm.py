@@ -18,7 +18,7 @@ from metabench.core.config import SearchSpace, flatten
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, PRUNED
 from metabench.search.propose import samplers
-from metabench.storage import files
+from metabench.storage import files, models, records
 
 DIFFERENCES_SHOWN = 4
 
@@ -57,11 +57,7 @@ def check(place: str) -> dict[str, dict[str, Any]]:
         raise MetabenchError(
             f"`warm_start` {place}: is not there; give the folder of a search, or its {files.TRIALS}"
         )
-    lines = files.read_lines(path)
-    needed = {"trial", "algorithm", "status", "hyperparameters", "reports"}
-    if not all(isinstance(line, dict) and needed <= line.keys() for line in lines):
-        raise MetabenchError(f"`warm_start` {place}: {path.name} holds something else than a search's trials")
-    return {line["trial"]: line for line in lines}  # one that went on with a larger budget has two
+    return {line["trial"]: line for line in records.lines(path, models.TRIAL)}  # the last of several counts
 
 
 def _file(place: str) -> Path:
@@ -89,7 +85,7 @@ def _fit(space: SearchSpace, algorithm: str, line: Mapping[str, Any]) -> dict[st
     )
     scores = {
         str(report["tasks_seen"]): report["val_score"]
-        for report in line["reports"]
+        for report in line.get("reports", [])
         if report["val_score"] is not None
     }
     trial = {"trial": line["trial"], "sampled": sampled, "scores": scores}
@@ -132,16 +128,16 @@ def frozen(space: SearchSpace, algorithm: str, earlier: Sequence[Mapping[str, An
 
 def earlier_trials(folder: Path) -> Earlier:
     """Return what a search was started with."""
-    path = folder / files.SEARCH
-    return dict(files.read_json(path).get("known") or {}) if path.exists() else {}
+    record = records.optional(folder / files.SEARCH, models.SEARCH) or {}
+    return dict(record.get("known") or {})
 
 
 def _differences(folder: Path, space: SearchSpace, splits: Splits) -> list[str]:
     """Say where the earlier search's task and data differ from this one's; that is allowed."""
     path = folder / files.SEARCH
-    if not path.exists():
+    before = records.optional(path, models.SEARCH)
+    if before is None:
         return [f"{path} is not there, so on which task they were found is not known"]
-    before = files.read_json(path)
     old, new = flatten(before["space"]["task"]), flatten(space.task.model_dump(mode="json"))
     differ = [key for key in new if old.get(key) != new[key]]
     shown = [f"{key} {old.get(key)!r} there, {new[key]!r} here" for key in differ[:DIFFERENCES_SHOWN]]

@@ -32,6 +32,9 @@ PREFIX = "mb-ray-"
 LONGEST = 24
 """Most letters of the path of a folder in which the session has room for its sockets."""
 
+ATTEMPTS = 3
+"""To start Ray, which gives its processes half a minute: on a busy machine that is not enough every time."""
+
 LEAVING_SECONDS = 10
 """For which a process that was asked to stop may still tidy up without Ray."""
 
@@ -82,20 +85,24 @@ def _watch_servers(ended: threading.Event) -> None:
 
 
 def _init(folder: Path, cpus: int | None) -> None:
-    try:
-        with _without_servers():
-            # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=OBJECT_STORE,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-                **QUIET,
-            )
-    except Exception as error:  # a plain one, where one of its processes dies
-        raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with _without_servers():
+                # "local" even where RAY_ADDRESS or another cluster on this machine would be found.
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    object_store_memory=OBJECT_STORE,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder),
+                    **QUIET,
+                )
+            return
+        except Exception as error:  # a plain one, where one of its processes dies or is slow
+            ray.shutdown()
+            if "timed out" not in str(error) or attempt == ATTEMPTS:
+                raise OutOfOrder(f"Ray does not start on this machine: {error}\n{GOES_ON}") from error
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from metabench.search.journal.ledger import WORK
 from metabench.search.ray import cluster
 from metabench.search.ray.reevaluation import Answers, ReevaluationActor, reevaluate
 from metabench.search.ray.scheduler import FATAL, NOTE, PROBLEM
-from metabench.storage import files, remote
+from metabench.storage import files, models, records, remote
 from metabench.storage.tensorboard import Events
 from metabench.training import loop, resume
 from metabench.training import run as runs
@@ -182,7 +182,7 @@ class _Reporter:
             return line
         line = files.plain(self.again(state, line))
         path = self.work / files.REPORTS
-        files.write_lines(path, [*files.read_lines(path)[:-1], line])
+        files.write_lines(path, [*records.lines(path, models.REPORT)[:-1], line])
         self._send(line)
         return line
 

@@ -11,16 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from metabench import data
 from metabench.core import MetabenchError, Objective
-from metabench.core.config import SearchSpace, problems
+from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, Ledger, Trial, look
-from metabench.search.propose import warm
-from metabench.storage import files
+from metabench.storage import files, models, records
 
 FORMAT = 1
 """Raised when files are laid out otherwise."""
@@ -124,6 +121,8 @@ def _read_file(path: Path) -> Recording:
         header, *lines = files.read_lines(path)
         if header["curves"] != FORMAT:
             raise MetabenchError(f"{path}: has format {header['curves']}; this version reads {FORMAT}")
+        header = records.fit(models.CURVES, header, path, "line 1 ")
+        lines = [records.fit(models.CURVE, line, path, f"line {n} ") for n, line in enumerate(lines, start=2)]
         space, objective = SearchSpace.model_validate(header["space"]), OBJECTIVES[header["kind"]]
         recording = Recording(
             space,
@@ -139,10 +138,10 @@ def _read_file(path: Path) -> Recording:
             str(header["data_fingerprint"]),
             {},
         )
-    except (KeyError, IndexError, TypeError, ValueError, UnicodeDecodeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise MetabenchError(
-            f"{path}: is no file of curves ({_brief(error)}); record one with benchmarks/curves.py, or give "
-            "the folder of a search"
+            f"{path}: is no file of curves ({type(error).__name__}: {error}); record one with "
+            "benchmarks/curves.py, or give the folder of a search"
         ) from None
     if not lines:
         raise MetabenchError(f"{path}: holds no setting yet; let benchmarks/curves.py finish one")
@@ -165,24 +164,10 @@ def _curve(line: dict[str, Any], header: dict[str, Any], sign: int, space: Searc
     return Curve(f"{header['algorithm']}-{line['number']:03d}", line["sampled"], tuple(points), status)
 
 
-def _brief(error: Exception) -> str:
-    """Say in one line what was wrong with a file; pydantic would take many."""
-    if isinstance(error, ValidationError):
-        return "; ".join(problems(error, SearchSpace))
-    return f"{type(error).__name__}: {error}"
-
-
 def _read_folder(folder: Path) -> Recording:
-    if not (folder / files.SEARCH).exists():
+    if (record := records.optional(folder / files.SEARCH, models.SEARCH)) is None:
         raise MetabenchError(f"{folder}: holds no search; give the folder that has {files.SEARCH} in it")
-    record = files.read_json(folder / files.SEARCH)
-    try:
-        space, fingerprint = SearchSpace.model_validate(record["space"]), str(record["data_fingerprint"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise MetabenchError(
-            f"{folder}: its {files.SEARCH} is not one that this version reads ({_brief(error)}); simulate a "
-            "search of this version"
-        ) from None
+    space = SearchSpace.model_validate(record["space"])
     ledger, n_tasks = look(folder), space.budget.validation_tasks
     its = {algorithm: spaces.of(space, algorithm) for algorithm in space.algorithms}
     curves: dict[str, tuple[Curve, ...]] = {}
@@ -203,8 +188,8 @@ def _read_folder(folder: Path) -> Recording:
         tuple(spaces.rungs(space.budget)),
         n_tasks,
         all(len(point.per_task) == n_tasks for point in points if point.score is not None),
-        fingerprint,
-        warm.earlier_trials(folder),
+        record["data_fingerprint"],
+        dict(record.get("known") or {}),
     )
 
 

@@ -26,6 +26,7 @@ from metabench.core.config import (
     refusal,
     validated,
 )
+from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
 from metabench.data.tasks import augment
 from metabench.search.space import grid, rules
@@ -204,6 +205,11 @@ def of(space: SearchSpace, algorithm: str) -> AlgorithmSpace:
     return dataclasses.replace(result, published=published)
 
 
+def planned(space: SearchSpace) -> dict[str, int]:
+    """Return how many settings of each algorithm are tried."""
+    return {algorithm: of(space, algorithm).n_trials for algorithm in space.algorithms}
+
+
 def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[float, list[str]]:
     """Count the settings of a space, and list the parameters that none of them has.
 
@@ -256,20 +262,6 @@ def run_config(
         validation_tasks=space.budget.validation_tasks,
         seed=seed,
     )
-
-
-def rungs(budget: BudgetConfig) -> list[int]:
-    """List the tasks seen at which a trial reports, ascending; the last is the full budget."""
-    if budget.rungs is not None:
-        return budget.rungs
-    if budget.scheduler == "top_k":
-        return sorted({budget.grace, budget.tasks})
-    steps = []
-    rung = budget.grace
-    while rung < budget.tasks:
-        steps.append(rung)
-        rung *= budget.reduction_factor
-    return [*steps, budget.tasks]
 
 
 def _when(parameter: Any) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from metabench.search.progress.watch import Watch
 from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.jobs import run_all
-from metabench.storage import files, remote
+from metabench.storage import files, models, records, remote
 from metabench.storage.files import Damaged
 from metabench.training import evaluate, loop
 
@@ -32,7 +32,8 @@ def choose(
     Candidates are the settings of the space whose trials reached the highest rung, best meta-validation score
     first, each once. An algorithm of which no trial was ever judged has no chosen setting: None.
     """
-    if (before := files.recover(folder / files.CHOSEN, watch.say)) is not None:
+    before = records.recover(folder / files.CHOSEN, models.CHOSEN, watch.say)
+    if before is not None and before.keys() == space.algorithms.keys():
         return dict(before)
     candidates = {a: ledger.candidates(a)[: space.budget.confirm_top] for a in space.algorithms}
     described = space.model_dump(mode="json")
@@ -40,7 +41,7 @@ def choose(
         trial.name: (remote.canonical_url(folder), described, trial.algorithm, trial.line(ledger.objective))
         for trials in candidates.values()
         for trial in trials
-        if files.recover(folder / files.CONFIRM / f"{trial.name}.json", watch.say) is None
+        if records.recover(folder / files.CONFIRM / f"{trial.name}.json", models.CONFIRMED, watch.say) is None
     }
     watch.say(f"confirming {len(jobs)} settings on {space.budget.confirm_tasks} fresh meta-validation tasks")
 
@@ -116,7 +117,7 @@ def _best(
     metric, sign = objective.metric, objective.metric.sign
     means = {}
     for trial in trials:
-        figures = files.read_json(folder / files.CONFIRM / f"{trial.name}.json")[metric.name]
+        figures = records.read(folder / files.CONFIRM / f"{trial.name}.json", models.CONFIRMED)[metric.name]
         # null, as a number that is not finite is written, makes the mean NaN
         means[trial.name] = statistics.fmean(math.nan if figure is None else figure for figure in figures)
     # A candidate that is not finite on some fresh task stands behind all others.

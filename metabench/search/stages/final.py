@@ -21,7 +21,7 @@ from metabench.search.progress.watch import Watch
 from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.jobs import run_all
-from metabench.storage import files, remote
+from metabench.storage import files, models, records, remote
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import evaluate
@@ -80,7 +80,9 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
 
     def progress(name: str) -> int:
         remote.refresh(final / name, skip=is_of_workers)
-        return len(files.recover(final / name / files.REPORTS, watch.say, files.read_lines) or [])
+        return len(
+            records.recover(final / name / files.REPORTS, models.REPORT, watch.say, records.lines) or []
+        )
 
     for name, error in run_all(train_one, jobs, cluster, done, progress).items():
         files.write_text(final / name / files.ERROR, error)
@@ -102,9 +104,9 @@ def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
     where = changes.earlier(folder)
     for run in planned:
         path = folder / files.FINAL / run.name
-        for name in (files.DIAGNOSTICS, files.INPUTS):
-            files.recover(path / name, watch.say)
-        before = files.recover(path / files.CONFIG, watch.say)
+        records.recover(path / files.DIAGNOSTICS, models.DIAGNOSIS, watch.say)
+        records.recover(path / files.INPUTS, models.INPUTS, watch.say)
+        before = records.recover(path / files.CONFIG, models.RUN, watch.say)
         if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())
             if before["run"] != wanted:
@@ -134,7 +136,7 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
         damaged.append(error.problem)
         runs.forget(folder)
         train()
-    reports = files.read_lines(folder / files.REPORTS)
+    reports = records.lines(folder / files.REPORTS, models.REPORT)
     note = f"{'; '.join(damaged)}; trained again" if damaged else ""
     return max((line["val_score"] for line in reports if line["finite"]), default=None), note
 
@@ -162,7 +164,7 @@ def test_all(
     jobs = {
         name: (task, place, name, n_tasks)
         for name in tested
-        if (before := files.recover(final / name / files.TEST, watch.say)) is None
+        if (before := records.recover(final / name / files.TEST, models.TEST, watch.say)) is None
         or before["tasks_hash"] != tasks.hash
     }
     watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
@@ -213,7 +215,7 @@ def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
 
 def is_tested(folder: Path, say: Callable[[str], None] = lambda text: None) -> bool:
     """Tell whether meta-test was opened and every run was scored."""
-    opened = files.recover(folder / files.META_TEST, say)
+    opened = records.recover(folder / files.META_TEST, models.META_TEST, say)
     return opened is not None and opened["finished"] is not None and _is_whole(folder)
 
 
@@ -221,23 +223,18 @@ def _is_whole(folder: Path) -> bool:
     """Tell whether all can be read that the board rests on; what cannot is made again by the stages."""
     final = folder / files.FINAL
     paths = [folder / files.CHOSEN, folder / files.TRIALS, *final.rglob("*.json"), *final.rglob("*.jsonl")]
-    for path in paths:
-        try:
-            (files.read_lines if path.suffix == ".jsonl" else files.read_json)(path)
-        except files.Damaged:
-            return False
-    return True
+    return all(map(records.is_whole, paths))
 
 
 def _record(
     folder: Path, space: SearchSpace, splits: Splits, tasks_hash: str, names: list[str]
 ) -> dict[str, Any]:
-    before = files.recover(folder / files.META_TEST) or {"opened": utc_now().isoformat(timespec="seconds")}
+    before = records.recover(folder / files.META_TEST, models.META_TEST) or {}
     earlier = list(folder.glob(f"{files.EARLIER}/*/{files.META_TEST}"))
     described = json.dumps(space.model_dump(mode="json"), sort_keys=True)
     return {
         "protocol": PROTOCOL,
-        "opened": before["opened"],
+        "opened": before.get("opened") or utc_now().isoformat(timespec="seconds"),
         "finished": None,
         "config_hash": hashlib.sha256(described.encode()).hexdigest(),
         "data_fingerprint": splits.fingerprint,

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from metabench import leaderboard
-from metabench.report.exports import tables
+from metabench.report.exports import records, tables
 from metabench.storage import files
-from tests.leaderboard.folders import CLASSES, NAMES, accuracies, finish, make_run, make_search
+from tests.leaderboard.folders import CLASSES, NAMES, accuracies, alone, finish, make_run, make_search
 
 MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
 
@@ -21,7 +21,7 @@ MEANS = {"maml": (0.7, 0.6), "fomaml": (0.65, 0.64)}
 def out(tmp_path: Path) -> Path:
     folders = [
         finish(make_search(tmp_path / "search"), MEANS),
-        make_run(tmp_path / "run", "protonet", 7, 0.5),
+        alone(make_run(tmp_path / "run", "protonet", 7, 0.5), 0.3),
     ]
     line = {"trial": "maml-002", "algorithm": "maml", "status": "complete", "is_default": False}
     settings = {"inner_lr": 1, "inner_steps": True, "cosine": "late", "seconds_like": None}
@@ -50,6 +50,17 @@ def test_every_task_of_every_seed_is_a_line(out: Path) -> None:
     assert tasks[tasks.algorithm == "nearest_mean"].seed.isna().all()
     wide = tasks.pivot_table(index="task", columns=["algorithm", "variant"], values="accuracy")
     assert wide["protonet", "run"].mean() == pytest.approx(np.mean(accuracies(0.5, 7)))
+    single = tasks.set_index("algorithm").accuracy_one_at_a_time
+    assert single["protonet"].tolist() == accuracies(0.3, 7)
+    assert single["nearest_mean"].tolist() == wide["nearest_mean", "baseline"].tolist()
+    assert single["maml"].isna().all()  # results of before lack it
+
+
+def test_trackers_are_told_both_ways_of_asking(out: Path, tmp_path: Path) -> None:
+    (experiment,) = records.experiments(leaderboard.read([tmp_path / "run"]))
+    figures = experiment.records[0].points[100]
+    assert figures["meta_test/accuracy"] == pytest.approx(np.mean(accuracies(0.5, 7)))
+    assert figures["meta_test/accuracy_one_at_a_time"] == pytest.approx(np.mean(accuracies(0.3, 7)))
 
 
 def test_rows_and_comparisons_are_those_of_the_leaderboard(out: Path, tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_a_live_driver_in_another_container_with_the_name_of_this_machine_is_not
     tmp_path: Path, url: str
 ) -> None:
     def hold(name: str, seconds: int) -> subprocess.Popen[str]:
-        # The numbers of a few processes pass, so that the holder's is nobody's in the other container.
-        script = '/bin/true; /bin/true; exec "$0" -c "$1" "$2" "$3" "$4"' if seconds else 'exec "$0" "$@"'
+        # The holder is no first process, so that its number is nobody's in the other container.
+        script = '/bin/true; "$0" -c "$1" "$2" "$3" "$4"; exit' if seconds else 'exec "$0" "$@"'
         arguments = [HOLD] if seconds else ["-c", HOLD]
         command = ["sh", "-c", script, sys.executable, *arguments, str(tmp_path / name), url, str(seconds)]
         return subprocess.Popen([*ISOLATED, *command], stdout=subprocess.PIPE, text=True)

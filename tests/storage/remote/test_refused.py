@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from metabench.core import MetabenchError
-from metabench.leaderboard.folders import open_place
 from metabench.storage import remote
+from metabench.storage.records import open_place
 from metabench.storage.remote import lease, mirror
 
 SLOWEST = 10.0

@@ -24,7 +24,7 @@ from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
 from metabench.report.html.reading import Final, Results
-from metabench.storage import files
+from metabench.storage import files, models, records
 
 BY_STEP = "Learned rates by layer and step"
 BY_LAYER = "Learned rates by layer"
@@ -97,8 +97,8 @@ def _followed(results: Results) -> list[Followed]:
     """List means and ends over seeds; of one seed, the ends of its interval over tasks."""
     groups: dict[tuple[str, str, int], list[Points]] = {}
     for final in results.finals:
-        path = final.run.folder / files.DIAGNOSTICS
-        points = files.read_json(path)["over_steps"] if path.exists() else None
+        seen = records.optional(final.run.folder / files.DIAGNOSTICS, models.DIAGNOSIS)
+        points = seen and seen["over_steps"]
         if points and all(point["mean"] is not None for point in points):
             who = (final.label, final.variant, _evaluated(final.run.config["run"]))
             groups.setdefault(who, []).append(points)
