@@ -66,8 +66,19 @@ DAMAGED = ".damaged"
 _END = re.compile(rb',\s*"' + CHECKSUM.encode() + rb'": "(\w+)"\s*}\s*\Z')
 
 
-MADE_ANEW = {INPUTS, REPORTS, WEIGHTS, TEST, DIAGNOSTICS, TRIALS, RUNNING, CHOSEN, META_TEST}
-MADE_ANEW |= {NEAREST_MEAN, ZERO}
+MADE_ANEW = {
+    REPORTS,
+    WEIGHTS,
+    TEST,
+    DIAGNOSTICS,
+    INPUTS,
+    TRIALS,
+    RUNNING,
+    CHOSEN,
+    NEAREST_MEAN,
+    ZERO,
+    META_TEST,
+}
 """Files that follow from others, as do those of a state and of the confirmation."""
 
 

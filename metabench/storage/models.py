@@ -199,25 +199,6 @@ class _Run(TypedDict):
 
 
 @keys
-class _Pictures(TypedDict):
-    background: Literal["white", "black"]
-    black: Real
-    white: Real
-    has_scaled_bytes: bool
-    resize: Literal["box", "nearest", "bilinear", "hamming", "bicubic", "lanczos"]
-    is_inverted: bool
-
-
-@keys
-class _Inputs(TypedDict):
-    data: str
-    kind: Literal["classification", "regression"]
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1, max_length=3)]
-    n_classes: Whole
-    pictures: _Pictures | None
-
-
-@keys
 class _Node(TypedDict):
     address: str
     cpus: Time
@@ -304,6 +285,25 @@ class _Diagnosis(TypedDict):
 
 
 @keys
+class _Pictures(TypedDict):
+    background: Literal["white", "black"]
+    black: Real
+    white: Real
+    has_scaled_bytes: bool
+    resize: Literal["box", "nearest", "bilinear", "hamming", "bicubic", "lanczos"]
+    is_inverted: bool
+
+
+@keys
+class _Inputs(TypedDict):
+    data: str
+    kind: Literal["classification", "regression"]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+    n_classes: Whole
+    pictures: _Pictures | None
+
+
+@keys
 class _ByClass(TypedDict):
     queries: list[Time]
     hits: list[Time]
@@ -383,7 +383,6 @@ class _Curve(TypedDict):
 
 SEARCH: Model = TypeAdapter(_Search)
 RUN: Model = TypeAdapter(_Run)
-INPUTS: Model = TypeAdapter(_Inputs)
 REPORT: Model = TypeAdapter(Report)
 TRIAL: Model = TypeAdapter(_Trial)
 EVENT: Model = TypeAdapter(Event)
@@ -394,6 +393,7 @@ META_TEST: Model = TypeAdapter(_Opened)
 BASELINE: Model = TypeAdapter(Annotated[_Baseline, AfterValidator(_is_scored)])
 TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterValidator(_is_consistent)])
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
+INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(_Origin)
 CURVES: Model = TypeAdapter(_Curves)
 CURVE: Model = TypeAdapter(_Curve)
@@ -404,10 +404,10 @@ BY_NAME = {
     files.CHOSEN: CHOSEN,
     files.TRIALS: TRIAL,
     files.CONFIG: RUN,
-    files.INPUTS: INPUTS,
     files.REPORTS: REPORT,
     files.TEST: TEST,
     files.DIAGNOSTICS: DIAGNOSIS,
+    files.INPUTS: INPUTS,
     files.NEAREST_MEAN: BASELINE,
     files.ZERO: BASELINE,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from metabench import PROTOCOL
 from metabench.core import MetabenchError, Pictures, Splits
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
@@ -35,13 +36,13 @@ def write(folder: Path, splits: Splits) -> None:
     if records.recover(path, models.INPUTS) is None:
         about = of(splits)
         pictures = None if about.pictures is None else about.pictures._asdict()
-        files.write_json(path, {**about._asdict(), "pictures": pictures})
+        files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
 
 
 def read(folder: Path) -> Inputs:
     """Read what a run learnt from."""
     path = folder / files.INPUTS
-    if files.is_missing(path):
+    if not path.exists():
         copied, place = "", str(folder)
         if files.search_around(folder) is not None:
             copied, place = "copy the run out of its search; then ", "COPY"
@@ -54,5 +55,5 @@ def read(folder: Path) -> Inputs:
         record["kind"],
         tuple(record["shape"]),
         record["n_classes"],
-        pictures and Pictures(**{name: pictures[name] for name in Pictures._fields}),
+        None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
     )
