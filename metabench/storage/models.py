@@ -286,11 +286,11 @@ class _Diagnosis(TypedDict):
 
 @keys
 class _Pictures(TypedDict):
-    background: str
+    background: Literal["white", "black"]
     black: Real
     white: Real
     has_scaled_bytes: bool
-    resize: str
+    resize: Literal["box", "nearest", "bilinear", "hamming", "bicubic", "lanczos"]
     is_inverted: bool
 
 

@@ -29,8 +29,19 @@ from tests.support import small
 
 LOAD = data.load
 COMMANDS = [
-    *("search", "train", "test", "simulate", "status", "leaderboard", "compare", "across", "export"),
-    *("report", "tensorboard", "algorithms", "datasets"),
+    *(
+        "search",
+        "train",
+        "test",
+        "predict",
+        "simulate",
+        "status",
+        "leaderboard",
+        "compare",
+        "across",
+        "export",
+    ),
+    *("export", "report", "tensorboard", "algorithms", "datasets"),
 ]
 TASK = ["--dataset", "glyphs", "--way", "3", "--query", "2", "--test-query", "3", "--width", "4"]
 BUDGET = ["--tasks", "8", "--reports", "2", "--validation-tasks", "4"]

@@ -151,7 +151,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "no picture in queries": (lambda: damage("photos/class0/1.png"), "'photos/class0/1.png': "),
     "one class": (one_class, "1 classes in the support set; give pictures of 2 or more"),
     "too many classes": (seven_classes, "was trained for 3 ways, here are up to 7"),
-    "weights of another run": (other_weights, "weights.safetensors does not fit config.json"),
+    "weights of another run": (
+        other_weights,
+        "weights.safetensors: are of another network than",
+    ),
     "weights that are damaged": (lambda: damage("run/weights.safetensors"), "is damaged"),
     "weights that are no numbers": (nan_weights, "adapting to this support set diverged"),
     "no weights": (lambda: Path("run/weights.safetensors").unlink(), "has no weights.safetensors"),

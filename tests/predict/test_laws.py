@@ -180,12 +180,12 @@ def my_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.
 
 def test_a_folder_s_pictures_are_the_inputs_that_its_data_set_reads(my_images: Any) -> None:
     folder, data_folder, split = my_images
-    places = [sorted((data_folder / name).iterdir()) for name in split.classes]
+    labels = list(split.classes[:3])
+    places = [sorted((data_folder / name).iterdir()) for name in labels]
     support, queries = [place[0] for place in places], [one for place in places for one in place[1:]]
-    labels = list(split.classes)
     from_disk = metabench.load(folder).fit(support, labels).predict_proba(queries)
-    prepared = metabench.load(folder, prepared=True).fit(split.images[:, 0], labels)
-    np.testing.assert_array_equal(prepared.predict_proba(split.images[:, 1:].flatten(0, 1)), from_disk)
+    prepared = metabench.load(folder, prepared=True).fit(split.images[:3, 0], labels)
+    np.testing.assert_array_equal(prepared.predict_proba(split.images[:3, 1:].flatten(0, 1)), from_disk)
 
 
 def test_a_copied_run_predicts_without_the_data(my_images: Any, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metabench import PROTOCOL
 from metabench.core import Pictures, Splits, metrics
-from metabench.core.config import NetworkConfig
+from metabench.core.config import BudgetConfig, NetworkConfig, SearchSpace
 from metabench.storage import files
 from metabench.training import diagnostics
 from metabench.training import run as runs
@@ -67,8 +68,16 @@ def run(name: str = "protonet", seed: int = 0, **network: Any) -> Path:
 
 def search(folder: Path, confirmed: dict[str, float | None], seeds: int = 1) -> Path:
     """Write a search whose final runs are real, and whose confirmation is made up."""
-    chosen = {name: {"confirm_accuracy": figure} for name, figure in confirmed.items()}
-    record = {"protocol": 3, "metric": metrics.ACCURACY._asdict(), "space": {"algorithms": {}}}
+    chosen = {
+        name: {"trial": name, "hyperparameters": {}, "confirm_accuracy": figure}
+        for name, figure in confirmed.items()
+    }
+    budget = BudgetConfig(tasks=8, trials=1, grace=8, seeds=seeds)
+    space = SearchSpace(
+        task=small.TASK, budget=budget, algorithms={name: {} for name in confirmed or ["maml"]}
+    )
+    record = {"protocol": PROTOCOL, "seed": 0, "data_fingerprint": "0" * 64, "space": space.model_dump()}
+    record["metric"] = metrics.ACCURACY._asdict()
     files.write_json(folder / files.SEARCH, record)
     files.write_json(folder / files.CHOSEN, chosen)
     for name in confirmed:
