@@ -391,7 +391,7 @@ def test_runs_that_differ_in_too_much_to_read_are_named_by_folder(tmp_path: Path
 def test_runs_that_no_label_tells_apart_are_named_by_folder(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name, "maml", seed, 0.6) for seed, name in enumerate("ab")]
     folders += [make_run(tmp_path / "c", "maml", 0, 0.5, lr=0.01)]
-    relabel(folders[1], rungs=[50, 100])
+    relabel(folders[1], rungs=[25, 100])
     board = leaderboard(folders)
     named = {row["name"]: row for row in board["rows"]}
     assert {f"maml:run@{folders[0]}", f"maml:run@{folders[1]}", "maml:run@inner_lr=0.01"} < named.keys()
