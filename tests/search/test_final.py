@@ -69,7 +69,7 @@ def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(
     ledger.fail("maml_pp-000", "broken")
     fresh = {"maml-001": [0.4, 0.5], "maml-002": [0.5, 0.6]}  # the other way round than in the search
     for name, accuracy in fresh.items():
-        files.write_json(tmp_path / files.CONFIRM / f"{name}.json", {"accuracy": accuracy})
+        files.write_json(tmp_path / files.CONFIRM / f"{name}.json", {"trial": name, "accuracy": accuracy})
     watch = Watch(tmp_path, space, quiet=True)
     chosen = confirm.choose(tmp_path, space, ledger, NOWHERE, watch)  # all confirmed: no cluster is asked
     assert chosen["maml_pp"] is None
@@ -93,7 +93,7 @@ def test_the_lowest_error_on_fresh_tasks_is_chosen_and_one_that_is_not_finite_ne
     for number, (name, errors) in enumerate(fresh.items()):
         ledger.propose("maml", {}, {"inner_lr": number}, number == 0, 0)
         ledger.record(name, make_error_report(900, 0.1 * (number + 1)), "complete", {})
-        files.write_json(tmp_path / files.CONFIRM / f"{name}.json", {"error": errors})
+        files.write_json(tmp_path / files.CONFIRM / f"{name}.json", {"trial": name, "error": errors})
     budget = only.budget.model_copy(update={"confirm_top": 3})
     watch = Watch(tmp_path, only, True, OBJECTIVES["regression"])
     chosen = confirm.choose(tmp_path, only.model_copy(update={"budget": budget}), ledger, NOWHERE, watch)
