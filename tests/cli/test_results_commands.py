@@ -43,7 +43,7 @@ def test_a_comparison_is_a_sentence_or_json_with_the_same_in_it() -> None:
     told = output("compare", "search", "run")
     found = json.loads(output("compare", "search", "run", "--json"))
     assert found["sentence"] == told.strip()
-    assert told.startswith("maml:tuned (70.0%) is better than protonet:run")
+    assert told.startswith("These networks, not their settings: maml:tuned (70.0%) is better")
     chosen = json.loads(output("compare", "search", "--rows", "fomaml:default, maml:default", "--json"))
     assert (chosen["a"]["name"], chosen["b"]["name"]) == ("fomaml:default", "maml:default")
 

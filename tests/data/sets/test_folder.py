@@ -224,7 +224,7 @@ def test_numbers_with_a_point_are_scaled_from_zero_to_one_and_refused_beyond(tmp
     assert reader.decode(good, 2, 1, "white").tolist() == [[[0, 51], [153, 255]]]
     for value in (2, float("nan"), -1):
         bad = saved(tmp_path / "b.tiff", Image.fromarray(np.full((2, 2), value, np.float32)))
-        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; set white"):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; the option white"):
             reader.decode(bad, 2, 1, "white")
 
 
