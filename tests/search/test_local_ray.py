@@ -150,7 +150,7 @@ def test_the_same_command_makes_damaged_results_anew(searched: Seen) -> None:
     )
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "is not what was written" in refused.stderr
-    assert "run its command again" in refused.stderr
+    assert "run again the command" in refused.stderr
     again = start(searched.home)
     _, said = again.communicate(timeout=processes.PATIENCE)
     assert again.returncode == 0, said
