@@ -90,15 +90,15 @@ def measure(splits: Splits, dataset: str, learner: str, mode: str, seed: int, ta
 
 def as_markdown(lines: list[dict[str, Any]]) -> str:
     """Return accuracies in percent: all queries of a task together / one at a time, means over seeds."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    by_cell: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for line in lines:
-        found.setdefault((line["dataset"], line["learner"], line["mode"]), []).append(line)
+        by_cell.setdefault((line["dataset"], line["learner"], line["mode"]), []).append(line)
     rows = [f"| data | learner | {' | '.join(MODES)} |", "|---" * (2 + len(MODES)) + "|"]
     for dataset in TASKS:
         for learner in LEARNERS:
             shown = []
             for mode in MODES:
-                seeds = found.get((dataset, learner, mode), [])
+                seeds = by_cell.get((dataset, learner, mode), [])
                 means = [
                     100 * statistics.fmean(one[key] for one in seeds)
                     for key in ("together", "alone")

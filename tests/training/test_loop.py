@@ -94,9 +94,11 @@ def test_a_run_that_diverges_reports_it_and_ends() -> None:
 def test_training_learns(name: str) -> None:
     """On noise images whose classes are told apart by their mean, accuracy rises well above chance."""
     config = small.config(name, tasks=800, rungs=(800,), inner_lr=0.3, outer_lr=3e-3)
-    config = config.model_copy(update={"validation_tasks": 100})
+    # With the moments of three support images the noise is too large a part of what is normalised.
+    network = config.network.model_copy(update={"batch_norm": "transductive"})
+    config = config.model_copy(update={"validation_tasks": 100, "network": network})
     report = list(loop.train(config, small.splits()))[-1][0]
-    assert report.val_accuracy > 0.55  # guessing has a third
+    assert report.val_accuracy > 0.6
 
 
 def test_the_listener_hears_rates_and_means() -> None:
