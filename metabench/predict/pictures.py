@@ -128,8 +128,8 @@ def _as_it_is(picture: Any, shape: tuple[int, ...]) -> Array:
     """Return an array that is an input already as float32."""
     values = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
     if not isinstance(values, np.ndarray) or values.shape != shape:
-        given = list(values.shape) if isinstance(values, np.ndarray) else type(picture).__name__
-        raise ValueError(f"{given}; as `prepared` says, it must be an array of shape {list(shape)}")
+        shape_or_kind = list(values.shape) if isinstance(values, np.ndarray) else type(picture).__name__
+        raise ValueError(f"{shape_or_kind}; as `prepared` says, it must be an array of shape {list(shape)}")
     if values.dtype == np.uint8:
         return np.true_divide(values, np.float32(255))
     if values.dtype.kind != "f" or not (values.min() >= 0 and values.max() <= 1):
