@@ -82,9 +82,9 @@ def show(
     seed: Annotated[int, typer.Option(help="Draws the task.")] = 0,
 ) -> None:
     """Draw one meta-train task, support and query, and count the classes of each split."""
-    from metabench.cli import inspect_data
+    from metabench.cli import flags, inspect_data
 
-    task = inspect_data.describe(name, split, option or [], way=way, shot=shot, query=query)
+    task = flags.describe_task(name, split, option or [], way=way, shot=shot, query=query)
     splits = inspect_data.draw(out, task, seed)
     for line in inspect_data.counted(splits):
         typer.echo(line)
@@ -108,10 +108,10 @@ def tasks(
     json: Json = False,
 ) -> None:
     """Write the frozen tasks that runs are tested on into a small file, with the hash that proves them."""
-    from metabench.cli import inspect_data
+    from metabench.cli import flags, inspect_data
 
     drawn = inspect_data.write_tasks(
-        out, inspect_data.describe(name, split, option or [], **shape), part, tasks
+        out, flags.describe_task(name, split, option or [], **shape), part, tasks
     )
     if json:
         print_json({"file": out, **drawn}, indent=None)
@@ -139,9 +139,9 @@ def check(
 ) -> None:
     """Look for images that repeat, blank images and classes too small; exit code 1 if there are any."""
     from metabench import data
-    from metabench.cli import inspect_data
+    from metabench.cli import flags, inspect_data
 
-    splits = data.load(inspect_data.describe(name, split, option or []))
+    splits = data.load(flags.describe_task(name, split, option or []))
     problems = inspect_data.problems(splits, shot + query, near)
     if json:
         print_json({"dataset": splits.name, **problems})

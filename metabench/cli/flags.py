@@ -26,6 +26,14 @@ REPORTS = 10
 """Of a run whose number of reports is neither typed nor recorded."""
 
 
+def describe_task(name: str, split: str | None, pairs: Sequence[str], **shape: Any) -> TaskConfig:
+    """Describe a task of a data set, by its name, its named split and its options."""
+    options = parse_settings(data.get(name).options, pairs, "--option")
+    return validated(
+        TaskConfig, {"dataset": data.canonical(name), "split": split, "options": options, **shape}
+    )
+
+
 def describe_run(
     task: Mapping[str, Any],
     network: Mapping[str, Any],

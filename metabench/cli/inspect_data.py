@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metabench import data
 from metabench.core import SPLITS, MetabenchError, Split, Splits, Task, seeds
-from metabench.core.config import TaskConfig, parse_settings, validated
+from metabench.core.config import TaskConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.training import mosaic
 
@@ -34,14 +34,6 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.part} {self.name}, example {self.number}"
-
-
-def describe(name: str, split: str | None, pairs: Sequence[str], **shape: Any) -> TaskConfig:
-    """Describe a task of a data set, by its name, its named split and its options."""
-    options = parse_settings(data.get(name).options, pairs, "--option")
-    return validated(
-        TaskConfig, {"dataset": data.canonical(name), "split": split, "options": options, **shape}
-    )
 
 
 def draw(out: Path, task: TaskConfig, seed: int) -> Splits:

@@ -16,7 +16,7 @@ from rich.progress import Progress, TextColumn
 from metabench import data, stats
 from metabench.cli import show
 from metabench.cli.base import bare_table, print_json, print_table
-from metabench.cli.flags import pick_device
+from metabench.cli.flags import describe_task, pick_device
 from metabench.core import MetabenchError, Objective, Report, Splits, metrics
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core.metrics import Metric
@@ -263,10 +263,8 @@ def _other_data(
     task: TaskConfig, name: str | None, split: str | None, pairs: Sequence[str]
 ) -> tuple[TaskConfig, Splits]:
     """Load what a run is to be tested on; of its own data set, what is not asked for stays as it was."""
-    from metabench.cli import inspect_data  # reads Matplotlib
-
     shape = task.model_dump(exclude={"dataset", "split", "options"})
-    asked = inspect_data.describe(name or task.dataset, split, pairs, **shape)
+    asked = describe_task(name or task.dataset, split, pairs, **shape)
     if asked.dataset == task.dataset:
         options = {**task.options, **asked.options}
         asked = asked.model_copy(update={"split": split or task.split, "options": options})

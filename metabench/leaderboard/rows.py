@@ -14,6 +14,7 @@ import numpy as np
 
 from metabench import stats
 from metabench.core import MetabenchError
+from metabench.core.config.settings import flatten
 from metabench.core.metrics import ERROR, Metric
 from metabench.leaderboard.folders import (
     BASELINES,
@@ -97,7 +98,7 @@ def search_entries(search: Search) -> list[Entry]:
     metric = search.metric
     entries, floors = [], dict.fromkeys(search.baselines)
     for algorithm in search.config["space"]["algorithms"]:
-        if (name := _baseline_name(algorithm)) is not None:
+        if (name := baseline_name(algorithm)) is not None:
             floors[name] = algorithm
             continue
         for variant, describe in ((TUNED, _tuned), (DEFAULT, _default)):
@@ -120,7 +121,7 @@ def _baseline(search: Search, name: str, algorithm: str | None, metric: Metric) 
     return Entry(row | {"status": "finished", "tasks_hash": test["tasks_hash"]}, results, results)
 
 
-def _baseline_name(algorithm: str) -> str | None:
+def baseline_name(algorithm: str) -> str | None:
     """Return which baseline an algorithm of a space, or a variant of it, is; None for all that learn."""
     name = algorithm.split(".")[0]
     return name if name in LEARN_NOTHING else None
@@ -239,7 +240,7 @@ def run_entries(groups: Sequence[list[Run]]) -> list[Entry]:
 
 
 def _run_entry(runs: list[Run], label: str | None) -> Entry:
-    described, baseline = runs[0].config["run"], _baseline_name(runs[0].config["run"]["algorithm"])
+    described, baseline = runs[0].config["run"], baseline_name(runs[0].config["run"]["algorithm"])
     if len({run.config["run"]["seed"] for run in runs}) < len(runs):
         listed = ", ".join(str(run.folder) for run in runs)
         raise MetabenchError(f"{listed}: the same run twice (same settings and seed); give it once")
@@ -271,7 +272,15 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
 
 def _labels(groups: Sequence[list[Run]]) -> list[str | None]:
     """Name what differs between the runs of one algorithm; None where that is nothing or too much."""
-    described = [_flat(runs[0].config["run"]) for runs in groups]
+    # A run's seed and its rungs tell no settings apart.
+    described = [
+        {
+            key: one
+            for key, one in flatten(runs[0].config["run"]).items()
+            if key not in ("seed", "rungs") and one != {}
+        }
+        for runs in groups
+    ]
     labels: list[str | None] = []
     for one in described:
         alike = [other for other in described if other["algorithm"] == one["algorithm"]]
@@ -280,16 +289,6 @@ def _labels(groups: Sequence[list[Run]]) -> list[str | None]:
         parts = [f"{key.split('.')[-1]}={json.dumps(one.get(key)).strip(chr(34))}" for key in keys]
         labels.append("+".join(parts) if 0 < len(parts) <= MOST_DIFFERENCES else None)
     return labels
-
-
-def _flat(described: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Flatten what is recorded of a run; its seed and its rungs tell no settings apart."""
-    flat: dict[str, Any] = {}
-    for key, value in described.items():
-        if key not in ("seed", "rungs"):
-            name = f"{before}{key}"
-            flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def _cost(part: str, entries: Sequence[Record]) -> Row:

@@ -10,7 +10,7 @@ from metabench.core import MetabenchError
 from metabench.core.config import nearest
 from metabench.leaderboard import folders
 from metabench.leaderboard.folders import Run, Search
-from metabench.leaderboard.rows import DEFAULT, LEARN_NOTHING, TUNED
+from metabench.leaderboard.rows import DEFAULT, TUNED, baseline_name
 from metabench.storage import files, records
 from metabench.training import inputs, run
 from metabench.training.inputs import Inputs
@@ -86,7 +86,7 @@ def _best(search: Search) -> str:
     """Choose among the tuned rows by what was seen before meta-test was opened."""
     key, sign = f"confirm_{search.metric}", search.metric.sign
     tuned = [algorithm for algorithm, variant in search.runs if variant == TUNED]
-    learning = [one for one in tuned if one.split(".")[0] not in LEARN_NOTHING] or tuned
+    learning = [one for one in tuned if baseline_name(one) is None] or tuned
     figures = {one: (search.chosen.get(one) or {}).get(key) for one in learning}
     order = {one: sign * figure for one, figure in figures.items() if figure is not None}
     if not order:

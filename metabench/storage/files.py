@@ -321,7 +321,8 @@ def is_locked(folder: Path) -> bool:
         return False
     with open(folder / LOCK, encoding="utf-8", opener=_open_no_link) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared, so that those who ask do not take each other for a holder.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False

@@ -68,7 +68,9 @@ def recover(
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a file, by its name, holds what it should."""
+    """Tell whether a file, by its name, is there and holds what it should; lines need not be there yet."""
+    if path.suffix != ".jsonl" and files.is_missing(path):
+        return False
     try:
         if path.suffix == ".jsonl":
             lines(path, models.BY_NAME.get(path.name, models.ANYTHING))

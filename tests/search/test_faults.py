@@ -19,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from metabench import PROTOCOL
 from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import JOURNAL, Ledger
 from metabench.search.progress.watch import Watch
@@ -133,7 +134,8 @@ def pack(address: str, folder: str, described: str) -> None:
 
 def test_four_trials_share_two_gpus_evenly(tmp_path: Path, place: Path, space: SearchSpace) -> None:
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 2})})
-    files.write_json(tmp_path / files.SEARCH, {})
+    record = {"protocol": PROTOCOL, "seed": 0, "data_fingerprint": "", "space": space.model_dump(mode="json")}
+    files.write_json(tmp_path / files.SEARCH, record)
     nodes = Nodes(place)
     try:
         nodes.add(cpus=4, gpus=2)

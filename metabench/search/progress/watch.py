@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import time
 from collections import Counter
@@ -167,11 +168,15 @@ class Watch:
         self._written = time.monotonic()
         self._is_stale = False
 
+    @functools.cached_property
+    def _planned(self) -> dict[str, int]:
+        return spaces.planned(self.space)
+
     def _show(self, ledger: Ledger) -> None:
         metric = self.objective.metric
         summaries = {
-            a: summarise(self.space, ledger, a, metric, spaces.of(self.space, a).n_trials)
-            for a in self.space.algorithms
+            algorithm: summarise(self.space, ledger, algorithm, metric, n_trials)
+            for algorithm, n_trials in self._planned.items()
         }
         if self._live is not None:
             self._live.update(table(summaries, metric))

@@ -104,8 +104,8 @@ def _figure(row: Row, metric: Metric) -> float | None:
 def _alone(row: Row, metric: Metric) -> float | None:
     """Return the figure of queries that are classified one at a time, where it is another."""
     alone: float | None = row.get(f"{metric}_one_at_a_time")
-    together = row.get(metric.name)
-    return None if alone is None or together is None or abs(alone - together) < 5e-4 else alone
+    is_other = metrics.show(metric, alone) != metrics.show(metric, row.get(metric.name))
+    return alone if alone is not None and row.get(metric.name) is not None and is_other else None
 
 
 def _draw_row(axis: Axes, place: int, row: Row, metric: Metric, color: str) -> None:
