@@ -80,3 +80,8 @@ def test_a_mixture_knows_its_parts_by_any_name() -> None:
 def test_the_command_line_takes_a_papers_name_for_a_data_set() -> None:
     result = CliRunner().invoke(app, ["datasets", "fetch", "Glyphs"])
     assert (result.exit_code, result.output) == (0, "glyphs needs no download\n")
+
+
+def test_the_nearest_name_of_a_typo_is_that_of_what_was_meant() -> None:
+    with pytest.raises(MetabenchError, match="Did you mean 'maml_pp'"):
+        algorithms.get("MAML++x")

@@ -29,8 +29,9 @@ def folded(name: str) -> str:
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean ...?' for a typo, or ''."""
-    close = difflib.get_close_matches(name, list(allowed), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    by_folded = {folded(one): one for one in allowed}
+    close = difflib.get_close_matches(folded(name), by_folded, n=1)
+    return f" Did you mean {by_folded[close[0]]!r}?" if close else ""
 
 
 def allowed(name: str, names: Iterable[str]) -> str:
