@@ -24,7 +24,8 @@ def out(tmp_path: Path) -> Path:
         alone(make_run(tmp_path / "run", "protonet", 7, 0.5), 0.3),
     ]
     line = {"trial": "maml-002", "algorithm": "maml", "status": "complete", "is_default": False}
-    settings = {"inner_lr": 1, "inner_steps": True, "cosine": "late", "seconds_like": None}
+    line |= {"tasks_seen": 100, "seconds": 1.0}
+    settings = {"inner_lr": 1, "inner_steps": True, "cosine": "late", "seconds_like": 0.5}
     files.append_line(tmp_path / "search" / files.TRIALS, {**line, "hyperparameters": settings})
     tables.write(tmp_path / "out", tables.tables(leaderboard.read(folders), leaderboard.leaderboard(folders)))
     return tmp_path / "out"
