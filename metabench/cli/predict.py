@@ -13,7 +13,7 @@ import typer
 from metabench.cli.base import print_json, printable
 from metabench.cli.flags import pick_device
 from metabench.data.reading.cache import Array
-from metabench.predict import class_folders, find_pictures, load
+from metabench.predict import class_folders, export_model, find_pictures, load
 from metabench.storage import files
 
 
@@ -51,6 +51,17 @@ def predict(
             others = ", ".join(f"{name} {part:.1%}" for name, part in rest)
             typer.echo(printable(f"{picture}: {best} {share:.1%} ({others})"))
     for note in classifier.notes if form != "json" else ():
+        typer.echo(f"{place}: {note}", err=True)
+
+
+def export(place: str, out: Path, to: str, support: Path | None, row: str | None) -> None:
+    """Write a classifier into a folder that needs no metabench."""
+    classifier = load(place, row)
+    if support is not None:
+        classifier.fit(*class_folders(support))
+    written = export_model(classifier, out, to)
+    typer.echo(printable(f"{out}: {', '.join(path.name for path in written)}"))
+    for note in classifier.notes:
         typer.echo(f"{place}: {note}", err=True)
 
 
