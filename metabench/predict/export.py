@@ -238,7 +238,7 @@ def _factors(a: Tensor, *, pivot: bool = True, check_errors: bool = False) -> tu
     return a, none, none[0]
 
 
-def _solution(a: Tensor, pivots: Tensor, y: Tensor, **_: bool) -> Tensor:
+def _solution(a: Tensor, pivots: Tensor, y: Tensor, **options: bool) -> Tensor:
     """Solve a x = y by matrix products alone, for a symmetric and positive definite `a`."""
     a, identity = a.double(), torch.eye(a.shape[-1], dtype=torch.float64)
     inverse = identity / a.abs().sum(-1).max()  # no eigenvalue is above it
