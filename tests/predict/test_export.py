@@ -248,13 +248,13 @@ def script(*args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.usefixtures("here")
 def test_the_script_says_what_the_command_says() -> None:
-    shown = command("predict", "run", "--support", "new", "photos/class0", "--json")
+    shown = command("predict", "run", "--support", "new", "photos", "--json")
     answers = json.loads(shown.stdout)["predictions"]
     for extra, later in (([], ["--support", "new"]), (["--support", "new"], [])):
         made = command("export-model", "run", "--out", "out", "--to", "torch", *extra)
         assert (made.exit_code, made.stderr) == (0, "")
         assert made.stdout == f"out: {', '.join(sorted(one.name for one in Path('out').iterdir()))}\n"
-        said = script("photos/class0", *later, "--json")
+        said = script("photos", *later, "--json")
         assert said.stderr == ""
         for one, other in zip(json.loads(said.stdout), answers, strict=True):
             assert (one["picture"], one["label"]) == (other["picture"], other["label"])
@@ -269,12 +269,13 @@ def test_the_script_says_what_the_command_says() -> None:
 def test_what_an_export_says_of_mistakes() -> None:
     export_model(metabench.load("run"), "out", "torch")
     trained.classes_on_disk(Path("one"), n_classes=1)
+    Path("empty").mkdir()
     Path("broken.png").write_bytes(Path("new/class0/0.png").read_bytes()[:60])
     for args, words in (
         (["photos/class0"], "--support: give a folder of folders"),
         (["photos/class0", "--support", "gone"], "gone: No such file or directory; give a folder"),
         (["photos/class0", "--support", "one"], "one: must hold 2 folders or more"),
-        (["photos", "--support", "new"], "no picture; give files, or folders of them"),
+        (["empty", "--support", "new"], "no picture; give files, or folders of them"),
         (["broken.png", "--support", "new"], "broken.png: cannot be read: "),
     ):
         said = script(*args)

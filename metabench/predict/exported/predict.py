@@ -104,7 +104,10 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [one for one in _inside(folder) if one.suffix.lower() in fitting.SUFFIXES]
+    """Return the pictures in a folder, and in those inside it, in the order of their paths."""
+    names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*"))
+    shown = [Path(name) for name in names if not any(map(fitting.is_hidden, name.split("/")))]
+    return [folder / one for one in shown if one.suffix.lower() in fitting.SUFFIXES]
 
 
 def main() -> None:
