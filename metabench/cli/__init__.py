@@ -198,8 +198,7 @@ def test(
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench.cli import run as commands
 
-    is_other = dataset is not None or split is not None or bool(option)
-    commands.test(run, tasks, task_list, (dataset, split, option or []) if is_other else None, device, json)
+    commands.test(run, tasks, task_list, (dataset, split, option or []), device, json)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Literal
 import typer
 
 from metabench.cli.base import print_json, printable
-from metabench.cli.flags import pick_device
+from metabench.core.device import pick as pick_device
 from metabench.data.reading.cache import Array
 from metabench.predict import class_folders, find_pictures, load
 from metabench.storage import files
