@@ -42,14 +42,19 @@ class CalledPackage(types.ModuleType):
     """
 
     @property
-    def __wrapped__(self) -> Any:
-        """Return the function, as whoever explains a signature looks for it."""
+    def function(self) -> Any:
+        """Return the function."""
         name = self.__name__.rpartition(".")[2]
         return getattr(importlib.import_module(CALLED[name]), name)
 
+    @property
+    def __signature__(self) -> Any:
+        """Say what the function takes, where an editor or a notebook asks."""
+        return importlib.import_module("inspect").signature(self.function)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
-        return self.__wrapped__(*args, **kwargs)
+        return self.function(*args, **kwargs)
 
     def __reduce__(self) -> Any:
         """Let a function that uses it be sent to another process, as with any module."""

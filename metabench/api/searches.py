@@ -52,7 +52,8 @@ def describe(
     for library in ("ray", "optuna"):
         if importlib.util.find_spec(library) is None:
             raise MetabenchError(
-                f"a search needs {library}, which is not installed; do: pip install 'ray[default,tune]' optuna"
+                f"a search needs {library}, which is not installed; do: "
+                "pip install 'ray[default,tune]' optuna"
             )
     if storage is None or remote.is_url(storage):
         return Asked(read, out, name, storage and remote.check_url(storage))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from metabench import leaderboard
+import metabench.leaderboard as leaderboard
 from metabench.core import MetabenchError
 from metabench.leaderboard.folders import TASK_KEYS, Run, Search
 from metabench.leaderboard.notes import setting

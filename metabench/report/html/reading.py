@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from metabench import leaderboard
+import metabench.leaderboard as leaderboard
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric
