@@ -5,6 +5,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metabench import predict as predict
     from metabench.api.boards import Board as Board
     from metabench.api.boards import leaderboard as leaderboard
     from metabench.api.results import Result as Result
@@ -23,6 +24,9 @@ PROTOCOL = 3
 
 CALLED = {"search": "metabench.api.searches", "leaderboard": "metabench.api.boards"}
 """Packages that are called as the function of their name, to where that is."""
+
+PACKAGES = (*CALLED, "predict")
+"""Packages that need no import of their own."""
 
 NAMES = {
     **dict.fromkeys(("load", "FewShotClassifier"), "metabench.predict"),
@@ -63,7 +67,7 @@ class CalledPackage(types.ModuleType):
 
 def __getattr__(name: str) -> Any:
     # Importing torch takes seconds, which a command that only reads a board need not wait for.
-    if name in CALLED:
+    if name in PACKAGES:
         return importlib.import_module(f"metabench.{name}")
     if name in NAMES:
         return getattr(importlib.import_module(NAMES[name]), name)
@@ -71,4 +75,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *CALLED, *NAMES})
+    return sorted({*globals(), *PACKAGES, *NAMES})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from metabench.api.boards import Board
 from metabench.api.runs import Place
@@ -16,34 +16,14 @@ from metabench.search import space as spaces
 from metabench.storage import files, remote
 
 
-class Asked(NamedTuple):
-    """A search that can be started."""
+def place(
+    out: Path, name: str, storage: str | None, workers: int | None, address: str | None
+) -> tuple[Path, str | None]:
+    """Return where search folders are kept, and at which address, if any; refuse a search that cannot start.
 
-    space: SearchSpace
-    out: Path
-    name: str
-    storage: str | None  # its address, where that is no path
-
-
-def describe(
-    space: Place | Mapping[str, Any],
-    out: Path,
-    name: str | None,
-    storage: str | None,
-    algorithms: Sequence[str] | None,
-    budget: Mapping[str, Any],
-    workers: int | None = None,
-    address: str | None = None,
-) -> Asked:
-    """Check what a search is asked to be, before anything of it is started."""
-    if isinstance(space, Mapping):
-        read = spaces.check(as_document(space, "space"), "space")
-        task = read.task
-        usual = f"{task.dataset}_{task.way}w{task.shot}s"
-    else:
-        read, usual = spaces.load(Path(space)), Path(space).stem
-    read = spaces.override(read, names=algorithms, **budget)
-    name = usual if name is None else name
+    Args:
+        storage: an address, or a path in the place of `out`.
+    """
     files.check_name(name, "name")
     if workers is not None and address is None:
         raise MetabenchError(
@@ -55,9 +35,17 @@ def describe(
                 f"a search needs {library}, which is not installed; do: "
                 "pip install 'ray[default,tune]' optuna"
             )
-    if storage is None or remote.is_url(storage):
-        return Asked(read, out, name, storage and remote.check_url(storage))
-    return Asked(read, Path(storage), name, None)
+    if storage is None:
+        return out, None
+    return (out, remote.check_url(storage)) if remote.is_url(storage) else (Path(storage), None)
+
+
+def _read(space: Place | Mapping[str, Any]) -> tuple[SearchSpace, str]:
+    """Return a search space, and the name that a search of it has unless it is given one."""
+    if not isinstance(space, Mapping):
+        return spaces.load(Path(space)), Path(space).stem
+    read = spaces.check(as_document(space, "space"), "space")
+    return read, f"{read.task.dataset}_{read.task.way}w{read.task.shot}s"
 
 
 def search(
@@ -99,14 +87,17 @@ def search(
         quiet: show no progress.
         budget: trials, tasks, sampler, scheduler, validation_tasks or seeds, in place of the space's.
     """
-    asked = describe(space, Path(out), name, storage, algorithms, budget, workers, address)
+    described, usual = _read(space)
+    described = spaces.override(described, names=algorithms, **budget)
+    name = usual if name is None else name
+    folder, url = place(Path(out), name, storage, workers, address)
     from metabench.search import search as run_search
 
-    folder = run_search(
-        asked.space,
-        asked.out,
-        asked.name,
-        storage=asked.storage,
+    kept = run_search(
+        described,
+        folder,
+        name,
+        storage=url,
         address=address,
         workers=workers,
         resume=resume,
@@ -119,4 +110,4 @@ def search(
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
     )
-    return Board([folder])
+    return Board([kept])

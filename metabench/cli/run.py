@@ -21,6 +21,7 @@ from metabench.core import MetabenchError, metrics
 from metabench.core.config import RunConfig, SearchSpace, parse_settings
 from metabench.core.metrics import Metric
 from metabench.leaderboard import rows
+from metabench.search import space as spaces
 from metabench.storage import files
 from metabench.training import profile
 from metabench.training import run as runs
@@ -41,14 +42,15 @@ def search(
     **options: Any,
 ) -> None:
     """Check a search from end to end, run it, and print its leaderboard."""
-    joined = (options["workers"], options["address"])
-    asked = searches.describe(path, out, name, storage_at, chosen, budget, *joined)
+    space = spaces.override(spaces.load(path), names=chosen, **budget)
+    name = path.stem if name is None else name
+    out, url = searches.place(out, name, storage_at, options["workers"], options["address"])
     if plan:
-        _show_plan(asked.space, options, as_json)
+        _show_plan(space, options, as_json)
         return
     from metabench.search import search as run_search
 
-    folder = run_search(asked.space, asked.out, asked.name, storage=asked.storage, **options)
+    folder = run_search(space, out, name, storage=url, **options)
     show.leaderboard([str(folder)], json=as_json)
 
 
