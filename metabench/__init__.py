@@ -51,10 +51,11 @@ class CalledPackage(types.ModuleType):
         name = self.__name__.rpartition(".")[2]
         return getattr(importlib.import_module(CALLED[name]), name)
 
-    @property
-    def __signature__(self) -> Any:
-        """Say what the function takes, where an editor or a notebook asks."""
-        return importlib.import_module("inspect").signature(self.function)
+    def __getattr__(self, name: str) -> Any:
+        """Say what the function takes, where a notebook asks; of the class itself there is no such thing."""
+        if name == "__signature__":
+            return importlib.import_module("inspect").signature(self.function)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
