@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from metabench import data, stats
-from metabench.cli import show
+from metabench.cli import automatic, show
 from metabench.cli.base import bare_table, print_json, print_table
 from metabench.cli.flags import describe_task, pick_device
 from metabench.core import MetabenchError, Objective, Report, Splits, metrics
@@ -40,11 +40,15 @@ def search(
     chosen: Sequence[str] | None,
     *,
     as_json: bool,
+    time: str | None = None,
+    begun: float = 0.0,
+    task: Mapping[str, Any] | None = None,
     plan: bool = False,
     **options: Any,
 ) -> None:
     """Check a search from end to end, run it, and print its leaderboard."""
-    space = spaces.override(spaces.load(path), names=chosen, **budget)
+    asked = automatic.read(path, time, budget, task or {}, options)
+    space = None if asked else spaces.override(spaces.load(path), names=chosen, **budget)
     name = path.stem if name is None else name
     files.check_name(name, "name")
     if options["workers"] is not None and options["address"] is None:
@@ -62,13 +66,20 @@ def search(
         url = remote.check_url(storage_at)
     elif storage_at is not None:
         out = Path(storage_at)
-    if plan:
+    if asked is not None:
+        chosen_space = automatic.choose(asked, chosen, out / name, url, begun, options, plan, as_json)
+        if chosen_space is None:
+            return
+        space, options = chosen_space
+    elif plan:
         _show_plan(space, options, as_json)
         return
     from metabench.search import search as run_search
 
     folder = run_search(space, out, name, storage=url, **options)
     show.leaderboard([str(folder)], json=as_json)
+    if asked is not None and not as_json:
+        automatic.end(folder)
 
 
 def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) -> None:

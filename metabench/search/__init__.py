@@ -8,8 +8,9 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import SearchSpace
@@ -37,6 +38,8 @@ def search(
     fetch: str | None = None,
     cpus_per_trial: int = 1,
     gpus_per_trial: float | None = None,
+    timing: Mapping[str, Any] | None = None,
+    begun: float | None = None,
 ) -> Path:
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
@@ -49,6 +52,7 @@ def search(
         cpus: cores of this machine to use; all where it is not given.
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
+        timing, begun: what `stages.automatic.choose` says is to be recorded, and when the time began.
     """
     from metabench.core.objectives import OBJECTIVES
     from metabench.search import folder
@@ -65,15 +69,16 @@ def search(
     splits, kept = _load(space, fetch)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
-        record = folder.create_or_resume(place, space, splits, seed, accept, warm_start, watch.say)
-        watch.space, continued = record
+        watch.space, continued = folder.create_or_resume(
+            place, space, splits, seed, accept, warm_start, watch.say, timing
+        )
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place, watch.say):
             watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 nodes.check(address, space.task, splits, fetch)
-                _run_stages(place, watch.space, splits, seed, joined, watch)
+                _run_stages(place, watch.space, splits, seed, joined, watch, timing, begun)
         write_leaderboard(place)
         if not final.is_tested(place):
             raise MetabenchError(f"{place}: not all final runs are tested; the same command tries again")
@@ -94,14 +99,22 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
 
 
 def _run_stages(
-    place: Path, space: SearchSpace, splits: Splits, seed: int, joined: Cluster, watch: Watch
+    place: Path,
+    space: SearchSpace,
+    splits: Splits,
+    seed: int,
+    joined: Cluster,
+    watch: Watch,
+    timing: Mapping[str, Any] | None,
+    begun: float | None,
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
     from metabench.core import signals
     from metabench.search import space as spaces
+    from metabench.search.journal import rule
     from metabench.search.journal.ledger import Ledger
     from metabench.search.ray import cluster, experiment
-    from metabench.search.stages import confirm, final
+    from metabench.search.stages import automatic, confirm, final
 
     signals.check()
     watch.slots, watch.nodes = joined.slots, cluster.describe
@@ -114,9 +127,14 @@ def _run_stages(
         lambda trial: its[trial.algorithm].where(trial.hyperparameters),
         say=watch.say,
     )
-    with watch.showing(ledger):
-        experiment.explore(place, space, ledger, joined, watch, seed)
-    watch.sum_up(ledger)
+    has_room = rule.always
+    if timing is not None:
+        has_room = automatic.deadline(space, ledger, joined.slots, timing, begun).has_room
+    # Who searches within a time has what was left of it after the trials for what follows them.
+    if timing is None or not (place / files.CHOSEN).exists():
+        with watch.showing(ledger):
+            experiment.explore(place, space, ledger, joined, watch, seed, has_room=has_room)
+        watch.sum_up(ledger)
     chosen = confirm.choose(place, space, ledger, joined, watch)
     if not any(chosen.values()):
         raise MetabenchError(
