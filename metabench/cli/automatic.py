@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+import yaml
 
 from metabench import data
 from metabench.cli.base import print_json
@@ -16,6 +17,7 @@ from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace, nearest
 from metabench.data.reading import archives
 from metabench.data.sets import folder as folders
+from metabench.search.space.automatic import Timing
 from metabench.storage import files
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -96,28 +98,27 @@ def choose(
     url: str | None,
     begun: float,
     options: Mapping[str, Any],
-    is_plan: bool,
-    as_json: bool,
-) -> tuple[SearchSpace, dict[str, Any]] | None:
-    """Choose a space, or take the one that was chosen when the search began; None where it is only shown."""
+) -> tuple[SearchSpace, Timing]:
+    """Choose a space and say so, or take the one that was chosen when the search began."""
     from metabench.search.ray import cluster
     from metabench.search.stages import automatic, plan
 
     task, time = asked
-    before = automatic.recorded(place, None if url is None else f"{url}/{place.name}", time, task)
+    before = automatic.recorded(place, None if url is None else f"{url}/{place.name}", task, time, begun)
     if before is not None:
-        space, record = before
-    else:
-        trial = cluster.TrialResources(options["cpus_per_trial"], options["gpus_per_trial"])
-        slots = plan.where(None, trial)[0].slots
-        space, record, lines = automatic.choose(task, time, begun, slots, names)
-        for line in lines if not options["quiet"] else ():
-            typer.echo(line, err=not is_plan)
-    if is_plan:
-        if as_json:
-            print_json({"space": space.model_dump(mode="json"), "timing": record})
-        return None
-    return space, {**options, "timing": record, "begun": begun}
+        return before
+    trial = cluster.TrialResources(options["cpus_per_trial"], options["gpus_per_trial"])
+    slots = plan.where(None, trial)[0].slots
+    space, timing, lines = automatic.choose(task, time, begun, slots, names)
+    for line in () if options["quiet"] else lines:
+        typer.echo(line, err=True)
+    return space, timing
+
+
+def show_plan(space: SearchSpace, as_json: bool) -> None:
+    """Print the space that was chosen, as a file of its own would have it."""
+    described = space.model_dump(mode="json", exclude_none=True)
+    print_json(described) if as_json else typer.echo(yaml.safe_dump(described, sort_keys=False), nl=False)
 
 
 def end(folder: Path) -> None:

@@ -67,12 +67,10 @@ def search(
     elif storage_at is not None:
         out = Path(storage_at)
     if asked is not None:
-        chosen_space = automatic.choose(asked, chosen, out / name, url, begun, options, plan, as_json)
-        if chosen_space is None:
-            return
-        space, options = chosen_space
-    elif plan:
-        _show_plan(space, options, as_json)
+        space, options["timing"] = automatic.choose(asked, chosen, out / name, url, begun, options)
+    assert space is not None
+    if plan:
+        automatic.show_plan(space, as_json) if asked else _show_plan(space, options, as_json)
         return
     from metabench.search import search as run_search
 

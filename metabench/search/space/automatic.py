@@ -90,6 +90,19 @@ class Time(NamedTuple):
     slots: int  # trials at once
 
 
+class Timing(NamedTuple):
+    """What a search within a time keeps to."""
+
+    seconds: float
+    paces: Mapping[str, Sequence[float]]  # seconds a task of training and of evaluation, by algorithm
+    begun: float  # as time.monotonic tells
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return what whoever goes on with the search has to know."""
+        return {"seconds": self.seconds, "paces": {name: list(pace) for name, pace in self.paces.items()}}
+
+
 def fit_task(task: TaskConfig, n_classes: Sequence[int], n_examples: int, chosen: set[str]) -> TaskConfig:
     """Return the task with as many ways and queries as there are classes and examples for.
 

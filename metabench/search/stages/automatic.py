@@ -19,7 +19,7 @@ from metabench.data.sets import folder
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import Ledger
 from metabench.search.space import automatic
-from metabench.search.space.automatic import Pace, Time
+from metabench.search.space.automatic import Pace, Time, Timing
 from metabench.search.stages import pace
 from metabench.storage import files, models, records, remote
 
@@ -38,7 +38,7 @@ LOOKED_AT = (16, 20)
 
 def choose(
     asked: Mapping[str, Any], seconds: float, begun: float, slots: int, names: Sequence[str] | None = None
-) -> tuple[SearchSpace, dict[str, Any], list[str]]:
+) -> tuple[SearchSpace, Timing, list[str]]:
     """Choose a space for a data set within a time.
 
     Args:
@@ -47,7 +47,7 @@ def choose(
         names: learners to choose among; all that serve where they are not given.
 
     Returns:
-        the space, what is to be recorded of the choice, and lines that say what is going to be done.
+        the space, what the search keeps to, and lines that say what it is going to do.
     """
     learners = list(automatic.LEARNERS) if names is None else list(names)
     if strange := [name for name in learners if name not in automatic.LEARNERS]:
@@ -65,14 +65,15 @@ def choose(
     task = automatic.fit_task(task, *_counts(splits), set(asked))
     data.check(task, splits)
     network = NetworkConfig(width=width)
-    draft, paces = automatic.draft(task, network, learners), {}
+    draft = automatic.draft(task, network, learners)
+    paces: dict[str, Pace] = {}
     for name in learners:
         if not paces or time.monotonic() - begun < MEASURING * seconds:
             paces[name] = _measure(draft, name, splits, trained, slots)
     spent = Time(seconds, time.monotonic() - begun, slots)
     space = automatic.choose(task, network, spent, paces)
-    record = {"seconds": seconds, "paces": {name: list(paces[name][:2]) for name in space.algorithms}}
-    return space, record, automatic.describe(space, _about(task, splits), spent, paces, learners)
+    timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun)
+    return space, timing, automatic.describe(space, _about(task, splits), spent, paces, learners)
 
 
 def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int]:
@@ -81,8 +82,8 @@ def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int
         shape = data.load(task).meta_train.images.shape[2:]
         training = _measure_made_up(tuple(shape), time, trained).training
         return task, automatic.look(time, 0, training)[1]
-    seen = folder.survey(data.default_root(), folder.Options(**task.options))
-    channels = task.options.get("channels", seen.channels)
+    seen = folder.survey(data.default_root(), data.configure(task)[2])
+    channels = int(task.options.get("channels", seen.channels))
     least = automatic.SIZES[0]
     training = _measure_made_up((channels, least, least), time, trained).training
     size, width = automatic.look(time, seen.side, training)
@@ -136,10 +137,6 @@ def _measure(space: SearchSpace, algorithm: str, splits: Splits, seconds: float,
     return Pace(training, evaluation, training)
 
 
-Recorded = tuple[SearchSpace, Mapping[str, Any]]
-"""A space, and what is recorded of its choice."""
-
-
 @dataclass
 class Deadline:
     """When the trials of a search within a time must have ended, by how fast they have been so far."""
@@ -147,17 +144,16 @@ class Deadline:
     space: SearchSpace
     ledger: Ledger
     slots: int
-    record: Mapping[str, Any]
-    begun: float
+    timing: Timing
 
     def has_room(self, algorithm: str, tasks: int) -> bool:
         """Tell whether a trial may go on for so many tasks; each learner's first report is waited for."""
         if not any(trial.reports for trial in self.ledger.of(algorithm)):
             return True
-        budget, (training, evaluation) = self.space.budget, self.record["paces"][algorithm]
+        budget, (training, evaluation) = self.space.budget, self.timing.paces[algorithm]
         leg = tasks * training + budget.validation_tasks * evaluation
-        ends = time.monotonic() - self.begun + self._slowness() * leg
-        return ends + self.after() <= float(self.record["seconds"])
+        ends = time.monotonic() - self.timing.begun + self._slowness() * leg
+        return ends + self.after() <= self.timing.seconds
 
     def after(self) -> float:
         """Return the seconds that what follows the trials will take."""
@@ -168,13 +164,13 @@ class Deadline:
         """Return those of an algorithm, in one process; tuned and published settings may be the same runs."""
         best = next(iter(self.ledger.candidates(algorithm)), None)
         variants = 1.5 if best is None or best.is_default else 2.0
-        pace_ = Pace(*self.record["paces"][algorithm], 0.0)
-        return automatic.after(self.space.budget, pace_, variants * self.space.budget.seeds)
+        training, evaluation = self.timing.paces[algorithm]
+        return automatic.after(self.space.budget, Pace(training, evaluation, training), variants * self.space.budget.seeds)
 
     def _slowness(self) -> float:
         """Return how many times as long as measured beforehand the trials have taken."""
         expected, taken = 0.0, 0.0
-        for algorithm, (training, evaluation) in self.record["paces"].items():
+        for algorithm, (training, evaluation) in self.timing.paces.items():
             n_reports = sum(len(trial.reports) for trial in self.ledger.of(algorithm))
             validated = n_reports * self.space.budget.validation_tasks
             expected += self.ledger.tasks(algorithm) * training + validated * evaluation
@@ -182,17 +178,16 @@ class Deadline:
         return taken / expected if expected else 1.0
 
 
-def deadline(
-    space: SearchSpace, ledger: Ledger, slots: int, record: Mapping[str, Any], begun: float | None
-) -> Deadline:
-    """Return the deadline of a search that began then, or now; what its trials have taken before counts."""
-    begun = time.monotonic() if begun is None else begun
+def deadline(space: SearchSpace, ledger: Ledger, slots: int, timing: Timing) -> Deadline:
+    """Return the deadline of a search; what its trials took before it was stopped counts."""
     before = sum(ledger.seconds(algorithm) for algorithm in space.algorithms) / slots
-    return Deadline(space, ledger, slots, record, begun - before)
+    return Deadline(space, ledger, slots, timing._replace(begun=timing.begun - before))
 
 
-def recorded(place: Path, url: str | None, seconds: float, asked: Mapping[str, Any]) -> Recorded | None:
-    """Return the space and record of a search within a time that is there already; refuse another one.
+def recorded(
+    place: Path, url: str | None, asked: Mapping[str, Any], seconds: float, begun: float
+) -> tuple[SearchSpace, Timing] | None:
+    """Return what a search within a time that is there already was chosen to be; refuse another one.
 
     Args:
         url: address of object storage that the search is kept at; None where it is on disk only.
@@ -216,4 +211,4 @@ def recorded(place: Path, url: str | None, seconds: float, asked: Mapping[str, A
             f"{place}: holds a search of {timing['seconds'] / 60:.3g} min with another {', '.join(other)}; "
             f"{advice}, or type what was typed then, to go on with it"
         )
-    return space, timing
+    return space, Timing(seconds, timing["paces"], begun)
