@@ -165,15 +165,18 @@ class Deadline:
         best = next(iter(self.ledger.candidates(algorithm)), None)
         variants = 1.5 if best is None or best.is_default else 2.0
         training, evaluation = self.timing.paces[algorithm]
-        return automatic.after(self.space.budget, Pace(training, evaluation, training), variants * self.space.budget.seeds)
+        return automatic.after(
+            self.space.budget, Pace(training, evaluation, training), variants * self.space.budget.seeds
+        )
 
     def _slowness(self) -> float:
         """Return how many times as long as measured beforehand the trials have taken."""
         expected, taken = 0.0, 0.0
         for algorithm, (training, evaluation) in self.timing.paces.items():
-            n_reports = sum(len(trial.reports) for trial in self.ledger.of(algorithm))
-            validated = n_reports * self.space.budget.validation_tasks
+            reports = [len(trial.reports) for trial in self.ledger.of(algorithm) if trial.reports]
+            validated = sum(reports) * self.space.budget.validation_tasks
             expected += self.ledger.tasks(algorithm) * training + validated * evaluation
+            expected += len(reports) * automatic.JOB
             taken += self.ledger.seconds(algorithm)
         return taken / expected if expected else 1.0
 
