@@ -131,7 +131,8 @@ def test_the_same_command_goes_on_with_the_space_that_was_chosen(tmp_path: Path)
     again = stage.recorded(tmp_path / "mine", None, asked, 600.0, begun=7.0)
     assert again is not None
     assert again[0] == space
-    assert again[1].record == timing.record and again[1].begun == 7.0
+    assert again[1].record == timing.record
+    assert again[1].begun == 7.0
     assert stage.recorded(tmp_path / "other", None, asked, 600.0, 7.0) is None
 
 

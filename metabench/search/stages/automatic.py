@@ -83,11 +83,11 @@ def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int
         training = _measure_made_up(tuple(shape), time, trained).training
         return task, automatic.look(time, 0, training)[1]
     seen = folder.survey(data.default_root(), data.configure(task)[2])
+    shares = {} if seen.n_classes is None else automatic.shares(_name(task), seen.n_classes)
     channels = int(task.options.get("channels", seen.channels))
     least = automatic.SIZES[0]
     training = _measure_made_up((channels, least, least), time, trained).training
     size, width = automatic.look(time, seen.side, training)
-    shares = {} if seen.n_classes is None else automatic.shares(seen.n_classes)
     options = {"size": size, "channels": channels, **shares, **task.options}
     augment = task.augment.model_copy(update={"flip": channels == 3})
     return task.model_copy(update={"options": options, "augment": augment}), width
@@ -100,14 +100,17 @@ def _counts(splits: Splits) -> tuple[list[int], int]:
     return [len(one.images) for one in parts], min(fewest)
 
 
+def _name(task: TaskConfig) -> str:
+    return Path(str(task.options.get("path") or task.dataset)).name
+
+
 def _about(task: TaskConfig, splits: Splits) -> str:
     n_classes, fewest = _counts(splits)
     channels, *side = splits.meta_train.images.shape[2:]
     what = f"{'x'.join(map(str, side))} pixels, {'grey' if channels == 1 else 'colour'}"
     divided = "/".join(map(str, n_classes))
-    name = Path(str(task.options.get("path") or task.dataset)).name
     return (
-        f"{name}: {sum(n_classes):,} classes ({divided} to learn from, to choose by "
+        f"{_name(task)}: {sum(n_classes):,} classes ({divided} to learn from, to choose by "
         f"and to be judged on) of {fewest} pictures or more, taken as {what}"
     )
 

@@ -84,7 +84,7 @@ def test_too_short_a_time_is_refused_with_one_that_is_not() -> None:
 
 @pytest.mark.parametrize("n_classes", range(6, 60))
 def test_every_split_of_a_small_folder_has_classes_for_a_task(n_classes: int) -> None:
-    options = Options(**{"meta_train": 0.64, "meta_validation": 0.16, **automatic.shares(n_classes)})
+    options = Options(**{"meta_train": 0.64, "meta_validation": 0.16, **automatic.shares("mine", n_classes)})
     classes = splits.by_seed([str(k) for k in range(n_classes)], options)
     counts = [len(names) for names in classes.values()]
     assert min(counts) >= 2
@@ -100,8 +100,8 @@ def test_a_task_has_as_many_queries_as_there_are_examples() -> None:
 
 
 def test_what_is_too_small_is_one_message() -> None:
-    with pytest.raises(MetabenchError, match="has 5 classes, and a search needs 6 or more"):
-        automatic.shares(5)
+    with pytest.raises(MetabenchError, match="mine: has 5 classes, and a search needs 6 or more"):
+        automatic.shares("mine", 5)
     with pytest.raises(
         MetabenchError, match=r"64, 16, 20 classes .* the smallest with 1 examples; .*2 examples"
     ):
@@ -119,4 +119,5 @@ def test_pictures_are_taken_no_larger_than_they_are_and_larger_only_with_time() 
     assert look(48 * 3600, 500)[0] == 84
     widths = [look(seconds, 28)[1] for seconds in TIMES]
     assert widths == sorted(widths)
-    assert widths[0] == 16 and widths[-1] == 64
+    assert widths[0] == 16
+    assert widths[-1] == 64
