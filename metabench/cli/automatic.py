@@ -10,7 +10,7 @@ from typing import Any
 import typer
 import yaml
 
-from metabench import data
+from metabench import data, leaderboard
 from metabench.cli.base import print_json
 from metabench.cli.flags import describe_task
 from metabench.core import MetabenchError
@@ -123,7 +123,6 @@ def show_plan(space: SearchSpace, as_json: bool) -> None:
 
 def end(folder: Path) -> None:
     """Say which learner is best, what to type to use it, and what to search on."""
-    board = files.read_json(folder / f"{files.LEADERBOARD}.json")
-    typer.echo(f"\n{board['answer']}")
+    typer.echo(f"\n{leaderboard.leaderboard([folder])['answer']}")
     typer.echo(f"to name pictures of new classes: metabench predict {folder} --support NEW_CLASSES/ PICTURES")
     typer.echo(f"to search further: edit a copy of {folder / files.SPACE}, and metabench search COPY.yaml")

@@ -173,6 +173,7 @@ class _Metric(TypedDict):
 class _Timing(TypedDict):
     """What a search within a time was chosen by."""
 
+    busy: Time  # how many times as long as on an idle machine choosing took
     seconds: Time
     paces: dict[
         str, Annotated[list[Time], Field(min_length=2, max_length=2)]

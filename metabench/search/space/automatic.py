@@ -88,6 +88,17 @@ class Time(NamedTuple):
     seconds: float  # of it all
     spent: float  # until the space is chosen
     slots: int  # trials at once
+    busy: float = 1.0  # times as long as on a machine that has nothing else to do
+
+    @property
+    def ending(self) -> float:
+        """Return the seconds after the trials in which no learner learns, but for those of each job."""
+        return ENDING * self.busy
+
+    @property
+    def left(self) -> float:
+        """Return the seconds in which learners learn."""
+        return max(0.0, self.seconds - self.spent - STARTING * self.busy - self.ending)
 
 
 class Timing(NamedTuple):
@@ -96,11 +107,13 @@ class Timing(NamedTuple):
     seconds: float
     paces: Mapping[str, Sequence[float]]  # seconds a task of training and of evaluation, by algorithm
     begun: float  # as time.monotonic tells
+    busy: float = 1.0  # as of Time
 
     @property
     def record(self) -> dict[str, Any]:
         """Return what whoever goes on with the search has to know."""
-        return {"seconds": self.seconds, "paces": {name: list(pace) for name, pace in self.paces.items()}}
+        paces = {name: list(pace) for name, pace in self.paces.items()}
+        return {"seconds": self.seconds, "paces": paces, "busy": self.busy}
 
 
 def fit_task(task: TaskConfig, n_classes: Sequence[int], n_examples: int, chosen: set[str]) -> TaskConfig:
@@ -127,8 +140,8 @@ def shares(name: str, n_classes: int) -> dict[str, float]:
     """Return the options that leave two classes or more to each split of a folder of few; none of many."""
     if n_classes < 6:
         raise MetabenchError(
-            f"{name}: has {n_classes} classes, and a search needs 6 or more: 2 to learn from, 2 to choose by, 2 "
-            "to be judged on; add folders of classes"
+            f"{name}: has {n_classes} classes, and a search needs 6 or more: 2 to learn from, 2 to choose by, "
+            "2 to be judged on; add folders of classes"
         )
     n_val = max(2, round(0.16 * n_classes))
     n_test = max(2, round(0.2 * n_classes))
@@ -161,25 +174,24 @@ def after(budget: BudgetConfig, pace: Pace, runs: float) -> float:
 
 def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[str, Pace]) -> SearchSpace:
     """Choose learners and budgets by speeds measured of that task and network; refuse too short a time."""
-    left = time.seconds - time.spent - STARTING - ENDING
     names: list[str] = []
     for name in paces:
-        before, with_it = (_tasks(some, time, paces, left, 1) for some in (names, [*names, name]))
+        before, with_it = (_tasks(some, time, paces, 1) for some in (names, [*names, name]))
         if not names or with_it >= min(max(FEWEST_TASKS, before // 2), ENOUGH):
             names.append(name)
-    n_tasks = {seeds: _tasks(names, time, paces, left, seeds) for seeds in SEEDS}
+    n_tasks = {seeds: _tasks(names, time, paces, seeds) for seeds in SEEDS}
     seeds = next(seeds for seeds, fewest in SEEDS.items() if n_tasks[seeds] >= fewest)
     tasks = min(n_tasks[seeds], MOST_TASKS)
     if tasks < 100:
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
             f"{1 / paces[names[0]].training:.0f} tasks a second; give at least "
-            f"{math.ceil((STARTING + ENDING + time.spent) * 2.5 / 60)}m"
+            f"{math.ceil((time.seconds - time.left) * 2.5 / 60)}m"
         )
     budget = _budget(tasks, seeds, paces[names[0]])
     slowest_first = sorted(names, key=lambda name: -paces[name].training)
     last = sum(after(budget, paces[name], 2 * seeds) for name in names) / time.slots
-    seconds = SLACK * max(left - last, 0.2 * left) * time.slots / len(names)
+    seconds = SLACK * max(time.left - last, 0.2 * time.left) * time.slots / len(names)
     first = min(_first_rung(budget, paces[name]) for name in names)
     budget = budget.model_copy(update={"seconds": round(seconds, 1), "trials": max(2, int(seconds / first))})
     shared = {**SHARED, "task_batch_size": 5 if tasks < 20_000 else 10}
@@ -210,8 +222,8 @@ def describe(
     speeds = ", ".join(f"{name} {1 / paces[name].training:.0f}" for name in names)
     left_out = [name for name in learners if name not in names]
     without = f"; too slow for the time: {', '.join(left_out)}" if left_out else ""
-    last = sum(after(budget, paces[name], 2 * budget.seeds) for name in names) / time.slots + ENDING
-    searched = time.seconds - time.spent - STARTING - last
+    last = sum(after(budget, paces[name], 2 * budget.seeds) for name in names) / time.slots
+    searched = time.left - last
     seeds = "1 seed" if budget.seeds == 1 else f"{budget.seeds} seeds"
     return [
         about,
@@ -224,7 +236,7 @@ def describe(
     ]
 
 
-def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], left: float, seeds: int) -> int:
+def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], seeds: int) -> int:
     """Return the tasks of a full run for which there is time, for so many learners and seeds.
 
     Evaluation takes a part of the time after the trials, which the budget bounds. No full run is longer than
@@ -232,9 +244,9 @@ def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], left: fl
     """
     if not names:
         return 0
-    of_learning = 0.7 * AFTER * max(left, 0.0)
+    of_learning = 0.7 * AFTER * time.left
     together = of_learning * time.slots / (2 * seeds * sum(paces[name].training for name in names))
-    longest = min(of_learning, 0.5 * (1 - AFTER) * max(left, 0.0)) / max(paces[n].training for n in names)
+    longest = min(of_learning, 0.5 * (1 - AFTER) * time.left) / max(paces[n].training for n in names)
     return int(min(together, longest))
 
 

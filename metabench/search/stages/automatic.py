@@ -70,10 +70,11 @@ def choose(
     for name in learners:
         if not paces or time.monotonic() - begun < MEASURING * seconds:
             paces[name] = _measure(draft, name, splits, trained, slots)
-    spent = Time(seconds, time.monotonic() - begun, slots)
-    space = automatic.choose(task, network, spent, paces)
-    timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun)
-    return space, timing, automatic.describe(space, _about(task, splits), spent, paces, learners)
+    spent = time.monotonic() - begun
+    until_here = Time(seconds, spent, slots, max(1.0, spent / time.process_time()))
+    space = automatic.choose(task, network, until_here, paces)
+    timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun, until_here.busy)
+    return space, timing, automatic.describe(space, _about(task, splits), until_here, paces, learners)
 
 
 def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int]:
@@ -161,7 +162,7 @@ class Deadline:
     def after(self) -> float:
         """Return the seconds that what follows the trials will take."""
         jobs = sum(self._after(algorithm) for algorithm in self.space.algorithms)
-        return automatic.ENDING + self._slowness() * jobs / self.slots
+        return automatic.ENDING * self.timing.busy + self._slowness() * jobs / self.slots
 
     def _after(self, algorithm: str) -> float:
         """Return those of an algorithm, in one process; tuned and published settings may be the same runs."""
@@ -217,4 +218,4 @@ def recorded(
             f"{place}: holds a search of {timing['seconds'] / 60:.3g} min with another {', '.join(other)}; "
             f"{advice}, or type what was typed then, to go on with it"
         )
-    return space, Timing(seconds, timing["paces"], begun)
+    return space, Timing(seconds, timing["paces"], begun, timing["busy"])
