@@ -140,8 +140,8 @@ def shares(name: str, n_classes: int) -> dict[str, float]:
     """Return the options that leave two classes or more to each split of a folder of few; none of many."""
     if n_classes < 6:
         raise MetabenchError(
-            f"{name}: has {n_classes} classes, and a search needs 6 or more: 2 to learn from, 2 to choose by, "
-            "2 to be judged on; add folders of classes"
+            f"{name}: has {n_classes} classes, and a search needs 6 or more: 2 to learn from, 2 to choose "
+            "by, 2 to be judged on; add folders of classes"
         )
     n_val = max(2, round(0.16 * n_classes))
     n_test = max(2, round(0.2 * n_classes))
