@@ -25,6 +25,9 @@ FEWEST_TASKS, ENOUGH, MOST_TASKS = 1000, 10_000, 100_000
 """Tasks of a full run: a further learner is taken in where the first, and half of those without it, are left,
 or the second; beyond the third none learns much."""
 
+MOST_TRIALS = 10_000
+"""Of a learner: no time is long enough for more to tell more."""
+
 SEEDS = {5: 60_000, 3: 15_000, 2: 4000, 1: 0}
 """Seeds to the tasks that a full run must still come to with them."""
 
@@ -96,9 +99,14 @@ class Time(NamedTuple):
         return ENDING * self.busy
 
     @property
+    def over(self) -> float:
+        """Return the seconds in which no learner learns."""
+        return self.spent + STARTING * self.busy + self.ending
+
+    @property
     def left(self) -> float:
         """Return the seconds in which learners learn."""
-        return max(0.0, self.seconds - self.spent - STARTING * self.busy - self.ending)
+        return max(0.0, self.seconds - self.over)
 
 
 class Timing(NamedTuple):
@@ -186,14 +194,16 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
             f"{1 / paces[names[0]].training:.0f} tasks a second; give at least "
-            f"{math.ceil((time.seconds - time.left) * 2.5 / 60)}m"
+            f"{math.ceil(2.5 * time.over / 60)}m"
         )
     budget = _budget(tasks, seeds, paces[names[0]])
     slowest_first = sorted(names, key=lambda name: -paces[name].training)
     last = sum(after(budget, paces[name], 2 * seeds) for name in names) / time.slots
     seconds = SLACK * max(time.left - last, 0.2 * time.left) * time.slots / len(names)
     first = min(_first_rung(budget, paces[name]) for name in names)
-    budget = budget.model_copy(update={"seconds": round(seconds, 1), "trials": max(2, int(seconds / first))})
+    budget = budget.model_copy(
+        update={"seconds": round(seconds, 1), "trials": int(min(max(2, seconds / first), MOST_TRIALS))}
+    )
     shared = {**SHARED, "task_batch_size": 5 if tasks < 20_000 else 10}
     described = {"task": task, "network": network, "budget": budget, "shared": shared}
     return validated(
@@ -219,16 +229,16 @@ def describe(
 ) -> list[str]:
     """Say in lines what a search is going to do."""
     task, budget, names = space.task, space.budget, list(space.algorithms)
-    speeds = ", ".join(f"{name} {1 / paces[name].training:.0f}" for name in names)
+    speeds = ", ".join(f"{name} ({1 / paces[name].training:.0f} tasks a second)" for name in names)
     left_out = [name for name in learners if name not in names]
-    without = f"; too slow for the time: {', '.join(left_out)}" if left_out else ""
+    without = f"; no time for {', '.join(left_out)}" if left_out else ""
     last = sum(after(budget, paces[name], 2 * budget.seeds) for name in names) / time.slots
-    searched = time.left - last
+    searched = max(0.0, time.left - last)
     seeds = "1 seed" if budget.seeds == 1 else f"{budget.seeds} seeds"
     return [
         about,
         f"task: {task.way}-way {task.shot}-shot; network: conv4, {space.network.width} filters",
-        f"learners: {', '.join(names)} (tasks a second here: {speeds}{without}), beside nearest_mean",
+        f"learners: {speeds}{without}; nearest_mean stands beside them",
         f"time: {time.seconds / 60:.3g} min, of which {time.spent:.0f} s are over; about {searched / 60:.1f} "
         f"min of trials, {time.slots} at once; the rest for confirmation, full runs and meta-test",
         f"full runs: {budget.tasks:,} tasks, tuned and published settings, {seeds} each; "
