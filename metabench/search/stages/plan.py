@@ -15,8 +15,8 @@ from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.propose.searcher import Study
 from metabench.search.ray import cluster
-from metabench.search.space.automatic import Pace
-from metabench.search.stages import final, pace
+from metabench.search.space.automatic import REPORTS, Pace
+from metabench.search.stages import pace
 
 SETTINGS = 3
 """Settings of an algorithm whose speed is measured: the published one, then some as a search samples them."""
@@ -70,7 +70,7 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     tasks = sum(n * step for n, step in zip(expected, steps, strict=True))
     validated = sum(expected) * budget.validation_tasks + budget.confirm_top * budget.confirm_tasks
     runs = 2 * budget.seeds  # tuned and default
-    full_run = budget.tasks * pace.training + final.REPORTS * budget.validation_tasks * pace.evaluation
+    full_run = budget.tasks * pace.training + REPORTS * budget.validation_tasks * pace.evaluation
     after = runs * (full_run + budget.test_tasks * pace.evaluation)
     every = n_trials * (budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation)
     if budget.seconds is not None:
