@@ -34,6 +34,7 @@ CONFIG = "config.json"
 REPORTS = "reports.jsonl"
 WEIGHTS = "weights.safetensors"
 INPUTS = "inputs.json"
+CALIBRATION = "calibration.safetensors"
 STATE = "state"
 TEST = "test.json"
 DIAGNOSTICS = "diagnostics.json"
@@ -72,6 +73,7 @@ MADE_ANEW = {
     TEST,
     DIAGNOSTICS,
     INPUTS,
+    CALIBRATION,
     TRIALS,
     RUNNING,
     CHOSEN,

@@ -310,8 +310,18 @@ class _ByClass(TypedDict):
 
 
 @keys
+class _Calibration(TypedDict):
+    temperature: Real
+    calibration_error: Real
+    level: Real
+    coverage: Figures
+    set_size: Figures
+
+
+@keys
 class _Test(_Baseline):
     loss: NotRequired[Figures]
+    calibration: NotRequired[_Calibration]
     accuracy_one_at_a_time: NotRequired[Figures]
     error_one_at_a_time: NotRequired[Figures]
     classes: list[Annotated[str, Field(pattern=r"^\d+( \d+)*$")]]
