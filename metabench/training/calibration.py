@@ -63,12 +63,13 @@ def write(folder: Path, model: Model, splits: Splits, task: TaskConfig, device: 
     plain = {"unlabelled": 0, "distractors": 0, "test_query": min(task.test_query, QUERIES)}
     tasks = frozen.frozen(splits, "meta_validation", task.model_copy(update=plain), TASKS, "calibration")
     images = splits.meta_validation.images.to(device)
-    outputs = _outputs(evaluate.by_itself(model), images, tasks)
     text = {"tasks_hash": tasks.hash, "weights": _digest(folder)}
-    tensors.save(folder / files.CALIBRATION, outputs, text)
+    log_p, y, _ = outputs(evaluate.by_itself(model), images, tasks)
+    tensors.save(folder / files.CALIBRATION, {"log_p": log_p, "y": y}, text)
 
 
-def _outputs(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> Tree:
+def outputs(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> Outputs:
+    """Predict the queries of frozen tasks."""
     most = max(group.shape.way for group in tasks.groups)
     n_queries = max(group.shape.way * group.shape.query for group in tasks.groups)
 
@@ -81,10 +82,8 @@ def _outputs(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> Tree:
         return {"log_p": padded, "y": F.pad(task.query.y, (0, rest), value=PADDING)}
 
     looked = evaluate.over(look, model.net, images, tasks)
-    return {
-        "log_p": torch.from_numpy(looked["log_p"]).half(),
-        "y": torch.from_numpy(looked["y"]).short(),
-    }
+    log_p, y = torch.from_numpy(looked["log_p"]).half(), torch.from_numpy(looked["y"]).short()
+    return Outputs(log_p, y, tasks.hash)
 
 
 def read(folder: Path) -> Outputs | None:
