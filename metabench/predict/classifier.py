@@ -24,6 +24,10 @@ PLAIN = (str, int, float, bool)
 """Types of labels that make an array of their own type."""
 
 
+COVERAGE = 0.9
+"""Of sets, where no other is asked for."""
+
+
 class FewShotClassifier:
     """Learns classes from a few pictures of each, and says of other pictures which class they show.
 
@@ -108,13 +112,17 @@ class FewShotClassifier:
         shares = self.predict_proba(images)
         return self.classes_[shares.argmax(1)]
 
-    def predict_set(self, images: Any, coverage: float = 0.9) -> Array:
+    def predict_set(self, images: Any, coverage: float = COVERAGE) -> Array:
         """Say which classes each picture may show, boolean [n, N], columns as in `classes_`.
 
         A set holds the picture's class with the probability asked for, over new tasks such as those that the
         run was trained for. It may be empty: of none of the classes is the learner sure enough.
         """
-        return self.predict_proba(images) >= members.least_share(self.members, coverage)
+        return self.predict_proba(images) >= self.least_share(coverage)
+
+    def least_share(self, coverage: float) -> float:
+        """Return the probability from which on a class is in the sets of a coverage."""
+        return members.least_share(self.members, coverage)
 
     def score(self, images: Any, labels: Any) -> float:
         """Return the share of pictures that get their label."""
