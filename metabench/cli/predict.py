@@ -68,8 +68,8 @@ def predict(
 
 
 def _described(answer: Answer) -> dict[str, object]:
-    described = {"picture": answer.picture, "label": answer.label, "probabilities": answer.shares}
-    return described if answer.may_be is None else {**described, "set": answer.may_be}
+    may_be = {} if answer.may_be is None else {"set": answer.may_be}
+    return {"picture": answer.picture, "label": answer.label, "probabilities": answer.shares, **may_be}
 
 
 def _line(answer: Answer, coverage: float | None) -> str:

@@ -97,8 +97,8 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
         return scores
 
     scored = over(score, model.net, images, tasks)
-    usual = [scored.pop(name) for name in Tested._fields[:3]]
-    return Tested(*usual, confusion=scored.pop("confusion", None), judged=scored)
+    figures, alone, loss = (scored.pop(name) for name in Tested._fields[:3])
+    return Tested(figures, alone, loss, scored.pop("confusion", None), judged=scored)
 
 
 def _by_support(model: Model, task: Task) -> Tensor:
