@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,16 @@ class Sets(NamedTuple):
     right: float  # of these
 
 
+class Judged(NamedTuple):
+    """What runs say of held-out tasks."""
+
+    tasks: frozen.FrozenTasks
+    asked: list[Outputs]
+    p: Floats  # [T, n, N]
+    y: np.ndarray  # [T, n]
+    sets: Sets
+
+
 def shares(outputs: Outputs, temperature: float) -> Floats:
     """Return probabilities [T, n, N]."""
     return (outputs.log_p.double() / temperature).softmax(-1).numpy()
@@ -58,10 +68,14 @@ def calibration_error(outputs: Outputs, temperature: float) -> float:
     return diagnostics.calibration_error({key: part[None].numpy() for key, part in binned.items()})
 
 
-def piled(p: Floats) -> Floats:
-    """Return for each class the probability of all that are at least as likely: adaptive sets' score."""
+def piled(p: Floats, rng: np.random.Generator) -> Floats:
+    """Return for each class the probability of all likelier ones, and a random part of its own.
+
+    That is the score of adaptive prediction sets (Romano, Sesia and Candes 2020, arXiv 2006.02544).
+    """
     order = np.argsort(-p, axis=2)
-    total = np.take_along_axis(p, order, 2).cumsum(2)
+    own = np.take_along_axis(p, order, 2)
+    total = own.cumsum(2) - own * rng.random((*p.shape[:2], 1))
     return np.take_along_axis(total, np.argsort(order, axis=2), 2)
 
 
@@ -69,8 +83,9 @@ def by_piles(kept: Outputs, p: Floats, temperature: float, coverage: float) -> n
     """Return the sets that adaptive prediction sets would be, on the same tasks."""
     is_other = np.arange(len(kept.y)) % calibration.EVERY > 0
     y = kept.y.long().numpy()[is_other]
-    right = np.take_along_axis(piled(shares(kept, temperature)[is_other]), y[:, :, None], 2)[:, :, 0]
-    return piled(p) <= stats.threshold(right, coverage)
+    rng = np.random.default_rng(0)
+    right = np.take_along_axis(piled(shares(kept, temperature)[is_other], rng), y[:, :, None], 2)
+    return piled(p, rng) <= stats.threshold(right[:, :, 0], coverage)
 
 
 def train(learner: str, dataset: str, splits: Splits, tasks: int, seed: int, folder: Path) -> None:
@@ -91,16 +106,20 @@ def train(learner: str, dataset: str, splits: Splits, tasks: int, seed: int, fol
 def row(folders: Sequence[Path], splits: Splits, n_tasks: int, coverage: float) -> str:
     """Judge a run, or an ensemble of them, on meta-test."""
     opened = [runs.open_run(folder, splits) for folder in folders]
-    tasks = frozen.frozen(splits, "meta_test", opened[0].config.task, n_tasks, "test")
-    asked = [
-        calibration.outputs(evaluate.by_itself(one.model), splits.meta_test.images, tasks) for one in opened
-    ]
+    models = [evaluate.by_itself(one.model) for one in opened]
     sure, kept = calibration.of(folders), calibration.read(folders[0])
     if sure is None or kept is None:
         raise MetabenchError(f"{folders}: not calibrated; remove them")
-    pairs = [*zip(asked, sure.temperatures, strict=True)]
-    p, y = np.mean([shares(*pair) for pair in pairs], 0), asked[0].y.long().numpy()
-    sets = counted(p >= calibration.least(sure, coverage), y)
+
+    def judged(part: Literal["meta_validation", "meta_test"], pool: Literal["confirm", "test"]) -> Judged:
+        tasks = frozen.frozen(splits, part, opened[0].config.task, n_tasks, pool)
+        asked = [calibration.outputs(model, getattr(splits, part).images, tasks) for model in models]
+        p = np.mean([shares(*pair) for pair in zip(asked, sure.temperatures, strict=True)], 0)
+        y = asked[0].y.long().numpy()
+        return Judged(tasks, asked, p, y, counted(p >= calibration.least(sure, coverage), y))
+
+    tasks, asked, p, y, sets = judged("meta_test", "test")
+    same_classes = judged("meta_validation", "confirm").sets.coverage.mean()
     mean = stats.mean_interval(sets.coverage)
     of_classes = stats.class_interval(sets.coverage[None], stats.design(frozen.classes_of(tasks)))
     other = ""
@@ -111,7 +130,7 @@ def row(folders: Sequence[Path], splits: Splits, n_tasks: int, coverage: float) 
         other = f"{t:.2f} | {before} / {after} | {aps.size.mean():.2f} ({aps.coverage.mean():.1%})"
     accuracy = (p.argmax(2) == y).mean()
     return (
-        f"{accuracy:.1%} | {mean.mean:.1%} [{mean.low:.1%}, {mean.high:.1%}] "
+        f"{accuracy:.1%} | {same_classes:.1%} | {mean.mean:.1%} [{mean.low:.1%}, {mean.high:.1%}] "
         f"[{of_classes.low:.1%}, {of_classes.high:.1%}] | {sets.size.mean():.2f} | "
         f"{sets.single.mean():.1%}, {sets.right:.1%} right | {other or '| |'}"
     )

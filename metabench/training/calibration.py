@@ -28,10 +28,10 @@ from metabench.training.vectorise import Model
 TASKS = 200
 """Tasks of meta-validation's classes that no rung has judged by."""
 
-QUERIES = 5
-"""Queries of each class: how sure a learner is differs more between tasks than within one."""
+QUERIES = 75
+"""Of a task at most: how sure a learner is differs more between tasks than within one."""
 
-EVERY = 4
+EVERY = 5
 """Each so many tasks one is for the temperature; the threshold is of the others, so that it is exact."""
 
 LEVEL = 0.9
@@ -59,13 +59,17 @@ class Calibration(NamedTuple):
 
 def write(folder: Path, model: Model, splits: Splits, task: TaskConfig, device: torch.device | str) -> None:
     """Predict tasks of meta-validation as a user's pictures are, and keep what comes out."""
-    # A user's support set has no unlabelled pictures.
-    plain = {"unlabelled": 0, "distractors": 0, "test_query": min(task.test_query, QUERIES)}
-    tasks = frozen.frozen(splits, "meta_validation", task.model_copy(update=plain), TASKS, "calibration")
+    tasks = frozen.frozen(splits, "meta_validation", _plain(task), TASKS, "calibration")
     images = splits.meta_validation.images.to(device)
     text = {"tasks_hash": tasks.hash, "weights": _digest(folder)}
     log_p, y, _ = outputs(evaluate.by_itself(model), images, tasks)
     tensors.save(folder / files.CALIBRATION, {"log_p": log_p, "y": y}, text)
+
+
+def _plain(task: TaskConfig) -> TaskConfig:
+    """Return the kind of task that a user has, whose support set has no unlabelled pictures."""
+    n_queries = min(task.test_query, max(1, QUERIES // task.ways[1]))
+    return task.model_copy(update={"unlabelled": 0, "distractors": 0, "test_query": n_queries})
 
 
 def outputs(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> Outputs:
