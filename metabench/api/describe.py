@@ -29,8 +29,6 @@ def describe_run(
     """Build a run's configuration from what was asked for; all problems are reported at once.
 
     Args:
-        task, network, run: fields of the models of these names.
-        settings: of the algorithm.
         recorded: a run to take the rest from; of its data set's options and its algorithm's settings nothing,
             where another data set or algorithm is asked for. Its reports come as they came, unless they or
             the tasks are asked for.

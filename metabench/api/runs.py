@@ -178,6 +178,18 @@ def load_splits(task: TaskConfig, console: Console) -> Splits:
     return splits
 
 
+def _folder(config: RunConfig, out: Path | None) -> Path:
+    """Return the folder of a run, or refuse it."""
+    task = config.task
+    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
+    folder = out or Path("runs") / name
+    files.check_name(folder.absolute().name, "out")
+    if (inside := files.search_around(folder)) is not None:
+        raise MetabenchError(f"`out` {folder}: lies in the search {inside}; choose a folder outside of it")
+    files.check_writable(folder)
+    return folder
+
+
 def train_into(
     config: RunConfig,
     out: Path | None,
@@ -192,16 +204,10 @@ def train_into(
         source: the run that is trained again; on its own task, data other than its are refused.
         profiled: entered around the training.
     """
-    task = config.task
-    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
-    folder = out or Path("runs") / name
-    files.check_name(folder.absolute().name, "out")
-    if (inside := files.search_around(folder)) is not None:
-        raise MetabenchError(f"`out` {folder}: lies in the search {inside}; choose a folder outside of it")
-    files.check_writable(folder)
+    folder = _folder(config, out)
     chosen = pick(device)
-    splits = load_splits(task, console)
-    if source is not None and runs.read_config(source).task == task:
+    splits = load_splits(config.task, console)
+    if source is not None and runs.read_config(source).task == config.task:
         runs.refuse_other_data(source, splits)
     metric = OBJECTIVES[splits.kind].metric
     with files.lock(folder):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import metabench.search as package
 from metabench.api.boards import Board
 from metabench.api.runs import Place
 from metabench.core import MetabenchError
@@ -40,12 +41,16 @@ def place(
     return (out, remote.check_url(storage)) if remote.is_url(storage) else (Path(storage), None)
 
 
-def _read(space: Place | Mapping[str, Any]) -> tuple[SearchSpace, str]:
-    """Return a search space, and the name that a search of it has unless it is given one."""
-    if not isinstance(space, Mapping):
-        return spaces.load(Path(space)), Path(space).stem
-    read = spaces.check(as_document(space, "space"), "space")
-    return read, f"{read.task.dataset}_{read.task.way}w{read.task.shot}s"
+def _read(
+    space: Place | Mapping[str, Any], algorithms: Sequence[str] | None, budget: Mapping[str, Any]
+) -> tuple[SearchSpace, str]:
+    """Return what is to be searched, and the name of the search unless it is given one."""
+    if isinstance(space, Mapping):
+        read = spaces.check(as_document(space, "space"), "space")
+        name = f"{read.task.dataset}_{read.task.way}w{read.task.shot}s"
+    else:
+        read, name = spaces.load(Path(space)), Path(space).stem
+    return spaces.override(read, names=algorithms, **as_document(budget, "budget")), name
 
 
 def search(
@@ -87,13 +92,10 @@ def search(
         quiet: show no progress.
         budget: trials, tasks, sampler, scheduler, validation_tasks or seeds, in place of the space's.
     """
-    described, usual = _read(space)
-    described = spaces.override(described, names=algorithms, **budget)
+    described, usual = _read(space, algorithms, budget)
     name = usual if name is None else name
     folder, url = place(Path(out), name, storage, workers, address)
-    from metabench.search import search as run_search
-
-    kept = run_search(
+    kept = package.search(
         described,
         folder,
         name,
