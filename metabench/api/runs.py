@@ -51,8 +51,15 @@ class Run:
 
     folder: Path
 
-    def __fspath__(self) -> str:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
+    def __str__(self) -> str:
         """Return the folder, so that a run may stand where a path is asked for."""
+        return str(self.folder)
+
+    def __fspath__(self) -> str:
+        """Return the folder, for the same reason."""
         return str(self.folder)
 
     @property
