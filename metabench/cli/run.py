@@ -15,7 +15,7 @@ from metabench.api import runs as api
 from metabench.api import searches
 from metabench.api.bar import validated
 from metabench.api.results import Result, shown
-from metabench.cli import show
+from metabench.cli import automatic, show
 from metabench.cli.base import bare_table, print_json, print_table
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import RunConfig, SearchSpace, parse_settings
@@ -38,20 +38,29 @@ def search(
     chosen: Sequence[str] | None,
     *,
     as_json: bool,
+    time: str | None = None,
+    begun: float = 0.0,
+    task: Mapping[str, Any] | None = None,
     plan: bool = False,
     **options: Any,
 ) -> None:
     """Check a search from end to end, run it, and print its leaderboard."""
-    space = spaces.override(spaces.load(path), names=chosen, **budget)
+    asked = automatic.read(path, time, budget, task or {}, options)
+    space = None if asked else spaces.override(spaces.load(path), names=chosen, **budget)
     name = path.stem if name is None else name
     out, url = searches.place(out, name, storage_at, options["workers"], options["address"])
+    if asked is not None:
+        space, options["timing"] = automatic.choose(asked, chosen, out / name, url, begun, options)
+    assert space is not None
     if plan:
-        _show_plan(space, options, as_json)
+        automatic.show_plan(space, as_json) if asked else _show_plan(space, options, as_json)
         return
     from metabench.search import search as run_search
 
     folder = run_search(space, out, name, storage=url, **options)
     show.leaderboard([str(folder)], json=as_json)
+    if asked is not None and not as_json:
+        automatic.end(folder)
 
 
 def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) -> None:

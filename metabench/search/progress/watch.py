@@ -139,7 +139,7 @@ class Watch:
             n_trials, budgeted = its.n_trials, self.space.budget.trials
             if 1 < n_trials < budgeted:
                 self.say(f"{algorithm}: all {n_trials} settings of its space are tried, of {budgeted} trials")
-            elif seconds is not None and spent < seconds and n_trials > 1:
+            elif seconds is not None and spent < seconds and 1 < n_trials <= ledger.n_tried(algorithm):
                 self.say(
                     f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
                 )
