@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from metabench import algorithms, data
 from metabench.api import bar
-from metabench.api.describe import describe_run
+from metabench.api.describe import describe_run, named
 from metabench.api.results import Result
 from metabench.core import MetabenchError, Splits, metrics
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig, allowed, field_types, validated
@@ -124,12 +123,9 @@ def train(
         parts["task"] |= _dataset(dataset, parts["task"].get("options", {}))
     if algorithm is not None:
         parts["run"]["algorithm"] = algorithm
-    try:
+    with named():
         described = describe_run(**parts, n_reports=reports, recorded=recorded)
-    except MetabenchError as error:
-        plain = re.sub(r"^hyperparameters\.", "", str(error), flags=re.MULTILINE)
-        raise MetabenchError(re.sub(r"^augment\b", "distort", plain, flags=re.MULTILINE)) from None
-    console = _console(quiet)
+    console = bar.plain_console(quiet)
     place = None if out is None else Path(out)
     run = train_into(described, place, device, console, None if config is None else Path(config))
     last = files.read_lines(run.folder / files.REPORTS)[-1]
@@ -138,11 +134,6 @@ def train(
             f"{run.folder}: diverged after {last['tasks_seen']} tasks; lower the learning rates"
         )
     return run
-
-
-def _console(quiet: bool) -> Console:
-    # In a notebook rich would draw a widget, for which it asks for one more package.
-    return Console(stderr=True, quiet=quiet, force_jupyter=False)
 
 
 def _by_model(algorithm: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -263,7 +254,7 @@ def test(
         if value and key not in asked
     }
     place = None if task_list is None else Path(task_list)
-    return score(Path(run), tasks, place, asked, device, _console(quiet))
+    return score(Path(run), tasks, place, asked, device, bar.plain_console(quiet))
 
 
 def score(
