@@ -14,6 +14,11 @@ from metabench.core import Report, metrics
 from metabench.core.metrics import Metric
 
 
+def plain_console(quiet: bool) -> Console:
+    """Return the error stream; in a notebook, too, where rich would draw a widget of one more package."""
+    return Console(stderr=True, quiet=quiet, force_jupyter=False)
+
+
 def validated(metric: Metric, score: float, half_width: float | None) -> str:
     """Show a meta-validation, with the bounds of its interval over tasks where there are several."""
     figure = metric.sign * score

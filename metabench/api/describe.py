@@ -6,7 +6,9 @@ about distortions with `augment.`: whoever asks writes them as they were written
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metabench import algorithms, data, nets
@@ -16,6 +18,16 @@ from metabench.data.tasks import augment
 
 REPORTS = 10
 """Of a run whose number of reports is neither asked for nor recorded."""
+
+
+@contextlib.contextmanager
+def named() -> Iterator[None]:
+    """Write lines about settings as they are called in Python."""
+    try:
+        yield
+    except MetabenchError as error:
+        plain = re.sub(r"^hyperparameters\.", "", str(error), flags=re.MULTILINE)
+        raise MetabenchError(re.sub(r"^augment\b", "distort", plain, flags=re.MULTILINE)) from None
 
 
 def describe_run(
@@ -29,8 +41,6 @@ def describe_run(
     """Build a run's configuration from what was asked for; all problems are reported at once.
 
     Args:
-        task, network, run: fields of the models of these names.
-        settings: of the algorithm.
         recorded: a run to take the rest from; of its data set's options and its algorithm's settings nothing,
             where another data set or algorithm is asked for. Its reports come as they came, unless they or
             the tasks are asked for.
@@ -92,7 +102,7 @@ def _describe_task(dataset: data.Dataset, rest: Mapping[str, Any], task: Mapping
     wrong: list[str] = []
     if rest and task["dataset"] != rest["dataset"]:
         rest = {**rest, "split": None, "options": {}}
-    options = attempt(wrong, _anchored, dataset, task.get("options", {})) or {}
+    options = attempt(wrong, anchored, dataset, task.get("options", {})) or {}
     nested = {"options": options, "augment": task.get("augment", {})}
     merged = {key: {**rest.get(key, {}), **value} for key, value in nested.items()}
     described = attempt(wrong, validated, TaskConfig, {**rest, **task, **merged})
@@ -104,6 +114,7 @@ def _describe_task(dataset: data.Dataset, rest: Mapping[str, Any], task: Mapping
     return described
 
 
-def _anchored(dataset: data.Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
+def anchored(dataset: data.Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a data set with paths that lead there from anywhere, or refuse them."""
     _check(dataset.options, options, "options")
     return data.anchored(dataset.name, options)

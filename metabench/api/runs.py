@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from metabench import algorithms, data
 from metabench.api import bar
-from metabench.api.describe import describe_run
+from metabench.api.describe import describe_run, named
 from metabench.api.results import Result
 from metabench.core import MetabenchError, Splits, metrics
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig, allowed, field_types, validated
@@ -51,8 +50,15 @@ class Run:
 
     folder: Path
 
-    def __fspath__(self) -> str:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
+    def __str__(self) -> str:
         """Return the folder, so that a run may stand where a path is asked for."""
+        return str(self.folder)
+
+    def __fspath__(self) -> str:
+        """Return the folder, for the same reason."""
         return str(self.folder)
 
     @property
@@ -117,12 +123,9 @@ def train(
         parts["task"] |= _dataset(dataset, parts["task"].get("options", {}))
     if algorithm is not None:
         parts["run"]["algorithm"] = algorithm
-    try:
+    with named():
         described = describe_run(**parts, n_reports=reports, recorded=recorded)
-    except MetabenchError as error:
-        plain = re.sub(r"^hyperparameters\.", "", str(error), flags=re.MULTILINE)
-        raise MetabenchError(re.sub(r"^augment\b", "distort", plain, flags=re.MULTILINE)) from None
-    console = _console(quiet)
+    console = bar.plain_console(quiet)
     place = None if out is None else Path(out)
     run = train_into(described, place, device, console, None if config is None else Path(config))
     last = files.read_lines(run.folder / files.REPORTS)[-1]
@@ -131,11 +134,6 @@ def train(
             f"{run.folder}: diverged after {last['tasks_seen']} tasks; lower the learning rates"
         )
     return run
-
-
-def _console(quiet: bool) -> Console:
-    # In a notebook rich would draw a widget, for which it asks for one more package.
-    return Console(stderr=True, quiet=quiet, force_jupyter=False)
 
 
 def _by_model(algorithm: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -178,6 +176,18 @@ def load_splits(task: TaskConfig, console: Console) -> Splits:
     return splits
 
 
+def _folder(config: RunConfig, out: Path | None) -> Path:
+    """Return the folder of a run, or refuse it."""
+    task = config.task
+    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
+    folder = out or Path("runs") / name
+    files.check_name(folder.absolute().name, "out")
+    if (inside := files.search_around(folder)) is not None:
+        raise MetabenchError(f"`out` {folder}: lies in the search {inside}; choose a folder outside of it")
+    files.check_writable(folder)
+    return folder
+
+
 def train_into(
     config: RunConfig,
     out: Path | None,
@@ -192,16 +202,10 @@ def train_into(
         source: the run that is trained again; on its own task, data other than its are refused.
         profiled: entered around the training.
     """
-    task = config.task
-    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
-    folder = out or Path("runs") / name
-    files.check_name(folder.absolute().name, "out")
-    if (inside := files.search_around(folder)) is not None:
-        raise MetabenchError(f"`out` {folder}: lies in the search {inside}; choose a folder outside of it")
-    files.check_writable(folder)
+    folder = _folder(config, out)
     chosen = pick(device)
-    splits = load_splits(task, console)
-    if source is not None and runs.read_config(source).task == task:
+    splits = load_splits(config.task, console)
+    if source is not None and runs.read_config(source).task == config.task:
         runs.refuse_other_data(source, splits)
     metric = OBJECTIVES[splits.kind].metric
     with files.lock(folder):
@@ -250,7 +254,7 @@ def test(
         if value and key not in asked
     }
     place = None if task_list is None else Path(task_list)
-    return score(Path(run), tasks, place, asked, device, _console(quiet))
+    return score(Path(run), tasks, place, asked, device, bar.plain_console(quiet))
 
 
 def score(

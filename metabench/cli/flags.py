@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from metabench import algorithms, data
@@ -47,19 +49,38 @@ def describe_run(
         "options": _types(data, task.get("dataset", before[1]), "options"),
         "augment": {key: field.annotation for key, field in AugmentConfig.model_fields.items()},
     }
-    typed = {"hyperparameters": settings, "options": (), "augment": (), **task}
+    pairs = {"hyperparameters": settings, "options": (), "augment": (), **task}
     wrong: list[str] = []
     values = {}
     for key, its in kinds.items():
-        values[key], unpaired = parse_pairs(its, typed[key])
+        values[key], unpaired = parse_pairs(its, pairs[key])
         wrong += [f"{key}.{line}" for line in unpaired]
     h = values.pop("hyperparameters")
     config = attempt(wrong, describe.describe_run, {**task, **values}, network, run, h, n_reports, recorded)
     if wrong or config is None:
-        pattern = rf"^({'|'.join(PAIRS)})\."
-        lines = (re.sub(pattern, lambda start: f"{PAIRS[start[1]]} ", line) for line in wrong)
-        raise MetabenchError("\n".join(lines))
+        with typed():
+            raise MetabenchError("\n".join(wrong))
     return config
+
+
+@contextlib.contextmanager
+def typed() -> Iterator[None]:
+    """Write lines about settings as they are typed."""
+    try:
+        yield
+    except MetabenchError as error:
+        pattern = rf"^({'|'.join(PAIRS)})\."
+        text = re.sub(pattern, lambda start: f"{PAIRS[start[1]]} ", str(error), flags=re.MULTILINE)
+        raise MetabenchError(text.replace("`options`", "`option`")) from None
+
+
+def read_options(place: Path, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what was typed of the options of a data set, or of the folder that is at a place."""
+    name = str(place) if attempt([], data.get, str(place)) else "folder"
+    options, unpaired = parse_pairs(_types(data, name, "options"), task.get("options", ()))
+    if unpaired:
+        raise MetabenchError("\n".join(f"--option {line}" for line in unpaired))
+    return {**task, **({"options": options} if options else {})}
 
 
 def _types(registry: Any, name: str | None, what: str) -> dict[str, Any]:

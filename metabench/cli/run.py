@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,12 @@ from metabench.api import runs as api
 from metabench.api import searches
 from metabench.api.bar import validated
 from metabench.api.results import Result, shown
-from metabench.cli import automatic, show
+from metabench.cli import automatic, flags, show
 from metabench.cli.base import bare_table, print_json, print_table
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import RunConfig, SearchSpace, parse_settings
 from metabench.core.metrics import Metric
 from metabench.leaderboard import rows
-from metabench.search import space as spaces
 from metabench.storage import files
 from metabench.training import profile
 from metabench.training import run as runs
@@ -45,21 +45,20 @@ def search(
     **options: Any,
 ) -> None:
     """Check a search from end to end, run it, and print its leaderboard."""
-    asked = automatic.read(path, time, budget, task or {}, options)
-    space = None if asked else spaces.override(spaces.load(path), names=chosen, **budget)
-    name = path.stem if name is None else name
-    out, url = searches.place(out, name, storage_at, options["workers"], options["address"])
-    if asked is not None:
-        space, options["timing"] = automatic.choose(asked, chosen, out / name, url, begun, options)
-    assert space is not None
+    typed = flags.read_options(path, task or {})
+    say = functools.partial(typer.echo, err=True)
+    with flags.typed():
+        asked = searches.ask(path, out, name, storage_at, chosen, budget, typed, time, begun, options, say)
     if plan:
-        automatic.show_plan(space, as_json) if asked else _show_plan(space, options, as_json)
+        automatic.show_plan(asked.space, as_json) if asked.is_timed else _show_plan(
+            asked.space, options, as_json
+        )
         return
     from metabench.search import search as run_search
 
-    folder = run_search(space, out, name, storage=url, **options)
+    folder = run_search(asked.space, asked.out, asked.name, **asked.options)
     show.leaderboard([str(folder)], json=as_json)
-    if asked is not None and not as_json:
+    if asked.is_timed and not as_json:
         automatic.end(folder)
 
 

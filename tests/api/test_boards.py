@@ -16,9 +16,11 @@ import metabench as mb
 from metabench import search as package
 from metabench.cli import app
 from metabench.search import space as spaces
+from metabench.search.stages import automatic as stage
 from tests.leaderboard.folders import finish, make_run, make_search
 from tests.predict import trained
 from tests.search.conftest import SPACE
+from tests.search.test_automatic import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +132,37 @@ def test_every_option_is_handed_over_as_by_the_command(asked: dict[str, Any]) ->
     assert [*asked["space"].algorithms] == ["maml"]
 
 
+def test_a_folder_and_a_time_are_searched_as_by_the_command(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "LEAST", 0.05)
+    monkeypatch.setattr(stage, "MOST", 0.05)
+    pictures(Path("mine"), 12)
+    mb.search("mine", time="30m", way=2, options={"size": 28}, algorithms=["protonet"], quiet=True)
+    from_python = dict(asked)
+    words = [
+        "search",
+        "mine",
+        "--time",
+        "30m",
+        "--way",
+        "2",
+        "--option",
+        "size=28",
+        "--algorithms",
+        "protonet",
+    ]
+    done = CliRunner().invoke(app, [*words, "--quiet"])
+    assert done.exit_code == 0, done.output
+    # Its budget is of speeds that are measured.
+    space = asked["space"].model_copy(update={"budget": from_python["space"].budget})
+    assert from_python["space"] == space
+    assert from_python["timing"].seconds == asked["timing"].seconds == 1800
+    assert (
+        (from_python["out"], from_python["name"]) == (asked["out"], asked["name"]) == (Path("runs"), "mine")
+    )
+
+
 MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no file": ("missing.yaml", {}, "missing.yaml: no such file"),
     "an unknown key": ({**SPACE, "buget": 1}, {}, "buget: unknown key. Did you mean 'budget'?"),
@@ -140,6 +173,15 @@ MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "the budget": (SPACE, {"trails": 3}, "trails: unknown key. Did you mean 'trials'?"),
     "workers": (SPACE, {"workers": 3}, "`workers`: is for a cluster that grows; give its `address` too"),
     "no algorithm of it": (SPACE, {"algorithms": ["mml"]}, "`algorithms` mml: not in this space."),
+    "a time beside a space": (
+        SPACE,
+        {"time": "30m", "way": 5},
+        "`time` and `way`: choose what stands in the",
+    ),
+    "no time": ("glyphs", {}, "glyphs: is a data set; say how long the search may take, such as `time`"),
+    "a budget beside a time": ("glyphs", {"time": "30m", "trials": 3}, "`trials`: with `time` the budget is"),
+    "no time at all": ("glyphs", {"time": "soon"}, "time=soon: must be a time such as 90s, 30m or 1h30m"),
+    "an option": ("glyphs", {"time": "1m", "options": {"clases": 3}}, "options.clases: unknown setting."),
     "an address": (SPACE, {"storage": "s3://"}, "s3://"),
 }
 

@@ -116,7 +116,8 @@ def test_the_same_call_goes_on_and_a_folder_without_its_data_predicts() -> None:
     support, labels = mb.predict.class_folders(new)
     before = run.load().fit(support, labels).predict_proba(support)
     pictures.rename("away")
-    assert (mb.Run(run.folder).load().fit(support, labels).predict_proba(support) == before).all()
+    assert mb.Run("runs/protonet-folder-2w1s-seed0") == run
+    assert (mb.load(run).fit(support, labels).predict_proba(support) == before).all()
 
 
 def test_a_regression_has_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

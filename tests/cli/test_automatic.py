@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metabench.cli import automatic
+from metabench.api import automatic
 from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces

@@ -51,7 +51,7 @@ class Watch:
         self.folder = folder
         self.space = space
         self.objective = objective
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, force_jupyter=False)
         self.slots: int | None = None
         self.nodes: Callable[[], list[dict[str, Any]]] = list
         """Returns the nodes of the cluster."""

@@ -102,12 +102,14 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     return Pace(statistics.fmean(training), evaluation, max(training))
 
 
-def where(address: str | None, trial: cluster.TrialResources) -> tuple[cluster.Cluster, list[dict[str, Any]]]:
-    """Say what trials would run on: the nodes of a cluster, or this machine."""
+def where(
+    address: str | None, trial: cluster.TrialResources, n_cpus: int | None = None
+) -> tuple[cluster.Cluster, list[dict[str, Any]]]:
+    """Say what trials would run on: the nodes of a cluster, or this machine, of which so many cores."""
     if address is not None:
         with cluster.joined(address):
             resources = cluster.expected_resources(cluster.workers())
             return cluster.allocate(resources, trial), cluster.describe()
-    cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    cpus, gpus = float(n_cpus or os.cpu_count() or 1), float(torch.cuda.device_count())
     here = {"address": "this machine", "cpus": cpus, "gpus": gpus}
     return cluster.allocate({"CPU": cpus, "GPU": gpus}, trial), [here]
