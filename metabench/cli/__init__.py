@@ -228,8 +228,7 @@ def test(
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench.cli import run as commands
 
-    is_other = dataset is not None or split is not None or bool(option)
-    commands.test(run, tasks, task_list, (dataset, split, option or []) if is_other else None, device, json)
+    commands.test(run, tasks, task_list, (dataset, split, option or []), device, json)
 
 
 @app.command()
@@ -249,6 +248,14 @@ def predict(
         str | None,
         typer.Option(help="Row of a search, such as maml:tuned; else its best tuned one by confirmation."),
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Also print sets of classes that hold the right one so often, such as 0.9."),
+    ] = None,
+    abstain: Annotated[
+        bool,
+        typer.Option("--abstain", help="No answer where the set, at 0.9 unless said, is not of one class."),
+    ] = False,
     device: Device = "auto",
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a table for a spreadsheet.")] = False,
@@ -260,7 +267,7 @@ def predict(
     if json and csv:
         raise MetabenchError("--json and --csv: print one of them; leave the other out")
     form: Literal["text", "json", "csv"] = "json" if json else "csv" if csv else "text"
-    show_predictions(run, support, pictures, row, device, form)
+    show_predictions(run, support, pictures, row, device, form, coverage, abstain)
 
 
 app.command(cls=ModelCommand)(simulations.simulate)

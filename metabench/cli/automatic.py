@@ -10,13 +10,14 @@ from typing import Any
 import typer
 import yaml
 
-from metabench import data, leaderboard
+from metabench import data
 from metabench.cli.base import print_json
 from metabench.cli.flags import describe_task
 from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace, nearest
 from metabench.data.reading import archives
 from metabench.data.sets import folder as folders
+from metabench.leaderboard import leaderboard
 from metabench.search.space.automatic import Timing
 from metabench.storage import files
 
@@ -123,6 +124,6 @@ def show_plan(space: SearchSpace, as_json: bool) -> None:
 
 def end(folder: Path) -> None:
     """Say which learner is best, what to type to use it, and what to search on."""
-    typer.echo(f"\n{leaderboard.leaderboard([folder])['answer']}")
+    typer.echo(f"\n{leaderboard([folder])['answer']}")
     typer.echo(f"to name pictures of new classes: metabench predict {folder} --support NEW_CLASSES/ PICTURES")
     typer.echo(f"to search further: edit a copy of {folder / files.SPACE}, and metabench search COPY.yaml")

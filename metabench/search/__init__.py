@@ -8,9 +8,11 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from metabench import CalledPackage
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import SearchSpace
 from metabench.storage import files
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from metabench.search.progress.watch import Watch
     from metabench.search.ray.cluster import Cluster
     from metabench.search.space.automatic import Timing
+
+sys.modules[__name__].__class__ = CalledPackage
 
 
 def search(

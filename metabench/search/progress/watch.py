@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from metabench import leaderboard as board
+import metabench.leaderboard as board
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
 from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric

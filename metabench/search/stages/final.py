@@ -60,7 +60,9 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
     """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
     final = folder / files.FINAL
     _set_aside(folder, planned, watch)
-    open_runs = [run for run in planned if run.copy_of is None and not _is_trained(final / run.name)]
+    open_runs = [
+        run for run in planned if run.copy_of is None and not _is_trained(final / run.name, objective)
+    ]
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
@@ -91,10 +93,12 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
             _copy(final / run.copy_of, final / run.name)
 
 
-def _is_trained(folder: Path) -> bool:
+def _is_trained(folder: Path, objective: Objective) -> bool:
     """Tell whether a run has ended, can predict, and was looked at closely where it has learnt something."""
-    is_seen = (folder / files.DIAGNOSTICS).exists() or not (folder / files.WEIGHTS).exists()
-    return runs.is_finished(folder) and is_seen and (folder / files.INPUTS).exists()
+    names = [files.INPUTS]
+    if (folder / files.WEIGHTS).exists():
+        names += [files.DIAGNOSTICS, *([files.CALIBRATION] if objective.metric.has_chance else [])]
+    return runs.is_finished(folder) and all((folder / name).exists() for name in names)
 
 
 def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
