@@ -22,7 +22,7 @@ from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.jobs import run_all
 from metabench.search.space.automatic import REPORTS
-from metabench.storage import files, models, records, remote
+from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import evaluate
@@ -108,6 +108,7 @@ def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
         path = folder / files.FINAL / run.name
         records.recover(path / files.DIAGNOSTICS, models.DIAGNOSIS, watch.say)
         records.recover(path / files.INPUTS, models.INPUTS, watch.say)
+        files.recover(path / files.CALIBRATION, watch.say, tensors.load)
         before = records.recover(path / files.CONFIG, models.RUN, watch.say)
         if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())
