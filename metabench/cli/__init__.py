@@ -270,6 +270,32 @@ def predict(
     show_predictions(run, support, pictures, row, device, form, coverage, abstain)
 
 
+@app.command()
+@guarded()
+def export_model(
+    run: Annotated[
+        str, typer.Argument(help="Run folder, or folder or address of a search.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    to: Annotated[
+        Literal["onnx", "torch"],
+        typer.Option(help="ONNX, which runs without torch; or a program of torch.export."),
+    ] = "onnx",
+    support: Annotated[
+        Path | None,
+        typer.Option(help="Folder of classes to export it with: class/picture.png; else they come later."),
+    ] = None,
+    row: Annotated[
+        str | None,
+        typer.Option(help="Row of a search, such as maml:tuned; else its best tuned one by confirmation."),
+    ] = None,
+) -> None:
+    """Write a run as a folder that classifies pictures without metabench: a model and a small predictor."""
+    from metabench.cli.predict import export
+
+    export(run, out, to, support, row)
+
+
 app.command(cls=ModelCommand)(simulations.simulate)
 
 
