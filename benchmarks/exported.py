@@ -1,4 +1,4 @@
-"""Seconds and memory to a first answer of a process: exported predictors beside `metabench predict`."""
+"""Seconds and memory to a process's first answer: an export's predictor beside `metabench predict`."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any, Literal
 
 import typer
@@ -64,15 +65,40 @@ def root(
 @guarded("The same command continues where it stopped.")
 @takes_models
 def search(
-    space: Annotated[Path, typer.Argument(help="YAML file of the search space.", show_default=False)],
+    space: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML file of the search space; or, with --time, a folder or archive of pictures in folders "
+            "of classes, or a data set's name.",
+            show_default=False,
+        ),
+    ],
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="90s, 30m or 1h: look at the data, measure speeds here, choose a space, and be done by then."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder that holds search folders.")] = Path("runs"),
     storage: Annotated[
         str | None,
         typer.Option(help="s3://BUCKET/FOLDER or gs://...: keep search folders there; --out holds a copy."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the search folder; else the file's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the search folder; else the file's, or the data's.")
+    ] = None,
     *,
     budget: Budget,
+    task: Annotated[
+        dict[str, Any],
+        From(
+            "TaskConfig",
+            ("way", "shot", "split", "options"),
+            names={"options": "option"},
+            help={"options": "A setting of the data set."},
+            default="with --time, what fits; else the space's",
+        ),
+    ],
     algorithms: Annotated[str | None, typer.Option(help="Only these of the space's, with commas.")] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; without it, Ray starts on this machine.")
@@ -114,6 +140,7 @@ def search(
     json: Json = False,
 ) -> None:
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
+    begun = monotonic()  # what is imported from here on takes seconds
     from metabench.cli import run
 
     chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
@@ -124,6 +151,9 @@ def search(
         name,
         budget,
         chosen,
+        time=time,
+        begun=begun,
+        task=task,
         plan=plan,
         fetch=fetch,
         address=address,
@@ -198,8 +228,7 @@ def test(
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench.cli import run as commands
 
-    is_other = dataset is not None or split is not None or bool(option)
-    commands.test(run, tasks, task_list, (dataset, split, option or []) if is_other else None, device, json)
+    commands.test(run, tasks, task_list, (dataset, split, option or []), device, json)
 
 
 @app.command()
@@ -219,6 +248,14 @@ def predict(
         str | None,
         typer.Option(help="Row of a search, such as maml:tuned; else its best tuned one by confirmation."),
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Also print sets of classes that hold the right one so often, such as 0.9."),
+    ] = None,
+    abstain: Annotated[
+        bool,
+        typer.Option("--abstain", help="No answer where the set, at 0.9 unless said, is not of one class."),
+    ] = False,
     device: Device = "auto",
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a table for a spreadsheet.")] = False,
@@ -230,7 +267,7 @@ def predict(
     if json and csv:
         raise MetabenchError("--json and --csv: print one of them; leave the other out")
     form: Literal["text", "json", "csv"] = "json" if json else "csv" if csv else "text"
-    show_predictions(run, support, pictures, row, device, form)
+    show_predictions(run, support, pictures, row, device, form, coverage, abstain)
 
 
 @app.command()

@@ -47,25 +47,33 @@ class Adapted(nn.Module):
     """Learners that a support set has taught: pictures [Q, C, H, W] in [0, 1] to probabilities [Q, N].
 
     Args:
+        temperatures: what the outputs of each are divided by.
         columns: the row of each class in a learner's outputs.
     """
 
-    def __init__(self, models: Sequence[Model], learners: Sequence[Tree], columns: Sequence[int]) -> None:
+    def __init__(
+        self,
+        models: Sequence[Model],
+        temperatures: Sequence[float],
+        learners: Sequence[Tree],
+        columns: Sequence[int],
+    ) -> None:
         super().__init__()
-        self.models, self.learners, self.columns = models, learners, list(columns)
+        self.models, self.temperatures = models, temperatures
+        self.learners, self.columns = learners, list(columns)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the mean of the learners' probabilities."""
-        pairs = zip(self.models, self.learners, strict=True)
-        return _mean([_shares(model, learner, pictures) for model, learner in pairs])[:, self.columns]
+        parts = zip(self.models, self.temperatures, self.learners, strict=True)
+        return _mean([_shares(*one, pictures) for one in parts])[:, self.columns]
 
 
 class Adapting(nn.Module):
     """Learners that compare with a support set, which comes with the pictures."""
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, models: Sequence[Model], temperatures: Sequence[float]) -> None:
         super().__init__()
-        self.models = models
+        self.models, self.temperatures = models, temperatures
 
     def forward(self, support: Tensor, labels: Tensor, n_classes: int, pictures: Tensor) -> Tensor:
         """Return the mean of the learners' probabilities.
@@ -75,16 +83,16 @@ class Adapting(nn.Module):
             labels: [S], int64 in [0, n_classes); each class is there.
         """
         shares = []
-        for model in self.models:
+        for model, temperature in zip(self.models, self.temperatures, strict=True):
             net = model.net._replace(way=n_classes)
             seen = Support(support, labels)
             learner = model.algorithm.adapt(net, model.meta, model.buffers, seen, model.h)
-            shares.append(_shares(model._replace(net=net), learner, pictures))
+            shares.append(_shares(model._replace(net=net), temperature, learner, pictures))
         return _mean(shares)
 
 
-def _shares(model: Model, learner: Tree, pictures: Tensor) -> Tensor:
-    return model.algorithm.predict(model.net, learner, pictures).softmax(-1)
+def _shares(model: Model, temperature: float, learner: Tree, pictures: Tensor) -> Tensor:
+    return (model.algorithm.predict(model.net, learner, pictures) / temperature).softmax(-1)
 
 
 def _mean(shares: Sequence[Tensor]) -> Tensor:
@@ -143,18 +151,21 @@ def _quietly() -> Iterator[None]:
 def _program(classifier: FewShotClassifier) -> ExportedProgram:
     """Trace what a classifier computes, for any number of pictures where one does not exclude the others."""
     runs = classifier.members
+    temperatures = members.temperatures(runs)
     n_pictures = 1 if _is_one_at_a_time(classifier) else 5
     pictures = torch.zeros(n_pictures, *runs.about.shape)
     queries = {0: Dim("pictures")} if n_pictures > 1 else None
     if hasattr(classifier, "classes_"):
         models = members.for_classes(runs, len(classifier.classes_))
-        module = Adapted([*map(_on_cpu, models)], _on_cpu(classifier._learners), classifier._columns)
+        module = Adapted(
+            [*map(_on_cpu, models)], temperatures, _on_cpu(classifier._learners), classifier._columns
+        )
         return torch.export.export(module, (pictures,), dynamic_shapes=(queries,))
     support, labels = torch.zeros(7, *runs.about.shape), torch.arange(7) % 3
     shapes = ({0: Dim("support")}, {0: Dim("support")}, Dim.DYNAMIC, queries)
     try:
         return torch.export.export(
-            Adapting(_comparing(runs)), (support, labels, 3, pictures), dynamic_shapes=shapes
+            Adapting(_comparing(runs), temperatures), (support, labels, 3, pictures), dynamic_shapes=shapes
         )
     except torch._dynamo.exc.UserError:  # a step of its own for each picture of the support set
         raise _needs_support(runs, "reads its support set one by one") from None
@@ -203,7 +214,7 @@ def _described(classifier: FewShotClassifier, to: str) -> dict[str, Any]:
         "pictures": runs.about.pictures._asdict(),
         "classes": None if classes is None else [*map(str, classes.tolist())],
         "is_one_at_a_time": _is_one_at_a_time(classifier),
-        "notes": runs.notes,
+        "notes": classifier.notes,
     }
 
 

@@ -40,6 +40,9 @@ LARGEST_LIST = 2**24
 DARK = 2**14
 """The largest number of images of 16 bits below which they come out nearly black."""
 
+COLOUR_SIDE, COLOURED, COLOURED_SHARE = 32, 16, 0.02
+"""Pixels that are looked at, by how much of 255 the three colours of one differ, in what share of them."""
+
 THREADS = 8
 BATCH = 64
 """Pictures that are in memory at once."""
@@ -232,6 +235,23 @@ def each(function: Callable[[T], R], pictures: Iterable[T]) -> Iterator[R]:
         waiting = iter(pictures)
         while batch := list(itertools.islice(waiting, BATCH)):
             yield from pool.map(function, batch)
+
+
+def sides_and_colours(tree: Tree, names: Sequence[str]) -> list[tuple[int, bool]]:
+    """Return the shorter side of each picture that can be read, and whether it has colours."""
+
+    def one(picture: tuple[tuple[int, int], str, Path | IO[bytes]]) -> tuple[int, bool] | None:
+        try:
+            with Image.open(picture[2], formats=FORMATS) as image:
+                side = min(image.size)
+                image.draft("RGB", (COLOUR_SIDE, COLOUR_SIDE))  # of a JPEG only so many pixels are decoded
+                small = image.convert("RGB").resize((COLOUR_SIDE, COLOUR_SIDE))
+        except UNREADABLE:
+            return None
+        pixels = np.asarray(small).astype(int)
+        return side, bool((np.ptp(pixels, axis=2) > COLOURED).mean() > COLOURED_SHARE)
+
+    return [measured for measured in each(one, _pictures(tree, [names])) if measured is not None]
 
 
 def _pictures(
