@@ -114,13 +114,10 @@ def create_or_resume(
         return changes.reconcile(folder, space, record, accept, say), True
     objective = OBJECTIVES[splits.kind]
     record |= {"metric": objective.metric._asdict(), "created": utc_now().isoformat(timespec="seconds")}
-    record |= {"planned": spaces.planned(space), "outside": []}
-    if timing is not None:
-        record["timing"] = timing
+    record |= {"planned": spaces.planned(space), "outside": [], **({"timing": timing} if timing else {})}
     if warm_start is not None:
         record["known"], notes = warm.read(warm_start, space, splits, objective)
         say("\n".join(notes))
-    shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
     describe(folder, space, objective.metric)
     # Last: from here on there is a search to continue.
     files.write_json(folder / files.SEARCH, {**record, **files.environment()})
@@ -128,7 +125,8 @@ def create_or_resume(
 
 
 def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
-    """Write what is searched for people, and for TensorBoard."""
+    """Write what is searched for people, and for TensorBoard, anew."""
+    shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
     parameters = {algorithm: spaces.of(space, algorithm).parameters for algorithm in space.algorithms}
     text = yaml.safe_dump(
         space.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
