@@ -119,8 +119,7 @@ def create_or_resume(
         record["known"], notes = warm.read(warm_start, space, splits, objective)
         say("\n".join(notes))
     describe(folder, space, objective.metric)
-    # Last: from here on there is a search to continue.
-    files.write_json(folder / files.SEARCH, {**record, **files.environment()})
+    files.write_json(folder / files.SEARCH, {**record, **files.environment()})  # last: now there is one
     return space, False
 
 
