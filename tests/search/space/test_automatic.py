@@ -71,8 +71,9 @@ def test_a_busy_machine_leaves_time_for_what_starts_slowly_on_it() -> None:
     idle, busy = (Time(300, 30, 2, busy=factor) for factor in (1.0, 4.0))
     assert busy.left == idle.left - 3 * (automatic.STARTING + automatic.ENDING)
     one = {"protonet": PACES["protonet"]}
-    tasks = [automatic.choose(TASK, NetworkConfig(), time, one).budget.tasks for time in (idle, busy)]
-    assert tasks[1] < tasks[0]
+    budgets = [automatic.choose(TASK, NetworkConfig(), time, one).budget for time in (idle, busy)]
+    trained = [budget.tasks * budget.seeds for budget in budgets]
+    assert trained[1] < trained[0]
 
 
 def test_a_slow_learner_is_left_out_until_there_is_time_for_it() -> None:
