@@ -39,7 +39,7 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
         only = setting(sources[0].task)
         raise MetabenchError(f"only one setting, {only}; `metabench leaderboard` ranks within a setting")
     tested = [_tested(group) for group in groups.values()]
-    metrics = [group[0].metric for group in groups.values()]
+    parts = list(zip(tested, [group[0].metric for group in groups.values()], strict=True))
     names = [name for name in tested[0] if all(name in rows for rows in tested)]
     missing = sorted({name for rows in tested for name in rows} - set(names))
     if len(names) < 2:
@@ -52,16 +52,9 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
         "settings": [_title(group[0].task) for group in groups.values()],
         "missing": missing,
         "worse_one_at_a_time": [
-            name
-            for name in names
-            if any(loses(rows[name], metric) for rows, metric in zip(tested, metrics, strict=True))
+            name for name in names if any(loses(rows[name], metric) for rows, metric in parts)
         ],
-        **_ranking(
-            names,
-            np.array(
-                [[_cost(rows[name], of) for rows, of in zip(tested, metrics, strict=True)] for name in names]
-            ),
-        ),
+        **_ranking(names, np.array([[_cost(rows[name], of) for rows, of in parts] for name in names])),
     }
 
 
