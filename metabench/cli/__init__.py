@@ -248,6 +248,14 @@ def predict(
         str | None,
         typer.Option(help="Row of a search, such as maml:tuned; else its best tuned one by confirmation."),
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Also print sets of classes that hold the right one so often, such as 0.9."),
+    ] = None,
+    abstain: Annotated[
+        bool,
+        typer.Option("--abstain", help="No answer where the set, at 0.9 unless said, is not of one class."),
+    ] = False,
     device: Device = "auto",
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a table for a spreadsheet.")] = False,
@@ -259,7 +267,33 @@ def predict(
     if json and csv:
         raise MetabenchError("--json and --csv: print one of them; leave the other out")
     form: Literal["text", "json", "csv"] = "json" if json else "csv" if csv else "text"
-    show_predictions(run, support, pictures, row, device, form)
+    show_predictions(run, support, pictures, row, device, form, coverage, abstain)
+
+
+@app.command()
+@guarded()
+def export_model(
+    run: Annotated[
+        str, typer.Argument(help="Run folder, or folder or address of a search.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    to: Annotated[
+        Literal["onnx", "torch"],
+        typer.Option(help="ONNX, which runs without torch; or a program of torch.export."),
+    ] = "onnx",
+    support: Annotated[
+        Path | None,
+        typer.Option(help="Folder of classes to export it with: class/picture.png; else they come later."),
+    ] = None,
+    row: Annotated[
+        str | None,
+        typer.Option(help="Row of a search, such as maml:tuned; else its best tuned one by confirmation."),
+    ] = None,
+) -> None:
+    """Write a run as a folder that classifies pictures without metabench: a model and a small predictor."""
+    from metabench.cli.predict import export
+
+    export(run, out, to, support, row)
 
 
 app.command(cls=ModelCommand)(simulations.simulate)

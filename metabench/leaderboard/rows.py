@@ -55,6 +55,8 @@ KEYS = (
     "accuracy_together",  # the same: all queries of a task are classified at once
     *("accuracy_one_at_a_time", "one_low", "one_high"),  # each query alone, on the same tasks
     "ci_over",  # what the interval speaks of: "seeds and tasks", or "tasks" where there is one seed
+    # Of probabilities and 90 % sets by the runs' own calibration, each query alone; a mean over seeds.
+    *("calibration_error", "coverage", "set_size"),
     *("seed_low", "seed_high"),  # t interval of the seeds' means: training again, these very tasks
     *("class_low", "class_high", "class_over"),  # of other test classes
     "classes",  # that the test tasks have
@@ -337,6 +339,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
         **mistakes(tested),
+        **_sureness(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 
@@ -345,6 +348,16 @@ def _one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
     """Gather the figures of queries that were asked one at a time; None where an older result lacks them."""
     figures = [run.test.get(f"{metric}_one_at_a_time") for run in runs if run.test is not None]
     return Scored(np.array(figures, dtype=np.float64)) if figures and None not in figures else None
+
+
+def _sureness(tests: Sequence[Record]) -> Row:
+    """Say how right probabilities and sets are; nothing where an older result does not."""
+    if any("calibration" not in test for test in tests):
+        return {}
+    judged = [test["calibration"] for test in tests]
+    errors = [one["calibration_error"] for one in judged]
+    means = {key: float(np.mean([one[key] for one in judged])) for key in ("coverage", "set_size")}
+    return {**means, "calibration_error": None if None in errors else statistics.fmean(errors)}
 
 
 def mistakes(tests: Sequence[Record]) -> Row:

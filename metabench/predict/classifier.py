@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from metabench.training.vectorise import Model
 
 PLAIN = (str, int, float, bool)
 """Types of labels that make an array of their own type."""
+
+
+COVERAGE = 0.9
+"""Of sets, where no other is asked for."""
 
 
 class FewShotClassifier:
@@ -55,7 +60,7 @@ class FewShotClassifier:
     @property
     def notes(self) -> tuple[str, ...]:
         """Say what a user should know of the predictions."""
-        return self.members.notes
+        return (*self.members.notes, *getattr(self, "_beyond", ()))
 
     def fit(self, images: Any, labels: Any) -> FewShotClassifier:
         """Learn classes from pictures and their labels.
@@ -72,6 +77,7 @@ class FewShotClassifier:
         if len(classes) < 2:
             raise MetabenchError(f"{len(classes)} classes in the support set; give pictures of 2 or more")
         models = members.for_classes(self.members, len(classes))
+        self._beyond = members.beyond(self.members, Counter(names).values())
         position = {name: row for row, name in enumerate(classes)}
         y = torch.tensor([position[name] for name in names])
         order = y.argsort(stable=True)  # class by class, as in training
@@ -96,14 +102,27 @@ class FewShotClassifier:
         total = torch.zeros(len(x), len(self.classes_), dtype=torch.float64)
         with torch.no_grad(), _layers(x.device):
             models = members.for_classes(self.members, len(self.classes_))
-            for model, learner in zip(models, self._learners, strict=True):
-                total += model.algorithm.predict(model.net, learner, x).double().softmax(-1).cpu()
+            temperatures = members.temperatures(self.members)
+            for model, learner, t in zip(models, self._learners, temperatures, strict=True):
+                total += (model.algorithm.predict(model.net, learner, x).double() / t).softmax(-1).cpu()
         return (total / len(self._learners)).numpy()[:, self._columns]
 
     def predict(self, images: Any) -> Array:
         """Return the likeliest class of each picture, [n]."""
         shares = self.predict_proba(images)
         return self.classes_[shares.argmax(1)]
+
+    def predict_set(self, images: Any, coverage: float = COVERAGE) -> Array:
+        """Say which classes each picture may show, boolean [n, N], columns as in `classes_`.
+
+        A set holds the picture's class with the probability asked for, over new tasks such as those that the
+        run was trained for. It may be empty: of none of the classes is the learner sure enough.
+        """
+        return self.predict_proba(images) >= self.least_share(coverage)
+
+    def least_share(self, coverage: float) -> float:
+        """Return the probability from which on a class is in the sets of a coverage."""
+        return members.least_share(self.members, coverage)
 
     def score(self, images: Any, labels: Any) -> float:
         """Return the share of pictures that get their label."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.config import nearest
 from metabench.leaderboard import folders
 from metabench.leaderboard.folders import Run, Search
 from metabench.leaderboard.rows import DEFAULT, TUNED, baseline_name
 from metabench.storage import files, records
-from metabench.training import inputs, run
+from metabench.training import calibration, evaluate, inputs, run
+from metabench.training.calibration import Calibration
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -24,6 +27,7 @@ class Members(NamedTuple):
     runs: tuple[run.Run, ...]
     folders: tuple[Path, ...]
     about: Inputs
+    calibration: Calibration | None  # None where an older version trained one of them
     notes: tuple[str, ...]  # what a user should know of the predictions
 
 
@@ -51,10 +55,14 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
     about = inputs.read(paths[0])
     if about.kind != "classification":
         raise MetabenchError(f"{place}: was trained for {about.kind}; predictions are of classes")
-    opened = tuple(_by_support(run.open_weights(path, about, device)) for path in paths)
+    trained = [run.open_weights(path, about, device) for path in paths]
+    opened = tuple(one._replace(model=evaluate.by_itself(one.model)) for one in trained)
+    sure = calibration.of(paths)
     if len(opened) > 1:
         notes.append(f"the probabilities are the mean over {len(opened)} seeds, an ensemble")
-    if any(is_changed for _, is_changed in opened):
+    if sure is None:
+        notes.append(f"its probabilities are not calibrated: {_uncalibrated(paths)}")
+    if any(map(lambda one, other: one.model is not other.model, opened, trained)):
         notes.append(
             "trained with batch_norm=transductive: here each picture is normalised by the support set, so "
             "that it depends on no other; the accuracies of the board and of `metabench test` are of other "
@@ -62,7 +70,7 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
         )
     if about.pictures is not None and about.pictures.is_inverted:
         notes.append("pictures are taken as dark on light")
-    return Members(name, tuple(one for one, _ in opened), paths, about, tuple(notes))
+    return Members(name, opened, paths, about, sure, tuple(notes))
 
 
 def _row(search: Search, asked: str | None) -> tuple[str, list[Run], list[str]]:
@@ -106,13 +114,45 @@ def _refuse_unfinished(one: Run) -> None:
         )
 
 
-def _by_support(opened: run.Run) -> tuple[run.Run, bool]:
-    """Let no prediction depend on the other pictures; tell whether that takes another way to normalise."""
-    algorithm, net, _, _, h = opened.model
-    if algorithm.batch_norm(net, h) != "transductive":
-        return opened, False
-    model = opened.model._replace(net=net._replace(batch_norm="support_stats"))
-    return opened._replace(model=model), True
+def _uncalibrated(folders: Sequence[Path]) -> str:
+    lacking = next((one for one in folders if calibration.read(one) is None), folders[0])
+    return inputs.lacks(lacking, files.CALIBRATION)
+
+
+def least_share(members: Members, coverage: float) -> float:
+    """Return the probability from which on a class is in the sets of a coverage."""
+    if not 0 < coverage < 1:
+        raise MetabenchError(f"`coverage` {coverage:g}: must be between 0 and 1, such as 0.9")
+    if members.calibration is None:
+        raise MetabenchError(_uncalibrated(members.folders))
+    n_tasks = len(members.calibration.scores)
+    if coverage > (most := stats.most_coverage(n_tasks)):
+        raise MetabenchError(
+            f"`coverage` {coverage:g}: {n_tasks} tasks tell what covers {most:.3f} at most; take less"
+        )
+    return calibration.least(members.calibration, coverage)
+
+
+def temperatures(members: Members) -> Sequence[float]:
+    """Return what the outputs of each run are divided by."""
+    return (1.0,) * len(members.runs) if members.calibration is None else members.calibration.temperatures
+
+
+def beyond(members: Members, counts: Collection[int]) -> list[str]:
+    """Say where a support set, by the pictures of each class, is another than the calibration speaks of."""
+    task = members.runs[0].config.task
+    (low, high), (fewest, most) = task.ways, task.shots
+    most = task.most_shots or most
+    least = 1 if task.most_shots else fewest
+    if members.calibration is None or (
+        low <= len(counts) <= high and least <= min(counts) and max(counts) <= most
+    ):
+        return []
+    ways, shots = (f"{a}" if a == b else f"{a} to {b}" for a, b in ((low, high), (least, most)))
+    return [
+        f"calibrated on tasks of {ways} classes with {shots} pictures each, which this support set is not: "
+        "no coverage is guaranteed, and probabilities may be too high or too low"
+    ]
 
 
 def for_classes(members: Members, n_classes: int) -> list[Model]:

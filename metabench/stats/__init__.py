@@ -1,4 +1,4 @@
-"""Intervals over seeds, tasks and classes, and comparisons; numbers in, numbers out, NaN stays NaN.
+"""Intervals, comparisons, and how sure one may be; numbers in, numbers out, NaN stays NaN.
 
 docs/statistics.md explains each number, and `benchmarks/coverage.py` shows by simulation that the intervals
 cover what they promise.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from metabench.stats.classes import Design, class_interval, design, weighed
 from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
+from metabench.stats.conformal import most_coverage, temperature, threshold
 from metabench.stats.crossed import CONFIDENCE, Floats
 from metabench.stats.intervals import (
     CLASSES,
@@ -43,6 +44,7 @@ __all__ = [
     "design",
     "holm",
     "mean_interval",
+    "most_coverage",
     "p_best",
     "paired",
     "paired_classes",
@@ -51,5 +53,7 @@ __all__ = [
     "seed_interval",
     "seeds_and_tasks",
     "tasks_half_width",
+    "temperature",
+    "threshold",
     "weighed",
 ]

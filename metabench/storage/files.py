@@ -35,6 +35,7 @@ CONFIG = "config.json"
 REPORTS = "reports.jsonl"
 WEIGHTS = "weights.safetensors"
 INPUTS = "inputs.json"
+CALIBRATION = "calibration.safetensors"
 STATE = "state"
 TEST = "test.json"
 DIAGNOSTICS = "diagnostics.json"
@@ -75,6 +76,7 @@ MADE_ANEW = {
     TEST,
     DIAGNOSTICS,
     INPUTS,
+    CALIBRATION,
     TRIALS,
     RUNNING,
     CHOSEN,

@@ -322,8 +322,18 @@ class _ByClass(TypedDict):
 
 
 @keys
+class _Calibration(TypedDict):
+    temperature: Real
+    calibration_error: Real | None
+    level: Real
+    coverage: list[Real]
+    set_size: list[Real]
+
+
+@keys
 class _Test(_Baseline):
     loss: NotRequired[Figures]
+    calibration: NotRequired[_Calibration]
     accuracy_one_at_a_time: NotRequired[Figures]
     error_one_at_a_time: NotRequired[Figures]
     classes: list[Annotated[str, Field(pattern=r"^\d+( \d+)*$")]]
@@ -344,7 +354,8 @@ class _Test(_Baseline):
 def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
     figures = ("accuracy", "error", "loss", "accuracy_one_at_a_time", "error_one_at_a_time", "classes")
-    if len({len(test[key]) for key in figures if key in test}) > 1:
+    judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
+    if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
         raise ValueError("there are figures of more tasks than others")
     n_classes = len(test["class_names"])
     pairs = test.get("confused", [])

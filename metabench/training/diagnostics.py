@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
     diagnosis = {
         "tasks": len(scored["score"]),
         "worst_tenth": metric.sign * float(np.sort(metric.sign * scored["score"])[:n_worst].mean()),
-        "calibration_error": _calibration_error(scored) if "count" in scored else None,
+        "calibration_error": calibration_error(scored) if "count" in scored else None,
         "followed": 0,
         "over_steps": None,
         "diverged": None,
@@ -102,13 +103,13 @@ def _score(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, NDArra
             "support_loss": net.objective.loss(at_support, task.support.y),
         }
         if net.objective.metric.unit == "%":
-            figures |= _binned(outputs, task.query.y)
+            figures |= binned(outputs, task.query.y)
         return figures
 
     return evaluate.over(look, net, images, tasks)
 
 
-def _binned(logits: Tensor, y: Tensor) -> Tree:
+def binned(logits: Tensor, y: Tensor) -> Tree:
     """Count a task's queries by the confidence of the guess, and add up confidence and hits: [BINS]."""
     confidence, guess = logits.softmax(-1).max(-1)
     place = (confidence * BINS).long().clamp(max=BINS - 1)
@@ -117,7 +118,8 @@ def _binned(logits: Tensor, y: Tensor) -> Tree:
     return {"count": belongs.sum(0), "confidence": confidence @ belongs, "hits": hits @ belongs}
 
 
-def _calibration_error(scored: dict[str, NDArray[np.float64]]) -> float:
+def calibration_error(scored: Mapping[str, NDArray[np.float64]]) -> float:
+    """Return the expected calibration error of tasks' binned queries."""
     count, confidence, hits = (scored[key].sum(0) for key in ("count", "confidence", "hits"))
     return float(np.abs(confidence - hits).sum() / count.sum())
 

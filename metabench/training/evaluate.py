@@ -60,9 +60,14 @@ class Tested(NamedTuple):
     alone: NDArray[np.float64]  # [T], of each query by itself
     loss: NDArray[np.float64]  # [T]
     confusion: NDArray[np.float64] | None  # [T, N, N], queries by label and guess; None in regression
+    judged: dict[str, NDArray[np.float64]]  # what a `Judge` says of each task
 
 
-def test(model: Model, images: Tensor, tasks: FrozenTasks) -> Tested:
+Judge = Callable[[Tensor, Tensor], Tree]
+"""Says more of the logits and labels of a task's queries, predicted as pictures of a user are."""
+
+
+def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None = None) -> Tested:
     """Adapt to each frozen task's support set; score its queries together, and one at a time.
 
     Both are the same unless queries are normalised by each other's moments.
@@ -87,10 +92,25 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks) -> Tested:
             labels = torch.arange(most, device=y.device)
             true, guess = ((one[:, None] == labels).to(outputs.dtype) for one in (y, outputs.argmax(-1)))
             scores["confusion"] = true.T @ guess
+        if judge is not None:
+            scores |= judge(_by_support(model._replace(net=net), task) if is_transductive else outputs, y)
         return scores
 
     scored = over(score, model.net, images, tasks)
-    return Tested(scored["score"], scored["alone"], scored["loss"], scored.get("confusion"))
+    figures, alone, loss = (scored.pop(name) for name in Tested._fields[:3])
+    return Tested(figures, alone, loss, scored.pop("confusion", None), judged=scored)
+
+
+def _by_support(model: Model, task: Task) -> Tensor:
+    algorithm, net, meta, buffers, h = by_itself(model)
+    return algorithm.predict(net, algorithm.adapt(net, meta, buffers, task.support, h), task.query.x)
+
+
+def by_itself(model: Model) -> Model:
+    """Let no prediction depend on other queries: those who normalise by them do so by the support set."""
+    if model.algorithm.batch_norm(model.net, model.h) != "transductive":
+        return model
+    return model._replace(net=model.net._replace(batch_norm="support_stats"))
 
 
 def by_class(

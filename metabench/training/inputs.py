@@ -39,15 +39,20 @@ def write(folder: Path, splits: Splits) -> None:
         files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
 
 
+def lacks(folder: Path, name: str) -> str:
+    """Say what adds a file that an older version did not write."""
+    copied, place = "", str(folder)
+    if files.search_around(folder) is not None:
+        copied, place = "copy the run out of its search; then ", "COPY"
+    cure = f"{copied}`metabench train --config {place} --out {place}` adds it, and trains nothing anew"
+    return f"{folder}: has no {name}, as an older version left it; {cure}"
+
+
 def read(folder: Path) -> Inputs:
     """Read what a run learnt from."""
     path = folder / files.INPUTS
     if not path.exists():
-        copied, place = "", str(folder)
-        if files.search_around(folder) is not None:
-            copied, place = "copy the run out of its search; then ", "COPY"
-        cure = f"{copied}`metabench train --config {place} --out {place}` adds it, and trains nothing anew"
-        raise MetabenchError(f"{folder}: has no {files.INPUTS}, as an older version left it; {cure}")
+        raise MetabenchError(lacks(folder, files.INPUTS))
     record = records.read(path, models.INPUTS)
     pictures = record["pictures"]
     return Inputs(

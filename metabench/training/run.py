@@ -20,7 +20,7 @@ from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
-from metabench.training import diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training import calibration, diagnostics, evaluate, inputs, loop, mosaic, resume
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -75,6 +75,8 @@ def train_run(
         _train(config, splits, folder, board, device, progress, reported, damaged)
     if (folder / files.WEIGHTS).exists() and not (folder / files.DIAGNOSTICS).exists():
         _diagnose(splits, folder, board, device)
+    if (folder / files.WEIGHTS).exists() and splits.kind == "classification":
+        _calibrate(splits, folder, device, damaged)
 
 
 def _train(
@@ -120,7 +122,7 @@ def _train(
 
 def forget(folder: Path) -> None:
     """Remove what a run has learnt, so that it is trained anew."""
-    for name in (files.REPORTS, files.STATE, files.WEIGHTS, files.DIAGNOSTICS):
+    for name in (files.REPORTS, files.STATE, files.WEIGHTS, files.DIAGNOSTICS, files.CALIBRATION):
         remote.remove(folder / name)
 
 
@@ -137,6 +139,15 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
         mosaic.show(events, run.model, split, tasks)
     events.close()
     files.write_json(folder / files.DIAGNOSTICS, diagnosis)
+
+
+def _calibrate(
+    splits: Splits, folder: Path, device: torch.device | str, damaged: Callable[[str], None]
+) -> None:
+    """Keep how sure the kept weights are on meta-validation, unless that is there."""
+    if files.recover(folder / files.CALIBRATION, damaged, lambda _: calibration.read(folder)) is None:
+        run = open_run(folder, splits, device)
+        calibration.write(folder, run.model, splits, run.config.task, device)
 
 
 def write_report(events: Events, report: Report, objective: Objective) -> None:
@@ -257,7 +268,8 @@ def test_run(
     name = _result_name(tasks, usual, splits, tested)
     most = max(group.shape.way for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
-    scored = _scored(run, tested.meta_test._replace(images=tested.meta_test.images.to(device)), tasks)
+    split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
+    scored = _scored(run, split, tasks, calibration.of([folder]))
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result
@@ -323,9 +335,12 @@ def _read_opening(path: Path) -> dict[str, Any]:
         return {"times_opened": 1}
 
 
-def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+def _scored(
+    run: Run, split: Split, tasks: frozen.FrozenTasks, sure: calibration.Calibration | None
+) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
-    tested, classes = evaluate.test(run.model, split.images, tasks), frozen.classes_of(tasks)
+    judge = None if sure is None else calibration.judge(sure)
+    tested, classes = evaluate.test(run.model, split.images, tasks, judge), frozen.classes_of(tasks)
     metric = net.objective.metric
     return {
         "algorithm": run.config.algorithm,
@@ -342,6 +357,7 @@ def _scored(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]
         ),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
+        **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),
         "batch_norm": algorithm.batch_norm(net, h),
         "config_hash": config_hash(run.config),
         "weights": dict(run.record),

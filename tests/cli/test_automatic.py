@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +100,23 @@ def test_a_plan_is_said_in_five_lines_and_prints_a_space_that_can_be_searched() 
     assert space == SearchSpace.model_validate(yaml.safe_load(shown.stdout))
     assert space.task.options["path"] == str(Path("mine").absolute())
     assert sorted(path.name for path in Path().iterdir()) == ["mine", "space.yaml"]
+
+
+@pytest.mark.slow
+def test_a_folder_is_searched_and_what_is_printed_names_its_pictures() -> None:
+    pictures(Path("mine"), 12)
+    words = [sys.executable, "-m", "metabench", "search", "mine", "--time", "2m", "--algorithms", "protonet"]
+    first, again = (subprocess.run(words, capture_output=True, text=True) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert again.returncode == 0, again.stderr
+    ending = first.stdout.splitlines()[-3:]
+    assert again.stdout.splitlines()[-3:] == ending
+    assert "protonet" in ending[0]
+    command = shlex.split(ending[1].partition(": ")[2])
+    new, folder = Path("new"), Path("mine/class0")
+    shutil.copytree("mine/class0", new / "a")
+    shutil.copytree("mine/class1", new / "b")
+    real = {"NEW_CLASSES/": str(new), "PICTURES": str(folder)}
+    shown = metabench(*(real.get(word, word) for word in command[1:]))
+    assert shown.exit_code == 0, shown.output
+    assert len(shown.stdout.splitlines()) == len(list(folder.iterdir()))

@@ -20,7 +20,7 @@ from metabench.core.config import TaskConfig
 from metabench.search import space as spaces
 from metabench.search.stages import automatic, plan
 from metabench.storage import files
-from metabench.training import diagnostics
+from metabench.training import calibration, diagnostics
 from tests.docs.told import ROOT
 from tests.report import played
 
@@ -124,6 +124,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     """Let a diagnosis follow few tasks, a plan measure for a moment, and a disk not be waited for."""
     patch.setattr(diagnostics, "TASKS", 6)
     patch.setattr(diagnostics, "FOLLOWED", 3)
+    patch.setattr(calibration, "TASKS", 40)
     patch.setattr(plan, "SECONDS", 0.05)
     patch.setattr(automatic, "LEAST", 0.05)
     patch.setattr(automatic, "MOST", 0.05)

@@ -320,6 +320,26 @@ def test_older_results_lack_it_and_what_needs_no_batch_norm_has_it_from_the_head
     assert rows(leaderboard([tmp_path]))["maml", "tuned"]["accuracy_one_at_a_time"] is None
 
 
+def test_how_sure_seeds_are_is_their_mean_and_unknown_where_one_does_not_say(tmp_path: Path) -> None:
+    keys = ("calibration_error", "coverage", "set_size")
+    folders = [make_run(tmp_path / f"a{seed}", "maml", seed, 0.7) for seed in (0, 1)]
+    for folder, share in zip(folders, (0.8, 1.0), strict=True):
+        n_tasks = len(files.read_json(folder / files.TEST)["accuracy"])
+        judged = {"coverage": [share] * n_tasks, "set_size": [2 * share] * n_tasks}
+        judged |= {"temperature": 2.0, "level": 0.9, "calibration_error": share / 10}
+        change(folder / files.TEST, calibration=judged)
+    board = leaderboard(folders)
+    assert [rows(board)["maml", "run"][key] for key in keys] == pytest.approx([0.09, 0.9, 1.8])
+    assert "Coverage of 90 % sets" not in as_markdown(board)
+    shown = as_markdown(board, [*keys])
+    assert "| Calibration error | Coverage of 90 % sets | Set size |" in shown
+    assert "| 0.0900 | 90.0 | 1.80 |" in shown
+    change(folders[0] / files.TEST, calibration=judged | {"calibration_error": None})
+    assert rows(leaderboard(folders))["maml", "run"]["calibration_error"] is None
+    folders.append(make_run(tmp_path / "older", "maml", 2, 0.7))
+    assert [rows(leaderboard(folders))["maml", "run"][key] for key in keys] == [None] * 3
+
+
 def test_the_cost_of_one_training_is_the_mean_of_the_seeds_that_came_to_the_budget(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"a{seed}", "maml", seed, None) for seed in range(3)]
     for folder, spent, seen in zip(folders, (20.0, 40.0, 600.0), (100, 100, 50), strict=True):
@@ -415,6 +435,9 @@ def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None
     assert (row["test_tasks"], row["training_tasks"], row["times_opened"]) == (5, 4, 1)
     assert row["hyperparameters"] == config.hyperparameters
     assert row["accuracy_one_at_a_time"] == pytest.approx(np.mean(tested["accuracy_one_at_a_time"]))
+    for key in ("calibration_error", "coverage", "set_size"):
+        assert row[key] == pytest.approx(np.mean(tested["calibration"][key]))
+        assert row[key] > 0
     queries = dict(zip(tested["class_names"], tested["by_class"]["queries"], strict=True))
     assert row["hardest"]
     assert all(queries[name] == count for name, _, count in row["hardest"])

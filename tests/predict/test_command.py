@@ -68,6 +68,42 @@ def test_json_and_csv_are_what_python_predicts() -> None:
     assert [row[1] for row in rows] == [one["label"] for one in answer["predictions"]]
 
 
+def sets(coverage: float) -> list[list[str]]:
+    """Return what Python says of the same pictures, the likelier first."""
+    classifier = metabench.load("run").fit(*metabench.predict.class_folders("new"))
+    pictures = metabench.predict.find_pictures(["photos"])
+    shares, is_in = classifier.predict_proba(pictures), classifier.predict_set(pictures, coverage)
+    order = np.argsort(-shares, axis=1)
+    return [[f"class{one}" for one in row if of[one]] for row, of in zip(order, is_in, strict=True)]
+
+
+@pytest.mark.parametrize("coverage", [0.05, 0.4, 0.9])
+def test_sets_are_printed_in_every_form_and_are_what_python_says(coverage: float) -> None:
+    expected, args = sets(coverage), ("run", "--support", "new", "photos", "--coverage", str(coverage))
+    lines = output(*args).splitlines()
+    told = f"; at {100 * coverage:g} %: "
+    assert [line.split(told)[1] for line in lines] == [", ".join(one) or "none" for one in expected]
+    answer = json.loads(output(*args, "--json"))
+    assert answer["coverage"] == coverage
+    assert [one["set"] for one in answer["predictions"]] == expected
+    head, *rows = csv.reader(io.StringIO(output(*args, "--csv")))
+    assert head[-1] == "set"
+    assert [row[-1] for row in rows] == ["/".join(one) for one in expected]
+
+
+@pytest.mark.parametrize("coverage", [None, 0.05, 0.4])
+def test_a_picture_whose_set_is_not_of_one_class_gets_no_answer(coverage: float | None) -> None:
+    expected = sets(coverage or 0.9)
+    asked = () if coverage is None else ("--coverage", str(coverage))
+    args = ("run", "--support", "new", "photos", "--abstain", *asked)
+    labels = [one[0] if len(one) == 1 else None for one in expected]
+    assert [one["label"] for one in json.loads(output(*args, "--json"))["predictions"]] == labels
+    _, *rows = csv.reader(io.StringIO(output(*args, "--csv")))
+    assert [row[1] or None for row in rows] == labels
+    firsts = [line.split(": ")[1].split()[0] for line in output(*args).splitlines()]
+    assert firsts == [label or "?" for label in labels]
+
+
 def test_a_search_says_on_stderr_which_row_and_how_many_seeds_predict() -> None:
     trained.search(Path("search"), {"protonet": 0.6, "maml": 0.5}, seeds=2)
     result = predict("search", "--support", "new", "photos")
@@ -194,6 +230,21 @@ def test_an_older_run_learns_to_predict_by_the_command_that_is_named() -> None:
         assert CliRunner().invoke(app, ["train", "--config", "run", "--out", "run"]).exit_code == 0
     assert Path("run/weights.safetensors").read_bytes() == before
     assert "pictures are taken as dark on light" in predict("run", "--support", "new", "photos").stderr
+
+
+@pytest.mark.parametrize("coverage", ["0", "1", "1.5", "0.999"])
+def test_a_coverage_that_none_can_promise_is_refused(coverage: str) -> None:
+    result = predict("run", "--support", "new", "photos", "--coverage", coverage)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert f"--coverage {coverage}" in result.stderr
+    assert result.stderr.count("metabench: ") == 1
+
+
+def test_sets_of_a_run_without_a_calibration_name_what_adds_it() -> None:
+    Path("run/calibration.safetensors").unlink()
+    result = predict("run", "--support", "new", "photos", "--abstain")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "`metabench train --config run --out run` adds it" in result.stderr
 
 
 def test_json_and_csv_together_are_refused() -> None:

@@ -17,7 +17,7 @@ from metabench import data, report
 from metabench.core import Splits
 from metabench.report.html.pictures import Picture
 from metabench.search.journal.ledger import Ledger
-from metabench.training import diagnostics
+from metabench.training import calibration, diagnostics
 from tests.report import played
 from tests.support import small
 
@@ -40,6 +40,7 @@ def quickly(splits: Splits | None = None) -> Iterator[None]:
         patch.setattr(data, "load", lambda task, root=None: splits or small.splits())
         patch.setattr(diagnostics, "TASKS", 6)
         patch.setattr(diagnostics, "FOLLOWED", 3)
+        patch.setattr(calibration, "TASKS", 40)
         patch.setattr(os, "fsync", lambda file: None)
         yield
 

@@ -88,10 +88,8 @@ def test_what_has_no_inner_loop_has_no_curve() -> None:
 
 
 def calibration(logits: torch.Tensor, y: torch.Tensor) -> float:
-    binned: Tree = diagnostics._binned(logits, y)
-    return diagnostics._calibration_error(
-        {key: value.double().numpy()[None] for key, value in binned.items()}
-    )
+    binned: Tree = diagnostics.binned(logits, y)
+    return diagnostics.calibration_error({key: value.double().numpy()[None] for key, value in binned.items()})
 
 
 def test_certain_and_right_is_calibrated_and_certain_and_wrong_is_not() -> None:

@@ -31,7 +31,7 @@ NAMES = {"distractor_examples": "distracting"}
 """Indices to their names in files, where these differ."""
 
 Part = Literal["meta_validation", "meta_test"]
-Pool = Literal["search", "confirm", "test"]
+Pool = Literal["search", "confirm", "calibration", "test"]
 
 
 class Group(NamedTuple):

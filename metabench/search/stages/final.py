@@ -22,7 +22,7 @@ from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.jobs import run_all
 from metabench.search.space.automatic import REPORTS
-from metabench.storage import files, models, records, remote
+from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import evaluate
@@ -60,7 +60,9 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
     """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
     final = folder / files.FINAL
     _set_aside(folder, planned, watch)
-    open_runs = [run for run in planned if run.copy_of is None and not _is_trained(final / run.name)]
+    open_runs = [
+        run for run in planned if run.copy_of is None and not _is_trained(final / run.name, objective)
+    ]
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
@@ -91,10 +93,12 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
             _copy(final / run.copy_of, final / run.name)
 
 
-def _is_trained(folder: Path) -> bool:
+def _is_trained(folder: Path, objective: Objective) -> bool:
     """Tell whether a run has ended, can predict, and was looked at closely where it has learnt something."""
-    is_seen = (folder / files.DIAGNOSTICS).exists() or not (folder / files.WEIGHTS).exists()
-    return runs.is_finished(folder) and is_seen and (folder / files.INPUTS).exists()
+    names = [files.INPUTS]
+    if (folder / files.WEIGHTS).exists():
+        names += [files.DIAGNOSTICS, *([files.CALIBRATION] if objective.metric.has_chance else [])]
+    return runs.is_finished(folder) and all((folder / name).exists() for name in names)
 
 
 def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
@@ -104,6 +108,7 @@ def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
         path = folder / files.FINAL / run.name
         records.recover(path / files.DIAGNOSTICS, models.DIAGNOSIS, watch.say)
         records.recover(path / files.INPUTS, models.INPUTS, watch.say)
+        files.recover(path / files.CALIBRATION, watch.say, tensors.load)
         before = records.recover(path / files.CONFIG, models.RUN, watch.say)
         if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())
