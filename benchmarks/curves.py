@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from metabench import PROTOCOL, data
-from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import RunConfig, SearchSpace
+from metabench.core.device import pick as pick_device
 from metabench.data.tasks import frozen as episodes
 from metabench.search import space as spaces
 from metabench.search.propose.searcher import TRIAL_SEEDS, Study

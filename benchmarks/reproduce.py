@@ -19,9 +19,9 @@ import torch
 from published import CELLS, Cell
 
 from metabench import algorithms, data, stats
-from metabench.cli.flags import pick_device
 from metabench.core import MetabenchError
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.core.device import pick as pick_device
 from metabench.storage import files
 from metabench.training import run as runs
 

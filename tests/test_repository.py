@@ -26,7 +26,8 @@ FLOORS = {
     "search": 4,
     "predict": 4,
     "report": 5,
-    "cli": 6,
+    "api": 6,
+    "cli": 7,
 }
 """Packages to their floors: a module imports from its package, and from packages on lower floors."""
 

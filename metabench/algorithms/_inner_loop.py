@@ -131,9 +131,10 @@ def embed(net: Net, learner: Tree, x: Tensor) -> tuple[Tensor, Tree]:
         return net.embed(params, x, learner.get("moments"))
 
     def beside_support(one: Tensor) -> Tensor:
-        return net.embed(params, torch.cat([learner["support"], one[None]]))[0][-1]
+        return net.embed(params, torch.cat([learner["support"], one]))[0][-1:]
 
-    return vmap(beside_support)(x), {}
+    # For one query without vmap, which an exported graph could not pass with a support set of any size.
+    return (beside_support(x) if x.shape[0] == 1 else vmap(beside_support)(x[:, None])[:, 0]), {}
 
 
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
 def solve(x: Tensor, y: Tensor, ridge: Tensor) -> Tensor:
     """Return the minimiser of |X W - Y|^2 + lambda |W|^2: [F, N]."""
     # Woodbury: (X^T X + lambda I)^-1 X^T Y = X^T (X X^T + lambda I)^-1 Y, a system of N*K rows and not F
-    identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    # By shape and not len(), which an exported graph would hold fast.
+    identity = torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
     # In two steps, as torch.linalg.solve asks a GPU, and waits, whether there is a solution; here there is.
     factors, pivots, _ = torch.linalg.lu_factor_ex(x @ x.T + ridge * identity)
     return x.T @ torch.linalg.lu_solve(factors, pivots, y)

@@ -55,7 +55,7 @@ def convolve(weights: Tree, x: Tensor, n: int) -> Tensor:
 def earlier(x: Tensor, dilation: int, n: int) -> Tensor:
     """Return what each row sees `dilation` steps before it: zeros before the first step."""
     steps = torch.cat([x.new_zeros(dilation, x.shape[-1]), x[:n]])  # row t is step t - dilation
-    return torch.cat([steps[:n], steps[n : n + 1].expand(len(x) - n, -1)])
+    return torch.cat([steps[:n], steps[n : n + 1].expand(x.shape[0] - n, -1)])
 
 
 def init_attention(channels: int, h: Settings, generator: Generator) -> tuple[Tree, int]:
@@ -68,7 +68,7 @@ def init_attention(channels: int, h: Settings, generator: Generator) -> tuple[Tr
 def attend(weights: Tree, x: Tensor, n: int) -> Tensor:
     """Add the channels that each row reads from those before it and from itself."""
     keys, queries, values = (nets.head(weights[name], x) for name in ("keys", "queries", "values"))
-    row, column = (torch.arange(len(x), device=x.device).view(shape) for shape in ((-1, 1), (1, -1)))
+    row, column = (torch.arange(x.shape[0], device=x.device).view(shape) for shape in ((-1, 1), (1, -1)))
     sees = (column == row) | ((column < row) & (column < n))
     # AttentionBlock: CausallyMaskedSoftmax(query . key / sqrt(key size)), values read by it beside the input
     logits = queries @ keys.T / math.sqrt(keys.shape[-1])
@@ -122,7 +122,7 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
     features, _ = inner.embed(net, learner, x)
     steps, weights = learner["steps"], learner["sequence"]
-    queries = torch.cat([features, features.new_zeros(len(x), net.outputs)], -1)
+    queries = torch.cat([features, features.new_zeros(x.shape[0], net.outputs)], -1)
     rows = read(weights, torch.cat([steps, queries]), len(steps))
     return nets.outputs(net, weights["output"], rows[len(steps) :])
 

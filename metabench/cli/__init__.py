@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any, Literal
 
 import typer
@@ -64,15 +65,40 @@ def root(
 @guarded("The same command continues where it stopped.")
 @takes_models
 def search(
-    space: Annotated[Path, typer.Argument(help="YAML file of the search space.", show_default=False)],
+    space: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML file of the search space; or, with --time, a folder or archive of pictures in folders "
+            "of classes, or a data set's name.",
+            show_default=False,
+        ),
+    ],
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="90s, 30m or 1h: look at the data, measure speeds here, choose a space, and be done by then."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder that holds search folders.")] = Path("runs"),
     storage: Annotated[
         str | None,
         typer.Option(help="s3://BUCKET/FOLDER or gs://...: keep search folders there; --out holds a copy."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the search folder; else the file's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the search folder; else the file's, or the data's.")
+    ] = None,
     *,
     budget: Budget,
+    task: Annotated[
+        dict[str, Any],
+        From(
+            "TaskConfig",
+            ("way", "shot", "split", "options"),
+            names={"options": "option"},
+            help={"options": "A setting of the data set."},
+            default="with --time, what fits; else the space's",
+        ),
+    ],
     algorithms: Annotated[str | None, typer.Option(help="Only these of the space's, with commas.")] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; without it, Ray starts on this machine.")
@@ -114,6 +140,7 @@ def search(
     json: Json = False,
 ) -> None:
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
+    begun = monotonic()  # what is imported from here on takes seconds
     from metabench.cli import run
 
     chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
@@ -124,6 +151,9 @@ def search(
         name,
         budget,
         chosen,
+        time=time,
+        begun=begun,
+        task=task,
         plan=plan,
         fetch=fetch,
         address=address,
@@ -198,8 +228,7 @@ def test(
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench.cli import run as commands
 
-    is_other = dataset is not None or split is not None or bool(option)
-    commands.test(run, tasks, task_list, (dataset, split, option or []) if is_other else None, device, json)
+    commands.test(run, tasks, task_list, (dataset, split, option or []), device, json)
 
 
 @app.command()
@@ -239,6 +268,32 @@ def predict(
         raise MetabenchError("--json and --csv: print one of them; leave the other out")
     form: Literal["text", "json", "csv"] = "json" if json else "csv" if csv else "text"
     show_predictions(run, support, pictures, row, device, form, coverage, abstain)
+
+
+@app.command()
+@guarded()
+def export_model(
+    run: Annotated[
+        str, typer.Argument(help="Run folder, or folder or address of a search.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    to: Annotated[
+        Literal["onnx", "torch"],
+        typer.Option(help="ONNX, which runs without torch; or a program of torch.export."),
+    ] = "onnx",
+    support: Annotated[
+        Path | None,
+        typer.Option(help="Folder of classes to export it with: class/picture.png; else they come later."),
+    ] = None,
+    row: Annotated[
+        str | None,
+        typer.Option(help="Row of a search, such as maml:tuned; else its best tuned one by confirmation."),
+    ] = None,
+) -> None:
+    """Write a run as a folder that classifies pictures without metabench: a model and a small predictor."""
+    from metabench.cli.predict import export
+
+    export(run, out, to, support, row)
 
 
 app.command(cls=ModelCommand)(simulations.simulate)

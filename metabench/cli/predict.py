@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import typer
 
 from metabench.cli.base import print_json, printable
-from metabench.cli.flags import pick_device
-from metabench.predict import COVERAGE, class_folders, find_pictures, load
+from metabench.core.device import pick as pick_device
+from metabench.predict import COVERAGE, class_folders, export_model, find_pictures, load
 from metabench.storage import files
 
 
@@ -64,6 +64,17 @@ def predict(
         for answer in answers:
             typer.echo(printable(_line(answer, coverage)))
     for note in classifier.notes if form != "json" else ():
+        typer.echo(f"{place}: {note}", err=True)
+
+
+def export(place: str, out: Path, to: str, support: Path | None, row: str | None) -> None:
+    """Write a classifier into a folder that needs no metabench."""
+    classifier = load(place, row)
+    if support is not None:
+        classifier.fit(*class_folders(support))
+    written = export_model(classifier, out, to)
+    typer.echo(printable(f"{out}: {', '.join(path.name for path in written)}"))
+    for note in classifier.notes:
         typer.echo(f"{place}: {note}", err=True)
 
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from metabench import data, stats
-from metabench.cli import show
+from metabench.api import runs as api
+from metabench.api import searches
+from metabench.api.bar import validated
+from metabench.api.results import Result, shown
+from metabench.cli import automatic, flags, show
 from metabench.cli.base import bare_table, print_json, print_table
-from metabench.cli.flags import describe_task, pick_device
-from metabench.core import MetabenchError, Objective, Report, Splits, metrics
-from metabench.core.config import RunConfig, SearchSpace, TaskConfig
+from metabench.core import MetabenchError, metrics
+from metabench.core.config import RunConfig, SearchSpace, parse_settings
 from metabench.core.metrics import Metric
-from metabench.core.objectives import OBJECTIVES
-from metabench.data.tasks import frozen
 from metabench.leaderboard import rows
-from metabench.search import space as spaces
-from metabench.storage import files, remote
+from metabench.storage import files
 from metabench.training import profile
 from metabench.training import run as runs
 
@@ -40,35 +38,28 @@ def search(
     chosen: Sequence[str] | None,
     *,
     as_json: bool,
+    time: str | None = None,
+    begun: float = 0.0,
+    task: Mapping[str, Any] | None = None,
     plan: bool = False,
     **options: Any,
 ) -> None:
     """Check a search from end to end, run it, and print its leaderboard."""
-    space = spaces.override(spaces.load(path), names=chosen, **budget)
-    name = path.stem if name is None else name
-    files.check_name(name, "name")
-    if options["workers"] is not None and options["address"] is None:
-        raise MetabenchError(
-            "--workers: is for a cluster that grows; give its --address too, or leave it out"
-        )
-    for library in ("ray", "optuna"):
-        if importlib.util.find_spec(library) is None:
-            raise MetabenchError(
-                f"`metabench search` needs {library}, which is not installed; "
-                "do: pip install 'ray[default,tune]' optuna"
-            )
-    url = None
-    if storage_at is not None and remote.is_url(storage_at):
-        url = remote.check_url(storage_at)
-    elif storage_at is not None:
-        out = Path(storage_at)
+    typed = flags.read_options(path, task or {})
+    say = functools.partial(typer.echo, err=True)
+    with flags.typed():
+        asked = searches.ask(path, out, name, storage_at, chosen, budget, typed, time, begun, options, say)
     if plan:
-        _show_plan(space, options, as_json)
+        automatic.show_plan(asked.space, as_json) if asked.is_timed else _show_plan(
+            asked.space, options, as_json
+        )
         return
     from metabench.search import search as run_search
 
-    folder = run_search(space, out, name, storage=url, **options)
+    folder = run_search(asked.space, asked.out, asked.name, **asked.options)
     show.leaderboard([str(folder)], json=as_json)
+    if asked.is_timed and not as_json:
+        automatic.end(folder)
 
 
 def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) -> None:
@@ -101,14 +92,6 @@ def _show_plan(space: SearchSpace, options: Mapping[str, Any], as_json: bool) ->
     )
 
 
-def load_splits(task: TaskConfig) -> Splits:
-    """Load a task's data set and check that the task can be drawn from it."""
-    with stderr.status(f"Reading {task.dataset}"):
-        splits = data.load(task)
-    data.check(task, splits)
-    return splits
-
-
 def train(
     config: RunConfig,
     out: Path | None,
@@ -117,53 +100,25 @@ def train(
     profile: Path | None = None,
     source: Path | None = None,
 ) -> None:
-    """Train into a run folder and say what came out; some meta-steps are profiled if a folder is given.
-
-    Args:
-        source: the run that is trained again; on its own task, data other than its are refused.
-    """
-    task = config.task
-    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
-    folder = out or Path("runs") / name
-    files.check_name(folder.absolute().name, "out")
-    if (inside := files.search_around(folder)) is not None:
-        raise MetabenchError(f"`out` {folder}: lies in the search {inside}; choose a folder outside of it")
-    files.check_writable(folder)
-    chosen = pick_device(device)
-    splits = load_splits(task)
-    if source is not None and runs.read_config(source).task == task:
-        runs.refuse_other_data(source, splits)
-    objective = OBJECTIVES[splits.kind]
-    profiled = _profiled(profile)
-    with files.lock(folder):
-        runs.claim(config, splits, folder)
-        with train_progress(config.tasks, objective) as (progress, reported), profiled:
-            runs.train_run(
-                config,
-                splits,
-                folder,
-                device=chosen,
-                progress=progress,
-                reported=reported,
-                damaged=lambda problem: stderr.print(f"{problem}; trained again", soft_wrap=True),
-            )
-    _show_training(config, folder, objective, as_json)
+    """Train into a run folder and say what came out; some meta-steps are profiled if a folder is given."""
+    run = api.train_into(config, out, device, stderr, source, _profiled(profile))
+    _show_training(run, as_json)
 
 
-def _show_training(config: RunConfig, folder: Path, objective: Objective, as_json: bool) -> None:
+def _show_training(run: api.Run, as_json: bool) -> None:
     """Print the last report of a run; exit with 1 where it diverged."""
-    last = files.read_lines(folder / files.REPORTS)[-1]
+    last, metric = files.read_lines(run.folder / files.REPORTS)[-1], run.metric
     if as_json:
-        figure = None if last["val_score"] is None else objective.metric.sign * last["val_score"]
-        shown = {**last, f"val_{objective.metric}": figure}
-        keys = ("tasks_seen", "finite", f"val_{objective.metric}", "val_ci", "seconds", "peak_memory")
-        result = {"run": folder, "algorithm": config.algorithm, **{key: shown[key] for key in keys}}
+        figure = None if last["val_score"] is None else metric.sign * last["val_score"]
+        shown = {**last, f"val_{metric}": figure}
+        keys = ("tasks_seen", "finite", f"val_{metric}", "val_ci", "seconds", "peak_memory")
+        result = {"run": run.folder, "algorithm": run.config.algorithm, **{key: shown[key] for key in keys}}
         print_json(result, indent=None)
     elif last["finite"]:
-        figure = validated(objective, last["val_score"], last["val_ci"])
-        typer.echo(f"{folder}: {figure} on meta-validation after {last['tasks_seen']} tasks")
+        figure = validated(metric, last["val_score"], last["val_ci"])
+        typer.echo(f"{run.folder}: {figure} on meta-validation after {last['tasks_seen']} tasks")
     if not last["finite"]:
-        typer.echo(f"metabench: {folder}: diverged after {last['tasks_seen']} tasks", err=True)
+        typer.echo(f"metabench: {run.folder}: diverged after {last['tasks_seen']} tasks", err=True)
         raise typer.Exit(1)
 
 
@@ -177,44 +132,11 @@ def _profiled(folder: Path | None) -> contextlib.AbstractContextManager[None]:
     return profile.to(folder, stderr.print)
 
 
-def validated(objective: Objective, score: float, half_width: float | None) -> str:
-    """Show a meta-validation, with the bounds of its interval over tasks where there are several."""
-    metric = objective.metric
-    figure = metric.sign * score
-    if half_width is None or math.isnan(half_width):
-        return metrics.tell(metric, figure, 2)
-    low, high = (metrics.show(metric, end, 2) for end in stats.bounds(figure, half_width, metric.scale))
-    return f"{metrics.tell(metric, figure, 2)} [{low}, {high}]"
-
-
-@contextlib.contextmanager
-def train_progress(
-    n_tasks: int, objective: Objective
-) -> Iterator[tuple[Callable[..., None], Callable[[Report], None]]]:
-    """Show a bar of the tasks seen, and a line for each report, on stderr."""
-    metric = objective.metric
-    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[figures]}"))
-    with Progress(*columns, console=stderr) as bar:
-        row = bar.add_task("tasks", total=n_tasks, figures="")
-
-        def progress(tasks_seen: int, means: Mapping[str, float]) -> None:
-            loss, figure = means.get("meta_train/loss", 0.0), means.get(f"meta_train/{metric}", 0.0)
-            shown = f"loss {loss:.3f}, {metric} {metrics.show(metric, figure)}"
-            bar.update(row, completed=tasks_seen, figures=shown)
-
-        def reported(report: Report) -> None:
-            figure = validated(objective, report.val_score, report.val_ci) if report.finite else "diverged"
-            bar.console.print(f"{report.tasks_seen:>9} tasks: {figure} on meta-validation", highlight=False)
-            bar.update(row, completed=report.tasks_seen)
-
-        yield progress, reported
-
-
 def test(
     folder: Path,
     n_tasks: int,
     task_list: Path | None,
-    asked: tuple[str | None, str | None, Sequence[str]] | None,
+    asked: tuple[str | None, str | None, Sequence[str]],
     device: str,
     as_json: bool,
 ) -> None:
@@ -223,24 +145,19 @@ def test(
     Args:
         asked: data set, split and options to be tested on, where they are not the run's own.
     """
-    config = runs.read_config(folder)
-    files.check_writable(folder)
-    chosen = pick_device(device)
-    splits = load_splits(config.task)
-    task, tested = config.task, splits
-    if asked is not None:
-        task, tested = _other_data(config.task, *asked)
-    if task_list is None and tested.kind == splits.kind:
-        data.check(task, tested, ["meta_test"])
-    tasks = None if task_list is None else frozen.read(task_list, tested, "meta_test")
-    result = runs.test_run(folder, splits, n_tasks, chosen, tasks, tested)
-    where = "" if tested.fingerprint == splits.fingerprint else f" of {tested.name}, not the run's own data"
-    _print_test(folder, result, OBJECTIVES[splits.kind].metric, where, as_json)
+    name, split, pairs = asked
+    options = {}
+    if pairs:
+        kinds = data.get(name or runs.read_config(folder).task.dataset).options
+        options = parse_settings(kinds, pairs, "--option")
+    typed = {"dataset": name, "split": split, "options": options}
+    other = {key: value for key, value in typed.items() if value}
+    result = api.score(folder, n_tasks, task_list, other, device, stderr)
+    _print_test(folder, result, as_json)
 
 
-def _print_test(folder: Path, result: dict[str, Any], metric: Metric, where: str, as_json: bool) -> None:
-    scores = (result[metric.name], result[f"{metric}_one_at_a_time"])
-    together, alone = (stats.mean_interval(one, metric.scale) for one in scores)
+def _print_test(folder: Path, tested: Result, as_json: bool) -> None:
+    result, metric, together, alone = tested.record, tested.metric, tested.together, tested.one_at_a_time
     if as_json:
         keys = ("algorithm", "data", "tasks", "tasks_hash", "batch_norm", "times_opened", "diagnostics")
         bounds = {metric.name: together.mean, "ci_low": together.low, "ci_high": together.high}
@@ -248,8 +165,10 @@ def _print_test(folder: Path, result: dict[str, Any], metric: Metric, where: str
         bounds |= {"one_low": alone.low, "one_high": alone.high}
         print_json({"run": folder, **bounds, **{key: result[key] for key in keys}}, indent=None)
         return
-    shown = f"{_shown(together, metric)} over {result['tasks']} meta-test tasks{where}"
-    typer.echo(f"{folder}: {result['algorithm']}, {shown}")
+    other = files.read_json(folder / files.CONFIG)["data_fingerprint"] != result["data_fingerprint"]
+    where = f" of {result['data']}, not the run's own data" if other else ""
+    figure = f"{shown(together, metric)} over {result['tasks']} meta-test tasks{where}"
+    typer.echo(f"{folder}: {result['algorithm']}, {figure}")
     typer.echo(f"  {_alone(together, alone, metric)}")
     for line in _classes(result):
         typer.echo(f"  {line}")
@@ -259,38 +178,19 @@ def _print_test(folder: Path, result: dict[str, Any], metric: Metric, where: str
         typer.echo(f"meta-test has been opened {result['times_opened']} times for this run", err=True)
 
 
-def _other_data(
-    task: TaskConfig, name: str | None, split: str | None, pairs: Sequence[str]
-) -> tuple[TaskConfig, Splits]:
-    """Load what a run is to be tested on; of its own data set, what is not asked for stays as it was."""
-    shape = task.model_dump(exclude={"dataset", "split", "options"})
-    asked = describe_task(name or task.dataset, split, pairs, **shape)
-    if asked.dataset == task.dataset:
-        options = {**task.options, **asked.options}
-        asked = asked.model_copy(update={"split": split or task.split, "options": options})
-    with stderr.status(f"Reading {asked.dataset}"):
-        return asked, data.load(asked)
-
-
-def _shown(interval: stats.Interval, metric: Metric) -> str:
-    mean, low, high = (metrics.show(metric, value, 2) for value in interval[:3])
-    named = mean if metric.unit == "%" else f"{metric} {mean}"
-    return f"{named}, 95 % interval [{low}, {high}]"
-
-
 def _alone(together: stats.Interval, alone: stats.Interval, metric: Metric) -> str:
     """Say what the figure is when queries come one at a time, as the pictures of a user do."""
     if together == alone:
         return "the same whether queries come together or one at a time"
     return (
         "holds, as all below does, for all queries of a task classified together, whose batch norm moments "
-        f"they share; one at a time: {_shown(alone, metric)}"
+        f"they share; one at a time: {shown(alone, metric)}"
     )
 
 
-def _classes(result: dict[str, Any]) -> Iterator[str]:
+def _classes(result: Mapping[str, Any]) -> Iterator[str]:
     """Say which classes are hardest, and which are taken for which, as the board does."""
-    mistakes = rows.mistakes([result])
+    mistakes = rows.mistakes([dict(result)])
     if hardest := mistakes.get("hardest"):
         listed = (f"{name} {share:.0%} of {queries:,}" for name, share, queries in hardest)
         yield f"hardest classes, with what is right of their queries: {', '.join(listed)}"

@@ -81,7 +81,7 @@ def leaderboard(
     json: Json = False,
 ) -> None:
     """Rank the algorithms of searches and runs, finished or running."""
-    from metabench import leaderboard
+    import metabench.leaderboard as leaderboard
 
     form = "json" if json else format
     shown = leaderboard.FORMATS[form](leaderboard.leaderboard(_open(folders), published), _parts(columns))
@@ -100,7 +100,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Say which of two runs, searches or rows is better on meta-test, by how much, and how sure that is."""
-    from metabench import leaderboard
+    import metabench.leaderboard as leaderboard
     from metabench.leaderboard import versus
 
     answer = versus.compare(leaderboard.read(_open(folders)), _parts(rows))
@@ -115,7 +115,7 @@ def across(
     json: Json = False,
 ) -> None:
     """Rank over several settings: data sets, ways, shots; mean ranks and performance profiles."""
-    from metabench import leaderboard
+    import metabench.leaderboard as leaderboard
     from metabench.leaderboard import across as ranking
     from metabench.leaderboard.notes import about_settings
     from metabench.storage import files
@@ -159,7 +159,7 @@ def export(
 
 
 def _tables(places: Sequence[Path], out: Path) -> str:
-    from metabench import leaderboard
+    import metabench.leaderboard as leaderboard
     from metabench.report.exports import tables as exporting
     from metabench.storage import files
 
@@ -175,7 +175,7 @@ def _tables(places: Sequence[Path], out: Path) -> str:
 
 def _tracked(to: str, places: Sequence[Path], out: Path | None) -> str:
     """Write what a tracker reads, over nothing that is there, and say how to look at it."""
-    from metabench import leaderboard
+    import metabench.leaderboard as leaderboard
     from metabench.report.exports import records
 
     records.check(to)

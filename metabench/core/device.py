@@ -1,4 +1,4 @@
-"""This process's device: its memory's peak and limits, what is copied to it, how exactly it multiplies."""
+"""This process's device: its name, its memory's peak and limits, what is copied to it, how it multiplies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ import resource
 from pathlib import Path
 
 import torch
+
+from metabench.core import MetabenchError
+
+
+def pick(name: str) -> torch.device:
+    """Turn a device's name into a device that this machine has; auto takes a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise MetabenchError(f"`device` {name}: not on this machine ({reason}); use cpu or auto") from None
+    return device
 
 
 def cap(share: float) -> None:

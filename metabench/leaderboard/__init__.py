@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metabench import stats
+from metabench import CalledPackage, stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import Metric
 from metabench.leaderboard import folders as reading
@@ -32,6 +33,8 @@ __all__ = [
     "tests",
     "write",
 ]
+
+sys.modules[__name__].__class__ = CalledPackage
 
 FORMATS = {"table": as_table, "json": as_json, "csv": as_csv, "md": as_markdown, "latex": as_latex}
 

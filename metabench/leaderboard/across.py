@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from metabench import leaderboard
+import metabench.leaderboard as leaderboard
 from metabench.core import MetabenchError
+from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import TASK_KEYS, Run, Search
-from metabench.leaderboard.notes import setting
+from metabench.leaderboard.notes import loses, setting
 from metabench.leaderboard.rows import BASELINE, short_name
 from metabench.leaderboard.scores import with_results
 from metabench.stats import Floats, many_settings
@@ -26,7 +27,8 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
 
     Returns:
         settings, and for each row its figures, ranks, mean rank and performance profile; tests over settings
-        from 8 settings on; costs are errors: 1 - accuracy, or mean squared errors.
+        from 8 settings on; costs are errors: 1 - accuracy, or mean squared errors, all queries together;
+        and who has notably less where queries are asked one at a time.
     """
     protocols = {str(source.config["protocol"]): str(source.folder) for source in sources}
     if len(protocols) > 1:
@@ -41,9 +43,10 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
     if len(groups) < 2:
         only = setting(sources[0].task)
         raise MetabenchError(f"only one setting, {only}; `metabench leaderboard` ranks within a setting")
-    costs = [_costs(group) for group in groups.values()]
-    names = [name for name in costs[0] if all(name in cost for cost in costs)]
-    missing = sorted({name for cost in costs for name in cost} - set(names))
+    tested = [_tested(group) for group in groups.values()]
+    metrics = [group[0].metric for group in groups.values()]
+    names = [name for name in tested[0] if all(name in rows for rows in tested)]
+    missing = sorted({name for rows in tested for name in rows} - set(names))
     if len(names) < 2:
         raise MetabenchError(
             "fewer than two rows have a meta-test result in every setting; "
@@ -53,7 +56,17 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
         "protocol": next(iter(protocols)),
         "settings": [_title(group[0].task) for group in groups.values()],
         "missing": missing,
-        **_ranking(names, np.array([[cost[name] for cost in costs] for name in names])),
+        "worse_one_at_a_time": [
+            name
+            for name in names
+            if any(loses(rows[name], metric) for rows, metric in zip(tested, metrics, strict=True))
+        ],
+        **_ranking(
+            names,
+            np.array(
+                [[_cost(rows[name], of) for rows, of in zip(tested, metrics, strict=True)] for name in names]
+            ),
+        ),
     }
 
 
@@ -116,16 +129,18 @@ def _title(task: Mapping[str, Any]) -> str:
     return setting(task) + (f" ({options})" if options else "")
 
 
-def _costs(group: Sequence[Search | Run]) -> dict[str, float]:
-    """Return the errors of a setting's rows by algorithm and variant."""
-    task, metric = group[0].task, group[0].metric
-    tested = [row for row, _ in with_results(leaderboard.entries(group))]
-    twice = [name for name, count in Counter(map(short_name, tested)).items() if count > 1]
+def _tested(group: Sequence[Search | Run]) -> dict[str, dict[str, Any]]:
+    """Return the rows of a setting that meta-test has a figure of, by algorithm and variant."""
+    rows = [row for row, _ in with_results(leaderboard.entries(group))]
+    twice = [name for name, count in Counter(map(short_name, rows)).items() if count > 1]
     if twice:
         folders = ", ".join(str(source.folder) for source in group)
-        raise MetabenchError(f"{_title(task)}: {', '.join(twice)} more than once in {folders}; give it once")
-    return {
-        short_name(row): 1 - row[metric.name] if metric.unit == "%" else row[metric.name]
-        for row in tested
-        if row["variant"] != BASELINE
-    }
+        raise MetabenchError(
+            f"{_title(group[0].task)}: {', '.join(twice)} more than once in {folders}; give it once"
+        )
+    return {short_name(row): row for row in rows if row["variant"] != BASELINE}
+
+
+def _cost(row: Mapping[str, Any], metric: Metric) -> float:
+    figure: float = row[metric.name]
+    return 1 - figure if metric.unit == "%" else figure

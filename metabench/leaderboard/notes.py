@@ -365,6 +365,8 @@ def about_settings(ranking: Mapping[str, Any]) -> str:
     sentences.append('"≤ 1.1": share of settings in which the error is at most 1.1 times the lowest.')
     if ranking["missing"]:
         sentences.append(f"Left out, since not every setting has them: {', '.join(ranking['missing'])}.")
+    if losing := ranking["worse_one_at_a_time"]:
+        sentences.append(f"Ranked by all queries of a task together; worse one at a time: {_named(losing)}.")
     tests = ranking["tests"]
     if tests is None:
         sentences.append(f"Too few settings for a test over settings; {LEAST_SETTINGS} are needed.")

@@ -1,4 +1,4 @@
-"""The leaderboard as a terminal table, Markdown, LaTeX, CSV and JSON."""
+"""The leaderboard as a terminal table, Markdown, LaTeX, HTML, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any, Literal
 
 from rich import box
@@ -109,6 +110,21 @@ def as_latex(board: Board, asked: Sequence[str] = ()) -> str:
 
 def _latex(cells: Sequence[str]) -> str:
     return " & ".join("".join(ESCAPED.get(mark, mark) for mark in cell) for cell in cells) + r" \\"
+
+
+def as_html(board: Board) -> str:
+    """Return the title, the answer, the rows and what a reader must know of them, for a notebook."""
+    columns, common = split(board["rows"])
+    columns = [column for column in columns if column.key not in TOO_LONG]
+    lines = [[_cell("th", column.title, column) for column in columns]]
+    lines += [[_cell("td", column.show(row), column) for column in columns] for row in board["rows"]]
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    words = (f"<b>{escape(title(board))}</b><br>{escape(board['answer'])}", escape(about(board, common)))
+    return f"<p>{words[0]}</p><table>{body}</table><p><small>{words[1]}</small></p>"
+
+
+def _cell(tag: str, text: str, column: Column) -> str:
+    return f'<{tag} style="text-align:{"right" if column.is_number else "left"}">{escape(text)}</{tag}>'
 
 
 def as_table(board: Board, asked: Sequence[str] = ()) -> RenderableType:

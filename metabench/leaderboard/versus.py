@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metabench import leaderboard, stats
+import metabench.leaderboard as leaderboard
+from metabench import stats
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import nearest
 from metabench.core.metrics import METRICS, Metric

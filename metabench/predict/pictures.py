@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from metabench.core import MetabenchError, Pictures
-from metabench.data.reading import archives, splits
+from metabench.data.reading import archives, fitting, splits
 from metabench.data.reading import images as reading
 from metabench.data.reading.cache import Array
 from metabench.training.inputs import Inputs
@@ -78,7 +78,7 @@ def _try(number: int, picture: Any, about: Inputs, is_prepared: bool) -> Made:
         if is_prepared:
             return Made(_as_it_is(picture, about.shape), "")
         assert about.pictures is not None, "or `chunks` had refused"
-        return Made(reading.fitted(_image(picture, about.pictures), about.shape, about.pictures), "")
+        return Made(fitting.fitted(_image(picture, about.pictures), about.shape, about.pictures), "")
     except reading.UNREADABLE as error:
         is_file = isinstance(picture, str | Path) and Path(picture).is_file()
         reason = reading.why(error, Path(picture)) if is_file else archives.reason(error)
@@ -92,7 +92,7 @@ def _image(picture: Any, pictures: Pictures) -> Image.Image:
         path = Path(picture)
         if not path.is_file():
             raise ValueError("is not a file; give pictures" if path.exists() else "no such file")
-        return reading.opened(path)
+        return fitting.opened(path)
     if isinstance(picture, Tensor):
         picture = picture.detach().cpu().numpy()
         picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
@@ -121,7 +121,7 @@ def _bytes(values: Array, pictures: Pictures) -> Array:
     white = white or WHITE.get(kind, 0)
     if values.dtype.kind not in "buif" or not white:
         raise ValueError(f"{values.dtype}; must be uint8, uint16, or numbers with a point in [0, 1]")
-    return reading.in_bytes(values, pictures.black, white)
+    return fitting.in_bytes(values, pictures.black, white)
 
 
 def _as_it_is(picture: Any, shape: tuple[int, ...]) -> Array:

@@ -8,16 +8,22 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from metabench import CalledPackage
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import SearchSpace
 from metabench.storage import files
 
 if TYPE_CHECKING:
+    from metabench.search.journal.ledger import Ledger
     from metabench.search.progress.watch import Watch
     from metabench.search.ray.cluster import Cluster
+    from metabench.search.space.automatic import Timing
+
+sys.modules[__name__].__class__ = CalledPackage
 
 
 def search(
@@ -37,6 +43,7 @@ def search(
     fetch: str | None = None,
     cpus_per_trial: int = 1,
     gpus_per_trial: float | None = None,
+    timing: Timing | None = None,
 ) -> Path:
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
@@ -49,10 +56,11 @@ def search(
         cpus: cores of this machine to use; all where it is not given.
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
+        timing: of a search within a time, as `stages.automatic.choose` returns it.
     """
     from metabench.core.objectives import OBJECTIVES
     from metabench.search import folder
-    from metabench.search.progress.watch import Watch, write_leaderboard
+    from metabench.search.progress.watch import Watch
     from metabench.search.propose import samplers
     from metabench.search.ray import cluster, nodes
     from metabench.search.stages import final
@@ -65,19 +73,28 @@ def search(
     splits, kept = _load(space, fetch)
     watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
     with folder.opened(place, url, resume, watch.say):
-        record = folder.create_or_resume(place, space, splits, seed, accept, warm_start, watch.say)
-        watch.space, continued = record
+        watch.space, continued = folder.create_or_resume(
+            place, space, splits, seed, accept, warm_start, watch.say, timing and timing.record
+        )
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place, watch.say):
             watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 nodes.check(address, space.task, splits, fetch)
-                _run_stages(place, watch.space, splits, seed, joined, watch)
-        write_leaderboard(place)
-        if not final.is_tested(place):
-            raise MetabenchError(f"{place}: not all final runs are tested; the same command tries again")
+                _run_stages(place, watch.space, splits, seed, joined, watch, timing)
+        _write_board(place)
     return place
+
+
+def _write_board(place: Path) -> None:
+    """Write the leaderboard, and refuse to call a search done that is not."""
+    from metabench.search.progress.watch import write_leaderboard
+    from metabench.search.stages import final
+
+    write_leaderboard(place)
+    if not final.is_tested(place):
+        raise MetabenchError(f"{place}: not all final runs are tested; the same command tries again")
 
 
 def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
@@ -93,14 +110,44 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     return splits, kept
 
 
+def _run_trials(
+    place: Path,
+    space: SearchSpace,
+    ledger: Ledger,
+    joined: Cluster,
+    watch: Watch,
+    seed: int,
+    timing: Timing | None,
+) -> None:
+    """Run what is left of the trials; within a time, as long as it leaves enough for what follows them."""
+    from metabench.search.journal import rule
+    from metabench.search.ray import experiment
+    from metabench.search.stages import automatic
+
+    has_room = rule.always
+    if timing is not None:
+        if (place / files.CHOSEN).exists():
+            return  # what has followed them has begun
+        has_room = automatic.deadline(space, ledger, joined.slots, timing).has_room
+    with watch.showing(ledger):
+        experiment.explore(place, space, ledger, joined, watch, seed, has_room=has_room)
+    watch.sum_up(ledger)
+
+
 def _run_stages(
-    place: Path, space: SearchSpace, splits: Splits, seed: int, joined: Cluster, watch: Watch
+    place: Path,
+    space: SearchSpace,
+    splits: Splits,
+    seed: int,
+    joined: Cluster,
+    watch: Watch,
+    timing: Timing | None,
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
     from metabench.core import signals
     from metabench.search import space as spaces
     from metabench.search.journal.ledger import Ledger
-    from metabench.search.ray import cluster, experiment
+    from metabench.search.ray import cluster
     from metabench.search.stages import confirm, final
 
     signals.check()
@@ -114,9 +161,7 @@ def _run_stages(
         lambda trial: its[trial.algorithm].where(trial.hyperparameters),
         say=watch.say,
     )
-    with watch.showing(ledger):
-        experiment.explore(place, space, ledger, joined, watch, seed)
-    watch.sum_up(ledger)
+    _run_trials(place, space, ledger, joined, watch, seed, timing)
     chosen = confirm.choose(place, space, ledger, joined, watch)
     if not any(chosen.values()):
         raise MetabenchError(

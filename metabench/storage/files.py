@@ -1,7 +1,8 @@
 """The run and search folders: their file names, atomic writes, JSON lines, and who may write to them.
 
 Every file is standard JSON: a number that is not finite is written as null, so it is read back as None. An
-object ends with a checksum of the text before it, which is compared, and left out, when it is read.
+object ends with a checksum of the text before it, which is compared, and left out, when it is read. That of a
+line also takes in the checksum of the line before, so that none can go, or change its place, unnoticed.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ DAMAGED = ".damaged"
 """Ending of a file that was set aside."""
 
 _END = re.compile(rb',\s*"' + CHECKSUM.encode() + rb'": "(\w+)"\s*}\s*\Z')
+TAIL = 100
+"""Bytes at the end of a line that hold its checksum."""
 
 
 MADE_ANEW = {
@@ -159,23 +162,31 @@ def recover(
         return None
 
 
-def _seal(text: str, space: str = "") -> str:
+def _seal(text: str, space: str = "", before: bytes = b"") -> str:
     """Add a checksum to an object; what else JSON may be is left as it is."""
     if not text.startswith("{") or text == "{}":
         return text
     body = text[:-1].rstrip()
-    return f'{body},{space} "{CHECKSUM}": "{_sum(body.encode())}"{space}}}'
+    return f'{body},{space} "{CHECKSUM}": "{_sum(before + body.encode())}"{space}}}'
 
 
-def _unseal(data: bytes, path: Path, where: str = "") -> Any:
-    """Read JSON and compare the checksum, where there is one."""
+def _sealed(line: bytes) -> bytes:
+    """Return the checksum at the end of a line; nothing where it has none."""
+    end = _END.search(line)
+    return end[1] if end else b""
+
+
+def _unseal(data: bytes, path: Path, where: str = "", before: bytes = b"") -> Any:
+    """Read JSON and compare the checksum, where there is one; lines of old take in none before them."""
     try:
         value = json.loads(data, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise Damaged(path, f"{where}is not JSON: {error}") from None
     if end := _END.search(data):
-        if _sum(data[: end.start()]) != end[1].decode():
-            raise Damaged(path, f"{where}is not what was written, by its checksum")
+        body = data[: end.start()]
+        if end[1].decode() not in (_sum(before + body), _sum(body)):
+            missing = ", or the line before it is missing" if where else ""
+            raise Damaged(path, f"{where}is not what was written, by its checksum{missing}")
         del value[CHECKSUM]
     return value
 
@@ -191,11 +202,12 @@ def _sum(data: bytes) -> str:
 def append_line(path: Path, value: Any) -> None:
     """Add one JSON line, safe on disk and stored when this returns; a file has one writer at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = _line(value)
     with open(path, "ab+", opener=_open_no_link) as file:
         if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             file.truncate(path.read_bytes().rfind(b"\n") + 1)  # a line torn by a crash would swallow this one
-        file.write(line.encode())
+        end = file.seek(0, os.SEEK_END)
+        before = _sealed(os.pread(file.fileno(), TAIL, max(0, end - TAIL)))
+        file.write(_line(value, before).encode())
         file.flush()
         os.fsync(file.fileno())
     remote.upload(path)
@@ -206,16 +218,20 @@ def read_lines(path: Path) -> list[Any]:
     if is_missing(path):
         return []
     *lines, _torn = _read(path).split(b"\n")
-    return [_unseal(line, path, f"line {number} ") for number, line in enumerate(lines, start=1)]
+    before = [b"", *map(_sealed, lines)]
+    return [_unseal(line, path, f"line {at + 1} ", before[at]) for at, line in enumerate(lines)]
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Write JSON lines atomically, in place of what was there."""
-    write_text(path, "".join(map(_line, values)))
+    lines: list[str] = []
+    for value in values:
+        lines.append(_line(value, _sealed(lines[-1].encode()) if lines else b""))
+    write_text(path, "".join(lines))
 
 
-def _line(value: Any) -> str:
-    return _seal(json.dumps(plain(value), allow_nan=False)) + "\n"
+def _line(value: Any, before: bytes) -> str:
+    return _seal(json.dumps(plain(value), allow_nan=False), before=before) + "\n"
 
 
 def as_cell(value: Any) -> Any:

@@ -170,6 +170,17 @@ class _Metric(TypedDict):
 
 
 @keys
+class _Timing(TypedDict):
+    """What a search within a time was chosen by."""
+
+    busy: Time  # how many times as long as on an idle machine choosing took
+    seconds: Time
+    paces: dict[
+        str, Annotated[list[Time], Field(min_length=2, max_length=2)]
+    ]  # seconds a task of training and of evaluation, by algorithm
+
+
+@keys
 class _Search(TypedDict):
     protocol: int
     seed: NotRequired[int]
@@ -183,6 +194,7 @@ class _Search(TypedDict):
     warm_start: NotRequired[str | None]
     known: NotRequired[dict[str, list[_Earlier]]]
     planned: NotRequired[dict[str, Whole]]  # trials, by algorithm
+    timing: NotRequired[_Timing]
     outside: NotRequired[list[str]]  # trials whose settings the space has no longer
     changes: NotRequired[list[dict[str, Any]]]
 

@@ -39,7 +39,7 @@ COMMANDS = [
         "leaderboard",
         "compare",
         "across",
-        "export",
+        "export-model",
     ),
     *("export", "report", "tensorboard", "algorithms", "datasets"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,10 @@ def test_status_and_board_of_three_thousand_trials_are_quick_and_small(tmp_path:
     assert status.heavy == board.heavy == []
     assert (status.seconds < 1.5, status.megabytes < 120) == (True, True), status
     assert (board.seconds < 4, board.megabytes < 200) == (True, True), board
+
+
+def test_a_report_computes_only_where_there_is_a_network_to_show(tmp_path: Path) -> None:
+    with quickly():
+        folder = played.play(tmp_path / "large", played.space(4), small.splits())
+    shutil.rmtree(folder / "final", ignore_errors=True)
+    assert run("report", folder, "--out", tmp_path / "report.html").heavy == ["matplotlib"]

@@ -18,7 +18,7 @@ from PIL import Image
 from metabench import data
 from metabench.core.config import TaskConfig
 from metabench.search import space as spaces
-from metabench.search.stages import plan
+from metabench.search.stages import automatic, plan
 from metabench.storage import files
 from metabench.training import calibration, diagnostics
 from tests.docs.told import ROOT
@@ -54,8 +54,8 @@ BUDGET = {
     "test_tasks": 8,
 }
 
-EXTENDED = {"--trials": "3", "--tasks": "32", "--seeds": "2"}
-"""Options of a real search to what follows them here: a little more than `BUDGET`, which it may extend."""
+EXTENDED = {"--trials": "3", "--tasks": "32", "--seeds": "2", "--time": "3m"}
+"""Options of a real search to what follows them here: a little more than `BUDGET`, or a little time."""
 
 ALPHABET = "images_background/Sanskrit"
 """What the tutorial takes from Omniglot."""
@@ -126,6 +126,8 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(diagnostics, "FOLLOWED", 3)
     patch.setattr(calibration, "TASKS", 40)
     patch.setattr(plan, "SECONDS", 0.05)
+    patch.setattr(automatic, "LEAST", 0.05)
+    patch.setattr(automatic, "MOST", 0.05)
     patch.setattr(os, "fsync", lambda file: None)
 
 

@@ -16,7 +16,7 @@ from metabench.core import MetabenchError
 from metabench.leaderboard import across
 from metabench.leaderboard.notes import about_settings
 from metabench.storage import files
-from tests.leaderboard.folders import accuracies, finish, make_search
+from tests.leaderboard.folders import accuracies, alone, finish, make_search
 
 mpl.use("agg")
 
@@ -86,6 +86,18 @@ def test_what_not_every_setting_has_is_left_out_and_named(tmp_path: Path) -> Non
     found = across.across(leaderboard.read([first, second]))
     assert found["missing"] == ["fomaml:default"]
     assert "Left out, since not every setting has them: fomaml:default." in about_settings(found)
+
+
+def test_who_has_less_one_at_a_time_is_named(tmp_path: Path) -> None:
+    first, second = make_settings(tmp_path, 2)
+    for seed in (0, 1):
+        alone(second / files.FINAL / f"maml-tuned-seed{seed}", 0.4)
+        alone(second / files.FINAL / f"fomaml-tuned-seed{seed}", 0.6)
+    ranking = across.across(leaderboard.read([first, second]))
+    assert ranking["worse_one_at_a_time"] == ["maml:tuned"]
+    assert "Ranked by all queries of a task together; worse one at a time: maml:tuned." in about_settings(
+        ranking
+    )
 
 
 def test_what_cannot_be_ranked_over_settings_is_refused(

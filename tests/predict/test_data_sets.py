@@ -14,7 +14,7 @@ from PIL import Image
 from metabench import data
 from metabench.core import MetabenchError, Pictures, Splits
 from metabench.core.config import TaskConfig
-from metabench.data.reading import images as reading
+from metabench.data.reading import fitting
 from metabench.data.sets import omniglot
 from metabench.predict import pictures
 from metabench.training import inputs
@@ -101,7 +101,7 @@ def test_a_mixture_takes_pictures_where_its_data_sets_agree_how(tmp_path: Path) 
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (24, 18), (12, 9)])
 def test_inputs_that_are_no_squares_show_the_middle_of_a_picture_undistorted(size: tuple[int, int]) -> None:
     across = np.linspace(0, 255, size[0]).astype(np.uint8)[None].repeat(size[1], 0)
-    input_ = reading.fitted(Image.fromarray(across), (1, 9, 12), Pictures())
+    input_ = fitting.fitted(Image.fromarray(across), (1, 9, 12), Pictures())
     assert input_.shape == (1, 9, 12)
     times = min(size[0] / 12, size[1] / 9)
     step = 255 / (size[0] - 1) * times  # of grey, a pixel of the input

@@ -161,10 +161,10 @@ def test_without_the_data_the_gallery_says_so(large: Written, monkeypatch: pytes
         raise MetabenchError("glyphs: no such folder")
 
     monkeypatch.setattr(data, "load", absent)
-    assert gallery.draw(results) == [Omitted("Episodes", "glyphs: no such folder")]
+    assert gallery.draw(results.learners()) == [Omitted("Episodes", "glyphs: no such folder")]
     others = small.splits()._replace(fingerprint="1" * 64)
     monkeypatch.setattr(data, "load", lambda task, root=None: others)
-    (left,) = gallery.draw(results)
+    (left,) = gallery.draw(results.learners())
     assert isinstance(left, Omitted)
     assert "are others than those it was trained on" in left.why
 

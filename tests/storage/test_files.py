@@ -173,6 +173,34 @@ def test_a_changed_digit_is_noticed_wherever_it_stands(tmp_path: Path) -> None:
             files.read_lines(lines)
 
 
+def test_a_line_that_is_gone_or_in_another_place_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    for number in range(4):
+        files.append_line(path, {"n": number})
+    lines = path.read_bytes().splitlines(keepends=True)
+    files.write_lines(path, [{"n": number} for number in range(4)])
+    assert path.read_bytes().splitlines(keepends=True) == lines
+    for order in ([1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 2, 1, 3], [0, 1, 1, 2, 3], [0, 1, 2, 3, 2]):
+        path.write_bytes(b"".join(lines[number] for number in order))
+        with pytest.raises(files.Damaged, match=r"line \d is not what was written, by its checksum"):
+            files.read_lines(path)
+    path.write_bytes(lines[0] + lines[1])
+    assert files.read_lines(path) == [{"n": 0}, {"n": 1}]  # as after a kill
+
+
+def test_lines_of_before_are_read_and_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    for number in range(2):
+        files.write_lines(tmp_path / f"{number}.jsonl", [{"n": number}])
+    path.write_bytes(b"".join((tmp_path / f"{number}.jsonl").read_bytes() for number in range(2)))
+    files.append_line(path, {"n": 2})
+    assert [line["n"] for line in files.read_lines(path)] == [0, 1, 2]
+    first, _, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + last)
+    with pytest.raises(files.Damaged, match="line 2"):
+        files.read_lines(path)
+
+
 def test_what_a_person_wrote_needs_no_checksum(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"a": 1}')
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n[]\n')

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -81,6 +82,29 @@ def read_yaml(
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError) as error:
         # What a value that is no number or no date makes of the loader.
         raise MetabenchError(f"{path}: not YAML: a value cannot be read: {error}") from None
+
+
+def as_document(value: Any, where: str) -> Any:
+    """Return Python's values as a file of YAML would have them, or refuse what no file has.
+
+    Args:
+        where: what to call the value in a message.
+    """
+    if isinstance(value, Mapping):
+        if strange := [key for key in value if not isinstance(key, str)]:
+            raise MetabenchError(f"{where}: key {strange[0]!r} is no word; put it in quotes")
+        return {key: as_document(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_document(item, where) for item in value]
+    if hasattr(value, "item"):  # a number of numpy's or torch's
+        value = value.item()
+    if isinstance(value, PurePath):
+        return str(value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise MetabenchError(
+            f"{where}: is of type {type(value).__name__}; give a number, a word, a boolean, a list or a dict"
+        )
+    return value
 
 
 def _read_text(path: Path, largest: int) -> str:

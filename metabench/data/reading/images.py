@@ -10,43 +10,38 @@ import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from posixpath import basename, dirname
 from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from metabench.core import Pictures
 from metabench.data.reading import archives
 from metabench.data.reading.cache import Array, Key, cached, checksum, kept, table_file
-from metabench.data.reading.splits import plain
+from metabench.data.reading.fitting import FORMATS, SUFFIXES, fitted, is_hidden, opened, own_limit, plain
 
 VERSION = 1
 """Raised when the same files give other bytes."""
 
-SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".dcm"}
 """How the names of pictures end that are of no such format."""
 
 TO_CONVERT = "convert it to PNG or JPEG (`magick mogrify -format png *.heic` does a folder of HEIC)"
-HIDDEN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
-"""What systems leave behind, in small letters; so is all that starts with a dot."""
 
 DEEPEST = 5
 """Folders inside one another that are looked through."""
-
-LARGEST = 2**28
-"""Pixels of the largest image that is opened."""
 
 LARGEST_LIST = 2**24
 """Bytes of a list of images at most; the real ones have a million."""
 
 DARK = 2**14
 """The largest number of images of 16 bits below which they come out nearly black."""
+
+COLOUR_SIDE, COLOURED, COLOURED_SHARE = 32, 16, 0.02
+"""Pixels that are looked at, by how much of 255 the three colours of one differ, in what share of them."""
 
 THREADS = 8
 BATCH = 64
@@ -123,11 +118,6 @@ def look_through(place: Path, limits: archives.Limits) -> Tree:
             if not is_hidden(entry.name):
                 _sort_in(tree, folder, f"{inside}/{entry.name}" if inside else entry.name, entry)
     return tree
-
-
-def is_hidden(name: str) -> bool:
-    """Say whether a file is what systems leave behind, or hidden."""
-    return name.startswith(".") or name.lower() in HIDDEN
 
 
 def cure(path: str) -> str:
@@ -238,7 +228,7 @@ def each(function: Callable[[T], R], pictures: Iterable[T]) -> Iterator[R]:
     Image.init()  # not in several threads at once
     with (
         warnings.catch_warnings(),
-        _own_limit(),
+        own_limit(),
         ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
     ):
         warnings.simplefilter("ignore")  # Pillow's, about what does not hinder it
@@ -247,14 +237,21 @@ def each(function: Callable[[T], R], pictures: Iterable[T]) -> Iterator[R]:
             yield from pool.map(function, batch)
 
 
-@contextmanager
-def _own_limit() -> Iterator[None]:
-    """Keep Pillow from refusing images smaller than LARGEST."""
-    theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = theirs
+def sides_and_colours(tree: Tree, names: Sequence[str]) -> list[tuple[int, bool]]:
+    """Return the shorter side of each picture that can be read, and whether it has colours."""
+
+    def one(picture: tuple[tuple[int, int], str, Path | IO[bytes]]) -> tuple[int, bool] | None:
+        try:
+            with Image.open(picture[2], formats=FORMATS) as image:
+                side = min(image.size)
+                image.draft("RGB", (COLOUR_SIDE, COLOUR_SIDE))  # of a JPEG only so many pixels are decoded
+                small = image.convert("RGB").resize((COLOUR_SIDE, COLOUR_SIDE))
+        except UNREADABLE:
+            return None
+        pixels = np.asarray(small).astype(int)
+        return side, bool((np.ptp(pixels, axis=2) > COLOURED).mean() > COLOURED_SHARE)
+
+    return [measured for measured in each(one, _pictures(tree, [names])) if measured is not None]
 
 
 def _pictures(
@@ -304,65 +301,10 @@ def decode(
     white: int = 0,
     peaks: list[int] | None = None,
 ) -> Array:
-    """Decode the first picture of a file, uint8 [C, side, side].
-
-    The camera's orientation is applied; transparent pixels show the background; the largest square in the
-    middle is taken and resized, each pixel a weighted mean of those that it covers (antialiasing).
+    """Decode the first picture of a file, uint8 [C, side, side], as `fitted` says.
 
     Args:
         white: as Look has it.
         peaks: takes the largest of numbers of 16 bits.
     """
     return fitted(opened(file), (channels, side, side), Pictures(background, white=white), peaks)
-
-
-def opened(file: Path | IO[bytes]) -> Image.Image:
-    """Read the first picture of a file."""
-    with Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > LARGEST:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than {LARGEST}")
-        image.load()
-    return image
-
-
-def fitted(
-    image: Image.Image, shape: Sequence[int], pictures: Pictures, peaks: list[int] | None = None
-) -> Array:
-    """Make an input of a shape [C, H, W] of a picture, uint8, as `decode` says.
-
-    Of inputs that are no squares, the largest part in the middle that has their shape is taken.
-    """
-    channels, height, width = shape
-    image = _eight_bits(ImageOps.exif_transpose(image), pictures, [] if peaks is None else peaks)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, pictures.background), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    times = min(image.width / width, image.height / height)
-    across, down = (max(1, round(times * side)) for side in (width, height))
-    left, top = (image.width - across) // 2, (image.height - down) // 2
-    box, rule = (left, top, left + across, top + down), Image.Resampling[pictures.resize.upper()]
-    pixels = np.asarray(image.resize((width, height), rule, box=box))
-    pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    return 255 - pixels if pictures.is_inverted else pixels
-
-
-def _eight_bits(image: Image.Image, pictures: Pictures, peaks: list[int]) -> Image.Image:
-    """Scale 16 bits to 8, and numbers with a point; whatever has 8 bits stays as it is."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image)
-    if image.mode != "F":
-        peaks.append(int(values.max()))
-    return Image.fromarray(
-        in_bytes(values, pictures.black, pictures.white or (1 if image.mode == "F" else 65535))
-    )
-
-
-def in_bytes(values: Array, black: float, white: float) -> Array:
-    """Return uint8, where black is 0 and white 255, or raise ValueError for what is not between them."""
-    low, high = values.min(), values.max()
-    if not (low >= black and high <= white):
-        advice = "the option white of the data set is the largest number that there may be"
-        raise ValueError(f"values in [{low:g}, {high:g}] must lie in [{black:g}, {white:g}]; {advice}")
-    return np.round((values.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
 from metabench.core.config import attempt
 from metabench.core.config.documents import WORDS, read_yaml
+from metabench.data.reading import fitting
 from metabench.data.reading.cache import Array, Key, kept, table_file
 
 ALIASES = {
@@ -79,11 +79,6 @@ def group_of(groups: Groups) -> dict[str, str]:
     return {name: group for inside in groups.values() for group, names in inside.items() for name in names}
 
 
-def plain(name: str) -> str:
-    """Return a name as it is compared: the same letters on every system, without blanks around it."""
-    return unicodedata.normalize("NFC", name).strip() or name
-
-
 def part_of(name: str) -> str | None:
     """Return the split that a word means, or None."""
     return ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
@@ -119,7 +114,7 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
         if part is None:
             problems.append(f"list {path}: {word!r} is no split; allowed: {', '.join(SPLITS)}")
             continue
-        for name in map(plain, names):
+        for name in map(fitting.plain, names):
             if name not in available:
                 problems.append(f"list {path}: class {name!r} of {part} has no images")
             elif name in classes[part]:

@@ -17,7 +17,7 @@ import numpy as np
 from metabench.core import SPLITS, Pictures, Splits, setting
 from metabench.core.config import attempt
 from metabench.data import Dataset
-from metabench.data.reading import archives, splits
+from metabench.data.reading import archives, fitting, splits
 from metabench.data.reading.cache import Array, Key, checksum, kept, read_header, table_file
 from metabench.data.reading.splits import Classes
 from metabench.storage import remote
@@ -258,11 +258,11 @@ def _names(labels: Array) -> tuple[list[str], list[str]]:
         "".join(written).encode()
     except (UnicodeError, ValueError) as error:
         return [], [f"labels: words that are not Unicode: {error}"]
-    names = [splits.plain(word) for word in written]
+    names = [fitting.plain(word) for word in written]
     changed = [word for word in written if word.strip() not in ("", word)]
     if changed:
         blanks = f"{len(changed)} labels have blanks around them, which are left out: {changed[0]!r}"
-        splits.note(NAME, [f"{blanks} is {splits.plain(changed[0])!r}"])
+        splits.note(NAME, [f"{blanks} is {fitting.plain(changed[0])!r}"])
     return names, [f"labels: image {names.index('')} has an empty label"] if "" in names else []
 
 

@@ -6,6 +6,7 @@ they have, and what is known of their images.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -25,6 +26,9 @@ from metabench.data.reading.splits import Classes
 NAME = "folder"
 LIMITS = archives.Limits(2**26, 200_000_000_000)
 """Bytes of one file of an archive, and of all together, at most."""
+
+SURVEYED = 100
+"""Images, at least, from which a folder's sizes and colours are known."""
 
 PATH = "absolute, or relative to where you are, the space's file, or METABENCH_DATA"
 SIZE = setting(
@@ -91,6 +95,14 @@ class PublishedOptions:
     size: int = SIZE
 
 
+class Survey(NamedTuple):
+    """What a folder of images is like."""
+
+    n_classes: int | None  # None where its folders say which split a class is in
+    side: int  # the median of the images' shorter sides
+    channels: int
+
+
 class Sorted(NamedTuple):
     """The classes of a folder, by name, and what is wrong."""
 
@@ -130,6 +142,19 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
     images = {one: splits.choose(one, there.images[one], options, basename) for one in used}
     return _cut(NAME, problems + there.problems + wrong, tree, images, look, classes, domains=there.domains)
+
+
+def survey(root: Path | None, options: Options) -> Survey:
+    """Look at some images of a folder or archive; what is wrong with it is for `load` to say."""
+    place = splits.locate(root, options.path)
+    tree = _images.look_through(place, LIMITS)
+    there = _sort(tree, options)
+    names = sorted(tree.images)
+    looked = _images.sides_and_colours(tree, names[:: max(1, len(names) // SURVEYED)])
+    side = int(statistics.median([side for side, _ in looked] or [SIZE.default]))
+    in_colour = sum(colour for _, colour in looked) * 2 > len(looked)
+    classes = {one.removeprefix(f"{there.domains.get(one)}/") for one in there.images}
+    return Survey(None if there.is_split else len(classes), side, 3 if in_colour else 1)
 
 
 def _level_problem(tree: Tree, options: Options, is_split: bool) -> str | None:

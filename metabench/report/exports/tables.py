@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metabench import leaderboard as results
+import metabench.leaderboard as results
 from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Record, Run, Search, accelerator_seconds, validation
 from metabench.leaderboard.rows import BASELINE, RUN

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metabench import leaderboard as board
+import metabench.leaderboard as board
 from metabench.core import MetabenchError
 from metabench.report.exports.records import Experiment, RunRecord
 from metabench.search.journal.ledger import COMPLETE, PRUNED

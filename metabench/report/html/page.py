@@ -15,7 +15,7 @@ from metabench import __version__
 from metabench.core import utc_now
 from metabench.leaderboard import notes
 from metabench.report.html import reproduce, tables
-from metabench.report.html.pictures import Omitted, Picture, adaptation, gallery, leaderboard, search
+from metabench.report.html.pictures import Drawn, Omitted, Picture, adaptation, leaderboard, search
 from metabench.report.html.reading import Results
 from metabench.report.html.style import COLOURS
 from metabench.report.html.svg import Rendered
@@ -46,8 +46,17 @@ def sections(results: Results) -> list[Section]:
         Section("search", "Search", trials),
         Section("settings", "Hyperparameters", [*chosen, *search.draw_slices(results), *tried]),
         Section("adaptation", "Adaptation", adapted),
-        Section("episodes", "Episodes", gallery.draw(results)),
+        Section("episodes", "Episodes", _episodes(results)),
     ]
+
+
+def _episodes(results: Results) -> Drawn:
+    shown = results.learners()
+    if not shown:
+        return [Omitted("Episodes", "no run to the full budget has weights yet")]
+    from metabench.report.html.pictures import gallery  # computes, and so imports torch
+
+    return gallery.draw(shown)
 
 
 def render(

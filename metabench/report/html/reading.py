@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from metabench import leaderboard
+import metabench.leaderboard as leaderboard
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Run, Search, short_path
-from metabench.leaderboard.rows import BASELINE, RUN, group_seeds
+from metabench.leaderboard.rows import BASELINE, DEFAULT, RUN, group_seeds
 from metabench.search.journal.ledger import COMPLETE, JOURNAL, Ledger, Trial, look
 from metabench.storage import files
 
@@ -87,6 +87,13 @@ class Results(NamedTuple):
     def name(self, row: Mapping[str, Any]) -> str:
         """Name a row of the leaderboard whole."""
         return f"{self.label(row)} {row['variant']}"
+
+    def learners(self) -> list[Final]:
+        """Pick the first seed of each tuned setting, and each run, that has weights: best first."""
+        order = dict.fromkeys(self.label(row) for row in self.board["rows"])
+        finals = [f for f in self.finals if f.variant != DEFAULT and (f.run.folder / files.WEIGHTS).exists()]
+        first = {final.label: final for final in reversed(finals)}
+        return [first[label] for label in order if label in first]
 
     def by_label(self, parts: Iterable[Part]) -> dict[str, list[Part]]:
         """Group what has a label, in the order of the labels."""

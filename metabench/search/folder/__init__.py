@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -89,12 +89,14 @@ def create_or_resume(
     accept: bool = False,
     warm_start: str | None = None,
     say: Callable[[str], None] = lambda text: None,
+    timing: Mapping[str, Any] | None = None,
 ) -> tuple[SearchSpace, bool]:
     """Record what is searched, before anything is, or refuse a folder that records something else.
 
     Args:
         accept: go on with a changed budget, another version, or more algorithms, and record that.
         warm_start: an earlier search, whose trials go into the record, so that it is read once.
+        timing: of a search within a time, its seconds and the speeds by which its space was chosen.
 
     Returns:
         the space to search, and whether there was a search to continue.
@@ -113,6 +115,8 @@ def create_or_resume(
     objective = OBJECTIVES[splits.kind]
     record |= {"metric": objective.metric._asdict(), "created": utc_now().isoformat(timespec="seconds")}
     record |= {"planned": spaces.planned(space), "outside": []}
+    if timing is not None:
+        record["timing"] = timing
     if warm_start is not None:
         record["known"], notes = warm.read(warm_start, space, splits, objective)
         say("\n".join(notes))

@@ -13,7 +13,8 @@ trial is validated on more of them first. It is then compared with each of the o
 have, since a mean over other tasks may be better for easier ones; and only with those that had arrived when
 it did, so that the decision is the same whatever happens while it is looked at again.
 
-Where seconds are the budget, a trial is stopped at the report with which its algorithm's are spent.
+Where seconds are the budget, a trial is stopped at the report with which its algorithm's are spent; where
+the whole search has a time, at the one from which it would not come to its next rung in time.
 
 Two controls: `none` lets everybody go on, and `top_k` has one rung, at grace, where all wait until the last
 has arrived, and are then judged as above, each among all the others.
@@ -26,7 +27,7 @@ report stands exactly once, at the rung it was made for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabench import stats
@@ -39,6 +40,15 @@ REEVALUATE = "again"
 
 SCORES = "val_scores"
 """A report's scores of single tasks: decided with, and left in the trial's own reports."""
+
+
+HasRoom = Callable[[str, int], bool]
+"""(algorithm, tasks) -> whether there is time for a trial of it to see so many more."""
+
+
+def always(algorithm: str, tasks: int) -> bool:
+    """Say that there is time: the search has no end but its budget's."""
+    return True
 
 
 class RungRank(NamedTuple):
@@ -77,7 +87,9 @@ def _on_common_tasks(arrived: Arrival, other: Arrival) -> tuple[float, float]:
     return arrived.reevaluated, other.reevaluated
 
 
-def decide(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any]) -> str:
+def decide(
+    ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, Any], has_room: HasRoom = always
+) -> str:
     """Decide a trial's report once and write it down; a report seen before gets the decision it got then."""
     trial = ledger.trials[name]
     seen = report["tasks_seen"]
@@ -93,7 +105,9 @@ def decide(ledger: Ledger, budget: BudgetConfig, name: str, report: dict[str, An
         decision = DIVERGED
     elif seen >= budget.tasks:
         decision = COMPLETE
-    elif _is_spent(ledger, budget, trial, report):
+    elif _is_spent(ledger, budget, trial, report) or not has_room(
+        trial.algorithm, next(rung for rung in rungs if rung > seen) - seen
+    ):
         decision, details["is_spent"] = PRUNED, True
     elif budget.scheduler != "asha":
         decision = WAIT if budget.scheduler == "top_k" and details["rung"] == 0 else CONTINUE

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from metabench import leaderboard as board
+import metabench.leaderboard as board
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
 from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric
@@ -51,7 +51,7 @@ class Watch:
         self.folder = folder
         self.space = space
         self.objective = objective
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, force_jupyter=False)
         self.slots: int | None = None
         self.nodes: Callable[[], list[dict[str, Any]]] = list
         """Returns the nodes of the cluster."""
@@ -139,7 +139,7 @@ class Watch:
             n_trials, budgeted = its.n_trials, self.space.budget.trials
             if 1 < n_trials < budgeted:
                 self.say(f"{algorithm}: all {n_trials} settings of its space are tried, of {budgeted} trials")
-            elif seconds is not None and spent < seconds and n_trials > 1:
+            elif seconds is not None and spent < seconds and 1 < n_trials <= ledger.n_tried(algorithm):
                 self.say(
                     f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
                 )

@@ -15,6 +15,7 @@ from metabench.core import seeds
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial
+from metabench.search.journal.rule import HasRoom, always
 from metabench.search.propose import samplers, warm
 
 TRIAL_SEEDS = 1_000_000
@@ -137,8 +138,10 @@ class FairSearcher:
         seed: int,
         earlier: Mapping[str, Any] | None = None,
         study: Callable[..., Study] = Study,
+        has_room: HasRoom = always,
     ) -> None:
         """Rebuild the studies from the ledger; `earlier` has the trials of an earlier search by algorithm."""
+        self.has_room = has_room
         self.space = space
         self.ledger = ledger
         self.seed = seed
@@ -178,7 +181,11 @@ class FairSearcher:
     def remaining(self) -> int:
         """Count the trials still to be handed out; at most, where seconds are the budget."""
         seconds = self.space.budget.seconds
-        unspent = [a for a in self.studies if seconds is None or self.ledger.seconds(a) < seconds]
+        unspent = [
+            a
+            for a in self.studies
+            if (seconds is None or self.ledger.seconds(a) < seconds) and self.has_room(a, self.rungs[0])
+        ]
         return len(self.unfinished) + sum(map(self.left_of, unspent))
 
     def left_of(self, algorithm: str) -> int:
@@ -234,7 +241,7 @@ class FairSearcher:
         """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
         seconds = self.space.budget.seconds
         is_left = seconds is None or self._expected(algorithm) < seconds
-        return is_left and self.left_of(algorithm) > 0
+        return is_left and self.left_of(algorithm) > 0 and self.has_room(algorithm, self.rungs[0])
 
     def _expected(self, algorithm: str) -> float:
         """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""

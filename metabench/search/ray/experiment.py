@@ -18,7 +18,7 @@ from metabench.core import MetabenchError, signals
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import Ledger
-from metabench.search.journal.rule import choose_top, scalars
+from metabench.search.journal.rule import HasRoom, always, choose_top, scalars
 from metabench.search.progress.watch import Watch
 from metabench.search.propose import warm
 from metabench.search.propose.searcher import FairSearcher
@@ -48,6 +48,7 @@ def explore(
     watch: Watch,
     seed: int,
     trainable: Callable[..., None] = run_trial,
+    has_room: HasRoom = always,
 ) -> None:
     """Run what is left of every algorithm's trials."""
     endings = Endings(ledger, watch)
@@ -60,7 +61,7 @@ def explore(
                 ledger, space.budget, algorithm, len(ledger.of(algorithm)) + max(0, n_left)
             ):
                 endings.ended(name)
-        searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder))
+        searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder), has_room=has_room)
         if not searcher.remaining():
             return
         _fit(folder, searcher, cluster, endings, retries, trainable)
@@ -93,7 +94,9 @@ def _fit(
         **({} if actor is None else {"reevaluation": actor}),
     )
     say = endings.watch.say
-    scheduler = RungScheduler(searcher.ledger, space.budget, actor, retries, cluster.excluded, say)
+    scheduler = RungScheduler(
+        searcher.ledger, space.budget, actor, retries, cluster.excluded, say, searcher.has_room
+    )
     _without_usage()
     _without_credentials()
     try:

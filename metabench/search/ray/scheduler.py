@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from metabench.core.config import BudgetConfig
 from metabench.search.journal.ledger import CONTINUE, Ledger
-from metabench.search.journal.rule import REEVALUATE, decide
+from metabench.search.journal.rule import REEVALUATE, HasRoom, always, decide
 from metabench.search.ray.failures import ExcludedNodes, RetryPolicy, in_one_line
 from metabench.search.ray.reevaluation import Answers, ReevaluationActor
 
@@ -40,9 +40,11 @@ class RungScheduler(FIFOScheduler):
         retries: RetryPolicy | None = None,
         excluded: ExcludedNodes | None = None,
         say: Callable[[str], None] = lambda text: None,
+        has_room: HasRoom = always,
     ) -> None:
         """Decide by the ledger; `retries` of an earlier start of Tune count."""
         super().__init__()
+        self.has_room = has_room
         self.ledger = ledger
         self.budget = budget
         self.reevaluation = reevaluation
@@ -81,7 +83,7 @@ class RungScheduler(FIFOScheduler):
         name, report = trial.config["trial"], json.loads(result["report"])
         if NOTE in result:
             self.say(f"{name}: {result[NOTE]}")
-        decision = decide(self.ledger, self.budget, name, report)
+        decision = decide(self.ledger, self.budget, name, report, self.has_room)
         if self.reevaluation is not None:
             self.reevaluation.answer(name, report["tasks_seen"], decision == REEVALUATE)
         return TrialScheduler.CONTINUE if decision in (CONTINUE, REEVALUATE) else TrialScheduler.STOP

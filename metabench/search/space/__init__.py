@@ -44,17 +44,31 @@ def load(path: Path | str) -> SearchSpace:
     document, wrong = read_yaml(Path(path))
     if not isinstance(document, dict):
         raise MetabenchError(f"{path}: must be a mapping of keys to values, not {type(document).__name__}")
-    document = _written_out(document, Path(path).parent, wrong)
+    return check(document, path, Path(path).parent, wrong)
+
+
+def check(
+    document: dict[str, Any], source: Path | str, folder: Path | None = None, problems: Sequence[str] = ()
+) -> SearchSpace:
+    """Check what stands in a search space, whose values a file could hold.
+
+    Args:
+        source: what to call it in the message.
+        folder: where relative paths are looked for, beside the working folder.
+        problems: what is wrong with the file.
+    """
+    wrong = [*problems]
+    document = _written_out(document, folder, wrong)
     space = attempt(wrong, validated, SearchSpace, document)
     wrong += rules.check(document)
     if space is not None and not wrong:
         wrong += _check_together(space)
     if wrong or space is None:
-        raise refusal(path, wrong)
+        raise refusal(source, wrong)
     return space
 
 
-def _written_out(document: Mapping[str, Any], folder: Path, wrong: list[str]) -> dict[str, Any]:
+def _written_out(document: Mapping[str, Any], folder: Path | None, wrong: list[str]) -> dict[str, Any]:
     """Write registered names and whole paths; algorithms whose names are one are wrong."""
     task, blocks = document.get("task"), document.get("algorithms")
     named: dict[str, Any] = {}

@@ -21,14 +21,12 @@ from metabench.search.progress.watch import Watch
 from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.jobs import run_all
+from metabench.search.space.automatic import REPORTS
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import evaluate
 from metabench.training import run as runs
-
-REPORTS = 10
-"""Meta-validations of a final run, evenly spaced; the weights of the best one are tested."""
 
 
 class Run(NamedTuple):

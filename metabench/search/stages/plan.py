@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from metabench import data
 from metabench.core import Splits
 from metabench.core.config import SearchSpace
-from metabench.data.tasks import frozen, sampling
 from metabench.search import space as spaces
 from metabench.search.propose.searcher import Study
 from metabench.search.ray import cluster
-from metabench.search.stages import final
-from metabench.training import evaluate, loop
+from metabench.search.space.automatic import REPORTS, Pace
+from metabench.search.stages import pace
 
 SETTINGS = 3
 """Settings of an algorithm whose speed is measured: the published one, then some as a search samples them."""
@@ -26,28 +24,17 @@ SETTINGS = 3
 SECONDS = 2.0
 """For how long each is trained to measure its speed, beyond its first step."""
 
-VALIDATED = 20
-"""Tasks that are adapted to and predicted to measure what evaluation takes."""
-
-
-class Pace(NamedTuple):
-    """Seconds that one process takes for a task, averaged over settings."""
-
-    training: float
-    evaluation: float
-    slowest: float  # training, of the slowest of the settings
-
 
 def plan(space: SearchSpace, address: str | None, seed: int, trial: cluster.TrialResources) -> dict[str, Any]:
     """Measure each algorithm's speed here, and work out what the whole search takes; starts no trial."""
     splits = data.load(space.task)
     data.check(space.task, splits)
-    allocated, nodes = _where(address, trial)
+    allocated, nodes = where(address, trial)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     algorithms = {}
     for name in space.algorithms:
-        pace = measure(space, name, splits, seed, device)
-        algorithms[name] = {**pace._asdict(), **cost(space, name, pace)}
+        speed = measure(space, name, splits, seed, device)
+        algorithms[name] = {**speed._asdict(), **cost(space, name, speed)}
     seconds, at_most = (
         sum(part[key] for part in algorithms.values()) for key in ("seconds", "at_most_seconds")
     )
@@ -83,7 +70,7 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     tasks = sum(n * step for n, step in zip(expected, steps, strict=True))
     validated = sum(expected) * budget.validation_tasks + budget.confirm_top * budget.confirm_tasks
     runs = 2 * budget.seeds  # tuned and default
-    full_run = budget.tasks * pace.training + final.REPORTS * budget.validation_tasks * pace.evaluation
+    full_run = budget.tasks * pace.training + REPORTS * budget.validation_tasks * pace.evaluation
     after = runs * (full_run + budget.test_tasks * pace.evaluation)
     every = n_trials * (budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation)
     if budget.seconds is not None:
@@ -109,46 +96,20 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     timed = []
     for _ in range(n_settings):
         values = study.its.resolve(study.propose())
-        timed.append(_time_one(space, algorithm, values, splits, device))
+        timed.append(pace.time_one(space, algorithm, values, splits, device, SECONDS))
     training = [seconds for seconds, _ in timed]
     evaluation = statistics.fmean(seconds for _, seconds in timed)
     return Pace(statistics.fmean(training), evaluation, max(training))
 
 
-def _time_one(
-    space: SearchSpace, algorithm: str, values: dict[str, Any], splits: Splits, device: str
-) -> tuple[float, float]:
-    """Return seconds a task of meta-training and of evaluation."""
-    run = spaces.run_config(space, algorithm, values, 0, spaces.rungs(space.budget))
-    learner = loop.build(run, splits)
-    state = loop.start(run, learner, device)
-    split = splits.meta_train._replace(images=splits.meta_train.images.to(device))
-    source = sampling.pool(split, run.task)
-    training = 0.0
-    if learner.algorithm.is_trained:
-        batch = learner.h.task_batch_size
-        state, logs = loop.meta_step(run, learner, source, state, batch)
-        float(logs["loss"])  # waits for the device
-        begun, seen = time.perf_counter(), state.tasks_seen
-        while time.perf_counter() - begun < SECONDS or state.tasks_seen == seen:
-            state, logs = loop.meta_step(run, learner, source, state, batch)
-            float(logs["loss"])
-        training = (time.perf_counter() - begun) / (state.tasks_seen - seen)
-    n_tasks = min(VALIDATED, space.budget.validation_tasks)
-    tasks = frozen.frozen(splits, "meta_validation", run.task, n_tasks, "search")
-    images = splits.meta_validation.images.to(device)
-    begun = time.perf_counter()
-    evaluate.evaluate(loop.model(learner, state), images, tasks)
-    return training, (time.perf_counter() - begun) / n_tasks
-
-
-def _where(
-    address: str | None, trial: cluster.TrialResources
+def where(
+    address: str | None, trial: cluster.TrialResources, n_cpus: int | None = None
 ) -> tuple[cluster.Cluster, list[dict[str, Any]]]:
+    """Say what trials would run on: the nodes of a cluster, or this machine, of which so many cores."""
     if address is not None:
         with cluster.joined(address):
             resources = cluster.expected_resources(cluster.workers())
             return cluster.allocate(resources, trial), cluster.describe()
-    cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    cpus, gpus = float(n_cpus or os.cpu_count() or 1), float(torch.cuda.device_count())
     here = {"address": "this machine", "cpus": cpus, "gpus": gpus}
     return cluster.allocate({"CPU": cpus, "GPU": gpus}, trial), [here]

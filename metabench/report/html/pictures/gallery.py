@@ -20,11 +20,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.data.tasks import frozen
-from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
-from metabench.report.html.reading import Final, Results
-from metabench.storage import files
+from metabench.report.html.reading import Final
 from metabench.training import mosaic
 from metabench.training import run as runs
 from metabench.training.mosaic import Episode
@@ -44,11 +42,8 @@ HIT: Mapping[str, Any] = {"color": style.RIGHT, "linewidth": 1.5}
 MISS: Mapping[str, Any] = {"color": style.WRONG, "linewidth": 3, "linestyle": (0, (2, 1))}
 
 
-def draw(results: Results) -> Drawn:
-    """Draw one picture a learner, all on the same tasks."""
-    shown = _learners(results)
-    if not shown:
-        return [Omitted(TITLE, "no run to the full budget has weights yet")]
+def draw(shown: Sequence[Final]) -> Drawn:
+    """Draw one picture a learner, all on the same tasks; those beyond `LEARNERS` are left out."""
     try:
         task = runs.read_config(shown[0].run.folder).task
         splits = data.load(task)
@@ -59,17 +54,11 @@ def draw(results: Results) -> Drawn:
         way = task.ways[1]
         n_tasks = 3 if way == 1 else max(1, min(TASKS, ROWS // way))
         tasks = frozen.frozen(splits, "meta_validation", task, n_tasks, "confirm")
-        return [_picture(number, final, splits, tasks) for number, final in enumerate(shown, start=1)]
+        return [
+            _picture(number, final, splits, tasks) for number, final in enumerate(shown[:LEARNERS], start=1)
+        ]
     except MetabenchError as error:
         return [Omitted(TITLE, str(error))]
-
-
-def _learners(results: Results) -> list[Final]:
-    """Pick the first seed of the tuned settings, or runs, that stand best on the leaderboard."""
-    order = dict.fromkeys(results.label(row) for row in results.board["rows"])
-    finals = [f for f in results.finals if f.variant != DEFAULT and (f.run.folder / files.WEIGHTS).exists()]
-    first = {final.label: final for final in reversed(finals)}
-    return [first[label] for label in order if label in first][:LEARNERS]
 
 
 def _picture(number: int, final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Picture:

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metabench.core.config import Choices, Range
+from metabench.core.config import rungs as rungs_of
 from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
 from metabench.report.html.reading import Arrived, Final, Results, Tried
-from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED
 
 BEST = "Best so far"
@@ -131,7 +131,7 @@ def _trials(results: Results, groups: Mapping[str, Sequence[Tried]], width: floa
     figure, axes = style.panels(len(groups), 2.5, width)
     looks = style.lines(results.labels)
     for axis, (label, group) in zip(axes, groups.items(), strict=True):
-        _draw_rungs(axis, spaces.rungs(group[0].space.budget))
+        _draw_rungs(axis, rungs_of(group[0].space.budget))
         by_end: dict[tuple[bool, str | None], list[Tried]] = {}
         for tried in group:
             by_end.setdefault((tried.is_full, tried.trial.status), []).append(tried)
@@ -273,10 +273,11 @@ def _slices(
     looks = style.lines(results.labels)
     for axes, (label, names) in zip(grid, rows, strict=True):
         group = groups[label]
-        parameters = spaces.of(group[0].space, group[0].trial.algorithm).parameters
+        space = group[0].space
+        parameters = {**space.shared, **space.algorithms[group[0].trial.algorithm]}
         for axis, name in zip(axes, names, strict=False):
             _draw_panel(axis, results, group, name, looks[label].color)
-            _scale(axis, parameters[name], [tried.trial.hyperparameters[name] for tried in group])
+            _scale(axis, parameters.get(name), [tried.trial.hyperparameters[name] for tried in group])
             axis.set_xlabel(SETTINGS[name])
         for axis in axes[len(names) :]:
             axis.remove()

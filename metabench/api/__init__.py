@@ -1,0 +1,1 @@
+"""What the commands do, for Python: train, test, search and boards; `metabench` itself names what is here."""

@@ -1,0 +1,298 @@
+"""One run, trained and tested: what `metabench train` and `test` do, and what they return in Python."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from metabench import algorithms, data
+from metabench.api import bar
+from metabench.api.describe import describe_run, named
+from metabench.api.results import Result
+from metabench.core import MetabenchError, Splits, metrics
+from metabench.core.config import NetworkConfig, RunConfig, TaskConfig, allowed, field_types, validated
+from metabench.core.config.documents import as_document
+from metabench.core.device import pick
+from metabench.core.metrics import Metric
+from metabench.core.objectives import OBJECTIVES
+from metabench.data.tasks import frozen
+from metabench.storage import files
+from metabench.training import run as runs
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from metabench.predict import FewShotClassifier
+
+Place = str | os.PathLike[str]
+
+RENAMED = {"network": ("network", "name"), "distort": ("task", "augment")}
+"""Settings that are not called as the fields that they are, to a model and its field."""
+
+SETTINGS = {
+    **{name: ("task", name) for name in TaskConfig.model_fields if name not in ("dataset", "augment")},
+    **{name: ("network", name) for name in NetworkConfig.model_fields if name != "name"},
+    **{name: ("run", name) for name in ("tasks", "validation_tasks", "seed")},
+    **RENAMED,
+}
+"""Every setting of `train` but those of algorithms, to a model and its field."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: what was trained, how it went, and what can be done with it."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
+    def __str__(self) -> str:
+        """Return the folder, so that a run may stand where a path is asked for."""
+        return str(self.folder)
+
+    def __fspath__(self) -> str:
+        """Return the folder, for the same reason."""
+        return str(self.folder)
+
+    @property
+    def config(self) -> RunConfig:
+        """Return all that the run's numbers depend on."""
+        return runs.read_config(self.folder)
+
+    @property
+    def metric(self) -> Metric:
+        """Return what its tasks are judged by."""
+        return metrics.recorded(files.read_json(self.folder / files.CONFIG))
+
+    @property
+    def reports(self) -> DataFrame:
+        """Return a row for each meta-validation: tasks seen, score, loss, seconds, memory."""
+        import pandas as pd
+
+        return pd.DataFrame(files.read_lines(self.folder / files.REPORTS)).set_index("tasks_seen")
+
+    def test(self, tasks: int = 1000, **options: Any) -> Result:
+        """Score it on frozen meta-test tasks; see `metabench.test`."""
+        return test(self, tasks, **options)
+
+    def load(self, device: str = "cpu") -> FewShotClassifier:
+        """Open it as a classifier of new classes; see `metabench.load`."""
+        from metabench import predict
+
+        return predict.load(self.folder, device=device)
+
+
+def train(
+    algorithm: str | None = None,
+    dataset: Place | Mapping[str, Any] | None = None,
+    *,
+    out: Place | None = None,
+    config: Place | Run | None = None,
+    reports: int | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train one algorithm into a run folder; the same call goes on where one was stopped.
+
+    Args:
+        algorithm: its name, such as maml_pp.
+        dataset: name of a data set; or a folder or archive of pictures, class/picture.png; or a dict of its
+            name and its options and split.
+        out: run folder; named after the run, in `runs`, where it is not given.
+        config: run folder, or its config.json: that run is trained again, but for what else is given.
+        reports: meta-validations, evenly spaced.
+        device: auto, cpu, cuda or cuda:1; auto takes a GPU where there is one.
+        quiet: show no progress.
+        settings: by name, of the task (way, shot, query, ...), the network (network, width, norm, ...), the
+            run (tasks, validation_tasks, seed) and the algorithm, as `metabench train` and `metabench
+            algorithms` have them; `distort` and `options` are dicts. What is not given has the same default
+            as there.
+    """
+    recorded = None if config is None else runs.read_config(Path(config))
+    name = algorithm or (recorded.algorithm if recorded else "")
+    parts = _by_model(name, settings)
+    if dataset is not None:
+        parts["task"] |= _dataset(dataset, parts["task"].get("options", {}))
+    if algorithm is not None:
+        parts["run"]["algorithm"] = algorithm
+    with named():
+        described = describe_run(**parts, n_reports=reports, recorded=recorded)
+    console = bar.plain_console(quiet)
+    place = None if out is None else Path(out)
+    run = train_into(described, place, device, console, None if config is None else Path(config))
+    last = files.read_lines(run.folder / files.REPORTS)[-1]
+    if not last["finite"]:
+        raise MetabenchError(
+            f"{run.folder}: diverged after {last['tasks_seen']} tasks; lower the learning rates"
+        )
+    return run
+
+
+def _by_model(algorithm: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort settings by the models that they are of, or refuse those that there are not."""
+    own = [*field_types(algorithms.get(algorithm).hparams)] if algorithms.is_known(algorithm) else None
+    parts: dict[str, dict[str, Any]] = {"task": {}, "network": {}, "run": {}, "settings": {}}
+    wrong = []
+    for name, value in settings.items():
+        if name not in SETTINGS and own is not None and name not in own:
+            wrong.append(f"{name}: unknown setting.{allowed(name, [*SETTINGS, *own])}")
+        elif name in ("options", "distort") and not isinstance(value, Mapping):
+            wrong.append(f"{name}={value!r}: must be a dict of settings")
+        else:
+            part, field = SETTINGS.get(name, ("settings", name))
+            parts[part][field] = as_document(value, name)
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    return parts
+
+
+def _dataset(asked: Place | Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a task that say which data are meant: by name, by a path, or by both."""
+    if isinstance(asked, Mapping):
+        if unknown := [key for key in asked if key not in ("name", "options", "split")]:
+            raise MetabenchError(f"dataset: no {unknown[0]!r}; give a dict of name, options and split")
+        fields = {"dataset" if key == "name" else key: value for key, value in asked.items()}
+        return as_document({**fields, "options": {**asked.get("options", {}), **options}}, "dataset")
+    place = os.fspath(asked)
+    is_path = not isinstance(asked, str) or os.sep in place or os.path.exists(place)
+    if data.canonical(place) in data.names() or not is_path:
+        return {"dataset": place}
+    return {"dataset": "folder", "options": {"path": place, **options}}
+
+
+def load_splits(task: TaskConfig, console: Console) -> Splits:
+    """Load a task's data set and check that the task can be drawn from it."""
+    with console.status(f"Reading {task.dataset}"):
+        splits = data.load(task)
+    data.check(task, splits)
+    return splits
+
+
+def _folder(config: RunConfig, out: Path | None) -> Path:
+    """Return the folder of a run, or refuse it."""
+    task = config.task
+    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
+    folder = out or Path("runs") / name
+    files.check_name(folder.absolute().name, "out")
+    if (inside := files.search_around(folder)) is not None:
+        raise MetabenchError(f"`out` {folder}: lies in the search {inside}; choose a folder outside of it")
+    files.check_writable(folder)
+    return folder
+
+
+def train_into(
+    config: RunConfig,
+    out: Path | None,
+    device: str,
+    console: Console,
+    source: Path | None = None,
+    profiled: contextlib.AbstractContextManager[Any] | None = None,
+) -> Run:
+    """Train into a run folder, or go on where it was stopped.
+
+    Args:
+        source: the run that is trained again; on its own task, data other than its are refused.
+        profiled: entered around the training.
+    """
+    folder = _folder(config, out)
+    chosen = pick(device)
+    splits = load_splits(config.task, console)
+    if source is not None and runs.read_config(source).task == config.task:
+        runs.refuse_other_data(source, splits)
+    metric = OBJECTIVES[splits.kind].metric
+    with files.lock(folder):
+        runs.claim(config, splits, folder)
+        with (
+            bar.train_progress(config.tasks, metric, console) as (progress, reported),
+            profiled or contextlib.nullcontext(),
+        ):
+            runs.train_run(
+                config,
+                splits,
+                folder,
+                device=chosen,
+                progress=progress,
+                reported=reported,
+                damaged=lambda problem: console.print(f"{problem}; trained again", soft_wrap=True),
+            )
+    return Run(folder)
+
+
+def test(
+    run: Run | Place,
+    tasks: int = 1000,
+    *,
+    task_list: Place | None = None,
+    dataset: Place | Mapping[str, Any] | None = None,
+    split: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Result:
+    """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened.
+
+    Args:
+        tasks: how many.
+        task_list: file of `metabench datasets tasks` with the tasks to take instead.
+        dataset, split, options: other data to be tested on, as for `train`; of the run's own data set, what
+            is not given stays as it was.
+        device: auto, cpu, cuda or cuda:1; auto takes a GPU where there is one.
+        quiet: show no progress.
+    """
+    asked: dict[str, Any] = {} if dataset is None else _dataset(dataset, options or {})
+    asked |= {
+        key: value
+        for key, value in {"split": split, "options": options}.items()
+        if value and key not in asked
+    }
+    place = None if task_list is None else Path(task_list)
+    return score(Path(run), tasks, place, asked, device, bar.plain_console(quiet))
+
+
+def score(
+    folder: Path,
+    n_tasks: int,
+    task_list: Path | None,
+    asked: Mapping[str, Any],
+    device: str,
+    console: Console,
+) -> Result:
+    """Score a run on meta-test.
+
+    Args:
+        asked: dataset, split and options to be tested on, where they are not the run's own.
+    """
+    if n_tasks < 2:
+        raise MetabenchError(f"tasks={n_tasks}: must be >= 2")
+    config = runs.read_config(folder)
+    files.check_writable(folder)
+    chosen = pick(device)
+    splits = load_splits(config.task, console)
+    task, tested = config.task, splits
+    if asked:
+        task = _other_task(config.task, asked)
+        with console.status(f"Reading {task.dataset}"):
+            tested = data.load(task)
+    if task_list is None and tested.kind == splits.kind:
+        data.check(task, tested, ["meta_test"])
+    listed = None if task_list is None else frozen.read(task_list, tested, "meta_test")
+    record = runs.test_run(folder, splits, n_tasks, chosen, listed, tested)
+    return Result(OBJECTIVES[splits.kind].metric, record)
+
+
+def _other_task(task: TaskConfig, asked: Mapping[str, Any]) -> TaskConfig:
+    """Describe what a run is to be tested on; of its own data set, what is not asked for stays as it was."""
+    name = data.canonical(asked.get("dataset") or task.dataset)
+    before = task.model_dump(exclude_defaults=True)
+    if data.get(name).name != task.dataset:
+        before |= {"split": None, "options": {}}
+    merged = {"options": {**before.get("options", {}), **asked.get("options", {})}}
+    return validated(TaskConfig, {**before, **asked, "dataset": name, **merged})
