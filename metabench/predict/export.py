@@ -240,7 +240,7 @@ def _move(made: Path, target: Path) -> list[Path]:
     for name, _ in FORMATS.values():
         (target / name).unlink(missing_ok=True)
     paths = sorted(made.iterdir(), key=lambda path: path.name == ABOUT)
-    return [path.replace(target / path.name) for path in paths]
+    return sorted(path.replace(target / path.name) for path in paths)
 
 
 def _factors(a: Tensor, *, pivot: bool = True, check_errors: bool = False) -> tuple[Tensor, Tensor, Tensor]:

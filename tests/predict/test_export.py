@@ -105,8 +105,9 @@ def jobs_of(folder: Path, to: str, names: Sequence[str], *modes: str) -> list[Jo
     return jobs
 
 
-def test_torch_has_every_learner_s_numbers_in_a_process_without_metabench(tmp_path: Path) -> None:
-    check_elsewhere("torch", jobs_of(tmp_path, "torch", CLASSIFIERS, "support_stats"))
+def test_torch_has_a_learner_s_numbers_in_a_process_without_metabench(tmp_path: Path) -> None:
+    names = ("r2d2", "maml", "snail")
+    check_elsewhere("torch", jobs_of(tmp_path, "torch", names, "support_stats"))
 
 
 def test_onnx_has_a_learner_s_numbers_in_a_process_without_metabench_and_torch(tmp_path: Path) -> None:
@@ -250,19 +251,28 @@ def script(*args: str) -> subprocess.CompletedProcess[str]:
 def test_the_script_says_what_the_command_says() -> None:
     shown = command("predict", "run", "--support", "new", "photos", "--json")
     answers = json.loads(shown.stdout)["predictions"]
-    for extra, later in (([], ["--support", "new"]), (["--support", "new"], [])):
-        made = command("export-model", "run", "--out", "out", "--to", "torch", *extra)
-        assert (made.exit_code, made.stderr) == (0, "")
-        assert made.stdout == f"out: {', '.join(sorted(one.name for one in Path('out').iterdir()))}\n"
-        said = script("photos", *later, "--json")
-        assert said.stderr == ""
-        for one, other in zip(json.loads(said.stdout), answers, strict=True):
-            assert (one["picture"], one["label"]) == (other["picture"], other["label"])
-            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+    made = command("export-model", "run", "--out", "out")
+    assert (made.exit_code, made.stderr) == (0, "")
+    assert made.stdout == f"out: {', '.join(sorted(one.name for one in Path('out').iterdir()))}\n"
+    said = script("photos", "--support", "new", "--json")
+    assert said.stderr == ""
+    for one, other in zip(json.loads(said.stdout), answers, strict=True):
+        assert (one["picture"], one["label"]) == (other["picture"], other["label"])
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
     first = answers[0]
-    (line,) = script(first["picture"]).stdout.splitlines()
+    (line,) = script(first["picture"], "--support", "new").stdout.splitlines()
     share = first["probabilities"][first["label"]]
     assert line == f"{first['picture']}: {first['label']} {share:.1%}"
+
+
+@pytest.mark.usefixtures("here")
+def test_classes_are_exported_with_the_model_or_come_later() -> None:
+    for extra, classes in (([], None), (["--support", "new"], ["class0", "class1", "class2"])):
+        assert command("export-model", "run", "--out", "out", "--to", "torch", *extra).exit_code == 0
+        assert json.loads(Path("out/predictor.json").read_text())["classes"] == classes
+    said = script("photos", "--support", "new")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == "predict.py: --support: the model was exported with its classes; leave it out\n"
 
 
 @pytest.mark.usefixtures("here")
@@ -286,10 +296,13 @@ def test_what_an_export_says_of_mistakes() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_an_export_takes_the_place_of_one_and_leaves_what_is_the_user_s() -> None:
-    for to in ("torch", "torch"):
-        export_model(metabench.load("run"), "out", to)
-        Path("out/notes.txt").write_text("mine")
-    assert Path("out/notes.txt").read_text() == "mine"
+    Path("out").mkdir()
+    for name in (export.ABOUT, "model.onnx", "notes.txt"):
+        (Path("out") / name).write_text("of before")
+    export_model(metabench.load("run"), "out", "torch")
+    assert Path("out/notes.txt").read_text() == "of before"
+    assert not Path("out/model.onnx").exists()
+    assert json.loads(Path("out/predictor.json").read_text())["model"] == "model.pt2"
     assert (Path("out") / "fitting.py").read_bytes() == Path(fitting.__file__).read_bytes()
     assert (Path("out") / "predict.py").read_bytes() == PREDICT.read_bytes()
 

@@ -35,13 +35,16 @@ class Predictor:
 
     def __init__(self, folder: Path = HERE, support: Path | None = None) -> None:
         self.about = json.loads((folder / "predictor.json").read_text("utf-8"))
-        self.run = _model(folder / self.about["model"])
         self.classes: list[str] = self.about["classes"]
         self.support: tuple[Any, ...] = ()
         if self.classes and support:
             raise Refused("--support: the model was exported with its classes; leave it out")
-        if self.classes:
-            return
+        if not self.classes:
+            self._learn(support)
+        self.run = _model(folder / self.about["model"])
+
+    def _learn(self, support: Path | None) -> None:
+        """Read the pictures of classes."""
         if support is None:
             raise Refused("--support: give a folder of folders of pictures, a folder a class")
         folders = [one for one in _inside(support) if one.is_dir()]
@@ -118,12 +121,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     typed = parser.parse_args()
     try:
-        predictor = Predictor(HERE, typed.support)
         pictures = [
             one for place in typed.pictures for one in (_pictures(place) if place.is_dir() else [place])
         ]
         if not pictures:
             raise Refused("no picture; give files, or folders of them")
+        predictor = Predictor(HERE, typed.support)
         shares = predictor(pictures).tolist()
     except Refused as refusal:
         parser.exit(2, f"predict.py: {refusal}\n")

@@ -101,15 +101,7 @@ def create_or_resume(
     Returns:
         the space to search, and whether there was a search to continue.
     """
-    record = {
-        "protocol": PROTOCOL,
-        "seed": seed,
-        "data_fingerprint": splits.fingerprint,
-        "version": __version__,
-        "code": files.code_hash(),
-        "warm_start": warm_start,
-        "space": space.model_dump(mode="json"),
-    }
+    record = _record(space, splits, seed, warm_start)
     if (folder / files.SEARCH).exists():
         return changes.reconcile(folder, space, record, accept, say), True
     objective = OBJECTIVES[splits.kind]
@@ -121,6 +113,19 @@ def create_or_resume(
     describe(folder, space, objective.metric)
     files.write_json(folder / files.SEARCH, {**record, **files.environment()})  # last: now there is one
     return space, False
+
+
+def _record(space: SearchSpace, splits: Splits, seed: int, warm_start: str | None) -> dict[str, Any]:
+    """Return what the numbers of a search depend on, and whoever goes on with it must agree to."""
+    return {
+        "protocol": PROTOCOL,
+        "seed": seed,
+        "data_fingerprint": splits.fingerprint,
+        "version": __version__,
+        "code": files.code_hash(),
+        "warm_start": warm_start,
+        "space": space.model_dump(mode="json"),
+    }
 
 
 def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
