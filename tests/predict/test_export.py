@@ -144,7 +144,7 @@ def test_the_seeds_of_a_search_are_one_model(tmp_path: Path) -> None:
     place = trained.search(tmp_path / "search", {"protonet": 0.6}, seeds=2)
     jobs = [exported_job(place, tmp_path / f"out{one}", "torch", one) for one in (False, True)]
     check_elsewhere("torch", jobs)
-    about = json.loads((tmp_path / "out0" / export.ABOUT).read_text())
+    about = json.loads((tmp_path / "outTrue" / export.ABOUT).read_text())
     assert about["row"] == "protonet:tuned"
     assert any("mean over 2 seeds" in note for note in about["notes"])
 
