@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from metabench import algorithms, data, stats
-from metabench.core import MetabenchError, Splits
+from metabench.core import MetabenchError, Split, Splits, seeds
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
 from metabench.data.tasks import frozen
 from metabench.stats import Floats
@@ -136,6 +136,26 @@ def row(folders: Sequence[Path], splits: Splits, n_tasks: int, coverage: float) 
     )
 
 
+def dealt(folder: Path, splits: Splits, n_tasks: int, coverage: float, number: int) -> float:
+    """Return the coverage where the held-out classes of both pools are dealt anew, half to each."""
+    model = evaluate.by_itself(runs.open_run(folder, splits).model)
+    parts = (splits.meta_validation, splits.meta_test)
+    images = torch.cat([part.images for part in parts])
+    names = [name for part in parts for name in part.classes]
+    order = torch.randperm(len(names), generator=seeds.generator("dealt", number))
+
+    def asked(chosen: torch.Tensor, n: int) -> Outputs:
+        part = Split(images[chosen], tuple(names[one] for one in chosen), ("",) * len(chosen))
+        one = splits._replace(name=f"dealt {number}", meta_test=part)
+        tasks = frozen.frozen(one, "meta_test", runs.read_config(folder).task, n, "test")
+        return calibration.outputs(model, part.images, tasks)
+
+    half = len(order) // 2
+    sure, new = calibration.combine([asked(order[:half], calibration.TASKS)]), asked(order[half:], n_tasks)
+    p, y = shares(new, sure.temperatures[0]), new.y.long().numpy()
+    return float(counted(p >= calibration.least(sure, coverage), y).coverage.mean())
+
+
 def main() -> None:
     """Train what is not there yet, and print the table."""
     parser = argparse.ArgumentParser(
@@ -148,6 +168,7 @@ def main() -> None:
     parser.add_argument("--test-tasks", type=int, default=1000)
     parser.add_argument("--coverage", type=float, default=0.9)
     parser.add_argument("--out", type=Path, default=Path("runs/conformal"))
+    parser.add_argument("--deals", type=int, default=0, help="deal the held-out classes anew so often")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for dataset in asked.datasets:
@@ -157,6 +178,9 @@ def main() -> None:
             folders = [asked.out / f"{dataset}-{learner}-{asked.tasks}-{seed}" for seed in range(asked.seeds)]
             for seed, folder in enumerate(folders):
                 train(learner, dataset, splits, asked.tasks, seed, folder)
+            for number in range(asked.deals):
+                share = dealt(folders[0], splits, asked.test_tasks, asked.coverage, number)
+                print(f"{dataset} {learner}, classes dealt anew {number}: {share:.1%}", flush=True)
             members = [[folder] for folder in folders] + ([folders] if asked.seeds > 1 else [])
             for each in members:
                 print(f"| {dataset} | {learner} | {len(each)} | ", end="")

@@ -30,12 +30,7 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
         from 8 settings on; costs are errors: 1 - accuracy, or mean squared errors, all queries together;
         and who has notably less where queries are asked one at a time.
     """
-    protocols = {str(source.config["protocol"]): str(source.folder) for source in sources}
-    if len(protocols) > 1:
-        listed = "; ".join(f"{protocol} in {folder}" for protocol, folder in protocols.items())
-        raise MetabenchError(
-            f"these results are of several protocols and cannot stand beside each other: {listed}"
-        )
+    protocol = _protocol(sources)
     groups: dict[str, list[Search | Run]] = {}
     for source in sources:
         key = [[source.task.get(key) for key in TASK_KEYS], source.config["data_fingerprint"]]
@@ -44,7 +39,7 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
         only = setting(sources[0].task)
         raise MetabenchError(f"only one setting, {only}; `metabench leaderboard` ranks within a setting")
     tested = [_tested(group) for group in groups.values()]
-    metrics = [group[0].metric for group in groups.values()]
+    parts = list(zip(tested, [group[0].metric for group in groups.values()], strict=True))
     names = [name for name in tested[0] if all(name in rows for rows in tested)]
     missing = sorted({name for rows in tested for name in rows} - set(names))
     if len(names) < 2:
@@ -53,21 +48,25 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
             f"only some have: {', '.join(missing)}"
         )
     return {
-        "protocol": next(iter(protocols)),
+        "protocol": protocol,
         "settings": [_title(group[0].task) for group in groups.values()],
         "missing": missing,
         "worse_one_at_a_time": [
-            name
-            for name in names
-            if any(loses(rows[name], metric) for rows, metric in zip(tested, metrics, strict=True))
+            name for name in names if any(loses(rows[name], metric) for rows, metric in parts)
         ],
-        **_ranking(
-            names,
-            np.array(
-                [[_cost(rows[name], of) for rows, of in zip(tested, metrics, strict=True)] for name in names]
-            ),
-        ),
+        **_ranking(names, np.array([[_cost(rows[name], of) for rows, of in parts] for name in names])),
     }
+
+
+def _protocol(sources: Sequence[Search | Run]) -> str:
+    """Return the protocol of results, or refuse those of several."""
+    protocols = {str(source.config["protocol"]): str(source.folder) for source in sources}
+    if len(protocols) > 1:
+        listed = "; ".join(f"{protocol} in {folder}" for protocol, folder in protocols.items())
+        raise MetabenchError(
+            f"these results are of several protocols and cannot stand beside each other: {listed}"
+        )
+    return next(iter(protocols))
 
 
 def _ranking(names: Sequence[str], costs: Floats) -> dict[str, Any]:

@@ -193,14 +193,3 @@ def test_a_mistake_is_one_message(space: Any, options: dict[str, Any], message: 
     assert message in str(raised.value)
     assert "--" not in str(raised.value)
     assert not Path("runs").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_folder")
-def test_a_search_of_a_dict_runs_and_the_same_call_returns_its_board() -> None:
-    budget = {**SPACE["budget"], "tasks": 8, "grace": 4, "trials": 2, "seeds": 1, "confirm_top": 1}
-    task = {"dataset": "glyphs", "way": 3, "query": 2, "test_query": 3}
-    space = {"task": task, "network": {"width": 4}, "budget": budget, "algorithms": {"protonet": {}}}
-    board = mb.search(space, cpus=1, quiet=True)
-    assert board.best == "protonet:tuned"
-    assert mb.search(space, cpus=1, quiet=True).record == board.record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from metabench.search.ray import cluster, experiment
 from metabench.search.ray.cluster import Cluster
 from metabench.search.stages import confirm, final
 from metabench.storage import files
+from tests.predict import trained
 from tests.search.played import make_error_report, make_report
 from tests.support import small
 
@@ -55,6 +57,16 @@ def test_a_default_that_was_chosen_is_trained_once(space: SearchSpace) -> None:
     chosen = {"maml": {"hyperparameters": tuned}, "maml_pp": None}
     copies = {run.name: run.copy_of for run in final.plan(space, chosen, seed=0) if run.copy_of}
     assert copies == {f"maml-default-seed{k}": f"maml-tuned-seed{k}" for k in range(2)}
+
+
+@pytest.mark.parametrize("name", [files.INPUTS, files.DIAGNOSTICS, files.CALIBRATION, files.REPORTS])
+def test_a_final_run_that_lacks_what_follows_from_its_training_is_not_done(name: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained.run(), tmp_path / "run"))
+    assert final._is_trained(folder, OBJECTIVES["classification"])
+    (folder / name).unlink()
+    assert not final._is_trained(folder, OBJECTIVES["classification"])
+    is_for_pictures = name == files.CALIBRATION
+    assert final._is_trained(folder, OBJECTIVES["regression"]) == is_for_pictures
 
 
 def test_the_best_on_fresh_tasks_is_chosen_and_without_candidates_nothing(

@@ -101,7 +101,23 @@ def create_or_resume(
     Returns:
         the space to search, and whether there was a search to continue.
     """
-    record = {
+    record = _record(space, splits, seed, warm_start)
+    if (folder / files.SEARCH).exists():
+        return changes.reconcile(folder, space, record, accept, say), True
+    objective = OBJECTIVES[splits.kind]
+    record |= {"metric": objective.metric._asdict(), "created": utc_now().isoformat(timespec="seconds")}
+    record |= {"planned": spaces.planned(space), "outside": [], **({"timing": timing} if timing else {})}
+    if warm_start is not None:
+        record["known"], notes = warm.read(warm_start, space, splits, objective)
+        say("\n".join(notes))
+    describe(folder, space, objective.metric)
+    files.write_json(folder / files.SEARCH, {**record, **files.environment()})  # last: now there is one
+    return space, False
+
+
+def _record(space: SearchSpace, splits: Splits, seed: int, warm_start: str | None) -> dict[str, Any]:
+    """Return what the numbers of a search depend on, and whoever goes on with it must agree to."""
+    return {
         "protocol": PROTOCOL,
         "seed": seed,
         "data_fingerprint": splits.fingerprint,
@@ -110,25 +126,11 @@ def create_or_resume(
         "warm_start": warm_start,
         "space": space.model_dump(mode="json"),
     }
-    if (folder / files.SEARCH).exists():
-        return changes.reconcile(folder, space, record, accept, say), True
-    objective = OBJECTIVES[splits.kind]
-    record |= {"metric": objective.metric._asdict(), "created": utc_now().isoformat(timespec="seconds")}
-    record |= {"planned": spaces.planned(space), "outside": []}
-    if timing is not None:
-        record["timing"] = timing
-    if warm_start is not None:
-        record["known"], notes = warm.read(warm_start, space, splits, objective)
-        say("\n".join(notes))
-    shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
-    describe(folder, space, objective.metric)
-    # Last: from here on there is a search to continue.
-    files.write_json(folder / files.SEARCH, {**record, **files.environment()})
-    return space, False
 
 
 def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
-    """Write what is searched for people, and for TensorBoard."""
+    """Write what is searched for people, and for TensorBoard, anew."""
+    shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
     parameters = {algorithm: spaces.of(space, algorithm).parameters for algorithm in space.algorithms}
     text = yaml.safe_dump(
         space.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True

@@ -34,7 +34,7 @@ SEEDS = {5: 60_000, 3: 15_000, 2: 4000, 1: 0}
 AFTER = 0.4
 """Share of the time for confirmation, full runs and meta-test; what is left of the rest is searched."""
 
-STARTING, ENDING, JOB = 12.0, 8.0, 1.0
+STARTING, ENDING, JOB = 15.0, 12.0, 1.0
 """Seconds in which no learner learns: until the first trial, before and after the full runs, in each."""
 
 DIAGNOSED = 500

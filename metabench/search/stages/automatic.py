@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from metabench import data
+from metabench import algorithms, data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
 from metabench.data.reading.splits import make_splits
@@ -49,16 +49,13 @@ def choose(
     Returns:
         the space, what the search keeps to, and lines that say what it is going to do.
     """
-    learners = list(automatic.LEARNERS) if names is None else list(names)
+    learners = [*map(algorithms.canonical, automatic.LEARNERS if names is None else names)]
     if strange := [name for name in learners if name not in automatic.LEARNERS]:
         listed = ", ".join(automatic.LEARNERS)
         raise MetabenchError(f"`algorithms` {', '.join(strange)}: with `time` choose among {listed}")
     task = TaskConfig.model_validate(asked)
-    if data.get(task.dataset).kind != "classification":
-        raise MetabenchError(
-            f"{task.dataset}: is regression, and `time` chooses for pictures; write a search space, as "
-            "search_spaces/sinusoid.yaml is"
-        )
+    _refuse_regression(task)
+    since = time.monotonic(), time.process_time()
     trained = min(MOST, max(LEAST, SHARE * seconds))
     task, width = _look(task, Time(seconds, 0.0, slots), trained)
     splits = data.load(task)
@@ -70,11 +67,20 @@ def choose(
     for name in learners:
         if not paces or time.monotonic() - begun < MEASURING * seconds:
             paces[name] = _measure(draft, name, splits, trained, slots)
-    spent = time.monotonic() - begun
-    until_here = Time(seconds, spent, slots, max(1.0, spent / time.process_time()))
+    # Processes that start are as long in coming as this was, by the time of the processor that both take.
+    busy = max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
+    until_here = Time(seconds, time.monotonic() - begun, slots, busy)
     space = automatic.choose(task, network, until_here, paces)
     timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun, until_here.busy)
     return space, timing, automatic.describe(space, _about(task, splits), until_here, paces, learners)
+
+
+def _refuse_regression(task: TaskConfig) -> None:
+    if data.get(task.dataset).kind != "classification":
+        raise MetabenchError(
+            f"{task.dataset}: is regression, and `time` chooses for pictures; write a search space, as "
+            "search_spaces/sinusoid.yaml is"
+        )
 
 
 def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int]:

@@ -67,6 +67,15 @@ def test_a_space_that_was_chosen_can_be_written_and_read(tmp_path: object) -> No
     assert [spaces.of(space, name).published for name in space.algorithms]
 
 
+def test_a_busy_machine_leaves_time_for_what_starts_slowly_on_it() -> None:
+    idle, busy = (Time(300, 30, 2, busy=factor) for factor in (1.0, 4.0))
+    assert busy.left == idle.left - 3 * (automatic.STARTING + automatic.ENDING)
+    one = {"protonet": PACES["protonet"]}
+    budgets = [automatic.choose(TASK, NetworkConfig(), time, one).budget for time in (idle, busy)]
+    trained = [budget.tasks * budget.seeds for budget in budgets]
+    assert trained[1] < trained[0]
+
+
 def test_a_slow_learner_is_left_out_until_there_is_time_for_it() -> None:
     assert "maml_pp" not in choose(180).algorithms
     assert "maml_pp" in choose(6 * 3600).algorithms
