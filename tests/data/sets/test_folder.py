@@ -19,7 +19,7 @@ from PIL import Image
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig
-from metabench.data.reading import cache, splits
+from metabench.data.reading import cache, fitting, splits
 from metabench.data.reading import images as reader
 from metabench.data.tasks import frozen
 
@@ -466,7 +466,7 @@ def test_an_image_larger_than_pillow_takes_is_taken_and_one_beyond_our_limit_is_
     paint(tmp_path / "class0" / "scan.png", 9, 12)
     assert 9 in contents(load(tmp_path, **SIX))["class0"]
     assert Image.MAX_IMAGE_PIXELS == 20
-    monkeypatch.setattr(reader, "LARGEST", 143)
+    monkeypatch.setattr(fitting, "LARGEST", 143)
     assert "12x12 pixels are more than 143" in refused(tmp_path, **SIX, size=5)
 
 
@@ -624,7 +624,7 @@ def written(root: Path) -> dict[str, list[int]]:
     known: dict[str, list[int]] = {}
     for path in sorted(root.glob("**/*.*")):
         names = path.relative_to(root).parts
-        is_hidden = any(name.startswith(".") or name.lower() in reader.HIDDEN for name in names)
+        is_hidden = any(name.startswith(".") or name.lower() in fitting.HIDDEN for name in names)
         if path.is_file() and not is_hidden and path.parent != root:
             with Image.open(path) as image:
                 known.setdefault(reader.class_name(path.parent.name), []).append(int(image.getpixel((0, 0))))  # type: ignore[arg-type]
