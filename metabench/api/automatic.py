@@ -18,6 +18,9 @@ from metabench.search.space.automatic import Timing
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
+LONGEST = 8760
+"""Hours: a year."""
+
 OTHERS = {"accept": False, "warm_start": None, "address": None}
 """Options that a time does not go with, and what they are where they were not given."""
 
@@ -71,10 +74,11 @@ def _refuse_beside(path: Path | None, given: Sequence[str]) -> None:
 
 def seconds(text: str) -> float:
     """Read a time such as 90s, 30m or 1h30m."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
-    total = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or not total:
-        raise MetabenchError(f"time={text}: must be a time such as 90s, 30m or 1h30m")
+    parts = re.fullmatch("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in UNITS), str(text))
+    numbers = [float(part or 0) for part in parts.groups()] if parts else [0.0]
+    total = sum(number * unit for number, unit in zip(numbers, UNITS.values(), strict=False))
+    if not 0 < total <= LONGEST * UNITS["h"]:
+        raise MetabenchError(f"time={text}: must be a time such as 90s, 30m or 1h30m, and at most {LONGEST}h")
     return total
 
 

@@ -76,7 +76,9 @@ class Run:
         """Return a row for each meta-validation: tasks seen, score, loss, seconds, memory."""
         import pandas as pd
 
-        return pd.DataFrame(files.read_lines(self.folder / files.REPORTS)).set_index("tasks_seen")
+        runs.read_config(self.folder)  # which refuses what is no run
+        lines = files.read_lines(self.folder / files.REPORTS)
+        return pd.DataFrame(lines or {"tasks_seen": []}).set_index("tasks_seen")
 
     def test(self, tasks: int = 1000, **options: Any) -> Result:
         """Score it on frozen meta-test tasks; see `metabench.test`."""

@@ -94,7 +94,8 @@ def read(folder: Path) -> Search | Run:
         return read_search(folder)
     if (folder / files.CONFIG).is_file():
         return read_run(folder)
-    why = "holds neither a search nor a run" if folder.is_dir() else "no such folder"
+    why = "is no folder" if folder.exists() else "no such folder"
+    why = "holds neither a search nor a run" if folder.is_dir() else why
     raise MetabenchError(
         f"{folder}: {why}; give folders made by `metabench search` or `metabench train`, "
         f"which hold {files.SEARCH} or {files.CONFIG}"

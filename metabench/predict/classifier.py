@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metabench.core import MetabenchError, Support, Tree
+from metabench.core.device import pick
 from metabench.data.reading.cache import Array
 from metabench.nets import layers
 from metabench.predict import members, pictures
@@ -52,10 +53,15 @@ class FewShotClassifier:
     @property
     def members(self) -> members.Members:
         """Open the runs that predict, once."""
-        asked = (str(self.path), self.row, self.device)
+        asked = self._asked
         if getattr(self, "_opened", (None, None))[0] != asked:
-            self._opened = (asked, members.open_members(*asked))
+            self._opened = (asked, members.open_members(str(self.path), self.row, str(pick(self.device))))
         return self._opened[1]
+
+    @property
+    def _asked(self) -> tuple[str, str | None, str]:
+        """Return what says which runs predict, and where."""
+        return str(self.path), self.row, self.device
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -82,19 +88,22 @@ class FewShotClassifier:
         y = torch.tensor([position[name] for name in names])
         order = y.argsort(stable=True)  # class by class, as in training
         x = torch.cat(list(pictures.chunks(shown, self.members.about, self.prepared)))[order]
-        support = Support(x.to(self.device), y[order].to(self.device))
+        device = pick(self.device)
+        support = Support(x.to(device), y[order].to(device))
         self._learners = [_adapted(model, support) for model in models]
         ascending = _ascending(classes)
         self._columns = [position[name] for name in ascending]
-        self.classes_ = _as_array(ascending, labels)
+        self.classes_, self._fitted = _as_array(ascending, labels), self._asked
         return self
 
     def predict_proba(self, images: Any) -> Array:
         """Return the probability of each class for each picture, [n, N], columns as in `classes_`."""
         if not hasattr(self, "classes_"):
             raise MetabenchError("predict: no class is known yet; call fit with a support set first")
-        about, shown = self.members.about, pictures.listed(images)
-        parts = [self._shares(x.to(self.device)) for x in pictures.chunks(shown, about, self.prepared)]
+        if self._fitted != self._asked:
+            raise MetabenchError("predict: its parameters were set anew since it was fitted; call fit again")
+        about, shown, device = self.members.about, pictures.listed(images), pick(self.device)
+        parts = [self._shares(x.to(device)) for x in pictures.chunks(shown, about, self.prepared)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
     def _shares(self, x: Tensor) -> Array:
@@ -202,10 +211,21 @@ def _listed(labels: Any) -> list[Hashable]:
     if isinstance(labels, str) or not isinstance(labels, Iterable):
         raise MetabenchError(f"labels: {type(labels).__name__}; give a list, one label an image")
     names = labels.tolist() if isinstance(labels, np.ndarray | Tensor) else list(labels)
+    if not isinstance(names, list):
+        raise MetabenchError(f"labels: {names!r} is one label; give a list, one label an image")
     for name in names:
-        if not isinstance(name, Hashable) or name != name:
+        if not _is_label(name):
             raise MetabenchError(f"labels: {name!r} names no class; a label must be hashable, and no NaN")
     return names
+
+
+def _is_label(name: Any) -> bool:
+    """Tell whether a label is hashable and equal to itself, as neither NaN nor what pandas has for it is."""
+    try:
+        hash(name)
+        return bool(name == name)
+    except (TypeError, ValueError):
+        return False
 
 
 def _ascending(classes: list[Any]) -> list[Any]:

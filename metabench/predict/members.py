@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metabench import stats
 from metabench.core import MetabenchError
@@ -115,14 +116,17 @@ def _refuse_unfinished(one: Run) -> None:
 
 
 def _uncalibrated(folders: Sequence[Path]) -> str:
-    lacking = next((one for one in folders if calibration.read(one) is None), folders[0])
-    return inputs.lacks(lacking, files.CALIBRATION)
+    for folder in folders:
+        if calibration.read(folder) is None:
+            return inputs.lacks(folder, files.CALIBRATION)
+    return f"the calibrations of {folders[0]} and its other seeds are of different tasks; train them anew"
 
 
-def least_share(members: Members, coverage: float) -> float:
+def least_share(members: Members, coverage: Any) -> float:
     """Return the probability from which on a class is in the sets of a coverage."""
-    if not 0 < coverage < 1:
-        raise MetabenchError(f"`coverage` {coverage:g}: must be between 0 and 1, such as 0.9")
+    is_share = isinstance(coverage, Real) and 0 < float(coverage) < 1
+    if not is_share:
+        raise MetabenchError(f"`coverage` {coverage}: must be a number between 0 and 1, such as 0.9")
     if members.calibration is None:
         raise MetabenchError(_uncalibrated(members.folders))
     n_tasks = len(members.calibration.scores)

@@ -40,11 +40,13 @@ def write(folder: Path, splits: Splits) -> None:
 
 
 def lacks(folder: Path, name: str) -> str:
-    """Say what adds a file that an older version did not write."""
+    """Say what adds a file that an older version did not write, or that is of other weights."""
     copied, place = "", str(folder)
     if files.search_around(folder) is not None:
         copied, place = "copy the run out of its search; then ", "COPY"
     cure = f"{copied}`metabench train --config {place} --out {place}` adds it, and trains nothing anew"
+    if (folder / name).exists():
+        return f"{folder}: its {name} is of other weights; {cure}"
     return f"{folder}: has no {name}, as an older version left it; {cure}"
 
 

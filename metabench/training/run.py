@@ -205,7 +205,8 @@ def open_weights(folder: Path, about: Inputs, device: torch.device | str = "cpu"
     config = read_config(folder)
     if not (folder / files.WEIGHTS).exists():
         raise MetabenchError(
-            f"{folder}: has no {files.WEIGHTS}: it was stopped before its first report, or diverged"
+            f"{folder}: has no {files.WEIGHTS}: it was stopped before its first report, or diverged; the "
+            "command that trains it goes on, or take another run"
         )
     learner = loop.build_for(config, about)
     fresh = loop.model(learner, loop.start(config, learner, device))

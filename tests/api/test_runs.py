@@ -69,6 +69,10 @@ def test_training_and_testing_give_what_the_commands_give() -> None:
     assert {len(classes) for classes in table.classes} == {3}
     assert "over 4 meta-test tasks of small" in repr(result)
     assert [*run.reports.index] == [4, 8]
+    (run.folder / files.REPORTS).unlink()
+    assert [*run.reports.index] == []
+    with pytest.raises(mb.MetabenchError, match="nowhere: is no run folder"):
+        _ = mb.Run(Path("nowhere")).reports
     with pytest.raises(AttributeError, match="judged by its accuracy, and has no error"):
         _ = result.error
 

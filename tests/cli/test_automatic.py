@@ -34,7 +34,9 @@ def test_a_time_is_read(text: str, seconds: float) -> None:
     assert automatic.seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "30", "m", "0m", "-5m", "30 m", "5d", "1h30", "inf"])
+@pytest.mark.parametrize(
+    "text", ["", "30", "m", "0m", "-5m", "30 m", "5d", "1h30", "inf", "1m30m", "30m1h", "1m1m", "8761h"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(MetabenchError, match="must be a time such as 90s, 30m or 1h30m"):
         automatic.seconds(text)

@@ -71,7 +71,8 @@ def test_json_and_csv_are_what_python_predicts() -> None:
 def sets(coverage: float) -> list[list[str]]:
     """Return what Python says of the same pictures, the likelier first."""
     classifier = metabench.load("run").fit(*metabench.predict.class_folders("new"))
-    pictures = metabench.predict.find_pictures(["photos"])
+    pictures = metabench.predict.find_pictures("photos")
+    assert pictures == metabench.predict.find_pictures(["photos"])
     shares, is_in = classifier.predict_proba(pictures), classifier.predict_set(pictures, coverage)
     order = np.argsort(-shares, axis=1)
     return [[f"class{one}" for one in row if of[one]] for row, of in zip(order, is_in, strict=True)]
@@ -167,6 +168,11 @@ def nested() -> None:
     Path("deep").rename("new")
 
 
+def one_level_low() -> None:
+    Path("new").rename("above")
+    Path("above/class0").rename("new")
+
+
 def nan_weights() -> None:
     path = Path("run") / files.WEIGHTS
     flat, text = tensors.load(path)
@@ -181,7 +187,16 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: shutil.copy("new/class0/0.png", "new"),
         "a picture outside the folders of classes",
     ),
-    "folders too deep": (nested, "a folder inside the class 'new'"),
+    "folders one too deep": (
+        nested,
+        "holds only 'new', which holds the folders of classes; give 'new/new'",
+    ),
+    "a folder inside a class": (
+        lambda: Path("new/class0/more").mkdir(),
+        "a folder inside the class 'class0'",
+    ),
+    "a class itself": (one_level_low, "holds pictures, and no folders of classes; give the folder above it"),
+    "a file as support": (lambda: (shutil.rmtree("new"), Path("new").touch()), "new: is no folder; give a"),
     "another format": (heic, "no format that is read; convert it"),
     "no picture in support": (lambda: damage("new/class0/0.png"), "'new/class0/0.png': "),
     "no picture in queries": (lambda: damage("photos/class0/1.png"), "'photos/class0/1.png': "),
@@ -196,6 +211,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "no weights": (lambda: Path("run/weights.safetensors").unlink(), "has no weights.safetensors"),
     "an unfinished run": (unfinished, "has seen 4 of 8 tasks; the command that trains it goes on"),
     "a run of regression": (regression, "was trained for regression; predictions are of classes"),
+    "a file as run": (lambda: (shutil.rmtree("run"), Path("run").touch()), "run: is no folder"),
     "no run": (lambda: shutil.rmtree("run"), "run: no such folder"),
     "a folder that is no run": (lambda: Path("run/config.json").unlink(), "holds neither a search nor a run"),
     "an older run": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_sets_grow_with_coverage_up_to_what_can_be_told() -> None:
     shares = classifier.predict_proba(QUERIES)
     for one in sets:  # the likelier classes first
         assert (np.where(one, shares, 1).min(1) >= np.where(one, 0, shares).max(1)).all()
-    for coverage in (0.0, 1.0, -1, 0.999):
+    for coverage in (0.0, 1.0, -1, 0.999, math.nan, "0.9", None, [0.9]):
         with pytest.raises(MetabenchError, match="`coverage`"):
             classifier.predict_set(QUERIES, coverage)
 

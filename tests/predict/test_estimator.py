@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import sklearn.base
 import torch
@@ -114,7 +115,10 @@ def test_no_pictures_get_no_predictions() -> None:
         (SUPPORT, [0, 1], "2 labels for 6 images"),
         (SUPPORT, [0] * 6, "1 classes in the support set; give pictures of 2 or more"),
         (SUPPORT[:2], [0, float("nan")], "nan names no class"),
+        (SUPPORT[:2], [0, pandas.NA], "<NA> names no class"),
         (SUPPORT[:2], [[0], [1]], "must be hashable"),
+        (SUPPORT[:2], [("a", [0]), ("b",)], "must be hashable"),
+        (SUPPORT[:2], np.array(3), "labels: 3 is one label; give a list"),
         (SUPPORT[:2], "ab", "labels: str"),
         ("one.png", ["a"], "is one picture; give a list"),
         (SUPPORT[0], ["a"], r"shape \[16, 16, 1\].*one picture goes into a list"),
@@ -153,6 +157,18 @@ def test_what_is_no_prepared_input_is_refused(image: Any, message: str) -> None:
 def test_predicting_before_fitting_says_what_to_do() -> None:
     with pytest.raises(MetabenchError, match="call fit with a support set first"):
         classifier().predict(QUERIES)
+
+
+def test_predicting_after_parameters_were_set_anew_says_what_to_do() -> None:
+    changed = classifier().fit(SUPPORT, [0, 1] * 3).set_params(path=trained.run("maml"))
+    with pytest.raises(MetabenchError, match="set anew since it was fitted; call fit again"):
+        changed.predict(QUERIES)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:x"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(MetabenchError, match=f"`device` {device}: not on this machine"):
+        metabench.load(trained.run(), device=device)
 
 
 def test_parameters_that_are_changed_open_another_run() -> None:

@@ -18,7 +18,7 @@ from metabench.search.journal.ledger import CONTINUE, Ledger
 from metabench.search.journal.rule import decide
 from metabench.search.propose.searcher import FINISHED, FairSearcher
 from metabench.search.space import automatic
-from metabench.search.space.automatic import Time, Timing
+from metabench.search.space.automatic import Pace, Time, Timing
 from metabench.search.stages import automatic as stage
 from tests.search.played import make_report
 from tests.search.space.test_automatic import PACES
@@ -116,6 +116,30 @@ def test_a_folder_is_looked_at(tmp_path: Path) -> None:
     pictures(tmp_path / "split/train", 3)
     pictures(tmp_path / "split/val", 2)
     assert survey(tmp_path / "split") == folder.Survey(None, 40, 1)
+
+
+def test_a_folder_that_cannot_be_looked_at_says_which_to_give(tmp_path: Path) -> None:
+    place = pictures(tmp_path / "above/classes", 8)
+    (tmp_path / "damaged.zip").write_bytes(b"PK nonsense")
+    (tmp_path / "empty/class0").mkdir(parents=True)
+    messages = {
+        tmp_path / "above": f"give path='{place}'",
+        place / "class0": f"give the folder above it, path='{place}'",
+        tmp_path / "damaged.zip": "damaged.zip .* is truncated or damaged",
+        tmp_path / "empty": "holds no image; give the folder that holds the folders of classes",
+    }
+    for path, message in messages.items():
+        with pytest.raises(MetabenchError, match=message):
+            folder.survey(None, folder.Options(path=str(path)))
+
+
+def test_speeds_and_long_times_are_written_plainly() -> None:
+    slow = {name: Pace(4.0, 1.0, 4.0) for name in automatic.LEARNERS}
+    long = Time(1000 * 3600.0, 20, 2)
+    space = automatic.choose(small.TASK, NetworkConfig(width=4), long, slow)
+    lines = "\n".join(automatic.describe(space, "", long, slow, [*slow]))
+    assert "0.25 tasks a second" in lines
+    assert "time: 60,000 min" in lines
 
 
 def recorded(place: Path, splits: Splits) -> tuple[SearchSpace, Timing]:

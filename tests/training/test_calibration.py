@@ -13,7 +13,7 @@ from metabench.core.config import TaskConfig
 from metabench.data.tasks import frozen
 from metabench.storage import files
 from metabench.storage.files import Damaged
-from metabench.training import calibration, evaluate
+from metabench.training import calibration, evaluate, inputs
 from metabench.training import run as runs
 from metabench.training.calibration import Outputs
 from tests.predict import trained
@@ -116,6 +116,8 @@ def test_training_again_makes_a_calibration_that_is_missing_damaged_or_of_other_
                 calibration.of([folder])
         else:
             assert calibration.of([folder]) is None
+            why = "has no calibration" if data is None else "calibration.safetensors is of other weights"
+            assert why in inputs.lacks(folder, files.CALIBRATION)
         runs.train_run(config, trained.splits(), folder, damaged=damaged.append)
         assert path.read_bytes() == whole
         assert len(damaged) == n_damaged

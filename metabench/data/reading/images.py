@@ -94,6 +94,14 @@ def grouped(paths: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
+def lone(tree: Tree) -> str:
+    """Return the folder of folders that holds all there is, where those above it hold nothing else; or ''."""
+    inside, images, top = grouped(tree.folders[1:]), grouped(tree.images), ""
+    while top not in images and len(inside.get(top, [])) == 1:
+        (top,) = inside[top]
+    return top if top in inside and top not in images else ""
+
+
 def class_name(folder: str) -> str:
     """Return the name of a class, the same letters on every system."""
     return plain(basename(folder))

@@ -145,12 +145,19 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
 
 
 def survey(root: Path | None, options: Options) -> Survey:
-    """Look at some images of a folder or archive; what is wrong with it is for `load` to say."""
+    """Look at some images of a folder or archive; refuse one in which there is nothing to look at."""
     place = splits.locate(root, options.path)
     tree = _images.look_through(place, LIMITS)
     there = _sort(tree, options)
     names = sorted(tree.images)
-    looked = _images.sides_and_colours(tree, names[:: max(1, len(names) // SURVEYED)])
+    off = _level_problem(tree, options, there.is_split)
+    if off or not names:
+        empty = f"{_shown(tree, '')} holds no image; give the folder that holds the folders of classes"
+        splits.refuse(NAME, [off] if off else tree.problems or [empty])
+    try:
+        looked = _images.sides_and_colours(tree, names[:: max(1, len(names) // SURVEYED)])
+    except archives.Refused as error:
+        splits.refuse(NAME, error.args)
     side = int(statistics.median([side for side, _ in looked] or [SIZE.default]))
     in_colour = sum(colour for _, colour in looked) * 2 > len(looked)
     classes = {one.removeprefix(f"{there.domains.get(one)}/") for one in there.images}
@@ -161,13 +168,9 @@ def _level_problem(tree: Tree, options: Options, is_split: bool) -> str | None:
     """Say which folder to give where all images lie at another depth than those of classes do."""
     depths = {path.count("/") for path in tree.images}
     expected = 1 + is_split + options.domains
-    inside, images = grouped(tree.folders[1:]), grouped(tree.images)
-    top = ""
-    while top not in images and len(inside.get(top, [])) == 1:
-        (top,) = inside[top]
     if not depths or expected in depths:
         return None
-    if top and top in inside:
+    if top := _images.lone(tree):
         give = f"path={str(tree.place / top)!r}"
         if tree.place.is_file():
             give = f"an archive of what is in {top!r}, or the unpacked folder"

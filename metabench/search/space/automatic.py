@@ -193,7 +193,7 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     if tasks < 100:
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
-            f"{1 / paces[names[0]].training:.0f} tasks a second; give at least "
+            f"{_speed(paces[names[0]])} tasks a second; give at least "
             f"{math.ceil(2.5 * time.over / 60)}m"
         )
     budget = _budget(tasks, seeds, paces[names[0]])
@@ -229,7 +229,7 @@ def describe(
 ) -> list[str]:
     """Say in lines what a search is going to do."""
     task, budget, names = space.task, space.budget, list(space.algorithms)
-    speeds = ", ".join(f"{name} ({1 / paces[name].training:.0f} tasks a second)" for name in names)
+    speeds = ", ".join(f"{name} ({_speed(paces[name])} tasks a second)" for name in names)
     left_out = [name for name in learners if name not in names]
     without = f"; no time for {', '.join(left_out)}" if left_out else ""
     last = sum(after(budget, paces[name], 2 * budget.seeds) for name in names) / time.slots
@@ -239,11 +239,22 @@ def describe(
         about,
         f"task: {task.way}-way {task.shot}-shot; network: conv4, {space.network.width} filters",
         f"learners: {speeds}{without}; nearest_mean stands beside them",
-        f"time: {time.seconds / 60:.3g} min, of which {time.spent:.0f} s are over; about {searched / 60:.1f} "
-        f"min of trials, {time.slots} at once; the rest for confirmation, full runs and meta-test",
+        f"time: {minutes(time.seconds)} min, of which {time.spent:.0f} s are over; about "
+        f"{searched / 60:,.1f} min of trials, {time.slots} at once; the rest for confirmation, full runs and "
+        "meta-test",
         f"full runs: {budget.tasks:,} tasks, tuned and published settings, {seeds} each; "
         f"{budget.test_tasks} meta-test tasks",
     ]
+
+
+def minutes(seconds: float) -> str:
+    """Write minutes, as short as they can be."""
+    return f"{round(seconds / 60, 1):,g}"
+
+
+def _speed(pace: Pace) -> str:
+    rate = 1 / pace.training
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], seeds: int) -> int:

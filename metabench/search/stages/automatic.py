@@ -220,8 +220,9 @@ def recorded(
     other += [f"options.{key}" for key, value in now["options"].items() if there["options"].get(key) != value]
     other += ["time"] if timing["seconds"] != seconds else []
     if other:
+        length = automatic.minutes(timing["seconds"])
         raise MetabenchError(
-            f"{place}: holds a search of {timing['seconds'] / 60:.3g} min with another {', '.join(other)}; "
+            f"{place}: holds a search of {length} min with another {', '.join(other)}; "
             f"{advice}, or type what was typed then, to go on with it"
         )
     return space, Timing(seconds, timing["paces"], begun, timing["busy"])
