@@ -141,7 +141,7 @@ def _run_stages(
     seed: int,
     joined: Cluster,
     watch: Watch,
-    timing: Timing | None,
+    timing: Timing | None = None,
 ) -> None:
     """Run what is left of the trials, the confirmation, the final runs and the meta-test."""
     from metabench.core import signals

@@ -42,7 +42,7 @@ def test_every_cell_is_a_run_that_can_be_described(script: ModuleType) -> None:
         "unknown cell": (["sinusoid-10s-maml", "nosuch"], "no cell of the table is named nosuch"),
         "cell outside the subset": (["--subset", "omniglot-20w1s-maml"], "no cell of the subset is named"),
         "no jobs": (["--jobs", "0"], "--jobs 0: must be >= 1"),
-        "no such device": (["--device", "abacus"], "--device abacus: not on this machine"),
+        "no such device": (["--device", "abacus"], "`device` abacus: not on this machine"),
     }.values(),
     ids=["unknown cell", "cell outside the subset", "no jobs", "no such device"],
 )

@@ -119,7 +119,7 @@ def test_where_no_trial_was_judged_no_final_run_is_started(
     tmp_path: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = dict.fromkeys(space.algorithms)
-    monkeypatch.setattr(experiment, "explore", lambda *arguments: None)
+    monkeypatch.setattr(experiment, "explore", lambda *arguments, **options: None)
     monkeypatch.setattr(confirm, "choose", lambda *arguments: nothing)
     monkeypatch.setattr(cluster, "describe", list)  # of a Ray that is not started
     watch = Watch(tmp_path, space, quiet=True)
