@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import re
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +60,8 @@ def ask(
     read = None if timed else _read(space, algorithms, budget)
     if name is None:
         name = _name(read) if read and isinstance(space, Mapping) else Path(str(space)).stem
+        if timed is not None:  # a folder of pictures may be called anything, and be the one where one is
+            name = re.sub(r"[^\w.-]+", "_", Path(os.path.abspath(str(space))).stem, flags=re.ASCII)
     files.check_name(name, "name")
     _refuse_missing(options)
     url = remote.check_url(storage) if storage is not None and remote.is_url(storage) else None

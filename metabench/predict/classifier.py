@@ -39,7 +39,7 @@ class FewShotClassifier:
         row: of a search, such as maml:tuned; the best tuned row by confirmation where it is not given.
         prepared: images are inputs [C, H, W] as those of the data set are, uint8 or in [0, 1], and are taken
             as they are; else they are pictures, cut, resized and scaled as the data set's were.
-        device: where to compute, such as cpu or cuda.
+        device: where to compute: cpu, cuda or cuda:1; auto takes a GPU where there is one.
     """
 
     def __init__(

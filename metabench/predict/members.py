@@ -46,7 +46,7 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
         name, chosen = f"{source.config['run']['algorithm']}:run", [source]
     else:
         name, chosen, notes = _row(source, row)
-    whole = [one for one in chosen if (one.folder / files.WEIGHTS).exists()]
+    whole = [one for one in chosen if _has_say(one)]
     if chosen[len(whole) :]:
         notes.append(f"{len(chosen) - len(whole)} of {len(chosen)} seeds diverged, and have no say")
     for one in chosen:
@@ -104,6 +104,11 @@ def _best(search: Search) -> str:
             f"`row`, such as {next(iter(search.runs))[0]}:{DEFAULT}"
         )
     return f"{max(order, key=lambda one: order[one] if math.isfinite(order[one]) else -math.inf)}:{TUNED}"
+
+
+def _has_say(one: Run) -> bool:
+    """Tell whether a run has weights, or had them: of one that has lost them, opening says so."""
+    return (one.folder / files.WEIGHTS).exists() or bool(one.reports and one.reports[-1]["finite"])
 
 
 def _refuse_unfinished(one: Run) -> None:

@@ -54,6 +54,16 @@ def test_a_folder_or_a_data_set_needs_a_time() -> None:
     refused(metabench("search", "glyphs"), "glyphs: is a data set", "--time 30m")
 
 
+@pytest.mark.parametrize("name", ["My pictures", "写真", "a.b & c"])
+def test_a_folder_may_be_called_anything_and_be_the_one_where_one_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = pictures(Path(name), 8)
+    refused(metabench("search", name, "--time", "1s"), "is too short here")
+    monkeypatch.chdir(place)
+    refused(metabench("search", ".", "--time", "1s"), "is too short here")
+
+
 def test_what_a_space_says_cannot_be_chosen_beside_it() -> None:
     Path("space.yaml").write_text(yaml.safe_dump(SPACE))
     typed = ["--time", "30m", "--way", "5", "--option", "n_classes=30"]

@@ -64,6 +64,13 @@ def test_a_seed_that_diverged_has_no_say_and_is_counted(tmp_path: Path) -> None:
     assert "1 of 2 seeds diverged, and have no say" in metabench.load(place).notes
 
 
+def test_a_seed_whose_weights_are_lost_is_no_diverged_one(tmp_path: Path) -> None:
+    place = trained.search(tmp_path / "search", {"maml": 0.5}, seeds=2)
+    (place / files.FINAL / "maml-tuned-seed1" / files.WEIGHTS).unlink()
+    with pytest.raises(MetabenchError, match=r"maml-tuned-seed1: has no weights.safetensors"):
+        metabench.load(place)
+
+
 def test_a_search_that_has_not_come_to_its_final_runs_says_what_goes_on(tmp_path: Path) -> None:
     place = trained.search(tmp_path / "search", {})
     with pytest.raises(MetabenchError, match=r"no final run yet; the same `metabench search` goes on"):
