@@ -81,7 +81,7 @@ class FewShotClassifier:
             raise MetabenchError(f"{len(names)} labels for {len(shown)} images; give one label an image")
         classes = list(dict.fromkeys(names))  # in the order in which they come, whatever they are called
         if len(classes) < 2:
-            raise MetabenchError(f"{len(classes)} classes in the support set; give pictures of 2 or more")
+            raise MetabenchError(f"classes in the support set: {len(classes)}; give pictures of 2 or more")
         models = members.for_classes(self.members, len(classes))
         self._beyond = members.beyond(self.members, Counter(names).values())
         position = {name: row for row, name in enumerate(classes)}

@@ -159,7 +159,7 @@ def beyond(members: Members, counts: Collection[int]) -> list[str]:
         return []
     ways, shots = (f"{a}" if a == b else f"{a} to {b}" for a, b in ((low, high), (least, most)))
     return [
-        f"calibrated on tasks of {ways} classes with {shots} pictures each, which this support set is not: "
+        f"calibrated on {ways}-way {shots}-shot tasks (classes, pictures of each), which this is not: "
         "no coverage is guaranteed, and probabilities may be too high or too low"
     ]
 

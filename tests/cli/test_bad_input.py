@@ -198,8 +198,8 @@ def test_a_file_that_cannot_be_read_is_refused(content: bytes | None) -> None:
     refused(metabench("search", "space.yaml"), "metabench: space.yaml")
 
 
-def test_a_folder_is_no_search_space() -> None:
-    refused(metabench("search", "."), "is no file")
+def test_a_folder_is_searched_within_a_time_alone() -> None:
+    refused(metabench("search", "."), "is a folder of pictures; say how long", "--time 30m")
 
 
 FLAGS = {

@@ -200,7 +200,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "another format": (heic, "no format that is read; convert it"),
     "no picture in support": (lambda: damage("new/class0/0.png"), "'new/class0/0.png': "),
     "no picture in queries": (lambda: damage("photos/class0/1.png"), "'photos/class0/1.png': "),
-    "one class": (one_class, "1 classes in the support set; give pictures of 2 or more"),
+    "one class": (one_class, "classes in the support set: 1; give pictures of 2 or more"),
     "too many classes": (seven_classes, "was trained for 3 ways, here are up to 7"),
     "weights of another run": (
         other_weights,

@@ -97,7 +97,7 @@ def test_a_run_without_a_calibration_predicts_and_says_what_adds_it(tmp_path: Pa
 def test_a_support_set_of_another_kind_has_no_guarantee_and_is_said_to(images: list, labels: list) -> None:
     classifier = metabench.load(trained.run())
     classifier.fit(images, labels).predict_set(QUERIES)
-    assert "calibrated on tasks of 3 classes with 1 pictures each" in classifier.notes[-1]
+    assert "calibrated on 3-way 1-shot tasks" in classifier.notes[-1]
     classifier.fit(SUPPORT, LABELS)
     assert not any("calibrated" in note for note in classifier.notes)
 

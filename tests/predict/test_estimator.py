@@ -113,7 +113,7 @@ def test_no_pictures_get_no_predictions() -> None:
     ("images", "labels", "message"),
     [
         (SUPPORT, [0, 1], "2 labels for 6 images"),
-        (SUPPORT, [0] * 6, "1 classes in the support set; give pictures of 2 or more"),
+        (SUPPORT, [0] * 6, "classes in the support set: 1; give pictures of 2 or more"),
         (SUPPORT[:2], [0, float("nan")], "nan names no class"),
         (SUPPORT[:2], [0, pandas.NA], "<NA> names no class"),
         (SUPPORT[:2], [[0], [1]], "must be hashable"),

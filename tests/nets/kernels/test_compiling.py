@@ -17,7 +17,10 @@ SHARED = 99 * 1024
 """Bytes that a program of a GPU of compute capability 8.6 or 8.9 may share; larger ones have more."""
 
 
-@pytest.mark.parametrize(("arch", "setting"), [(80, "seed"), (90, "omni"), (90, "mini")])
+@pytest.mark.parametrize(
+    ("arch", "setting"),
+    [(80, "seed"), *(pytest.param(90, name, marks=pytest.mark.slow) for name in ("omni", "mini"))],
+)
 def test_kernels_compile_and_fit(arch: int, setting: str, tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/compiled.py", "--arch", str(arch), "--setting", setting, "--json"]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
