@@ -84,6 +84,7 @@ def test_a_replayed_step_computes_again_too() -> None:
     assert len(traces.recorded) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["maml", "maml_pp"])
 def test_ten_steps_take_the_memory_of_one(name: str) -> None:
     found = {

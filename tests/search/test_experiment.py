@@ -48,8 +48,8 @@ def explore(
     """Search with played trials and return the searchers that were used."""
     searchers: list[FairSearcher] = []
 
-    def make(*args: Any) -> FairSearcher:
-        searchers.append(FairSearcher(*args))
+    def make(*args: Any, **options: Any) -> FairSearcher:
+        searchers.append(FairSearcher(*args, **options))
         return searchers[-1]
 
     ledger, watch = Ledger(folder, keep=2), Watch(folder, space, quiet=True)

@@ -92,6 +92,7 @@ def images(root: Path, shade: int) -> None:
             Image.fromarray(image).save(root / "mine" / f"class{row}" / f"{column}.png")
 
 
+@pytest.mark.slow
 def test_nodes_come_and_go_and_one_with_other_data_reports_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def test_four_trials_share_two_gpus_evenly(tmp_path: Path, place: Path, space: S
     assert all(word["gpus"] == [int(word["visible"])] for word in words)
 
 
+@pytest.mark.slow
 def test_a_search_waits_for_a_storage_that_does_not_answer_and_goes_on(place: Path) -> None:
     with server.running() as s3:
         proxy = Proxy(s3.port)

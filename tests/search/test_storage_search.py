@@ -63,6 +63,7 @@ def run(machine: Path, ray_at: str, url: str, moment: Callable[[], bool] = lambd
     return process.returncode, told
 
 
+@pytest.mark.slow
 def test_a_preempted_search_goes_on_elsewhere_from_what_is_stored_alone(
     tmp_path: Path, s3: server.Server, ray_at: str
 ) -> None:
