@@ -74,8 +74,8 @@ def piled(p: Floats, rng: np.random.Generator) -> Floats:
     That is the score of adaptive prediction sets (Romano, Sesia and Candes 2020, arXiv 2006.02544).
     """
     order = np.argsort(-p, axis=2)
-    own = np.take_along_axis(p, order, 2)
-    total = own.cumsum(2) - own * rng.random((*p.shape[:2], 1))
+    sorted_shares = np.take_along_axis(p, order, 2)
+    total = sorted_shares.cumsum(2) - sorted_shares * rng.random((*p.shape[:2], 1))
     return np.take_along_axis(total, np.argsort(order, axis=2), 2)
 
 

@@ -62,10 +62,10 @@ def read(
     return _task(str(path), name if is_set else folders.NAME, task), seconds(time)
 
 
-def _refuse_beside(path: Path | None, given: Sequence[str]) -> None:
+def _refuse_beside(path: Path | None, typed: Sequence[str]) -> None:
     """Refuse what a search space says already."""
-    if given:
-        listed = " and ".join(f"`{key}`" for key in given)
+    if typed:
+        listed = " and ".join(f"`{key}`" for key in typed)
         raise MetabenchError(
             f"{listed}: choose what stands in {path or 'the space'} already; change it there, or give a "
             "folder of pictures or a data set's name"

@@ -140,12 +140,12 @@ def train(
 
 def _by_model(algorithm: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Sort settings by the models that they are of, or refuse those that there are not."""
-    own = [*field_types(algorithms.get(algorithm).hparams)] if algorithms.is_known(algorithm) else None
+    its = [*field_types(algorithms.get(algorithm).hparams)] if algorithms.is_known(algorithm) else None
     parts: dict[str, dict[str, Any]] = {"task": {}, "network": {}, "run": {}, "settings": {}}
     wrong = []
     for name, value in settings.items():
-        if name not in SETTINGS and own is not None and name not in own:
-            wrong.append(f"{name}: unknown setting.{allowed(name, [*SETTINGS, *own])}")
+        if name not in SETTINGS and its is not None and name not in its:
+            wrong.append(f"{name}: unknown setting.{allowed(name, [*SETTINGS, *its])}")
         elif name in ("options", "distort") and not isinstance(value, Mapping):
             wrong.append(f"{name}={value!r}: must be a dict of settings")
         else:

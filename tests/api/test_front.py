@@ -113,5 +113,5 @@ def shown(default: Any) -> str:
 
 
 def test_no_setting_of_an_algorithm_is_called_as_another() -> None:
-    own = {name for one in algorithms.names() for name in field_types(get(one).hparams)}
-    assert not own & {*runs.SETTINGS, *inspect.signature(mb.train).parameters}
+    of_algorithms = {name for one in algorithms.names() for name in field_types(get(one).hparams)}
+    assert not of_algorithms & {*runs.SETTINGS, *inspect.signature(mb.train).parameters}

@@ -57,12 +57,12 @@ def test_training_and_testing_give_what_the_commands_give() -> None:
             "train", "--algorithm", "fomaml", "--dataset", "glyphs", *typed(SMALL), *words, "--out", "typed"
         )
         result = run.test(4, quiet=True)
-        told = json.loads(command("test", "typed", "--tasks", 4, "--json"))
+        printed = json.loads(command("test", "typed", "--tasks", 4, "--json"))
     assert run.folder == Path("runs/fomaml-glyphs-3w1s-seed0")
     assert (run.folder / files.WEIGHTS).read_bytes() == (Path("typed") / files.WEIGHTS).read_bytes()
     assert run.config == mb.Run(Path("typed")).config
-    assert (result.accuracy, *result.interval) == (told["accuracy"], told["ci_low"], told["ci_high"])
-    assert result.accuracy_one_at_a_time == told["accuracy_one_at_a_time"]
+    assert (result.accuracy, *result.interval) == (printed["accuracy"], printed["ci_low"], printed["ci_high"])
+    assert result.accuracy_one_at_a_time == printed["accuracy_one_at_a_time"]
     assert result.accuracies.mean() == pytest.approx(result.accuracy, abs=1e-12)
     table = result.to_pandas()
     assert (table.accuracy == result.accuracies).all()

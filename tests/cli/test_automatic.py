@@ -82,7 +82,7 @@ def test_what_a_time_chooses_cannot_be_set_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["mine", "--time", "soon"], "time=soon: must be a time"),
         (["mine", "--time", "30m", "--option", "sizze=28"], "Did you mean 'size'?"),
@@ -92,10 +92,10 @@ def test_what_a_time_chooses_cannot_be_set_beside_it() -> None:
         (["mine", "--time", "3s"], "is too short here"),
     ],
 )
-def test_a_mistake_is_one_message_and_leaves_nothing(words: list[str], told: str) -> None:
+def test_a_mistake_is_one_message_and_leaves_nothing(words: list[str], message: str) -> None:
     pictures(Path("mine"), 8)
     pictures(Path("few"), 5)
-    refused(metabench("search", *words), told)
+    refused(metabench("search", *words), message)
     assert not Path("runs").exists()
 
 

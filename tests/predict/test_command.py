@@ -18,9 +18,7 @@ from typer.testing import CliRunner, Result
 import metabench
 from metabench.cli import app
 from metabench.storage import files, tensors
-from metabench.training import run as runs
 from tests.predict import trained
-from tests.support import small
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +80,8 @@ def sets(coverage: float) -> list[list[str]]:
 def test_sets_are_printed_in_every_form_and_are_what_python_says(coverage: float) -> None:
     expected, args = sets(coverage), ("run", "--support", "new", "photos", "--coverage", str(coverage))
     lines = output(*args).splitlines()
-    told = f"; at {100 * coverage:g} %: "
-    assert [line.split(told)[1] for line in lines] == [", ".join(one) or "none" for one in expected]
+    before = f"; at {100 * coverage:g} %: "
+    assert [line.split(before)[1] for line in lines] == [", ".join(one) or "none" for one in expected]
     answer = json.loads(output(*args, "--json"))
     assert answer["coverage"] == coverage
     assert [one["set"] for one in answer["predictions"]] == expected
@@ -126,23 +124,6 @@ def damage(path: str) -> None:
 
 def other_weights() -> None:
     shutil.copy(trained.run("protonet", width=8) / files.WEIGHTS, "run")
-
-
-def unfinished() -> None:
-    (report,) = files.read_lines(Path("run") / files.REPORTS)
-    files.write_lines(Path("run") / files.REPORTS, [{**report, "tasks_seen": 4}])
-
-
-def regression() -> None:
-    shutil.rmtree("run")
-    with trained.quickly():
-        config = small.regression(tasks=8).model_copy(update={"rungs": [8]})
-        runs.train_run(config, small.sinusoids(), Path("run"))
-
-
-def no_pictures() -> None:
-    record = files.read_json(Path("run/inputs.json"))
-    files.write_json(Path("run/inputs.json"), {**record, "pictures": None})
 
 
 def seven_classes() -> None:
@@ -209,8 +190,8 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "weights that are damaged": (lambda: damage("run/weights.safetensors"), "is damaged"),
     "weights that are no numbers": (nan_weights, "adapting to this support set diverged"),
     "no weights": (lambda: Path("run/weights.safetensors").unlink(), "has no weights.safetensors"),
-    "an unfinished run": (unfinished, "has seen 4 of 8 tasks; the command that trains it goes on"),
-    "a run of regression": (regression, "was trained for regression; predictions are of classes"),
+    "an unfinished run": (trained.unfinished, "has seen 4 of 8 tasks; the command that trains it goes on"),
+    "a run of regression": (trained.regression, "was trained for regression; predictions are of classes"),
     "a file as run": (lambda: (shutil.rmtree("run"), Path("run").touch()), "run: is no folder"),
     "no run": (lambda: shutil.rmtree("run"), "run: no such folder"),
     "a folder that is no run": (lambda: Path("run/config.json").unlink(), "holds neither a search nor a run"),
@@ -218,7 +199,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Path("run/inputs.json").unlink(),
         "`metabench train --config run --out run` adds it",
     ),
-    "data that say nothing of pictures": (no_pictures, "give inputs of shape [1, 16, 16] as arrays"),
+    "data that say nothing of pictures": (trained.no_pictures, "give inputs of shape [1, 16, 16] as arrays"),
     "no queries": (lambda: shutil.rmtree("photos"), "'photos': no picture; give files"),
 }
 

@@ -25,11 +25,9 @@ from metabench.cli import app
 from metabench.core import MetabenchError, Pictures
 from metabench.data.reading import fitting
 from metabench.predict import class_folders, export, export_model, exported, pictures
-from metabench.storage import files
 from metabench.training import run as runs
 from metabench.training.inputs import Inputs
 from tests.predict import trained
-from tests.support import small
 
 CLASSIFIERS = [name for name in algorithms.names() if "classification" in algorithms.get(name).kinds]
 COMPARING = ("protonet", "matching", "r2d2", "nearest_mean")
@@ -330,23 +328,6 @@ def full_context() -> None:
         runs.train_run(config, trained.splits(), Path("run"))
 
 
-def unfinished() -> None:
-    (report,) = files.read_lines(Path("run") / files.REPORTS)
-    files.write_lines(Path("run") / files.REPORTS, [{**report, "tasks_seen": 4}])
-
-
-def regression() -> None:
-    shutil.rmtree("run")
-    with trained.quickly():
-        config = small.regression(tasks=8).model_copy(update={"rungs": [8]})
-        runs.train_run(config, small.sinusoids(), Path("run"))
-
-
-def no_pictures() -> None:
-    record = files.read_json(Path("run/inputs.json"))
-    files.write_json(Path("run/inputs.json"), {**record, "pictures": None})
-
-
 def in_the_way() -> None:
     Path("out").mkdir()
     Path("out/thesis.txt").write_text("")
@@ -369,9 +350,9 @@ def seven_classes() -> None:
         (fixed_outputs, (), "--support: snail:run has outputs for a fixed number of classes; give"),
         (full_context, (), "--support: matching:run reads its support set one by one; give"),
         (seven_classes, ("--support", "more"), "was trained for 3 ways, here are up to 7"),
-        (unfinished, (), "run: has seen 4 of 8 tasks"),
-        (regression, (), "was trained for regression"),
-        (no_pictures, (), "does not say how a picture becomes an input"),
+        (trained.unfinished, (), "run: has seen 4 of 8 tasks"),
+        (trained.regression, (), "was trained for regression"),
+        (trained.no_pictures, (), "does not say how a picture becomes an input"),
         (in_the_way, (), "out: is there already, and no export; remove it, or choose another --out"),
         (a_file, (), "out: is there already, and no export; remove it, or choose another --out"),
         (lambda: None, ("--support", "gone"), "gone: no such folder"),

@@ -102,3 +102,23 @@ def classes_on_disk(folder: Path, n_classes: int = 3, shots: int = 2, size: int 
         for shot, picture in enumerate(draw(shots, seed=number, size=size)):
             Image.fromarray(picture[:, :, 0]).save(folder / f"class{number}" / f"{shot}.png")
     return folder
+
+
+def unfinished() -> None:
+    """Make the run here one that has not seen all its tasks."""
+    (report,) = files.read_lines(Path("run") / files.REPORTS)
+    files.write_lines(Path("run") / files.REPORTS, [{**report, "tasks_seen": 4}])
+
+
+def regression() -> None:
+    """Make the run here one of regression."""
+    shutil.rmtree("run")
+    with quickly():
+        config = small.regression(tasks=8).model_copy(update={"rungs": [8]})
+        runs.train_run(config, small.sinusoids(), Path("run"))
+
+
+def no_pictures() -> None:
+    """Let the run here not say how a picture becomes an input."""
+    record = files.read_json(Path("run/inputs.json"))
+    files.write_json(Path("run/inputs.json"), {**record, "pictures": None})

@@ -54,8 +54,8 @@ def play(
         heapq.heappush(running, (clock[0] + took, trial_id, name, rung, trial.seconds + took))
 
     while True:
-        while len(running) < slots and isinstance(given := searcher.suggest(f"id-{number}"), dict):
-            go_on(f"id-{number}", given["trial"])
+        while len(running) < slots and isinstance(proposed := searcher.suggest(f"id-{number}"), dict):
+            go_on(f"id-{number}", proposed["trial"])
             number += 1
         if not running:
             assert searcher.suggest("last") == FINISHED
@@ -161,13 +161,13 @@ def test_the_same_command_goes_on_with_the_space_that_was_chosen(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds", "told"), [({"way": 4}, 600.0, "another way"), ({}, 300.0, "another time")]
+    ("asked", "seconds", "message"), [({"way": 4}, 600.0, "another way"), ({}, 300.0, "another time")]
 )
 def test_another_command_is_refused_and_not_taken_for_it(
-    tmp_path: Path, asked: dict[str, object], seconds: float, told: str
+    tmp_path: Path, asked: dict[str, object], seconds: float, message: str
 ) -> None:
     recorded(tmp_path, small.splits())
-    with pytest.raises(MetabenchError, match=told):
+    with pytest.raises(MetabenchError, match=message):
         stage.recorded(tmp_path, None, {"dataset": "small", "options": {}, **asked}, seconds, 0.0)
 
 
