@@ -62,6 +62,15 @@ class Split(NamedTuple):
     counts: Tensor | None = None
     # float [class], how much likelier a class is to be drawn than another; None: all alike
     weights: Tensor | None = None
+    # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
+    pictures: Tensor | None = None
+
+
+class Features(NamedTuple):
+    """What features were made of, and by what."""
+
+    shape: tuple[int, ...]  # of the pictures that passed the backbone: [C, H, W]
+    backbone: str  # its digest
 
 
 class Pictures(NamedTuple):
@@ -85,6 +94,7 @@ class Splits(NamedTuple):
     fingerprint: str  # sha256 over names and bytes of all three splits
     kind: str = "classification"  # or "regression"
     pictures: Pictures | None = None  # None: no picture becomes such an input
+    features: Features | None = None  # where images are features of a frozen backbone
 
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")

@@ -188,6 +188,7 @@ COLUMNS = (
     number("training_accelerator_seconds", "Training accelerator", duration, "cost"),
     number("peak_memory", "Memory", memory, "cost"),
     number("parameters", "Parameters", count, "cost"),
+    words("network", "Network", "cost", if_shared="hide"),
     words("model", "Model", "cost", if_shared="say"),
     words("batch_norm", "Batch norm", "cost", if_shared="say"),
     words("folder", "Folder", "cost", if_shared="hide"),

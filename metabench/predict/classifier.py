@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,9 @@ class FewShotClassifier:
         position = {name: row for row, name in enumerate(classes)}
         y = torch.tensor([position[name] for name in names])
         order = y.argsort(stable=True)  # class by class, as in training
-        x = torch.cat(list(pictures.chunks(shown, self.members.about, self.prepared)))[order]
         device = pick(self.device)
-        support = Support(x.to(device), y[order].to(device))
+        x = torch.cat([*self._inputs(shown)])[order.to(device)]
+        support = Support(x, y[order].to(device))
         self._learners = [_adapted(model, support) for model in models]
         ascending = _ascending(classes)
         self._columns = [position[name] for name in ascending]
@@ -102,9 +102,19 @@ class FewShotClassifier:
             raise MetabenchError("predict: no class is known yet; call fit with a support set first")
         if self._fitted != self._asked:
             raise MetabenchError("predict: its parameters were set anew since it was fitted; call fit again")
-        about, shown, device = self.members.about, pictures.listed(images), pick(self.device)
-        parts = [self._shares(x.to(device)) for x in pictures.chunks(shown, about, self.prepared)]
+        parts = [self._shares(x) for x in self._inputs(pictures.listed(images))]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
+
+    def _inputs(self, shown: list[Any]) -> Iterator[Tensor]:
+        """Yield inputs of pictures, some at once: a backbone's features, where the runs learnt from those."""
+        embedder, device = self.members.embedder, pick(self.device)
+        about = self.members.about if self.prepared else self.members.pictures
+        for x in pictures.chunks(shown, about, self.prepared):
+            if embedder is None or self.prepared:
+                yield x.to(device)
+            else:
+                with torch.no_grad():  # a picture at a time: its features depend on no other to the last bit
+                    yield torch.cat([embedder(one[None].to(device)) for one in x])
 
     def _shares(self, x: Tensor) -> Array:
         vectorise.prepare(x.device)

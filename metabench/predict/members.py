@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench import stats
-from metabench.core import MetabenchError
+from metabench.core import Features, MetabenchError
 from metabench.core.config import nearest
 from metabench.leaderboard import folders
 from metabench.leaderboard.folders import Run, Search
@@ -17,6 +17,7 @@ from metabench.leaderboard.rows import DEFAULT, TUNED, baseline_name
 from metabench.storage import files, records
 from metabench.training import calibration, evaluate, inputs, run
 from metabench.training.calibration import Calibration
+from metabench.training.features import Embedder, backbone_of
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -30,6 +31,12 @@ class Members(NamedTuple):
     about: Inputs
     calibration: Calibration | None  # None where an older version trained one of them
     notes: tuple[str, ...]  # what a user should know of the predictions
+    embedder: Embedder | None = None  # what makes features of pictures, where the runs learnt from those
+
+    @property
+    def pictures(self) -> Inputs:
+        """Describe what a picture becomes at first: an input, or what the backbone takes."""
+        return self.about if self.about.features is None else self.about._replace(shape=self.about.features.shape)
 
 
 def open_members(place: str | Path, row: str | None, device: str) -> Members:
@@ -71,7 +78,19 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
         )
     if about.pictures is not None and about.pictures.is_inverted:
         notes.append("pictures are taken as dark on light")
-    return Members(name, opened, paths, about, sure, tuple(notes))
+    embedder = None if about.features is None else _embedder(paths[0], opened[0], about.features, device)
+    return Members(name, opened, paths, about, sure, tuple(notes), embedder)
+
+
+def _embedder(folder: Path, opened: run.Run, features: Features, device: str) -> Embedder:
+    """Open the backbone that a run learnt behind, or refuse another one."""
+    backbone = backbone_of(opened.config.network)
+    if backbone.digest != features.backbone:
+        raise MetabenchError(
+            f"{folder}: learnt behind another backbone than network.name={opened.config.network.name!r} is here "
+            f"(digest {features.backbone[:12]} there, {backbone.digest[:12]} here); put its `weights` back"
+        )
+    return Embedder(backbone).to(device)
 
 
 def _row(search: Search, asked: str | None) -> tuple[str, list[Run], list[str]]:

@@ -9,6 +9,7 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -80,6 +81,7 @@ def search(
         if not final.is_tested(place, watch.say):
             watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
+            _embed(watch.space, splits, watch.say)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 nodes.check(address, space.task, splits, fetch)
                 _run_stages(place, watch.space, splits, seed, joined, watch, timing)
@@ -108,6 +110,14 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
         splits = data.load(space.task)
     data.check(space.task, splits)
     return splits, kept
+
+
+def _embed(space: SearchSpace, splits: Splits, say: Callable[[str], None]) -> None:
+    """Let all pictures pass the frozen backbones, once and on all cores, before workers ask for features."""
+    from metabench.training import features
+
+    for network in {features.source(one): one for one in map(space.network_of, space.algorithms)}.values():
+        features.embedded(splits, space.task, network, say)
 
 
 def _run_trials(

@@ -306,13 +306,23 @@ class _Pictures(TypedDict):
     is_inverted: bool
 
 
+Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+
+
+@keys
+class _Features(TypedDict):
+    shape: Shape
+    backbone: str
+
+
 @keys
 class _Inputs(TypedDict):
     data: str
     kind: Literal["classification", "regression"]
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+    shape: Shape
     n_classes: Whole
     pictures: _Pictures | None
+    features: NotRequired[_Features | None]
 
 
 @keys

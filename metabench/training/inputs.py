@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from metabench import PROTOCOL
-from metabench.core import MetabenchError, Pictures, Splits
+from metabench.core import Features, MetabenchError, Pictures, Splits
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
 
@@ -22,21 +24,29 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
     n_classes: int  # of meta-train
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
+    features: Features | None = None  # where inputs are features of a frozen backbone
+    mean: Tensor | None = None  # of features over meta-train, which stands in no file
 
 
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
-    table = splits.meta_train.images
-    return Inputs(splits.name, splits.kind, frozen.input_shape(table), len(table), splits.pictures)
+    table, features = splits.meta_train.images, splits.features
+    shape, mean = frozen.input_shape(table), None
+    if features is not None:
+        counts = splits.meta_train.counts
+        n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())
+        mean = table.sum((0, 1)) / n_pictures  # rows beyond the counts are zeros
+    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, features, mean)
 
 
 def write(folder: Path, splits: Splits) -> None:
     """Write down what a run learns from, unless its folder says so already."""
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
-        about = of(splits)
-        pictures = None if about.pictures is None else about.pictures._asdict()
-        files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
+        record = of(splits)._asdict()
+        del record["mean"]
+        nested = {key: one and one._asdict() for key, one in record.items() if key in ("pictures", "features")}
+        files.write_json(path, {"protocol": PROTOCOL, **record, **nested})
 
 
 def lacks(folder: Path, name: str) -> str:
@@ -56,11 +66,12 @@ def read(folder: Path) -> Inputs:
     if not path.exists():
         raise MetabenchError(lacks(folder, files.INPUTS))
     record = records.read(path, models.INPUTS)
-    pictures = record["pictures"]
+    pictures, features = record["pictures"], record.get("features")
     return Inputs(
         record["data"],
         record["kind"],
         tuple(record["shape"]),
         record["n_classes"],
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
+        None if features is None else Features(tuple(features["shape"]), features["backbone"]),
     )

@@ -333,6 +333,10 @@ class SearchSpace(Model):
 
     task: TaskConfig
     network: NetworkConfig = NetworkConfig()
+    networks: dict[str, NetworkConfig] = Field(
+        default_factory=dict,
+        description="other networks, by the label of the rows that have them: NAME.LABEL takes that of LABEL",
+    )
     budget: BudgetConfig
     shared: dict[str, Parameter] = Field(
         default_factory=dict, description="hyperparameters of all algorithms that have them"
@@ -346,6 +350,10 @@ class SearchSpace(Model):
         default_factory=list,
         description="other published settings, tried after the defaults; what is left out keeps its default",
     )
+
+    def network_of(self, algorithm: str) -> NetworkConfig:
+        """Return the network of an algorithm's rows."""
+        return self.networks.get(algorithm.partition(".")[2], self.network)
 
 
 class RunConfig(Model):

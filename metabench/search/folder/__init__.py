@@ -170,6 +170,7 @@ def _card(space: SearchSpace) -> str:
     rows = {
         "task": f"{task.way}-way {task.shot}-shot {task.dataset}",
         "network": f"{space.network.name}, width {space.network.width}, norm {space.network.norm}",
+        **{f"network of .{label}": one.module or one.name for label, one in space.networks.items()},
         "algorithms": ", ".join(space.algorithms),
         "trials an algorithm": budget.trials,
         "tasks of a full run": budget.tasks,

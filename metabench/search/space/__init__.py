@@ -270,7 +270,7 @@ def run_config(
         algorithm=algorithm,
         hyperparameters={**vars(algorithms.hparams(algorithm, {})), **hyperparameters},
         task=space.task,
-        network=space.network,
+        network=space.network_of(algorithm),
         tasks=space.budget.tasks,
         rungs=list(rungs),
         validation_tasks=space.budget.validation_tasks,

@@ -1,0 +1,53 @@
+"""A head on features of a frozen backbone: centred, of unit length, and hidden layers behind them if asked for."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from metabench.core import Net, Tree
+from metabench.core.config import NetworkConfig
+from metabench.nets import mlp, parts
+
+INPUT = "input"
+"""The layer that moves features to the middle and scales them, before they are made of unit length."""
+
+
+def frozen(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
+    """Build what learns on features [D] of a frozen backbone, and a linear head.
+
+    Args:
+        shape: of one input; its mean over meta-train is what `centred` starts from.
+    """
+    (n_features,) = shape
+    inputs = [n_features, *[network.width] * max(0, network.hidden - 1)]
+    hidden = [
+        parts.Layer(f"linear{layer}", f"norm{layer}", (network.width, n))
+        for layer, n in enumerate(inputs[: network.hidden], 1)
+    ]
+    if hidden:
+        parts.check(network, n_pixels=1, foreign=("shrink", "readout"))
+    embed = partial(parts.embed, partial(mlp.block, parts.norm_of(network)), network.hidden, lambda x: x)
+    features = network.width if hidden else n_features
+    net = parts.describe(network, hidden, partial(_embed, embed), features, outputs, n_features)
+    return centred(net._replace(norms=(INPUT, *net.norms)), torch.zeros(n_features))
+
+
+def centred(net: Net, mean: Tensor) -> Net:
+    """Let a network of features start from their mean."""
+    return net._replace(init=partial(_init, net.init, mean))
+
+
+def _init(rest: partial[Tree], mean: Tensor, generator: Generator) -> Tree:
+    return {**rest(generator), INPUT: {"scale": torch.ones_like(mean), "shift": -mean}}
+
+
+def _embed(
+    rest: partial[tuple[Tensor, Tree]], params: Tree, x: Tensor, moments: Tree = None
+) -> tuple[Tensor, Tree]:
+    # SimpleShot's CL2N (arXiv 1911.04623, sec. 3) where scale is 1 and shift is minus the mean
+    x = F.normalize((x + params[INPUT]["shift"]) * params[INPUT]["scale"], dim=-1)
+    return rest(params, x, moments)
