@@ -34,12 +34,16 @@ if TYPE_CHECKING:
 
 Place = str | os.PathLike[str]
 
-RENAMED = {"network": ("network", "name"), "distort": ("task", "augment")}
+RENAMED = {
+    "network": ("network", "name"),
+    "network_options": ("network", "options"),
+    "distort": ("task", "augment"),
+}
 """Settings that are not called as the fields that they are, to a model and its field."""
 
 SETTINGS = {
     **{name: ("task", name) for name in TaskConfig.model_fields if name not in ("dataset", "augment")},
-    **{name: ("network", name) for name in NetworkConfig.model_fields if name != "name"},
+    **{name: ("network", name) for name in NetworkConfig.model_fields if name not in ("name", "options")},
     **{name: ("run", name) for name in ("tasks", "validation_tasks", "seed")},
     **RENAMED,
 }
@@ -117,8 +121,8 @@ def train(
         quiet: show no progress.
         settings: by name, of the task (way, shot, query, ...), the network (network, width, norm, ...), the
             run (tasks, validation_tasks, seed) and the algorithm, as `metabench train` and `metabench
-            algorithms` have them; `distort` and `options` are dicts. What is not given has the same default
-            as there.
+            algorithms` have them; `distort`, `options` and `network_options` are dicts. What is
+            not given has the same default as there.
     """
     recorded = None if config is None else runs.read_config(Path(config))
     name = algorithm or (recorded.algorithm if recorded else "")
@@ -148,7 +152,7 @@ def _by_model(algorithm: str, settings: Mapping[str, Any]) -> dict[str, dict[str
     for name, value in settings.items():
         if name not in SETTINGS and its is not None and name not in its:
             wrong.append(f"{name}: unknown setting.{allowed(name, [*SETTINGS, *its])}")
-        elif name in ("options", "distort") and not isinstance(value, Mapping):
+        elif name in ("options", "network_options", "distort") and not isinstance(value, Mapping):
             wrong.append(f"{name}={value!r}: must be a dict of settings")
         else:
             part, field = SETTINGS.get(name, ("settings", name))
