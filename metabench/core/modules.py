@@ -23,14 +23,17 @@ def load_object(spec: str, setting: str) -> Any:
     """
     module_name, colon, name = (word.strip() for word in spec.partition(":"))
     where = f"{setting}={spec!r}"
-    if not (colon and name.isidentifier() and all(map(str.isidentifier, module_name.split(".")))):
+    words = [*module_name.split("."), *name.split(".")]  # Network.from_name is a name, too
+    if not (colon and all(map(str.isidentifier, words))):
         raise MetabenchError(f"{where}: must be {FORM}, such as my_package.parts:make")
     module = _import(module_name, where)
-    if not hasattr(module, name):
-        public = [one for one in vars(module) if not one.startswith("_")]
-        place = getattr(module, "__file__", None) or "a folder without __init__.py"
-        raise MetabenchError(f"{where}: {module_name} ({place}) has no {name!r}.{nearest(name, public)}")
-    loaded = getattr(module, name)
+    loaded: Any = module
+    for word in name.split("."):
+        if not hasattr(loaded, word):
+            public = [one for one in vars(loaded) if not one.startswith("_")]
+            place = getattr(module, "__file__", None) or "a folder without __init__.py"
+            raise MetabenchError(f"{where}: {module_name} ({place}) has no {name!r}.{nearest(word, public)}")
+        loaded = getattr(loaded, word)
     if not callable(loaded):
         raise MetabenchError(f"{where}: is {type(loaded).__name__}; it must be a function or a class")
     return loaded

@@ -11,6 +11,7 @@ from metabench.core import HEAD, MetabenchError, Net, Objective, Tree
 from metabench.core.config import NetworkConfig, nearest
 from metabench.core.objectives import OBJECTIVES
 from metabench.nets.conv4 import conv4
+from metabench.nets.frozen import frozen
 from metabench.nets.mlp import mlp
 from metabench.nets.parts import init_head
 from metabench.nets.resnet12 import resnet12
@@ -38,6 +39,8 @@ def build(
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
+    if network.freeze == "all":
+        return frozen(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
     if network.name not in NETWORKS:
         raise MetabenchError(
             f"network.name={network.name!r}: unknown network.{nearest(network.name, NETWORKS)} "

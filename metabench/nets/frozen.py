@@ -20,9 +20,9 @@ def frozen(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     """Build what learns on features [D] of a frozen backbone, and a linear head.
 
     Args:
-        shape: of one input; its mean over meta-train is what `centred` starts from.
+        shape: of one input [D]; of pictures, where the settings alone are to be checked.
     """
-    (n_features,) = shape
+    n_features = shape[-1]
     inputs = [n_features, *[network.width] * max(0, network.hidden - 1)]
     hidden = [
         parts.Layer(f"linear{layer}", f"norm{layer}", (network.width, n))

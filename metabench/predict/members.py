@@ -36,7 +36,11 @@ class Members(NamedTuple):
     @property
     def pictures(self) -> Inputs:
         """Describe what a picture becomes at first: an input, or what the backbone takes."""
-        return self.about if self.about.features is None else self.about._replace(shape=self.about.features.shape)
+        return (
+            self.about
+            if self.about.features is None
+            else self.about._replace(shape=self.about.features.shape)
+        )
 
 
 def open_members(place: str | Path, row: str | None, device: str) -> Members:

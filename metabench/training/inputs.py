@@ -45,7 +45,9 @@ def write(folder: Path, splits: Splits) -> None:
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
         del record["mean"]
-        nested = {key: one and one._asdict() for key, one in record.items() if key in ("pictures", "features")}
+        nested = {
+            key: one and one._asdict() for key, one in record.items() if key in ("pictures", "features")
+        }
         files.write_json(path, {"protocol": PROTOCOL, **record, **nested})
 
 

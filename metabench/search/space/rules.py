@@ -50,7 +50,9 @@ def check(document: Mapping[str, Any]) -> list[str]:
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
-    wrong += [f"networks.{name}: no algorithm has the label; add NAME.{name} to algorithms" for name in unused]
+    wrong += [
+        f"networks.{name}: no algorithm has the label; add NAME.{name} to algorithms" for name in unused
+    ]
     return wrong + _check_algorithms(shared, parameters) + _check_also(document.get("also"), merged.values())
 
 
