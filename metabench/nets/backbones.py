@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +134,7 @@ def _torchvision(network: NetworkConfig, root: Path | None) -> Opened:
     models = _library("torchvision.models", "pip install --upgrade torchvision")
     name = network.name.partition("/")[2]
     _check_name(network, name, models.list_models(module=models))
-    module = _called(lambda **options: models.get_model(name, **options), network, f"network={network.name}")
+    module = _called(partial(models.get_model, name), network, f"network={network.name}")
     its = models.get_model_weights(name)
     linear = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     head = network.head or (linear[-1] if linear else None)
@@ -178,11 +179,11 @@ def _timm(network: NetworkConfig, root: Path | None) -> Opened:
     _check_name(network, name, timm.list_models())
     if network.weights is not None and not files.is_file(network.weights):
         raise MetabenchError(
-            f"network.weights={network.weights!r}: timm's weights are not downloaded; fetch the file, and name "
-            "its path"
+            f"network.weights={network.weights!r}: timm's weights are not downloaded; fetch the file, and "
+            "name its path"
         )
     module = _called(
-        lambda **options: timm.create_model(name, num_classes=0, **options),
+        partial(timm.create_model, name, num_classes=0),
         network,
         f"network={network.name}",
     )
@@ -287,8 +288,8 @@ def first(module: nn.Module, x: Tensor, network: NetworkConfig) -> Tensor:
     except Exception as error:  # whatever code of others raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MetabenchError(
-            f"network={called}: does not take images of {list(x.shape[1:])}: {reason}; choose `image_size`, or "
-            "size and channels of the data"
+            f"network={called}: does not take images of {list(x.shape[1:])}: {reason}; choose `image_size`, "
+            "or size and channels of the data"
         ) from error
     if features.ndim != 2 or len(features) != len(x):
         raise MetabenchError(
@@ -304,8 +305,8 @@ def first(module: nn.Module, x: Tensor, network: NetworkConfig) -> Tensor:
 
 def digest(network: NetworkConfig, made: Made) -> str:
     """Hash what a module computes: how it is made, where it ends, its inputs, and each tensor's bytes."""
-    described = (network.name, network.module, sorted(network.options.items()), network.head, network.layer)
-    described += (made.size, made.mean, made.std)
+    options = sorted(network.options.items())
+    described = (network.name, network.module, options, network.head, network.layer, *made[1:])
     total = hashlib.sha256(repr(described).encode())
     for name, tensor in sorted(made.module.state_dict().items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

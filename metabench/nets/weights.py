@@ -106,6 +106,6 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], where: str, heads: Seque
         )
     if bad := [name for name in wanted if not bool(state[name].isfinite().all())]:
         raise MetabenchError(
-            f"{where}: {len(bad)} tensors hold numbers that are not finite ({bad[0]}, ...); take other weights"
+            f"{where}: {len(bad)} tensors hold what is not finite ({bad[0]}, ...); take other weights"
         )
     module.load_state_dict({name: state[name] for name in wanted}, strict=False)
