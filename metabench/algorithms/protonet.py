@@ -78,7 +78,7 @@ ALGORITHMS = {
         also_called=(),
         reference="Wang, Chao, Weinberger and van der Maaten 2019, arXiv 1911.04623, section 3: the nearest "
         "class mean of features that are centred by meta-train and of unit length, which those of a frozen "
-        "backbone are here; nothing is learnt. On a network that learns, features are those that it starts with.",
+        "backbone are here; nothing is learnt. On another network, features are those that it starts with.",
         is_trained=False,
     ),
 }

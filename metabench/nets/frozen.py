@@ -1,7 +1,8 @@
-"""A head on features of a frozen backbone: centred, of unit length, and hidden layers behind them if asked for."""
+"""A head on features of a frozen backbone: centred, of unit length, and hidden layers if asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -41,12 +42,12 @@ def centred(net: Net, mean: Tensor) -> Net:
     return net._replace(init=partial(_init, net.init, mean))
 
 
-def _init(rest: partial[Tree], mean: Tensor, generator: Generator) -> Tree:
+def _init(rest: Callable[[Generator], Tree], mean: Tensor, generator: Generator) -> Tree:
     return {**rest(generator), INPUT: {"scale": torch.ones_like(mean), "shift": -mean}}
 
 
 def _embed(
-    rest: partial[tuple[Tensor, Tree]], params: Tree, x: Tensor, moments: Tree = None
+    rest: Callable[..., tuple[Tensor, Tree]], params: Tree, x: Tensor, moments: Tree = None
 ) -> tuple[Tensor, Tree]:
     # SimpleShot's CL2N (arXiv 1911.04623, sec. 3) where scale is 1 and shift is minus the mean
     x = F.normalize((x + params[INPUT]["shift"]) * params[INPUT]["scale"], dim=-1)

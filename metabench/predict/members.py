@@ -91,8 +91,8 @@ def _embedder(folder: Path, opened: run.Run, features: Features, device: str) ->
     backbone = backbone_of(opened.config.network)
     if backbone.digest != features.backbone:
         raise MetabenchError(
-            f"{folder}: learnt behind another backbone than network.name={opened.config.network.name!r} is here "
-            f"(digest {features.backbone[:12]} there, {backbone.digest[:12]} here); put its `weights` back"
+            f"{folder}: learnt behind another backbone than network.name={opened.config.network.name!r} is "
+            f"here (digest {features.backbone[:12]} there, {backbone.digest[:12]} here); put its `weights` back"
         )
     return Embedder(backbone).to(device)
 

@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
     table, features = splits.meta_train.images, splits.features
-    shape, mean = frozen.input_shape(table), None
+    shape, mean = frozen.input_shape(table, splits.kind), None
     if features is not None:
         counts = splits.meta_train.counts
         n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())

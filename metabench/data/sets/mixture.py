@@ -124,6 +124,8 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         for source in sources:
             key = source.task.model_dump_json()
             loaded[key] = loaded.get(key) or data.load(source.task, root)
+            if not loaded[key].meta_train.has_pictures:
+                refuse(NAME, [f"{source.task.dataset} holds no pictures; a mixture is of images"])
             splits.append((source, getattr(loaded[key], part)))
         parts[part] = _join(splits, options)
     leaked = leaks(parts)

@@ -658,7 +658,9 @@ def test_two_classes_are_enough_where_each_split_has_pictures_of_its_own(tmp_pat
         shown = [
             part.images[row, :n].flatten(1)[:, 0].tolist() for part, n in zip(parts, counts, strict=True)
         ]
-        assert sorted(sum(shown, [])) == [20 * row + column for column in range(n_pictures)]
+        assert sorted(one for row in shown for one in row) == [
+            20 * row + column for column in range(n_pictures)
+        ]
     again = load(tmp_path, split_by="pictures", meta_train=0.4, meta_validation=0.3, seed=1)
     assert again.fingerprint != cut.fingerprint
 
