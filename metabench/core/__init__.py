@@ -67,17 +67,17 @@ class Split(NamedTuple):
     # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
     pictures: Tensor | None = None
 
+    @property
+    def has_pictures(self) -> bool:
+        """Tell whether examples are pictures, not rows of numbers."""
+        return self.images.dim() == 5
+
 
 class Features(NamedTuple):
     """What features were made of, and by what."""
 
     shape: tuple[int, ...]  # of the pictures that passed the backbone: [C, H, W]
     backbone: str  # its digest
-
-    @property
-    def has_pictures(self) -> bool:
-        """Tell whether examples are pictures, not rows of numbers."""
-        return self.images.dim() == 5
 
 
 class Pictures(NamedTuple):
