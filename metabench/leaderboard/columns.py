@@ -188,6 +188,8 @@ COLUMNS = (
     number("training_accelerator_seconds", "Training accelerator", duration, "cost"),
     number("peak_memory", "Memory", memory, "cost"),
     number("parameters", "Parameters", count, "cost"),
+    number("network_parameters", "With the backbone", count, "cost")._replace(beside="parameters"),
+    number("picture_seconds", "ms a picture", lambda seconds: f"{1000 * seconds:.1f}", "cost"),
     words("network", "Network", "cost", if_shared="hide"),
     words("model", "Model", "cost", if_shared="say"),
     words("batch_norm", "Batch norm", "cost", if_shared="say"),

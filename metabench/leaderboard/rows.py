@@ -70,6 +70,7 @@ KEYS = (
     *("training_tasks", "training_seconds", "training_accelerator_seconds"),
     "peak_memory",  # of the training
     "parameters",  # numbers learnt across tasks
+    *("network_parameters", "picture_seconds"),  # a frozen backbone's among them; to predict one picture
     *("val_accuracy", "confirm_accuracy"),
     *("val_optimism", "confirm_optimism"),  # by how much the validation looked better than the test
     *("vs_default", "vs_best"),
@@ -341,6 +342,10 @@ def _tested(runs: Sequence[Run]) -> Row:
         "times_opened": max(test["times_opened"] for test in tested),
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
+        "network_parameters": first.get("network_parameters"),
+        "picture_seconds": min(
+            (test["picture_seconds"] for test in tested if "picture_seconds" in test), default=None
+        ),
         **mistakes(tested),
         **_sureness(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},

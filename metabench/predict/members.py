@@ -92,7 +92,7 @@ def _embedder(folder: Path, opened: run.Run, features: Features, device: str) ->
     if backbone.digest != features.backbone:
         raise MetabenchError(
             f"{folder}: learnt behind another backbone than network.name={opened.config.network.name!r} is "
-            f"here (digest {features.backbone[:12]} there, {backbone.digest[:12]} here); put its `weights` back"
+            f"here (digest {features.backbone[:12]} there, {backbone.digest[:12]} here); put its weights back"
         )
     return Embedder(backbone).to(device)
 

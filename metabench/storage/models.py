@@ -359,6 +359,8 @@ class _Test(_Baseline):
     data_fingerprint: NotRequired[str]
     weights: NotRequired[dict[str, Real]]
     diagnostics: NotRequired[_Diagnosis]
+    picture_seconds: NotRequired[Time]
+    network_parameters: NotRequired[Whole]
 
 
 def _is_consistent(test: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A frozen backbone's features take the place of pictures: the same tasks, computed once, the same answers."""
+"""Features of a frozen backbone take the place of pictures: the same tasks, computed once, the same answers."""
 
 from __future__ import annotations
 
