@@ -1,4 +1,4 @@
-"""Features of a frozen backbone take the place of pictures: the same tasks, computed once, the same answers."""
+"""Features of a frozen backbone take the place of pictures: same tasks, computed once, same answers."""
 
 from __future__ import annotations
 
