@@ -73,8 +73,8 @@ def describe_run(
 
 
 def _build_network(described: Mapping[str, Any], kind: str) -> NetworkConfig:
-    config = validated(NetworkConfig, described)
-    nets.build(config, 1, data.SHAPES[kind])
+    config = validated(NetworkConfig, nets.anchored(described))
+    nets.check(config, data.SHAPES[kind])
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,16 @@ def locate(weights: str, root: Path | None = None) -> Path:
     looked = " and ".join(str(place.absolute()) for place in places)
     what = "is a folder" if path.is_dir() else "no such file"
     raise MetabenchError(f"network.weights={weights!r}: {what}; looked for {looked}")
+
+
+def anchored(network: Mapping[str, Any], root: Path | None = None) -> dict[str, Any]:
+    """Return a network as it is written, with a path of weights that leads there from anywhere."""
+    weights = network.get("weights")
+    if not isinstance(weights, str) or not is_file(weights):
+        return dict(network)
+    with contextlib.suppress(MetabenchError):  # which building it raises
+        weights = str(locate(weights, root))
+    return {**network, "weights": weights}
 
 
 def read(path: Path) -> dict[str, Tensor]:

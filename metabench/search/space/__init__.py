@@ -28,6 +28,7 @@ from metabench.core.config import (
 )
 from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
+from metabench.core.config.network import MODULE
 from metabench.data.tasks import augment
 from metabench.search.space import grid, rules
 
@@ -82,6 +83,8 @@ def _written_out(document: Mapping[str, Any], folder: Path | None, wrong: list[s
         if isinstance(task.get("options"), dict) and task["dataset"] in data.names():
             task["options"] = data.anchored(task["dataset"], task["options"], folder)
     changed = {"task": task, "algorithms": named if isinstance(blocks, dict) else blocks}
+    if isinstance(document.get("network"), dict):
+        changed["network"] = nets.anchored(document["network"], folder)
     return {key: changed.get(key, value) for key, value in document.items()}
 
 
@@ -293,7 +296,8 @@ def schema() -> dict[str, Any]:
     result = {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
     definitions = result["$defs"]
     definitions["TaskConfig"]["properties"]["dataset"]["enum"] = data.names()
-    definitions["NetworkConfig"]["properties"]["name"]["enum"] = sorted(nets.NETWORKS)
+    names = [{"enum": [*sorted(nets.NETWORKS), MODULE]}, {"pattern": "^(torchvision|timm)/"}]
+    definitions["NetworkConfig"]["properties"]["name"]["anyOf"] = names
     blocks = {name: _block(algorithms.get(name).hparams) for name in algorithms.names()}
     shared = {key: value for block in blocks.values() for key, value in block["properties"].items()}
     properties = result["properties"]

@@ -39,7 +39,7 @@ def check(document: Mapping[str, Any]) -> list[str]:
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     wrong = _check_task(task) if task else []
     if network:
-        attempt(wrong, nets.build, network, 1, data.SHAPES[dataset.kind if dataset else "classification"])
+        attempt(wrong, nets.check, network, data.SHAPES[dataset.kind if dataset else "classification"])
     for name in filter(algorithms.is_known, parameters):
         if dataset and dataset.kind not in algorithms.get(name).kinds:
             wrong.append(algorithms.refusal(name, dataset.name, dataset.kind))
