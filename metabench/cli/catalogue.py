@@ -18,7 +18,7 @@ from metabench.core import MetabenchError
 from metabench.core.config import TaskConfig, field_types, parse_settings
 from metabench.data.reading.fetch import Order
 
-FACTS = ("name", "kind", "summary", "size", "licence", "url", "citation", "splits")
+FACTS = ("name", "summary", "size", "licence", "url", "citation", "splits")
 
 
 def algorithms(as_json: bool) -> None:
@@ -70,6 +70,7 @@ def datasets(as_json: bool) -> None:
     listed = [
         {
             **{key: getattr(dataset, key) for key in FACTS},
+            "kind": dataset.kind_of({}),
             "options": settings_of(dataset.options),
             "is_here": dataset.is_available(root),
             "can_fetch": dataset.fetch is not None,

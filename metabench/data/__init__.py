@@ -29,7 +29,9 @@ class Dataset(NamedTuple):
     options: type  # frozen dataclass of settings
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
-    kind: str = "classification"  # or "regression"
+    # options, which may be wrong -> classification or regression
+    kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
+    has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     shares_classes_across_domains: bool = True  # whether classes of one name in two domains are one class
     fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
@@ -45,9 +47,6 @@ OFFICIAL = "official"
 
 QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
 """Splits to the setting that says how many queries a class are drawn from them."""
-
-SHAPES = {"classification": (1, 28, 28), "regression": (1,)}
-"""Kinds of data set to what one input of them looks like, for checks before any file is read."""
 
 
 SETS = Path(__file__).parent / "sets"
@@ -72,6 +71,13 @@ def get(name: str) -> Dataset:
     if not (SETS / f"{name}.py").is_file():
         return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")
     return importlib.import_module(f"{__name__}.sets.{name}").DATASET
+
+
+def outline(dataset: Dataset | None, options: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """Return the kind of a data set, and a shape as of its inputs, for checks before files are read."""
+    kind = "classification" if dataset is None else dataset.kind_of(options)
+    is_of_pictures = kind == "classification" and (dataset is None or dataset.has_pictures)
+    return kind, (1, 28, 28) if is_of_pictures else (1,)
 
 
 def default_root() -> Path | None:

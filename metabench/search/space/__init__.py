@@ -88,7 +88,7 @@ def _written_out(document: Mapping[str, Any], folder: Path | None, wrong: list[s
 def _check_together(space: SearchSpace) -> list[str]:
     """List what is wrong with settings as a whole: the published ones, and with one value at its ends."""
     wrong: list[str] = []
-    kind = data.get(space.task.dataset).kind
+    kind, shape = data.outline(data.get(space.task.dataset), space.task.options)
     for algorithm in space.algorithms:
         its = of(space, algorithm)
         wrong += [
@@ -101,7 +101,7 @@ def _check_together(space: SearchSpace) -> list[str]:
         ]
         for sampled in [*its.published, *(_published(its, changes) for changes in ends)]:
             h = attempt(wrong, its.build, sampled)
-            problem = h and augment.problem(h, kind, data.SHAPES[kind])
+            problem = h and augment.problem(h, kind, shape)
             wrong += [f"{algorithm}: {problem}"] if problem else []
     return [f"algorithms.{line}" for line in dict.fromkeys(wrong)]
 
