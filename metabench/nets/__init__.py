@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabench.core import HEAD, MetabenchError, Net, Objective, Tree
+from metabench.core import HEAD, MetabenchError, Net, Objective, Tree, plugins
 from metabench.core.config import NetworkConfig, nearest
 from metabench.core.objectives import OBJECTIVES
 from metabench.nets.conv4 import conv4
@@ -38,14 +38,19 @@ def build(
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
-    if network.name not in NETWORKS:
+    return _maker(network.name)(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
+
+
+def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:
+    """Look a network up, among those that installed packages add, too."""
+    names = [*NETWORKS, *(one for one in plugins.plugins("network") if one not in NETWORKS)]
+    if name not in names:
         raise MetabenchError(
-            f"network.name={network.name!r}: unknown network.{nearest(network.name, NETWORKS)} "
-            f"Allowed: {', '.join(NETWORKS)}"
+            f"network.name={name!r}: unknown network.{nearest(name, names)} Allowed: {', '.join(names)}"
         )
-    return NETWORKS[network.name](network, n_outputs, shape)._replace(
-        objective=objective, n_classes=n_classes
-    )
+    if problem := plugins.clash("network", name, name in NETWORKS):
+        raise MetabenchError(problem)
+    return NETWORKS[name] if name in NETWORKS else plugins.load("network", name)
 
 
 def head(params: Tree, features: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Options:
     )
     skip: bool = setting(
         False,
-        "leave out, and list, rows without a class, task or number to predict, and columns of inputs in which "
+        "leave out, and list, rows without class, task or number to predict, and columns of inputs in which "
         "values are missing; else they are an error",
     )
     smallest: int = setting(0, "classes or tasks of fewer rows are left out; 0: none is", minimum=0)
@@ -232,9 +232,8 @@ def _standardised(values: Array, columns: Columns, rows: list[int]) -> Array:
     """Subtract each column's mean over rows of meta-train, and divide by its deviation there."""
     mean, scale = values[rows].mean(0), values[rows].std(0)
     is_constant = scale <= 1e-12 * np.abs(mean)
-    names = [
-        name for name, still in zip([*columns.inputs, columns.target], is_constant, strict=False) if still
-    ]
+    every = [*columns.inputs, *([columns.target] if columns.target else [])]
+    names = [name for name, still in zip(every, is_constant, strict=True) if still]
     splits.note(NAME, [f"constant in meta-train, and not divided: {_some(names)}"] if names else [])
     return (values - mean) / np.where(is_constant, 1.0, scale)
 

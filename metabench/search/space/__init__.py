@@ -77,6 +77,10 @@ def _written_out(document: Mapping[str, Any], folder: Path | None, wrong: list[s
         if key in named:
             wrong.append(f"algorithms.{name}: is {key}, which stands there already; make it {key}.LABEL")
         named[key] = block
+    if isinstance(task, dict) and isinstance(task.get("dataset"), Mapping):
+        named_by = attempt(wrong, data.described, task["dataset"]) or {}
+        options = {**named_by.get("options", {}), **(task.get("options") or {})}
+        task = {**task, **named_by, "options": options}
     if isinstance(task, dict) and isinstance(task.get("dataset"), str):
         task = {**task, "dataset": data.canonical(task["dataset"])}
         if isinstance(task.get("options"), dict) and task["dataset"] in data.names():
@@ -292,9 +296,13 @@ def schema() -> dict[str, Any]:
     result = SearchSpace.model_json_schema()
     result = {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
     definitions = result["$defs"]
-    definitions["TaskConfig"]["properties"]["dataset"]["enum"] = data.names()
+    definitions["TaskConfig"]["properties"]["dataset"] |= {
+        "anyOf": [{"enum": data.names()}, {"pattern": f"^{data.MODULE}"}, {"type": "object"}]
+    }
     definitions["NetworkConfig"]["properties"]["name"]["enum"] = sorted(nets.NETWORKS)
-    blocks = {name: _block(algorithms.get(name).hparams) for name in algorithms.names()}
+    blocks = {
+        name: _block(algorithms.get(name).hparams) for name in filter(algorithms.is_known, algorithms.names())
+    }
     shared = {key: value for block in blocks.values() for key, value in block["properties"].items()}
     properties = result["properties"]
     properties["shared"] |= {"properties": shared, "additionalProperties": False}

@@ -34,7 +34,7 @@ def check(document: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the parts of a document that are well-formed on their own."""
     task = _valid(TaskConfig.model_validate, document.get("task"))
     network = _valid(NetworkConfig.model_validate, document.get("network"))
-    dataset = data.get(task.dataset) if task and task.dataset in data.names() else None
+    dataset = attempt([], data.get, task.dataset) if task else None
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     wrong = _check_task(task) if task else []
