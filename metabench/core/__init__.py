@@ -25,7 +25,7 @@ Logs = Mapping[str, Any]
 class Support(NamedTuple):
     """The labelled examples that an algorithm adapts to."""
 
-    x: Tensor  # [N*K, C, H, W], values in [0, 1]; regression: [K, D]
+    x: Tensor  # [N*K, C, H, W], values in [0, 1]; features: [N*K, D]; regression: [K, D]
     y: Tensor  # [N*K], int64 in [0, N); regression: [K, 1]
 
 
@@ -40,7 +40,7 @@ class SemiSupport(NamedTuple):
 class Query(NamedTuple):
     """The labelled examples that adaptation is judged on."""
 
-    x: Tensor  # [N*Q, C, H, W], values in [0, 1]; regression: [Q, D]
+    x: Tensor  # [N*Q, C, H, W], values in [0, 1]; features: [N*Q, D]; regression: [Q, D]
     y: Tensor  # [N*Q], int64 in [0, N); regression: [Q, 1]
 
 
@@ -53,15 +53,22 @@ class Task(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The images of one split, one class a row."""
+    """The examples of one split, one class a row: pictures, features, or a function's points."""
 
-    images: Tensor  # uint8 [class, example, C, H, W]; regression: float [function, point, D + 1], target last
+    # uint8 [class, example, C, H, W]; features: float [class, example, D], taken as they are;
+    # regression: float [function, point, D + 1], target last
+    images: Tensor
     classes: tuple[str, ...]
     domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
     # int64 [class], where classes have fewer examples than the table has room for; rows beyond are zeros
     counts: Tensor | None = None
     # float [class], how much likelier a class is to be drawn than another; None: all alike
     weights: Tensor | None = None
+
+    @property
+    def has_pictures(self) -> bool:
+        """Tell whether examples are pictures, not rows of numbers."""
+        return self.images.dim() == 5
 
 
 class Pictures(NamedTuple):

@@ -21,6 +21,15 @@ def load_object(spec: str, setting: str) -> Any:
     Args:
         setting: what to call it in a message.
     """
+    loaded = import_object(spec, setting)
+    if not callable(loaded):
+        kind = type(loaded).__name__
+        raise MetabenchError(f"{setting}={spec!r}: is {kind}; it must be a function or a class")
+    return loaded
+
+
+def import_object(spec: str, setting: str) -> Any:
+    """Import what `package.module:name` names, of whatever type."""
     module_name, colon, name = (word.strip() for word in spec.partition(":"))
     where = f"{setting}={spec!r}"
     if not (colon and name.isidentifier() and all(map(str.isidentifier, module_name.split(".")))):
@@ -30,10 +39,7 @@ def load_object(spec: str, setting: str) -> Any:
         public = [one for one in vars(module) if not one.startswith("_")]
         place = getattr(module, "__file__", None) or "a folder without __init__.py"
         raise MetabenchError(f"{where}: {module_name} ({place}) has no {name!r}.{nearest(name, public)}")
-    loaded = getattr(module, name)
-    if not callable(loaded):
-        raise MetabenchError(f"{where}: is {type(loaded).__name__}; it must be a function or a class")
-    return loaded
+    return getattr(module, name)
 
 
 def _import(name: str, where: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabench.core import HEAD, MetabenchError, Net, Objective, Tree, seeds
+from metabench.core import HEAD, MetabenchError, Net, Objective, Tree, plugins, seeds
 from metabench.core.config import NetworkConfig, nearest
 from metabench.core.objectives import OBJECTIVES
 from metabench.nets import backbones, torch_modules
@@ -40,12 +40,7 @@ def build(
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
-    if not network.is_module and network.name not in NETWORKS:
-        raise MetabenchError(
-            f"network.name={network.name!r}: unknown network.{nearest(network.name, NETWORKS)} Allowed: "
-            f"{', '.join(NETWORKS)}, torchvision/NAME, timm/NAME, or give `module`"
-        )
-    make = torch_modules.build if network.is_module else NETWORKS[network.name]
+    make = torch_modules.build if network.is_module else _maker(network.name)
     return make(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
 
 
@@ -60,6 +55,19 @@ def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:
         return
     torch_modules.refuse_ours(network)
     backbones.make(network, seeds.generator("check"))
+
+
+def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:
+    """Look a network up, among those that installed packages add, too."""
+    names = [*NETWORKS, *(one for one in plugins.plugins("network") if one not in NETWORKS)]
+    if name not in names:
+        raise MetabenchError(
+            f"network.name={name!r}: unknown network.{nearest(name, names)} Allowed: {', '.join(names)}, "
+            "torchvision/NAME and timm/NAME, or give `module`"
+        )
+    if problem := plugins.clash("network", name, name in NETWORKS):
+        raise MetabenchError(problem)
+    return NETWORKS[name] if name in NETWORKS else plugins.load("network", name)
 
 
 def head(params: Tree, features: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ class FewShotClassifier:
     Args:
         path: folder of a run, or folder or address of a search.
         row: of a search, such as maml:tuned; the best tuned row by confirmation where it is not given.
-        prepared: images are inputs [C, H, W] as those of the data set are, uint8 or in [0, 1], and are taken
-            as they are; else they are pictures, cut, resized and scaled as the data set's were.
+        prepared: images are inputs [C, H, W] as those of the data set are, uint8 or in [0, 1], or rows [D]
+            where it learnt from features, and are taken as they are; else they are pictures, cut, resized and
+            scaled as the data set's were.
         device: where to compute: cpu, cuda or cuda:1; auto takes a GPU where there is one.
     """
 
@@ -76,7 +77,7 @@ class FewShotClassifier:
                 arrays and tensors hold uint8, uint16, or numbers in [0, 1].
             labels: one a picture, anything hashable; a class may have any number of pictures.
         """
-        shown, names = pictures.listed(images), _listed(labels)
+        shown, names = pictures.listed(images, self.members.about), _listed(labels)
         if len(shown) != len(names):
             raise MetabenchError(f"{len(names)} labels for {len(shown)} images; give one label an image")
         classes = list(dict.fromkeys(names))  # in the order in which they come, whatever they are called
@@ -102,7 +103,8 @@ class FewShotClassifier:
             raise MetabenchError("predict: no class is known yet; call fit with a support set first")
         if self._fitted != self._asked:
             raise MetabenchError("predict: its parameters were set anew since it was fitted; call fit again")
-        about, shown, device = self.members.about, pictures.listed(images), pick(self.device)
+        about, device = self.members.about, pick(self.device)
+        shown = pictures.listed(images, about)
         parts = [self._shares(x.to(device)) for x in pictures.chunks(shown, about, self.prepared)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 

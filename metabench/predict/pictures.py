@@ -31,13 +31,17 @@ class Made(NamedTuple):
     problem: str
 
 
-def listed(images: Any) -> list[Any]:
-    """Return pictures one by one; a lone picture, which has rows to go through, is refused."""
+def listed(images: Any, about: Inputs) -> list[Any]:
+    """Return pictures, or rows of features, one by one; a lone one is refused."""
     if isinstance(images, str | Path | Image.Image):
         raise MetabenchError("images: is one picture; give a list of pictures")
     if isinstance(images, np.ndarray | Tensor):
         shape = tuple(images.shape)
-        if len(shape) not in (1, 3, 4) or (len(shape) == 3 and min(shape[0], shape[-1]) <= 4 < max(shape)):
+        if len(about.shape) == 1:
+            if shape[1:] != about.shape:
+                rows = f"[n, {about.shape[0]}], a row of features each"
+                raise MetabenchError(f"images: shape {list(shape)}; {about.data} takes {rows}")
+        elif len(shape) not in (1, 3, 4) or (len(shape) == 3 and min(shape[0], shape[-1]) <= 4 < max(shape)):
             raise MetabenchError(
                 f"images: shape {list(shape)}; must be [n, H, W] or [n, H, W, C] (a tensor: [n, C, H, W]); "
                 "one picture goes into a list"
@@ -127,9 +131,14 @@ def _bytes(values: Array, pictures: Pictures) -> Array:
 def _as_it_is(picture: Any, shape: tuple[int, ...]) -> Array:
     """Return an array that is an input already as float32."""
     values = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
+    values = np.asarray(values) if len(shape) == 1 else values
     if not isinstance(values, np.ndarray) or values.shape != shape:
         shape_or_kind = list(values.shape) if isinstance(values, np.ndarray) else type(picture).__name__
         raise ValueError(f"{shape_or_kind}; as `prepared` says, it must be an array of shape {list(shape)}")
+    if len(shape) == 1:
+        if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise ValueError(f"{values.dtype}; features must be finite numbers")
+        return values.astype(np.float32)
     if values.dtype == np.uint8:
         return np.true_divide(values, np.float32(255))
     if values.dtype.kind != "f" or not (values.min() >= 0 and values.max() <= 1):

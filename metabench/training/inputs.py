@@ -27,7 +27,9 @@ class Inputs(NamedTuple):
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
     table = splits.meta_train.images
-    return Inputs(splits.name, splits.kind, frozen.input_shape(table), len(table), splits.pictures)
+    return Inputs(
+        splits.name, splits.kind, frozen.input_shape(table, splits.kind), len(table), splits.pictures
+    )
 
 
 def write(folder: Path, splits: Splits) -> None:

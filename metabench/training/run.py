@@ -135,7 +135,7 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
     for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
-    if splits.kind == "classification":
+    if split.has_pictures:
         mosaic.show(events, run.model, split, tasks)
     events.close()
     files.write_json(folder / files.DIAGNOSTICS, diagnosis)
@@ -303,7 +303,7 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
         )
-    here, there = (frozen.input_shape(one.meta_test.images) for one in (splits, tested))
+    here, there = (frozen.input_shape(one.meta_test.images, one.kind) for one in (splits, tested))
     if here != there:
         takes, has = ("x".join(map(str, shape)) for shape in (here, there))
         raise MetabenchError(

@@ -49,9 +49,9 @@ class FrozenTasks(NamedTuple):
     hash: str
 
 
-def input_shape(images: Tensor) -> tuple[int, ...]:
-    """Return the shape of one input: an image, or a point."""
-    return (images.shape[-1] - 1,) if images.is_floating_point() else tuple(images.shape[2:])
+def input_shape(images: Tensor, kind: str) -> tuple[int, ...]:
+    """Return the shape of one input of a kind of data set: an image, features, or a point."""
+    return (images.shape[-1] - 1,) if kind == "regression" else tuple(images.shape[2:])
 
 
 def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
@@ -72,7 +72,7 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     query = _cut(images, query_classes[:, :, None], examples[:, :, max_shots : max_shots + n_query]).flatten(
         1, 2
     )
-    if images.is_floating_point():
+    if images.is_floating_point() and shape.is_function:
         return Task(
             Support(support[..., :-1], support[..., -1:]), Query(query[..., :-1], query[..., -1:]), classes
         )
