@@ -165,10 +165,8 @@ def _by_model(algorithm: str, settings: Mapping[str, Any]) -> dict[str, dict[str
 def _dataset(asked: Place | Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a task that say which data are meant: by name, by a path, or by both."""
     if isinstance(asked, Mapping):
-        if unknown := [key for key in asked if key not in ("name", "options", "split")]:
-            raise MetabenchError(f"dataset: no {unknown[0]!r}; give a dict of name, options and split")
-        fields = {"dataset" if key == "name" else key: value for key, value in asked.items()}
-        return as_document({**fields, "options": {**asked.get("options", {}), **options}}, "dataset")
+        fields = data.described(asked)
+        return as_document({**fields, "options": {**fields.get("options", {}), **options}}, "dataset")
     place = os.fspath(asked)
     is_path = not isinstance(asked, str) or os.sep in place or os.path.exists(place)
     if data.canonical(place) in data.names() or not is_path:

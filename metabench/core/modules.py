@@ -21,6 +21,15 @@ def load_object(spec: str, setting: str) -> Any:
     Args:
         setting: what to call it in a message.
     """
+    loaded = import_object(spec, setting)
+    if not callable(loaded):
+        kind = type(loaded).__name__
+        raise MetabenchError(f"{setting}={spec!r}: is {kind}; it must be a function or a class")
+    return loaded
+
+
+def import_object(spec: str, setting: str) -> Any:
+    """Import what `package.module:name` names, of whatever type."""
     module_name, colon, name = (word.strip() for word in spec.partition(":"))
     where = f"{setting}={spec!r}"
     words = [*module_name.split("."), *name.split(".")]  # Network.from_name is a name, too
@@ -34,8 +43,6 @@ def load_object(spec: str, setting: str) -> Any:
             place = getattr(module, "__file__", None) or "a folder without __init__.py"
             raise MetabenchError(f"{where}: {module_name} ({place}) has no {name!r}.{nearest(word, public)}")
         loaded = getattr(loaded, word)
-    if not callable(loaded):
-        raise MetabenchError(f"{where}: is {type(loaded).__name__}; it must be a function or a class")
     return loaded
 
 

@@ -95,15 +95,11 @@ def make(network: NetworkConfig, generator: Generator, root: Path | None = None)
     Args:
         root: where a relative path of weights is looked for, beside the working folder.
     """
-    kind = network.name.partition("/")[0]
-    if kind not in LIBRARIES:
-        names = [*LIBRARIES]
-        raise MetabenchError(f"network.name={network.name!r}: unknown library.{allowed(kind, names)}")
     # Modules draw from torch's global generator, which is put back.
     with torch.random.fork_rng(devices=[]):
         drawn = int(torch.randint(2**62, (), generator=generator))
         torch.set_rng_state(seeds.generator("module", drawn).get_state())
-        module, size, (mean, std) = LIBRARIES[kind](network, root)
+        module, size, (mean, std) = LIBRARIES[network.name.partition("/")[0]](network, root)
     if network.layer is not None:
         _find(module, network.layer, "layer")
     mean, std = {"imagenet": IMAGENET, "none": AS_IS}.get(network.normalise, (mean, std))

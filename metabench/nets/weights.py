@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,8 +35,10 @@ def locate(weights: str, root: Path | None = None) -> Path:
     """Return a file's path, from the working folder or beside it from `root`; refuse one that is not there.
 
     Args:
-        root: where a relative path is looked for, too.
+        root: where a relative path is looked for, too; METABENCH_DATA where it is not given.
     """
+    if root is None and os.environ.get("METABENCH_DATA"):
+        root = Path(os.environ["METABENCH_DATA"]).expanduser()
     path = Path(weights).expanduser()
     places = [path] if path.is_absolute() or root is None else [path, root / path]
     for place in places:
@@ -43,6 +47,16 @@ def locate(weights: str, root: Path | None = None) -> Path:
     looked = " and ".join(str(place.absolute()) for place in places)
     what = "is a folder" if path.is_dir() else "no such file"
     raise MetabenchError(f"network.weights={weights!r}: {what}; looked for {looked}")
+
+
+def anchored(network: Mapping[str, Any], root: Path | None = None) -> dict[str, Any]:
+    """Return a network as it is written, with a path of weights that leads there from anywhere."""
+    weights = network.get("weights")
+    if not isinstance(weights, str) or not is_file(weights):
+        return dict(network)
+    with contextlib.suppress(MetabenchError):  # which building it raises
+        weights = str(locate(weights, root))
+    return {**network, "weights": weights}
 
 
 def read(path: Path) -> dict[str, Tensor]:

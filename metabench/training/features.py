@@ -98,7 +98,7 @@ def source(network: NetworkConfig) -> str | None:
 
 @lru_cache(maxsize=2)
 def _opened(described: str) -> Backbone:
-    return open_backbone(NetworkConfig.model_validate_json(described), data.default_root())
+    return open_backbone(NetworkConfig.model_validate_json(described))
 
 
 def backbone_of(network: NetworkConfig) -> Backbone:

@@ -12,6 +12,9 @@ from metabench.core.config.base import Model, Scalar
 MODULE = "module"
 """The name of a network that is a user's own."""
 
+LIBRARIES = (MODULE, "torchvision", "timm")
+"""Whose torch modules there are."""
+
 
 class NetworkConfig(Model):
     """The network that is adapted, and where batch norm takes a query's moments from."""
@@ -81,7 +84,7 @@ class NetworkConfig(Model):
     @property
     def is_module(self) -> bool:
         """Tell whether the network is a torch module of others: a user's, torchvision's or timm's."""
-        return self.name == MODULE or "/" in self.name
+        return self.name.partition("/")[0] in LIBRARIES
 
     @model_validator(mode="before")
     @classmethod

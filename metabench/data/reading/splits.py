@@ -134,8 +134,8 @@ def shares_problems(options: Any) -> list[str]:
     ]
 
 
-def class_problems(classes: Classes, how: str) -> list[str]:
-    """Say which class is in two splits, and which split has too few."""
+def class_problems(classes: Classes, how: str, what: str = "classes") -> list[str]:
+    """Say which class is in two splits, and which split has too few of them, or of tasks."""
     if not any(classes.values()):
         return [
             f"holds no class: meta_train, meta_validation and meta_test need {FEWEST} or more each; {how}"
@@ -151,7 +151,7 @@ def class_problems(classes: Classes, how: str) -> list[str]:
     ]
     sizes = ", ".join(f"{part} {len(names)}" for part, names in classes.items())
     return problems + [
-        f"{part} has {len(names)} classes and needs {FEWEST} or more ({sizes}); {how}"
+        f"{part} has {len(names)} {what} and needs {FEWEST} or more ({sizes}); {how}"
         for part, names in classes.items()
         if len(names) < FEWEST
     ]

@@ -96,8 +96,8 @@ def _task(name: str, split: str | None, pairs: str) -> TaskConfig:
     options = parse_settings(dataset.options, pairs.split("&") if pairs else [], "option")
     task = TaskConfig(dataset=name, split=split, options=options)
     data.configure(task)
-    if dataset.kind != "classification":
-        raise MetabenchError(f"is {dataset.kind}; a mixture is of images")
+    if data.outline(dataset, options)[1] == (1,):
+        raise MetabenchError("holds no pictures; a mixture is of images")
     return task
 
 
@@ -124,8 +124,6 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         for source in sources:
             key = source.task.model_dump_json()
             loaded[key] = loaded.get(key) or data.load(source.task, root)
-            if not loaded[key].meta_train.has_pictures:
-                refuse(NAME, [f"{source.task.dataset} holds no pictures; a mixture is of images"])
             splits.append((source, getattr(loaded[key], part)))
         parts[part] = _join(splits, options)
     leaked = leaks(parts)

@@ -54,7 +54,7 @@ def choose(
         listed = ", ".join(automatic.LEARNERS)
         raise MetabenchError(f"`algorithms` {', '.join(strange)}: with `time` choose among {listed}")
     task = TaskConfig.model_validate(asked)
-    _refuse_regression(task)
+    _refuse_numbers(task)
     since = time.monotonic(), time.process_time()
     trained = min(MOST, max(LEAST, SHARE * seconds))
     task, width = _look(task, Time(seconds, 0.0, slots), trained)
@@ -75,10 +75,10 @@ def choose(
     return space, timing, automatic.describe(space, _about(task, splits), until_here, paces, learners)
 
 
-def _refuse_regression(task: TaskConfig) -> None:
-    if data.get(task.dataset).kind != "classification":
+def _refuse_numbers(task: TaskConfig) -> None:
+    if len(data.outline(data.get(task.dataset), task.options)[1]) != 3:
         raise MetabenchError(
-            f"{task.dataset}: is regression, and `time` chooses for pictures; write a search space, as "
+            f"{task.dataset}: holds no pictures, and `time` chooses for pictures; write a search space, as "
             "search_spaces/sinusoid.yaml is"
         )
 
