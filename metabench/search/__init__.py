@@ -110,7 +110,9 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     with cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
-    nets.build(space.network, space.task.ways[1], frozen.input_shape(splits.meta_train.images))
+    for network in map(space.network_of, space.algorithms):
+        if network.freeze != "all":  # else `features` looks at it
+            nets.build(network, space.task.ways[1], frozen.input_shape(splits.meta_train.images, splits.kind))
     return splits, kept
 
 

@@ -136,7 +136,9 @@ def override(
     if wrong:
         raise MetabenchError("\n".join(wrong))
     kept = {name: block for name, block in space.algorithms.items() if not names or name in names}
-    return space.model_copy(update={"budget": changed, "algorithms": kept})
+    labels = {name.partition(".")[2] for name in kept}
+    networks = {label: one for label, one in space.networks.items() if label in labels}
+    return space.model_copy(update={"budget": changed, "algorithms": kept, "networks": networks})
 
 
 @dataclasses.dataclass(frozen=True)
