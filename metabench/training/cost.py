@@ -37,17 +37,17 @@ def of(
     vectorise.prepare(images.device)
     with torch.no_grad():
         learner = algorithm.adapt(net, meta, buffers, support, h)
-        seconds = _median(lambda: algorithm.predict(net, learner, query))
+        seconds = median(lambda: algorithm.predict(net, learner, query))
         if made_of is not None:
             backbone = features.backbone_of(network)
             embedder = features.Embedder(backbone).to(images.device)
             picture = torch.zeros(1, *made_of.shape, device=images.device)
-            seconds += _median(lambda: embedder(picture))
+            seconds += median(lambda: embedder(picture))
             n_parameters += sum(weight.numel() for weight in backbone.module.parameters())
     return {"picture_seconds": seconds, "network_parameters": n_parameters}
 
 
-def _median(function: Callable[[], Tensor]) -> float:
+def median(function: Callable[[], Tensor]) -> float:
     """Return the seconds of a call; the first, which warms up, does not count."""
     times = []
     for _ in range(TIMES + 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -135,7 +134,6 @@ def _maker(split: Split, backbone: Backbone, name: str, say: Say) -> Callable[[]
     embedder = Embedder(backbone).to(device)
 
     def make() -> Array:
-        say(f"{name}: {len(places):,} pictures pass the backbone, once on this machine")
         table = np.zeros((n_classes, n_examples, backbone.features), np.float32)
         batches = places.split(BATCH)
         # Threads with a part of the pictures each are faster than all threads on one.
@@ -146,7 +144,8 @@ def _maker(split: Split, backbone: Backbone, name: str, say: Say) -> Callable[[]
                 table[rows[:, 0], rows[:, 1]] = features
                 if time.monotonic() - last > EVERY:
                     last = time.monotonic()
-                    say(f"{name}: {math.floor(100 * done / len(batches))} % of the pictures have passed")
+                    passed = f"{min(done * BATCH, len(places)):,} of {len(places):,} pictures"
+                    say(f"{name}: {passed} have passed the backbone, once on this machine")
         return table
 
     return make
