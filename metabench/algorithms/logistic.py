@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting, trees
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def solve(x: Tensor, y: Tensor, penalty: float, iterations: int) -> Tensor:
 def task_loss(
     net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
 ) -> tuple[Tensor, Aux]:
-    learner = adapt(net, meta, buffers, task.support, h)
+    learner = adapt(net, trees.map(Tensor.detach, meta), buffers, task.support, h)
     return inner.judge(net, predict(net, learner, task.query.x), task.query.y, buffers)
 
 

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting, trees
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def task_loss(
     return inner.judge(net, predict(net, learner, task.query.x), task.query.y, buffers)
 
 
-def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings | Untrained) -> Tree:
     features, moments = net.embed(meta["theta"], support.x)
     learner = inner.adapted(net, meta["theta"], support, moments)
     # eq. 1: c_k = mean of f(x_i) over S_k
@@ -70,10 +70,18 @@ class Untrained:
     )
 
 
+def untrained_loss(
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Untrained, progress: float
+) -> tuple[Tensor, Aux]:
+    learner = adapt(net, trees.map(Tensor.detach, meta), buffers, task.support, h)
+    return inner.judge(net, predict(net, learner, task.query.x), task.query.y, buffers)
+
+
 ALGORITHMS = {
     "protonet": PROTONET,
     "simpleshot": PROTONET._replace(
         hparams=Untrained,
+        task_loss=untrained_loss,
         optimizer=lambda h: optim.still(),
         also_called=(),
         reference="Wang, Chao, Weinberger and van der Maaten 2019, arXiv 1911.04623, section 3: the nearest "
