@@ -53,7 +53,8 @@ def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:
     if not network.is_module:
         build(network, 1, shape)
         return
-    torch_modules.refuse_ours(network)
+    if network.freeze != "all":  # behind frozen features stand layers of ours
+        torch_modules.refuse_ours(network)
     backbones.make(network, seeds.generator("check"))
 
 

@@ -89,17 +89,23 @@ class Embedding(nn.Module):
         return means.get(features.ndim, lambda: features)()
 
 
-def make(network: NetworkConfig, generator: Generator, root: Path | None = None) -> Made:
+def make(
+    network: NetworkConfig, generator: Generator, root: Path | None = None, example: Tensor | None = None
+) -> Made:
     """Make the module that a config names: its own weights, or such as a generator makes torch draw.
 
     Args:
         root: where a relative path of weights is looked for, beside the working folder.
+        example: inputs that layers without a size take theirs from.
     """
     # Modules draw from torch's global generator, which is put back.
     with torch.random.fork_rng(devices=[]):
         drawn = int(torch.randint(2**62, (), generator=generator))
         torch.set_rng_state(seeds.generator("module", drawn).get_state())
         module, size, (mean, std) = LIBRARIES[network.name.partition("/")[0]](network, root)
+        if example is not None and is_lazy(module):
+            with torch.no_grad():
+                first(module.eval(), example, network)
     if network.layer is not None:
         _find(module, network.layer, "layer")
     mean, std = {"imagenet": IMAGENET, "none": AS_IS}.get(network.normalise, (mean, std))
@@ -233,8 +239,17 @@ def _load(module: nn.Module, network: NetworkConfig, root: Path | None, heads: l
             f"network.weights={network.weights!r}: must be a file ({', '.join(files.SUFFIXES)}); only "
             "torchvision's networks have weights by name"
         )
+    if is_lazy(module):
+        raise MetabenchError(
+            f"network.module={network.module!r}: has lazy layers, which no weights fit; give them their sizes"
+        )
     path = files.locate(network.weights, root)
     files.fit(module, files.read(path), f"network.weights={str(path)!r}", heads)
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Tell whether a layer waits for its first input to have a size."""
+    return any(isinstance(one, nn.UninitializedParameter) for one in module.parameters())
 
 
 def _find(module: nn.Module, path: str, setting: str) -> nn.Module:

@@ -89,7 +89,8 @@ class _Form(NamedTuple):
 
     module: nn.Module
     trained: tuple[str, ...]  # of its parameters, by their names in the module
-    prepare: Callable[[Tensor], Tensor]  # inputs in [0, 1] to what the module takes
+    prepare: partial[Tensor]  # inputs in [0, 1] to what the module takes
+    example: Tensor  # two such inputs
     features: int
     norm_channels: Mapping[str, int]
     max_activation_numel: int
@@ -143,22 +144,25 @@ def _form(described: str, shape: tuple[int, ...], maker: Any, stamp: Any) -> _Fo
     network = NetworkConfig.model_validate_json(described)
     made, prepare = _fitting(network, shape)
     example = torch.rand(2, *shape, generator=seeds.generator("example"))
+    if backbones.is_lazy(made.module):
+        made = backbones.make(network, seeds.generator("form"), None, prepare(example))
     with torch.no_grad():
         features, numel = _activations(made.module, prepare(example), network)
         small = _smaller(made.module, prepare, example, features)
     named = _used(made.module, small(example))
     trained = {"none": named, "body": _last_block(made.module, named), "all": []}[network.freeze]
     module = _replace(made.module, network, trained)
-    form = _Form(module.requires_grad_(False), tuple(trained), prepare, features, {}, numel)
-    used = _try(form._replace(prepare=small), example, network)
+    form = _Form(module.requires_grad_(False), tuple(trained), prepare, example, features, {}, numel)
+    used = _try(form._replace(prepare=small), network)
     return form._replace(norm_channels={name: len(moments["mean"]) for name, moments in used.items()})
 
 
 def _fitting(network: NetworkConfig, shape: tuple[int, ...]) -> tuple[backbones.Made, partial[Tensor]]:
     """Make a module, and what brings inputs of a shape into the form that it takes."""
-    generator = seeds.generator("form")
+    made = backbones.make(network, seeds.generator("form"))
+    if backbones.is_lazy(made.module):  # it takes whatever comes
+        return made, partial(_prepare, size=made.size, channels=shape[0], mean=made.mean, std=made.std)
     example = torch.zeros(2, *shape)
-    made = backbones.make(network, generator)
     size = made.size if len(shape) == 3 else None
     one = partial(_prepare, size=size, channels=shape[0], mean=made.mean, std=made.std)
     if len(shape) != 3 or shape[0] != 1:
@@ -360,15 +364,15 @@ def _embed(
 def _init(network: NetworkConfig, form: _Form, outputs: int, generator: Generator) -> Tree:
     module = form.module
     if network.weights is None:
-        module = backbones.make(network, generator).module
+        module = backbones.make(network, generator, None, form.prepare(form.example)).module
     return {**_by_layer(module, form.trained), HEAD: parts.init_head(outputs, form.features, generator)}
 
 
-def _try(form: _Form, example: Tensor, network: NetworkConfig) -> Tree:
+def _try(form: _Form, network: NetworkConfig) -> Tree:
     """Embed two tasks at once, to second order, or name the layer that cannot; return the moments used."""
     params = _by_layer(form.module, form.trained)
     embed = partial(_embed, form.module, form.prepare, _Constants(form.module, form.trained))
-    tasks = torch.stack([example, example.flip(0)])
+    tasks = torch.stack([form.example, form.example.flip(0)])
     entered: list[tuple[str, nn.Module]] = []
 
     def loss(params: Tree, x: Tensor) -> Tensor:
@@ -397,4 +401,4 @@ def _try(form: _Form, example: Tensor, network: NetworkConfig) -> Tree:
             "features are computed once; see docs/guides/own_network.md"
         ) from error
     with torch.no_grad():
-        return embed(params, example)[1]
+        return embed(params, form.example)[1]

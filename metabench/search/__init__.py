@@ -101,14 +101,15 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     """Load a search's data, and return them with the files of the cache that hold them."""
     from metabench import data, nets
     from metabench.data.reading import cache
-    from metabench.data.tasks import frozen
+    from metabench.training import inputs
 
     if fetch is not None:
         data.download(space.task, fetch)
     with cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
-    nets.build(space.network, space.task.ways[1], frozen.input_shape(splits.meta_train.images))
+    if space.network.freeze != "all":
+        nets.build(space.network, space.task.ways[1], inputs.of(splits).shape)
     return splits, kept
 
 
