@@ -88,6 +88,11 @@ def renormed() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 4, 3), Renormed(4), nn.Flatten())
 
 
+def untracked() -> nn.Sequential:
+    """Make a network whose batch norm keeps no running moments."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
+
+
 def raising(width: int = 4) -> nn.Module:
     """Raise as soon as it is made."""
     raise RuntimeError(f"no network of width {width}")
