@@ -364,6 +364,8 @@ def digest(network: NetworkConfig, made: Made) -> str:
     described = (network.name, network.module, options, network.head, network.layer, *made[1:])
     total = hashlib.sha256(repr(described).encode())
     for name, tensor in sorted(made.module.state_dict().items()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

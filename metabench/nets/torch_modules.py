@@ -94,8 +94,7 @@ class _Form(NamedTuple):
 def build(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     """Build the network of a torch module that a config names."""
     refuse_ours(network)
-    maker = load_object(str(network.module), "network.module") if network.name == MODULE else None
-    form = _form(network.model_dump_json(), shape, maker, _stamp(network))
+    form = _form(network.model_dump_json(), shape, *_origin(network))
     embed = partial(_embed, form.module, form.prepare, _Constants(form.module, form.trained))
     norms = {_split(f"{name}.weight")[0] for name, one in form.module.named_modules() if _is_norm(one)}
     return Net(
@@ -125,12 +124,24 @@ def refuse_ours(network: NetworkConfig) -> None:
         raise MetabenchError("\n".join(wrong))
 
 
-def _stamp(network: NetworkConfig) -> tuple[int, int] | None:
-    """Tell a file of weights from one that takes its place."""
+def _origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
+    """Return what tells a module and a file of weights from others that go by their names."""
+    maker = load_object(str(network.module), "network.module") if network.name == MODULE else None
     if network.weights is None or not files.is_file(network.weights):
-        return None
+        return maker, None
     about = files.locate(network.weights).stat()
-    return about.st_mtime_ns, about.st_size
+    return maker, (about.st_mtime_ns, about.st_size)
+
+
+def digest(network: NetworkConfig) -> str:
+    """Hash how a module is made and the weights that it starts from, or would by one seed."""
+    return _digest(network.model_dump_json(), *_origin(network))
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(described: str, maker: Any, stamp: Any) -> str:
+    network = NetworkConfig.model_validate_json(described)
+    return backbones.digest(network, backbones.make(network, seeds.generator("digest")))
 
 
 @functools.lru_cache(maxsize=4)

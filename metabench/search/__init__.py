@@ -82,6 +82,7 @@ def search(
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 nodes.check(address, space.task, splits, fetch)
+                nodes.check_network(address, space.network)
                 _run_stages(place, watch.space, splits, seed, joined, watch, timing)
         _write_board(place)
     return place

@@ -42,7 +42,7 @@ class Shared(nn.Module):
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(1))
         self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.head = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+        self.head = nn.Linear(4, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images."""
