@@ -18,7 +18,7 @@ from metabench.nets.parts import init_head
 from metabench.nets.resnet12 import resnet12
 from metabench.nets.weights import anchored
 
-__all__ = ["NETWORKS", "anchored", "apply", "build", "check", "head", "init_head", "outputs"]
+__all__ = ["NETWORKS", "anchored", "apply", "build", "check", "digest", "head", "init_head", "outputs"]
 
 NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
     "conv4": conv4,
@@ -61,6 +61,11 @@ def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:
     else:
         torch_modules.refuse_ours(network)
     backbones.make(network, seeds.generator("check"))
+
+
+def digest(network: NetworkConfig) -> str:
+    """Hash how a torch module is made and the weights that it starts from; of our own networks nothing."""
+    return torch_modules.digest(network) if network.is_module else ""
 
 
 def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:

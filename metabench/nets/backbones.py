@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,12 @@ SIZE = 224
 
 MOST_NAMES = 12
 """Names of networks that a message lists."""
+
+LONGEST = 160
+"""Characters of what an error of others says that a message repeats."""
+
+ROOT = "(module)"
+"""The layer of what the outermost module holds itself."""
 
 Three = tuple[float, ...]
 
@@ -89,17 +96,23 @@ class Embedding(nn.Module):
         return means.get(features.ndim, lambda: features)()
 
 
-def make(network: NetworkConfig, generator: Generator, root: Path | None = None) -> Made:
+def make(
+    network: NetworkConfig, generator: Generator, root: Path | None = None, example: Tensor | None = None
+) -> Made:
     """Make the module that a config names: its own weights, or such as a generator makes torch draw.
 
     Args:
         root: where a relative path of weights is looked for, beside the working folder.
+        example: inputs that layers without a size take theirs from.
     """
     # Modules draw from torch's global generator, which is put back.
     with torch.random.fork_rng(devices=[]):
         drawn = int(torch.randint(2**62, (), generator=generator))
         torch.set_rng_state(seeds.generator("module", drawn).get_state())
         module, size, (mean, std) = LIBRARIES[network.name.partition("/")[0]](network, root)
+        if example is not None and is_lazy(module):
+            with torch.no_grad():
+                first(module.eval(), example, network)
     if network.layer is not None:
         _find(module, network.layer, "layer")
     mean, std = {"imagenet": IMAGENET, "none": AS_IS}.get(network.normalise, (mean, std))
@@ -219,9 +232,8 @@ def _called(maker: Callable[..., Any], network: NetworkConfig, where: str) -> An
         return maker(**network.options)
     except Exception as error:  # whatever code of others raises
         listed = ", ".join(f"{key}={value!r}" for key, value in network.options.items()) or "none"
-        reason = str(error).splitlines()[0] if str(error) else ""
         raise MetabenchError(
-            f"{where}: making it raised {type(error).__name__}: {reason}; its `options` are {listed}"
+            f"{where}: making it raised {type(error).__name__}: {said(error)}; its `options` are {listed}"
         ) from error
 
 
@@ -233,8 +245,17 @@ def _load(module: nn.Module, network: NetworkConfig, root: Path | None, heads: l
             f"network.weights={network.weights!r}: must be a file ({', '.join(files.SUFFIXES)}); only "
             "torchvision's networks have weights by name"
         )
+    if is_lazy(module):
+        raise MetabenchError(
+            f"network.module={network.module!r}: has lazy layers, which no weights fit; give them their sizes"
+        )
     path = files.locate(network.weights, root)
     files.fit(module, files.read(path), f"network.weights={str(path)!r}", heads)
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Tell whether a layer waits for its first input to have a size."""
+    return any(isinstance(one, nn.UninitializedParameter) for one in module.parameters())
 
 
 def _find(module: nn.Module, path: str, setting: str) -> nn.Module:
@@ -278,14 +299,14 @@ def first(module: nn.Module, x: Tensor, network: NetworkConfig) -> Tensor:
     """Return the features of some images, or say why there are none."""
     called = network.module or network.name
     try:
-        features = module(x)
+        with entered(module) as path:
+            features = module(x)
     except MetabenchError:
         raise
     except Exception as error:  # whatever code of others raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MetabenchError(
-            f"network={called}: does not take images of {list(x.shape[1:])}: {reason}; choose `image_size`, "
-            "or size and channels of the data"
+            f"network={called}: fails on inputs of {list(x.shape[1:])}, in {(path or ['it'])[-1]}: "
+            f"{said(error)}; mend it, or choose `image_size`, or size and channels of the data"
         ) from error
     if features.ndim != 2 or len(features) != len(x):
         raise MetabenchError(
@@ -299,12 +320,52 @@ def first(module: nn.Module, x: Tensor, network: NetworkConfig) -> Tensor:
     return features
 
 
+@contextlib.contextmanager
+def hooked(module: nn.Module, hook: Callable[[nn.Module, str], list[Any]]) -> Iterator[None]:
+    """Hang hooks on each layer of a module for a while."""
+    handles = [handle for name, one in module.named_modules() for handle in hook(one, name)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def entered(module: nn.Module) -> Iterator[list[str]]:
+    """Describe the layers that are being computed, the innermost last: where an error comes from."""
+    path: list[str] = []
+
+    def hook(layer: nn.Module, name: str) -> list[Any]:
+        described = f"layer {shown(name)!r} ({type(layer).__name__})"
+        return [
+            layer.register_forward_pre_hook(lambda *_: path.append(described)),
+            layer.register_forward_hook(lambda *_: path.pop() and None),
+        ]
+
+    with hooked(module, hook):
+        yield path
+
+
+def shown(name: str) -> str:
+    """Return the name of a layer of an `Embedding` as the module within has it."""
+    return name.removeprefix("net").removeprefix(".") or ROOT
+
+
+def said(error: Exception) -> str:
+    """Return what an error of others says, in one line."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
 def digest(network: NetworkConfig, made: Made) -> str:
     """Hash what a module computes: how it is made, where it ends, its inputs, and each tensor's bytes."""
     options = sorted(network.options.items())
     described = (network.name, network.module, options, network.head, network.layer, *made[1:])
     total = hashlib.sha256(repr(described).encode())
     for name, tensor in sorted(made.module.state_dict().items()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

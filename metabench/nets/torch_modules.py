@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metabench.core import HEAD, MetabenchError, Net, Tree, seeds, trees
 from metabench.core.config import NetworkConfig
@@ -37,12 +38,6 @@ NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.RM
 
 SMALL = 32
 """Side of the images that a network is tried on, where it takes such."""
-
-LONGEST = 160
-"""Characters of what torch says that a message repeats."""
-
-ROOT = "(module)"
-"""The layer of parameters that the outermost module holds itself."""
 
 
 class _Call(NamedTuple):
@@ -89,7 +84,8 @@ class _Form(NamedTuple):
 
     module: nn.Module
     trained: tuple[str, ...]  # of its parameters, by their names in the module
-    prepare: Callable[[Tensor], Tensor]  # inputs in [0, 1] to what the module takes
+    prepare: partial[Tensor]  # inputs in [0, 1] to what the module takes
+    example: Tensor  # two such inputs
     features: int
     norm_channels: Mapping[str, int]
     max_activation_numel: int
@@ -98,8 +94,7 @@ class _Form(NamedTuple):
 def build(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     """Build the network of a torch module that a config names."""
     refuse_ours(network)
-    maker = load_object(str(network.module), "network.module") if network.name == MODULE else None
-    form = _form(network.model_dump_json(), shape, maker, _stamp(network))
+    form = _form(network.model_dump_json(), shape, *_origin(network))
     embed = partial(_embed, form.module, form.prepare, _Constants(form.module, form.trained))
     norms = {_split(f"{name}.weight")[0] for name, one in form.module.named_modules() if _is_norm(one)}
     return Net(
@@ -129,12 +124,24 @@ def refuse_ours(network: NetworkConfig) -> None:
         raise MetabenchError("\n".join(wrong))
 
 
-def _stamp(network: NetworkConfig) -> tuple[int, int] | None:
-    """Tell a file of weights from one that takes its place."""
+def _origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
+    """Return what tells a module and a file of weights from others that go by their names."""
+    maker = load_object(str(network.module), "network.module") if network.name == MODULE else None
     if network.weights is None or not files.is_file(network.weights):
-        return None
+        return maker, None
     about = files.locate(network.weights).stat()
-    return about.st_mtime_ns, about.st_size
+    return maker, (about.st_mtime_ns, about.st_size)
+
+
+def digest(network: NetworkConfig) -> str:
+    """Hash how a module is made and the weights that it starts from, or would by one seed."""
+    return _digest(network.model_dump_json(), *_origin(network))
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(described: str, maker: Any, stamp: Any) -> str:
+    network = NetworkConfig.model_validate_json(described)
+    return backbones.digest(network, backbones.make(network, seeds.generator("digest")))
 
 
 @functools.lru_cache(maxsize=4)
@@ -143,34 +150,40 @@ def _form(described: str, shape: tuple[int, ...], maker: Any, stamp: Any) -> _Fo
     network = NetworkConfig.model_validate_json(described)
     made, prepare = _fitting(network, shape)
     example = torch.rand(2, *shape, generator=seeds.generator("example"))
+    if backbones.is_lazy(made.module):
+        made = backbones.make(network, seeds.generator("form"), None, prepare(example))
     with torch.no_grad():
         features, numel = _activations(made.module, prepare(example), network)
         small = _smaller(made.module, prepare, example, features)
     named = _used(made.module, small(example))
     trained = {"none": named, "body": _last_block(made.module, named), "all": []}[network.freeze]
     module = _replace(made.module, network, trained)
-    form = _Form(module.requires_grad_(False), tuple(trained), prepare, features, {}, numel)
-    used = _try(form._replace(prepare=small), example, network)
+    form = _Form(module.requires_grad_(False), tuple(trained), prepare, example, features, {}, numel)
+    used = _try(form._replace(prepare=small), network)
     return form._replace(norm_channels={name: len(moments["mean"]) for name, moments in used.items()})
 
 
 def _fitting(network: NetworkConfig, shape: tuple[int, ...]) -> tuple[backbones.Made, partial[Tensor]]:
     """Make a module, and what brings inputs of a shape into the form that it takes."""
-    generator = seeds.generator("form")
-    example = torch.zeros(2, *shape)
-    made = backbones.make(network, generator)
+    made = backbones.make(network, seeds.generator("form"))
+    if backbones.is_lazy(made.module):  # it takes whatever comes
+        return made, partial(_prepare, size=made.size, channels=shape[0], mean=made.mean, std=made.std)
     size = made.size if len(shape) == 3 else None
     one = partial(_prepare, size=size, channels=shape[0], mean=made.mean, std=made.std)
-    if len(shape) != 3 or shape[0] != 1:
-        return made, _checked(one, made, network, shape)
-    with contextlib.suppress(Exception), torch.no_grad():
-        made.module(partial(one, mean=backbones.AS_IS[0], std=backbones.AS_IS[1])(example))
-        return made, _checked(one, made, network, shape)
     three = partial(one, channels=3)
-    with contextlib.suppress(Exception), torch.no_grad():
-        made.module(three(example))
+    example = torch.zeros(2, *shape)
+    plain = partial(one, mean=backbones.AS_IS[0], std=backbones.AS_IS[1])
+    is_grey = len(shape) == 3 and shape[0] == 1
+    if is_grey and not _takes(made.module, plain(example)) and _takes(made.module, three(example)):
         return made, three
-    return made, one  # it takes neither: the message is about the images as they are
+    return made, _checked(one, made, network, shape)
+
+
+def _takes(module: nn.Module, x: Tensor) -> bool:
+    with contextlib.suppress(Exception), torch.no_grad():
+        module(x)
+        return True
+    return False
 
 
 def _checked(
@@ -206,19 +219,9 @@ def _activations(module: nn.Module, x: Tensor, network: NetworkConfig) -> tuple[
         if isinstance(output, Tensor):
             sizes.append(output.numel() // len(x))
 
-    with _hooked(module, lambda layer, name: [layer.register_forward_hook(note)]):
+    with backbones.hooked(module, lambda layer, name: [layer.register_forward_hook(note)]):
         features = backbones.first(module, x, network)
     return features.shape[1], max(sizes)
-
-
-@contextlib.contextmanager
-def _hooked(module: nn.Module, hook: Callable[[nn.Module, str], list[Any]]) -> Iterator[None]:
-    handles = [handle for name, one in module.named_modules() for handle in hook(one, name)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _smaller(module: nn.Module, prepare: partial[Tensor], example: Tensor, features: int) -> partial[Tensor]:
@@ -275,7 +278,7 @@ def _replace(module: nn.Module, network: NetworkConfig, trained: Sequence[str]) 
             continue
         if type(layer) not in PLAIN and not all(hasattr(layer, one) for one in AFTER):
             raise MetabenchError(
-                f"network={network.module or network.name}: layer {_shown(name)!r} is a "
+                f"network={network.module or network.name}: layer {backbones.shown(name)!r} is a "
                 f"{type(layer).__name__}, a batch norm layer of its own kind; take one of torch's"
             )
         is_learnt = any(one.startswith(f"{name}.") for one in trained) or not layer.affine
@@ -283,8 +286,8 @@ def _replace(module: nn.Module, network: NetworkConfig, trained: Sequence[str]) 
         if is_fixed and layer.running_mean is None:
             raise MetabenchError(
                 f"network.batch_norm={network.batch_norm!r}, network.freeze={network.freeze!r}: layer "
-                f"{_shown(name)!r} has no running moments to keep; choose another batch_norm, freeze "
-                "nothing, or make it with track_running_stats"
+                f"{backbones.shown(name)!r} has no running moments to keep; choose another batch_norm, "
+                "freeze nothing, or make it with track_running_stats"
             )
         module.set_submodule(name, BatchNorm(layer, _split(f"{name}.weight")[0], is_fixed))
     return module
@@ -294,15 +297,10 @@ def _is_norm(layer: nn.Module) -> bool:
     return isinstance(layer, (BatchNorm, *NORMS)) and all(one.ndim == 1 for one in layer.parameters())
 
 
-def _shown(name: str) -> str:
-    """Return a layer's name as the user's module has it."""
-    return name.removeprefix("net").removeprefix(".") or ROOT
-
-
 def _split(name: str) -> tuple[str, str]:
     """Return the layer of a parameter, and what it is called there."""
     layer, _, leaf = name.rpartition(".")
-    layer = _shown(layer)
+    layer = backbones.shown(layer)
     return f"{layer}_" if layer == HEAD else layer, leaf
 
 
@@ -351,25 +349,37 @@ def _embed(
     call = _Call(moments, {})
     token = _CALL.set(call)
     try:
-        features = functional_call(module, {**constants.beside(x), **learnt}, (prepare(x),))
+        with _plain_attention():
+            features = functional_call(module, {**constants.beside(x), **learnt}, (prepare(x),))
     finally:
         _CALL.reset(token)
     return features, call.used
 
 
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Compute attention of single operations: torch's fused ones have no second derivative under vmap."""
+    is_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fast)
+
+
 def _init(network: NetworkConfig, form: _Form, outputs: int, generator: Generator) -> Tree:
     module = form.module
     if network.weights is None:
-        module = backbones.make(network, generator).module
+        module = backbones.make(network, generator, None, form.prepare(form.example)).module
     return {**_by_layer(module, form.trained), HEAD: parts.init_head(outputs, form.features, generator)}
 
 
-def _try(form: _Form, example: Tensor, network: NetworkConfig) -> Tree:
+def _try(form: _Form, network: NetworkConfig) -> Tree:
     """Embed two tasks at once, to second order, or name the layer that cannot; return the moments used."""
     params = _by_layer(form.module, form.trained)
     embed = partial(_embed, form.module, form.prepare, _Constants(form.module, form.trained))
-    tasks = torch.stack([example, example.flip(0)])
-    entered: list[tuple[str, nn.Module]] = []
+    tasks = torch.stack([form.example, form.example.flip(0)])
 
     def loss(params: Tree, x: Tensor) -> Tensor:
         return embed(params, x)[0].square().mean()
@@ -377,24 +387,17 @@ def _try(form: _Form, example: Tensor, network: NetworkConfig) -> Tree:
     def slope(params: Tree, x: Tensor) -> Tensor:
         return trees.dot(*[grad(loss)(params, x)] * 2)
 
-    def hook(layer: nn.Module, name: str) -> list[Any]:
-        return [
-            layer.register_forward_pre_hook(lambda *_: entered.append((name, layer))),
-            layer.register_forward_hook(lambda *_: entered.pop() and None),
-        ]
-
     each = trees.map(lambda leaf: torch.stack([leaf, leaf]), params)
     order = grad(slope) if params else loss
     try:
-        with _hooked(form.module, hook):
+        with backbones.entered(form.module) as path:
             vmap(order)(each, tasks)
     except Exception as error:  # whatever torch says of layers that it has no rule for
-        name, layer = entered[-1] if entered else ("", form.module)
-        where = f"layer {_shown(name)!r} ({type(layer).__name__})" if entered else "a layer's gradient"
+        where = path[-1] if path else "a layer's gradient"
         raise MetabenchError(
             f"network={network.module or network.name}: {where} cannot be vectorised over tasks: "
-            f"{str(error).splitlines()[0][:LONGEST]}; put another in its place, or take `freeze` all, where "
+            f"{backbones.said(error)}; put another in its place, or take `freeze` all, where "
             "features are computed once; see docs/guides/own_network.md"
         ) from error
     with torch.no_grad():
-        return embed(params, example)[1]
+        return embed(params, form.example)[1]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from metabench import CalledPackage
 from metabench.core import MetabenchError, Splits
-from metabench.core.config import SearchSpace
+from metabench.core.config import NetworkConfig, SearchSpace
 from metabench.storage import files
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def search(
             _embed(watch.space, splits, watch.say)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 nodes.check(address, space.task, splits, fetch)
+                for network in _networks(space):
+                    nodes.check_network(address, network)
                 _run_stages(place, watch.space, splits, seed, joined, watch, timing)
         _write_board(place)
     return place
@@ -103,24 +105,30 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     """Load a search's data, and return them with the files of the cache that hold them."""
     from metabench import data, nets
     from metabench.data.reading import cache
-    from metabench.data.tasks import frozen
+    from metabench.training import inputs
 
     if fetch is not None:
         data.download(space.task, fetch)
     with cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
-    for network in map(space.network_of, space.algorithms):
+    shape = inputs.of(splits).shape
+    for network in _networks(space):
         if network.freeze != "all":  # else `features` looks at it
-            nets.build(network, space.task.ways[1], frozen.input_shape(splits.meta_train.images, splits.kind))
+            nets.build(network, space.task.ways[1], shape)
     return splits, kept
+
+
+def _networks(space: SearchSpace) -> list[NetworkConfig]:
+    """List the networks that algorithms of a space have."""
+    return [*{one.model_dump_json(): one for one in map(space.network_of, space.algorithms)}.values()]
 
 
 def _embed(space: SearchSpace, splits: Splits, say: Callable[[str], None]) -> None:
     """Let all pictures pass the frozen backbones, once and on all cores, before workers ask for features."""
     from metabench.training import features
 
-    for network in {features.source(one): one for one in map(space.network_of, space.algorithms)}.values():
+    for network in {features.source(one): one for one in _networks(space)}.values():
         features.embedded(splits, space.task, network, say)
 
 

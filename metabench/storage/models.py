@@ -186,6 +186,7 @@ class _Search(TypedDict):
     seed: NotRequired[int]
     data_fingerprint: str
     space: Annotated[SearchSpace, AfterValidator(_as_text)]
+    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
     created: NotRequired[Moment]
     version: NotRequired[str]
@@ -204,6 +205,7 @@ class _Run(TypedDict):
     protocol: int
     run: Annotated[RunConfig, AfterValidator(_as_text)]
     data_fingerprint: str
+    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
     version: NotRequired[str]
     code: NotRequired[str]

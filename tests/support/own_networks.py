@@ -42,7 +42,7 @@ class Shared(nn.Module):
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(1))
         self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.head = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+        self.head = nn.Linear(4, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images."""
@@ -86,6 +86,11 @@ class Renormed(nn.BatchNorm2d):
 def renormed() -> nn.Sequential:
     """Make a network with a batch norm layer of its own kind."""
     return nn.Sequential(nn.Conv2d(1, 4, 3), Renormed(4), nn.Flatten())
+
+
+def untracked() -> nn.Sequential:
+    """Make a network whose batch norm keeps no running moments."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
 
 
 def raising(width: int = 4) -> nn.Module:
