@@ -85,7 +85,9 @@ def get(name: str) -> Dataset:
     if problem := plugins.clash("dataset", name, name in built_in):
         raise MetabenchError(problem)
     if name not in built_in:
-        loaded = plugins.load("dataset", name)
+        loaded = plugins.load(
+            "dataset", name, lambda one: callable(one) or isinstance(one, Dataset), "a Dataset or a function"
+        )
         return loaded._replace(name=name) if isinstance(loaded, Dataset) else _made_by(name, loaded)
     if not (SETS / f"{name}.py").is_file():
         return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")

@@ -78,7 +78,7 @@ def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:
         )
     if problem := plugins.clash("network", name, name in NETWORKS):
         raise MetabenchError(problem)
-    return NETWORKS[name] if name in NETWORKS else plugins.load("network", name)
+    return NETWORKS[name] if name in NETWORKS else plugins.load("network", name, callable, "a function")
 
 
 def head(params: Tree, features: Tensor) -> Tensor:

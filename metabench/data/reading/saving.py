@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -168,7 +169,8 @@ def _pair(dataset: Any, index: int) -> tuple[Any, Any]:
 
 def _label(label: Any, names: Any) -> str:
     """Return the name of a class, as the dataset's `classes` have it where there are such."""
-    label = label.item() if hasattr(label, "item") and getattr(label, "size", None) != 0 else label
+    if hasattr(label, "item") and math.prod(getattr(label, "shape", ())) == 1:
+        label = label.item()
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":

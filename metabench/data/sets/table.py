@@ -85,7 +85,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     classes = splits.by_seed([*groups], options)
     what = "classes" if columns.target is None else "tasks"
     advice = f"give a table of more {what}, or change meta_train, meta_validation or smallest"
-    problems += splits.class_problems(classes, advice, what)
+    problems = problems or splits.class_problems(classes, advice, what)
     if problems:
         splits.refuse(NAME, problems)
     if options.standardise:
