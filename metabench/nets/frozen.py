@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from metabench.core import Net, Tree
 from metabench.core.config import NetworkConfig
+from metabench.core.config.network import OF_OURS
 from metabench.nets import mlp, parts
 
 INPUT = "input"
@@ -29,8 +30,8 @@ def frozen(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
         parts.Layer(f"linear{layer}", f"norm{layer}", (network.width, n))
         for layer, n in enumerate(inputs[: network.hidden], 1)
     ]
-    if hidden:
-        parts.check(network, n_pixels=1, foreign=("shrink", "readout"))
+    ours = NetworkConfig(**{key: getattr(network, key) for key in (*OF_OURS, "batch_norm")})
+    parts.check(ours, n_pixels=1, foreign=("shrink", "readout", "depth"))
     embed = partial(parts.embed, partial(mlp.block, parts.norm_of(network)), network.hidden, lambda x: x)
     features = network.width if hidden else n_features
     net = parts.describe(network, hidden, partial(_embed, embed), features, outputs, n_features)

@@ -70,9 +70,23 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
     trained = [run.open_weights(path, about, device) for path in paths]
     opened = tuple(one._replace(model=evaluate.by_itself(one.model)) for one in trained)
     sure = calibration.of(paths)
+    notes += _on_predictions(paths, trained, opened, sure is not None, about)
+    embedder = None if about.features is None else _embedder(paths[0], opened[0], about.features, device)
+    return Members(name, opened, paths, about, sure, tuple(notes), embedder)
+
+
+def _on_predictions(
+    paths: Sequence[Path],
+    trained: Sequence[run.Run],
+    opened: Sequence[run.Run],
+    is_calibrated: bool,
+    about: Inputs,
+) -> list[str]:
+    """Say what probabilities and answers rest on."""
+    notes = []
     if len(opened) > 1:
         notes.append(f"the probabilities are the mean over {len(opened)} seeds, an ensemble")
-    if sure is None:
+    if not is_calibrated:
         notes.append(f"its probabilities are not calibrated: {_uncalibrated(paths)}")
     if any(map(lambda one, other: one.model is not other.model, opened, trained)):
         notes.append(
@@ -82,8 +96,7 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
         )
     if about.pictures is not None and about.pictures.is_inverted:
         notes.append("pictures are taken as dark on light")
-    embedder = None if about.features is None else _embedder(paths[0], opened[0], about.features, device)
-    return Members(name, opened, paths, about, sure, tuple(notes), embedder)
+    return notes
 
 
 def _embedder(folder: Path, opened: run.Run, features: Features, device: str) -> Embedder:

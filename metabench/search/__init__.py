@@ -81,11 +81,8 @@ def search(
         if not final.is_tested(place, watch.say):
             watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
-            _embed(watch.space, splits, watch.say)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
-                nodes.check(address, space.task, splits, fetch)
-                for network in _networks(space):
-                    nodes.check_network(address, network)
+                _prepare(watch.space, address, splits, fetch, watch.say)
                 _run_stages(place, watch.space, splits, seed, joined, watch, timing)
         _write_board(place)
     return place
@@ -124,10 +121,16 @@ def _networks(space: SearchSpace) -> list[NetworkConfig]:
     return [*{one.model_dump_json(): one for one in map(space.network_of, space.algorithms)}.values()]
 
 
-def _embed(space: SearchSpace, splits: Splits, say: Callable[[str], None]) -> None:
-    """Let all pictures pass the frozen backbones, once and on all cores, before workers ask for features."""
+def _prepare(
+    space: SearchSpace, address: str | None, splits: Splits, fetch: str | None, say: Callable[[str], None]
+) -> None:
+    """Check each node's data and networks; let all pictures pass the frozen ones before workers ask for it."""
+    from metabench.search.ray import nodes
     from metabench.training import features
 
+    nodes.check(address, space.task, splits, fetch)
+    for network in _networks(space):
+        nodes.check_network(address, network)
     for network in {features.source(one): one for one in _networks(space)}.values():
         features.embedded(splits, space.task, network, say)
 

@@ -39,6 +39,7 @@ Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
 """Of a trial, which names a folder."""
 Settings = dict[str, Scalar]
+Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
 
 
 def _is_judged(report: Any) -> Any:
@@ -306,9 +307,6 @@ class _Pictures(TypedDict):
     has_scaled_bytes: bool
     resize: Literal["box", "nearest", "bilinear", "hamming", "bicubic", "lanczos"]
     is_inverted: bool
-
-
-Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
 
 
 @keys

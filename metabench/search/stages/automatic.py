@@ -59,10 +59,7 @@ def choose(
     Returns:
         the space, what the search keeps to, and lines that say what it is going to do.
     """
-    learners = [*map(algorithms.canonical, automatic.LEARNERS if names is None else names)]
-    if strange := [name for name in learners if name not in automatic.LEARNERS]:
-        listed = ", ".join(automatic.LEARNERS)
-        raise MetabenchError(f"`algorithms` {', '.join(strange)}: with `time` choose among {listed}")
+    learners = _learners(names)
     task = TaskConfig.model_validate(asked)
     _refuse_numbers(task)
     since = time.monotonic(), time.process_time()
@@ -73,10 +70,7 @@ def choose(
     data.check(task, splits)
     network = NetworkConfig(width=width)
     draft = automatic.draft(task, network, learners)
-    paces: dict[str, Pace] = {}
-    for name in learners:
-        if not paces or time.monotonic() - begun < MEASURING * seconds:
-            paces[name] = _measure(draft, name, splits, trained, slots)
+    paces = _measure_each(draft, splits, trained, slots, begun + MEASURING * seconds)
     frozen = _features(task, splits, seconds, slots, say) if names is None else None
     # Processes that start are as long in coming as this was, by the time of the processor that both take.
     busy = max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
@@ -88,6 +82,26 @@ def choose(
         paces |= {name: _measure(space, name, splits, trained, slots) for name in automatic.ON_FEATURES}
     timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun, until_here.busy)
     return space, timing, lines
+
+
+def _learners(names: Sequence[str] | None) -> list[str]:
+    """Return the learners to choose among, or refuse others."""
+    learners = [*map(algorithms.canonical, automatic.LEARNERS if names is None else names)]
+    if strange := [name for name in learners if name not in automatic.LEARNERS]:
+        listed = ", ".join(automatic.LEARNERS)
+        raise MetabenchError(f"`algorithms` {', '.join(strange)}: with `time` choose among {listed}")
+    return learners
+
+
+def _measure_each(
+    draft: SearchSpace, splits: Splits, trained: float, slots: int, until: float
+) -> dict[str, Pace]:
+    """Measure learners one after another, until a moment; the first whatever the time is."""
+    paces: dict[str, Pace] = {}
+    for name in draft.algorithms:
+        if not paces or time.monotonic() < until:
+            paces[name] = _measure(draft, name, splits, trained, slots)
+    return paces
 
 
 def _features(
