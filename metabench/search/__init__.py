@@ -124,7 +124,7 @@ def _networks(space: SearchSpace) -> list[NetworkConfig]:
 def _prepare(
     space: SearchSpace, address: str | None, splits: Splits, fetch: str | None, say: Callable[[str], None]
 ) -> None:
-    """Check each node's data and networks; let all pictures pass the frozen ones before workers ask for it."""
+    """Check each node's data and networks; let all pictures pass the frozen ones before workers ask."""
     from metabench.search.ray import nodes
     from metabench.training import features
 

@@ -69,8 +69,9 @@ def choose(
     task = automatic.fit_task(task, *_counts(splits), set(asked))
     data.check(task, splits)
     network = NetworkConfig(width=width)
-    draft = automatic.draft(task, network, learners)
-    paces = _measure_each(draft, splits, trained, slots, begun + MEASURING * seconds)
+    paces = _measure_each(
+        automatic.draft(task, network, learners), splits, trained, slots, begun + MEASURING * seconds
+    )
     frozen = _features(task, splits, seconds, slots, say) if names is None else None
     # Processes that start are as long in coming as this was, by the time of the processor that both take.
     busy = max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
