@@ -22,15 +22,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 INSIDE = ("state_dict", "model_state_dict", "model")
 """Entries of a checkpoint that hold the weights beside an optimiser's state."""
 
-UNREADABLE = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-)
+UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError)
 """What reading a file raises that holds something else, or a part."""
 
 COUNTER = "num_batches_tracked"
@@ -76,12 +68,12 @@ def read(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of pickle protocols, which the message below says better
             is_safe = path.suffix == ".safetensors"
             state = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise MetabenchError(
+            f"{where}: is no file of tensors alone; pickled objects are not read, as they could run any code: "
+            "save module.state_dict(), or a .safetensors file"
+        ) from None
     except UNREADABLE as error:
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise MetabenchError(
-                f"{where}: holds pickled objects beside tensors, which are not read: they could run any code; "
-                "save module.state_dict() alone, or a .safetensors file"
-            ) from None
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise MetabenchError(f"{where}: cannot be read as weights: {reason}") from None
     return _tensors(state, where)
