@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 INSIDE = ("state_dict", "model_state_dict", "model")
 """Entries of a checkpoint that hold the weights beside an optimiser's state."""
+
+UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError)
+"""What reading a file raises that holds something else, or a part."""
 
 COUNTER = "num_batches_tracked"
 """Of a batch norm layer: no number is computed from it."""
@@ -63,15 +67,16 @@ def read(path: Path) -> dict[str, Tensor]:
     """Read names to tensors from a .safetensors file, or from a .pth file that holds nothing else."""
     where = f"network.weights={str(path)!r}"
     try:
-        state = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, which the message below says better
+            is_safe = path.suffix == ".safetensors"
+            state = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise MetabenchError(
-            f"{where}: holds pickled objects beside tensors, which are not read: they could run any code; "
-            "save module.state_dict() alone, or a .safetensors file"
+            f"{where}: is no file of tensors alone; pickled objects are not read, as they could run any code: "
+            "save module.state_dict(), or a .safetensors file"
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise MetabenchError(f"{where}: cannot be read as weights: {reason}") from None
     return _tensors(state, where)
