@@ -307,12 +307,20 @@ class _Pictures(TypedDict):
 
 
 @keys
+class _Rows(TypedDict):
+    names: list[str]
+    mean: list[Real]
+    scale: list[Real]
+
+
+@keys
 class _Inputs(TypedDict):
     data: str
     kind: Literal["classification", "regression"]
     shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
     n_classes: Whole
     pictures: _Pictures | None
+    rows: NotRequired[_Rows]
 
 
 @keys

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metabench import PROTOCOL
-from metabench.core import MetabenchError, Pictures, Splits
+from metabench.core import MetabenchError, Pictures, Rows, Splits
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
 
@@ -22,14 +22,14 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
     n_classes: int  # of meta-train
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
+    rows: Rows | None = None  # how a row of numbers does
 
 
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
     table = splits.meta_train.images
-    return Inputs(
-        splits.name, splits.kind, frozen.input_shape(table, splits.kind), len(table), splits.pictures
-    )
+    shape = frozen.input_shape(table, splits.kind)
+    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows)
 
 
 def write(folder: Path, splits: Splits) -> None:
@@ -37,8 +37,11 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         about = of(splits)
-        pictures = None if about.pictures is None else about.pictures._asdict()
-        files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
+        described = about._asdict()
+        described["pictures"] = about.pictures and about.pictures._asdict()
+        if (rows := described.pop("rows")) is not None:
+            described["rows"] = rows._asdict()
+        files.write_json(path, {"protocol": PROTOCOL, **described})
 
 
 def lacks(folder: Path, name: str) -> str:
@@ -58,11 +61,12 @@ def read(folder: Path) -> Inputs:
     if not path.exists():
         raise MetabenchError(lacks(folder, files.INPUTS))
     record = records.read(path, models.INPUTS)
-    pictures = record["pictures"]
+    pictures, rows = record["pictures"], record.get("rows")
     return Inputs(
         record["data"],
         record["kind"],
         tuple(record["shape"]),
         record["n_classes"],
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
+        None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
     )
