@@ -91,6 +91,14 @@ class Pictures(NamedTuple):
     is_inverted: bool = False  # whether what is dark in a picture is light in an input
 
 
+class Rows(NamedTuple):
+    """How a row of numbers becomes an input: each less its mean, over its scale."""
+
+    names: tuple[str, ...]  # of the columns
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
 class Splits(NamedTuple):
     """A data set cut into meta-train, meta-validation and meta-test by class."""
 
@@ -102,6 +110,7 @@ class Splits(NamedTuple):
     kind: str = "classification"  # or "regression"
     pictures: Pictures | None = None  # None: no picture becomes such an input
     features: Features | None = None  # where images are features of a frozen backbone
+    rows: Rows | None = None  # None: rows of numbers are inputs as they are
 
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")

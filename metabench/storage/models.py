@@ -316,13 +316,21 @@ class _Features(TypedDict):
 
 
 @keys
+class _Rows(TypedDict):
+    names: list[str]
+    mean: list[Real]
+    scale: list[Real]
+
+
+@keys
 class _Inputs(TypedDict):
     data: str
     kind: Literal["classification", "regression"]
     shape: Shape
     n_classes: Whole
     pictures: _Pictures | None
-    features: NotRequired[_Features | None]
+    features: NotRequired[_Features]
+    rows: NotRequired[_Rows]
 
 
 @keys

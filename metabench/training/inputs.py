@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metabench import PROTOCOL
-from metabench.core import Features, MetabenchError, Pictures, Splits
+from metabench.core import Features, MetabenchError, Pictures, Rows, Splits
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
 
@@ -24,6 +24,7 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
     n_classes: int  # of meta-train
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
+    rows: Rows | None = None  # how a row of numbers does
     features: Features | None = None  # where inputs are features of a frozen backbone
     mean: Tensor | None = None  # of features over meta-train, which stands in no file
 
@@ -36,7 +37,7 @@ def of(splits: Splits) -> Inputs:
         counts = splits.meta_train.counts
         n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())
         mean = table.sum((0, 1)) / n_pictures  # rows beyond the counts are zeros
-    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, features, mean)
+    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows, features, mean)
 
 
 def write(folder: Path, splits: Splits) -> None:
@@ -44,11 +45,11 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
+        nested = {key: record.pop(key) for key in ("rows", "features")}
         del record["mean"]
-        nested = {
-            key: one and one._asdict() for key, one in record.items() if key in ("pictures", "features")
-        }
-        files.write_json(path, {"protocol": PROTOCOL, **record, **nested})
+        record |= {key: one._asdict() for key, one in nested.items() if one is not None}
+        record["pictures"] = record["pictures"] and record["pictures"]._asdict()
+        files.write_json(path, {"protocol": PROTOCOL, **record})
 
 
 def lacks(folder: Path, name: str) -> str:
@@ -68,12 +69,13 @@ def read(folder: Path) -> Inputs:
     if not path.exists():
         raise MetabenchError(lacks(folder, files.INPUTS))
     record = records.read(path, models.INPUTS)
-    pictures, features = record["pictures"], record.get("features")
+    pictures, rows, features = record["pictures"], record.get("rows"), record.get("features")
     return Inputs(
         record["data"],
         record["kind"],
         tuple(record["shape"]),
         record["n_classes"],
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
+        None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
         None if features is None else Features(tuple(features["shape"]), features["backbone"]),
     )

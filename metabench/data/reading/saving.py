@@ -49,16 +49,7 @@ def from_dataset(
         folder: where to write; a folder of the cache, by the content, where it is not given.
         options: of the data set `array`, or, where there are features, `table`: seed, meta_train, ...
     """
-    problems: list[str] = []
-    examples = list(_examples(dataset, size, channels, problems))
-    if problems or not examples:
-        splits.refuse("from_dataset", problems or ["holds no example"])
-    shapes = {one.values.shape: one for one in reversed(examples)}
-    if len(shapes) > 1:
-        *_, other, first = shapes.values()
-        cure = "give size, or channels, for all to be alike"
-        what = f"{first.place} has shape {list(first.values.shape)}, {other.place} {list(other.values.shape)}"
-        splits.refuse("from_dataset", [f"examples differ: {what}; {cure}"])
+    examples = _alike(dataset, size, channels)
     if examples[0].values.ndim == 1:
         return _rows(examples, folder, options)
     arrays = {
@@ -105,6 +96,21 @@ def from_frame(frame: Any, folder: str | os.PathLike[str] | None = None, **optio
     name = f"table-{hashlib.sha256(content).hexdigest()[:20]}.parquet"
     path = _kept(name, folder, lambda place: place.write_bytes(content))
     return {"name": "table", "options": {"path": str(path), **options}}
+
+
+def _alike(dataset: Any, size: int | None, channels: int | None) -> list[Example]:
+    """Return all examples, or refuse those that are none or have another shape."""
+    problems: list[str] = []
+    examples = list(_examples(dataset, size, channels, problems))
+    if problems or not examples:
+        splits.refuse("from_dataset", problems or ["holds no example"])
+    shapes = {one.values.shape: one for one in reversed(examples)}
+    if len(shapes) > 1:
+        *_, other, first = shapes.values()
+        cure = "give size, or channels, for all to be alike"
+        what = f"{first.place} has shape {list(first.values.shape)}, {other.place} {list(other.values.shape)}"
+        splits.refuse("from_dataset", [f"examples differ: {what}; {cure}"])
+    return examples
 
 
 def _rows(examples: list[Example], folder: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,3 +194,30 @@ def test_too_few_rows_of_a_class_are_told_with_its_name(tmp_path: Path) -> None:
     splits = load(flowers().drop(index=range(5)), tmp_path, label="kind")
     with pytest.raises(MetabenchError, match=r"shot=1 and \w+=5 need 6 examples a class.*in class 'kind 0'"):
         data.check(TaskConfig(dataset="table", way=2, query=5, test_query=5), splits)
+
+
+def test_a_run_predicts_rows_as_they_stand_in_a_table(tmp_path: Path) -> None:
+    frame = flowers(12)
+    named = mb.data.from_frame(frame, folder=tmp_path, label="kind")
+    shape: dict[str, Any] = {
+        "way": 2,
+        "query": 1,
+        "test_query": 1,
+        "tasks": 8,
+        "reports": 1,
+        "validation_tasks": 4,
+    }
+    run = mb.train("protonet", named, network="mlp", out=tmp_path / "run", quiet=True, **shape)
+    splits = data.load(run.config.task)
+    support, query = frame[frame.kind.isin(splits.meta_test.classes[:2])].iloc[::2], frame.iloc[:7]
+    by_name = mb.load(run).fit(support, support.kind.tolist()).predict_proba(query[query.columns[::-1]])
+    columns = ["width", "length", "still"]
+    by_place = mb.load(run).fit(support[columns].to_numpy(), support.kind.tolist())
+    np.testing.assert_array_equal(by_name, by_place.predict_proba(query[columns].to_numpy()))
+    ready = splits.meta_test.images[:2].flatten(0, 1)
+    labels = np.repeat(splits.meta_test.classes[:2], 6)
+    rows = pd.concat([frame[frame.kind == name] for name in splits.meta_test.classes[:2]])
+    as_inputs = mb.load(run, prepared=True).fit(ready, labels).predict_proba(ready)
+    np.testing.assert_array_equal(mb.load(run).fit(rows, labels).predict_proba(rows), as_inputs)
+    with pytest.raises(MetabenchError, match=r"no column 'width'. Did you mean 'widht'\?"):
+        by_place.predict(query.rename(columns={"width": "widht"}))
