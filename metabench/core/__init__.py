@@ -76,7 +76,7 @@ class Split(NamedTuple):
 class Features(NamedTuple):
     """What features were made of, and by what."""
 
-    shape: tuple[int, ...]  # of the pictures that passed the backbone: [C, H, W]
+    picture_shape: tuple[int, ...]  # of what passed the backbone: [C, H, W]
     backbone: str  # its digest
 
 

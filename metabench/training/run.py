@@ -288,7 +288,7 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]))
-    scored |= cost.of(run.model, run.config.network, splits.features, split.images, tasks)
+    scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result

@@ -73,9 +73,7 @@ def choose(
         automatic.draft(task, network, learners), splits, trained, slots, begun + MEASURING * seconds
     )
     frozen = _features(task, splits, seconds, slots, say) if names is None else None
-    # Processes that start are as long in coming as this was, by the time of the processor that both take.
-    busy = max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
-    until_here = Time(seconds, time.monotonic() - begun, slots, busy)
+    until_here = Time(seconds, time.monotonic() - begun, slots, _busy(since))
     space = automatic.choose(task, network, until_here, paces)
     lines = automatic.describe(space, _about(task, splits), until_here, paces, learners, frozen)
     if frozen is not None:
@@ -83,6 +81,14 @@ def choose(
         paces |= {name: _measure(space, name, splits, trained, slots) for name in automatic.ON_FEATURES}
     timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun, until_here.busy)
     return space, timing, lines
+
+
+def _busy(since: tuple[float, float]) -> float:
+    """Return how many times as long as alone processes take to start, since a moment.
+
+    They are as long in coming as this process was, by the time of the processor that both take.
+    """
+    return max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
 
 
 def _learners(names: Sequence[str] | None) -> list[str]:
