@@ -135,7 +135,7 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
     for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
-    if split.has_pictures:
+    if split.has_pictures or split.pictures is not None:
         mosaic.show(events, run.model, split, tasks)
     events.close()
     files.write_json(folder / files.DIAGNOSTICS, diagnosis)
