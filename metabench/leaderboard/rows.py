@@ -37,6 +37,9 @@ PUBLISHED = "published"
 
 LEARN_NOTHING = frozenset(Path(name).stem for name in BASELINES)
 
+FROZEN = ", frozen"
+"""What stands behind the name of a network that nothing is learnt of."""
+
 MOST_DIFFERENCES = 3
 """Settings that name a row; where more differ, its folder does."""
 
@@ -390,7 +393,7 @@ def mistakes(tests: Sequence[Record]) -> Row:
 def _name(network: Record) -> str:
     """Name a network; what is frozen of it stands beside."""
     name = str(network.get("module") or network["name"])
-    return f"{name}, frozen" if network.get("freeze") == "all" else name
+    return f"{name}{FROZEN}" if network.get("freeze") == "all" else name
 
 
 def _batch_norm(network: Record) -> str | None:
