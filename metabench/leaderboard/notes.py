@@ -54,7 +54,7 @@ def about(board: Board, common: Sequence[str]) -> str:
     sentences += _on_comparisons(rows)
     sentences += _on_asking(board, metric)
     sentences += _on_classes(rows)
-    sentences += _on_same_classes(board["task"])
+    sentences += _on_same_classes(board.get("task", {}))
     if frozen := [_who(row) for row in rows if str(row.get("network")).endswith(FROZEN)]:
         sentences.append(
             "Of a network that other pictures have trained, which may show the very classes of meta-test: "

@@ -121,7 +121,6 @@ def _features(
     n_pictures = sum(
         len(part.images) * part.images.shape[1] for part in (getattr(splits, one) for one in SPLITS)
     )
-    torch.set_num_threads(slots)
     embedder = features.Embedder(features.backbone_of(network))
     picture = torch.zeros(1, *splits.meta_train.images.shape[2:])
     taken = cost.median(lambda: embedder(picture)) * n_pictures / slots
@@ -131,7 +130,9 @@ def _features(
             f"take about {automatic.minutes(taken)} min, and may take {EMBEDDING:.0%} of the time"
         )
         return None
+    torch.set_num_threads(slots)  # of which each takes pictures of its own
     features.embedded(splits, task, network, say)
+    torch.set_num_threads(1)
     return network
 
 
@@ -175,6 +176,11 @@ def _about(task: TaskConfig, splits: Splits) -> str:
     n_classes, fewest = _counts(splits)
     channels, *side = splits.meta_train.images.shape[2:]
     what = f"{'x'.join(map(str, side))} pixels, {'grey' if channels == 1 else 'colour'}"
+    if task.options.get("split_by") == "pictures":
+        parts = f"{n_classes[0]} classes, each with {fewest} pictures or more of its own to learn from, to choose by"
+        return (
+            f"{_name(task)}: {parts} and to be judged on, which says nothing of new classes; taken as {what}"
+        )
     divided = "/".join(map(str, n_classes))
     return (
         f"{_name(task)}: {sum(n_classes):,} classes ({divided} to learn from, to choose by "
