@@ -177,9 +177,9 @@ def _about(task: TaskConfig, splits: Splits) -> str:
     channels, *side = splits.meta_train.images.shape[2:]
     what = f"{'x'.join(map(str, side))} pixels, {'grey' if channels == 1 else 'colour'}"
     if task.options.get("split_by") == "pictures":
-        parts = f"{n_classes[0]} classes, each with {fewest} pictures or more of its own to learn from, to choose by"
         return (
-            f"{_name(task)}: {parts} and to be judged on, which says nothing of new classes; taken as {what}"
+            f"{_name(task)}: {n_classes[0]} classes, each with {fewest} pictures or more to learn from, to "
+            f"choose by and to be judged on, which says nothing of new classes; taken as {what}"
         )
     divided = "/".join(map(str, n_classes))
     return (
