@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metabench import data
-from metabench.core import MetabenchError, Split, Splits
+from metabench.core import MetabenchError, Pictures, Split, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import cache, fitting, splits
 from metabench.data.reading import images as reader
@@ -185,6 +185,10 @@ def test_examples_per_class_takes_some_and_keeps_them_as_others_come(tmp_path: P
             assert set(small.images[row, :, 0, 0, 0].tolist()) < set(large.images[row, :, 0, 0, 0].tolist())
 
 
+def decode(path: Path, side: int, channels: int, background: str) -> np.ndarray[Any, Any]:
+    return fitting.fitted(fitting.opened(path), (channels, side, side), Pictures(background))
+
+
 def noise(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
@@ -198,44 +202,44 @@ def saved(path: Path, image: Image.Image, **how: Any) -> Path:
 def test_lossless_formats_give_the_pixels_that_were_written(tmp_path: Path, name: str) -> None:
     pixels = noise(6, 6, 3)
     how = {"lossless": True} if name.endswith("webp") else {}
-    found = reader.decode(saved(tmp_path / name, Image.fromarray(pixels), **how), 6, 3, "white")
+    found = decode(saved(tmp_path / name, Image.fromarray(pixels), **how), 6, 3, "white")
     assert (found == pixels.transpose(2, 0, 1)).all()
 
 
 def test_jpeg_and_gif_are_read_and_only_the_first_picture_of_several(tmp_path: Path) -> None:
     grey, other = Image.new("L", (6, 6), 100), Image.new("L", (6, 6), 200)
-    assert abs(int(reader.decode(saved(tmp_path / "a.jpg", grey), 6, 1, "white").mean()) - 100) <= 2
+    assert abs(int(decode(saved(tmp_path / "a.jpg", grey), 6, 1, "white").mean()) - 100) <= 2
     for name in ("a.gif", "a.tiff", "a.webp"):
         path = saved(tmp_path / name, grey, save_all=True, append_images=[other])
-        assert abs(int(reader.decode(path, 6, 1, "white").mean()) - 100) <= 2
+        assert abs(int(decode(path, 6, 1, "white").mean()) - 100) <= 2
     cmyk = saved(tmp_path / "b.jpg", Image.new("CMYK", (6, 6), (0, 0, 0, 0)))
-    assert reader.decode(cmyk, 6, 1, "white").min() >= 253
+    assert decode(cmyk, 6, 1, "white").min() >= 253
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tiff"])
 def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 257], [128 * 257, 65535]], np.uint16)
     path = saved(tmp_path / name, Image.fromarray(values))
-    assert reader.decode(path, 2, 1, "white").tolist() == [[[0, 1], [128, 255]]]
+    assert decode(path, 2, 1, "white").tolist() == [[[0, 1], [128, 255]]]
 
 
 def test_numbers_with_a_point_are_scaled_from_zero_to_one_and_refused_beyond(tmp_path: Path) -> None:
     good = saved(tmp_path / "a.tiff", Image.fromarray(np.array([[0, 0.2], [0.6, 1]], np.float32)))
-    assert reader.decode(good, 2, 1, "white").tolist() == [[[0, 51], [153, 255]]]
+    assert decode(good, 2, 1, "white").tolist() == [[[0, 51], [153, 255]]]
     for value in (2, float("nan"), -1):
         bad = saved(tmp_path / "b.tiff", Image.fromarray(np.full((2, 2), value, np.float32)))
         with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; the option white"):
-            reader.decode(bad, 2, 1, "white")
+            decode(bad, 2, 1, "white")
 
 
 def test_palettes_black_and_white_and_grey_become_what_is_asked_for(tmp_path: Path) -> None:
     red = Image.new("RGB", (4, 4), (255, 0, 0))
-    palette = reader.decode(saved(tmp_path / "p.png", red.quantize(4)), 4, 3, "white")
+    palette = decode(saved(tmp_path / "p.png", red.quantize(4)), 4, 3, "white")
     assert palette[:, 0, 0].tolist() == [255, 0, 0]
-    bits = reader.decode(saved(tmp_path / "1.png", Image.new("1", (4, 4), 1)), 4, 3, "white")
+    bits = decode(saved(tmp_path / "1.png", Image.new("1", (4, 4), 1)), 4, 3, "white")
     assert bits.shape == (3, 4, 4)
     assert (bits == 255).all()
-    grey = reader.decode(saved(tmp_path / "r.png", red), 4, 1, "white")
+    grey = decode(saved(tmp_path / "r.png", red), 4, 1, "white")
     assert (grey == 76).all()  # 0.299 of 255, ITU-R 601
 
 
@@ -250,7 +254,7 @@ def test_transparent_pixels_show_the_background(tmp_path: Path, background: str,
         ("c.png", palette, {"transparency": 0}),
     ):
         for channels in (1, 3):
-            found = reader.decode(saved(tmp_path / name, image, **how), 4, channels, background)
+            found = decode(saved(tmp_path / name, image, **how), 4, channels, background)
             assert (found == value).all(), name
 
 
@@ -259,18 +263,18 @@ def test_the_orientation_of_a_camera_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # to be turned clockwise
     pixels = np.zeros((4, 4), np.uint8)
     pixels[:, 0] = 255
-    found = reader.decode(saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 4, 1, "white")
+    found = decode(saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 4, 1, "white")
     assert found[0].tolist() == [[255] * 4, *[[0] * 4] * 3]
 
 
 def test_the_square_in_the_middle_is_taken_and_shrinking_averages(tmp_path: Path) -> None:
     wide = np.zeros((4, 12), np.uint8)
     wide[:, 4:8] = noise(4, 4)
-    found = reader.decode(saved(tmp_path / "a.png", Image.fromarray(wide)), 4, 1, "white")
+    found = decode(saved(tmp_path / "a.png", Image.fromarray(wide)), 4, 1, "white")
     assert (found[0] == wide[:, 4:8]).all()
     stripes = np.zeros((64, 64), np.uint8)
     stripes[::2] = 255
-    small = reader.decode(saved(tmp_path / "b.png", Image.fromarray(stripes)), 8, 1, "white")
+    small = decode(saved(tmp_path / "b.png", Image.fromarray(stripes)), 8, 1, "white")
     assert abs(small.astype(float) - 127.5).max() < 6, "one line in two, or aliasing would show"
 
 
@@ -396,7 +400,7 @@ def test_all_that_is_no_image_of_a_class_is_skipped_and_listed_when_asked(
     assert [line for line in said if line not in caplog.text] == []
     assert caplog.text.count("left out: ") == len(said)
     caplog.clear()
-    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(reader, "fitted", lambda *_: pytest.fail("decoded again"))
     assert contents(load(tmp_path, **SIX, skip=True)) == expected
     assert all(line in caplog.text for line in said), "also from the cache"
 
@@ -522,7 +526,7 @@ def test_a_changed_image_is_decoded_again_and_an_unchanged_folder_is_not(
     os.utime(tmp_path / "class0" / "0.png", ns=(1, 1))
     changed = load(tmp_path, **SIX)
     assert changed.fingerprint != first.fingerprint
-    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(reader, "fitted", lambda *_: pytest.fail("decoded again"))
     assert load(tmp_path, **SIX).fingerprint == changed.fingerprint
     assert load(tmp_path, **SIX, seed=5).fingerprint != changed.fingerprint, "another split of the same table"
 
@@ -536,7 +540,7 @@ def test_images_are_known_by_their_bytes_wherever_and_whenever_they_are(
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
     (table,) = (tmp_path / "cache").glob("folder-*.npy")
     assert table.name.startswith(f"folder-{hashlib.sha256(b''.join(digests)).hexdigest()[:16]}-")
-    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(reader, "fitted", lambda *_: pytest.fail("decoded again"))
     shutil.move(tmp_path / "a", tmp_path / "b")
     for file in (tmp_path / "b").rglob("*.png"):
         os.utime(file, ns=(1, 1))
