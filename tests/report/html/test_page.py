@@ -38,7 +38,7 @@ def test_the_answer_comes_first_and_is_escaped(results: Results) -> None:
 
 
 def test_what_was_searched_stands_out_and_the_rest_is_folded(results: Results) -> None:
-    table = tables.settings(results)
+    table = tables.of_board(results)["setting"]
     (place,) = (at for at, (title, _) in enumerate(table.columns) if title == "Hyperparameters")
     cells = {(row[0].text, row[1].text): row[place] for row in table.rows}
     tuned = cells["maml_pp", "tuned"]
