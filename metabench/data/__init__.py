@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,17 +59,16 @@ def names() -> list[str]:
     return sorted({path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")})
 
 
-def canonical(name: str, available: Sequence[str] | None = None) -> str:
+def canonical(name: str) -> str:
     """Return the registered name that is meant, such as mini_imagenet by mini-ImageNet, or it as it is."""
-    return next((one for one in available or names() if folded(one) == folded(name)), name)
+    return next((one for one in names() if folded(one) == folded(name)), name)
 
 
 def get(name: str) -> Dataset:
     """Look a data set up."""
-    available = names()
-    name = canonical(name, available)
-    if name not in available:
-        raise MetabenchError(f"dataset={name!r}: unknown.{allowed(name, available)}")
+    name = canonical(name)
+    if name not in names():
+        raise MetabenchError(f"dataset={name!r}: unknown.{allowed(name, names())}")
     if not (SETS / f"{name}.py").is_file():
         return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")
     return importlib.import_module(f"{__name__}.sets.{name}").DATASET

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from metabench import data
 from tests.support import small
 
 
@@ -15,3 +16,9 @@ def hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         small.hurry(patch)
         yield
+
+
+@pytest.fixture
+def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every data set be the small one: six classes of six examples, 16x16."""
+    monkeypatch.setattr(data, "load", lambda task, root=None: small.splits())
