@@ -5,6 +5,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metabench import data as data
     from metabench import predict as predict
     from metabench.api.boards import Board as Board
     from metabench.api.boards import leaderboard as leaderboard
@@ -25,7 +26,7 @@ PROTOCOL = 3
 CALLED = {"search": "metabench.api.searches", "leaderboard": "metabench.api.boards"}
 """Packages that are called as the function of their name, to where that is."""
 
-PACKAGES = (*CALLED, "predict")
+PACKAGES = (*CALLED, "data", "predict")
 """Packages that need no import of their own."""
 
 NAMES = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from metabench.core import Algorithm, MetabenchError
+from metabench.core import Algorithm, MetabenchError, plugins
 from metabench.core.config import allowed, field_types, folded, setting_problem
 
 
@@ -23,14 +23,17 @@ def _registry() -> dict[str, Algorithm]:
 
 
 def names() -> list[str]:
-    """List the algorithms by name."""
-    return sorted(_registry())
+    """List the algorithms by name, those that installed packages add among them."""
+    return sorted({*_registry(), *plugins.plugins("algorithm")})
 
 
 @cache
 def _names() -> dict[str, str]:
     """Return the registered names by what people may write."""
-    return {folded(one): name for name, about in _registry().items() for one in (name, *about.also_called)}
+    built_in = {
+        folded(one): name for name, about in _registry().items() for one in (name, *about.also_called)
+    }
+    return {folded(name): name for name in plugins.plugins("algorithm")} | built_in
 
 
 def canonical(name: str) -> str:
@@ -42,13 +45,24 @@ def canonical(name: str) -> str:
 def get(name: str) -> Algorithm:
     """Look an algorithm up; `NAME.LABEL` is NAME, as another row of the same search."""
     base, dot, label = canonical(name).partition(".")
-    if base not in _registry():
+    if base not in names():
         raise MetabenchError(f"algorithm {name!r}: unknown.{allowed(base, names())}")
     if dot and not re.fullmatch(r"[a-z0-9_]+", label):
         raise MetabenchError(
             f"algorithm {name!r}: what follows the dot labels a row and must be of a-z, 0-9 and _"
         )
-    return _registry()[base]
+    if problem := plugins.clash("algorithm", base, base in _registry()):
+        raise MetabenchError(problem)
+    return _registry()[base] if base in _registry() else _added(base)
+
+
+@cache
+def _added(name: str) -> Algorithm:
+    """Import what an installed package adds."""
+    loaded: Algorithm = plugins.load(
+        "algorithm", name, lambda one: isinstance(one, Algorithm), "an Algorithm"
+    )
+    return loaded
 
 
 def is_known(name: str) -> bool:
@@ -68,7 +82,7 @@ def steps_at_evaluation(algorithm: Algorithm, values: Mapping[str, Any]) -> int:
 
 def refusal(name: str, dataset: str, kind: str) -> str:
     """Say that an algorithm cannot learn a data set, and which ones can."""
-    able = [other for other in names() if kind in get(other).kinds]
+    able = [other for other in names() if is_known(other) and kind in get(other).kinds]
     return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
 
 

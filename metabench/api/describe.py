@@ -56,12 +56,12 @@ def describe_run(
     algorithm = attempt(wrong, algorithms.get, name) if name else None
     dataset = attempt(wrong, data.get, task["dataset"]) if task["dataset"] else None
     described = attempt(wrong, _describe_task, dataset, rest["task"], task) if dataset else None
-    kind = dataset.kind if dataset else "classification"
+    kind, shape = data.outline(dataset, described.options if described else task.get("options", {}))
     if dataset and algorithm and kind not in algorithm.kinds:
         wrong.append(algorithms.refusal(name, dataset.name, kind))
     values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
-    h = attempt(wrong, _build_settings, name, values, settings, kind) if algorithm else None
-    net = attempt(wrong, _build_network, {**rest["network"], **network}, kind)
+    h = attempt(wrong, _build_settings, name, values, settings, kind, shape) if algorithm else None
+    net = attempt(wrong, _build_network, {**rest["network"], **network}, shape)
     wrong += [f"reports={n_reports}: must be >= 1"] if n_reports is not None and n_reports < 1 else []
     if wrong:
         raise MetabenchError("\n".join(dict.fromkeys(wrong)))
@@ -72,16 +72,22 @@ def describe_run(
     return config.model_copy(update={"rungs": rungs})
 
 
-def _build_network(described: Mapping[str, Any], kind: str) -> NetworkConfig:
-    config = validated(NetworkConfig, described)
-    nets.build(config, 1, data.SHAPES[kind])
+def _build_network(described: Mapping[str, Any], shape: tuple[int, ...]) -> NetworkConfig:
+    config = validated(NetworkConfig, nets.anchored(described))
+    nets.check(config, shape)
     return config
 
 
-def _build_settings(name: str, recorded: Mapping[str, Any], settings: Mapping[str, Any], kind: str) -> Any:
+def _build_settings(
+    name: str,
+    recorded: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    kind: str,
+    shape: tuple[int, ...],
+) -> Any:
     _check(algorithms.get(name).hparams, settings, "hyperparameters")
     h = algorithms.hparams(name, {**recorded, **settings})
-    if problem := augment.problem(h, kind, data.SHAPES[kind]):
+    if problem := augment.problem(h, kind, shape):
         raise MetabenchError(f"hyperparameters.{problem}")
     return h
 
@@ -108,7 +114,7 @@ def _describe_task(dataset: data.Dataset, rest: Mapping[str, Any], task: Mapping
     described = attempt(wrong, validated, TaskConfig, {**rest, **task, **merged})
     if described:
         attempt(wrong, data.configure, described)
-        wrong += data.task_problems(described, dataset.name, dataset.kind)
+        wrong += data.task_problems(described, dataset.name, data.outline(dataset, described.options)[0])
     if wrong or described is None:
         raise MetabenchError("\n".join(wrong))
     return described

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -14,21 +14,25 @@ from rich.table import Table
 from metabench import algorithms as registry
 from metabench import data
 from metabench.cli.base import print_json
-from metabench.core import MetabenchError
-from metabench.core.config import TaskConfig, field_types, parse_settings
+from metabench.core import MetabenchError, plugins, printable
+from metabench.core.config import TaskConfig, attempt, field_types, parse_settings
 from metabench.data.reading.fetch import Order
 
-FACTS = ("name", "kind", "summary", "size", "licence", "url", "citation", "splits")
+BUILT_IN = "metabench"
+"""Where what no other package adds comes from."""
+
+FACTS = ("name", "summary", "size", "licence", "url", "citation", "splits")
 
 
 def algorithms(as_json: bool) -> None:
     """List the algorithms with their settings and references."""
-    registered = {name: registry.get(name) for name in registry.names()}
+    registered, origins = _registered("algorithm", registry.names(), registry.get)
     if as_json:
         print_json(
             [
                 {
                     "name": name,
+                    "from": origins[name],
                     "kinds": algorithm.kinds,
                     "reference": algorithm.reference,
                     "settings": settings_of(algorithm.hparams),
@@ -38,12 +42,31 @@ def algorithms(as_json: bool) -> None:
         )
         return
     for name, algorithm in registered.items():
-        title = f"{name}: {', '.join(algorithm.kinds)}"
+        title = f"{name}{_of(origins[name])}: {', '.join(algorithm.kinds)}"
         table = Table("setting", "default", "allowed", "meaning", title=title, title_justify="left")
         for row in settings_of(algorithm.hparams):
             table.add_row(row["name"], str(row["default"]), allowed(row), row["help"])
         Console().print(table)
         Console().print(algorithm.reference, end="\n\n", highlight=False)
+
+
+def _registered(
+    what: str, names: Sequence[str], get: Callable[[str], Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Look all names up, and where they come from; what a package adds and cannot be used is told apart."""
+    registered: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name in names:
+        registered[name] = attempt(wrong, get, name)
+    for line in wrong:
+        typer.echo(printable(line), err=True)
+    added = plugins.plugins(what)
+    origins = {name: added[name][0].origin if name in added else BUILT_IN for name in names}
+    return {name: one for name, one in registered.items() if one is not None}, origins
+
+
+def _of(origin: str) -> str:
+    return "" if origin == BUILT_IN else f", of {origin}"
 
 
 def settings_of(settings: type) -> list[dict[str, Any]]:
@@ -67,14 +90,17 @@ def allowed(row: Mapping[str, Any]) -> str:
 def datasets(as_json: bool) -> None:
     """List the data sets, where they come from, and whether they are here."""
     root = data.default_root()
+    registered, origins = _registered("dataset", data.names(), data.get)
     listed = [
         {
             **{key: getattr(dataset, key) for key in FACTS},
+            "kind": dataset.kind_of({}),
+            "from": origins[dataset.name],
             "options": settings_of(dataset.options),
             "is_here": dataset.is_available(root),
             "can_fetch": dataset.fetch is not None,
         }
-        for dataset in map(data.get, data.names())
+        for dataset in registered.values()
     ]
     if as_json:
         print_json(listed)
@@ -82,7 +108,8 @@ def datasets(as_json: bool) -> None:
     for entry in listed:
         here = "here" if entry["is_here"] else "not here"
         Console().print(
-            f"[bold]{entry['name']}[/bold] ({here}): {entry['summary']}; {entry['size']}", highlight=False
+            f"[bold]{entry['name']}[/bold]{_of(entry['from'])} ({here}): {entry['summary']}; {entry['size']}",
+            highlight=False,
         )
         typer.echo(f"  splits: {', '.join(entry['splits'])}; licence: {entry['licence']}")
         if entry["citation"]:

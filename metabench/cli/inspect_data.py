@@ -41,6 +41,8 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
     if out.suffix.lower() not in FORMS:
         raise MetabenchError(f"--out {out}: must end in one of {', '.join(FORMS)}")
     splits, part = data.load(task), "meta_train"
+    if splits.kind == "classification" and not splits.meta_train.has_pictures:
+        raise MetabenchError(f"{splits.name}: holds features, which no picture shows; look at its table")
     data.check(task, splits, [part])
     shape = sampling.Shape(task.ways[0], task.shots[0], task.query)
     pool = sampling.pool(splits.meta_train, task)
@@ -116,7 +118,7 @@ def problems(splits: Splits, n_needed: int, near: int | None = None) -> dict[str
     places: dict[bytes, list[Place]] = {}
     blank = []
     for place, image in _each(splits):
-        if splits.kind == "classification" and image.min() == image.max():
+        if image.dim() == 3 and image.min() == image.max():
             blank.append(place)
         places.setdefault(hashlib.sha256(image.contiguous().numpy().data).digest(), []).append(place)
     return {
@@ -157,7 +159,7 @@ def _near(splits: Splits, distance: int) -> list[str]:
         import imagehash
     except ImportError as error:
         raise MetabenchError("--near needs imagehash; do: pip install 'metabench[near]'") from error
-    if splits.kind == "regression":
+    if not splits.meta_train.has_pictures:
         raise MetabenchError(f"--near: {splits.name} has no images")
     places, bits = [], []
     for place, image in _each(splits):
@@ -213,5 +215,7 @@ def _points(task: Task) -> Figure:
     axis = figure.subplots()
     for title, part in (("support", task.support), ("query", task.query)):
         axis.scatter(part.x[0, :, 0].numpy(), part.y[0, :, 0].numpy(), label=title, s=20)
+    if task.support.x.shape[-1] > 1:
+        axis.set_xlabel("the first input")
     axis.legend()
     return figure

@@ -25,7 +25,7 @@ Logs = Mapping[str, Any]
 class Support(NamedTuple):
     """The labelled examples that an algorithm adapts to."""
 
-    x: Tensor  # [N*K, C, H, W], values in [0, 1]; regression: [K, D]
+    x: Tensor  # [N*K, C, H, W], values in [0, 1]; features: [N*K, D]; regression: [K, D]
     y: Tensor  # [N*K], int64 in [0, N); regression: [K, 1]
 
 
@@ -40,7 +40,7 @@ class SemiSupport(NamedTuple):
 class Query(NamedTuple):
     """The labelled examples that adaptation is judged on."""
 
-    x: Tensor  # [N*Q, C, H, W], values in [0, 1]; regression: [Q, D]
+    x: Tensor  # [N*Q, C, H, W], values in [0, 1]; features: [N*Q, D]; regression: [Q, D]
     y: Tensor  # [N*Q], int64 in [0, N); regression: [Q, 1]
 
 
@@ -53,15 +53,31 @@ class Task(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The images of one split, one class a row."""
+    """The examples of one split, one class a row: pictures, features, or a function's points."""
 
-    images: Tensor  # uint8 [class, example, C, H, W]; regression: float [function, point, D + 1], target last
+    # uint8 [class, example, C, H, W]; features: float [class, example, D], taken as they are;
+    # regression: float [function, point, D + 1], target last
+    images: Tensor
     classes: tuple[str, ...]
     domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
     # int64 [class], where classes have fewer examples than the table has room for; rows beyond are zeros
     counts: Tensor | None = None
     # float [class], how much likelier a class is to be drawn than another; None: all alike
     weights: Tensor | None = None
+    # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
+    pictures: Tensor | None = None
+
+    @property
+    def has_pictures(self) -> bool:
+        """Tell whether examples are pictures, not rows of numbers."""
+        return self.images.dim() == 5
+
+
+class Features(NamedTuple):
+    """What features were made of, and by what."""
+
+    shape: tuple[int, ...]  # of the pictures that passed the backbone: [C, H, W]
+    backbone: str  # its digest
 
 
 class Pictures(NamedTuple):
@@ -75,6 +91,14 @@ class Pictures(NamedTuple):
     is_inverted: bool = False  # whether what is dark in a picture is light in an input
 
 
+class Rows(NamedTuple):
+    """How a row of numbers becomes an input: each less its mean, over its scale."""
+
+    names: tuple[str, ...]  # of the columns
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
 class Splits(NamedTuple):
     """A data set cut into meta-train, meta-validation and meta-test by class."""
 
@@ -85,6 +109,8 @@ class Splits(NamedTuple):
     fingerprint: str  # sha256 over names and bytes of all three splits
     kind: str = "classification"  # or "regression"
     pictures: Pictures | None = None  # None: no picture becomes such an input
+    features: Features | None = None  # where images are features of a frozen backbone
+    rows: Rows | None = None  # None: rows of numbers are inputs as they are
 
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metabench.core import MetabenchError, Split, Splits
+from metabench.core import MetabenchError, Split, Splits, plugins
 from metabench.core.config import TaskConfig, allowed, folded, setting_problem
+from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
 
 if TYPE_CHECKING:
     from metabench.data.reading.fetch import Order
+    from metabench.data.reading.saving import from_dataset as from_dataset
+    from metabench.data.reading.saving import from_frame as from_frame
 
 
 class Dataset(NamedTuple):
@@ -29,7 +32,9 @@ class Dataset(NamedTuple):
     options: type  # frozen dataclass of settings
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
-    kind: str = "classification"  # or "regression"
+    # options, which may be wrong -> classification or regression
+    kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
+    has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     shares_classes_across_domains: bool = True  # whether classes of one name in two domains are one class
     fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
@@ -46,17 +51,23 @@ OFFICIAL = "official"
 QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": "test_query"}
 """Splits to the setting that says how many queries a class are drawn from them."""
 
-SHAPES = {"classification": (1, 28, 28), "regression": (1,)}
-"""Kinds of data set to what one input of them looks like, for checks before any file is read."""
 
+KINDS = ("classification", "regression")
+
+MODULE = "module:"
+"""What a data set's name begins with that a function of somebody's makes."""
 
 SETS = Path(__file__).parent / "sets"
 """The folder of the data sets: a module each, or a file of YAML alone for a published split."""
 
 
 def names() -> list[str]:
-    """List the data sets by name."""
-    return sorted({path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")})
+    """List the data sets by name, those that installed packages add among them."""
+    return sorted({*_built_in(), *plugins.plugins("dataset")})
+
+
+def _built_in() -> set[str]:
+    return {path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")}
 
 
 def canonical(name: str) -> str:
@@ -65,13 +76,52 @@ def canonical(name: str) -> str:
 
 
 def get(name: str) -> Dataset:
-    """Look a data set up."""
-    name = canonical(name)
+    """Look a data set up; `module:package.module:make` is what that function makes."""
+    name, built_in = canonical(name), _built_in()
+    if name.startswith(MODULE):
+        return _made_by(name, load_object(name.removeprefix(MODULE), "dataset"))
     if name not in names():
         raise MetabenchError(f"dataset={name!r}: unknown.{allowed(name, names())}")
+    if problem := plugins.clash("dataset", name, name in built_in):
+        raise MetabenchError(problem)
+    if name not in built_in:
+        loaded = plugins.load(
+            "dataset", name, lambda one: callable(one) or isinstance(one, Dataset), "a Dataset or a function"
+        )
+        return loaded._replace(name=name) if isinstance(loaded, Dataset) else _made_by(name, loaded)
     if not (SETS / f"{name}.py").is_file():
         return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")
     return importlib.import_module(f"{__name__}.sets.{name}").DATASET
+
+
+def _made_by(name: str, make: Any) -> Dataset:
+    return importlib.import_module(f"{__name__}.sets._module").of(name, make)
+
+
+def described(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a task that a dict of name, options and split, or of module and options, means."""
+    if "module" in dataset:
+        rest = {key: value for key, value in dataset.items() if key not in ("module", "options")}
+        options = {**rest, **(dataset.get("options") or {})}
+        return {"dataset": f"{MODULE}{dataset['module']}", "options": options}
+    if unknown := [key for key in dataset if key not in ("name", "options", "split")]:
+        raise MetabenchError(
+            f"dataset: no {unknown[0]!r}; give a dict of name, options and split, or of module and options"
+        )
+    return {"dataset" if key == "name" else key: value for key, value in dataset.items()}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("from_dataset", "from_frame"):  # they import what only they need
+        return getattr(importlib.import_module(f"{__name__}.reading.saving"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def outline(dataset: Dataset | None, options: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """Return the kind of a data set, and a shape as of its inputs, for checks before files are read."""
+    kind = "classification" if dataset is None else dataset.kind_of(options)
+    is_of_pictures = kind == "classification" and (dataset is None or dataset.has_pictures)
+    return kind, (1, 28, 28) if is_of_pictures else (1,)
 
 
 def default_root() -> Path | None:

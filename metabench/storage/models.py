@@ -39,6 +39,7 @@ Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
 """Of a trial, which names a folder."""
 Settings = dict[str, Scalar]
+Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
 
 
 def _is_judged(report: Any) -> Any:
@@ -186,6 +187,7 @@ class _Search(TypedDict):
     seed: NotRequired[int]
     data_fingerprint: str
     space: Annotated[SearchSpace, AfterValidator(_as_text)]
+    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
     created: NotRequired[Moment]
     version: NotRequired[str]
@@ -204,6 +206,7 @@ class _Run(TypedDict):
     protocol: int
     run: Annotated[RunConfig, AfterValidator(_as_text)]
     data_fingerprint: str
+    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
     version: NotRequired[str]
     code: NotRequired[str]
@@ -307,12 +310,27 @@ class _Pictures(TypedDict):
 
 
 @keys
+class _Features(TypedDict):
+    shape: Shape
+    backbone: str
+
+
+@keys
+class _Rows(TypedDict):
+    names: list[str]
+    mean: list[Real]
+    scale: list[Real]
+
+
+@keys
 class _Inputs(TypedDict):
     data: str
     kind: Literal["classification", "regression"]
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+    shape: Shape
     n_classes: Whole
     pictures: _Pictures | None
+    features: NotRequired[_Features]
+    rows: NotRequired[_Rows]
 
 
 @keys
@@ -349,6 +367,8 @@ class _Test(_Baseline):
     data_fingerprint: NotRequired[str]
     weights: NotRequired[dict[str, Real]]
     diagnostics: NotRequired[_Diagnosis]
+    picture_seconds: NotRequired[Time]
+    network_parameters: NotRequired[Whole]
 
 
 def _is_consistent(test: Any) -> Any:

@@ -139,9 +139,9 @@ def by_class(
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
-    """Score the nearest class mean of raw pixels by cosine: the floor for anything that learns."""
+    """Score the nearest class mean of raw inputs by cosine: the floor for anything that learns."""
     most = max(group.shape.way for group in tasks.groups)
-    net = nets.build(NetworkConfig(name="mlp"), most, frozen.input_shape(images))  # only for the ways
+    net = nets.build(NetworkConfig(name="mlp"), most, tuple(images.shape[2:]))  # only for the ways
     return evaluate(Model(algorithms.get("nearest_mean"), net, {}, {}, None), images, tasks)
 
 

@@ -69,9 +69,8 @@ def predict(model: Model, split: Split, tasks: FrozenTasks) -> Iterator[Episode]
             [leaf.cpu() for leaf in part[:2]] for part in (block.support, block.query)
         )
         for index, outputs_of_one in enumerate(predicted):
-            guess = (
-                outputs_of_one.flatten() if split.images.is_floating_point() else outputs_of_one.argmax(-1)
-            )
+            is_value = query_y.is_floating_point()
+            guess = outputs_of_one.flatten() if is_value else outputs_of_one.argmax(-1)
             chosen = tuple(split.classes[row] for row in block.classes[index].tolist())
             yield Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
 

@@ -68,3 +68,26 @@ def regression(algorithm: str = "maml", tasks: int = 24, **values: Any) -> RunCo
     network = NetworkConfig(name="mlp", width=16, norm="none")
     changes = {"task": SINUSOIDS, "network": network, "hyperparameters": kept, "validation_tasks": 50}
     return described.model_copy(update=changes)
+
+
+FEATURES = TaskConfig(dataset="features", way=3, shot=2, query=2, test_query=3)
+
+
+def features(size: int = 10, n_examples: int = 6) -> Splits:
+    """Make three splits of six classes as rows of numbers of any size, far from [0, 1]."""
+    parts = []
+    for name in ("meta_train", "meta_validation", "meta_test"):
+        generator = seeds.generator("features", name)
+        means = 3 * torch.randn(6, 1, size, generator=generator) - 1
+        rows = means + torch.randn(6, n_examples, size, generator=generator)
+        parts.append(Split(rows, tuple(f"{name}-{i}" for i in range(6)), ("features",) * 6))
+    return Splits("features", *parts, fingerprint="1" * 64)
+
+
+def on_features(algorithm: str = "maml", tasks: int = 24, **values: Any) -> RunConfig:
+    """Describe a run of a few meta-steps on features."""
+    names = {field.name for field in dataclasses.fields(algorithms.get(algorithm).hparams)}
+    described = config(algorithm, tasks, (8, 16, tasks), **values)
+    kept = {name: value for name, value in described.hyperparameters.items() if name in names}
+    network = NetworkConfig(name="mlp", width=8)
+    return described.model_copy(update={"task": FEATURES, "network": network, "hyperparameters": kept})

@@ -90,9 +90,9 @@ def part_of(name: str) -> str | None:
     return ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
 
 
-def by_seed(names: Sequence[str], options: Any) -> Classes:
-    """Shuffle classes by a hash of each, and cut the row by shares."""
-    shuffled = sorted(names, key=lambda name: (seeds.seed("own classes", options.seed, name), name))
+def by_seed(names: Sequence[str], options: Any, what: str = "own classes") -> Classes:
+    """Shuffle classes, or pictures of one, by a hash of each, and cut the row by shares."""
+    shuffled = sorted(names, key=lambda name: (seeds.seed(what, options.seed, name), name))
     first = round(len(names) * options.meta_train)
     second = round(len(names) * (options.meta_train + options.meta_validation))
     return dict(zip(SPLITS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))
@@ -140,8 +140,8 @@ def shares_problems(options: Any) -> list[str]:
     ]
 
 
-def class_problems(classes: Classes, how: str) -> list[str]:
-    """Say which class is in two splits, and which split has too few."""
+def class_problems(classes: Classes, how: str, what: str = "classes") -> list[str]:
+    """Say which class is in two splits, and which split has too few of them, or of tasks."""
     if not any(classes.values()):
         return [
             f"holds no class: meta_train, meta_validation and meta_test need {FEWEST} or more each; {how}"
@@ -157,7 +157,7 @@ def class_problems(classes: Classes, how: str) -> list[str]:
     ]
     sizes = ", ".join(f"{part} {len(names)}" for part, names in classes.items())
     return problems + [
-        f"{part} has {len(names)} classes and needs {FEWEST} or more ({sizes}); {how}"
+        f"{part} has {len(names)} {what} and needs {FEWEST} or more ({sizes}); {how}"
         for part, names in classes.items()
         if len(names) < FEWEST
     ]

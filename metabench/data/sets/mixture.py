@@ -96,8 +96,8 @@ def _task(name: str, split: str | None, pairs: str) -> TaskConfig:
     options = parse_settings(dataset.options, pairs.split("&") if pairs else [], "option")
     task = TaskConfig(dataset=name, split=split, options=options)
     data.configure(task)
-    if dataset.kind != "classification":
-        raise MetabenchError(f"is {dataset.kind}; a mixture is of images")
+    if data.outline(dataset, options)[1] == (1,):
+        raise MetabenchError("holds no pictures; a mixture is of images")
     return task
 
 

@@ -69,5 +69,5 @@ DATASET = Dataset(
     splits=("maml",),
     options=Options,
     load=load,
-    kind="regression",
+    kind_of=lambda options: "regression",
 )

@@ -31,8 +31,9 @@ OFF = {"augment": "none", "turn_classes": False}
 def problem(h: Any, kind: str, shape: tuple[int, ...]) -> str | None:
     """Say why settings cannot augment inputs of a kind and shape, or return None."""
     asked = [f"{name}={getattr(h, name)!r}" for name, off in OFF.items() if getattr(h, name, off) != off]
-    if asked and kind != "classification":
-        return f"{asked[0]}: only images can be augmented; leave it out for {kind}"
+    if asked and len(shape) != 3:
+        others = "features" if kind == "classification" else kind
+        return f"{asked[0]}: only images can be augmented; leave it out for {others}"
     if getattr(h, "turn_classes", False) and shape[-1] != shape[-2]:
         size = f"{shape[-2]} x {shape[-1]}"
         return f"turn_classes=True: images of {size} pixels cannot be turned; make them square"

@@ -49,9 +49,9 @@ class FrozenTasks(NamedTuple):
     hash: str
 
 
-def input_shape(images: Tensor) -> tuple[int, ...]:
-    """Return the shape of one input: an image, or a point."""
-    return (images.shape[-1] - 1,) if images.is_floating_point() else tuple(images.shape[2:])
+def input_shape(images: Tensor, kind: str) -> tuple[int, ...]:
+    """Return the shape of one input of a kind of data set: an image, features, or a point."""
+    return (images.shape[-1] - 1,) if kind == "regression" else tuple(images.shape[2:])
 
 
 def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
@@ -72,7 +72,7 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     query = _cut(images, query_classes[:, :, None], examples[:, :, max_shots : max_shots + n_query]).flatten(
         1, 2
     )
-    if images.is_floating_point():
+    if images.is_floating_point() and shape.is_function:
         return Task(
             Support(support[..., :-1], support[..., -1:]), Query(query[..., :-1], query[..., -1:]), classes
         )
@@ -159,7 +159,8 @@ def digest(name: tuple[object, ...], data: Split, groups: tuple[Group, ...]) -> 
     if any(not torch.equal(group.positions, torch.arange(n_tasks)) for group in groups):
         drawn += [group.positions for group in groups]
     counts = () if data.counts is None else (data.counts,)
-    for tensor in (*drawn, data.images, *counts):
+    shown = data.images if data.pictures is None else data.pictures
+    for tensor in (*drawn, shown, *counts):
         sha.update(tensor.cpu().contiguous().numpy().data)  # no copy: images may not fit in memory
     return sha.hexdigest()
 

@@ -26,6 +26,11 @@ class Shape(NamedTuple):
         """Return the most support examples that a class may have."""
         return self.most_shots or self.shot
 
+    @property
+    def is_function(self) -> bool:
+        """Tell whether a task is one function, whose points hold their target; classes are two or more."""
+        return self.way == 1
+
 
 class Indices(NamedTuple):
     """Which classes and examples make up T tasks; the position along N is the label."""

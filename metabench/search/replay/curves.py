@@ -185,7 +185,7 @@ def _read_folder(folder: Path) -> Recording:
     points = [point for each in curves.values() for curve in each for point in curve.points]
     return Recording(
         space.model_copy(update={"algorithms": {name: space.algorithms[name] for name in curves}}),
-        OBJECTIVES[data.get(space.task.dataset).kind],
+        OBJECTIVES[data.outline(data.get(space.task.dataset), space.task.options)[0]],
         curves,
         tuple(spaces.rungs(space.budget)),
         n_tasks,

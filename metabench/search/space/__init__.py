@@ -28,6 +28,7 @@ from metabench.core.config import (
 )
 from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
+from metabench.core.config.network import MODULE
 from metabench.data.tasks import augment
 from metabench.search.space import grid, rules
 
@@ -77,18 +78,24 @@ def _written_out(document: Mapping[str, Any], folder: Path | None, wrong: list[s
         if key in named:
             wrong.append(f"algorithms.{name}: is {key}, which stands there already; make it {key}.LABEL")
         named[key] = block
+    if isinstance(task, dict) and isinstance(task.get("dataset"), Mapping):
+        named_by = attempt(wrong, data.described, task["dataset"]) or {}
+        options = {**named_by.get("options", {}), **(task.get("options") or {})}
+        task = {**task, **named_by, "options": options}
     if isinstance(task, dict) and isinstance(task.get("dataset"), str):
         task = {**task, "dataset": data.canonical(task["dataset"])}
         if isinstance(task.get("options"), dict) and task["dataset"] in data.names():
             task["options"] = data.anchored(task["dataset"], task["options"], folder)
     changed = {"task": task, "algorithms": named if isinstance(blocks, dict) else blocks}
+    if isinstance(document.get("network"), dict):
+        changed["network"] = nets.anchored(document["network"], folder)
     return {key: changed.get(key, value) for key, value in document.items()}
 
 
 def _check_together(space: SearchSpace) -> list[str]:
     """List what is wrong with settings as a whole: the published ones, and with one value at its ends."""
     wrong: list[str] = []
-    kind = data.get(space.task.dataset).kind
+    kind, shape = data.outline(data.get(space.task.dataset), space.task.options)
     for algorithm in space.algorithms:
         its = of(space, algorithm)
         wrong += [
@@ -101,7 +108,7 @@ def _check_together(space: SearchSpace) -> list[str]:
         ]
         for sampled in [*its.published, *(_published(its, changes) for changes in ends)]:
             h = attempt(wrong, its.build, sampled)
-            problem = h and augment.problem(h, kind, data.SHAPES[kind])
+            problem = h and augment.problem(h, kind, shape)
             wrong += [f"{algorithm}: {problem}"] if problem else []
     return [f"algorithms.{line}" for line in dict.fromkeys(wrong)]
 
@@ -129,7 +136,9 @@ def override(
     if wrong:
         raise MetabenchError("\n".join(wrong))
     kept = {name: block for name, block in space.algorithms.items() if not names or name in names}
-    return space.model_copy(update={"budget": changed, "algorithms": kept})
+    labels = {name.partition(".")[2] for name in kept}
+    networks = {label: one for label, one in space.networks.items() if label in labels}
+    return space.model_copy(update={"budget": changed, "algorithms": kept, "networks": networks})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +279,7 @@ def run_config(
         algorithm=algorithm,
         hyperparameters={**vars(algorithms.hparams(algorithm, {})), **hyperparameters},
         task=space.task,
-        network=space.network,
+        network=space.network_of(algorithm),
         tasks=space.budget.tasks,
         rungs=list(rungs),
         validation_tasks=space.budget.validation_tasks,
@@ -292,9 +301,14 @@ def schema() -> dict[str, Any]:
     result = SearchSpace.model_json_schema()
     result = {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
     definitions = result["$defs"]
-    definitions["TaskConfig"]["properties"]["dataset"]["enum"] = data.names()
-    definitions["NetworkConfig"]["properties"]["name"]["enum"] = sorted(nets.NETWORKS)
-    blocks = {name: _block(algorithms.get(name).hparams) for name in algorithms.names()}
+    definitions["TaskConfig"]["properties"]["dataset"] |= {
+        "anyOf": [{"enum": data.names()}, {"pattern": f"^{data.MODULE}"}, {"type": "object"}]
+    }
+    names = [{"enum": [*sorted(nets.NETWORKS), MODULE]}, {"pattern": "^(torchvision|timm)/"}]
+    definitions["NetworkConfig"]["properties"]["name"]["anyOf"] = names
+    blocks = {
+        name: _block(algorithms.get(name).hparams) for name in filter(algorithms.is_known, algorithms.names())
+    }
     shared = {key: value for block in blocks.values() for key, value in block["properties"].items()}
     properties = result["properties"]
     properties["shared"] |= {"properties": shared, "additionalProperties": False}

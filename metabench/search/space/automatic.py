@@ -70,6 +70,15 @@ LEARNERS: Mapping[str, Mapping[str, Any]] = {
 }
 """Learners and what is searched of each, those first that a short time is for."""
 
+BACKBONE = "backbone"
+"""The label of rows on a frozen backbone's features."""
+
+ON_FEATURES: Mapping[str, Mapping[str, Any]] = {
+    f"simpleshot.{BACKBONE}": {},
+    f"logistic.{BACKBONE}": {"penalty": {"choices": [0.01, 0.1, 1.0], "default": 1.0}},
+}
+"""What needs no meta-training on them, and takes seconds."""
+
 SHARED: Mapping[str, Any] = {
     "outer_lr": {"low": 5.0e-4, "high": 2.0e-2, "log": True, "default": 3.0e-3},
     "augment": {"choices": ["none", "both"], "default": "none"},
@@ -144,13 +153,17 @@ def fit_task(task: TaskConfig, n_classes: Sequence[int], n_examples: int, chosen
     return task.model_copy(update=kept)
 
 
-def shares(name: str, n_classes: int) -> dict[str, float]:
-    """Return the options that leave two classes or more to each split of a folder of few; none of many."""
-    if n_classes < 6:
+def shares(name: str, n_classes: int) -> dict[str, Any]:
+    """Return the options that leave two classes or more to each split of a folder of few; none of many.
+
+    Of fewer than six classes each split has other pictures, and nothing is said of new classes.
+    """
+    if n_classes < 2:
         raise MetabenchError(
-            f"{name}: has {n_classes} classes, and a search needs 6 or more: 2 to learn from, 2 to choose "
-            "by, 2 to be judged on; add folders of classes"
+            f"{name}: has {n_classes} classes, and a search needs 2 or more; add folders of classes"
         )
+    if n_classes < 6:  # too few for 2 to learn from, 2 to choose by and 2 to be judged on
+        return {"split_by": "pictures", "meta_train": 0.4, "meta_validation": 0.3}
     n_val = max(2, round(0.16 * n_classes))
     n_test = max(2, round(0.2 * n_classes))
     if n_classes >= 13:
@@ -211,6 +224,14 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     )
 
 
+def with_backbone(space: SearchSpace, network: NetworkConfig) -> SearchSpace:
+    """Return a space with rows on a frozen backbone's features beside those that it has."""
+    described = space.model_dump()
+    described["networks"] = {BACKBONE: network.model_dump()}
+    described["algorithms"] |= ON_FEATURES
+    return validated(SearchSpace, described)
+
+
 def draft(task: TaskConfig, network: NetworkConfig, names: Sequence[str]) -> SearchSpace:
     """Return a space to measure learners in, before there is a budget."""
     budget = BudgetConfig(tasks=10_000, trials=1, grace=10_000)
@@ -225,12 +246,19 @@ def draft(task: TaskConfig, network: NetworkConfig, names: Sequence[str]) -> Sea
 
 
 def describe(
-    space: SearchSpace, about: str, time: Time, paces: Mapping[str, Pace], learners: Sequence[str]
+    space: SearchSpace,
+    about: str,
+    time: Time,
+    paces: Mapping[str, Pace],
+    learners: Sequence[str],
+    frozen: NetworkConfig | None = None,
 ) -> list[str]:
     """Say in lines what a search is going to do."""
     task, budget, names = space.task, space.budget, list(space.algorithms)
     speeds = ", ".join(f"{name} ({_speed(paces[name])} tasks a second)" for name in names)
     left_out = [name for name in learners if name not in names]
+    name = "" if frozen is None else frozen.module or frozen.name
+    beside = f", and {' and '.join(ON_FEATURES)}, which is {name}, frozen" if name else ""
     without = f"; no time for {', '.join(left_out)}" if left_out else ""
     last = sum(after(budget, paces[name], 2 * budget.seeds) for name in names) / time.slots
     searched = max(0.0, time.left - last)
@@ -238,7 +266,7 @@ def describe(
     return [
         about,
         f"task: {task.way}-way {task.shot}-shot; network: conv4, {space.network.width} filters",
-        f"learners: {speeds}{without}; nearest_mean stands beside them",
+        f"learners: {speeds}{without}; nearest_mean stands beside them{beside}",
         f"time: {minutes(time.seconds)} min, of which {time.spent:.0f} s are over; about "
         f"{searched / 60:,.1f} min of trials, {time.slots} at once; the rest for confirmation, full runs and "
         "meta-test",

@@ -120,7 +120,7 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     """Train one final run in a worker; return its best score, None if it diverged, and a note."""
     device = worker.prepare()
     run = RunConfig.model_validate(config)
-    splits = worker.splits(run.task, place)
+    splits = worker.splits(run.task, run.network, place)
     search = remote.work_in(place)
     folder = search / files.FINAL / name
     remote.refresh(folder)
@@ -202,9 +202,10 @@ def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
 def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
     """Test one final run in a worker; return a note."""
     device = worker.prepare()
-    splits = worker.splits(TaskConfig.model_validate(task), place)
     folder = remote.work_in(place) / files.FINAL / name
     remote.refresh(folder)
+    network = runs.read_config(folder).network
+    splits = worker.splits(TaskConfig.model_validate(task), network, place)
     note = ""
     try:
         runs.test_run(folder, splits, n_tasks, device)
