@@ -70,7 +70,7 @@ def read(path: Path) -> dict[str, Tensor]:
             state = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise MetabenchError(
-            f"{where}: is no file of tensors alone; pickled objects are not read, as they could run any code: "
+            f"{where}: is no file of tensors alone; pickled objects are not read; they could run any code: "
             "save module.state_dict(), or a .safetensors file"
         ) from None
     except UNREADABLE as error:
