@@ -217,8 +217,8 @@ def test_the_best_share_of_all_goes_on_when_the_last_has_arrived(four: Recording
         (1, "b", 100, 0.25, WAIT),
         (2, "c", 100, 0.35, WAIT),
         (2, "d", 100, 0.36, WAIT),
-        (10, "c", 900, 0.45, COMPLETE),  # of four two go on, each on a worker of its own
-        (10, "d", 900, 0.60, COMPLETE),
+        (10, "d", 900, 0.60, COMPLETE),  # of four two go on, each on a worker of its own
+        (10, "c", 900, 0.45, COMPLETE),
     ]
     assert played.endings == [PRUNED, PRUNED, COMPLETE, COMPLETE]
     assert played.incumbents == [

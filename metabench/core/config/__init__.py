@@ -200,6 +200,11 @@ class BudgetConfig(Model):
         description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
         "tasks, the best one in `reduction_factor`, to the full budget",
     )
+    pause: bool = Field(
+        True,
+        description="with asha: who is not among the best at a rung waits, and goes on once it is; "
+        "else it is stopped for good, and the first to arrive always goes on",
+    )
     validation_tasks: int = Field(
         200, ge=2, le=MOST_DRAWN, description="frozen meta-validation tasks at each rung"
     )
