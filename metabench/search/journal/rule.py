@@ -60,6 +60,9 @@ SCORES = "val_scores"
 """A report's scores of single tasks: decided with, and left in the trial's own reports."""
 
 
+SPARE = 2
+"""How many more wait than may ever go on, in place of those among the best that diverge later."""
+
 HasRoom = Callable[[str, int], bool]
 """(algorithm, tasks) -> whether there is time for a trial of it to see so many more."""
 
@@ -183,7 +186,8 @@ def resume(ledger: Ledger, budget: BudgetConfig, algorithm: str, full: float) ->
 
 def stop_waiting(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: float) -> None:
     """Stop those of an algorithm's trials that wait, and will never be among the best of so many trials."""
-    n_promoted = max(1, int(min(n_trials, budget.trials)) // budget.reduction_factor) if n_trials else 0
+    most = int(min(n_trials, budget.trials))
+    n_promoted = max(1, most // budget.reduction_factor) + SPARE if most else 0
     for seen in spaces.rungs(budget)[:-1]:
         table = _judged(ledger, algorithm, seen)
         if len(table) <= n_promoted:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from metabench.core import Objective
 from metabench.core.config import BudgetConfig
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import CONTINUE, FAILED, PRUNED, Ledger, Trial, incumbent
+from metabench.search.journal.ledger import CONTINUE, FAILED, PROPOSED, PRUNED, Ledger, Trial, incumbent
 from metabench.search.journal.rule import REEVALUATE, SCORES, decide
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.replay.curves import Curve, Recording
@@ -250,7 +250,9 @@ class Replay:
 
     def _lead(self, algorithm: str) -> None:
         """Note who leads an algorithm from now on."""
-        if (best := incumbent(self.ledger.of(algorithm))) is not None:
+        judged = {name for what, name, _ in self.ledger.history if what != PROPOSED}
+        trials = (trial for trial in self.ledger.of(algorithm) if trial.name in judged)
+        if (best := incumbent(trials)) is not None:
             curve, incumbents = self.curve_of(best).name, self.incumbents[algorithm]
             if not incumbents or incumbents[-1].curve != curve:
                 ahead = (self.time - one.started for one in self._running if one.trial.algorithm == algorithm)
