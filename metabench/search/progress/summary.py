@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from metabench.core import MetabenchError, metrics, utc_now
-from metabench.core.config import SearchSpace, rungs
+from metabench.core.config import SearchSpace, n_variants, rungs
 from metabench.core.metrics import Metric
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, incumbent, look
 from metabench.storage import files, models, records
@@ -113,7 +113,9 @@ def _final(folder: Path, space: SearchSpace) -> dict[str, Any]:
     last = [(records.lines(path / files.REPORTS, models.REPORT) or [{}])[-1] for path in runs]
     ended = [line.get("tasks_seen", 0) >= space.budget.tasks or not line.get("finite", True) for line in last]
     return {
-        "planned": 2 * space.budget.seeds * len(space.algorithms),  # at most: a default may be the choice too
+        "planned": n_variants(space.budget)
+        * space.budget.seeds
+        * len(space.algorithms),  # at most: a default may be the choice too
         "started": len(runs),
         "ended": sum(ended),
         "tasks_seen": sum(line.get("tasks_seen", 0) for line in last),

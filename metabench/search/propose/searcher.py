@@ -297,7 +297,7 @@ class FairSearcher:
         if not pauses(budget) or (budget.seconds is None and self.has_room is always):
             return 0
         best = incumbent(self.ledger.of(algorithm))
-        return 0 if best is None else budget.tasks - best.tasks_seen
+        return 0 if best is None or best.status is not None else budget.tasks - best.tasks_seen
 
     def _expected(self, algorithm: str, kept: int = 0) -> float:
         """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds.
