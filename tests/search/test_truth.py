@@ -63,7 +63,7 @@ class Driver(RuleBasedStateMachine):
     def propose(self) -> None:
         trial_id = f"id-{len(self.ledger.history)}-{len(self.running)}"
         config = self.searcher.suggest(trial_id)
-        assert config is None if self.running else isinstance(config, dict)
+        assert isinstance(config, dict) or (config is None and self.running)
         if isinstance(config, dict):
             self.running[trial_id] = config["trial"]
 
