@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -39,10 +38,8 @@ def locate(weights: str, root: Path | None = None) -> Path:
     """Return a file's path, from the working folder or beside it from `root`; refuse one that is not there.
 
     Args:
-        root: where a relative path is looked for, too; METABENCH_DATA where it is not given.
+        root: where a relative path is looked for, too.
     """
-    if root is None and os.environ.get("METABENCH_DATA"):
-        root = Path(os.environ["METABENCH_DATA"]).expanduser()
     path = Path(weights).expanduser()
     places = [path] if path.is_absolute() or root is None else [path, root / path]
     for place in places:
@@ -73,7 +70,7 @@ def read(path: Path) -> dict[str, Tensor]:
             state = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise MetabenchError(
-            f"{where}: is no file of tensors alone; pickled objects are not read, as they could run any code: "
+            f"{where}: is no file of tensors alone; pickled objects are not read; they could run any code: "
             "save module.state_dict(), or a .safetensors file"
         ) from None
     except UNREADABLE as error:

@@ -104,7 +104,8 @@ class FewShotClassifier:
             raise MetabenchError("predict: no class is known yet; call fit with a support set first")
         if self._fitted != self._asked:
             raise MetabenchError("predict: its parameters were set anew since it was fitted; call fit again")
-        parts = [self._shares(x) for x in self._inputs(pictures.listed(images, self._taken))]
+        models = members.for_classes(self.members, len(self.classes_))
+        parts = [self._shares(models, x) for x in self._inputs(pictures.listed(images, self._taken))]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
     @property
@@ -122,11 +123,10 @@ class FewShotClassifier:
                 with torch.no_grad():  # a picture at a time: its features depend on no other to the last bit
                     yield torch.cat([embedder(one[None].to(device)) for one in x])
 
-    def _shares(self, x: Tensor) -> Array:
+    def _shares(self, models: list[Model], x: Tensor) -> Array:
         vectorise.prepare(x.device)
         total = torch.zeros(len(x), len(self.classes_), dtype=torch.float64)
         with torch.no_grad(), _layers(x.device):
-            models = members.for_classes(self.members, len(self.classes_))
             temperatures = members.temperatures(self.members)
             for model, learner, t in zip(models, self._learners, temperatures, strict=True):
                 total += (model.algorithm.predict(model.net, learner, x).double() / t).softmax(-1).cpu()

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from metabench import algorithms
 from metabench.algorithms import get
 from metabench.api import runs, searches
 from metabench.cli import app
+from metabench.core import MetabenchError
 from metabench.core.config import BudgetConfig, field_types
 
 HEAVY = ("torch", "numpy", "pandas", "pydantic", "rich", "ray", "optuna", "scipy", "typer", "inspect")
@@ -29,8 +31,8 @@ ORDERS = {
 }
 
 
-def in_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def in_python(code: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -45,8 +47,7 @@ def test_an_import_is_quick_and_imports_nothing_heavy() -> None:
     assert not {name.split(".")[0] for name in modules} & {*HEAVY}
 
 
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-def test_a_package_can_be_called_in_any_order_of_imports(order: str) -> None:
+def test_a_package_can_be_called_in_any_order_of_imports() -> None:
     called = (
         "\nfrom metabench.search import space, search"
         "\nimport metabench.search.folder, metabench.search as package"
@@ -54,7 +55,13 @@ def test_a_package_can_be_called_in_any_order_of_imports(order: str) -> None:
         "\ntry: mb.search('missing.yaml')"
         "\nexcept mb.MetabenchError as error: print(error)"
     )
-    assert in_python(order + called).startswith("missing.yaml: no such file")
+    # Each in a process that has imported nothing of metabench, but what takes long.
+    forked = (
+        "import os, torch\nfor code in sys.argv[1:]:\n    if not os.fork():\n        exec(code)\n"
+        "        sys.stdout.flush()\n        os._exit(0)\n    assert os.wait()[1] == 0, code"
+    )
+    said = in_python(f"import sys; {forked}", *(order + called for order in ORDERS.values()))
+    assert [line.partition(";")[0] for line in said.splitlines()] == ["missing.yaml: no such file"] * 5
 
 
 def test_a_board_is_called_and_imported_without_torch() -> None:
@@ -115,3 +122,19 @@ def shown(default: Any) -> str:
 def test_no_setting_of_an_algorithm_is_called_as_another() -> None:
     of_algorithms = {name for one in algorithms.names() for name in field_types(get(one).hparams)}
     assert not of_algorithms & {*runs.SETTINGS, *inspect.signature(mb.train).parameters}
+
+
+@pytest.mark.parametrize(
+    ("call", "setting"),
+    [
+        (lambda: mb.train("maml", 5), "dataset"),
+        (lambda: mb.train("maml", "glyphs", out=5), "out"),
+        (lambda: mb.search(None), "space"),
+        (lambda: mb.test(None), "run"),
+        (lambda: mb.leaderboard(5), "folders"),
+        (lambda: mb.predict.class_folders(None), "place"),
+    ],
+)
+def test_what_is_no_path_is_refused_by_name(call: Callable[[], Any], setting: str) -> None:
+    with pytest.raises(MetabenchError, match=f"`{setting}` (5|None): must be text or a Path"):
+        call()

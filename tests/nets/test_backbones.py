@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,10 +193,20 @@ def test_weights_that_cannot_be_downloaded_are_named_with_the_place_they_go_to(
     assert "squeezenet1_1-" in str(caught.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is there")
-def test_a_library_that_is_not_installed_is_named_with_the_extra() -> None:
+def test_a_library_that_is_not_installed_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MetabenchError, match=r"pip install 'metabench\[timm\]'"):
         open_backbone(NetworkConfig(name="timm/resnet18"))
+
+
+def test_timms_networks_are_made_without_a_head_and_their_weights_are_not_downloaded() -> None:
+    pytest.importorskip("timm")
+    backbone = open_backbone(NetworkConfig(name="timm/resnet10t", image_size=32))
+    assert (backbone.size, backbone.features) == (32, 512)
+    with pytest.raises(MetabenchError, match=r"Did you mean 'resnet18'\?"):
+        open_backbone(NetworkConfig(name="timm/resnte18"))
+    with pytest.raises(MetabenchError, match="fetch the file, and name its path"):
+        open_backbone(NetworkConfig(name="timm/resnet18", weights="DEFAULT"))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, printable
 from metabench.core.config.base import Model as Model
 from metabench.core.config.base import Scalar as Scalar
 from metabench.core.config.network import NetworkConfig as NetworkConfig
@@ -168,6 +168,11 @@ class BudgetConfig(Model):
         description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
         "tasks, the best one in `reduction_factor`, to the full budget",
     )
+    pause: bool = Field(
+        True,
+        description="with asha: who is not among the best at a rung waits, and goes on once it is; "
+        "else it is stopped for good, and the first to arrive always goes on",
+    )
     validation_tasks: int = Field(
         200, ge=2, le=MOST_DRAWN, description="frozen meta-validation tasks at each rung"
     )
@@ -184,6 +189,9 @@ class BudgetConfig(Model):
         600, ge=2, le=MOST_DRAWN, description="fresh meta-validation tasks of the confirmation"
     )
     seeds: int = Field(3, ge=1, le=1_000, description="full runs of the confirmed setting, one a seed")
+    default_runs: bool = Field(
+        True, description="whether the published setting, too, has its full runs and a row on the board"
+    )
     test_tasks: int = Field(1000, ge=2, le=MOST_DRAWN, description="frozen meta-test tasks")
     unit: Literal["tasks", "seconds"] = Field(
         "tasks", description="what is the same for all algorithms: trials and their tasks, or seconds"
@@ -222,6 +230,11 @@ class BudgetConfig(Model):
             if is_so:
                 raise ValueError(problem)
         return self
+
+
+def n_variants(budget: BudgetConfig) -> int:
+    """Count the settings of an algorithm that have full runs: the tuned one, and perhaps the published."""
+    return 1 + budget.default_runs
 
 
 def rungs(budget: BudgetConfig) -> list[int]:
@@ -422,4 +435,4 @@ def _short(line: str) -> str:
     shown = (
         line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     )
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shown)
+    return printable(shown, "")

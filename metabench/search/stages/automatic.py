@@ -13,7 +13,7 @@ import torch
 
 from metabench import algorithms, data
 from metabench.core import SPLITS, MetabenchError, Split, Splits
-from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig, n_variants
 from metabench.data.reading.splits import make_splits
 from metabench.data.sets import folder
 from metabench.nets import at_hand
@@ -60,11 +60,9 @@ def choose(
         the space, what the search keeps to, and lines that say what it is going to do.
     """
     learners = _learners(names)
-    task = TaskConfig.model_validate(asked)
-    _refuse_numbers(task)
     since = time.monotonic(), time.process_time()
     trained = min(MOST, max(LEAST, SHARE * seconds))
-    task, width = _look(task, Time(seconds, 0.0, slots), trained)
+    task, width = _look(_of_pictures(asked), Time(seconds, 0.0, slots), trained)
     splits = data.load(task)
     task = automatic.fit_task(task, *_counts(splits), set(asked))
     data.check(task, splits)
@@ -136,12 +134,15 @@ def _features(
     return network
 
 
-def _refuse_numbers(task: TaskConfig) -> None:
+def _of_pictures(asked: Mapping[str, Any]) -> TaskConfig:
+    """Return the task that is asked for, or refuse one of other data than pictures."""
+    task = TaskConfig.model_validate(asked)
     if len(data.outline(data.get(task.dataset), task.options)[1]) != 3:
         raise MetabenchError(
             f"{task.dataset}: holds no pictures, and `time` chooses for pictures; write a search space, as "
             "search_spaces/sinusoid.yaml is"
         )
+    return task
 
 
 def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int]:
@@ -238,12 +239,12 @@ class Deadline:
 
     def _after(self, algorithm: str) -> float:
         """Return those of an algorithm, in one process; tuned and published settings may be the same runs."""
-        best = next(iter(self.ledger.candidates(algorithm)), None)
-        variants = 1.5 if best is None or best.is_default else 2.0
+        best, budget = next(iter(self.ledger.candidates(algorithm)), None), self.space.budget
+        variants = float(n_variants(budget))
+        if budget.default_runs and (best is None or best.is_default):
+            variants -= 0.5
         training, evaluation = self.timing.paces[algorithm]
-        return automatic.after(
-            self.space.budget, Pace(training, evaluation, training), variants * self.space.budget.seeds
-        )
+        return automatic.after(budget, Pace(training, evaluation, training), variants * budget.seeds)
 
     def _slowness(self) -> float:
         """Return how many times as long as measured beforehand the trials have taken."""
