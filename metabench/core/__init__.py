@@ -235,6 +235,11 @@ def out_of_memory(error: BaseException) -> str:
     return f"out of memory: {text.splitlines()[0][:200] if text else 'none is left'}; {cure}"
 
 
+def printable(text: str, kept: str = "\n") -> str:
+    """Return a text in which nothing moves the cursor, but for what is kept."""
+    return "".join(one if one.isprintable() or one in kept else ascii(one)[1:-1] for one in text)
+
+
 class MetabenchError(Exception):
     """A mistake in what a user gave; its message is all that the user is shown."""
 

@@ -104,15 +104,14 @@ class FewShotClassifier:
         if self._fitted != self._asked:
             raise MetabenchError("predict: its parameters were set anew since it was fitted; call fit again")
         about, device = self.members.about, pick(self.device)
-        shown = pictures.listed(images, about)
-        parts = [self._shares(x.to(device)) for x in pictures.chunks(shown, about, self.prepared)]
+        shown, models = pictures.listed(images, about), members.for_classes(self.members, len(self.classes_))
+        parts = [self._shares(models, x.to(device)) for x in pictures.chunks(shown, about, self.prepared)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
-    def _shares(self, x: Tensor) -> Array:
+    def _shares(self, models: list[Model], x: Tensor) -> Array:
         vectorise.prepare(x.device)
         total = torch.zeros(len(x), len(self.classes_), dtype=torch.float64)
         with torch.no_grad(), _layers(x.device):
-            models = members.for_classes(self.members, len(self.classes_))
             temperatures = members.temperatures(self.members)
             for model, learner, t in zip(models, self._learners, temperatures, strict=True):
                 total += (model.algorithm.predict(model.net, learner, x).double() / t).softmax(-1).cpu()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, printable
 from metabench.core.config.base import Model as Model
 from metabench.core.config.base import Scalar as Scalar
 from metabench.core.config.network import NetworkConfig as NetworkConfig
@@ -414,4 +414,4 @@ def _short(line: str) -> str:
     shown = (
         line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     )
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shown)
+    return printable(shown, "")

@@ -20,7 +20,7 @@ from metabench.data import Dataset
 from metabench.data.reading import archives, splits
 from metabench.data.reading import images as _images
 from metabench.data.reading import published as _published
-from metabench.data.reading.images import Look, Tree, class_name, grouped
+from metabench.data.reading.images import Form, Tree, class_name, grouped
 from metabench.data.reading.splits import Classes
 
 NAME = "folder"
@@ -133,15 +133,16 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     off = _level_problem(tree, options, there.is_split)
     if off:
         splits.refuse(NAME, [*problems, off])
-    look = Look(options.size, options.channels, options.background, options.white)
-    left_out = _leave_out(tree, there, options, look)
+    shape = (options.channels, options.size, options.size)
+    form = Form(shape, Pictures(options.background, white=options.white))
+    left_out = _leave_out(tree, there, options, form)
     problems += [] if options.skip else there.skippable
     classes, wrong = _split(there, options, (place, root), left_out)
     chosen = [one for part in SPLITS for one in classes[part]]
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
     images = {one: splits.choose(one, there.images[one], options, basename) for one in used}
-    return _cut(NAME, problems + there.problems + wrong, tree, images, look, classes, domains=there.domains)
+    return _cut(NAME, problems + there.problems + wrong, tree, images, form, classes, domains=there.domains)
 
 
 def survey(root: Path | None, options: Options) -> Survey:
@@ -192,11 +193,11 @@ def _level_problem(tree: Tree, options: Options, is_split: bool) -> str | None:
     return f"the images lie {deep} folders deep, and as {layout} they would lie {expected} deep; {cure}"
 
 
-def _leave_out(tree: Tree, there: Sorted, options: Options, look: Look) -> list[str]:
+def _leave_out(tree: Tree, there: Sorted, options: Options, form: Form) -> list[str]:
     """Take out what is to be skipped, and classes that are too small; say so, and return the classes."""
     notes: list[str] = []
     if options.skip:
-        unreadable = _images.unreadable(tree, [one for row in there.images.values() for one in row], look)
+        unreadable = _images.unreadable(tree, [one for row in there.images.values() for one in row], form)
         notes += [*there.skippable, *unreadable.values()]
         for name, row in there.images.items():
             there.images[name] = [one for one in row if one not in unreadable]
@@ -215,23 +216,22 @@ def _cut(
     problems: list[str],
     tree: Tree,
     images: Mapping[str, list[str]],
-    look: Look,
+    form: Form,
     classes: Classes,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
 ) -> Splits:
     """Decode the images of each class, and cut them into splits, or refuse all that is wrong."""
     rows, table = list(images.values()), None
-    key = _images.table_key(tree, rows, look)
+    key = _images.table_key(tree, rows, form)
     try:
-        table = _images.table(name, key, tree, rows, look) if any(rows) else None
+        table = _images.table(name, key, tree, rows, form) if any(rows) else None
     except archives.Refused as error:
         problems = [*problems, *error.args]
     if problems or table is None:
         splits.refuse(name, problems)
     counts = {one: len(row) for one, row in images.items()}
-    pictures = Pictures(look.background, white=look.white)
-    return splits.splits_of(name, key, table, counts, classes, split, domains)._replace(pictures=pictures)
+    return splits.splits_of(name, key, table, counts, classes, form.pictures, split, domains)
 
 
 def _sort(tree: Tree, options: Options) -> Sorted:
@@ -386,8 +386,8 @@ def _load_published(
             problems = [f"{default} is not there" if root else f"{unset}, or the option path"]
         splits.refuse(images.name, [*problems, *_published.advice(images, default)])
     tree, by_class = _published.find(images, place)
-    look = Look(options.size, 3, "white")
-    return _cut(images.name, [], tree, by_class, look, images.classes, images.split, images.domains)
+    form = Form((3, options.size, options.size), Pictures())
+    return _cut(images.name, [], tree, by_class, form, images.classes, images.split, images.domains)
 
 
 DATASET = Dataset(
