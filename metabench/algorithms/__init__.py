@@ -59,11 +59,9 @@ def get(name: str) -> Algorithm:
 @cache
 def _added(name: str) -> Algorithm:
     """Import what an installed package adds."""
-    loaded = plugins.load("algorithm", name)
-    if not isinstance(loaded, Algorithm):
-        (plugin,) = plugins.plugins("algorithm")[name]
-        kind = type(loaded).__name__
-        raise MetabenchError(f"algorithm {name!r} of {plugin.origin}: is {kind}; must be an Algorithm")
+    loaded: Algorithm = plugins.load(
+        "algorithm", name, lambda one: isinstance(one, Algorithm), "an Algorithm"
+    )
     return loaded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen
 from metabench.storage import files
+from metabench.training import features
 from metabench.training import run as runs
 
 if TYPE_CHECKING:
@@ -172,12 +174,12 @@ def _dataset(asked: Place | Mapping[str, Any], options: Mapping[str, Any]) -> di
     return {"dataset": "folder", "options": {"path": place, **options}}
 
 
-def load_splits(task: TaskConfig, console: Console) -> Splits:
-    """Load a task's data set and check that the task can be drawn from it."""
+def load_splits(task: TaskConfig, network: NetworkConfig, console: Console) -> Splits:
+    """Load what a network takes of a task's data set, and check that the task can be drawn from it."""
     with console.status(f"Reading {task.dataset}"):
         splits = data.load(task)
     data.check(task, splits)
-    return splits
+    return features.embedded(splits, task, network, functools.partial(console.print, soft_wrap=True))
 
 
 def _folder(config: RunConfig, out: Path | None) -> Path:
@@ -208,7 +210,7 @@ def train_into(
     """
     folder = _folder(config, out)
     chosen = pick(device)
-    splits = load_splits(config.task, console)
+    splits = load_splits(config.task, config.network, console)
     if source is not None and runs.read_config(source).task == config.task:
         runs.refuse_other_data(source, splits)
     metric = OBJECTIVES[splits.kind].metric
@@ -279,12 +281,12 @@ def score(
     config = runs.read_config(folder)
     files.check_writable(folder)
     chosen = pick(device)
-    splits = load_splits(config.task, console)
+    splits = load_splits(config.task, config.network, console)
     task, tested = config.task, splits
     if asked:
         task = _other_task(config.task, asked)
         with console.status(f"Reading {task.dataset}"):
-            tested = data.load(task)
+            tested = features.load(task, config.network)
     if task_list is None and tested.kind == splits.kind:
         data.check(task, tested, ["meta_test"])
     listed = None if task_list is None else frozen.read(task_list, tested, "meta_test")

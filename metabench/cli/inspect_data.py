@@ -215,5 +215,7 @@ def _points(task: Task) -> Figure:
     axis = figure.subplots()
     for title, part in (("support", task.support), ("query", task.query)):
         axis.scatter(part.x[0, :, 0].numpy(), part.y[0, :, 0].numpy(), label=title, s=20)
+    if task.support.x.shape[-1] > 1:
+        axis.set_xlabel("the first input")
     axis.legend()
     return figure

@@ -64,11 +64,20 @@ class Split(NamedTuple):
     counts: Tensor | None = None
     # float [class], how much likelier a class is to be drawn than another; None: all alike
     weights: Tensor | None = None
+    # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
+    pictures: Tensor | None = None
 
     @property
     def has_pictures(self) -> bool:
         """Tell whether examples are pictures, not rows of numbers."""
         return self.images.dim() == 5
+
+
+class Features(NamedTuple):
+    """What features were made of, and by what."""
+
+    shape: tuple[int, ...]  # of the pictures that passed the backbone: [C, H, W]
+    backbone: str  # its digest
 
 
 class Pictures(NamedTuple):
@@ -82,6 +91,14 @@ class Pictures(NamedTuple):
     is_inverted: bool = False  # whether what is dark in a picture is light in an input
 
 
+class Rows(NamedTuple):
+    """How a row of numbers becomes an input: each less its mean, over its scale."""
+
+    names: tuple[str, ...]  # of the columns
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
 class Splits(NamedTuple):
     """A data set cut into meta-train, meta-validation and meta-test by class."""
 
@@ -92,6 +109,8 @@ class Splits(NamedTuple):
     fingerprint: str  # sha256 over names and bytes of all three splits
     kind: str = "classification"  # or "regression"
     pictures: Pictures | None = None  # None: no picture becomes such an input
+    features: Features | None = None  # where images are features of a frozen backbone
+    rows: Rows | None = None  # None: rows of numbers are inputs as they are
 
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")

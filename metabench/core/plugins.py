@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -49,10 +50,15 @@ def clash(what: str, name: str, is_built_in: bool) -> str | None:
     return f"{what} {name!r}: is in {' and in '.join(origins)}; rename or remove one"
 
 
-def load(what: str, name: str) -> Any:
-    """Import what a package adds, or say which package is broken."""
+def load(what: str, name: str, is_right: Callable[[Any], bool], must_be: str) -> Any:
+    """Import what a package adds, or say which package is broken.
+
+    Args:
+        must_be: what it is where `is_right`, for the message where it is not.
+    """
     (plugin,) = plugins(what)[name]
-    try:
-        return import_object(plugin.spec, f"{what} {name!r} of {plugin.origin}")
-    except MetabenchError as error:
-        raise MetabenchError(f"{error}; mend or remove {plugin.origin}") from error
+    where = f"{what} {name!r} of {plugin.origin}"
+    loaded = import_object(plugin.spec, where)
+    if not is_right(loaded):
+        raise MetabenchError(f"{where}: is {type(loaded).__name__}; must be {must_be}")
+    return loaded

@@ -63,10 +63,11 @@ SETS = Path(__file__).parent / "sets"
 
 def names() -> list[str]:
     """List the data sets by name, those that installed packages add among them."""
-    return sorted({*_built_in(), *plugins.plugins("dataset")})
+    return sorted({*built_in(), *plugins.plugins("dataset")})
 
 
-def _built_in() -> set[str]:
+def built_in() -> set[str]:
+    """Return the names of those that no other package makes."""
     return {path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")}
 
 
@@ -77,15 +78,17 @@ def canonical(name: str) -> str:
 
 def get(name: str) -> Dataset:
     """Look a data set up; `module:package.module:make` is what that function makes."""
-    name, built_in = canonical(name), _built_in()
+    name, ours = canonical(name), built_in()
     if name.startswith(MODULE):
         return _made_by(name, load_object(name.removeprefix(MODULE), "dataset"))
     if name not in names():
         raise MetabenchError(f"dataset={name!r}: unknown.{allowed(name, names())}")
-    if problem := plugins.clash("dataset", name, name in built_in):
+    if problem := plugins.clash("dataset", name, name in ours):
         raise MetabenchError(problem)
-    if name not in built_in:
-        loaded = plugins.load("dataset", name)
+    if name not in ours:
+        loaded = plugins.load(
+            "dataset", name, lambda one: callable(one) or isinstance(one, Dataset), "a Dataset or a function"
+        )
         return loaded._replace(name=name) if isinstance(loaded, Dataset) else _made_by(name, loaded)
     if not (SETS / f"{name}.py").is_file():
         return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")

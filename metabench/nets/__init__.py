@@ -12,6 +12,7 @@ from metabench.core.config import NetworkConfig, nearest
 from metabench.core.objectives import OBJECTIVES
 from metabench.nets import backbones, torch_modules
 from metabench.nets.conv4 import conv4
+from metabench.nets.frozen import frozen
 from metabench.nets.mlp import mlp
 from metabench.nets.parts import init_head
 from metabench.nets.resnet12 import resnet12
@@ -40,6 +41,8 @@ def build(
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
+    if network.freeze == "all":
+        return frozen(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
     make = torch_modules.build if network.is_module else _maker(network.name)
     return make(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
 
@@ -53,7 +56,9 @@ def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:
     if not network.is_module:
         build(network, 1, shape)
         return
-    if network.freeze != "all":  # behind frozen features stand layers of ours
+    if network.freeze == "all":
+        frozen(network, 1, (1,))
+    else:
         torch_modules.refuse_ours(network)
     backbones.make(network, seeds.generator("check"))
 
@@ -73,7 +78,7 @@ def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:
         )
     if problem := plugins.clash("network", name, name in NETWORKS):
         raise MetabenchError(problem)
-    return NETWORKS[name] if name in NETWORKS else plugins.load("network", name)
+    return NETWORKS[name] if name in NETWORKS else plugins.load("network", name, callable, "a function")
 
 
 def head(params: Tree, features: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from metabench.core import MetabenchError, Pictures
+from metabench.core.config import nearest
 from metabench.data.reading import archives, fitting, splits
 from metabench.data.reading import images as reading
 from metabench.data.reading.cache import Array
@@ -32,6 +33,8 @@ def listed(images: Any, about: Inputs) -> list[Any]:
     """Return pictures, or rows of features, one by one; a lone one is refused."""
     if isinstance(images, str | Path | Image.Image):
         raise MetabenchError("images: is one picture; give a list of pictures")
+    if hasattr(images, "columns"):
+        return _of_frame(images, about)
     if isinstance(images, np.ndarray | Tensor):
         shape = tuple(images.shape)
         if len(about.shape) == 1:
@@ -49,13 +52,24 @@ def listed(images: Any, about: Inputs) -> list[Any]:
         raise MetabenchError(f"images: {type(images).__name__}; give a list of pictures") from None
 
 
+def _of_frame(frame: Any, about: Inputs) -> list[Any]:
+    """Return the rows of a DataFrame, by the columns that were learnt from."""
+    if about.rows is None:
+        raise MetabenchError(f"images: is a DataFrame, and {about.data} is no table; give arrays")
+    if missing := [name for name in about.rows.names if name not in frame.columns]:
+        raise MetabenchError(
+            f"images: has no column {missing[0]!r}.{nearest(missing[0], map(str, frame.columns))}"
+        )
+    return list(frame[list(about.rows.names)].to_numpy())
+
+
 def chunks(images: list[Any], about: Inputs, is_prepared: bool) -> Iterator[Tensor]:
     """Yield inputs [n, C, H, W] of pictures, in [0, 1]; all that cannot be one is told at once, at the end.
 
     Args:
         is_prepared: they are inputs already, as the data set's own are.
     """
-    if not is_prepared and about.pictures is None:
+    if not is_prepared and about.pictures is None and about.rows is None:
         raise MetabenchError(
             f"{about.data}: does not say how a picture becomes an input; give inputs of shape "
             f"{list(about.shape)} as arrays, with `prepared`"
@@ -77,7 +91,10 @@ def _try(number: int, picture: Any, about: Inputs, is_prepared: bool) -> Made:
     name = repr(str(picture)) if isinstance(picture, str | Path) else f"picture {number}"
     try:
         if is_prepared:
-            return Made(_as_it_is(picture, about.shape), "")
+            return Made(_as_it_is(picture, about.shape).astype(np.float32), "")
+        if about.rows is not None:
+            row = (_as_it_is(picture, about.shape) - about.rows.mean) / about.rows.scale
+            return Made(row.astype(np.float32), "")
         assert about.pictures is not None, "or `chunks` had refused"
         return Made(fitting.fitted(_image(picture, about.pictures), about.shape, about.pictures), "")
     except reading.UNREADABLE as error:
@@ -135,7 +152,7 @@ def _as_it_is(picture: Any, shape: tuple[int, ...]) -> Array:
     if len(shape) == 1:
         if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
             raise ValueError(f"{values.dtype}; features must be finite numbers")
-        return values.astype(np.float32)
+        return values.astype(np.float64)
     if values.dtype == np.uint8:
         return np.true_divide(values, np.float32(255))
     if values.dtype.kind != "f" or not (values.min() >= 0 and values.max() <= 1):

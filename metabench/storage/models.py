@@ -39,6 +39,7 @@ Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
 """Of a trial, which names a folder."""
 Settings = dict[str, Scalar]
+Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
 
 
 def _is_judged(report: Any) -> Any:
@@ -140,7 +141,7 @@ class _Doubted(TypedDict):
 
 @keys
 class _Settled(TypedDict):
-    event: Literal["settled"]
+    event: Literal["settled", "resumed"]
     trial: Name
     tasks_seen: Whole
     decision: Decision
@@ -309,12 +310,27 @@ class _Pictures(TypedDict):
 
 
 @keys
+class _Features(TypedDict):
+    shape: Shape
+    backbone: str
+
+
+@keys
+class _Rows(TypedDict):
+    names: list[str]
+    mean: list[Real]
+    scale: list[Real]
+
+
+@keys
 class _Inputs(TypedDict):
     data: str
     kind: Literal["classification", "regression"]
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+    shape: Shape
     n_classes: Whole
     pictures: _Pictures | None
+    features: NotRequired[_Features]
+    rows: NotRequired[_Rows]
 
 
 @keys
@@ -351,6 +367,8 @@ class _Test(_Baseline):
     data_fingerprint: NotRequired[str]
     weights: NotRequired[dict[str, Real]]
     diagnostics: NotRequired[_Diagnosis]
+    picture_seconds: NotRequired[Time]
+    network_parameters: NotRequired[Whole]
 
 
 def _is_consistent(test: Any) -> Any:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from metabench import PROTOCOL
-from metabench.core import MetabenchError, Pictures, Splits
+from metabench.core import Features, MetabenchError, Pictures, Rows, Splits
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
 
@@ -22,23 +24,32 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
     n_classes: int  # of meta-train
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
+    rows: Rows | None = None  # how a row of numbers does
+    features: Features | None = None  # where inputs are features of a frozen backbone
+    mean: Tensor | None = None  # of features over meta-train, which stands in no file
 
 
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
-    table = splits.meta_train.images
-    return Inputs(
-        splits.name, splits.kind, frozen.input_shape(table, splits.kind), len(table), splits.pictures
-    )
+    table, features = splits.meta_train.images, splits.features
+    shape, mean = frozen.input_shape(table, splits.kind), None
+    if features is not None:
+        counts = splits.meta_train.counts
+        n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())
+        mean = table.sum((0, 1)) / n_pictures  # rows beyond the counts are zeros
+    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows, features, mean)
 
 
 def write(folder: Path, splits: Splits) -> None:
     """Write down what a run learns from, unless its folder says so already."""
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
-        about = of(splits)
-        pictures = None if about.pictures is None else about.pictures._asdict()
-        files.write_json(path, {"protocol": PROTOCOL, **about._asdict(), "pictures": pictures})
+        record = of(splits)._asdict()
+        nested = {key: record.pop(key) for key in ("rows", "features")}
+        del record["mean"]
+        record |= {key: one._asdict() for key, one in nested.items() if one is not None}
+        record["pictures"] = record["pictures"] and record["pictures"]._asdict()
+        files.write_json(path, {"protocol": PROTOCOL, **record})
 
 
 def lacks(folder: Path, name: str) -> str:
@@ -58,11 +69,13 @@ def read(folder: Path) -> Inputs:
     if not path.exists():
         raise MetabenchError(lacks(folder, files.INPUTS))
     record = records.read(path, models.INPUTS)
-    pictures = record["pictures"]
+    pictures, rows, features = record["pictures"], record.get("rows"), record.get("features")
     return Inputs(
         record["data"],
         record["kind"],
         tuple(record["shape"]),
         record["n_classes"],
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
+        None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
+        None if features is None else Features(tuple(features["shape"]), features["backbone"]),
     )

@@ -20,7 +20,7 @@ from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
-from metabench.training import calibration, diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -288,6 +288,7 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]))
+    scored |= cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result

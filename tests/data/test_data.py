@@ -27,7 +27,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "omniglot": {"rotations": False},
     "sinusoid": {"functions": 100, "seed": 1},
 }
-OWN = {"array", "folder", "mixture"}
+OWN = {"array", "folder", "mixture", "table"}
 """Data sets without files of their own, which have tests of their own."""
 
 PHOTOS = {"cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"}
@@ -55,7 +55,7 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 def test_the_folder_is_the_registry() -> None:
     expected = (
         "array cifar_fs cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw sinusoid "
-        "tiered_imagenet"
+        "table tiered_imagenet"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())

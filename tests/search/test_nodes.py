@@ -110,6 +110,39 @@ def networks_are_compared(address: str, second: str) -> None:
     nodes.check_network(address, NetworkConfig())
 
 
+MADE = """
+import os
+from metabench.data import load
+from metabench.core.config import TaskConfig
+
+if os.environ["METABENCH_DATA"].endswith("there"):
+    raise ImportError("no driver for the camera")
+
+def made():
+    return load(TaskConfig(dataset="folder", options={options}))
+"""
+
+
+@pytest.mark.slow
+def test_a_function_that_a_node_cannot_import_is_told_with_the_node_before_anything_starts(
+    tmp_path: Path, two_nodes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "camera.py").write_text(MADE.replace("{options}", repr(OPTIONS)))
+    monkeypatch.syspath_prepend(tmp_path)
+    task = TaskConfig(dataset="module:camera:made", way=2, shot=1, query=1, test_query=1)
+    splits = data.load(task)
+    files.write_json(tmp_path / "out" / files.SEARCH, {})
+    with cluster.connect(two_nodes, tmp_path / "out"):
+        first = ray.get_runtime_context().get_node_id()
+        with pytest.raises(MetabenchError) as error:
+            nodes.check(two_nodes, task, splits)
+    problem, advice = str(error.value).splitlines()
+    assert "dataset='camera:made': importing camera raised ImportError: no driver for the camera" in problem
+    assert "camera.py, line 7" in problem
+    assert first[:8] not in problem
+    assert "install the package that makes them on each node" in advice
+
+
 def test_a_node_without_the_data_downloads_them_once_where_it_is_told_to(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,13 @@ class NetworkConfig(Model):
         None, ge=1, le=4096, description="side that images are resized to before the network"
     )
 
+    hidden: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="with freeze=all: layers of `width` units between the features and the head",
+    )
+
     @property
     def is_module(self) -> bool:
         """Tell whether the network is a torch module of others: a user's, torchvision's or timm's."""
@@ -92,6 +99,14 @@ class NetworkConfig(Model):
             raise ValueError("name=module: needs `module`, package.module:name of what makes the network")
         if self.name != MODULE and self.module is not None:
             raise ValueError(f"module={self.module!r}: is no {self.name}; leave `name` or `module` out")
+        if self.freeze == "all" and not self.is_module:
+            raise ValueError(
+                f"freeze=all: {self.name} has no weights of others; take torchvision/NAME or `module`"
+            )
+        if self.hidden and self.freeze != "all":
+            raise ValueError(
+                f"hidden={self.hidden}: stands behind frozen features; set freeze=all, or leave it out"
+            )
         return self
 
     @model_serializer(mode="wrap")
@@ -105,7 +120,7 @@ class NetworkConfig(Model):
         }
 
 
-OF_MODULES = ("module", "options", "head", "layer", "weights", "freeze", "normalise", "image_size")
+OF_MODULES = ("module", "options", "head", "layer", "weights", "freeze", "normalise", "image_size", "hidden")
 """Fields that networks of this package have no use for."""
 OF_OURS = ("width", "depth", "norm", "groups", "shrink", "readout")
 """Fields that only networks of this package have."""

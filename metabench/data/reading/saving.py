@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -48,16 +49,7 @@ def from_dataset(
         folder: where to write; a folder of the cache, by the content, where it is not given.
         options: of the data set `array`, or, where there are features, `table`: seed, meta_train, ...
     """
-    problems: list[str] = []
-    examples = list(_examples(dataset, size, channels, problems))
-    if problems or not examples:
-        splits.refuse("from_dataset", problems or ["holds no example"])
-    shapes = {one.values.shape: one for one in reversed(examples)}
-    if len(shapes) > 1:
-        *_, other, first = shapes.values()
-        cure = "give size, or channels, for all to be alike"
-        what = f"{first.place} has shape {list(first.values.shape)}, {other.place} {list(other.values.shape)}"
-        splits.refuse("from_dataset", [f"examples differ: {what}; {cure}"])
+    examples = _alike(dataset, size, channels)
     if examples[0].values.ndim == 1:
         return _rows(examples, folder, options)
     arrays = {
@@ -104,6 +96,21 @@ def from_frame(frame: Any, folder: str | os.PathLike[str] | None = None, **optio
     name = f"table-{hashlib.sha256(content).hexdigest()[:20]}.parquet"
     path = _kept(name, folder, lambda place: place.write_bytes(content))
     return {"name": "table", "options": {"path": str(path), **options}}
+
+
+def _alike(dataset: Any, size: int | None, channels: int | None) -> list[Example]:
+    """Return all examples, or refuse those that are none or have another shape."""
+    problems: list[str] = []
+    examples = list(_examples(dataset, size, channels, problems))
+    if problems or not examples:
+        splits.refuse("from_dataset", problems or ["holds no example"])
+    shapes = {one.values.shape: one for one in reversed(examples)}
+    if len(shapes) > 1:
+        *_, other, first = shapes.values()
+        cure = "give size, or channels, for all to be alike"
+        what = f"{first.place} has shape {list(first.values.shape)}, {other.place} {list(other.values.shape)}"
+        splits.refuse("from_dataset", [f"examples differ: {what}; {cure}"])
+    return examples
 
 
 def _rows(examples: list[Example], folder: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +175,8 @@ def _pair(dataset: Any, index: int) -> tuple[Any, Any]:
 
 def _label(label: Any, names: Any) -> str:
     """Return the name of a class, as the dataset's `classes` have it where there are such."""
-    label = label.item() if hasattr(label, "item") and getattr(label, "size", None) != 0 else label
+    if hasattr(label, "item") and math.prod(getattr(label, "shape", ())) == 1:
+        label = label.item()
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":

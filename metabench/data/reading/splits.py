@@ -90,9 +90,9 @@ def part_of(name: str) -> str | None:
     return ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
 
 
-def by_seed(names: Sequence[str], options: Any) -> Classes:
-    """Shuffle classes by a hash of each, and cut the row by shares."""
-    shuffled = sorted(names, key=lambda name: (seeds.seed("own classes", options.seed, name), name))
+def by_seed(names: Sequence[str], options: Any, what: str = "own classes") -> Classes:
+    """Shuffle classes, or pictures of one, by a hash of each, and cut the row by shares."""
+    shuffled = sorted(names, key=lambda name: (seeds.seed(what, options.seed, name), name))
     first = round(len(names) * options.meta_train)
     second = round(len(names) * (options.meta_train + options.meta_validation))
     return dict(zip(SPLITS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def _load(spec: str, make: Callable[..., Any], kind: str, options: Any) -> Split
     except Exception as error:  # whatever somebody's code raises
         raise MetabenchError(f"dataset={spec!r}: raised {type(error).__name__}: {error}") from error
     if not isinstance(made, Splits):
-        if not isinstance(made, Mapping) and not hasattr(made, "__getitem__"):
+        if isinstance(made, str) or not hasattr(made, "__getitem__"):
             what = "metabench.core.Splits, a dataset of pairs (picture, label), or a dict of three"
             raise MetabenchError(f"dataset={spec!r}: gave {type(made).__name__}; must give {what}")
         saved = saving.from_dataset(made)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from metabench.core import SPLITS, MetabenchError, Split, Splits, setting
+from metabench.core import SPLITS, MetabenchError, Rows, Split, Splits, setting
 from metabench.core.config import attempt, nearest
 from metabench.data import Dataset
 from metabench.data.reading import fitting, splits
@@ -85,14 +85,18 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     classes = splits.by_seed([*groups], options)
     what = "classes" if columns.target is None else "tasks"
     advice = f"give a table of more {what}, or change meta_train, meta_validation or smallest"
-    problems += splits.class_problems(classes, advice, what)
+    problems = problems or splits.class_problems(classes, advice, what)
     if problems:
         splits.refuse(NAME, problems)
+    mean, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
     if options.standardise:
-        values = _standardised(values, columns, [row for one in classes["meta_train"] for row in groups[one]])
+        mean, scale = _moments(values, columns, [row for one in classes["meta_train"] for row in groups[one]])
+    values = (values - mean) / scale
+    moments = (tuple(one[: len(columns.inputs)].tolist()) for one in (mean, scale))
     parts = {part: _split(values, groups, classes[part]) for part in SPLITS}
     kind = "classification" if columns.target is None else "regression"
-    return splits.make_splits(f"{NAME}/{split}", **parts)._replace(kind=kind)
+    whole = splits.make_splits(f"{NAME}/{split}", **parts)
+    return whole._replace(kind=kind, rows=Rows(tuple(columns.inputs), *moments))
 
 
 def _role_problems(options: Options) -> list[str]:
@@ -228,14 +232,14 @@ def _groups(column: Any, name: str, problems: list[str]) -> dict[str, list[int]]
     return {one: groups[one] for one in sorted(groups)}
 
 
-def _standardised(values: Array, columns: Columns, rows: list[int]) -> Array:
-    """Subtract each column's mean over rows of meta-train, and divide by its deviation there."""
+def _moments(values: Array, columns: Columns, rows: list[int]) -> tuple[Array, Array]:
+    """Return each column's mean over rows of meta-train, and its deviation there, 1 where it has none."""
     mean, scale = values[rows].mean(0), values[rows].std(0)
     is_constant = scale <= 1e-12 * np.abs(mean)
     every = [*columns.inputs, *([columns.target] if columns.target else [])]
     names = [name for name, still in zip(every, is_constant, strict=True) if still]
     splits.note(NAME, [f"constant in meta-train, and not divided: {_some(names)}"] if names else [])
-    return (values - mean) / np.where(is_constant, 1.0, scale)
+    return mean, np.where(is_constant, 1.0, scale)
 
 
 def _split(values: Array, groups: Mapping[str, list[int]], names: Sequence[str]) -> Split:

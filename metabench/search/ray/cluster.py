@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -48,6 +49,9 @@ POLL_SECONDS = 2
 
 FORWARDED = {"METABENCH_DATA": "METABENCH_DRIVER_DATA", "METABENCH_CACHE": "METABENCH_DRIVER_CACHE"}
 """Variables that a node may set itself, to the names under which it gets those of the driver."""
+
+MODULES = "METABENCH_DRIVER_PATH"
+"""The variable by which a node gets the folders that the driver imports from."""
 
 
 class TrialResources(NamedTuple):
@@ -110,6 +114,7 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
     for name in FORWARDED:
         if name in os.environ:
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+    os.environ[MODULES] = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(local.started(cpus) if address is None else _joined(address))
@@ -121,7 +126,7 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
-    variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    variables = {name: os.environ[name] for name in (*ENVIRONMENT, MODULES) if name in os.environ}
     variables |= {there: os.environ[here] for here, there in FORWARDED.items() if here in os.environ}
     try:
         _check_port(address)
@@ -214,10 +219,16 @@ def allocate(resources: dict[str, float], trial: TrialResources = DEFAULT_RESOUR
 
 
 def adopt_driver_folders() -> None:
-    """Take the driver's folders, in a worker on a node that has none of its own."""
+    """Take the driver's folders, in a worker on a node that has none of its own.
+
+    Of those that modules are imported from, it takes what is there, behind what it has: a data set may
+    be made by code that stands beside a notebook.
+    """
     for here, there in FORWARDED.items():
         if there in os.environ:
             os.environ.setdefault(here, os.environ[there])
+    folders = os.environ.get(MODULES, "").split(os.pathsep)
+    sys.path += [folder for folder in folders if os.path.isdir(folder) and folder not in sys.path]
 
 
 def workers() -> list[dict[str, Any]]:

@@ -76,6 +76,8 @@ def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | No
             "To fix it, put the same files there, or set METABENCH_DATA to storage that all nodes share "
             "(on a node, before `ray start`; else yours is taken)"
         )
+        if task.dataset not in data.built_in():
+            advice += "; install the package that makes them on each node, of one version"
         if data.get(task.dataset).fetch is not None:
             advice += (
                 f", or run `metabench datasets fetch {task.dataset}` there, or search with fetch=official"

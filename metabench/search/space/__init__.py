@@ -136,7 +136,9 @@ def override(
     if wrong:
         raise MetabenchError("\n".join(wrong))
     kept = {name: block for name, block in space.algorithms.items() if not names or name in names}
-    return space.model_copy(update={"budget": changed, "algorithms": kept})
+    labels = {name.partition(".")[2] for name in kept}
+    networks = {label: one for label, one in space.networks.items() if label in labels}
+    return space.model_copy(update={"budget": changed, "algorithms": kept, "networks": networks})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +279,7 @@ def run_config(
         algorithm=algorithm,
         hyperparameters={**vars(algorithms.hparams(algorithm, {})), **hyperparameters},
         task=space.task,
-        network=space.network,
+        network=space.network_of(algorithm),
         tasks=space.budget.tasks,
         rungs=list(rungs),
         validation_tasks=space.budget.validation_tasks,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metabench import data
-from metabench.core import MetabenchError, Split, Splits
+from metabench.core import SPLITS, MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import cache, fitting, splits
 from metabench.data.reading import images as reader
@@ -388,3 +388,32 @@ def contents(splits: Splits) -> dict[str, list[int]]:
             assert (images[:count] == images[:count, :, :1, :1]).all()
             assert not images[count:].any()
     return found
+
+
+def test_two_classes_are_enough_where_each_split_has_pictures_of_its_own(tmp_path: Path) -> None:
+    for row in range(2):
+        for column in range(12 + row):
+            paint(tmp_path / f"class{row}" / f"{column}.png", 20 * row + column)
+    cut = load(tmp_path, split_by="pictures", meta_train=0.4, meta_validation=0.3)
+    parts = [getattr(cut, part) for part in SPLITS]
+    assert [part.classes for part in parts] == [("class0", "class1")] * 3
+    for row, n_pictures in enumerate((12, 13)):
+        counts = [
+            int(part.counts[row]) if part.counts is not None else part.images.shape[1] for part in parts
+        ]
+        shown = [
+            part.images[row, :n].flatten(1)[:, 0].tolist() for part, n in zip(parts, counts, strict=True)
+        ]
+        assert sorted(one for row in shown for one in row) == [
+            20 * row + column for column in range(n_pictures)
+        ]
+    again = load(tmp_path, split_by="pictures", meta_train=0.4, meta_validation=0.3, seed=1)
+    assert again.fingerprint != cut.fingerprint
+
+
+def test_a_class_with_too_few_pictures_to_split_is_refused_by_name(tmp_path: Path) -> None:
+    for row in range(2):
+        for column in range(2):
+            paint(tmp_path / f"class{row}" / f"{column}.png", 20 * row + column)
+    assert "'meta_test/class0' has no picture" in refused(tmp_path, split_by="pictures")
+    assert "split_by=pictures" in refused(tmp_path)

@@ -175,7 +175,7 @@ def _regression(name: str, title: str, seen: Sequence[Episode]) -> Picture:
     caption = (
         "Functions of the first fresh meta-validation tasks, the same for all learners: the points that the "
         "learner adapted to, what it predicts at the queries, and the truth. Between the points it can only "
-        "know what meta-training taught it."
+        "know what meta-training taught it. Of functions of several numbers: predictions over the truth."
     )
     said = [f"task {n} has a mean squared error of {_error(one):.3g}" for n, one in enumerate(seen, start=1)]
     alt = f"Curves of {len(seen)} functions; {'; '.join(said)}."
@@ -189,6 +189,10 @@ def _error(one: Episode) -> float:
 def _functions(seen: Sequence[Episode], width: float) -> Figure:
     figure, axes = style.panels(len(seen), 2.8, width)
     for number, (axis, one) in enumerate(zip(axes, seen, strict=True), start=1):
+        if one.query.shape[1] > 1:
+            _over_truth(axis, one)
+            style.title(axis, f"task {number}: error {_error(one):.3g}", "truth")
+            continue
         order = one.query[:, 0].argsort()
         truth, guess, support = one.query_y.flatten(), one.guess, (one.support[:, 0], one.support_y.flatten())
         axis.plot(one.query[order, 0], truth[order], color=style.FAINT, linewidth=4, alpha=0.6, label="truth")
@@ -197,3 +201,11 @@ def _functions(seen: Sequence[Episode], width: float) -> Figure:
         style.title(axis, f"task {number}: error {_error(one):.3g}", "x")
     style.legend(figure, *axes[0].get_legend_handles_labels())
     return figure
+
+
+def _over_truth(axis: Axes, one: Episode) -> None:
+    """Draw predictions over the truth, as no curve shows a function of several numbers."""
+    truth = one.query_y.flatten()
+    ends = [float(truth.min()), float(truth.max())]
+    axis.plot(ends, ends, color=style.FAINT, linewidth=4, alpha=0.6, label="truth")
+    axis.plot(truth, one.guess, "o", color=style.light("blue"), markersize=4, label="predicted")
