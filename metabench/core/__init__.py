@@ -147,6 +147,7 @@ class Net(NamedTuple):
     norms: tuple[str, ...]  # the layers that hold a norm's scale and shift, of any kind
     n_classes: int  # of meta-train
     max_activation_numel: int  # numbers in the largest of an example's hidden images
+    last_block: tuple[str, ...] = ()  # the layers before the head that are fine-tuned together
 
 
 class Aux(NamedTuple):
