@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from metabench.training import diagnostics
+
 torch.set_num_threads(1)
 
 if not torch.cuda.is_available():
@@ -27,6 +29,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METABENCH_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_inner_steps() -> Iterator[None]:
+    """Let a diagnosis follow few inner steps: to follow them all is most of what a small training takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnostics, "STEPS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

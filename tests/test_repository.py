@@ -54,6 +54,8 @@ ONLY_IN = {
     "sklearn": {"predict"},
     "mlflow": {"report.exports"},
     "wandb": {"report.exports"},
+    "torchvision": {"nets"},
+    "timm": {"nets"},
 }
 NEVER_IN = {
     "leaderboard": {"ray", "optuna", "torch"},
@@ -247,7 +249,9 @@ def test_a_function_has_at_most_forty_lines(path: Path) -> None:
 def test_no_global_randomness_and_no_unsafe_loading(path: Path) -> None:
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [
-        f"line {c.lineno}: {ast.unparse(c.func)}" for c in calls if ast.unparse(c.func) in FORBIDDEN_CALLS
+        f"line {c.lineno}: {ast.unparse(c.func)}"
+        for c in calls
+        if ast.unparse(c.func) in FORBIDDEN_CALLS and "weights_only=True" not in ast.unparse(c)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -71,6 +72,12 @@ def is_known(name: str) -> bool:
     except MetabenchError:
         return False
     return True
+
+
+def steps_at_evaluation(algorithm: Algorithm, values: Mapping[str, Any]) -> int:
+    """Return after how many inner steps a setting is evaluated; without an inner loop, 0."""
+    counts = (int(values.get(name, -1)) for name in algorithm.inner_steps)
+    return next((count for count in counts if count >= 0), 0)
 
 
 def refusal(name: str, dataset: str, kind: str) -> str:

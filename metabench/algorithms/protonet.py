@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
+from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting, trees
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def task_loss(
     return inner.judge(net, predict(net, learner, task.query.x), task.query.y, buffers)
 
 
-def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings | Untrained) -> Tree:
     features, moments = net.embed(meta["theta"], support.x)
     learner = inner.adapted(net, meta["theta"], support, moments)
     # eq. 1: c_k = mean of f(x_i) over S_k
@@ -46,18 +46,47 @@ def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
     return -learner["scale"] * d
 
 
-ALGORITHMS = {
-    "protonet": Algorithm(
-        hparams=Settings,
-        init=init,
-        task_loss=task_loss,
-        adapt=adapt,
-        predict=predict,
-        optimizer=optim.descend,
-        also_called=("Prototypical Networks", "Prototypical Nets", "ProtoNets"),
-        reference="Snell, Swersky and Zemel 2017, arXiv 1703.05175, equations 1 and 2. Support and query "
-        "pass through the network apart, as the batch norm mode says; the authors' code trains on them "
-        "together and evaluates with running statistics. Training has as many ways as evaluation, where the "
-        "published results train with more. distance_scale is an addition, without effect at 1.",
+PROTONET = Algorithm(
+    hparams=Settings,
+    init=init,
+    task_loss=task_loss,
+    adapt=adapt,
+    predict=predict,
+    optimizer=optim.descend,
+    also_called=("Prototypical Networks", "Prototypical Nets", "ProtoNets"),
+    reference="Snell, Swersky and Zemel 2017, arXiv 1703.05175, equations 1 and 2. Support and query "
+    "pass through the network apart, as the batch norm mode says; the authors' code trains on them "
+    "together and evaluates with running statistics. Training has as many ways as evaluation, where the "
+    "published results train with more. distance_scale is an addition, without effect at 1.",
+)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """What is left of the settings where nothing is learnt."""
+
+    distance_scale: float = setting(
+        1.0, "factor of the squared distance, without effect on the class", above=0
     )
+
+
+def untrained_loss(
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Untrained, progress: float
+) -> tuple[Tensor, Aux]:
+    learner = adapt(net, trees.map(Tensor.detach, meta), buffers, task.support, h)
+    return inner.judge(net, predict(net, learner, task.query.x), task.query.y, buffers)
+
+
+ALGORITHMS = {
+    "protonet": PROTONET,
+    "simpleshot": PROTONET._replace(
+        hparams=Untrained,
+        task_loss=untrained_loss,
+        optimizer=lambda h: optim.still(),
+        also_called=(),
+        reference="Wang, Chao, Weinberger and van der Maaten 2019, arXiv 1911.04623, section 3: the nearest "
+        "class mean of features that are centred by meta-train and of unit length, which those of a frozen "
+        "backbone are here; nothing is learnt. On another network, features are those that it starts with.",
+        is_trained=False,
+    ),
 }

@@ -110,7 +110,8 @@ def choose(
         return before
     trial = cluster.TrialResources(options["cpus_per_trial"], options["gpus_per_trial"])
     slots = plan.where(None, trial, options.get("cpus"))[0].slots
-    space, timing, lines = automatic.choose(task, time, begun, slots, names)
-    for line in () if options["quiet"] else lines:
+    quiet = options["quiet"]
+    space, timing, lines = automatic.choose(task, time, begun, slots, names, *([] if quiet else [say]))
+    for line in () if quiet else lines:
         say(line)
     return space, timing

@@ -73,8 +73,8 @@ def describe_run(
 
 
 def _build_network(described: Mapping[str, Any], shape: tuple[int, ...]) -> NetworkConfig:
-    config = validated(NetworkConfig, described)
-    nets.build(config, 1, shape)
+    config = validated(NetworkConfig, nets.anchored(described))
+    nets.check(config, shape)
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen
 from metabench.storage import files
+from metabench.training import features
 from metabench.training import run as runs
 
 if TYPE_CHECKING:
@@ -32,12 +34,16 @@ if TYPE_CHECKING:
 
 Place = str | os.PathLike[str]
 
-RENAMED = {"network": ("network", "name"), "distort": ("task", "augment")}
+RENAMED = {
+    "network": ("network", "name"),
+    "network_options": ("network", "options"),
+    "distort": ("task", "augment"),
+}
 """Settings that are not called as the fields that they are, to a model and its field."""
 
 SETTINGS = {
     **{name: ("task", name) for name in TaskConfig.model_fields if name not in ("dataset", "augment")},
-    **{name: ("network", name) for name in NetworkConfig.model_fields if name != "name"},
+    **{name: ("network", name) for name in NetworkConfig.model_fields if name not in ("name", "options")},
     **{name: ("run", name) for name in ("tasks", "validation_tasks", "seed")},
     **RENAMED,
 }
@@ -115,8 +121,8 @@ def train(
         quiet: show no progress.
         settings: by name, of the task (way, shot, query, ...), the network (network, width, norm, ...), the
             run (tasks, validation_tasks, seed) and the algorithm, as `metabench train` and `metabench
-            algorithms` have them; `distort` and `options` are dicts. What is not given has the same default
-            as there.
+            algorithms` have them; `distort`, `options` and `network_options` are dicts. What is
+            not given has the same default as there.
     """
     recorded = None if config is None else runs.read_config(Path(config))
     name = algorithm or (recorded.algorithm if recorded else "")
@@ -146,7 +152,7 @@ def _by_model(algorithm: str, settings: Mapping[str, Any]) -> dict[str, dict[str
     for name, value in settings.items():
         if name not in SETTINGS and its is not None and name not in its:
             wrong.append(f"{name}: unknown setting.{allowed(name, [*SETTINGS, *its])}")
-        elif name in ("options", "distort") and not isinstance(value, Mapping):
+        elif name in ("options", "network_options", "distort") and not isinstance(value, Mapping):
             wrong.append(f"{name}={value!r}: must be a dict of settings")
         else:
             part, field = SETTINGS.get(name, ("settings", name))
@@ -168,12 +174,12 @@ def _dataset(asked: Place | Mapping[str, Any], options: Mapping[str, Any]) -> di
     return {"dataset": "folder", "options": {"path": place, **options}}
 
 
-def load_splits(task: TaskConfig, console: Console) -> Splits:
-    """Load a task's data set and check that the task can be drawn from it."""
+def load_splits(task: TaskConfig, network: NetworkConfig, console: Console) -> Splits:
+    """Load what a network takes of a task's data set, and check that the task can be drawn from it."""
     with console.status(f"Reading {task.dataset}"):
         splits = data.load(task)
     data.check(task, splits)
-    return splits
+    return features.embedded(splits, task, network, functools.partial(console.print, soft_wrap=True))
 
 
 def _folder(config: RunConfig, out: Path | None) -> Path:
@@ -204,7 +210,7 @@ def train_into(
     """
     folder = _folder(config, out)
     chosen = pick(device)
-    splits = load_splits(config.task, console)
+    splits = load_splits(config.task, config.network, console)
     if source is not None and runs.read_config(source).task == config.task:
         runs.refuse_other_data(source, splits)
     metric = OBJECTIVES[splits.kind].metric
@@ -275,12 +281,12 @@ def score(
     config = runs.read_config(folder)
     files.check_writable(folder)
     chosen = pick(device)
-    splits = load_splits(config.task, console)
+    splits = load_splits(config.task, config.network, console)
     task, tested = config.task, splits
     if asked:
         task = _other_task(config.task, asked)
         with console.status(f"Reading {task.dataset}"):
-            tested = data.load(task)
+            tested = features.load(task, config.network)
     if task_list is None and tested.kind == splits.kind:
         data.check(task, tested, ["meta_test"])
     listed = None if task_list is None else frozen.read(task_list, tested, "meta_test")

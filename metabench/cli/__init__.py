@@ -32,7 +32,9 @@ Budget = Annotated[
     ),
 ]
 Run = Annotated[dict[str, Any], From("RunConfig", ("tasks", "validation_tasks", "seed"))]
-Network = Annotated[dict[str, Any], From("NetworkConfig", names={"name": "network"})]
+Network = Annotated[
+    dict[str, Any], From("NetworkConfig", names={"name": "network", "options": "network_option"})
+]
 Task = Annotated[
     dict[str, Any],
     From(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from typer.models import ArgumentInfo
 
-from metabench.core import MetabenchError, out_of_memory, signals
+from metabench.core import MetabenchError, out_of_memory, printable, signals
 from metabench.core.signals import TRY_AGAIN, Interrupted
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -131,8 +131,3 @@ def _refused(message: str) -> typer.Exit:
     short = re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:60]}...{word[0][-20:]}", message)
     typer.echo(f"metabench: {printable(short)}", err=True)
     return typer.Exit(2)
-
-
-def printable(text: str) -> str:
-    """Return a text in which nothing moves the cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

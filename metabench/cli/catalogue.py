@@ -13,8 +13,8 @@ from rich.table import Table
 
 from metabench import algorithms as registry
 from metabench import data
-from metabench.cli.base import print_json, printable
-from metabench.core import MetabenchError, plugins
+from metabench.cli.base import print_json
+from metabench.core import MetabenchError, plugins, printable
 from metabench.core.config import TaskConfig, attempt, field_types, parse_settings
 from metabench.data.reading.fetch import Order
 

@@ -14,6 +14,7 @@ from metabench.core import MetabenchError
 from metabench.core.config import (
     AugmentConfig,
     RunConfig,
+    Scalar,
     TaskConfig,
     attempt,
     field_types,
@@ -22,7 +23,12 @@ from metabench.core.config import (
     validated,
 )
 
-PAIRS = {"hyperparameters": "--set", "options": "--option", "augment": "--distort"}
+PAIRS = {
+    "hyperparameters": "--set",
+    "options": "--option",
+    "augment": "--distort",
+    "network.options": "--network-option",
+}
 """Settings that are typed as key=value, to their flags."""
 
 
@@ -56,11 +62,23 @@ def describe_run(
         values[key], unpaired = parse_pairs(its, pairs[key])
         wrong += [f"{key}.{line}" for line in unpaired]
     h = values.pop("hyperparameters")
+    if "options" in network:
+        parsed, unpaired = parse_pairs({}, network["options"])
+        wrong += [f"network.options.{line}" for line in unpaired]
+        network = {**network, "options": {key: _scalar(text) for key, text in parsed.items()}}
     config = attempt(wrong, describe.describe_run, {**task, **values}, network, run, h, n_reports, recorded)
     if wrong or config is None:
         with typed():
             raise MetabenchError("\n".join(wrong))
     return config
+
+
+def _scalar(text: str) -> Scalar:
+    """Read a value whose type nobody says: a number, true or false, or a word."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 import typer
 
-from metabench.cli.base import print_json, printable
+from metabench.cli.base import print_json
+from metabench.core import printable
 from metabench.core.device import pick as pick_device
 from metabench.predict import COVERAGE, class_folders, export_model, find_pictures, load
 from metabench.storage import files

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from metabench.search.replay.curves import Recording
     from metabench.search.replay.scenario import Scenario
 
+HALF, BOUNDS = "{0} ± {1}", "{0} [{2}, {3}]"
+"""How a mean is shown with its interval: half its width, or its ends."""
+
 Budget = Annotated[
     dict[str, Any],
     From(
@@ -146,8 +149,8 @@ def _table(summaries: Sequence[Mapping[str, Any]], metric: Metric, within: float
         if any(count != "0.0" for count in counts):
             table.add_row(f"trials {name}", *counts)
 
-    def add(title: str, name: str, show: Callable[[float], str] = "{:,.0f}".format) -> None:
-        table.add_row(title, *(_spread(one, name, show) for one in summaries))
+    def add(title: str, name: str, show: Callable[[float], str] = "{:,.0f}".format, form: str = HALF) -> None:
+        table.add_row(title, *(_spread(one[name], one[f"{name}_ci"], show, form) for one in summaries))
 
     def show(score: float | None) -> str:
         return metrics.show(metric, score, 2)
@@ -156,23 +159,21 @@ def _table(summaries: Sequence[Mapping[str, Any]], metric: Metric, within: float
     add("seconds of training and validation", "seconds")
     add("  were no trial stopped", "full_seconds")
     add("seconds on the clock", "time")
-    add("found, at the full budget", "score", show)
+    add("found, at the full budget", "score", show, BOUNDS)
     table.add_row("best recorded", *(show(one["best"]) or "-" for one in summaries))
     add(f"seconds until within {show(within)} of it", "seconds_to_best")
     table.add_row("  in so many replays", *(f"{one['found_best']} of {one['replays']}" for one in summaries))
     return table
 
 
-def _spread(one: Mapping[str, Any], name: str, show: Callable[[float], str]) -> str:
-    """Show a mean and its interval, of a score its bounds; what every replay has alike stands alone."""
+def _spread(mean: float | None, ci: list[float] | None, show: Callable[[float], str], form: str) -> str:
+    """Show a mean and its interval; what every replay has alike stands alone."""
     from metabench.storage import files
 
-    mean, interval = one[name], files.plain(one[f"{name}_ci"])
+    interval = files.plain(ci)
     if mean is None:
         return "-"
     half = 0.0 if interval is None or interval[0] is None else (interval[1] - interval[0]) / 2
     if half <= 1e-9 * abs(mean):
         return show(mean)
-    if name == "score":
-        return f"{show(mean)} [{show(interval[0])}, {show(interval[1])}]"
-    return f"{show(mean)} ± {show(half)}"
+    return form.format(*map(show, (mean, half, *interval)))

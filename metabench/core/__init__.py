@@ -64,11 +64,20 @@ class Split(NamedTuple):
     counts: Tensor | None = None
     # float [class], how much likelier a class is to be drawn than another; None: all alike
     weights: Tensor | None = None
+    # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
+    pictures: Tensor | None = None
 
     @property
     def has_pictures(self) -> bool:
         """Tell whether examples are pictures, not rows of numbers."""
         return self.images.dim() == 5
+
+
+class Features(NamedTuple):
+    """What features were made of, and by what."""
+
+    shape: tuple[int, ...]  # of the pictures that passed the backbone: [C, H, W]
+    backbone: str  # its digest
 
 
 class Pictures(NamedTuple):
@@ -100,6 +109,7 @@ class Splits(NamedTuple):
     fingerprint: str  # sha256 over names and bytes of all three splits
     kind: str = "classification"  # or "regression"
     pictures: Pictures | None = None  # None: no picture becomes such an input
+    features: Features | None = None  # where images are features of a frozen backbone
     rows: Rows | None = None  # None: rows of numbers are inputs as they are
 
 
@@ -242,6 +252,11 @@ def out_of_memory(error: BaseException) -> str:
         return ""
     cure = "lower `task_batch_size`, turn `recompute` on, take a smaller network, or run fewer trials at once"
     return f"out of memory: {text.splitlines()[0][:200] if text else 'none is left'}; {cure}"
+
+
+def printable(text: str, kept: str = "\n") -> str:
+    """Return a text in which nothing moves the cursor, but for what is kept."""
+    return "".join(one if one.isprintable() or one in kept else ascii(one)[1:-1] for one in text)
 
 
 class MetabenchError(Exception):

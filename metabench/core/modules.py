@@ -32,14 +32,16 @@ def import_object(spec: str, setting: str) -> Any:
     """Import what `package.module:name` names, of whatever type."""
     module_name, colon, name = (word.strip() for word in spec.partition(":"))
     where = f"{setting}={spec!r}"
-    if not (colon and name.isidentifier() and all(map(str.isidentifier, module_name.split(".")))):
+    if not (colon and all(map(str.isidentifier, [*name.split("."), *module_name.split(".")]))):
         raise MetabenchError(f"{where}: must be {FORM}, such as my_package.parts:make")
-    module = _import(module_name, where)
-    if not hasattr(module, name):
-        public = [one for one in vars(module) if not one.startswith("_")]
-        place = getattr(module, "__file__", None) or "a folder without __init__.py"
-        raise MetabenchError(f"{where}: {module_name} ({place}) has no {name!r}.{nearest(name, public)}")
-    return getattr(module, name)
+    loaded = module = _import(module_name, where)
+    for part in name.split("."):  # Class.method, too
+        if not hasattr(loaded, part):
+            public = [one for one in dir(loaded) if not one.startswith("_")]
+            place = getattr(module, "__file__", None) or "a folder without __init__.py"
+            raise MetabenchError(f"{where}: {module_name} ({place}) has no {name!r}.{nearest(part, public)}")
+        loaded = getattr(loaded, part)
+    return loaded
 
 
 def _import(name: str, where: str) -> Any:

@@ -54,6 +54,7 @@ def about(board: Board, common: Sequence[str]) -> str:
     sentences += _on_comparisons(rows)
     sentences += _on_asking(board, metric)
     sentences += _on_classes(rows)
+    sentences += _on_same_classes(board["task"])
     if any(row.get("training_tasks") for row in rows):
         sentences.append(
             "Search: what all trials that found a setting took, nothing for a published one or a single run; "
@@ -104,6 +105,12 @@ def _on_comparisons(rows: Rows) -> list[str]:
     but = f" but {_named(same)}, which has the same runs" if same else ""
     network = "The network of " if any(word.endswith("network") for word in verdicts) else ""
     return [f"{network}{_who(best)} is better than every other row{but} (p < 0.05, Holm)."]
+
+
+def _on_same_classes(task: Mapping[str, Any]) -> list[str]:
+    if (task.get("options") or {}).get("split_by") != "pictures":
+        return []
+    return ["Meta-test shows other pictures of the classes of meta-train: this says nothing of new classes."]
 
 
 def _on_asking(board: Board, metric: Metric) -> list[str]:

@@ -63,13 +63,14 @@ KEYS = (
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
     "model",  # single, or an ensemble of how many
-    *("batch_norm", "hyperparameters"),
+    *("network", "batch_norm", "hyperparameters"),
     # To find the setting: all trials of the search; of a published one, a run and a baseline none.
     *("trials", "search_tasks", "search_seconds", "search_accelerator_seconds"),
     # Of one training to the full budget: the mean over seeds.
     *("training_tasks", "training_seconds", "training_accelerator_seconds"),
     "peak_memory",  # of the training
     "parameters",  # numbers learnt across tasks
+    *("network_parameters", "picture_seconds"),  # a frozen backbone's among them; to predict one picture
     *("val_accuracy", "confirm_accuracy"),
     *("val_optimism", "confirm_optimism"),  # by how much the validation looked better than the test
     *("vs_default", "vs_best"),
@@ -99,12 +100,15 @@ def search_entries(search: Search) -> list[Entry]:
     """Make the tuned and the default row of each algorithm, and one of each that learns nothing."""
     metric = search.metric
     entries, floors = [], dict.fromkeys(search.baselines)
+    has_default_runs = search.config["space"]["budget"].get("default_runs", True)
     for algorithm in search.config["space"]["algorithms"]:
         if (name := baseline_name(algorithm)) is not None:
             floors[name] = algorithm
             continue
         for variant, describe in ((TUNED, _tuned), (DEFAULT, _default)):
             runs = search.runs.get((algorithm, variant), [])
+            if variant == DEFAULT and not (runs or has_default_runs):
+                continue
             if described := describe(search, algorithm, runs, metric):
                 row = _search_row(search, algorithm, variant, runs, metric) | described
                 entries.append(Entry(row, scored(runs, metric), _one_at_a_time(runs, metric)))
@@ -220,13 +224,15 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
 
 def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], metric: Metric) -> Row:
     space, opened = search.config["space"], search.opened or {}
+    network = space.get("networks", {}).get(algorithm.partition(".")[2], space["network"])
     row = make_row(
         metric,
         algorithm=algorithm,
         variant=variant,
         status="finished" if opened.get("finished") else "running",
         seeds_planned=space["budget"]["seeds"],
-        batch_norm=_batch_norm(space["network"]),
+        batch_norm=_batch_norm(network),
+        network=_name(network),
         folder=short_path(search.folder),
     )
     row |= {**_training(runs, opened.get("gpus")), **_tested(runs)}
@@ -260,6 +266,7 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
         hyperparameters=described["hyperparameters"],
         folder=", ".join(short_path(run.folder) for run in runs),
         batch_norm=_batch_norm(described["network"]),
+        network=_name(described["network"]),
         **NOT_SEARCHED,
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
@@ -338,6 +345,10 @@ def _tested(runs: Sequence[Run]) -> Row:
         "times_opened": max(test["times_opened"] for test in tested),
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
+        "network_parameters": first.get("network_parameters"),
+        "picture_seconds": min(
+            (test["picture_seconds"] for test in tested if "picture_seconds" in test), default=None
+        ),
         **mistakes(tested),
         **_sureness(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
@@ -379,6 +390,12 @@ def mistakes(tests: Sequence[Record]) -> Row:
             [names[true], names[guess], times / chances, chances] for (true, guess), (times, chances) in worst
         ],
     }
+
+
+def _name(network: Record) -> str:
+    """Name a network; what is frozen of it stands beside."""
+    name = str(network.get("module") or network["name"])
+    return f"{name}, frozen" if network.get("freeze") == "all" else name
 
 
 def _batch_norm(network: Record) -> str | None:

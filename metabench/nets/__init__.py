@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabench.core import HEAD, MetabenchError, Net, Objective, Tree, plugins
+from metabench.core import HEAD, MetabenchError, Net, Objective, Tree, plugins, seeds
 from metabench.core.config import NetworkConfig, nearest
 from metabench.core.objectives import OBJECTIVES
+from metabench.nets import backbones, torch_modules
 from metabench.nets.conv4 import conv4
+from metabench.nets.frozen import frozen
 from metabench.nets.mlp import mlp
 from metabench.nets.parts import init_head
 from metabench.nets.resnet12 import resnet12
+from metabench.nets.weights import anchored
 
-__all__ = ["NETWORKS", "apply", "build", "head", "init_head", "outputs"]
+__all__ = ["NETWORKS", "anchored", "apply", "build", "check", "digest", "head", "init_head", "outputs"]
 
 NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
     "conv4": conv4,
@@ -38,7 +41,31 @@ def build(
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
-    return _maker(network.name)(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
+    if network.freeze == "all":
+        return frozen(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
+    make = torch_modules.build if network.is_module else _maker(network.name)
+    return make(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
+
+
+def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:
+    """Refuse a network before its inputs are known; what a torch module makes of them, `build` looks at.
+
+    Args:
+        shape: such as inputs of that kind of data have.
+    """
+    if not network.is_module:
+        build(network, 1, shape)
+        return
+    if network.freeze == "all":
+        frozen(network, 1, (1,))
+    else:
+        torch_modules.refuse_ours(network)
+    backbones.make(network, seeds.generator("check"))
+
+
+def digest(network: NetworkConfig) -> str:
+    """Hash how a torch module is made and the weights that it starts from; of our own networks nothing."""
+    return torch_modules.digest(network) if network.is_module else ""
 
 
 def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:
@@ -46,7 +73,8 @@ def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:
     names = [*NETWORKS, *(one for one in plugins.plugins("network") if one not in NETWORKS)]
     if name not in names:
         raise MetabenchError(
-            f"network.name={name!r}: unknown network.{nearest(name, names)} Allowed: {', '.join(names)}"
+            f"network.name={name!r}: unknown network.{nearest(name, names)} Allowed: {', '.join(names)}, "
+            "torchvision/NAME and timm/NAME, or give `module`"
         )
     if problem := plugins.clash("network", name, name in NETWORKS):
         raise MetabenchError(problem)

@@ -70,10 +70,10 @@ def batch_moments(x: Tensor) -> Tree:
     return {"mean": mean.flatten(), "var": (x - mean).square().mean(axes)}
 
 
-def normalise(x: Tensor, norm: Tree, moments: Tree) -> Tensor:
+def normalise(x: Tensor, norm: Tree, moments: Tree, epsilon: float = EPSILON) -> Tensor:
     """Normalise each channel of [n, C, ...] by given moments, then scale and shift it."""
     # Never torch's affine batch norm: its second-order gradients are wrong under vmap.
-    factor = norm["scale"] * torch.rsqrt(moments["var"] + EPSILON)
+    factor = norm["scale"] * torch.rsqrt(moments["var"] + epsilon)
     return _affine(x, factor, norm["shift"] - moments["mean"] * factor)
 
 

@@ -24,13 +24,14 @@ def mlp(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     hidden = [
         parts.Layer(f"linear{layer}", f"norm{layer}", (network.width, n)) for layer, n in enumerate(inputs, 1)
     ]
-    embed = partial(parts.embed, partial(_block, parts.norm_of(network)), network.depth, lambda x: x)
+    embed = partial(parts.embed, partial(block, parts.norm_of(network)), network.depth, lambda x: x)
     return parts.describe(network, hidden, embed, network.width, outputs, network.width)
 
 
-def _block(
+def block(
     norm: parts.Norm, params: Tree, number: int, x: Tensor, moments: Tree | None
 ) -> tuple[Tensor, Tree]:
+    """Apply one hidden layer, its norm and ReLU."""
     linear = params[f"linear{number}"]
     x = F.linear(x.flatten(1), linear["weight"], linear.get("bias"))
     x, used = norm(params, f"norm{number}", x, moments)

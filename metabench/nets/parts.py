@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from metabench.core import HEAD, MetabenchError, Net, Tree
 from metabench.core.config import NetworkConfig
+from metabench.core.config.network import OF_MODULES
 from metabench.core.objectives import OBJECTIVES
 from metabench.nets import layers
 
@@ -132,9 +133,11 @@ def check(network: NetworkConfig, n_pixels: int, foreign: tuple[str, ...]) -> No
     wrong = [
         f"network.{key}={getattr(network, key)!r}: {network.name} has no such choice; "
         f"leave it at {getattr(defaults, key)!r}, or choose another network"
-        for key in foreign
+        for key in (*foreign, *OF_MODULES)
         if getattr(network, key) != getattr(defaults, key)
     ]
+    if network.batch_norm == "frozen":
+        wrong.append(f"network.batch_norm='frozen': {network.name} keeps no running moments; choose another")
     width, groups = network.width, network.groups
     divisors = [n for n in range(1, width + 1) if width % n == 0 and width // n * n_pixels > 1]
     if network.norm == "group" and groups not in divisors:

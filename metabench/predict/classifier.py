@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from metabench.data.reading.cache import Array
 from metabench.nets import layers
 from metabench.predict import members, pictures
 from metabench.training import vectorise
+from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
 PLAIN = (str, int, float, bool)
@@ -77,7 +78,7 @@ class FewShotClassifier:
                 arrays and tensors hold uint8, uint16, or numbers in [0, 1].
             labels: one a picture, anything hashable; a class may have any number of pictures.
         """
-        shown, names = pictures.listed(images, self.members.about), _listed(labels)
+        shown, names = pictures.listed(images, self._taken), _listed(labels)
         if len(shown) != len(names):
             raise MetabenchError(f"{len(names)} labels for {len(shown)} images; give one label an image")
         classes = list(dict.fromkeys(names))  # in the order in which they come, whatever they are called
@@ -88,9 +89,9 @@ class FewShotClassifier:
         position = {name: row for row, name in enumerate(classes)}
         y = torch.tensor([position[name] for name in names])
         order = y.argsort(stable=True)  # class by class, as in training
-        x = torch.cat(list(pictures.chunks(shown, self.members.about, self.prepared)))[order]
         device = pick(self.device)
-        support = Support(x.to(device), y[order].to(device))
+        x = torch.cat([*self._inputs(shown)])[order.to(device)]
+        support = Support(x, y[order].to(device))
         self._learners = [_adapted(model, support) for model in models]
         ascending = _ascending(classes)
         self._columns = [position[name] for name in ascending]
@@ -103,16 +104,29 @@ class FewShotClassifier:
             raise MetabenchError("predict: no class is known yet; call fit with a support set first")
         if self._fitted != self._asked:
             raise MetabenchError("predict: its parameters were set anew since it was fitted; call fit again")
-        about, device = self.members.about, pick(self.device)
-        shown = pictures.listed(images, about)
-        parts = [self._shares(x.to(device)) for x in pictures.chunks(shown, about, self.prepared)]
+        models = members.for_classes(self.members, len(self.classes_))
+        parts = [self._shares(models, x) for x in self._inputs(pictures.listed(images, self._taken))]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
-    def _shares(self, x: Tensor) -> Array:
+    @property
+    def _taken(self) -> Inputs:
+        """Describe what pictures become at first."""
+        return self.members.about if self.prepared else self.members.pictures
+
+    def _inputs(self, shown: list[Any]) -> Iterator[Tensor]:
+        """Yield inputs of pictures, some at once: a backbone's features, where the runs learnt from those."""
+        embedder, device = self.members.embedder, pick(self.device)
+        for x in pictures.chunks(shown, self._taken, self.prepared):
+            if embedder is None or self.prepared:
+                yield x.to(device)
+            else:
+                with torch.no_grad():  # a picture at a time: its features depend on no other to the last bit
+                    yield torch.cat([embedder(one[None].to(device)) for one in x])
+
+    def _shares(self, models: list[Model], x: Tensor) -> Array:
         vectorise.prepare(x.device)
         total = torch.zeros(len(x), len(self.classes_), dtype=torch.float64)
         with torch.no_grad(), _layers(x.device):
-            models = members.for_classes(self.members, len(self.classes_))
             temperatures = members.temperatures(self.members)
             for model, learner, t in zip(models, self._learners, temperatures, strict=True):
                 total += (model.algorithm.predict(model.net, learner, x).double() / t).softmax(-1).cpu()

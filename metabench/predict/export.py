@@ -48,6 +48,7 @@ class Adapted(nn.Module):
 
     Args:
         temperatures: what the outputs of each are divided by.
+        embedder: what makes inputs of pictures.
         columns: the row of each class in a learner's outputs.
     """
 
@@ -55,25 +56,27 @@ class Adapted(nn.Module):
         self,
         models: Sequence[Model],
         temperatures: Sequence[float],
+        embedder: nn.Module,
         learners: Sequence[Tree],
         columns: Sequence[int],
     ) -> None:
         super().__init__()
-        self.models, self.temperatures = models, temperatures
+        self.models, self.temperatures, self.embedder = models, temperatures, embedder
         self.learners, self.columns = learners, list(columns)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the mean of the learners' probabilities."""
         parts = zip(self.models, self.temperatures, self.learners, strict=True)
-        return _mean([_shares(*one, pictures) for one in parts])[:, self.columns]
+        inputs = self.embedder(pictures)
+        return _mean([_shares(*one, inputs) for one in parts])[:, self.columns]
 
 
 class Adapting(nn.Module):
     """Learners that compare with a support set, which comes with the pictures."""
 
-    def __init__(self, models: Sequence[Model], temperatures: Sequence[float]) -> None:
+    def __init__(self, models: Sequence[Model], temperatures: Sequence[float], embedder: nn.Module) -> None:
         super().__init__()
-        self.models, self.temperatures = models, temperatures
+        self.models, self.temperatures, self.embedder = models, temperatures, embedder
 
     def forward(self, support: Tensor, labels: Tensor, n_classes: int, pictures: Tensor) -> Tensor:
         """Return the mean of the learners' probabilities.
@@ -82,12 +85,11 @@ class Adapting(nn.Module):
             support: [S, C, H, W] in [0, 1].
             labels: [S], int64 in [0, n_classes); each class is there.
         """
-        shares = []
+        shares, seen, inputs = [], Support(self.embedder(support), labels), self.embedder(pictures)
         for model, temperature in zip(self.models, self.temperatures, strict=True):
             net = model.net._replace(way=n_classes)
-            seen = Support(support, labels)
             learner = model.algorithm.adapt(net, model.meta, model.buffers, seen, model.h)
-            shares.append(_shares(model._replace(net=net), temperature, learner, pictures))
+            shares.append(_shares(model._replace(net=net), temperature, learner, inputs))
         return _mean(shares)
 
 
@@ -151,21 +153,22 @@ def _quietly() -> Iterator[None]:
 def _program(classifier: FewShotClassifier) -> ExportedProgram:
     """Trace what a classifier computes, for any number of pictures where one does not exclude the others."""
     runs = classifier.members
-    temperatures = members.temperatures(runs)
+    temperatures, embedder = members.temperatures(runs), (runs.embedder or nn.Identity()).cpu()
     n_pictures = 1 if _is_one_at_a_time(classifier) else 5
-    pictures = torch.zeros(n_pictures, *runs.about.shape)
+    pictures = torch.zeros(n_pictures, *runs.pictures.shape)
     queries = {0: Dim("pictures")} if n_pictures > 1 else None
     if hasattr(classifier, "classes_"):
         models = members.for_classes(runs, len(classifier.classes_))
-        module = Adapted(
-            [*map(_on_cpu, models)], temperatures, _on_cpu(classifier._learners), classifier._columns
-        )
+        learners, columns = _on_cpu(classifier._learners), classifier._columns
+        module = Adapted([*map(_on_cpu, models)], temperatures, embedder, learners, columns)
         return torch.export.export(module, (pictures,), dynamic_shapes=(queries,))
-    support, labels = torch.zeros(7, *runs.about.shape), torch.arange(7) % 3
+    support, labels = torch.zeros(7, *runs.pictures.shape), torch.arange(7) % 3
     shapes = ({0: Dim("support")}, {0: Dim("support")}, Dim.DYNAMIC, queries)
     try:
         return torch.export.export(
-            Adapting(_comparing(runs), temperatures), (support, labels, 3, pictures), dynamic_shapes=shapes
+            Adapting(_comparing(runs), temperatures, embedder),
+            (support, labels, 3, pictures),
+            dynamic_shapes=shapes,
         )
     except torch._dynamo.exc.UserError:  # a step of its own for each picture of the support set
         raise _needs_support(runs, "reads its support set one by one") from None
@@ -210,7 +213,7 @@ def _described(classifier: FewShotClassifier, to: str) -> dict[str, Any]:
         "metabench": __version__,
         "row": runs.row,
         "data": runs.about.data,
-        "shape": runs.about.shape,  # of an input: channels, height, width
+        "shape": runs.pictures.shape,  # of an input: channels, height, width
         "pictures": runs.about.pictures._asdict(),
         "classes": None if classes is None else [*map(str, classes.tolist())],
         "is_one_at_a_time": _is_one_at_a_time(classifier),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench import stats
-from metabench.core import MetabenchError
+from metabench.core import Features, MetabenchError
 from metabench.core.config import nearest
 from metabench.leaderboard import folders
 from metabench.leaderboard.folders import Run, Search
@@ -17,6 +17,7 @@ from metabench.leaderboard.rows import DEFAULT, TUNED, baseline_name
 from metabench.storage import files, records
 from metabench.training import calibration, evaluate, inputs, run
 from metabench.training.calibration import Calibration
+from metabench.training.features import Embedder, backbone_of
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -30,6 +31,16 @@ class Members(NamedTuple):
     about: Inputs
     calibration: Calibration | None  # None where an older version trained one of them
     notes: tuple[str, ...]  # what a user should know of the predictions
+    embedder: Embedder | None = None  # what makes features of pictures, where the runs learnt from those
+
+    @property
+    def pictures(self) -> Inputs:
+        """Describe what a picture becomes at first: an input, or what the backbone takes."""
+        return (
+            self.about
+            if self.about.features is None
+            else self.about._replace(shape=self.about.features.shape)
+        )
 
 
 def open_members(place: str | Path, row: str | None, device: str) -> Members:
@@ -59,9 +70,23 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
     trained = [run.open_weights(path, about, device) for path in paths]
     opened = tuple(one._replace(model=evaluate.by_itself(one.model)) for one in trained)
     sure = calibration.of(paths)
+    notes += _on_predictions(paths, trained, opened, sure is not None, about)
+    embedder = None if about.features is None else _embedder(paths[0], opened[0], about.features, device)
+    return Members(name, opened, paths, about, sure, tuple(notes), embedder)
+
+
+def _on_predictions(
+    paths: Sequence[Path],
+    trained: Sequence[run.Run],
+    opened: Sequence[run.Run],
+    is_calibrated: bool,
+    about: Inputs,
+) -> list[str]:
+    """Say what probabilities and answers rest on."""
+    notes = []
     if len(opened) > 1:
         notes.append(f"the probabilities are the mean over {len(opened)} seeds, an ensemble")
-    if sure is None:
+    if not is_calibrated:
         notes.append(f"its probabilities are not calibrated: {_uncalibrated(paths)}")
     if any(map(lambda one, other: one.model is not other.model, opened, trained)):
         notes.append(
@@ -71,7 +96,18 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
         )
     if about.pictures is not None and about.pictures.is_inverted:
         notes.append("pictures are taken as dark on light")
-    return Members(name, opened, paths, about, sure, tuple(notes))
+    return notes
+
+
+def _embedder(folder: Path, opened: run.Run, features: Features, device: str) -> Embedder:
+    """Open the backbone that a run learnt behind, or refuse another one."""
+    backbone = backbone_of(opened.config.network)
+    if backbone.digest != features.backbone:
+        raise MetabenchError(
+            f"{folder}: learnt behind another backbone than network.name={opened.config.network.name!r} is "
+            f"here (digest {features.backbone[:12]} there, {backbone.digest[:12]} here); put its weights back"
+        )
+    return Embedder(backbone).to(device)
 
 
 def _row(search: Search, asked: str | None) -> tuple[str, list[Run], list[str]]:

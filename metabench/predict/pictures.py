@@ -21,9 +21,6 @@ from metabench.training.inputs import Inputs
 CHUNK = 256
 """Pictures that are in memory at once."""
 
-WHITE = {"u1": 255, "b1": 1, "u2": 65535, "f2": 1, "f4": 1, "f8": 1}
-"""Types of numbers to what is white in an array of them, where the data set says nothing else."""
-
 
 class Made(NamedTuple):
     """What became of one picture."""
@@ -139,7 +136,7 @@ def _bytes(values: Array, pictures: Pictures) -> Array:
     if kind == "u1" and not (pictures.has_scaled_bytes and (pictures.white or pictures.black)):
         return values
     white = pictures.white if kind != "b1" else 0
-    white = white or WHITE.get(kind, 0)
+    white = white or fitting.WHITE.get(kind, 65535 if kind == "u2" else 0)
     if values.dtype.kind not in "buif" or not white:
         raise ValueError(f"{values.dtype}; must be uint8, uint16, or numbers with a point in [0, 1]")
     return fitting.in_bytes(values, pictures.black, white)

@@ -9,12 +9,13 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metabench import CalledPackage
 from metabench.core import MetabenchError, Splits
-from metabench.core.config import SearchSpace
+from metabench.core.config import NetworkConfig, SearchSpace
 from metabench.storage import files
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def search(
             watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
-                nodes.check(address, space.task, splits, fetch)
+                _prepare(watch.space, address, splits, fetch, watch.say)
                 _run_stages(place, watch.space, splits, seed, joined, watch, timing)
         _write_board(place)
     return place
@@ -99,15 +100,39 @@ def _write_board(place: Path) -> None:
 
 def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     """Load a search's data, and return them with the files of the cache that hold them."""
-    from metabench import data
+    from metabench import data, nets
     from metabench.data.reading import cache
+    from metabench.training import inputs
 
     if fetch is not None:
         data.download(space.task, fetch)
     with cache.noted() as kept:
         splits = data.load(space.task)
     data.check(space.task, splits)
+    shape = inputs.of(splits).shape
+    for network in _networks(space):
+        if network.freeze != "all":  # else `features` looks at it
+            nets.build(network, space.task.ways[1], shape)
     return splits, kept
+
+
+def _networks(space: SearchSpace) -> list[NetworkConfig]:
+    """List the networks that algorithms of a space have."""
+    return [*{one.model_dump_json(): one for one in map(space.network_of, space.algorithms)}.values()]
+
+
+def _prepare(
+    space: SearchSpace, address: str | None, splits: Splits, fetch: str | None, say: Callable[[str], None]
+) -> None:
+    """Check each node's data and networks; let all pictures pass the frozen ones before workers ask."""
+    from metabench.search.ray import nodes
+    from metabench.training import features
+
+    nodes.check(address, space.task, splits, fetch)
+    for network in _networks(space):
+        nodes.check_network(address, network)
+    for network in {features.source(one): one for one in _networks(space)}.values():
+        features.embedded(splits, space.task, network, say)
 
 
 def _run_trials(

@@ -24,7 +24,7 @@ def _moment(text: str) -> str:
     return text
 
 
-def _as_text(config: Any) -> Any:
+def as_text(config: Any) -> Any:
     """Write a configuration out, with the settings that there were not when it was recorded."""
     return config.model_dump(mode="json")
 
@@ -39,6 +39,7 @@ Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
 """Of a trial, which names a folder."""
 Settings = dict[str, Scalar]
+Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
 
 
 def _is_judged(report: Any) -> Any:
@@ -140,7 +141,7 @@ class _Doubted(TypedDict):
 
 @keys
 class _Settled(TypedDict):
-    event: Literal["settled"]
+    event: Literal["settled", "resumed"]
     trial: Name
     tasks_seen: Whole
     decision: Decision
@@ -185,7 +186,8 @@ class _Search(TypedDict):
     protocol: int
     seed: NotRequired[int]
     data_fingerprint: str
-    space: Annotated[SearchSpace, AfterValidator(_as_text)]
+    space: Annotated[SearchSpace, AfterValidator(as_text)]
+    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
     created: NotRequired[Moment]
     version: NotRequired[str]
@@ -202,8 +204,9 @@ class _Search(TypedDict):
 @keys
 class _Run(TypedDict):
     protocol: int
-    run: Annotated[RunConfig, AfterValidator(_as_text)]
+    run: Annotated[RunConfig, AfterValidator(as_text)]
     data_fingerprint: str
+    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
     version: NotRequired[str]
     code: NotRequired[str]
@@ -307,6 +310,12 @@ class _Pictures(TypedDict):
 
 
 @keys
+class _Features(TypedDict):
+    shape: Shape
+    backbone: str
+
+
+@keys
 class _Rows(TypedDict):
     names: list[str]
     mean: list[Real]
@@ -317,9 +326,10 @@ class _Rows(TypedDict):
 class _Inputs(TypedDict):
     data: str
     kind: Literal["classification", "regression"]
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+    shape: Shape
     n_classes: Whole
     pictures: _Pictures | None
+    features: NotRequired[_Features]
     rows: NotRequired[_Rows]
 
 
@@ -357,6 +367,8 @@ class _Test(_Baseline):
     data_fingerprint: NotRequired[str]
     weights: NotRequired[dict[str, Real]]
     diagnostics: NotRequired[_Diagnosis]
+    picture_seconds: NotRequired[Time]
+    network_parameters: NotRequired[Whole]
 
 
 def _is_consistent(test: Any) -> Any:
@@ -384,34 +396,6 @@ class _Origin(TypedDict):
     url: str
 
 
-@keys
-class _Curves(TypedDict):
-    curves: int
-    space: Annotated[SearchSpace, AfterValidator(_as_text)]
-    kind: Literal["classification", "regression"]
-    algorithm: str
-    queries: Whole | None
-    points: Annotated[list[Whole], Field(min_length=1)]
-    validation_tasks: Whole
-    data_fingerprint: str
-
-
-@keys
-class _CurvePoint(TypedDict):
-    tasks_seen: Whole
-    seconds: Time
-    val_seconds: NotRequired[Time]
-    finite: bool
-    scores: NotRequired[str | list[Real | None] | None]
-
-
-@keys
-class _Curve(TypedDict):
-    number: Whole
-    sampled: Settings
-    reports: Annotated[list[_CurvePoint], Field(min_length=1)]
-
-
 SEARCH: Model = TypeAdapter(_Search)
 RUN: Model = TypeAdapter(_Run)
 REPORT: Model = TypeAdapter(Report)
@@ -426,8 +410,6 @@ TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterVali
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(_Origin)
-CURVES: Model = TypeAdapter(_Curves)
-CURVE: Model = TypeAdapter(_Curve)
 
 ANYTHING: Model = TypeAdapter(Any)
 

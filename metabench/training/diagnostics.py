@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabench import stats
+from metabench import algorithms, stats
 from metabench.core import Net, Task, Tree
 from metabench.core.metrics import Metric
 from metabench.data.tasks import frozen
@@ -84,7 +84,7 @@ def over_steps(model: Model) -> dict[int, Model]:
     names = model.algorithm.inner_steps
     if not names:
         return {0: model}
-    evaluated = next((count for name in names if (count := getattr(model.h, name)) >= 0), 0)
+    evaluated = algorithms.steps_at_evaluation(model.algorithm, vars(model.h))
     steps = {*range(STEPS + 1), *(step for step in FURTHER if step < evaluated), evaluated}
     return {
         step: model._replace(h=dataclasses.replace(model.h, **{names[0]: step})) for step in sorted(steps)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from metabench import PROTOCOL
-from metabench.core import MetabenchError, Pictures, Rows, Splits
+from metabench.core import Features, MetabenchError, Pictures, Rows, Splits
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
 
@@ -23,25 +25,31 @@ class Inputs(NamedTuple):
     n_classes: int  # of meta-train
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
     rows: Rows | None = None  # how a row of numbers does
+    features: Features | None = None  # where inputs are features of a frozen backbone
+    mean: Tensor | None = None  # of features over meta-train, which stands in no file
 
 
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
-    table = splits.meta_train.images
-    shape = frozen.input_shape(table, splits.kind)
-    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows)
+    table, features = splits.meta_train.images, splits.features
+    shape, mean = frozen.input_shape(table, splits.kind), None
+    if features is not None:
+        counts = splits.meta_train.counts
+        n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())
+        mean = table.sum((0, 1)) / n_pictures  # rows beyond the counts are zeros
+    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows, features, mean)
 
 
 def write(folder: Path, splits: Splits) -> None:
     """Write down what a run learns from, unless its folder says so already."""
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
-        about = of(splits)
-        described = about._asdict()
-        described["pictures"] = about.pictures and about.pictures._asdict()
-        if (rows := described.pop("rows")) is not None:
-            described["rows"] = rows._asdict()
-        files.write_json(path, {"protocol": PROTOCOL, **described})
+        record = of(splits)._asdict()
+        nested = {key: record.pop(key) for key in ("rows", "features")}
+        del record["mean"]
+        record |= {key: one._asdict() for key, one in nested.items() if one is not None}
+        record["pictures"] = record["pictures"] and record["pictures"]._asdict()
+        files.write_json(path, {"protocol": PROTOCOL, **record})
 
 
 def lacks(folder: Path, name: str) -> str:
@@ -61,7 +69,7 @@ def read(folder: Path) -> Inputs:
     if not path.exists():
         raise MetabenchError(lacks(folder, files.INPUTS))
     record = records.read(path, models.INPUTS)
-    pictures, rows = record["pictures"], record.get("rows")
+    pictures, rows, features = record["pictures"], record.get("rows"), record.get("features")
     return Inputs(
         record["data"],
         record["kind"],
@@ -69,4 +77,5 @@ def read(folder: Path) -> Inputs:
         record["n_classes"],
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
         None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
+        None if features is None else Features(tuple(features["shape"]), features["backbone"]),
     )

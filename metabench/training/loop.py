@@ -33,6 +33,7 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import augment, frozen, sampling
 from metabench.data.tasks.sampling import Pool
 from metabench.nets import layers
+from metabench.nets.frozen import centred
 from metabench.storage import remote, tensors
 from metabench.training import inputs, profile, vectorise
 from metabench.training.evaluate import Evaluation, evaluate
@@ -86,6 +87,7 @@ def build_for(config: RunConfig, about: Inputs) -> Learner:
         raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
+    net = net if about.mean is None else centred(net, about.mean.cpu())
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
     problem = augment.problem(h, about.kind, about.shape)
     if problem:

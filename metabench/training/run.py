@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import PROTOCOL, __version__, stats
+from metabench import PROTOCOL, __version__, nets, stats
 from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
@@ -20,7 +20,7 @@ from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
-from metabench.training import calibration, diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -176,6 +176,8 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
         different = [key for key, value in wanted.items() if before["run"].get(key) != value]
         if before["data_fingerprint"] != splits.fingerprint:
             different.append("data_fingerprint")
+        if before.get("network_digest", "") != nets.digest(config.network):
+            different.append("network_digest: other weights, or another module by that name")
         if different:
             raise MetabenchError(
                 f"{folder}: holds a run with other settings ({', '.join(different)}); choose another folder"
@@ -187,6 +189,8 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     record = {"protocol": PROTOCOL, "version": __version__, "run": config.model_dump()}
     record["metric"] = OBJECTIVES[splits.kind].metric._asdict()
     record |= {"config_hash": config_hash(config), "data_fingerprint": splits.fingerprint}
+    if digest := nets.digest(config.network):
+        record["network_digest"] = digest
     files.write_json(path, record | files.environment())
 
 
@@ -208,13 +212,26 @@ def open_weights(folder: Path, about: Inputs, device: torch.device | str = "cpu"
             f"{folder}: has no {files.WEIGHTS}: it was stopped before its first report, or diverged; the "
             "command that trains it goes on, or take another run"
         )
-    learner = loop.build_for(config, about)
+    learner = loop.build_for(_with_constants(config, folder), about)
     fresh = loop.model(learner, loop.start(config, learner, device))
     flat, record = tensors.load(folder / files.WEIGHTS, device)
     if _shapes(fresh) != {name: leaf.shape for name, leaf in flat.items()}:
         raise Damaged(folder / files.WEIGHTS, f"are of another network than {files.CONFIG} describes")
     model = fresh._replace(**trees.fill({"meta": fresh.meta, "buffers": fresh.buffers}, flat))
     return Run(config, model, {key: float(value) for key, value in record.items()})
+
+
+def _with_constants(config: RunConfig, folder: Path) -> RunConfig:
+    """Describe a run by what its own weights do not hold: a body that was frozen must be the very same."""
+    network = config.network
+    if network.freeze == "none" and network.batch_norm != "frozen":
+        return config.model_copy(update={"network": network.model_copy(update={"weights": None})})
+    expected = records.read(folder / files.CONFIG, models.RUN).get("network_digest", "")
+    if network.freeze != "all" and nets.digest(network) != expected:
+        raise MetabenchError(
+            f"{folder}: network.weights={network.weights!r}: others than it was trained with; put those back"
+        )
+    return config
 
 
 def _shapes(model: Model) -> dict[str, torch.Size]:
@@ -271,6 +288,7 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]))
+    scored |= cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result

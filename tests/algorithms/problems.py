@@ -17,8 +17,11 @@ CLASSES = 8
 
 
 def network(batch_norm: str = "transductive", norm: str = "batch") -> Net:
-    """Build a Conv4 of four channels, in two groups where the norm is of groups."""
-    config = NetworkConfig(width=4, norm=norm, batch_norm=batch_norm, groups=2)
+    """Build a Conv4 of four channels, in two groups where the norm is of groups; or one of torch's layers."""
+    if norm == "torch":
+        config = NetworkConfig(module="tests.support.own_networks:conv4", head="17", batch_norm=batch_norm)
+    else:
+        config = NetworkConfig(width=4, norm=norm, batch_norm=batch_norm, groups=2)
     return nets.build(config, WAY, (1, SIZE, SIZE), n_classes=CLASSES)
 
 

@@ -27,6 +27,7 @@ NORMS = [
     ("batch", "with_support"),
     ("group", "transductive"),
     ("none", "transductive"),
+    ("torch", "with_support"),
 ]
 
 

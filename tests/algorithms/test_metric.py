@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 
 from metabench.algorithms import _inner_loop as inner
-from metabench.algorithms import proto_maml, r2d2
+from metabench.algorithms import logistic, proto_maml, r2d2
 from metabench.core import Net, Support, Task, Tree, seeds, trees
 from metabench.training import vectorise
 from tests.algorithms import problems
@@ -231,3 +233,34 @@ def test_known_moments_spare_a_pass_and_change_nothing() -> None:
     moments = net.embed(theta, task.support.x)[1]
     given = inner.adapted(net, theta, task.support, moments)
     assert problems.largest_difference(given, inner.adapted(net, theta, task.support)) == 0
+
+
+@pytest.mark.parametrize("penalty", [0.05, 1.0, 20.0])
+def test_logistic_regression_is_scikit_learns_without_an_intercept(penalty: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = F.normalize(torch.randn(12, 30, dtype=torch.float64, generator=generator), dim=-1)
+    y = torch.arange(4).repeat_interleave(3)
+    w = logistic.solve(x, F.one_hot(y).double(), penalty, 2000)
+    theirs = LogisticRegression(C=1 / penalty, fit_intercept=False, tol=1e-12, max_iter=10_000)
+    theirs.fit(x.numpy(), y.numpy())
+    # Theirs fixes no level of the classes' weights; ours starts from zero, so that they sum to it.
+    torch.testing.assert_close(w.T, torch.as_tensor(theirs.coef_), atol=1e-6, rtol=1e-5)
+
+
+def test_fifty_steps_of_logistic_regression_come_close_to_the_minimum() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = F.normalize(torch.randn(25, 64, dtype=torch.float64, generator=generator), dim=-1)
+    targets = F.one_hot(torch.arange(5).repeat_interleave(5)).double()
+    few, many = (logistic.solve(x, targets, 1.0, steps) for steps in (logistic.Settings().iterations, 5000))
+    torch.testing.assert_close(few, many, atol=1e-4, rtol=0)
+
+
+def test_simpleshot_is_protonet_that_learns_nothing() -> None:
+    net, task = problems.network(), problems.one(problems.tasks(1), 0)
+    protonet, simpleshot = (problems.start(name, net) for name in ("protonet", "simpleshot"))
+    logits = []
+    for algorithm, h, meta, buffers in (protonet, simpleshot):
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
+        logits.append(algorithm.predict(net, learner, task.query.x))
+    assert torch.equal(*logits)
+    assert not simpleshot[0].is_trained

@@ -154,9 +154,9 @@ def test_a_folder_and_a_time_are_searched_as_by_the_command(
     ]
     done = CliRunner().invoke(app, [*words, "--quiet"])
     assert done.exit_code == 0, done.output
-    # Its budget is of speeds that are measured.
-    space = asked["space"].model_copy(update={"budget": from_python["space"].budget})
-    assert from_python["space"] == space
+    # These are of speeds that are measured.
+    measured = {part: getattr(from_python["space"], part) for part in ("budget", "network", "shared")}
+    assert from_python["space"] == asked["space"].model_copy(update=measured)
     assert from_python["timing"].seconds == asked["timing"].seconds == 1800
     assert (
         (from_python["out"], from_python["name"]) == (asked["out"], asked["name"]) == (Path("runs"), "mine")

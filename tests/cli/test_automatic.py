@@ -86,7 +86,10 @@ def test_what_a_time_chooses_cannot_be_set_beside_it() -> None:
     [
         (["mine", "--time", "soon"], "time=soon: must be a time"),
         (["mine", "--time", "30m", "--option", "sizze=28"], "Did you mean 'size'?"),
-        (["few", "--time", "30m"], "few: has 5 classes, and a search needs 6 or more"),
+        (
+            ["few", "--time", "30m"],
+            "5, 5, 5 classes in meta-train, meta-validation and meta-test, the smallest",
+        ),
         (["mine", "--time", "30m", "--shot", "9"], "the smallest with 4 examples"),
         (["sinusoid", "--time", "30m"], "sinusoid: is regression"),
         (["mine", "--time", "3s"], "is too short here"),

@@ -245,7 +245,7 @@ def read_run(folders: Folders, out: Path) -> None:
     metabench("test", folders.run, "--tasks", 2)
 
 
-@pytest.mark.parametrize(("n", "n_slow"), [(2, 0), pytest.param(None, 10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("n", "n_slow"), [(1, 0), pytest.param(None, 10, marks=pytest.mark.slow)])
 def test_reading_a_damaged_search_works_or_says_one_thing(
     folders: Folders, tmp_path: Path, n: int | None, n_slow: int
 ) -> None:

@@ -20,9 +20,9 @@ from metabench.core.config import TaskConfig
 from metabench.search import space as spaces
 from metabench.search.stages import automatic, plan
 from metabench.storage import files
-from metabench.training import calibration, diagnostics
 from tests.docs.told import ROOT
 from tests.report import played
+from tests.support import small
 
 SMALLER: dict[str, list[str]] = {
     "train": [
@@ -122,13 +122,10 @@ def my_space(desk: Path, texts: list[str]) -> None:
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Let a diagnosis follow few tasks, a plan measure for a moment, and a disk not be waited for."""
-    patch.setattr(diagnostics, "TASKS", 6)
-    patch.setattr(diagnostics, "FOLLOWED", 3)
-    patch.setattr(calibration, "TASKS", 40)
+    small.hurry(patch)
     patch.setattr(plan, "SECONDS", 0.05)
     patch.setattr(automatic, "LEAST", 0.05)
     patch.setattr(automatic, "MOST", 0.05)
-    patch.setattr(os, "fsync", lambda file: None)
 
 
 def new_classes(desk: Path, kept: Path) -> None:

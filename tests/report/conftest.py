@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from metabench import data, report
 from metabench.core import Splits
 from metabench.report.html.pictures import Picture
 from metabench.search.journal.ledger import Ledger
-from metabench.training import calibration, diagnostics
 from tests.report import played
 from tests.support import small
 
@@ -38,10 +36,7 @@ def quickly(splits: Splits | None = None) -> Iterator[None]:
     """Let every data set be a small one, follow few tasks, and do without a disk that keeps its word."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", lambda task, root=None: splits or small.splits())
-        patch.setattr(diagnostics, "TASKS", 6)
-        patch.setattr(diagnostics, "FOLLOWED", 3)
-        patch.setattr(calibration, "TASKS", 40)
-        patch.setattr(os, "fsync", lambda file: None)
+        small.hurry(patch)
         yield
 
 

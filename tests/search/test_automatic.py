@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from metabench.core import MetabenchError, Splits
-from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig, n_variants
 from metabench.data.sets import folder
+from metabench.nets import at_hand
 from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import CONTINUE, Ledger
 from metabench.search.journal.rule import decide
@@ -22,7 +23,7 @@ from metabench.search.space.automatic import Pace, Time, Timing
 from metabench.search.stages import automatic as stage
 from tests.search.played import make_report
 from tests.search.space.test_automatic import PACES
-from tests.support import small
+from tests.support import backbone, small
 
 STARTED = 30.0
 """Seconds until the first trial."""
@@ -59,6 +60,7 @@ def play(
             number += 1
         if not running:
             assert searcher.suggest("last") == FINISHED
+            searcher.finish()
             return ledger
         clock[0], trial_id, name, rung, spent = heapq.heappop(running)
         report = make_report(rung, rng.random(), spent)
@@ -79,7 +81,7 @@ def test_a_search_keeps_to_its_time_whatever_speed_the_machine_turns_out_to_have
     ledger = play(tmp_path, space, slots, slowness, clock, seconds)
     tried = [ledger.candidates(name) for name in space.algorithms]
     assert all(tried)
-    variants = [1 if best.is_default else 2 for best, *_ in tried]
+    variants = [1 if best.is_default else n_variants(space.budget) for best, *_ in tried]
     runs = zip(space.algorithms, variants, strict=True)
     after = [automatic.after(space.budget, PACES[name], n * space.budget.seeds) for name, n in runs]
     total = clock[0] + automatic.ENDING + slowness * sum(after) / slots
@@ -116,6 +118,23 @@ def test_a_folder_is_looked_at(tmp_path: Path) -> None:
     pictures(tmp_path / "split/train", 3)
     pictures(tmp_path / "split/val", 2)
     assert survey(tmp_path / "split") == folder.Survey(None, 40, 1)
+
+
+def test_a_folder_of_two_classes_gets_rows_of_a_backbone_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
+    described = backbone.network(backbone.weights(tmp_path / "weights.safetensors"))
+    monkeypatch.setattr(at_hand, "backbone", lambda: NetworkConfig.model_validate(described))
+    place = backbone.photographs(tmp_path / "photographs", n_classes=2, n_pictures=14)
+    asked = {"dataset": "folder", "options": {"path": str(place)}}
+    space, timing, lines = stage.choose(asked, 1800, time.monotonic(), 1)
+    assert space.task.options["split_by"] == "pictures"
+    assert {*space.algorithms} >= {"protonet", *automatic.ON_FEATURES}
+    assert {*timing.paces} == {*space.algorithms}
+    assert len(lines) == 5
+    assert "tests.support.backbone:make, frozen" in lines[2]
+    assert space.network_of("logistic.backbone").freeze == "all"
 
 
 def test_a_folder_that_cannot_be_looked_at_says_which_to_give(tmp_path: Path) -> None:

@@ -204,3 +204,14 @@ def test_an_error_of_the_disk_while_tune_asks_us_is_what_comes_out(
     with pytest.raises(OSError, match="No space left on device") as error:
         explore(tmp_path, space, found)
     assert error.value.errno == errno.ENOSPC
+
+
+def test_a_node_that_leaves_while_all_are_asked_is_left_out(
+    found: cluster.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (node,) = cluster.workers()
+    gone = {**node, "NodeID": "0123" * (len(node["NodeID"]) // 4)}
+    monkeypatch.setattr(cluster, "workers", lambda: [gone, node])
+    answers = cluster.ask_each(cluster.problem_of, str(tmp_path))
+    name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"  # both have the same address
+    assert answers == {name: "no such folder"}

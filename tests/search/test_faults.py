@@ -133,6 +133,7 @@ def pack(address: str, folder: str, described: str) -> None:
         experiment.explore(place, space, ledger, found, watch, seed=0, trainable=packed_trial)
 
 
+@pytest.mark.slow
 def test_four_trials_share_two_gpus_evenly(tmp_path: Path, place: Path, space: SearchSpace) -> None:
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 2})})
     record = {"protocol": PROTOCOL, "seed": 0, "data_fingerprint": "", "space": space.model_dump(mode="json")}

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from metabench import PROTOCOL
 from metabench.cli import app
+from tests.search.test_regression import check_the_choice
 
 GOLDEN = Path(__file__).with_name("golden")
 RUN = "final/maml-tuned-seed0"
@@ -79,26 +80,18 @@ def test_a_search_of_another_protocol_is_shown_and_not_mixed_with_new_numbers(fo
 
 def test_it_is_continued_with_another_seed(folder: Path, ray_folder: None) -> None:
     journal = (folder / "journal.jsonl").read_text()
-    command = [
-        sys.executable,
-        "-m",
-        "metabench",
-        "search",
-        str(GOLDEN / "sinusoid.yaml"),
-        "--name",
-        "sinusoid",
-    ]
+    line = ["search", str(GOLDEN / "sinusoid.yaml"), "--name", "sinusoid", "--out", str(folder.parent)]
+    line += ["--quiet", "--seeds", "3"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-
-    def search(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [*command, "--out", str(folder.parent), "--quiet", "--seeds", "3", *words]
-        return subprocess.run(line, env=environment, capture_output=True, text=True)
-
-    refused = search()
-    assert refused.returncode == 2
+    refused = CliRunner().invoke(app, line)
+    assert refused.exit_code == 2
     assert "--accept-changes" in refused.stderr
-    ended = search("--accept-changes")
+    command = [sys.executable, "-m", "metabench", *line, "--accept-changes"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert (folder / "journal.jsonl").read_text().startswith(journal), "no trial is run again"
-    rows = [row for row in read(folder / "leaderboard.json")["rows"] if row["variant"] == "tuned"]
-    assert [row["seeds"] for row in rows] == [3, 3]
+    rows = read(folder / "leaderboard.json")["rows"]
+    assert [row["seeds"] for row in rows if row["variant"] == "tuned"] == [3, 3]
+    errors = [row["error"] for row in rows]
+    assert errors == sorted(errors), "the lowest is the best"
+    check_the_choice(folder, ("maml", "alpha_maml"), 60)

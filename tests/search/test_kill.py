@@ -1,24 +1,26 @@
-"""A whole small search through the command line, killed and interrupted on its way."""
+"""A whole small search through the command line, killed and interrupted, and what Ray does meanwhile."""
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metabench.search.journal.ledger import JOURNAL, WORK
+from metabench.search.ray import local
 from metabench.storage import files
+from tests.search import processes
 
-SPACE = {
+SPACE: dict[str, Any] = {
     "task": {"dataset": "glyphs", "options": {"n_classes": 60}, "test_query": 5},
     "network": {"width": 4},
     "budget": {
@@ -35,18 +37,25 @@ SPACE = {
     "algorithms": {"maml": {"inner_steps": 1}, "fomaml": {"inner_steps": 1}},
 }
 
-PATIENCE = 300
-"""Seconds after which a search that does not get on is given up; a busy machine needs a tenth of it."""
+SMALL = {**SPACE, "algorithms": {"maml": {"inner_steps": 1}}}
+"""Half of it: what a search does, in little time."""
+
+PATIENCE = processes.PATIENCE
+
+CANARY = "CANARY-that-no-file-may-hold"
+
+LISTENS = "0A"
+"""State of a socket in /proc/net/tcp."""
+
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Iterator[list[str]]:
-    """Return the command of a search whose Ray stands apart; paths of its sockets must be short."""
-    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    code = "from metabench.cli import main; main()"
-    arguments = ["search", "space.yaml", "--out", ".", "--name", "it"]
-    with tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder:
-        yield ["env", f"RAY_TMPDIR={folder}", sys.executable, "-c", code, *arguments]
+def home() -> Iterator[Path]:
+    """Return a folder for all that a search leaves; what still runs of it in the end is killed."""
+    with processes.short_folder() as folder:
+        yield Path(folder)
+        processes.kill(*processes.of(folder))
 
 
 def hear_ctrl_c() -> None:
@@ -54,81 +63,184 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def stop_when(
-    command: list[str], folder: Path, moment: Callable[[], bool], with_signal: int
-) -> tuple[int, str]:
-    """Start a search, stop it at a moment, and return its exit code and what it told."""
-    here = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(here)},
+def start(home: Path) -> subprocess.Popen[str]:
+    """Start a search that has nowhere else to write, with credentials in its environment."""
+    (home / "space.yaml").write_text(yaml.safe_dump(SMALL))
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    places = dict.fromkeys(("HOME", "TMPDIR", "RAY_TMPDIR", "METABENCH_CACHE"), str(home))
+    return subprocess.Popen(
+        [*processes.COMMAND, "search", "space.yaml", "--out", ".", "--name", "it"],
+        cwd=home,
+        env={**os.environ, **dict.fromkeys(names, CANARY), **places, "PYTHONPATH": str(processes.ROOT)},
         stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         text=True,
+        umask=0o022,
         preexec_fn=hear_ctrl_c,
     )
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and not moment() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if process.poll() is None:
-        process.send_signal(with_signal)
-    _, told = process.communicate(timeout=PATIENCE)
-    return process.returncode, told
 
 
-def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_none_twice(
-    tmp_path: Path, command: list[str]
-) -> None:
-    folder = tmp_path / "it"
+def ended(program: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the exit code of a search, and what it told."""
+    _, told = program.communicate(timeout=PATIENCE)
+    return program.returncode, told
 
-    def in_the_middle() -> bool:
+
+def leaks(home: Path) -> set[str]:
+    """List the files that hold the credentials."""
+    found = set()
+    for folder, _, names in os.walk(home):
+        for path in (Path(folder, name) for name in names):
+            try:
+                if stat.S_ISREG(path.lstat().st_mode) and CANARY.encode() in path.read_bytes():
+                    found.add(str(path.relative_to(home)))
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def listening(pids: list[int]) -> dict[str, str]:
+    """Map the addresses on which processes listen to their names."""
+    inodes = {}
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes[os.readlink(link)] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+    table = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    rows = [line.split() for line in table.splitlines()]
+    return {
+        row[1].partition(":")[0]: inodes[f"socket:[{row[9]}]"]
+        for row in rows
+        if row[3] == LISTENS and f"socket:[{row[9]}]" in inodes
+    }
+
+
+def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_none_twice(home: Path) -> None:
+    folder = home / "it"
+    leaked: set[str] = set()
+
+    def is_in_the_middle() -> bool:
+        leaked.update(leaks(home))
         journal = files.read_lines(folder / JOURNAL)
         proposed = sum(event["event"] == "proposed" for event in journal)
         return proposed > len(files.read_lines(folder / files.TRIALS)) > 0
 
-    code, told = stop_when(command, tmp_path, in_the_middle, signal.SIGKILL)
-    assert code == -signal.SIGKILL, told
+    program = start(home)
+    stop_when(program, is_in_the_middle, lambda: check_ray(home), signal.SIGKILL)
+    assert ended(program)[0] == -signal.SIGKILL
+    assert processes.until(lambda: not processes.of(str(home)), 60), processes.of(str(home))
+    assert list(home.glob(f"{local.PREFIX}*")) == []
     finished = (folder / files.TRIALS).read_bytes()
     names = [line["trial"] for line in files.read_lines(folder / files.TRIALS)]
     written = {name: (folder / WORK / name / files.REPORTS).stat().st_mtime_ns for name in names}
-    assert 0 < len(names) < 6
+    assert 0 < len(names) < 3
 
-    def in_the_final_stage() -> bool:
-        return any((folder / files.FINAL).glob(f"*/{files.CONFIG}"))
-
-    code, told = stop_when(command, tmp_path, in_the_final_stage, signal.SIGINT)
+    program = start(home)
+    stop_when(program, lambda: any((folder / files.FINAL).glob(f"*/{files.CONFIG}")), None, signal.SIGINT)
+    code, told = ended(program)
     assert code == 130, told
     assert "The same command continues" in told
     assert "Traceback" not in told
     chosen = (folder / files.CHOSEN).read_bytes()
+    damage(folder / files.CHOSEN)
 
-    code, told = stop_when(command, tmp_path, lambda: False, signal.SIGKILL)
+    program = start(home)
+    while program.poll() is None:
+        leaked |= leaks(home)
+        time.sleep(0.5)
+    code, told = ended(program)
     assert code == 0, told
+    assert files.CHOSEN in told, "a damaged file is named, and made anew"
     assert (folder / files.TRIALS).read_bytes().startswith(finished)
     assert {name: (folder / WORK / name / files.REPORTS).stat().st_mtime_ns for name in names} == written
     assert (folder / files.CHOSEN).read_bytes() == chosen
-    trials = [line["trial"] for line in files.read_lines(folder / files.TRIALS)]
-    assert sorted(trials) == [
-        f"{algorithm}-00{number}" for algorithm in ("fomaml", "maml") for number in range(3)
+    assert sorted(line["trial"] for line in files.read_lines(folder / files.TRIALS)) == [
+        f"maml-00{number}" for number in range(3)
     ]
     journal = files.read_lines(folder / JOURNAL)
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in journal if e["event"] == "report"]
     assert len(judged) == len(set(judged))
-    check_results(folder)
+    check_results(folder, ["maml"])
+    assert leaked | leaks(home) == set()
+    assert list(home.glob(f"{local.PREFIX}*")) == []
+    assert not (folder / files.RAY).exists()
 
 
-def check_results(folder: Path) -> None:
+def stop_when(
+    program: subprocess.Popen[str],
+    moment: Callable[[], bool],
+    check: Callable[[], None] | None,
+    with_signal: int,
+) -> None:
+    """Send a search a signal at a moment, once something of it was checked."""
+    processes.until(lambda: program.poll() is not None or moment())
+    assert program.poll() is None, ended(program)
+    if check is not None:
+        check()
+    program.send_signal(with_signal)
+
+
+def check_ray(home: Path) -> None:
+    """Ray's session is private, it listens to this machine alone, and asks nobody."""
+    assert stat.S_IMODE(next(home.glob(f"{local.PREFIX}*")).stat().st_mode) == 0o700
+    running = processes.of(str(home))
+    titles = " ".join(one.title for one in running.values())
+    assert "raylet" in titles
+    assert "dashboard/dashboard.py" not in titles  # it asks every cloud whether it runs there
+    addresses = listening(list(running))
+    assert len(addresses) > 0
+    assert {a: name for a, name in addresses.items() if a not in LOOPBACK} == {}
+
+
+def damage(path: Path) -> None:
+    """Change a digit of a file."""
+    content = path.read_bytes()
+    place = content.index(b"0.") + 2
+    digit = b"1" if content[place : place + 1] != b"1" else b"2"
+    path.write_bytes(content[:place] + digit + content[place + 1 :])
+
+
+@pytest.mark.slow
+def test_the_same_command_makes_damaged_results_anew(home: Path) -> None:
+    assert ended(start(home))[0] == 0
+    folder = home / "it"
+    run = folder / files.FINAL / "maml-tuned-seed0"
+    damaged = [run / files.REPORTS, run / files.TEST, folder / files.CHOSEN, folder / files.TRIALS]
+    chosen = (folder / files.CHOSEN).read_bytes()
+    board = files.read_json(folder / f"{files.LEADERBOARD}.json")
+    for path in damaged:
+        damage(path)
+    (folder / f"{files.LEADERBOARD}.json").write_bytes(b'{"rows": [')
+    refused = subprocess.run(
+        [*processes.COMMAND, "leaderboard", str(folder)], cwd=processes.ROOT, capture_output=True, text=True
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "is not what was written" in refused.stderr
+    assert "run again the command" in refused.stderr
+    code, said = ended(start(home))
+    assert code == 0, said
+    for path in damaged:
+        assert path.name in said
+    assert (folder / files.CHOSEN).read_bytes() == chosen
+    made = files.read_json(folder / f"{files.LEADERBOARD}.json")
+    shown = [[(row["algorithm"], row["accuracy"]) for row in one["rows"]] for one in (board, made)]
+    assert shown[0] == shown[1]
+
+
+def check_results(folder: Path, algorithms: Collection[str] = tuple(SPACE["algorithms"])) -> None:
     """Every stage left what it should, and TensorBoard shows each rung once."""
     opened = files.read_json(folder / files.META_TEST)
     assert opened["finished"] is not None
-    assert len(opened["runs"]) == 4
+    assert len(opened["runs"]) == 2 * len(algorithms)
     tests = [files.read_json(folder / files.FINAL / run / files.TEST) for run in opened["runs"]]
     assert {test["tasks_hash"] for test in tests} == {opened["tasks_hash"]}
     assert {test["times_opened"] for test in tests} == {1}
     board = files.read_json(folder / f"{files.LEADERBOARD}.json")
     assert board["status"] == "finished"
     rows = {(row["algorithm"], row["variant"]) for row in board["rows"] if 0 < row["accuracy"] < 1}
-    assert {(a, v) for a in ("maml", "fomaml") for v in ("tuned", "default")} <= rows
+    assert {(a, v) for a in algorithms for v in ("tuned", "default")} <= rows
     confirmed = files.read_json(next((folder / files.CONFIRM).iterdir()))
     assert confirmed["tasks_hash"] != opened["tasks_hash"]
     assert len(confirmed["accuracy"]) == 8

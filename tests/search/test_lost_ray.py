@@ -47,7 +47,7 @@ def test_ray_that_does_not_start_is_one_message(monkeypatch: pytest.MonkeyPatch)
             raise AssertionError("it has started")
 
 
-@pytest.mark.parametrize("server", ["raylet/raylet", "gcs/gcs_server"])
+@pytest.mark.parametrize("server", [pytest.param("raylet/raylet", marks=pytest.mark.slow), "gcs/gcs_server"])
 def test_who_loses_its_ray_says_so_and_asks_for_the_same_command_again(tmp_path: Path, server: str) -> None:
     with processes.short_folder() as folder:
         program = subprocess.Popen(
@@ -66,15 +66,3 @@ def test_who_loses_its_ray_says_so_and_asks_for_the_same_command_again(tmp_path:
             processes.kill(program.pid, *processes.of(folder))
     assert program.returncode == signals.TRY_AGAIN
     assert "Ray is lost on this machine. Nothing is lost. Fix it and run the same" in told
-
-
-def test_a_node_that_leaves_while_all_are_asked_is_left_out(
-    ray_folder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with cluster.joined(None, 1):
-        (node,) = cluster.workers()
-        gone = {**node, "NodeID": "0123" * (len(node["NodeID"]) // 4)}
-        monkeypatch.setattr(cluster, "workers", lambda: [gone, node])
-        answers = cluster.ask_each(cluster.problem_of, str(tmp_path))
-        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"  # both have the same address
-        assert answers == {name: "no such folder"}

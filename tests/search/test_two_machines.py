@@ -19,7 +19,7 @@ import yaml
 
 from metabench.search.journal.ledger import JOURNAL
 from metabench.storage import files
-from tests.search.test_kill import PATIENCE, SPACE, check_results
+from tests.search.test_kill import PATIENCE, SMALL, check_results
 from tests.search.test_storage_search import fetch, no_secret
 from tests.storage.remote import server
 
@@ -105,7 +105,7 @@ def test_two_machines_with_nothing_in_common_but_the_storage(
     finally:
         s3.stop()
     folder = tmp_path / "bucket/searches/it"
-    check_results(folder)
+    check_results(folder, SMALL["algorithms"])
     assert not any(disk.iterdir())  # neither machine wrote where the other, or this one, could see it
     events = files.read_lines(folder / JOURNAL)
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in events if e["event"] == "report"]
@@ -115,7 +115,7 @@ def test_two_machines_with_nothing_in_common_but_the_storage(
 
 def search(tmp_path: Path, disk: Path, url: str) -> str:
     """Start a head without cores on one machine and a worker on the other; search from the head."""
-    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SMALL))
     ray = f"{Path(sys.executable).parent}/ray"
     usual = "--object-store-memory 80000000 --disable-usage-stats"
     head = (

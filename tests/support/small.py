@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
+import pytest
 import torch
 
 from metabench import algorithms, data
 from metabench.core import Split, Splits, seeds
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.training import calibration, diagnostics
 
 TASK = TaskConfig(dataset="small", way=3, shot=1, query=2, test_query=3)
 
 SINUSOIDS = TaskConfig(dataset="sinusoid", options={"functions": 500}, way=1, shot=5, query=5, test_query=10)
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Let what is looked at closely after a training be few tasks, and no disk be waited for."""
+    patch.setattr(diagnostics, "TASKS", 6)
+    patch.setattr(diagnostics, "FOLLOWED", 3)
+    patch.setattr(calibration, "TASKS", 40)
+    patch.setattr(os, "fsync", lambda file: None)
 
 
 def splits(size: int = 16, n_examples: int = 6) -> Splits:

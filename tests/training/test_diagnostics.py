@@ -18,6 +18,11 @@ from metabench.training import run as runs
 from tests.support import small
 
 
+@pytest.fixture(autouse=True)
+def all_inner_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "STEPS", 10)
+
+
 def prepared(name: str = "maml", **values: Any) -> tuple[tuple[Any, ...], Any]:
     config, splits = small.config(name, **values), small.splits()
     if name != "maml":

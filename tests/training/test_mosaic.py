@@ -68,7 +68,7 @@ def test_png_holds_the_very_pixels() -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(mosaic.png(pixels)))), pixels)
 
 
-@pytest.mark.parametrize(("algorithm", "steps"), [("maml", list(range(11))), ("protonet", [0])])
+@pytest.mark.parametrize(("algorithm", "steps"), [("maml", [0, 1, 2]), ("protonet", [0])])
 def test_a_trained_run_shows_its_tasks(tmp_path: Path, algorithm: str, steps: list[int]) -> None:
     splits = small.splits()
     config = small.config(algorithm)

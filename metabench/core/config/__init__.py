@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, printable
+from metabench.core.config.base import Model as Model
+from metabench.core.config.base import Scalar as Scalar
+from metabench.core.config.network import NetworkConfig as NetworkConfig
 from metabench.core.config.settings import allowed as allowed
 from metabench.core.config.settings import field_types as field_types
 from metabench.core.config.settings import flatten as flatten
@@ -17,18 +20,10 @@ from metabench.core.config.settings import parse_pairs as parse_pairs
 from metabench.core.config.settings import parse_settings as parse_settings
 from metabench.core.config.settings import setting_problem as setting_problem
 
-Scalar = bool | int | float | str
-
 MOST_EXAMPLES, MOST_DRAWN, MOST_TASKS = 10_000, 1_000_000, 10**12
 """Examples or classes of a task, what is drawn beforehand, meta-train tasks: more than a machine holds."""
 
 Bound = Annotated[int | float, Field(ge=-1e18, le=1e18)]
-
-
-class Model(BaseModel):
-    """A frozen model that refuses unknown keys, values of another type, infinity and NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class AugmentConfig(Model):
@@ -152,33 +147,6 @@ def ends(count: int | Between) -> tuple[int, int]:
     return (count.low, count.high) if isinstance(count, Between) else (count, count)
 
 
-class NetworkConfig(Model):
-    """The network that is adapted, and where batch norm takes a query's moments from."""
-
-    name: str = Field("conv4", description="name of a network: conv4, resnet12 or mlp")
-    width: int = Field(
-        32,
-        ge=1,
-        le=16_384,
-        description="channels of each conv4 layer, of resnet12's first block, or units of an mlp layer",
-    )
-    depth: int = Field(2, ge=1, le=256, description="hidden layers of an mlp")
-    norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
-    groups: int = Field(4, ge=1, le=16_384, description="groups of channels of group norm; must divide width")
-    batch_norm: Literal["support_stats", "with_support", "transductive"] = Field(
-        "support_stats",
-        description="queries are normalised by the support's moments, each by those of the support and "
-        "itself, or all together by their own (as many papers do; a picture alone is then far worse off)",
-    )
-    shrink: Literal["pool", "stride"] = Field(
-        "pool", description="conv4 halves an image by max pooling or by stride 2"
-    )
-    readout: Literal["flatten", "mean"] = Field(
-        "flatten",
-        description="conv4's head sees every pixel's features, or, as resnet12's, their mean over pixels",
-    )
-
-
 class BudgetConfig(Model):
     """How much compute is spent on each algorithm, and how the best setting is confirmed."""
 
@@ -200,6 +168,11 @@ class BudgetConfig(Model):
         description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
         "tasks, the best one in `reduction_factor`, to the full budget",
     )
+    pause: bool = Field(
+        True,
+        description="with asha: who is not among the best at a rung waits, and goes on once it is; "
+        "else it is stopped for good, and the first to arrive always goes on",
+    )
     validation_tasks: int = Field(
         200, ge=2, le=MOST_DRAWN, description="frozen meta-validation tasks at each rung"
     )
@@ -216,6 +189,9 @@ class BudgetConfig(Model):
         600, ge=2, le=MOST_DRAWN, description="fresh meta-validation tasks of the confirmation"
     )
     seeds: int = Field(3, ge=1, le=1_000, description="full runs of the confirmed setting, one a seed")
+    default_runs: bool = Field(
+        True, description="whether the published setting, too, has its full runs and a row on the board"
+    )
     test_tasks: int = Field(1000, ge=2, le=MOST_DRAWN, description="frozen meta-test tasks")
     unit: Literal["tasks", "seconds"] = Field(
         "tasks", description="what is the same for all algorithms: trials and their tasks, or seconds"
@@ -254,6 +230,11 @@ class BudgetConfig(Model):
             if is_so:
                 raise ValueError(problem)
         return self
+
+
+def n_variants(budget: BudgetConfig) -> int:
+    """Count the settings of an algorithm that have full runs: the tuned one, and perhaps the published."""
+    return 1 + budget.default_runs
 
 
 def rungs(budget: BudgetConfig) -> list[int]:
@@ -333,6 +314,10 @@ class SearchSpace(Model):
 
     task: TaskConfig
     network: NetworkConfig = NetworkConfig()
+    networks: dict[str, NetworkConfig] = Field(
+        default_factory=dict,
+        description="other networks, by the label of the rows that have them: NAME.LABEL takes that of LABEL",
+    )
     budget: BudgetConfig
     shared: dict[str, Parameter] = Field(
         default_factory=dict, description="hyperparameters of all algorithms that have them"
@@ -346,6 +331,10 @@ class SearchSpace(Model):
         default_factory=list,
         description="other published settings, tried after the defaults; what is left out keeps its default",
     )
+
+    def network_of(self, algorithm: str) -> NetworkConfig:
+        """Return the network of an algorithm's rows."""
+        return self.networks.get(algorithm.partition(".")[2], self.network)
 
 
 class RunConfig(Model):
@@ -446,4 +435,4 @@ def _short(line: str) -> str:
     shown = (
         line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     )
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shown)
+    return printable(shown, "")

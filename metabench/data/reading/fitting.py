@@ -24,6 +24,10 @@ LARGEST = 2**28
 """Pixels of the largest image that is opened."""
 
 
+WHITE = {"u1": 255, "b1": 1, "f2": 1, "f4": 1, "f8": 1}
+"""Types of numbers to what is white in an array of them, where nobody says another."""
+
+
 def plain(name: str) -> str:
     """Return a name as it is compared: the same letters on every system, without blanks around it."""
     return unicodedata.normalize("NFC", name).strip() or name
@@ -53,20 +57,15 @@ def opened(file: Path | IO[bytes]) -> Image.Image:
     return image
 
 
-def fitted(
-    image: Image.Image, shape: Sequence[int], pictures: Pictures, peaks: list[int] | None = None
-) -> np.ndarray[Any, Any]:
+def fitted(image: Image.Image, shape: Sequence[int], pictures: Pictures) -> np.ndarray[Any, Any]:
     """Make an input of a shape [C, H, W] of a picture, uint8.
 
     The camera's orientation is applied; transparent pixels show the background; the largest part in the
     middle that has the input's proportions is taken and resized, each pixel a weighted mean of those that it
     covers (antialiasing).
-
-    Args:
-        peaks: takes the largest of numbers of 16 bits.
     """
     channels, height, width = shape
-    image = _eight_bits(ImageOps.exif_transpose(image), pictures, [] if peaks is None else peaks)
+    image = _eight_bits(ImageOps.exif_transpose(image), pictures)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, pictures.background), image)
@@ -80,16 +79,12 @@ def fitted(
     return 255 - pixels if pictures.is_inverted else pixels
 
 
-def _eight_bits(image: Image.Image, pictures: Pictures, peaks: list[int]) -> Image.Image:
+def _eight_bits(image: Image.Image, pictures: Pictures) -> Image.Image:
     """Scale 16 bits to 8, and numbers with a point; whatever has 8 bits stays as it is."""
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.asarray(image)
-    if image.mode != "F":
-        peaks.append(int(values.max()))
-    return Image.fromarray(
-        in_bytes(values, pictures.black, pictures.white or (1 if image.mode == "F" else 65535))
-    )
+    white = pictures.white or (1 if image.mode == "F" else 65535)
+    return Image.fromarray(in_bytes(np.asarray(image), pictures.black, white))
 
 
 def in_bytes(values: np.ndarray[Any, Any], black: float, white: float) -> np.ndarray[Any, Any]:
@@ -98,4 +93,11 @@ def in_bytes(values: np.ndarray[Any, Any], black: float, white: float) -> np.nda
     if not (low >= black and high <= white):
         advice = "the option white of the data set is the largest number that there may be"
         raise ValueError(f"values in [{low:g}, {high:g}] must lie in [{black:g}, {white:g}]; {advice}")
+    return scaled(values, black, white)
+
+
+def scaled(values: np.ndarray[Any, Any], black: float, white: float) -> np.ndarray[Any, Any]:
+    """Return uint8, where black is 0 and white 255, of numbers between them."""
+    if values.dtype == np.uint8 and (black, white) == (0, 255):
+        return values
     return np.round((values.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)

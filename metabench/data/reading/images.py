@@ -67,13 +67,11 @@ class Tree(NamedTuple):
     problems: list[str]
 
 
-class Look(NamedTuple):
+class Form(NamedTuple):
     """How images are made alike."""
 
-    side: int  # pixels
-    channels: int
-    background: str  # what transparent pixels show
-    white: int = 0  # what 16 bits, and numbers with a point, show as white; 0: 65535, and 1
+    shape: tuple[int, int, int]  # [C, H, W]
+    pictures: Pictures
 
 
 class Decoded(NamedTuple):
@@ -176,32 +174,32 @@ def _packed(place: Path, limits: archives.Limits) -> Tree:
     return Tree(place, limits, images, ["", *sorted(folders)], others, texts, [])
 
 
-def table_key(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Key:
+def table_key(tree: Tree, classes: Sequence[Sequence[str]], form: Form) -> Key:
     """Say what a table of images depends on."""
     is_packed = tree.place.is_file()
     files = [tree.place] if is_packed else [tree.place / name for row in classes for name in row]
     content = [list(row) if is_packed else len(row) for row in classes]
-    return Key(checksum(files), (VERSION, PIL.__version__, tuple(look), content))
+    return Key(checksum(files), (VERSION, PIL.__version__, form, content))
 
 
-def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Array:
+def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], form: Form) -> Array:
     """Decode images, or read the cache: uint8 [class, example, C, H, W], zeros where a class has fewer.
 
     Args:
         classes: the images of each class, as the tree names them.
     """
-    shape = (len(classes), max(map(len, classes)), look.channels, look.side, look.side)
+    shape = (len(classes), max(map(len, classes)), *form.shape)
 
     def write(path: Path) -> None:
         problems, peak = [], 0
         with table_file(path, shape) as put:
-            for one in _decoded(tree, classes, look):
+            for one in _decoded(tree, classes, form):
                 peak = max(peak, one.peak)
                 if one.image is None:
                     problems.append(one.problem)
                 else:
                     put(one.row, one.column, one.image)
-        if 0 < peak < DARK and not look.white:
+        if 0 < peak < DARK and not form.pictures.white:
             guess = next(2**bits - 1 for bits in (8, 10, 12, 14) if peak < 2**bits)
             problems.append(
                 f"the images of 16 bits go up to {peak} of 65535, and would be nearly black; set "
@@ -213,22 +211,22 @@ def table(name: str, key: Key, tree: Tree, classes: Sequence[Sequence[str]], loo
     return kept(name, key, write)
 
 
-def unreadable(tree: Tree, names: Sequence[str], look: Look) -> dict[str, str]:
+def unreadable(tree: Tree, names: Sequence[str], form: Form) -> dict[str, str]:
     """Return which images cannot be decoded, and why; a machine tries them once."""
 
     def make() -> Array:
         problems = [""] * len(names)
-        for one in _decoded(tree, [names], look):
+        for one in _decoded(tree, [names], form):
             problems[one.column] = one.problem
         return np.array(problems)
 
-    problems = cached("unreadable", table_key(tree, [names], look), make).tolist()
+    problems = cached("unreadable", table_key(tree, [names], form), make).tolist()
     return {name: problem for name, problem in zip(names, problems, strict=True) if problem}
 
 
-def _decoded(tree: Tree, classes: Sequence[Sequence[str]], look: Look) -> Iterator[Decoded]:
+def _decoded(tree: Tree, classes: Sequence[Sequence[str]], form: Form) -> Iterator[Decoded]:
     """Decode images, some at once, in the order in which they are stored."""
-    yield from each(lambda one: _try(one[0], one[1], one[2], look), _pictures(tree, classes))
+    yield from each(lambda one: _try(*one, form), _pictures(tree, classes))
 
 
 def each(function: Callable[[T], R], pictures: Iterable[T]) -> Iterator[R]:
@@ -276,10 +274,11 @@ def _pictures(
             yield places[member.name], f"{tree.place}: {member.name}", io.BytesIO(member.read())
 
 
-def _try(place: tuple[int, int], name: str, file: Path | IO[bytes], look: Look) -> Decoded:
-    peaks: list[int] = []
+def _try(place: tuple[int, int], name: str, file: Path | IO[bytes], form: Form) -> Decoded:
     try:
-        return Decoded(*place, decode(file, *look, peaks), "", max(peaks, default=0))
+        image = opened(file)
+        peak = int(np.asarray(image).max()) if image.mode.startswith("I") else 0
+        return Decoded(*place, fitted(image, *form), "", peak)
     except UNREADABLE as error:
         return Decoded(*place, None, f"{name!r}: cannot be decoded: {why(error, file)}", 0)
 
@@ -299,20 +298,3 @@ def _is_foreign(file: Path | IO[bytes]) -> bool:
             return _is_foreign(opened)
     file.seek(4)
     return file.read(4) == b"ftyp"
-
-
-def decode(
-    file: Path | IO[bytes],
-    side: int,
-    channels: int,
-    background: str,
-    white: int = 0,
-    peaks: list[int] | None = None,
-) -> Array:
-    """Decode the first picture of a file, uint8 [C, side, side], as `fitted` says.
-
-    Args:
-        white: as Look has it.
-        peaks: takes the largest of numbers of 16 bits.
-    """
-    return fitted(opened(file), (channels, side, side), Pictures(background, white=white), peaks)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
+from metabench.core import SPLITS, MetabenchError, Pictures, Split, Splits, seeds
 from metabench.core.config import attempt
 from metabench.core.config.documents import WORDS, read_yaml
 from metabench.data.reading import fitting
@@ -48,8 +48,14 @@ Groups = dict[str, dict[str, list[str]]]
 """Splits to groups of classes, such as superclasses, to the classes' names."""
 
 
-def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test: Split) -> Splits:
-    """Put three splits together with the fingerprint of their names and bytes."""
+def make_splits(
+    name: str, meta_train: Split, meta_validation: Split, meta_test: Split, **about: Any
+) -> Splits:
+    """Put three splits together with the fingerprint of their names and bytes.
+
+    Args:
+        about: further fields of `Splits`.
+    """
     # Contiguous, so that examples can be picked by one flat index without a copy of the whole.
     parts = [
         part._replace(images=part.images.contiguous()) for part in (meta_train, meta_validation, meta_test)
@@ -61,7 +67,7 @@ def make_splits(name: str, meta_train: Split, meta_validation: Split, meta_test:
             if numbers is not None:
                 digest.update(repr(numbers.tolist()).encode())
         digest.update(part.images.numpy().data)
-    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest())
+    return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest(), **about)
 
 
 def read_list(text: str) -> dict[str, Any]:
@@ -84,9 +90,9 @@ def part_of(name: str) -> str | None:
     return ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
 
 
-def by_seed(names: Sequence[str], options: Any) -> Classes:
-    """Shuffle classes by a hash of each, and cut the row by shares."""
-    shuffled = sorted(names, key=lambda name: (seeds.seed("own classes", options.seed, name), name))
+def by_seed(names: Sequence[str], options: Any, what: str = "own classes") -> Classes:
+    """Shuffle classes, or pictures of one, by a hash of each, and cut the row by shares."""
+    shuffled = sorted(names, key=lambda name: (seeds.seed(what, options.seed, name), name))
     first = round(len(names) * options.meta_train)
     second = round(len(names) * (options.meta_train + options.meta_validation))
     return dict(zip(SPLITS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))
@@ -247,6 +253,7 @@ def splits_of(
     table: Array,
     counts: Mapping[str, int],
     classes: Classes,
+    pictures: Pictures,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
 ) -> Splits:
@@ -261,15 +268,17 @@ def splits_of(
     position = {one: row for row, one in enumerate(counts)}
     chosen = [one for part in SPLITS for one in classes[part]]
     ordered = _ordered(name, key, table, [position[one] for one in chosen], [counts[one] for one in chosen])
-    parts, start = [], 0
-    for names in (classes[part] for part in SPLITS):
+    parts = {}
+    start = 0
+    for part in SPLITS:
+        names = classes[part]
         images = torch.from_numpy(ordered[start : start + len(names)])
         sizes = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((sizes == table.shape[1]).all())
         homes = tuple(domains[one] if domains else name for one in names)
-        parts.append(Split(images, tuple(names), homes, None if is_full else sizes))
+        parts[part] = Split(images, tuple(names), homes, None if is_full else sizes)
         start += len(names)
-    return make_splits(f"{name}/{split}", *parts)
+    return make_splits(f"{name}/{split}", **parts, pictures=pictures)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:

@@ -23,7 +23,7 @@ from metabench.data.reading.splits import Classes
 from metabench.storage import remote
 
 NAME = "array"
-VERSION = 1
+VERSION = 2
 """Raised when the same files give other bytes."""
 
 NAMES = ("images", "labels", "split")
@@ -33,9 +33,6 @@ BLOCK = 2**26
 
 PIECE = 2**20
 """Bytes of an archive that are unpacked at once."""
-
-USUAL_WHITE = {"u1": 255.0, "b1": 1.0, "f2": 1.0, "f4": 1.0, "f8": 1.0}
-"""Types of numbers to the number that is white in images of them, where nobody says another."""
 
 WHITES = (1, 255, 1023, 4095, 16383, 65535)
 """What is white in images of usual depths."""
@@ -118,7 +115,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         splits.refuse(NAME, problems)
     counts = {name: len(row) for name, row in rows.items()}
     pictures = Pictures(black=options.black, white=options.white, has_scaled_bytes=True)
-    return splits.splits_of(NAME, key, table, counts, classes)._replace(pictures=pictures)
+    return splits.splits_of(NAME, key, table, counts, classes, pictures)
 
 
 def _open_all(path: Path) -> tuple[dict[str, Array], list[str]]:
@@ -308,8 +305,9 @@ def _table(path: Path, like: Array, key: object, rows: list[list[int]], scale: S
                 for start in range(0, len(chosen), size):
                     some = chosen[start : start + size]
                     block = images[some].transpose(axes)
-                    seen.look(block, some)
-                    for column, one in enumerate(seen.scaled(block), start):
+                    if not seen.look(block, some):
+                        continue
+                    for column, one in enumerate(fitting.scaled(block, seen.black, seen.white), start):
                         put(row, column, one)
         if problems := seen.problems():
             raise archives.Refused(*problems)
@@ -323,12 +321,12 @@ class Seen:
     def __init__(self, scale: Scale, kind: np.dtype[Any]) -> None:
         """Take the usual white of a type where none is set."""
         self.kind, self.black, self.is_set = kind, scale.black, bool(scale.white)
-        self.white = scale.white or USUAL_WHITE.get(kind.str[1:], 0.0)
+        self.white = scale.white or fitting.WHITE.get(kind.str[1:], 0)
         self.low, self.high = math.inf, -math.inf
         self.outside: list[int] = []
 
-    def look(self, block: Array, rows: Sequence[int]) -> None:
-        """Look at the numbers of images, whose rows are for the message."""
+    def look(self, block: Array, rows: Sequence[int]) -> bool:
+        """Look at the numbers of images, whose rows are for the message; say whether all can be scaled."""
         flat = block.reshape(len(block), -1)
         low, high = flat.min(1), flat.max(1)
         # What is no number makes both bounds that, and is not inside.
@@ -338,14 +336,7 @@ class Seen:
         )
         is_inside = (low >= self.black) & (high <= self.white)
         self.outside += [row for row, inside in zip(rows, is_inside.tolist(), strict=True) if not inside]
-
-    def scaled(self, block: Array) -> Array:
-        """Return uint8, where black is 0 and white 255."""
-        if self.kind == np.uint8 and (self.black, self.white) == (0, 255):
-            return block
-        numbers = block if self.kind.kind == "f" else block.astype(np.float64)
-        share = (np.nan_to_num(numbers) - self.black) / ((self.white - self.black) or 1.0)
-        return np.round(np.clip(share, 0, 1) * 255.0).astype(np.uint8)
+        return not self.outside and self.white > self.black
 
     def problems(self) -> list[str]:
         """Say what is wrong with the numbers, and which black and white would mend it."""

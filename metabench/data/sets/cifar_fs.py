@@ -95,7 +95,7 @@ def load(name: str, classes: splits.Classes, root: Path | None, split: str, opti
     for part, names in classes.items():
         chunk = torch.from_numpy(images[[position[one] for one in names]])
         parts[part] = Split(chunk, tuple(names), tuple(homes[one] for one in names))
-    return splits.make_splits(f"{name}/{split}", **parts)._replace(pictures=Pictures())
+    return splits.make_splits(f"{name}/{split}", **parts, pictures=Pictures())
 
 
 def _contents(source: Path) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from metabench.data import Dataset
 from metabench.data.reading import archives, splits
 from metabench.data.reading import images as _images
 from metabench.data.reading import published as _published
-from metabench.data.reading.images import Look, Tree, class_name, grouped
+from metabench.data.reading.images import Form, Tree, class_name, grouped
 from metabench.data.reading.splits import Classes
 
 NAME = "folder"
@@ -56,15 +56,21 @@ class Options:
     )
     split_by: str = setting(
         "auto",
-        "classes are split by the folders above them, by seed, or by a list; "
+        "classes are split by the folders above them, by seed, or by a list; pictures: each class's pictures "
+        "are split by seed, so that a few classes are enough, and nothing is said of new ones; "
         "auto: by folders named train, val and test (or alike) where there are such, else by seed",
-        choices=("auto", "folder", "seed", "list"),
+        choices=("auto", "folder", "seed", "list", "pictures"),
     )
     seed: int = setting(
-        0, "splits classes, and chooses examples where not all are taken", minimum=0, maximum=2**63 - 1
+        0,
+        "splits classes, or pictures, and chooses examples where not all are taken",
+        minimum=0,
+        maximum=2**63 - 1,
     )
-    meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
-    meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
+    meta_train: float = setting(0.64, "share of the classes, or pictures, split by seed", above=0, maximum=1)
+    meta_validation: float = setting(
+        0.16, "share of the classes, or pictures, split by seed", above=0, maximum=1
+    )
     list: str = setting(
         "",
         "for split_by=list: a YAML file, where a path may be or in its folder (an archive's), that maps "
@@ -133,15 +139,18 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     off = _level_problem(tree, options, there.is_split)
     if off:
         splits.refuse(NAME, [*problems, off])
-    look = Look(options.size, options.channels, options.background, options.white)
-    left_out = _leave_out(tree, there, options, look)
+    shape = (options.channels, options.size, options.size)
+    form = Form(shape, Pictures(options.background, white=options.white))
+    left_out = _leave_out(tree, there, options, form)
     problems += [] if options.skip else there.skippable
+    if options.split_by == "pictures":
+        return _cut_pictures(problems, tree, there, options, form)
     classes, wrong = _split(there, options, (place, root), left_out)
     chosen = [one for part in SPLITS for one in classes[part]]
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
     images = {one: splits.choose(one, there.images[one], options, basename) for one in used}
-    return _cut(NAME, problems + there.problems + wrong, tree, images, look, classes, domains=there.domains)
+    return _cut(NAME, problems + there.problems + wrong, tree, images, form, classes, domains=there.domains)
 
 
 def survey(root: Path | None, options: Options) -> Survey:
@@ -192,11 +201,11 @@ def _level_problem(tree: Tree, options: Options, is_split: bool) -> str | None:
     return f"the images lie {deep} folders deep, and as {layout} they would lie {expected} deep; {cure}"
 
 
-def _leave_out(tree: Tree, there: Sorted, options: Options, look: Look) -> list[str]:
+def _leave_out(tree: Tree, there: Sorted, options: Options, form: Form) -> list[str]:
     """Take out what is to be skipped, and classes that are too small; say so, and return the classes."""
     notes: list[str] = []
     if options.skip:
-        unreadable = _images.unreadable(tree, [one for row in there.images.values() for one in row], look)
+        unreadable = _images.unreadable(tree, [one for row in there.images.values() for one in row], form)
         notes += [*there.skippable, *unreadable.values()]
         for name, row in there.images.items():
             there.images[name] = [one for one in row if one not in unreadable]
@@ -215,23 +224,47 @@ def _cut(
     problems: list[str],
     tree: Tree,
     images: Mapping[str, list[str]],
-    look: Look,
+    form: Form,
     classes: Classes,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
 ) -> Splits:
     """Decode the images of each class, and cut them into splits, or refuse all that is wrong."""
     rows, table = list(images.values()), None
-    key = _images.table_key(tree, rows, look)
+    key = _images.table_key(tree, rows, form)
     try:
-        table = _images.table(name, key, tree, rows, look) if any(rows) else None
+        table = _images.table(name, key, tree, rows, form) if any(rows) else None
     except archives.Refused as error:
         problems = [*problems, *error.args]
     if problems or table is None:
         splits.refuse(name, problems)
     counts = {one: len(row) for one, row in images.items()}
-    pictures = Pictures(look.background, white=look.white)
-    return splits.splits_of(name, key, table, counts, classes, split, domains)._replace(pictures=pictures)
+    return splits.splits_of(name, key, table, counts, classes, form.pictures, split, domains)
+
+
+def _cut_pictures(problems: list[str], tree: Tree, there: Sorted, options: Options, form: Form) -> Splits:
+    """Give each split all classes, and pictures of its own of each."""
+    problems = [*problems, *there.problems]
+    if there.is_split:
+        problems.append("split_by=pictures: the folders are splits already; use folder or auto")
+    if len(there.images) < splits.FEWEST:
+        problems.append(f"split_by=pictures: {len(there.images)} classes; add folders of classes")
+    images: dict[str, list[str]] = {}
+    classes: Classes = {part: [f"{part}/{name}" for name in sorted(there.images)] for part in SPLITS}
+    for name, row in there.images.items():
+        chosen = splits.choose(name, row, options, basename)
+        dealt = splits.by_seed(chosen, options, f"pictures of {name}")
+        images |= {f"{part}/{name}": sorted(dealt[part]) for part in SPLITS}
+    advice = "add pictures, or change meta_train and meta_validation"
+    empty = [f"{one!r} has no picture; {advice}" for one, row in images.items() if not row]
+    cut = _cut(NAME, problems + empty, tree, images, form, classes)
+    parts = {}
+    for part in SPLITS:
+        names = tuple(one.removeprefix(f"{part}/") for one in classes[part])
+        parts[part] = getattr(cut, part)._replace(
+            classes=names, domains=tuple(there.domains.get(one, NAME) for one in names)
+        )
+    return cut._replace(**parts)
 
 
 def _sort(tree: Tree, options: Options) -> Sorted:
@@ -334,7 +367,10 @@ def _split(
         advice = "add folders of classes to it"
     else:
         classes = splits.by_seed(list(by_name), options)
-        advice = "add classes, or change meta_train and meta_validation"
+        advice = (
+            "add classes, change meta_train and meta_validation, or take split_by=pictures, which needs 2 "
+            "classes in all and says nothing of new ones"
+        )
     wrong += splits.class_problems(classes, advice)
     return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
 
@@ -386,8 +422,8 @@ def _load_published(
             problems = [f"{default} is not there" if root else f"{unset}, or the option path"]
         splits.refuse(images.name, [*problems, *_published.advice(images, default)])
     tree, by_class = _published.find(images, place)
-    look = Look(options.size, 3, "white")
-    return _cut(images.name, [], tree, by_class, look, images.classes, images.split, images.domains)
+    form = Form((3, options.size, options.size), Pictures())
+    return _cut(images.name, [], tree, by_class, form, images.classes, images.split, images.domains)
 
 
 DATASET = Dataset(

@@ -145,7 +145,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         names = tuple(f"U+{ord(one):04X} {unicodedata.name(one)}" for one in characters[first:last])
         scripts = tuple(script(one) for one in characters[first:last])
         parts[part] = Split(images[first:last], names, scripts)
-    return make_splits(f"{NAME}/{split}", **parts)._replace(pictures=Pictures(is_inverted=True))
+    return make_splits(f"{NAME}/{split}", **parts, pictures=Pictures(is_inverted=True))
 
 
 def _choose(options: Options) -> str:

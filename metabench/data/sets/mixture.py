@@ -132,7 +132,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     # A picture can only become an input where all data sets would have it dark or light alike.
     every = [one.pictures and one.pictures._replace(resize=Pictures().resize) for one in loaded.values()]
     pictures = every[0] if len(set(every)) == 1 else None
-    return make_splits(f"{NAME}/{split}", **parts)._replace(pictures=pictures)
+    return make_splits(f"{NAME}/{split}", **parts, pictures=pictures)
 
 
 def _join(parts: Sequence[tuple[Source, Split]], options: Options) -> Split:

@@ -120,7 +120,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         classes = [f"{name}/{degrees}" if degrees else name for degrees in turns for name in listed]
         parts[part] = Split(turned, tuple(classes), tuple(name.split("/")[0] for name in classes))
     pictures = Pictures(resize=options.resize, is_inverted=True)
-    return splits.make_splits(f"{NAME}/{split}", **parts)._replace(pictures=pictures)
+    return splits.make_splits(f"{NAME}/{split}", **parts, pictures=pictures)
 
 
 def sources(root: Path | None, split: str, options: object) -> list[Path]:

@@ -93,7 +93,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         images = np.stack([_take(categories[name], rows[name]) for name in names])  # [class, example, 784]
         tensor = torch.from_numpy(images).view(len(names), -1, 1, 28, 28)
         parts[part] = Split(tensor, tuple(names), (NAME,) * len(names))
-    return make_splits(f"{NAME}/{split}", **parts)._replace(pictures=Pictures(is_inverted=True))
+    return make_splits(f"{NAME}/{split}", **parts, pictures=Pictures(is_inverted=True))
 
 
 def _names(classes: Classes) -> list[str]:

@@ -38,7 +38,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     few = options.functions // SHARE
     counts = {"meta_train": options.functions, "meta_validation": few, "meta_test": few}
     parts = {part: _draw(part, n_functions, options) for part, n_functions in counts.items()}
-    return make_splits(f"{NAME}/{split}", **parts)._replace(kind="regression")
+    return make_splits(f"{NAME}/{split}", **parts, kind="regression")
 
 
 def _draw(part: str, n_functions: int, options: Options) -> Split:

@@ -159,7 +159,8 @@ def digest(name: tuple[object, ...], data: Split, groups: tuple[Group, ...]) -> 
     if any(not torch.equal(group.positions, torch.arange(n_tasks)) for group in groups):
         drawn += [group.positions for group in groups]
     counts = () if data.counts is None else (data.counts,)
-    for tensor in (*drawn, data.images, *counts):
+    shown = data.images if data.pictures is None else data.pictures
+    for tensor in (*drawn, shown, *counts):
         sha.update(tensor.cpu().contiguous().numpy().data)  # no copy: images may not fit in memory
     return sha.hexdigest()
 

@@ -34,15 +34,16 @@ class Section(NamedTuple):
 
 def sections(results: Results) -> list[Section]:
     """Draw and tabulate all that a report shows."""
-    rows = [tables.leaderboard(results), *tables.classes(results)]
-    chosen = [table for table in (tables.choice(results), tables.settings(results)) if table.rows]
+    board = tables.of_board(results)
+    rows = [board["result"], *tables.classes(results)]
+    chosen = [board[part] for part in ("choice", "setting") if board[part].rows]
     budget = [tables.budget(results)] if results.searches else []
     tried = [tables.trials(results)] if results.trials else []
     trials = [*search.draw_best(results), *search.draw_trials(results), *search.draw_finals(results)]
     adapted = [*adaptation.draw_steps(results), *adaptation.draw_rates(results)]
     return [
         Section("ranking", "Leaderboard", [*leaderboard.draw_ranking(results), *rows]),
-        Section("cost", "Cost", [*leaderboard.draw_cost(results), tables.cost(results), *budget]),
+        Section("cost", "Cost", [*leaderboard.draw_cost(results), board["cost"], *budget]),
         Section("search", "Search", trials),
         Section("settings", "Hyperparameters", [*chosen, *search.draw_slices(results), *tried]),
         Section("adaptation", "Adaptation", adapted),

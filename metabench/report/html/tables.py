@@ -37,36 +37,51 @@ class Table(NamedTuple):
     is_folded: bool = True  # long cells, until they are opened
 
 
-def leaderboard(results: Results) -> Table:
-    """Show what meta-test said of each row."""
-    columns, common = split(results.board["rows"])
-    caption = about(results.board, common)
-    return _of_part(results, columns, "result", "leaderboard-table", "On meta-test", caption)
+class Part(NamedTuple):
+    """Some of the leaderboard's columns, as a table."""
+
+    name: str
+    title: str
+    caption: str = ""
+    is_folded: bool = True
 
 
-def choice(results: Results) -> Table:
-    """Show what each row's setting was chosen by."""
-    columns, _ = split(results.board["rows"])
-    caption = (
+PARTS = {
+    "result": Part("leaderboard-table", "On meta-test"),
+    "choice": Part(
+        "choice",
+        "How settings were chosen",
         "What each row's setting was chosen by, on meta-validation, and by how much that flattered it. "
-        "Tuned − default: what the search brought."
-    )
-    return _of_part(results, columns, "choice", "choice", "How settings were chosen", caption)
+        "Tuned − default: what the search brought.",
+    ),
+    "cost": Part(
+        "row-cost",
+        "Cost of the rows",
+        "What each row of the leaderboard took, and the size of its network.",
+    ),
+    "setting": Part(
+        "row-settings",
+        "Settings of the rows",
+        "What was searched, in bold; what was not is folded away.",
+        is_folded=False,
+    ),
+}
+"""What columns speak of, to how they are shown."""
 
 
-def cost(results: Results) -> Table:
-    """Show what each row cost."""
-    columns, _ = split(results.board["rows"])
-    caption = "What each row of the leaderboard took, and the size of its network."
-    return _of_part(results, columns, "cost", "row-cost", "Cost of the rows", caption)
-
-
-def settings(results: Results) -> Table:
-    """Show the settings of the leaderboard's rows, of which those that were searched stand out."""
-    columns, _ = split(results.board["rows"])
-    caption = "What was searched, in bold; what was not is folded away."
-    table = _of_part(results, columns, "setting", "row-settings", "Settings of the rows", caption)
-    return table._replace(is_folded=False)
+def of_board(results: Results) -> dict[str, Table]:
+    """Show the leaderboard by what its columns speak of, each with the rows that have anything there."""
+    board = results.board["rows"]
+    columns, common = split(board)
+    tables = {}
+    for about_what, part in PARTS.items():
+        shown = [*WHO, *(one for one in columns if one.part == about_what and one not in WHO)]
+        heads = [(column.title, column.is_number) for column in shown]
+        rows = [row for row in board if any(column.show(row) for column in shown[len(WHO) :])]
+        cells = [[_cell(results, column, row) for column in shown] for row in rows]
+        caption = part.caption or about(results.board, common)
+        tables[about_what] = Table(part.name, part.title, caption, heads, cells, part.is_folded)
+    return tables
 
 
 def classes(results: Results) -> list[Table]:
@@ -94,17 +109,6 @@ def classes(results: Results) -> list[Table]:
         )
         tables.append(Table("confused", "Most often confused", caption, columns, confused))
     return tables
-
-
-def _of_part(
-    results: Results, columns: Sequence[Column], part: str, name: str, title: str, caption: str
-) -> Table:
-    """Show some of the leaderboard's columns, and the rows that have anything there."""
-    shown = [*WHO, *(column for column in columns if column.part == part and column not in WHO)]
-    heads = [(column.title, column.is_number) for column in shown]
-    rows = [row for row in results.board["rows"] if any(column.show(row) for column in shown[len(WHO) :])]
-    cells = [[_cell(results, column, row) for column in shown] for row in rows]
-    return Table(name, title, caption, heads, cells)
 
 
 def _settings_cell(results: Results, row: Mapping[str, Any]) -> Cell:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from metabench import PROTOCOL, __version__
+from metabench import PROTOCOL, __version__, nets
 from metabench.core import MetabenchError, Splits, utc_now
 from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric
@@ -125,6 +125,7 @@ def _record(space: SearchSpace, splits: Splits, seed: int, warm_start: str | Non
         "code": files.code_hash(),
         "warm_start": warm_start,
         "space": space.model_dump(mode="json"),
+        **({"network_digest": digest} if (digest := nets.digest(space.network)) else {}),
     }
 
 
@@ -170,6 +171,7 @@ def _card(space: SearchSpace) -> str:
     rows = {
         "task": f"{task.way}-way {task.shot}-shot {task.dataset}",
         "network": f"{space.network.name}, width {space.network.width}, norm {space.network.norm}",
+        **{f"network of .{label}": one.module or one.name for label, one in space.networks.items()},
         "algorithms": ", ".join(space.algorithms),
         "trials an algorithm": budget.trials,
         "tasks of a full run": budget.tasks,

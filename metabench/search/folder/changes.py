@@ -20,6 +20,7 @@ FIXED = (
     "data_fingerprint",
     "task",
     "network",
+    "network_digest",
     "warm_start",
     "budget.validation_tasks",
     "budget.borderline_tasks",

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metabench import data
+from metabench import data, nets
 from metabench.core import MetabenchError, Splits
-from metabench.core.config import TaskConfig
+from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.search.ray.cluster import adopt_driver_folders, ask_each
 from metabench.storage import remote
 
@@ -83,6 +83,39 @@ def check(address: str | None, task: TaskConfig, splits: Splits, fetch: str | No
                 f", or run `metabench datasets fetch {task.dataset}` there, or search with fetch=official"
             )
         raise MetabenchError("\n".join([*problems, advice]))
+
+
+def check_network(address: str | None, network: NetworkConfig) -> None:
+    """Make a torch module once on each node, or refuse nodes that lack it, or have others by its name.
+
+    Args:
+        address: of the cluster; None for this machine alone, which has made it.
+    """
+    if address is None or not network.is_module:
+        return
+    here, problems = nets.digest(network), []
+    for name, there in ask_each(look_for_network, network.model_dump(mode="json")).items():
+        digest, problem = ("", str(there).strip().splitlines()[-1]) if isinstance(there, Exception) else there
+        if problem:
+            problems.append(f"node {name}: {problem}")
+        elif digest != here:
+            problems.append(
+                f"node {name}: another network than here: digest {digest[:12]} there, {here[:12]} here"
+            )
+    if problems:
+        advice = (
+            "To fix it, install the module's package on each node, or name its folder in PYTHONPATH before "
+            "`ray start`; weights must lie at the same path, or in storage that all nodes share"
+        )
+        raise MetabenchError("\n".join([*problems, advice]))
+
+
+def look_for_network(described: dict[str, Any]) -> tuple[str, str]:
+    """Make a torch module in a worker on a node: return its digest, and what is wrong with it."""
+    try:
+        return nets.digest(NetworkConfig.model_validate(described)), ""
+    except MetabenchError as error:
+        return "", str(error)
 
 
 def look(task: dict[str, Any], fetch: str | None = None) -> NodeData:

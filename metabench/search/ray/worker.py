@@ -17,7 +17,7 @@ from ray import tune
 
 from metabench import __version__, data
 from metabench.core import MetabenchError, OutOfOrder, Splits, device, out_of_memory
-from metabench.core.config import SearchSpace, TaskConfig
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import WORK
@@ -26,7 +26,7 @@ from metabench.search.ray.reevaluation import Answers, ReevaluationActor, reeval
 from metabench.search.ray.scheduler import FATAL, NOTE, PROBLEM
 from metabench.storage import files, models, records, remote
 from metabench.storage.tensorboard import Events
-from metabench.training import loop, resume
+from metabench.training import features, loop, resume
 from metabench.training import run as runs
 
 TRACE = "METABENCH_TRACE"
@@ -43,10 +43,10 @@ def prepare() -> str:
     return "cuda"
 
 
-def splits(task: TaskConfig, place: str) -> Splits:
+def splits(task: TaskConfig, network: NetworkConfig, place: str) -> Splits:
     """Load a task's data once a process; raise OutOfOrder where they are not those of a search."""
     try:
-        loaded, record = _load(task.model_dump_json()), _record(place)
+        loaded, record = _load(task.model_dump_json(), features.source(network)), _record(place)
     except (OSError, MetabenchError) as error:  # what this node lacks: its data, its disk, the storage
         raise OutOfOrder(str(error)) from error
     here = {"data_fingerprint": loaded.fingerprint, "code": files.code_hash()}
@@ -60,9 +60,12 @@ def splits(task: TaskConfig, place: str) -> Splits:
     return loaded
 
 
-@functools.lru_cache(maxsize=1)
-def _load(task: str) -> Splits:
-    return data.load(TaskConfig.model_validate_json(task))
+@functools.lru_cache(maxsize=2)
+def _load(task: str, network: str | None) -> Splits:
+    if network is None:
+        return data.load(TaskConfig.model_validate_json(task))
+    described = TaskConfig.model_validate_json(task)
+    return features.embedded(_load(task, None), described, NetworkConfig.model_validate_json(network))
 
 
 @functools.lru_cache(maxsize=1)
@@ -106,7 +109,7 @@ def _run(
     device = prepare()
     rungs = spaces.rungs(space.budget)
     run = spaces.run_config(space, config["algorithm"], config["hyperparameters"], config["seed"], rungs)
-    loaded = splits(run.task, place)
+    loaded = splits(run.task, run.network, place)
     folder = remote.work_in(place)
     work = folder / WORK / config["trial"]
     remote.refresh(work)

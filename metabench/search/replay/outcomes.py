@@ -15,17 +15,8 @@ from metabench.search.replay.simulate import CENSORED, Replay, legs
 
 COUNTS = (COMPLETE, PRUNED, DIVERGED, FAILED, CENSORED)
 
-MEASURED = (
-    "tasks",
-    "seconds",
-    "full_seconds",
-    "time",
-    "score",
-    "shortfall",
-    "tasks_to_best",
-    "seconds_to_best",
-)
-"""What is averaged over replays."""
+AMOUNTS = ("tasks", "seconds", "full_seconds", "time", "shortfall", "tasks_to_best", "seconds_to_best")
+"""What is averaged over replays, beside the score."""
 
 
 def true_scores(recording: Recording, scenario: Scenario, algorithm: str) -> dict[str, float | None]:
@@ -102,10 +93,10 @@ def summary(outcomes: Sequence[dict[str, Any]], scale: stats.Scale | None = None
     }
     for name in (*COUNTS, "trials", "distance"):
         result[name] = math.fsum(one[name] for one in outcomes) / len(outcomes)
-    for name in MEASURED:
+    for name, its_scale in (("score", scale), *((name, None) for name in AMOUNTS)):
         values = [one[name] for one in outcomes if one[name] is not None]
-        is_share = name == "score" and scale == "share" and min(values, default=0) < max(values, default=0)
-        interval = stats.mean_interval(values, scale if is_share else None) if values else None
+        is_share = its_scale == "share" and min(values, default=0) < max(values, default=0)
+        interval = stats.mean_interval(values, its_scale if is_share else None) if values else None
         result[name] = None if interval is None else interval.mean
         result[f"{name}_ci"] = None if interval is None else [interval.low, interval.high]
     return result

@@ -28,6 +28,7 @@ from metabench.core.config import (
 )
 from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
+from metabench.core.config.network import MODULE
 from metabench.data.tasks import augment
 from metabench.search.space import grid, rules
 
@@ -86,6 +87,8 @@ def _written_out(document: Mapping[str, Any], folder: Path | None, wrong: list[s
         if isinstance(task.get("options"), dict) and task["dataset"] in data.names():
             task["options"] = data.anchored(task["dataset"], task["options"], folder)
     changed = {"task": task, "algorithms": named if isinstance(blocks, dict) else blocks}
+    if isinstance(document.get("network"), dict):
+        changed["network"] = nets.anchored(document["network"], folder)
     return {key: changed.get(key, value) for key, value in document.items()}
 
 
@@ -133,7 +136,9 @@ def override(
     if wrong:
         raise MetabenchError("\n".join(wrong))
     kept = {name: block for name, block in space.algorithms.items() if not names or name in names}
-    return space.model_copy(update={"budget": changed, "algorithms": kept})
+    labels = {name.partition(".")[2] for name in kept}
+    networks = {label: one for label, one in space.networks.items() if label in labels}
+    return space.model_copy(update={"budget": changed, "algorithms": kept, "networks": networks})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +279,7 @@ def run_config(
         algorithm=algorithm,
         hyperparameters={**vars(algorithms.hparams(algorithm, {})), **hyperparameters},
         task=space.task,
-        network=space.network,
+        network=space.network_of(algorithm),
         tasks=space.budget.tasks,
         rungs=list(rungs),
         validation_tasks=space.budget.validation_tasks,
@@ -299,7 +304,8 @@ def schema() -> dict[str, Any]:
     definitions["TaskConfig"]["properties"]["dataset"] |= {
         "anyOf": [{"enum": data.names()}, {"pattern": f"^{data.MODULE}"}, {"type": "object"}]
     }
-    definitions["NetworkConfig"]["properties"]["name"]["enum"] = sorted(nets.NETWORKS)
+    names = [{"enum": [*sorted(nets.NETWORKS), MODULE]}, {"pattern": "^(torchvision|timm)/"}]
+    definitions["NetworkConfig"]["properties"]["name"]["anyOf"] = names
     blocks = {
         name: _block(algorithms.get(name).hparams) for name in filter(algorithms.is_known, algorithms.names())
     }

@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError
-from metabench.core.config import BudgetConfig, NetworkConfig, SearchSpace, TaskConfig, rungs, validated
+from metabench.core.config import (
+    BudgetConfig,
+    NetworkConfig,
+    SearchSpace,
+    TaskConfig,
+    n_variants,
+    rungs,
+    validated,
+)
 
 SIZES = (28, 32, 64, 84)
 """Sides in pixels that pictures of a user may be resized to; no network here takes fewer than 16."""
@@ -69,6 +77,15 @@ LEARNERS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Learners and what is searched of each, those first that a short time is for."""
+
+BACKBONE = "backbone"
+"""The label of rows on a frozen backbone's features."""
+
+ON_FEATURES: Mapping[str, Mapping[str, Any]] = {
+    f"simpleshot.{BACKBONE}": {},
+    f"logistic.{BACKBONE}": {"penalty": {"choices": [0.01, 0.1, 1.0], "default": 1.0}},
+}
+"""What needs no meta-training on them, and takes seconds."""
 
 SHARED: Mapping[str, Any] = {
     "outer_lr": {"low": 5.0e-4, "high": 2.0e-2, "log": True, "default": 3.0e-3},
@@ -144,13 +161,17 @@ def fit_task(task: TaskConfig, n_classes: Sequence[int], n_examples: int, chosen
     return task.model_copy(update=kept)
 
 
-def shares(name: str, n_classes: int) -> dict[str, float]:
-    """Return the options that leave two classes or more to each split of a folder of few; none of many."""
-    if n_classes < 6:
+def shares(name: str, n_classes: int) -> dict[str, Any]:
+    """Return the options that leave two classes or more to each split of a folder of few; none of many.
+
+    Of fewer than six classes each split has other pictures, and nothing is said of new classes.
+    """
+    if n_classes < 2:
         raise MetabenchError(
-            f"{name}: has {n_classes} classes, and a search needs 6 or more: 2 to learn from, 2 to choose "
-            "by, 2 to be judged on; add folders of classes"
+            f"{name}: has {n_classes} classes, and a search needs 2 or more; add folders of classes"
         )
+    if n_classes < 6:  # too few for 2 to learn from, 2 to choose by and 2 to be judged on
+        return {"split_by": "pictures", "meta_train": 0.4, "meta_validation": 0.3}
     n_val = max(2, round(0.16 * n_classes))
     n_test = max(2, round(0.2 * n_classes))
     if n_classes >= 13:
@@ -184,21 +205,22 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     """Choose learners and budgets by speeds measured of that task and network; refuse too short a time."""
     names: list[str] = []
     for name in paces:
-        before, with_it = (_tasks(some, time, paces, 1) for some in (names, [*names, name]))
+        before, with_it = (_tasks(some, time, paces, 2) for some in (names, [*names, name]))
         if not names or with_it >= min(max(FEWEST_TASKS, before // 2), ENOUGH):
             names.append(name)
-    n_tasks = {seeds: _tasks(names, time, paces, seeds) for seeds in SEEDS}
+    n_tasks = {seeds: _tasks(names, time, paces, 2 * seeds) for seeds in SEEDS}
     seeds = next(seeds for seeds, fewest in SEEDS.items() if n_tasks[seeds] >= fewest)
-    tasks = min(n_tasks[seeds], MOST_TASKS)
+    has_defaults = n_tasks[seeds] >= ENOUGH
+    tasks = min(_tasks(names, time, paces, (1 + has_defaults) * seeds), MOST_TASKS)
     if tasks < 100:
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
             f"{_speed(paces[names[0]])} tasks a second; give at least "
             f"{math.ceil(2.5 * time.over / 60)}m"
         )
-    budget = _budget(tasks, seeds, paces[names[0]])
+    budget = _budget(tasks, seeds, has_defaults, paces[names[0]])
     slowest_first = sorted(names, key=lambda name: -paces[name].training)
-    last = sum(after(budget, paces[name], 2 * seeds) for name in names) / time.slots
+    last = sum(after(budget, paces[name], n_variants(budget) * seeds) for name in names) / time.slots
     seconds = SLACK * max(time.left - last, 0.2 * time.left) * time.slots / len(names)
     first = min(_first_rung(budget, paces[name]) for name in names)
     budget = budget.model_copy(
@@ -209,6 +231,14 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     return validated(
         SearchSpace, {**described, "algorithms": {name: LEARNERS[name] for name in slowest_first}}
     )
+
+
+def with_backbone(space: SearchSpace, network: NetworkConfig) -> SearchSpace:
+    """Return a space with rows on a frozen backbone's features beside those that it has."""
+    described = space.model_dump()
+    described["networks"] = {BACKBONE: network.model_dump()}
+    described["algorithms"] |= ON_FEATURES
+    return validated(SearchSpace, described)
 
 
 def draft(task: TaskConfig, network: NetworkConfig, names: Sequence[str]) -> SearchSpace:
@@ -225,25 +255,33 @@ def draft(task: TaskConfig, network: NetworkConfig, names: Sequence[str]) -> Sea
 
 
 def describe(
-    space: SearchSpace, about: str, time: Time, paces: Mapping[str, Pace], learners: Sequence[str]
+    space: SearchSpace,
+    about: str,
+    time: Time,
+    paces: Mapping[str, Pace],
+    learners: Sequence[str],
+    frozen: NetworkConfig | None = None,
 ) -> list[str]:
     """Say in lines what a search is going to do."""
     task, budget, names = space.task, space.budget, list(space.algorithms)
     speeds = ", ".join(f"{name} ({_speed(paces[name])} tasks a second)" for name in names)
     left_out = [name for name in learners if name not in names]
+    name = "" if frozen is None else frozen.module or frozen.name
+    beside = f", and {' and '.join(ON_FEATURES)}, which is {name}, frozen" if name else ""
     without = f"; no time for {', '.join(left_out)}" if left_out else ""
-    last = sum(after(budget, paces[name], 2 * budget.seeds) for name in names) / time.slots
+    n_runs = n_variants(budget) * budget.seeds
+    last = sum(after(budget, paces[name], n_runs) for name in names) / time.slots
     searched = max(0.0, time.left - last)
+    which = "tuned and published settings" if budget.default_runs else "tuned settings"
     seeds = "1 seed" if budget.seeds == 1 else f"{budget.seeds} seeds"
     return [
         about,
         f"task: {task.way}-way {task.shot}-shot; network: conv4, {space.network.width} filters",
-        f"learners: {speeds}{without}; nearest_mean stands beside them",
+        f"learners: {speeds}{without}; nearest_mean stands beside them{beside}",
         f"time: {minutes(time.seconds)} min, of which {time.spent:.0f} s are over; about "
         f"{searched / 60:,.1f} min of trials, {time.slots} at once; the rest for confirmation, full runs and "
         "meta-test",
-        f"full runs: {budget.tasks:,} tasks, tuned and published settings, {seeds} each; "
-        f"{budget.test_tasks} meta-test tasks",
+        f"full runs: {budget.tasks:,} tasks, {which}, {seeds} each; {budget.test_tasks} meta-test tasks",
     ]
 
 
@@ -257,8 +295,8 @@ def _speed(pace: Pace) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], seeds: int) -> int:
-    """Return the tasks of a full run for which there is time, for so many learners and seeds.
+def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], n_runs: int) -> int:
+    """Return the tasks of a full run for which there is time, for some learners and so many runs of each.
 
     Evaluation takes a part of the time after the trials, which the budget bounds. No full run is longer than
     half of what is left for the trials, one of which is as long.
@@ -266,23 +304,24 @@ def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], seeds: i
     if not names:
         return 0
     of_learning = 0.7 * AFTER * time.left
-    together = of_learning * time.slots / (2 * seeds * sum(paces[name].training for name in names))
+    together = of_learning * time.slots / (n_runs * sum(paces[name].training for name in names))
     longest = min(of_learning, 0.5 * (1 - AFTER) * time.left) / max(paces[n].training for n in names)
     return int(min(together, longest))
 
 
-def _budget(tasks: int, seeds: int, pace: Pace) -> BudgetConfig:
+def _budget(tasks: int, seeds: int, has_defaults: bool, pace: Pace) -> BudgetConfig:
     """Return a budget whose evaluations take a small part of the time of training."""
     n_evaluated = tasks * pace.training / pace.evaluation
     validated = int(min(200, max(20, 0.15 * n_evaluated / REPORTS)))
     return BudgetConfig(
         tasks=tasks,
         trials=2,
-        grace=max(1, tasks // 9),
+        grace=max(1, tasks // 27),
         validation_tasks=validated,
         confirm_top=3,
         confirm_tasks=2 * validated,
         seeds=seeds,
+        default_runs=has_defaults,
         test_tasks=int(min(1000, max(200, 0.15 * n_evaluated))),
         unit="seconds",
         seconds=1.0,

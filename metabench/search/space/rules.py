@@ -33,19 +33,32 @@ PARAMETER: TypeAdapter[Any] = TypeAdapter(Parameter)
 def check(document: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the parts of a document that are well-formed on their own."""
     task = _valid(TaskConfig.model_validate, document.get("task"))
-    network = _valid(NetworkConfig.model_validate, document.get("network"))
+    networks = {"network": document.get("network"), **_labelled(document)}
     dataset = attempt([], data.get, task.dataset) if task else None
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     wrong = _check_task(task) if task else []
     kind, shape = data.outline(dataset, task.options if task else {})
-    if network:
-        attempt(wrong, nets.build, network, 1, shape)
+    for where, described in networks.items():
+        lines: list[str] = []
+        if network := _valid(NetworkConfig.model_validate, described):
+            attempt(lines, nets.check, network, shape)
+        wrong += [line.replace("network", where, 1) for line in lines]
     for name in filter(algorithms.is_known, parameters):
         if dataset and kind not in algorithms.get(name).kinds:
             wrong.append(algorithms.refusal(name, dataset.name, kind))
     merged = {name: {**shared, **block} for name, block in parameters.items()}
+    labels = {name.partition(".")[2] for name in parameters}
+    unused = [name for name in _items(document.get("networks")) if name not in labels]
+    wrong += [
+        f"networks.{name}: no algorithm has the label; add NAME.{name} to algorithms" for name in unused
+    ]
     return wrong + _check_algorithms(shared, parameters) + _check_also(document.get("also"), merged.values())
+
+
+def _labelled(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the networks of labels, by where they stand."""
+    return {f"networks.{label}": one for label, one in _items(document.get("networks")).items()}
 
 
 def _check_task(task: TaskConfig) -> list[str]:

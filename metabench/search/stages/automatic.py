@@ -12,22 +12,27 @@ from typing import Any
 import torch
 
 from metabench import algorithms, data
-from metabench.core import MetabenchError, Split, Splits
-from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
+from metabench.core import SPLITS, MetabenchError, Split, Splits
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig, n_variants
 from metabench.data.reading.splits import make_splits
 from metabench.data.sets import folder
+from metabench.nets import at_hand
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import Ledger
 from metabench.search.space import automatic
 from metabench.search.space.automatic import Pace, Time, Timing
 from metabench.search.stages import pace
 from metabench.storage import files, models, records, remote
+from metabench.training import cost, features
 
 LEAST, MOST, SHARE = 0.3, 4.0, 0.01
 """Seconds for which a learner is trained to measure its speed: a share of the time, within these bounds."""
 
 MEASURING = 0.08
 """Share of the time after which no further learner is measured, or chosen."""
+
+EMBEDDING = 0.25
+"""Share of the time that pictures may take to pass a frozen backbone."""
 
 BESIDE = 1.3
 """How many times as long a task takes where other processes use the machine's memory, too."""
@@ -37,7 +42,12 @@ LOOKED_AT = (16, 20)
 
 
 def choose(
-    asked: Mapping[str, Any], seconds: float, begun: float, slots: int, names: Sequence[str] | None = None
+    asked: Mapping[str, Any],
+    seconds: float,
+    begun: float,
+    slots: int,
+    names: Sequence[str] | None = None,
+    say: features.Say = lambda line: None,
 ) -> tuple[SearchSpace, Timing, list[str]]:
     """Choose a space for a data set within a time.
 
@@ -49,38 +59,83 @@ def choose(
     Returns:
         the space, what the search keeps to, and lines that say what it is going to do.
     """
-    learners = [*map(algorithms.canonical, automatic.LEARNERS if names is None else names)]
-    if strange := [name for name in learners if name not in automatic.LEARNERS]:
-        listed = ", ".join(automatic.LEARNERS)
-        raise MetabenchError(f"`algorithms` {', '.join(strange)}: with `time` choose among {listed}")
-    task = TaskConfig.model_validate(asked)
-    _refuse_numbers(task)
+    learners = _learners(names)
     since = time.monotonic(), time.process_time()
     trained = min(MOST, max(LEAST, SHARE * seconds))
-    task, width = _look(task, Time(seconds, 0.0, slots), trained)
+    task, width = _look(_of_pictures(asked), Time(seconds, 0.0, slots), trained)
     splits = data.load(task)
     task = automatic.fit_task(task, *_counts(splits), set(asked))
     data.check(task, splits)
     network = NetworkConfig(width=width)
-    draft = automatic.draft(task, network, learners)
-    paces: dict[str, Pace] = {}
-    for name in learners:
-        if not paces or time.monotonic() - begun < MEASURING * seconds:
-            paces[name] = _measure(draft, name, splits, trained, slots)
+    paces = _measure_each(
+        automatic.draft(task, network, learners), splits, trained, slots, begun + MEASURING * seconds
+    )
+    frozen = _features(task, splits, seconds, slots, say) if names is None else None
     # Processes that start are as long in coming as this was, by the time of the processor that both take.
     busy = max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
     until_here = Time(seconds, time.monotonic() - begun, slots, busy)
     space = automatic.choose(task, network, until_here, paces)
+    lines = automatic.describe(space, _about(task, splits), until_here, paces, learners, frozen)
+    if frozen is not None:
+        space = automatic.with_backbone(space, frozen)
+        paces |= {name: _measure(space, name, splits, trained, slots) for name in automatic.ON_FEATURES}
     timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun, until_here.busy)
-    return space, timing, automatic.describe(space, _about(task, splits), until_here, paces, learners)
+    return space, timing, lines
 
 
-def _refuse_numbers(task: TaskConfig) -> None:
+def _learners(names: Sequence[str] | None) -> list[str]:
+    """Return the learners to choose among, or refuse others."""
+    learners = [*map(algorithms.canonical, automatic.LEARNERS if names is None else names)]
+    if strange := [name for name in learners if name not in automatic.LEARNERS]:
+        listed = ", ".join(automatic.LEARNERS)
+        raise MetabenchError(f"`algorithms` {', '.join(strange)}: with `time` choose among {listed}")
+    return learners
+
+
+def _measure_each(
+    draft: SearchSpace, splits: Splits, trained: float, slots: int, until: float
+) -> dict[str, Pace]:
+    """Measure learners one after another, until a moment; the first whatever the time is."""
+    paces: dict[str, Pace] = {}
+    for name in draft.algorithms:
+        if not paces or time.monotonic() < until:
+            paces[name] = _measure(draft, name, splits, trained, slots)
+    return paces
+
+
+def _features(
+    task: TaskConfig, splits: Splits, seconds: float, slots: int, say: features.Say
+) -> NetworkConfig | None:
+    """Let all pictures pass a backbone, whose weights are here, where that takes a small part of the time."""
+    network = at_hand.backbone()
+    if network is None:
+        return None
+    n_pictures = sum(
+        len(part.images) * part.images.shape[1] for part in (getattr(splits, one) for one in SPLITS)
+    )
+    torch.set_num_threads(slots)
+    embedder = features.Embedder(features.backbone_of(network))
+    picture = torch.zeros(1, *splits.meta_train.images.shape[2:])
+    taken = cost.median(lambda: embedder(picture)) * n_pictures / slots
+    if taken > EMBEDDING * seconds:
+        say(
+            f"no row of a frozen {network.module or network.name}: features of {n_pictures:,} pictures would "
+            f"take about {automatic.minutes(taken)} min, and may take {EMBEDDING:.0%} of the time"
+        )
+        return None
+    features.embedded(splits, task, network, say)
+    return network
+
+
+def _of_pictures(asked: Mapping[str, Any]) -> TaskConfig:
+    """Return the task that is asked for, or refuse one of other data than pictures."""
+    task = TaskConfig.model_validate(asked)
     if len(data.outline(data.get(task.dataset), task.options)[1]) != 3:
         raise MetabenchError(
             f"{task.dataset}: holds no pictures, and `time` chooses for pictures; write a search space, as "
             "search_spaces/sinusoid.yaml is"
         )
+    return task
 
 
 def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int]:
@@ -172,12 +227,12 @@ class Deadline:
 
     def _after(self, algorithm: str) -> float:
         """Return those of an algorithm, in one process; tuned and published settings may be the same runs."""
-        best = next(iter(self.ledger.candidates(algorithm)), None)
-        variants = 1.5 if best is None or best.is_default else 2.0
+        best, budget = next(iter(self.ledger.candidates(algorithm)), None), self.space.budget
+        variants = float(n_variants(budget))
+        if budget.default_runs and (best is None or best.is_default):
+            variants -= 0.5
         training, evaluation = self.timing.paces[algorithm]
-        return automatic.after(
-            self.space.budget, Pace(training, evaluation, training), variants * self.space.budget.seeds
-        )
+        return automatic.after(budget, Pace(training, evaluation, training), variants * budget.seeds)
 
     def _slowness(self) -> float:
         """Return how many times as long as measured beforehand the trials have taken."""

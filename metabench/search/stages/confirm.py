@@ -67,7 +67,7 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
     parsed = SearchSpace.model_validate(space)
     rungs = spaces.rungs(parsed.budget)
     run = spaces.run_config(parsed, algorithm, line["hyperparameters"], line["seed"], rungs)
-    splits = worker.splits(run.task, place)
+    splits = worker.splits(run.task, run.network, place)
     # Not among the best before a change, a trial has no state any more: it is trained again.
     checkpoint = remote.work_in(place) / (line["checkpoint"] or f"{WORK}/{line['trial']}/{files.STATE}")
     remote.refresh(checkpoint)

@@ -9,7 +9,7 @@ from metabench.core import Splits
 from metabench.core.config import SearchSpace
 from metabench.data.tasks import frozen, sampling
 from metabench.search import space as spaces
-from metabench.training import evaluate, loop
+from metabench.training import evaluate, features, loop
 
 VALIDATED = 20
 """Tasks that are adapted to and predicted to measure what evaluation takes."""
@@ -24,6 +24,7 @@ def time_one(
         seconds: for how long to train, beyond the first step.
     """
     run = spaces.run_config(space, algorithm, values, 0, spaces.rungs(space.budget))
+    splits = features.embedded(splits, run.task, run.network)
     learner = loop.build(run, splits)
     # In the middle of a run, as what schedules leave out at its ends takes less.
     state = loop.start(run, learner, device)._replace(tasks_seen=run.tasks // 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metabench import data
-from metabench.core import MetabenchError, Split, Splits
+from metabench.core import SPLITS, MetabenchError, Split, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import cache, fitting, splits
 from metabench.data.reading import images as reader
@@ -185,222 +184,6 @@ def test_examples_per_class_takes_some_and_keeps_them_as_others_come(tmp_path: P
             assert set(small.images[row, :, 0, 0, 0].tolist()) < set(large.images[row, :, 0, 0, 0].tolist())
 
 
-def noise(*shape: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
-def saved(path: Path, image: Image.Image, **how: Any) -> Path:
-    image.save(path, **how)
-    return path
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.tif", "a.tiff", "a.bmp", "a.webp"])
-def test_lossless_formats_give_the_pixels_that_were_written(tmp_path: Path, name: str) -> None:
-    pixels = noise(6, 6, 3)
-    how = {"lossless": True} if name.endswith("webp") else {}
-    found = reader.decode(saved(tmp_path / name, Image.fromarray(pixels), **how), 6, 3, "white")
-    assert (found == pixels.transpose(2, 0, 1)).all()
-
-
-def test_jpeg_and_gif_are_read_and_only_the_first_picture_of_several(tmp_path: Path) -> None:
-    grey, other = Image.new("L", (6, 6), 100), Image.new("L", (6, 6), 200)
-    assert abs(int(reader.decode(saved(tmp_path / "a.jpg", grey), 6, 1, "white").mean()) - 100) <= 2
-    for name in ("a.gif", "a.tiff", "a.webp"):
-        path = saved(tmp_path / name, grey, save_all=True, append_images=[other])
-        assert abs(int(reader.decode(path, 6, 1, "white").mean()) - 100) <= 2
-    cmyk = saved(tmp_path / "b.jpg", Image.new("CMYK", (6, 6), (0, 0, 0, 0)))
-    assert reader.decode(cmyk, 6, 1, "white").min() >= 253
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
-def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, name: str) -> None:
-    values = np.array([[0, 257], [128 * 257, 65535]], np.uint16)
-    path = saved(tmp_path / name, Image.fromarray(values))
-    assert reader.decode(path, 2, 1, "white").tolist() == [[[0, 1], [128, 255]]]
-
-
-def test_numbers_with_a_point_are_scaled_from_zero_to_one_and_refused_beyond(tmp_path: Path) -> None:
-    good = saved(tmp_path / "a.tiff", Image.fromarray(np.array([[0, 0.2], [0.6, 1]], np.float32)))
-    assert reader.decode(good, 2, 1, "white").tolist() == [[[0, 51], [153, 255]]]
-    for value in (2, float("nan"), -1):
-        bad = saved(tmp_path / "b.tiff", Image.fromarray(np.full((2, 2), value, np.float32)))
-        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; the option white"):
-            reader.decode(bad, 2, 1, "white")
-
-
-def test_palettes_black_and_white_and_grey_become_what_is_asked_for(tmp_path: Path) -> None:
-    red = Image.new("RGB", (4, 4), (255, 0, 0))
-    palette = reader.decode(saved(tmp_path / "p.png", red.quantize(4)), 4, 3, "white")
-    assert palette[:, 0, 0].tolist() == [255, 0, 0]
-    bits = reader.decode(saved(tmp_path / "1.png", Image.new("1", (4, 4), 1)), 4, 3, "white")
-    assert bits.shape == (3, 4, 4)
-    assert (bits == 255).all()
-    grey = reader.decode(saved(tmp_path / "r.png", red), 4, 1, "white")
-    assert (grey == 76).all()  # 0.299 of 255, ITU-R 601
-
-
-@pytest.mark.parametrize(("background", "value"), [("white", 255), ("black", 0)])
-def test_transparent_pixels_show_the_background(tmp_path: Path, background: str, value: int) -> None:
-    clear = Image.new("RGBA", (4, 4), (9, 9, 9, 0))
-    palette = Image.new("P", (4, 4), 0)
-    for name, image, how in (
-        ("a.png", clear, {}),
-        ("a.webp", clear, {"lossless": True}),
-        ("b.png", Image.new("LA", (4, 4), (9, 0)), {}),
-        ("c.png", palette, {"transparency": 0}),
-    ):
-        for channels in (1, 3):
-            found = reader.decode(saved(tmp_path / name, image, **how), 4, channels, background)
-            assert (found == value).all(), name
-
-
-def test_the_orientation_of_a_camera_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
-    pixels = np.zeros((4, 4), np.uint8)
-    pixels[:, 0] = 255
-    found = reader.decode(saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 4, 1, "white")
-    assert found[0].tolist() == [[255] * 4, *[[0] * 4] * 3]
-
-
-def test_the_square_in_the_middle_is_taken_and_shrinking_averages(tmp_path: Path) -> None:
-    wide = np.zeros((4, 12), np.uint8)
-    wide[:, 4:8] = noise(4, 4)
-    found = reader.decode(saved(tmp_path / "a.png", Image.fromarray(wide)), 4, 1, "white")
-    assert (found[0] == wide[:, 4:8]).all()
-    stripes = np.zeros((64, 64), np.uint8)
-    stripes[::2] = 255
-    small = reader.decode(saved(tmp_path / "b.png", Image.fromarray(stripes)), 8, 1, "white")
-    assert abs(small.astype(float) - 127.5).max() < 6, "one line in two, or aliasing would show"
-
-
-def test_hidden_files_what_systems_leave_and_papers_beside_the_classes_are_left_alone(tmp_path: Path) -> None:
-    expected = load(six_classes(tmp_path), **SIX).fingerprint
-    (tmp_path / "README.md").touch()
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "__MACOSX").mkdir()
-    for name in (".DS_Store", "._0.png", "Thumbs.db", "desktop.ini"):
-        (tmp_path / "class0" / name).write_bytes(b"x")
-    assert load(tmp_path, **SIX).fingerprint == expected
-
-
-def test_links_are_followed_and_loops_of_links_are_harmless(tmp_path: Path) -> None:
-    expected = load(six_classes(tmp_path / "real"), **SIX).fingerprint
-    (tmp_path / "linked").mkdir()
-    for row in range(6):
-        (tmp_path / "linked" / f"class{row}").symlink_to(tmp_path / "real" / f"class{row}")
-    (tmp_path / "linked" / "loop").symlink_to(tmp_path / "linked")
-    (tmp_path / "linked" / "self").symlink_to(tmp_path / "linked" / "self")
-    (tmp_path / "real" / "class0" / "up").symlink_to(tmp_path / "real")
-    assert load(tmp_path / "linked", **SIX).fingerprint == expected
-
-
-def damaged(root: Path) -> str:
-    path = root / "class0" / "0.png"
-    path.write_bytes(path.read_bytes()[:40])
-    return "class0/0.png': cannot be decoded"
-
-
-def not_an_image(root: Path) -> str:
-    (root / "class1" / "x.jpg").write_text("hello")
-    return "class1/x.jpg': cannot be decoded: it is damaged, or none of PNG"
-
-
-def other_file(root: Path) -> str:
-    (root / "class2" / "notes.txt").touch()
-    return "class2/notes.txt': not an image by its name"
-
-
-def empty_class(root: Path) -> str:
-    (root / "hollow").mkdir()
-    return "class 'hollow' is empty"
-
-
-def deeper_folder(root: Path) -> str:
-    paint(root / "class3" / "deep" / "a.png")
-    return "class3/deep': a folder inside the class 'class3'"
-
-
-def outside(root: Path) -> str:
-    paint(root / "lost.png")
-    return "lost.png': an image outside the folders of classes"
-
-
-def broken_link(root: Path) -> str:
-    (root / "class4" / "gone.png").symlink_to(root / "nowhere.png")
-    return "class4/gone.png': No such file"
-
-
-def a_pipe(root: Path) -> str:
-    os.mkfifo(root / "class5" / "pipe.png")
-    return "class5/pipe.png': is not a file"
-
-
-def not_unicode(root: Path) -> str:
-    os.mkdir(os.fsencode(root) + b"/\xff")
-    return "the name is not Unicode"
-
-
-def same_letters(root: Path) -> str:
-    paint(root / "caf\u00e9" / "a.png")
-    paint(root / "cafe\u0301" / "a.png")
-    return "class 'caf\u00e9' has two folders"
-
-
-FAULTS = [damaged, not_an_image, other_file, empty_class, deeper_folder]
-FAULTS += [outside, broken_link, a_pipe, not_unicode, same_letters]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_named(tmp_path: Path, fault: Callable[[Path], str]) -> None:
-    expected = fault(six_classes(tmp_path))
-    message = refused(tmp_path, **SIX)
-    assert expected in message
-    assert message.count("\n") == 0, "and nothing else is"
-
-
-def test_all_faults_are_told_at_once_and_nothing_is_kept(tmp_path: Path) -> None:
-    six_classes(tmp_path)
-    expected = [fault(tmp_path) for fault in FAULTS]
-    message = refused(tmp_path, meta_train=0.9, meta_validation=0.1)
-    expected += ["together they must be < 1", "meta_test has 0 classes"]
-    assert [part for part in expected if part not in message] == []
-
-
-def heic(root: Path) -> str:
-    (root / "class3" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    return "class3/IMG_1.HEIC': no format that is read; convert it to PNG or JPEG"
-
-
-def heic_by_another_name(root: Path) -> str:
-    (root / "class3" / "IMG_2.jpg").write_bytes(b"\0\0\0\x18ftypheic")
-    return "class3/IMG_2.jpg': cannot be decoded: it is HEIC or AVIF, whatever its name says; convert it"
-
-
-def same_but_for_blanks(root: Path) -> str:
-    paint(root / "class0 " / "a.png")
-    return "class 'class0' has two folders"
-
-
-FAULTS += [heic, heic_by_another_name, same_but_for_blanks]
-SKIPPABLE = [one for one in FAULTS if one not in (same_letters, same_but_for_blanks)]
-
-
-def test_all_that_is_no_image_of_a_class_is_skipped_and_listed_when_asked(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = contents(load(six_classes(tmp_path, 4), **SIX))
-    said = [fault(tmp_path) for fault in SKIPPABLE]
-    expected["class0"].remove(0)  # the damaged one
-    assert contents(load(tmp_path, **SIX, skip=True)) == expected
-    assert [line for line in said if line not in caplog.text] == []
-    assert caplog.text.count("left out: ") == len(said)
-    caplog.clear()
-    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("decoded again"))
-    assert contents(load(tmp_path, **SIX, skip=True)) == expected
-    assert all(line in caplog.text for line in said), "also from the cache"
-
-
 def test_images_in_folders_inside_a_class_are_its_own_when_asked(tmp_path: Path) -> None:
     expected = load(six_classes(tmp_path / "flat"), **SIX)
     shutil.copytree(tmp_path / "flat", tmp_path / "deep")
@@ -445,43 +228,6 @@ def test_a_folder_one_level_off_is_one_line_that_says_which_to_give(tmp_path: Pa
     assert "as split/class/image.png they would lie 2 deep; put the images into folders of classes" in text
 
 
-def test_many_problems_are_counted_by_kind_first(tmp_path: Path) -> None:
-    six_classes(tmp_path, 1)
-    for row in range(30):
-        (tmp_path / "class0" / f"{row}.txt").touch()
-        (tmp_path / "class1" / f"{row}.HEIC").touch()
-    (tmp_path / "class2" / "x.png").write_bytes(b"x")
-    first, *rest = refused(tmp_path, **SIX).split("\n")
-    assert first.startswith("folder: 61 problems: 30 times ..: no")
-    assert "1 times ..: cannot be decoded" in first
-    assert len(rest) == 8
-    assert rest[-1] == "folder: and 54 more"
-
-
-def test_an_image_larger_than_pillow_takes_is_taken_and_one_beyond_our_limit_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    six_classes(tmp_path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    paint(tmp_path / "class0" / "scan.png", 9, 12)
-    assert 9 in contents(load(tmp_path, **SIX))["class0"]
-    assert Image.MAX_IMAGE_PIXELS == 20
-    monkeypatch.setattr(fitting, "LARGEST", 143)
-    assert "12x12 pixels are more than 143" in refused(tmp_path, **SIX, size=5)
-
-
-@pytest.mark.parametrize(("peak", "white"), [(255, 255), (1020, 1023), (4095, 4095), (16000, 16383)])
-def test_images_of_sixteen_bits_that_use_fewer_are_told_and_scaled_when_asked(
-    tmp_path: Path, peak: int, white: int
-) -> None:
-    six_classes(tmp_path)
-    Image.fromarray(np.full((SIDE, SIDE), peak, np.uint16)).save(tmp_path / "class0" / "deep.png")
-    message = f"the images of 16 bits go up to {peak} of 65535, and would be nearly black; set white={white}"
-    assert message in refused(tmp_path, **SIX)
-    assert round(peak * 255 / white) in contents(load(tmp_path, **SIX, white=white))["class0"]
-    assert round(peak * 255 / 65535) in contents(load(tmp_path, **SIX, white=65535))["class0"]
-
-
 def test_a_class_in_two_splits_and_a_small_or_unknown_split_are_told(tmp_path: Path) -> None:
     three_splits(tmp_path)
     paint(tmp_path / "val" / "train0" / "a.png")
@@ -522,7 +268,7 @@ def test_a_changed_image_is_decoded_again_and_an_unchanged_folder_is_not(
     os.utime(tmp_path / "class0" / "0.png", ns=(1, 1))
     changed = load(tmp_path, **SIX)
     assert changed.fingerprint != first.fingerprint
-    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(reader, "fitted", lambda *_: pytest.fail("decoded again"))
     assert load(tmp_path, **SIX).fingerprint == changed.fingerprint
     assert load(tmp_path, **SIX, seed=5).fingerprint != changed.fingerprint, "another split of the same table"
 
@@ -536,7 +282,7 @@ def test_images_are_known_by_their_bytes_wherever_and_whenever_they_are(
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
     (table,) = (tmp_path / "cache").glob("folder-*.npy")
     assert table.name.startswith(f"folder-{hashlib.sha256(b''.join(digests)).hexdigest()[:16]}-")
-    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(reader, "fitted", lambda *_: pytest.fail("decoded again"))
     shutil.move(tmp_path / "a", tmp_path / "b")
     for file in (tmp_path / "b").rglob("*.png"):
         os.utime(file, ns=(1, 1))
@@ -642,3 +388,32 @@ def contents(splits: Splits) -> dict[str, list[int]]:
             assert (images[:count] == images[:count, :, :1, :1]).all()
             assert not images[count:].any()
     return found
+
+
+def test_two_classes_are_enough_where_each_split_has_pictures_of_its_own(tmp_path: Path) -> None:
+    for row in range(2):
+        for column in range(12 + row):
+            paint(tmp_path / f"class{row}" / f"{column}.png", 20 * row + column)
+    cut = load(tmp_path, split_by="pictures", meta_train=0.4, meta_validation=0.3)
+    parts = [getattr(cut, part) for part in SPLITS]
+    assert [part.classes for part in parts] == [("class0", "class1")] * 3
+    for row, n_pictures in enumerate((12, 13)):
+        counts = [
+            int(part.counts[row]) if part.counts is not None else part.images.shape[1] for part in parts
+        ]
+        shown = [
+            part.images[row, :n].flatten(1)[:, 0].tolist() for part, n in zip(parts, counts, strict=True)
+        ]
+        assert sorted(one for row in shown for one in row) == [
+            20 * row + column for column in range(n_pictures)
+        ]
+    again = load(tmp_path, split_by="pictures", meta_train=0.4, meta_validation=0.3, seed=1)
+    assert again.fingerprint != cut.fingerprint
+
+
+def test_a_class_with_too_few_pictures_to_split_is_refused_by_name(tmp_path: Path) -> None:
+    for row in range(2):
+        for column in range(2):
+            paint(tmp_path / f"class{row}" / f"{column}.png", 20 * row + column)
+    assert "'meta_test/class0' has no picture" in refused(tmp_path, split_by="pictures")
+    assert "split_by=pictures" in refused(tmp_path)

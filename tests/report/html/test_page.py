@@ -10,6 +10,7 @@ import pytest
 from metabench.report.html import page, reading, style, tables
 from metabench.report.html.pictures import Omitted, Picture, adaptation, leaderboard, search
 from metabench.report.html.reading import Results
+from metabench.training import diagnostics
 from metabench.training import run as runs
 from tests.report.conftest import Written
 from tests.support import small
@@ -38,7 +39,7 @@ def test_the_answer_comes_first_and_is_escaped(results: Results) -> None:
 
 
 def test_what_was_searched_stands_out_and_the_rest_is_folded(results: Results) -> None:
-    table = tables.settings(results)
+    table = tables.of_board(results)["setting"]
     (place,) = (at for at, (title, _) in enumerate(table.columns) if title == "Hyperparameters")
     cells = {(row[0].text, row[1].text): row[place] for row in table.rows}
     tuned = cells["maml_pp", "tuned"]
@@ -99,7 +100,10 @@ def test_classes_of_the_best_row_are_shown_where_they_were_counted(results: Resu
     assert len(tables.classes(changed(results, 0, hardest=hardest))) == 1
 
 
-def test_a_long_adaptation_is_drawn_to_its_end(tmp_path: Path, quick: None) -> None:
+def test_a_long_adaptation_is_drawn_to_its_end(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnostics, "STEPS", 10)
     config = small.config("finetune", tasks=8, rungs=(4, 8))
     config = config.model_copy(update={"hyperparameters": {"inner_steps": 100}})
     runs.train_run(config, small.splits(), tmp_path / "run")

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from metabench.core import MetabenchError
-from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig, n_variants
 from metabench.data.reading import splits
 from metabench.data.sets.folder import Options
 from metabench.search import space as spaces
@@ -51,7 +51,10 @@ def test_what_follows_the_trials_fits_and_leaves_them_as_much(
     budget = choose(seconds, slots, factor).budget
     space = choose(seconds, slots, factor)
     paces = {name: Pace(*(factor * one for one in PACES[name])) for name in space.algorithms}
-    after = sum(automatic.after(budget, pace, 2 * budget.seeds) for pace in paces.values()) / slots
+    after = (
+        sum(automatic.after(budget, pace, n_variants(budget) * budget.seeds) for pace in paces.values())
+        / slots
+    )
     assert after + automatic.ENDING <= 0.6 * seconds
     longest = max(budget.tasks * pace.training for pace in paces.values())
     assert longest <= 0.4 * seconds
@@ -109,12 +112,17 @@ def test_a_task_has_as_many_queries_as_there_are_examples() -> None:
 
 
 def test_what_is_too_small_is_one_message() -> None:
-    with pytest.raises(MetabenchError, match="mine: has 5 classes, and a search needs 6 or more"):
-        automatic.shares("mine", 5)
+    with pytest.raises(MetabenchError, match="mine: has 1 classes, and a search needs 2 or more"):
+        automatic.shares("mine", 1)
     with pytest.raises(
         MetabenchError, match=r"64, 16, 20 classes .* the smallest with 1 examples; .*2 examples"
     ):
         automatic.fit_task(TASK, [64, 16, 20], 1, set())
+
+
+@pytest.mark.parametrize("n_classes", range(2, 6))
+def test_a_folder_of_few_classes_is_split_by_pictures(n_classes: int) -> None:
+    assert automatic.shares("mine", n_classes)["split_by"] == "pictures"
 
 
 def test_pictures_are_taken_no_larger_than_they_are_and_larger_only_with_time() -> None:

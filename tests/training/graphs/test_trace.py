@@ -46,13 +46,19 @@ def assert_identical(left: Tree, right: Tree) -> None:
         assert torch.equal(mine, theirs), name
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_replaying_gives_the_same_bits_for_new_tasks_parameters_and_buffers(name: str, device: str) -> None:
-    splits = small.splits()
+OWN = NetworkConfig(module="tests.support.own_networks:conv4", head="17")
+
+
+@pytest.mark.parametrize(("name", "network"), [*((name, None) for name in TRAINED), ("protonet", OWN)])
+def test_replaying_gives_the_same_bits_for_new_tasks_parameters_and_buffers(
+    name: str, network: NetworkConfig | None, device: str
+) -> None:
+    splits, config = small.splits(), configure(name)
+    config = config.model_copy(update={"network": network}) if network else config
     images = splits.meta_train.images.to(device)
     splits = splits._replace(meta_train=splits.meta_train._replace(images=images))
-    learner = loop.build(configure(name), splits)
-    state = loop.start(configure(name), learner, device)
+    learner = loop.build(config, splits)
+    state = loop.start(config, learner, device)
     traces = TraceCache(trace_after=0)
     for step in range(3):
         meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))

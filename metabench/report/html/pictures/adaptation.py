@@ -100,7 +100,9 @@ def _followed(results: Results) -> list[Followed]:
         seen = records.optional(final.run.folder / files.DIAGNOSTICS, models.DIAGNOSIS)
         points = seen and seen["over_steps"]
         if points and all(point["mean"] is not None for point in points):
-            who = (final.label, final.variant, _evaluated(final.run.config["run"]))
+            run = final.run.config["run"]
+            n_steps = algorithms.steps_at_evaluation(algorithms.get(run["algorithm"]), run["hyperparameters"])
+            who = (final.label, final.variant, n_steps)
             groups.setdefault(who, []).append(points)
     followed = []
     for who, group in groups.items():
@@ -118,11 +120,6 @@ def _followed(results: Results) -> list[Followed]:
         }
         followed.append(Followed(*who, figures))
     return followed
-
-
-def _evaluated(run: Mapping[str, Any]) -> int:
-    counts = (run["hyperparameters"].get(name, -1) for name in algorithms.get(run["algorithm"]).inner_steps)
-    return next((int(count) for count in counts if count >= 0), 0)
 
 
 def _draw_line(axis: Axes, metric: Metric, one: Followed, look: style.Line, has_band: bool) -> Any:

@@ -1,0 +1,57 @@
+"""What one picture costs a learner that has adapted: seconds, and the numbers that are kept for it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metabench.core import Features, trees
+from metabench.core.config import NetworkConfig
+from metabench.data.tasks import frozen, sampling
+from metabench.training import features, vectorise
+from metabench.training.vectorise import Model
+
+TIMES = 7
+"""How often a picture is predicted; the median counts."""
+
+
+def of(
+    model: Model, network: NetworkConfig, made_of: Features | None, images: Tensor, tasks: frozen.FrozenTasks
+) -> dict[str, Any]:
+    """Time the prediction of one picture, and count parameters; of a frozen backbone, with the backbone.
+
+    Args:
+        made_of: what the images, where they are features, were made of.
+    """
+    algorithm, _, meta, buffers, h = model
+    group = tasks.groups[0]
+    drawn = frozen.gather(images, sampling.part(group.indices, slice(0, 1)), group.shape)
+    net = vectorise.for_tasks(model.net, drawn)
+    support = type(drawn.support)(*[leaf[0] for leaf in drawn.support])
+    query, n_parameters = drawn.query.x[0, :1], sum(leaf.numel() for leaf in trees.leaves(meta))
+    vectorise.prepare(images.device)
+    with torch.no_grad():
+        learner = algorithm.adapt(net, meta, buffers, support, h)
+        seconds = median(lambda: algorithm.predict(net, learner, query))
+        if made_of is not None:
+            backbone = features.backbone_of(network)
+            embedder = features.Embedder(backbone).to(images.device)
+            picture = torch.zeros(1, *made_of.shape, device=images.device)
+            seconds += median(lambda: embedder(picture))
+            n_parameters += sum(weight.numel() for weight in backbone.module.parameters())
+    return {"picture_seconds": seconds, "network_parameters": n_parameters}
+
+
+def median(function: Callable[[], Tensor]) -> float:
+    """Return the seconds of a call; the first, which warms up, does not count."""
+    times = []
+    for _ in range(TIMES + 1):
+        begun = time.perf_counter()
+        function().sum().item()  # waits for the device
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])

@@ -1,0 +1,150 @@
+"""Features of a frozen backbone take the place of pictures: same tasks, computed once, same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import metabench
+from metabench import data
+from metabench.core import SPLITS, MetabenchError, Splits
+from metabench.core.config import NetworkConfig, TaskConfig
+from metabench.data.tasks import frozen
+from metabench.predict.export import export_model
+from metabench.training import features
+from tests.support import backbone
+
+THIRDS = {"meta_train": 0.34, "meta_validation": 0.33}
+TASK = {"way": 3, "shot": 1, "query": 2, "test_query": 3}
+SHORT = {"tasks": 10, "reports": 1, "validation_tasks": 10, "quiet": True, "device": "cpu"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
+    backbone.photographs(tmp_path / "photographs")
+    backbone.weights(tmp_path / "weights.safetensors")
+    return tmp_path
+
+
+def task(place: Path, size: int = 8) -> TaskConfig:
+    options = {"path": str(place / "photographs"), "size": size, **THIRDS}
+    return TaskConfig(dataset="folder", options=options, **TASK)
+
+
+def network(place: Path, **values: object) -> NetworkConfig:
+    described = backbone.network(place / "weights.safetensors", **values)
+    return NetworkConfig.model_validate(described)
+
+
+def train(place: Path, algorithm: str, **settings: object) -> metabench.Run:
+    described = backbone.network(place / "weights.safetensors")
+    asked = {"path": str(place / "photographs"), "size": 8, **THIRDS}
+    return metabench.train(
+        algorithm,
+        {"name": "folder", "options": asked},
+        out=place / algorithm,
+        **TASK,
+        **SHORT,
+        **described,
+        **settings,
+    )
+
+
+def test_features_are_the_backbones_of_pictures_at_its_own_size(place: Path) -> None:
+    embedded = features.load(task(place), network(place))
+    larger = data.load(task(place, backbone.SIDE))
+    module = features.backbone_of(network(place)).module
+    mean, std = (torch.tensor(one)[:, None, None] for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for part in SPLITS:
+        pictures, made = getattr(larger, part).images, getattr(embedded, part).images
+        with torch.no_grad():
+            expected = module((pictures.flatten(0, 1) / 255 - mean) / std)
+        torch.testing.assert_close(made.flatten(0, 1), expected)
+
+
+def test_tasks_and_data_are_those_of_the_pictures(place: Path) -> None:
+    pictures, embedded = data.load(task(place)), features.load(task(place), network(place))
+    assert embedded.fingerprint == pictures.fingerprint
+    hashes = [frozen.frozen(one, "meta_test", task(place), 5, "test").hash for one in (pictures, embedded)]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_machine_computes_features_once_until_weights_change(place: Path) -> None:
+    def kept() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (place / "cache").rglob("features-*.npy")}
+
+    features.load(task(place), network(place))
+    first = kept()
+    assert len(first) == len(SPLITS)
+    before = features.load(task(place), network(place, hidden=1))
+    assert kept() == first, "a head of its own asks for no other features"
+    features._opened.cache_clear()  # as in a new process
+    backbone.weights(place / "weights.safetensors", seed=1)
+    after = features.load(task(place), network(place))
+    assert len(kept()) == 2 * len(SPLITS)
+    assert not torch.equal(before.meta_test.images, after.meta_test.images)
+
+
+@pytest.mark.parametrize("name", ["simpleshot", "logistic", "r2d2", "maml"])
+def test_pictures_are_predicted_as_their_features_are_tested(place: Path, name: str) -> None:
+    run = train(place, name)
+    classifier = run.load()
+    folders = sorted((place / "photographs").iterdir())[:3]
+    support, labels = [next(one.glob("*.png")) for one in folders], [one.name for one in folders]
+    shown = [path for one in folders for path in sorted(one.glob("*.png"))[1:5]]
+    shares = classifier.fit(support, labels).predict_proba(shown)
+    alone = np.concatenate([classifier.predict_proba([path]) for path in shown])
+    np.testing.assert_allclose(shares, alone, atol=1e-6)  # sums of other orders
+    rows = features.Embedder(features.backbone_of(run.config.network))
+    prepared = metabench.load(run.folder, prepared=True)
+
+    def embed(paths: list[Path]) -> list[np.ndarray]:
+        pixels = [Image.open(one).convert("RGB").resize((backbone.SIDE,) * 2, 2) for one in paths]
+        with torch.no_grad():
+            return [
+                *rows(
+                    torch.stack([torch.tensor(np.asarray(one)).permute(2, 0, 1) / 255 for one in pixels])
+                ).numpy()
+            ]
+
+    again = prepared.fit(embed(support), labels).predict_proba(embed(shown))
+    np.testing.assert_allclose(again, shares, atol=1e-4)
+    assert classifier.predict_set(shown, 0.8).shape == shares.shape
+    assert run.test(tasks=20).accuracy > 1 / 3
+
+
+def test_another_backbone_than_the_runs_is_refused(place: Path) -> None:
+    run = train(place, "simpleshot")
+    features._opened.cache_clear()
+    backbone.weights(place / "weights.safetensors", seed=1)
+    with pytest.raises(MetabenchError, match="learnt behind another backbone"):
+        run.load()
+    features._opened.cache_clear()
+    (place / "weights.safetensors").unlink()
+    with pytest.raises(MetabenchError, match=r"weights\.safetensors"):
+        run.load()
+
+
+def test_an_exported_model_takes_pictures_and_holds_the_backbone(place: Path) -> None:
+    classifier = train(place, "r2d2").load()
+    folders = sorted((place / "photographs").iterdir())[:3]
+    support, labels = [next(one.glob("*.png")) for one in folders], [one.name for one in folders]
+    classifier.fit(support, labels)
+    export_model(classifier, place / "exported", "torch")
+    program = torch.export.load(place / "exported" / "model.pt2").module()
+    with torch.no_grad():
+        pixels = [Image.open(one).convert("RGB").resize((backbone.SIDE,) * 2, 2) for one in support]
+        x = torch.stack([torch.tensor(np.asarray(one)).permute(2, 0, 1) / 255 for one in pixels])
+        shares = program(x).numpy()
+    np.testing.assert_allclose(shares, classifier.predict_proba(support), atol=1e-4)
+
+
+def test_only_pictures_of_classes_have_features(place: Path) -> None:
+    splits: Splits = data.load(TaskConfig(dataset="sinusoid", way=1, shot=5))
+    with pytest.raises(MetabenchError, match="holds no pictures"):
+        features.embedded(splits, TaskConfig(dataset="sinusoid", way=1, shot=5), network(place))
