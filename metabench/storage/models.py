@@ -24,7 +24,7 @@ def _moment(text: str) -> str:
     return text
 
 
-def _as_text(config: Any) -> Any:
+def as_text(config: Any) -> Any:
     """Write a configuration out, with the settings that there were not when it was recorded."""
     return config.model_dump(mode="json")
 
@@ -186,7 +186,7 @@ class _Search(TypedDict):
     protocol: int
     seed: NotRequired[int]
     data_fingerprint: str
-    space: Annotated[SearchSpace, AfterValidator(_as_text)]
+    space: Annotated[SearchSpace, AfterValidator(as_text)]
     network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
     created: NotRequired[Moment]
@@ -204,7 +204,7 @@ class _Search(TypedDict):
 @keys
 class _Run(TypedDict):
     protocol: int
-    run: Annotated[RunConfig, AfterValidator(_as_text)]
+    run: Annotated[RunConfig, AfterValidator(as_text)]
     data_fingerprint: str
     network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
@@ -396,34 +396,6 @@ class _Origin(TypedDict):
     url: str
 
 
-@keys
-class _Curves(TypedDict):
-    curves: int
-    space: Annotated[SearchSpace, AfterValidator(_as_text)]
-    kind: Literal["classification", "regression"]
-    algorithm: str
-    queries: Whole | None
-    points: Annotated[list[Whole], Field(min_length=1)]
-    validation_tasks: Whole
-    data_fingerprint: str
-
-
-@keys
-class _CurvePoint(TypedDict):
-    tasks_seen: Whole
-    seconds: Time
-    val_seconds: NotRequired[Time]
-    finite: bool
-    scores: NotRequired[str | list[Real | None] | None]
-
-
-@keys
-class _Curve(TypedDict):
-    number: Whole
-    sampled: Settings
-    reports: Annotated[list[_CurvePoint], Field(min_length=1)]
-
-
 SEARCH: Model = TypeAdapter(_Search)
 RUN: Model = TypeAdapter(_Run)
 REPORT: Model = TypeAdapter(Report)
@@ -438,8 +410,6 @@ TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterVali
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(_Origin)
-CURVES: Model = TypeAdapter(_Curves)
-CURVE: Model = TypeAdapter(_Curve)
 
 ANYTHING: Model = TypeAdapter(Any)
 
