@@ -144,6 +144,8 @@ GREY = np.zeros((6, 6), np.uint8)
         ([(GREY, [1, 0])], "label [1, 0] is list"),
         ([(GREY, torch.tensor([1, 0]))], "must be a whole number or a word"),
         ([(np.array([1.0, np.nan]), 0)], "features hold NaN or infinity"),
+        ([(np.array([1.0, 1e300]), 0)], "features hold NaN or infinity"),
+        (pd.DataFrame({"a": [1]}), "DataFrame: is a table; give it to from_frame"),
         ([(np.array(["a", "b"]), 0)], "features of <U1; must be numbers"),
         (Broken(), "example 0: raised OSError: disk on fire"),
         ({"train": [(GREY, 0)]}, "give meta_train, meta_validation, meta_test"),
