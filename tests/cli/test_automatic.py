@@ -91,7 +91,7 @@ def test_what_a_time_chooses_cannot_be_set_beside_it() -> None:
             "5, 5, 5 classes in meta-train, meta-validation and meta-test, the smallest",
         ),
         (["mine", "--time", "30m", "--shot", "9"], "the smallest with 4 examples"),
-        (["sinusoid", "--time", "30m"], "sinusoid: is regression"),
+        (["sinusoid", "--time", "30m"], "sinusoid: holds no pictures"),
         (["mine", "--time", "3s"], "is too short here"),
     ],
 )
