@@ -176,23 +176,25 @@ class _Timing(TypedDict):
 
     busy: Time  # how many times as long as on an idle machine choosing took
     seconds: Time
-    paces: dict[
-        str, Annotated[list[Time], Field(min_length=2, max_length=2)]
-    ]  # seconds a task of training and of evaluation, by algorithm
+    paces: dict[str, Annotated[list[Time], Field(min_length=2, max_length=2)]]  # training's, evaluation's
 
 
 @keys
-class _Search(TypedDict):
+class _Recorded(TypedDict):
     protocol: int
-    seed: NotRequired[int]
     data_fingerprint: str
-    space: Annotated[SearchSpace, AfterValidator(_as_text)]
     network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
-    created: NotRequired[Moment]
     version: NotRequired[str]
     code: NotRequired[str]
     commit: NotRequired[str | None]
+
+
+@keys
+class _Search(_Recorded):
+    seed: NotRequired[int]
+    space: Annotated[SearchSpace, AfterValidator(_as_text)]
+    created: NotRequired[Moment]
     warm_start: NotRequired[str | None]
     known: NotRequired[dict[str, list[_Earlier]]]
     planned: NotRequired[dict[str, Whole]]  # trials, by algorithm
@@ -202,15 +204,8 @@ class _Search(TypedDict):
 
 
 @keys
-class _Run(TypedDict):
-    protocol: int
+class _Run(_Recorded):
     run: Annotated[RunConfig, AfterValidator(_as_text)]
-    data_fingerprint: str
-    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
-    metric: NotRequired[_Metric]
-    version: NotRequired[str]
-    code: NotRequired[str]
-    commit: NotRequired[str | None]
 
 
 @keys
@@ -392,11 +387,6 @@ def _is_consistent(test: Any) -> Any:
 
 
 @keys
-class _Origin(TypedDict):
-    url: str
-
-
-@keys
 class _Curves(TypedDict):
     curves: int
     space: Annotated[SearchSpace, AfterValidator(_as_text)]
@@ -437,7 +427,7 @@ BASELINE: Model = TypeAdapter(Annotated[_Baseline, AfterValidator(_is_scored)])
 TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterValidator(_is_consistent)])
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
-ORIGIN: Model = TypeAdapter(_Origin)
+ORIGIN: Model = TypeAdapter(dict[str, Any])
 CURVES: Model = TypeAdapter(_Curves)
 CURVE: Model = TypeAdapter(_Curve)
 

@@ -97,8 +97,7 @@ def _load(spec: str, make: Callable[..., Any], kind: str, options: Any) -> Split
         splits.refuse(f"dataset={spec!r}", problems)
     name = spec.removeprefix("module:").replace(":", ".")
     parts = {part: getattr(made, part) for part in SPLITS}
-    whole = splits.make_splits(f"{name}/own", **parts)
-    return whole._replace(kind=made.kind, pictures=made.pictures)
+    return splits.make_splits(f"{name}/own", **parts, kind=made.kind, pictures=made.pictures)
 
 
 def _problems(made: Splits) -> list[str]:
