@@ -100,12 +100,15 @@ def search_entries(search: Search) -> list[Entry]:
     """Make the tuned and the default row of each algorithm, and one of each that learns nothing."""
     metric = search.metric
     entries, floors = [], dict.fromkeys(search.baselines)
+    has_default_runs = search.config["space"]["budget"].get("default_runs", True)
     for algorithm in search.config["space"]["algorithms"]:
         if (name := baseline_name(algorithm)) is not None:
             floors[name] = algorithm
             continue
         for variant, describe in ((TUNED, _tuned), (DEFAULT, _default)):
             runs = search.runs.get((algorithm, variant), [])
+            if variant == DEFAULT and not (runs or has_default_runs):
+                continue
             if described := describe(search, algorithm, runs, metric):
                 row = _search_row(search, algorithm, variant, runs, metric) | described
                 entries.append(Entry(row, scored(runs, metric), _one_at_a_time(runs, metric)))

@@ -141,7 +141,7 @@ class _Doubted(TypedDict):
 
 @keys
 class _Settled(TypedDict):
-    event: Literal["settled"]
+    event: Literal["settled", "resumed"]
     trial: Name
     tasks_seen: Whole
     decision: Decision

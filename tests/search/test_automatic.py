@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from metabench.core import MetabenchError, Splits
-from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig, n_variants
 from metabench.data.sets import folder
 from metabench.nets import at_hand
 from metabench.search.folder import create_or_resume
@@ -60,6 +60,7 @@ def play(
             number += 1
         if not running:
             assert searcher.suggest("last") == FINISHED
+            searcher.finish()
             return ledger
         clock[0], trial_id, name, rung, spent = heapq.heappop(running)
         report = make_report(rung, rng.random(), spent)
@@ -80,7 +81,7 @@ def test_a_search_keeps_to_its_time_whatever_speed_the_machine_turns_out_to_have
     ledger = play(tmp_path, space, slots, slowness, clock, seconds)
     tried = [ledger.candidates(name) for name in space.algorithms]
     assert all(tried)
-    variants = [1 if best.is_default else 2 for best, *_ in tried]
+    variants = [1 if best.is_default else n_variants(space.budget) for best, *_ in tried]
     runs = zip(space.algorithms, variants, strict=True)
     after = [automatic.after(space.budget, PACES[name], n * space.budget.seeds) for name, n in runs]
     total = clock[0] + automatic.ENDING + slowness * sum(after) / slots

@@ -51,7 +51,7 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:
                 events.scalars(rung, logs)
                 decide(ledger, space.budget, name, given)
             events.close()
-            endings.ended(name)
+            endings.catch_up()
     return tmp_path
 
 

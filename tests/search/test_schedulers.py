@@ -20,8 +20,8 @@ from metabench.search.journal.ledger import (
     WAIT,
     Ledger,
 )
-from metabench.search.journal.rule import choose_top, decide
-from metabench.search.propose.searcher import FairSearcher
+from metabench.search.journal.rule import decide, resume, stop_waiting
+from metabench.search.propose.searcher import FINISHED, FairSearcher
 from metabench.storage import files, records
 from tests.search import proposals
 from tests.search.played import make_report
@@ -59,21 +59,25 @@ def test_nobody_is_stopped_where_there_is_no_scheduler(tmp_path: Path, space: Se
         assert decided == [CONTINUE] * (len(scores) - 1) + [ending]
 
 
+def choose(ledger: Ledger, space: SearchSpace) -> list[str]:
+    """Let go on who may, as free workers do, and stop the rest; return who was stopped."""
+    while resume(ledger, space.budget, "maml_pp", full=900) is not None:
+        pass
+    stop_waiting(ledger, space.budget, "maml_pp", 0)
+    return [trial.name for trial in ledger.of("maml_pp") if trial.status == PRUNED]
+
+
 def test_the_best_share_of_all_goes_on_once_the_last_has_arrived(
     tmp_path: Path, control: SearchSpace
 ) -> None:
     assert spaces.rungs(control.budget) == [100, 900]
-    ledger = arrive(tmp_path, control, last=7)
-    assert choose_top(ledger, control.budget, "maml_pp", 8) == []  # one was not even proposed
-    last = ledger.propose("maml_pp", {}, {}, False, 0).name
-    assert choose_top(ledger, control.budget, "maml_pp", 8) == []  # or has not arrived
-    decide(ledger, control.budget, last, make_report(100, SCORES[7]))
-    stopped = choose_top(ledger, control.budget, "maml_pp", 8)
+    ledger = arrive(tmp_path, control)
+    assert resume(ledger, control.budget, "maml_pp", full=0) is None
     # Of seven that arrived two go on: 0.9, and the two 0.7 that tie.
+    stopped = choose(ledger, control)
     assert stopped == [f"maml_pp-00{number}" for number in (0, 2, 5, 7)]
     goes_on = [trial.number for trial in ledger.of("maml_pp") if trial.decisions[100] == CONTINUE]
     assert goes_on == [1, 4, 6]
-    assert choose_top(ledger, control.budget, "maml_pp", 8) == []
     basis = ledger.trials["maml_pp-005"].details[100]
     assert (basis["rank"], basis["arrived"], basis["cutoff"]) == (4, 7, 0.7)
     assert basis["margin"] == pytest.approx(-0.1)
@@ -87,41 +91,51 @@ def test_the_best_share_of_all_goes_on_once_the_last_has_arrived(
 
 def test_a_kill_between_two_choices_changes_none(tmp_path: Path, control: SearchSpace) -> None:
     ledger = arrive(tmp_path / "whole", control)
-    choose_top(ledger, control.budget, "maml_pp", 8)
+    choose(ledger, control)
     whole = {trial.name: trial.decisions for trial in ledger.of("maml_pp")}
     journal = files.read_lines(tmp_path / "whole" / JOURNAL)
-    assert [event["event"] for event in journal].count("settled") == 7
+    assert Counter(event["event"] for event in journal[-7:]) == {"resumed": 3, "settled": 4}
     for kept in range(len(journal) - 7, len(journal)):
         files.write_lines(tmp_path / "cut" / JOURNAL, journal[:kept])
         (tmp_path / "cut" / files.TRIALS).unlink(missing_ok=True)
         again = Ledger(tmp_path / "cut", keep=2)
-        choose_top(again, control.budget, "maml_pp", 8)
+        choose(again, control)
         assert {trial.name: trial.decisions for trial in again.of("maml_pp")} == whole
 
 
 def test_who_fails_before_the_rung_holds_nobody_up(tmp_path: Path, control: SearchSpace) -> None:
-    ledger = arrive(tmp_path, control, last=7)
-    ledger.fail(ledger.propose("maml_pp", {}, {}, False, 0).name, "broken")
-    assert choose_top(ledger, control.budget, "maml_pp", 8)
+    ledger = Ledger(tmp_path, keep=2)
+    searcher = FairSearcher(control, ledger, seed=3)
+    *arrived, last = [searcher.suggest(str(number)) for number in range(8)]
+    for number, config in enumerate(arrived):
+        decide(ledger, control.budget, config["trial"], make_report(100, number / 10))
+        searcher.hand_back(str(number))
+    assert searcher.suggest("more") is None  # the last one has yet to arrive
+    ledger.fail(last["trial"], "broken")
+    searcher.hand_back("7")
+    assert searcher.suggest("more")["trial"] == "maml_pp-006"
 
 
 def test_a_whole_search_learns_from_who_waits_and_trains_the_best_to_the_end(tmp_path: Path) -> None:
     space = proposals.space_of(scheduler="top_k", trials=9)
-    proposals.play(tmp_path, space)
     ledger = Ledger(tmp_path, keep=2)
-    assert all(trial.is_waiting for trial in ledger.of("maml_pp"))
     searcher = FairSearcher(space, ledger, seed=3)
-    assert searcher.remaining() == 0
+    for number in range(9):
+        assert searcher.remaining()
+        proposals.finish(searcher, searcher.suggest(str(number)))
+    assert Counter(trial.state for trial in ledger.of("maml_pp")).keys() == {"waiting", PRUNED}
     states = [trial.state for trial in searcher.studies["maml_pp"].study.trials]
     assert states == [TrialState.PRUNED] * 9  # so that the next proposal would know of them
-    choose_top(ledger, space.budget, "maml_pp", 9)
     searcher = FairSearcher(space, ledger, seed=3)
-    assert searcher.remaining() == 3
+    assert searcher.remaining()
     best = sorted(ledger.of("maml_pp"), key=lambda trial: -(trial.score or 0))[:3]
     handed = [searcher.suggest(str(index)) for index in range(3)]
     assert {config["trial"] for config in handed} == {trial.name for trial in best}
-    for config in handed:
+    for index, config in enumerate(handed):
         proposals.finish(searcher, config)
-    found = Counter(trial.state for trial in searcher.studies["maml_pp"].study.trials)
-    assert found == {TrialState.COMPLETE: 3, TrialState.PRUNED: 6}
+        searcher.hand_back(str(index))
+    assert searcher.suggest("more") == FINISHED
+    searcher.finish()
+    counted = Counter(trial.state for trial in searcher.studies["maml_pp"].study.trials)
+    assert counted == {TrialState.COMPLETE: 3, TrialState.PRUNED: 6}
     assert not any(trial.status in (None, FAILED) for trial in ledger.of("maml_pp"))

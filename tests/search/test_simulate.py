@@ -217,14 +217,14 @@ def test_the_best_share_of_all_goes_on_when_the_last_has_arrived(four: Recording
         (1, "b", 100, 0.25, WAIT),
         (2, "c", 100, 0.35, WAIT),
         (2, "d", 100, 0.36, WAIT),
-        (10, "c", 900, 0.45, COMPLETE),  # of four two go on, each on a worker of its own
-        (10, "d", 900, 0.60, COMPLETE),
+        (10, "d", 900, 0.60, COMPLETE),  # of four two go on, each on a worker of its own
+        (10, "c", 900, 0.45, COMPLETE),
     ]
     assert played.endings == [PRUNED, PRUNED, COMPLETE, COMPLETE]
     assert played.incumbents == [
-        Incumbent("a", 2, 400, 4),  # the best of those that were stopped
-        Incumbent("c", 10, 1200, 20),
-        Incumbent("d", 10, 2000, 20),
+        Incumbent("a", 1, 100, 2),
+        Incumbent("c", 2, 300, 4),
+        Incumbent("d", 2, 400, 4),
     ]
     assert (played.tasks, played.seconds, replay.time) == (4 * 100 + 2 * 800, 20, 10)
 

@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optuna.trial import TrialState
 
-from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, Ledger, Trial
-from metabench.search.journal.rule import choose_top, decide
+from metabench.search.journal.ledger import (
+    COMPLETE,
+    CONTINUE,
+    DIVERGED,
+    FAILED,
+    PRUNED,
+    WAITS,
+    Ledger,
+    Trial,
+)
+from metabench.search.journal.rule import decide
 from metabench.search.propose.searcher import FairSearcher
 from tests.search import proposals
 from tests.search.played import make_report
@@ -36,16 +45,17 @@ class Driver(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
 
-    @initialize(scheduler=st.sampled_from(["asha", "none", "top_k"]))
-    def begin(self, scheduler: str) -> None:
-        self.space = proposals.space_of(scheduler=scheduler, sampler="random", trials=6)
+    @initialize(scheduler=st.sampled_from(["asha", "none", "top_k"]), pause=st.booleans())
+    def begin(self, scheduler: str, pause: bool) -> None:
+        self.space = proposals.space_of(scheduler=scheduler, pause=pause, sampler="random", trials=6)
         self.start()
 
     def start(self) -> None:
         """Start as `experiment.explore` does."""
         self.ledger = Ledger(Path(self.folder.name), keep=1)
-        choose_top(self.ledger, self.space.budget, "maml_pp", 6)
         self.searcher = FairSearcher(self.space, self.ledger, seed=0)
+        if not self.searcher.remaining():
+            self.searcher.finish()
         self.running: dict[str, str] = {}  # Tune's id of the trial -> our name
 
     @precondition(lambda self: len(self.running) < 3 and self.searcher.remaining())
@@ -53,8 +63,9 @@ class Driver(RuleBasedStateMachine):
     def propose(self) -> None:
         trial_id = f"id-{len(self.ledger.history)}-{len(self.running)}"
         config = self.searcher.suggest(trial_id)
-        assert isinstance(config, dict)
-        self.running[trial_id] = config["trial"]
+        assert isinstance(config, dict) or (config is None and self.running)
+        if isinstance(config, dict):
+            self.running[trial_id] = config["trial"]
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), score=SCORES)
@@ -91,20 +102,33 @@ class Driver(RuleBasedStateMachine):
         self.searcher.catch_up()
         study = self.searcher.studies["maml_pp"].study
         trials = self.ledger.of("maml_pp")
-        assert [trial.state for trial in study.trials] == [expected(trial) for trial in trials]
+        assert [trial.state for trial in study.trials] == [*map(self.expected, trials)]
         for told, trial in zip(study.trials, trials, strict=True):
+            heard = trial.tasks_seen if trial.status else self.waited_at(trial)
             scores = {report["tasks_seen"]: report["val_score"] for report in trial.reports}
-            seen = {rung: score for rung, score in scores.items() if score is not None}
-            assert told.intermediate_values == (seen if told.state != TrialState.RUNNING else {})
+            seen = {rung: score for rung, score in scores.items() if score is not None and rung <= heard}
+            assert told.intermediate_values == seen
             assert told.params == trial.sampled
+
+    def waited_at(self, trial: Trial) -> int:
+        """Return the last rung at which a trial began to wait."""
+        history = self.ledger.history
+        return max((seen for what, name, seen in history if (what, name) == (WAITS, trial.name)), default=0)
+
+    def expected(self, trial: Trial) -> TrialState:
+        """Return the state that Optuna should have: of who has waited, the one that can be learnt from."""
+        has_waited = trial.status is None and self.waited_at(trial)
+        return TrialState.PRUNED if has_waited else STATES[trial.status]
 
     def teardown(self) -> None:
         """Let everything end: then nothing runs in the study either."""
         if hasattr(self, "searcher"):
             for _ in range(3):
                 while self.running or self.searcher.remaining():
-                    if self.searcher.remaining() and len(self.running) < 3:
+                    n_running = len(self.running)
+                    if self.searcher.remaining() and n_running < 3:
                         self.propose()
+                    if n_running < len(self.running):
                         continue
                     trial_id, name = next(iter(self.running.items()))
                     rung = next(r for r in self.searcher.rungs if r > self.ledger.trials[name].tasks_seen)
@@ -117,11 +141,6 @@ class Driver(RuleBasedStateMachine):
             assert counted.total() == 6
             assert not counted[TrialState.RUNNING]
         self.folder.cleanup()
-
-
-def expected(trial: Trial) -> TrialState:
-    """Return the state that Optuna should have of a trial."""
-    return TrialState.PRUNED if trial.is_waiting else STATES[trial.status]
 
 
 Driver.TestCase.settings = settings(

@@ -168,6 +168,11 @@ class BudgetConfig(Model):
         description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
         "tasks, the best one in `reduction_factor`, to the full budget",
     )
+    pause: bool = Field(
+        True,
+        description="with asha: who is not among the best at a rung waits, and goes on once it is; "
+        "else it is stopped for good, and the first to arrive always goes on",
+    )
     validation_tasks: int = Field(
         200, ge=2, le=MOST_DRAWN, description="frozen meta-validation tasks at each rung"
     )
@@ -184,6 +189,9 @@ class BudgetConfig(Model):
         600, ge=2, le=MOST_DRAWN, description="fresh meta-validation tasks of the confirmation"
     )
     seeds: int = Field(3, ge=1, le=1_000, description="full runs of the confirmed setting, one a seed")
+    default_runs: bool = Field(
+        True, description="whether the published setting, too, has its full runs and a row on the board"
+    )
     test_tasks: int = Field(1000, ge=2, le=MOST_DRAWN, description="frozen meta-test tasks")
     unit: Literal["tasks", "seconds"] = Field(
         "tasks", description="what is the same for all algorithms: trials and their tasks, or seconds"
@@ -222,6 +230,11 @@ class BudgetConfig(Model):
             if is_so:
                 raise ValueError(problem)
         return self
+
+
+def n_variants(budget: BudgetConfig) -> int:
+    """Count the settings of an algorithm that have full runs: the tuned one, and perhaps the published."""
+    return 1 + budget.default_runs
 
 
 def rungs(budget: BudgetConfig) -> list[int]:

@@ -29,7 +29,7 @@ WAITS = "waits"
 ENDED = "ended"
 
 CONTINUE = "continue"
-WAIT = "wait"  # until all of the algorithm's trials have arrived
+WAIT = "wait"  # until it is among the best at its rung, or all have arrived there
 COMPLETE = "complete"
 PRUNED = "pruned"
 DIVERGED = "diverged"
@@ -50,6 +50,14 @@ class Arrival(NamedTuple):
     def of(cls, trial: str, report: Mapping[str, Any]) -> Arrival:
         """Return what a report says at its rung."""
         return cls(trial, report["val_score"], report.get("borderline_score"))
+
+
+class Happened(NamedTuple):
+    """A step in the life of a trial that a study is told of."""
+
+    what: str  # PROPOSED, WAITS or ENDED
+    trial: str
+    tasks_seen: int
 
 
 @dataclass
@@ -88,7 +96,7 @@ class Trial:
 
     @property
     def is_waiting(self) -> bool:
-        """Tell whether it stands still until all of its algorithm's trials have arrived at its rung."""
+        """Tell whether it stands still until it is decided whether it goes on from its rung."""
         return self.status is None and self.decisions.get(self.tasks_seen) == WAIT
 
     @property
@@ -177,7 +185,7 @@ class Ledger:
         self.place = place
         self.gpus: float | None = None  # of each trial that reports from now on
         self.trials: dict[str, Trial] = {}
-        self.history: list[tuple[str, str]] = []  # PROPOSED, WAITS or ENDED, and which
+        self.history: list[Happened] = []
         self._rungs: dict[tuple[str, int], list[Arrival]] = {}
         self._of: dict[str, list[Trial]] = {}
         self._open: dict[str, Trial] = {}  # not ended, and some who have since they were looked for
@@ -252,7 +260,8 @@ class Ledger:
 
     def settle(self, name: str, decision: str, details: dict[str, Any]) -> None:
         """Write down what was decided on a trial that has waited."""
-        event = {"event": "settled", "trial": name, "tasks_seen": self.trials[name].tasks_seen}
+        what = "resumed" if decision == CONTINUE else "settled"
+        event = {"event": what, "trial": name, "tasks_seen": self.trials[name].tasks_seen}
         self._add({**event, "decision": decision, "basis": details})
 
     def fail(self, name: str, error: str) -> None:
@@ -323,7 +332,7 @@ class Ledger:
                 fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
                 trial = self.trials[name] = self._open[name] = Trial(name, **fields)
                 self._of.setdefault(trial.algorithm, []).append(trial)
-                self.history.append((PROPOSED, name))
+                self._note(PROPOSED, trial)
             case "report":
                 trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 if trial.status is not None:
@@ -339,27 +348,30 @@ class Ledger:
                 self._decide(trial, seen, event)
             case "doubted":
                 self.trials[name].borderline[event["tasks_seen"]] = event["arrived"]
-            case "settled":
+            case "settled" | "resumed":
                 self._decide(self.trials[name], event["tasks_seen"], event)
             case "failed":
                 self.trials[name].status = FAILED
                 self.trials[name].error = event["error"]
-                self.history.append((ENDED, name))
+                self._note(ENDED, self.trials[name])
         return self.trials[name]
 
     def _reopen(self, trial: Trial) -> None:
         trial.status = None
         self._open[trial.name] = trial
-        self.history.remove((ENDED, trial.name))
+        self.history.remove(Happened(ENDED, trial.name, trial.tasks_seen))
+
+    def _note(self, what: str, trial: Trial) -> None:
+        self.history.append(Happened(what, trial.name, trial.tasks_seen))
 
     def _decide(self, trial: Trial, seen: int, event: dict[str, Any]) -> None:
         trial.decisions[seen] = event["decision"]
         trial.details[seen] = event.get("basis", {})
         if event["decision"] == WAIT:
-            self.history.append((WAITS, trial.name))
+            self._note(WAITS, trial)
         elif event["decision"] != CONTINUE:
             trial.status = event["decision"]
-            self.history.append((ENDED, trial.name))
+            self._note(ENDED, trial)
 
     def _rank(self, trial: Trial) -> None:
         """Take an ended trial among the best of its algorithm, if it belongs there."""

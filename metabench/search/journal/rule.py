@@ -2,11 +2,18 @@
 
 The rule. Rungs stand at grace, grace * r, grace * r^2, ... tasks seen below the full budget, for a reduction
 factor r. A trial arrives at a rung with its report made exactly there, and is compared with the trials of
-its algorithm that have arrived there before it. Of n, itself included, max(1, floor(n / r)) go on: it goes
-on if fewer than that many of the others are better. So the first to arrive goes on, a tie goes on, and a
-decision is final: what arrives later takes nothing back, who was stopped is not started again, and a rung is
-never filled from a higher one. A score that is not a finite number ends its trial and enters no table. At
-the full budget there is nothing to decide: who gets there is complete.
+its algorithm that have arrived there. Of n, itself included, the best floor(n / r) may go on, a tie among
+them. One that is not among them waits: whenever a worker is free, the best that waits at the highest rung is
+taken up again if by now it is, and else a new trial begins. When all have been tried and none runs, the best
+at a rung goes on however few they are, so that somebody gets to the full budget; who still waits then is
+stopped. One that is too far behind to be among the best of as many as there will ever be is stopped at once.
+This is promotion as Li et al. wrote it (arXiv 1810.05934, algorithm 2), but for that end.
+
+Without `pause`, who is not among the best is stopped for good: of n that have arrived, max(1, floor(n / r))
+go on. So the first to arrive goes on, and what arrives later takes nothing back.
+
+In either form a rung is never filled from a higher one. A score that is not a finite number ends its trial
+and enters no table. At the full budget there is nothing to decide: who gets there is complete.
 
 Where a decision is within the noise of the validation tasks, and the budget has `borderline_tasks`, the
 trial is validated on more of them first. It is then compared with each of the others on the tasks that both
@@ -14,10 +21,11 @@ have, since a mean over other tasks may be better for easier ones; and only with
 it did, so that the decision is the same whatever happens while it is looked at again.
 
 Where seconds are the budget, a trial is stopped at the report with which its algorithm's are spent; where
-the whole search has a time, at the one from which it would not come to its next rung in time.
+the whole search has a time, at the one from which it would not come to its next rung in time. With `pause`,
+no trial begins in the seconds that the leader needs to the full budget.
 
 Two controls: `none` lets everybody go on, and `top_k` has one rung, at grace, where all wait until the last
-has arrived, and are then judged as above, each among all the others.
+has arrived.
 
 Written by ourselves because Ray's ASHA forgets its rungs on restore (ray#30838), fills lower rungs with later
 scores and lets NaN run on. Here a rung table is no state at all: it is read from the ledger, where every
@@ -33,7 +41,17 @@ from typing import Any, NamedTuple
 from metabench import stats
 from metabench.core.config import BudgetConfig
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, PRUNED, WAIT, Arrival, Ledger, Trial
+from metabench.search.journal.ledger import (
+    COMPLETE,
+    CONTINUE,
+    DIVERGED,
+    FAILED,
+    PRUNED,
+    WAIT,
+    Arrival,
+    Ledger,
+    Trial,
+)
 
 REEVALUATE = "again"
 """No decision yet: the trial is to be validated on more tasks, and to report once more."""
@@ -41,6 +59,9 @@ REEVALUATE = "again"
 SCORES = "val_scores"
 """A report's scores of single tasks: decided with, and left in the trial's own reports."""
 
+
+SPARE = 2
+"""How many more wait than may ever go on, in place of those among the best that diverge later."""
 
 HasRoom = Callable[[str, int], bool]
 """(algorithm, tasks) -> whether there is time for a trial of it to see so many more."""
@@ -117,6 +138,8 @@ def decide(
         others = ledger.rung(trial.algorithm, seen)[: trial.borderline.get(seen)]
         ranked = rank(arrived, others, budget.reduction_factor)
         decision = CONTINUE if ranked.is_promoted else PRUNED
+        if budget.pause:
+            decision = CONTINUE if ranked.rank <= ranked.arrived // budget.reduction_factor else WAIT
         details |= _decision_details(ledger, seen, ranked, scores)
         if details["doubtful"] and budget.borderline_tasks is not None and seen not in trial.borderline:
             ledger.mark_borderline(name, seen, len(others), details)
@@ -133,21 +156,73 @@ def _is_spent(ledger: Ledger, budget: BudgetConfig, trial: Trial, report: dict[s
     return bool(ledger.seconds(trial.algorithm) + report["seconds"] - trial.seconds >= budget.seconds)
 
 
-def choose_top(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: int) -> list[str]:
-    """Decide on an algorithm's trials that wait, once all have arrived or ended; return who was stopped."""
-    trials = ledger.of(algorithm)
-    if len(trials) < n_trials or any(trial.status is None and not trial.reports for trial in trials):
-        return []
-    stopped = []
-    for trial in [trial for trial in trials if trial.is_waiting]:  # some: a kill may have come in between
-        seen = trial.tasks_seen
-        at_rung = {each.trial: each for each in ledger.rung(algorithm, seen)}
-        arrived = at_rung.pop(trial.name)
-        ranked = rank(arrived, list(at_rung.values()), budget.reduction_factor)
-        details = _decision_details(ledger, seen, ranked, ledger.task_scores(trial.name, seen))
-        ledger.settle(trial.name, CONTINUE if ranked.is_promoted else PRUNED, {"rung": 0, **details})
-        stopped += [] if ranked.is_promoted else [trial.name]
-    return stopped
+def next_waiting(
+    ledger: Ledger, budget: BudgetConfig, algorithm: str, full: float
+) -> tuple[str, RungRank] | None:
+    """Return which of an algorithm's trials that wait may go on, the highest rung first; None: none.
+
+    Args:
+        full: the highest rung, in tasks seen, at which nobody is to arrive any more: the best there goes on
+            however few they are.
+    """
+    for seen in reversed(spaces.rungs(budget)[:-1]):
+        is_full = seen <= full
+        table = _judged(ledger, algorithm, seen)
+        waiting = [each for each in table if _waits_at(ledger.trials[each.trial], seen)]
+        if not waiting or not (is_full or pauses(budget)):
+            continue
+        best = max(waiting, key=lambda each: each.score)
+        ranked = rank(best, [each for each in table if each is not best], budget.reduction_factor)
+        if ranked.rank <= max(len(table) // budget.reduction_factor, int(is_full)):
+            return best.trial, ranked
+    return None
+
+
+def resume(ledger: Ledger, budget: BudgetConfig, algorithm: str, full: float) -> Trial | None:
+    """Let the trial that waits and may go on do so; see `next_waiting`."""
+    chosen = next_waiting(ledger, budget, algorithm, full)
+    return None if chosen is None else _settle(ledger, budget, chosen[0], CONTINUE, chosen[1])
+
+
+def stop_waiting(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: float) -> None:
+    """Stop those of an algorithm's trials that wait, and will never be among the best of so many trials."""
+    most = int(min(n_trials, budget.trials))
+    n_promoted = max(1, most // budget.reduction_factor) + SPARE if most else 0
+    for seen in spaces.rungs(budget)[:-1]:
+        table = _judged(ledger, algorithm, seen)
+        if len(table) <= n_promoted:
+            continue
+        cutoff = (
+            sorted((each.score for each in table), reverse=True)[n_promoted - 1] if n_promoted else math.inf
+        )
+        for each in table:
+            if each.score < cutoff and _waits_at(ledger.trials[each.trial], seen):
+                others = [other for other in table if other is not each]
+                _settle(ledger, budget, each.trial, PRUNED, rank(each, others, budget.reduction_factor))
+
+
+def pauses(budget: BudgetConfig) -> bool:
+    """Tell whether who is not among the best waits until it may be."""
+    return budget.scheduler == "asha" and budget.pause
+
+
+def _judged(ledger: Ledger, algorithm: str, seen: int) -> list[Arrival]:
+    """Return a rung table without those that have failed since, who hold nobody back."""
+    table = ledger.rung(algorithm, seen)
+    return [each for each in table if ledger.trials[each.trial].status not in (DIVERGED, FAILED)]
+
+
+def _waits_at(trial: Trial, seen: int) -> bool:
+    return trial.tasks_seen == seen and trial.is_waiting
+
+
+def _settle(ledger: Ledger, budget: BudgetConfig, name: str, decision: str, ranked: RungRank) -> Trial:
+    """Write down what is decided on a trial that has waited, and what that rests on."""
+    seen = ledger.trials[name].tasks_seen
+    details = _decision_details(ledger, seen, ranked, ledger.task_scores(name, seen))
+    rung = sum(one < seen for one in spaces.rungs(budget))
+    ledger.settle(name, decision, {"rung": rung, **details})
+    return ledger.trials[name]
 
 
 def _decision_details(ledger: Ledger, seen: int, ranked: RungRank, scores: Sequence[float]) -> dict[str, Any]:

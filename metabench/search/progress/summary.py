@@ -12,13 +12,13 @@ from typing import Any
 from rich.table import Table
 
 from metabench.core import MetabenchError, metrics, utc_now
-from metabench.core.config import SearchSpace, rungs
+from metabench.core.config import SearchSpace, n_variants, rungs
 from metabench.core.metrics import Metric
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, incumbent, look
 from metabench.storage import files, models, records
 
-RUNNING = "running"
-STATES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
+RUNNING, WAITING = "running", "waiting"
+STATES = (RUNNING, WAITING, COMPLETE, PRUNED, DIVERGED, FAILED)
 STAGES = ("search", "confirmation", "final runs", "meta-test", "finished")
 
 FRESH_SECONDS = 300
@@ -30,7 +30,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Count an algorithm's trials by state and by rung, and name its incumbent, its cost and its errors."""
     trials = ledger.of(algorithm)
-    states = Counter(trial.status or RUNNING for trial in trials)
+    states = Counter(trial.state for trial in trials)
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
     best = incumbent(trial for trial in trials if ledger.place(trial) is not None)
     return {
@@ -113,7 +113,9 @@ def _final(folder: Path, space: SearchSpace) -> dict[str, Any]:
     last = [(records.lines(path / files.REPORTS, models.REPORT) or [{}])[-1] for path in runs]
     ended = [line.get("tasks_seen", 0) >= space.budget.tasks or not line.get("finite", True) for line in last]
     return {
-        "planned": 2 * space.budget.seeds * len(space.algorithms),  # at most: a default may be the choice too
+        "planned": n_variants(space.budget)
+        * space.budget.seeds
+        * len(space.algorithms),  # at most: a default may be the choice too
         "started": len(runs),
         "ended": sum(ended),
         "tasks_seen": sum(line.get("tasks_seen", 0) for line in last),
@@ -128,16 +130,16 @@ def _stage(
         return STAGES[4 if meta_test["finished"] else 3]
     if (folder / files.CHOSEN).exists():
         return STAGES[2]
-    ended = sum(part["proposed"] - part[RUNNING] for part in algorithms.values())
+    ended = sum(part["proposed"] - part[RUNNING] - part[WAITING] for part in algorithms.values())
     return STAGES[1 if ended >= sum(part["planned"] for part in algorithms.values()) else 0]
 
 
 def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) -> float:
     """Guess the meta-train tasks that are left, from what ended trials took on average."""
     trials = ledger.trials.values()
-    ended = [trial.tasks_seen for trial in trials if trial.status is not None]
+    ended = [trial.tasks_seen for trial in trials if trial.state != RUNNING]
     usual = statistics.fmean(ended) if ended else space.budget.grace
-    running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.status is None)
+    running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.state == RUNNING)
     final = summary["final_runs"]
     runs = final["planned"] * space.budget.tasks - final["tasks_seen"]
     n_trials = sum(part["planned"] for part in summary["algorithms"].values())

@@ -59,6 +59,7 @@ class Watch:
         self._written = 0.0
         self._is_stale = False
         self._events: Events | None = None
+        self._waiting: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the terminal out where Tune pickles its callbacks."""
@@ -103,8 +104,8 @@ class Watch:
         """Show that a trial ended, and say of the first few that noise may have stopped them."""
         self.refresh(ledger)
         trial = ledger.trials[name]
-        if self._live is None:
-            self.say(self._ending(ledger, trial))
+        if self._live is None and name not in self._waiting:
+            self.say(self._standing(ledger, trial))
         borderline = (other for other in ledger.of(trial.algorithm) if other.is_borderline)
         if not trial.is_borderline or len(list(itertools.islice(borderline, NAMED + 1))) > NAMED:
             return
@@ -116,8 +117,14 @@ class Watch:
             "would tell"
         )
 
-    def _ending(self, ledger: Ledger, trial: Trial) -> str:
-        count: int | str = len(ledger.trials) - len(ledger.unfinished())
+    def waits(self, ledger: Ledger, name: str) -> None:
+        """Show that a trial waits; of who is stopped while it does, no other line says so."""
+        self._waiting.add(name)
+        if self._live is None:
+            self.say(self._standing(ledger, ledger.trials[name]))
+
+    def _standing(self, ledger: Ledger, trial: Trial) -> str:
+        count: int | str = len(ledger.trials) - sum(not each.is_waiting for each in ledger.unfinished())
         if self.space.budget.seconds is None:
             total = sum(spaces.of(self.space, algorithm).n_trials for algorithm in self.space.algorithms)
             count = f"{count}/{total}"
@@ -129,7 +136,7 @@ class Watch:
             value = self.objective.metric.sign * trial.score
             figure = f", {metrics.tell(self.objective.metric, value)} on meta-validation"
         reason = f": {trial.error.splitlines()[-1]}" if trial.error else ""
-        return f"[{count}] {trial.name} {trial.status} after {trial.tasks_seen} tasks{figure}{reason}"
+        return f"[{count}] {trial.name} {trial.state} after {trial.tasks_seen} tasks{figure}{reason}"
 
     def sum_up(self, ledger: Ledger) -> None:
         """Count the trials that were stopped within the noise, and say of seconds that were left over."""

@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
 
 from metabench.core import MetabenchError
 from metabench.core.config import Choices, Range
@@ -50,8 +51,20 @@ def suggest(trial: optuna.Trial, name: str, parameter: Range | Choices) -> Any:
     return method(name, allowed.low, allowed.high, log=allowed.log, step=allowed.step)
 
 
-class WithoutNotes(InMemoryStorage):
-    """Trials in memory, without what a sampler notes beside a trial that it proposes.
+class Retold(InMemoryStorage):
+    """Trials in memory, of which one that was told as ended may be told anew."""
+
+    def check_trial_is_updatable(self, trial_id: int, trial_state: TrialState) -> None:
+        """Allow every change."""
+
+    def reopen(self, trial_id: int) -> None:
+        """Have a trial that was told as ended run again; no state but WAITING leads to RUNNING."""
+        self.set_trial_state_values(trial_id, TrialState.WAITING)
+        self.set_trial_state_values(trial_id, TrialState.RUNNING)
+
+
+class WithoutNotes(Retold):
+    """The same without what a sampler notes beside a trial that it proposes.
 
     TPE notes values for conditions that do not hold, and learns from them while the trial runs: the next
     proposal would depend on what the ledger, from which a study is rebuilt, does not know.
@@ -61,11 +74,12 @@ class WithoutNotes(InMemoryStorage):
         """Forget a note."""
 
 
-def start_study(name: str) -> optuna.Study:
+def start_study(name: str) -> tuple[Retold, optuna.Study]:
     """Start the study in which a sampler, or one of the same name, will propose."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # whatever is wrong with a space is said before
-    storage = InMemoryStorage() if name in KEEPS_NOTES else WithoutNotes()
-    return optuna.create_study(storage=storage, direction="maximize", sampler=RandomSampler(seed=0))
+    storage = Retold() if name in KEEPS_NOTES else WithoutNotes()
+    study = optuna.create_study(storage=storage, direction="maximize", sampler=RandomSampler(seed=0))
+    return storage, study
 
 
 class Points(QMCSampler):

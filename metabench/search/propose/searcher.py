@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 from metabench.core import seeds
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial
-from metabench.search.journal.rule import HasRoom, always
+from metabench.search.journal.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial, incumbent
+from metabench.search.journal.rule import HasRoom, always, next_waiting, pauses, resume, stop_waiting
 from metabench.search.propose import samplers, warm
 
 TRIAL_SEEDS = 1_000_000
@@ -44,7 +44,8 @@ class Study:
         self.first = [*self.its.published]
         self.asked: dict[int, optuna.Trial | None] = {}  # None: of a setting that the space has no longer
         self.tried: set[Hashable] = set()
-        self.study = samplers.start_study(space.budget.sampler)
+        self._waiting: set[int] = set()  # told as pruned, and perhaps to be told again
+        self.storage, self.study = samplers.start_study(space.budget.sampler)
         trials = warm.frozen(space, algorithm, earlier)
         self.study.add_trials(trials)
         if trials:  # the one that got furthest, of equals that with the best score
@@ -84,22 +85,28 @@ class Study:
         """Leave out a trial of a setting that the space has no longer."""
         self.asked[len(self.asked)] = None
 
-    def tell(self, trial: Trial) -> None:
-        """Tell how a trial ended; one that waits is told as pruned, so that it can be learnt from.
+    def tell(self, trial: Trial, tasks_seen: int, waits: bool = False) -> None:
+        """Tell how a trial ended, or that it waits, as pruned so that it can be learnt from.
 
-        When what waits is decided, all proposals have been made, and whoever continues the search builds the
-        study anew.
+        How one that has waited goes on is told in place of that.
         """
         asked = self.asked[trial.number]
         if asked is None:
             return
-        for report in trial.reports:
-            if report["val_score"] is not None:
-                asked.report(report["val_score"], report["tasks_seen"])
-        if trial.status == COMPLETE and trial.tasks_seen >= self.space.budget.tasks:
+        if asked.number in self._waiting:
+            self.storage.reopen(asked.number)
+        scores = {report["tasks_seen"]: report["val_score"] for report in trial.reports}
+        heard = self.storage.get_trial(asked.number).intermediate_values
+        for seen, score in scores.items():
+            if score is not None and seen <= tasks_seen and seen not in heard:
+                asked.report(score, seen)
+        if waits:
+            self._waiting.add(asked.number)
+            self.study.tell(asked, state=TrialState.PRUNED)
+        elif trial.status == COMPLETE and trial.tasks_seen >= self.space.budget.tasks:
             self.study.tell(asked, trial.score)
         else:  # a trial that completed the smaller budget of a search that was extended counts as pruned
-            is_judged = trial.status in (PRUNED, COMPLETE) or trial.is_waiting
+            is_judged = trial.status in (PRUNED, COMPLETE)
             self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
 
     def _give(self, sampled: dict[str, Any], sampler: BaseSampler | None = None) -> dict[str, Any]:
@@ -155,6 +162,12 @@ class FairSearcher:
         self._heard = 0  # of the ledger's history
         self.start_round()
 
+    def finish(self) -> None:
+        """Stop what waits: nothing more is going to be handed out."""
+        for algorithm in self.studies:
+            stop_waiting(self.ledger, self.space.budget, algorithm, 0)
+        self.catch_up()
+
     def start_round(self, n_trials: float = math.inf) -> None:
         """Begin anew with what is unfinished, and hand out no more than so many trials."""
         self.catch_up()
@@ -168,25 +181,26 @@ class FairSearcher:
         A study is told in this way only, so one that is rebuilt has lived through the same.
         """
         history = self.ledger.history
-        for what, name in history[self._heard :]:
+        for what, name, seen in history[self._heard :]:
             trial = self.ledger.trials[name]
             study = self.studies[trial.algorithm]
             if what == PROPOSED and trial.number == len(study.asked):  # or the study itself has proposed it
                 sampled = study.its.recognise(trial.hyperparameters)
                 study.skip() if sampled is None else study.repeat(sampled)
-            elif what == ENDED or (what == WAITS and trial.is_waiting):
-                study.tell(trial)
+            elif what in (ENDED, WAITS):
+                study.tell(trial, seen, waits=what == WAITS)
         self._heard = len(history)
 
     def remaining(self) -> int:
         """Count the trials still to be handed out; at most, where seconds are the budget."""
-        seconds = self.space.budget.seconds
-        unspent = [
-            a
-            for a in self.studies
-            if (seconds is None or self.ledger.seconds(a) < seconds) and self.has_room(a, self.rungs[0])
-        ]
-        return len(self.unfinished) + sum(map(self.left_of, unspent))
+        new = sum(self.left_of(algorithm) for algorithm in self.studies if self._is_open(algorithm))
+        return len(self.unfinished) + new + sum(map(self._has_next, self.studies))
+
+    def _has_next(self, algorithm: str) -> bool:
+        """Tell whether a trial that waits would go on if no other report came."""
+        full = 0.0 if self._is_open(algorithm) else math.inf
+        waits = next_waiting(self.ledger, self.space.budget, algorithm, full)
+        return self._has_time(algorithm) and waits is not None
 
     def left_of(self, algorithm: str) -> int:
         """Count an algorithm's settings that are still to be tried."""
@@ -202,8 +216,8 @@ class FairSearcher:
             return FINISHED
         if self.unfinished:
             trial = self.ledger.trials[self.unfinished.pop(0)]
-        elif open_ := [a for a in self.studies if self._is_open(a)]:
-            trial = self._new_trial(open_)
+        elif (next_trial := self._next()) is not None:
+            trial = next_trial
         elif self.handed:
             return None  # and what runs may leave something of the budget that it is expected to spend
         else:
@@ -227,8 +241,33 @@ class FairSearcher:
         if trial.status is None and not trial.is_waiting:
             self.unfinished.append(name)
 
-    def _new_trial(self, open_: list[str]) -> Trial:
-        algorithm = min(open_, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
+    def _next(self) -> Trial | None:
+        """Take up a trial that waits, or begin one, of the algorithm that has spent least."""
+        for algorithm in sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a)))):
+            if self._has_time(algorithm) and (waiting := self._resume(algorithm)) is not None:
+                return waiting
+            if self._is_open(algorithm):
+                return self._new_trial(algorithm)
+        return None
+
+    def _resume(self, algorithm: str) -> Trial | None:
+        """Let a trial go on that waits, and stop those that never will."""
+        budget = self.space.budget
+        if not (pauses(budget) or budget.scheduler == "top_k"):
+            return None
+        stop_waiting(self.ledger, budget, algorithm, self.trials[algorithm])
+        return resume(self.ledger, budget, algorithm, self._full(algorithm))
+
+    def _full(self, algorithm: str) -> float:
+        """Return the highest rung at which none of an algorithm's trials is to arrive any more; 0: none."""
+        if self._is_open(algorithm):
+            return 0.0
+        return min((trial.tasks_seen for trial in self._running(algorithm)), default=math.inf)
+
+    def _running(self, algorithm: str) -> list[Trial]:
+        return [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
+
+    def _new_trial(self, algorithm: str) -> Trial:
         number = len(self.ledger.of(algorithm))
         study = self.studies[algorithm]
         sampled = study.propose()
@@ -237,19 +276,39 @@ class FairSearcher:
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
         return self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed)
 
+    def _has_time(self, algorithm: str) -> bool:
+        """Tell whether an algorithm may go on to another rung."""
+        seconds = self.space.budget.seconds
+        is_left = seconds is None or self.ledger.seconds(algorithm) < seconds
+        return is_left and self.has_room(algorithm, self.rungs[0])
+
     def _is_open(self, algorithm: str) -> bool:
         """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
+        if self.left_of(algorithm) <= 0:
+            return False
+        kept = self._kept(algorithm)
         seconds = self.space.budget.seconds
-        is_left = seconds is None or self._expected(algorithm) < seconds
-        return is_left and self.left_of(algorithm) > 0 and self.has_room(algorithm, self.rungs[0])
+        is_left = seconds is None or self._expected(algorithm, kept) < seconds
+        return is_left and self.has_room(algorithm, self.rungs[0] + kept)
 
-    def _expected(self, algorithm: str) -> float:
-        """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds."""
+    def _kept(self, algorithm: str) -> int:
+        """Return the tasks that the leader needs to the full budget, where it would wait for others."""
+        budget = self.space.budget
+        if not pauses(budget) or (budget.seconds is None and self.has_room is always):
+            return 0
+        best = incumbent(self.ledger.of(algorithm))
+        return 0 if best is None or best.status is not None else budget.tasks - best.tasks_seen
+
+    def _expected(self, algorithm: str, kept: int = 0) -> float:
+        """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds.
+
+        Args:
+            kept: tasks beside them.
+        """
         seen = self.ledger.tasks(algorithm)
-        running = [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
-        ahead = sum(
+        ahead = kept + sum(
             min((rung - t.tasks_seen for rung in self.rungs if rung > t.tasks_seen), default=0)
-            for t in running
+            for t in self._running(algorithm)
         )
         if self.space.budget.seconds is None:
             return seen + ahead

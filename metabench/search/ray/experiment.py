@@ -16,9 +16,8 @@ from ray.tune.search import Searcher
 
 from metabench.core import MetabenchError, signals
 from metabench.core.config import SearchSpace
-from metabench.search import space as spaces
-from metabench.search.journal.ledger import Ledger
-from metabench.search.journal.rule import HasRoom, always, choose_top, scalars
+from metabench.search.journal.ledger import ENDED, WAITS, Ledger
+from metabench.search.journal.rule import HasRoom, always, scalars
 from metabench.search.progress.watch import Watch
 from metabench.search.propose import warm
 from metabench.search.propose.searcher import FairSearcher
@@ -54,15 +53,11 @@ def explore(
     endings = Endings(ledger, watch)
     retries = RetryPolicy()
     ledger.gpus = cluster.gpus
-    for _ in range(ROUNDS + (space.budget.scheduler == "top_k")):
-        for algorithm in space.algorithms:
-            n_left = spaces.of(space, algorithm).n_trials - ledger.n_tried(algorithm)
-            for name in choose_top(
-                ledger, space.budget, algorithm, len(ledger.of(algorithm)) + max(0, n_left)
-            ):
-                endings.ended(name)
+    for _ in range(ROUNDS):
         searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder), has_room=has_room)
         if not searcher.remaining():
+            searcher.finish()
+            endings.catch_up()
             return
         _fit(folder, searcher, cluster, endings, retries, trainable)
         while not searcher.left and searcher.remaining():
@@ -206,6 +201,7 @@ class Endings(tune.Callback):
         self.ledger = ledger
         self.watch = watch
         self.searcher: FairSearcher | None = None
+        self._heard = len(ledger.history)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Listen to signals again, as Tune takes SIGUSR1 for itself when it starts, and look what runs.
@@ -215,6 +211,7 @@ class Endings(tune.Callback):
         if iteration <= 1:
             signals.keep_listening()
         signals.check()
+        self.catch_up()
         self.watch.catch_up(self.ledger)
         # Who runs stands near the end.
         if self.searcher is not None and all(trial.is_finished() for trial in reversed(trials)):
@@ -231,18 +228,26 @@ class Endings(tune.Callback):
         """Show an ending, if it is one; drop statistics that Tune would keep of it and nobody reads."""
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()
-        self.ended(trial.config["trial"])
+        self.catch_up()
 
-    def on_trial_error(self, *, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, **info: Any) -> None:
         """Show an ending, if the trial is not tried again."""
-        self.ended(trial.config["trial"])
+        self.catch_up()
 
-    def ended(self, name: str) -> None:
+    def catch_up(self) -> None:
+        """Show which trials have ended, or begun to wait, since they were last shown."""
+        history = self.ledger.history
+        for what, name, _ in history[self._heard :]:
+            if what == WAITS:
+                self.watch.waits(self.ledger, name)
+            elif what == ENDED:
+                self._ended(name)
+        self._heard = len(history)
+        self.watch.refresh(self.ledger)
+
+    def _ended(self, name: str) -> None:
         """Show an ending, and leave it in the trial's TensorBoard folder."""
         trial = self.ledger.trials[name]
-        if trial.status is None:
-            self.watch.refresh(self.ledger)
-            return
         # The worker cannot know: a crash may be tried again, and how a report was answered is decided here.
         # And only now: TensorBoard leaves a file for good once there is a newer one, so that a file for
         # each decision would hide what the trial goes on to write.

@@ -44,7 +44,7 @@ class RecordedStudy(Study):
 
     def _proposal(self, number: int) -> dict[str, Any]:
         """Ask a copy what the sampler would try: the study itself is asked for what is played."""
-        copy = samplers.start_study(self.space.budget.sampler)
+        _, copy = samplers.start_study(self.space.budget.sampler)
         copy.sampler = self._sampler(number)
         copy.add_trials(self.study.get_trials(deepcopy=False))
         return self.sample(copy.ask())

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from metabench.core import Objective
 from metabench.core.config import BudgetConfig
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import CONTINUE, FAILED, PRUNED, Ledger, Trial, ranked
-from metabench.search.journal.rule import REEVALUATE, SCORES, choose_top, decide
+from metabench.search.journal.ledger import CONTINUE, FAILED, PROPOSED, PRUNED, Ledger, Trial, incumbent
+from metabench.search.journal.rule import REEVALUATE, SCORES, decide
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.replay.curves import Curve, Recording
 from metabench.search.replay.replayed import RecordedStudy
@@ -148,16 +148,11 @@ class Replay:
         self._running: list[Running] = []  # a heap
 
     def run(self) -> None:
-        """Go through the rounds of a search: all trials, then those that have waited and were chosen."""
+        """Play all trials, and stop those that wait in the end."""
         self._work()
-        if self.budget.scheduler == "top_k":
-            for algorithm, n_trials in self.searcher.trials.items():
-                choose_top(self.ledger, self.budget, algorithm, n_trials)
-                self._lead(algorithm)
-            # All have been proposed: what is left to hand out is what was chosen.
-            earlier = self.recording.earlier
-            self.searcher = FairSearcher(self.scenario.space, self.ledger, self.seed, earlier, self._study)
-            self._work()
+        self.searcher.finish()
+        for algorithm in self.studies:
+            self._lead(algorithm)
 
     def curve_of(self, trial: Trial) -> Curve:
         """Return the curve that played a trial."""
@@ -255,7 +250,9 @@ class Replay:
 
     def _lead(self, algorithm: str) -> None:
         """Note who leads an algorithm from now on."""
-        for best in ranked(self.ledger.of(algorithm))[:1]:
+        judged = {name for what, name, _ in self.ledger.history if what != PROPOSED}
+        trials = (trial for trial in self.ledger.of(algorithm) if trial.name in judged)
+        if (best := incumbent(trials)) is not None:
             curve, incumbents = self.curve_of(best).name, self.incumbents[algorithm]
             if not incumbents or incumbents[-1].curve != curve:
                 ahead = (self.time - one.started for one in self._running if one.trial.algorithm == algorithm)

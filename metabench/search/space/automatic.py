@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError
-from metabench.core.config import BudgetConfig, NetworkConfig, SearchSpace, TaskConfig, rungs, validated
+from metabench.core.config import (
+    BudgetConfig,
+    NetworkConfig,
+    SearchSpace,
+    TaskConfig,
+    n_variants,
+    rungs,
+    validated,
+)
 
 SIZES = (28, 32, 64, 84)
 """Sides in pixels that pictures of a user may be resized to; no network here takes fewer than 16."""
@@ -197,21 +205,22 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     """Choose learners and budgets by speeds measured of that task and network; refuse too short a time."""
     names: list[str] = []
     for name in paces:
-        before, with_it = (_tasks(some, time, paces, 1) for some in (names, [*names, name]))
+        before, with_it = (_tasks(some, time, paces, 2) for some in (names, [*names, name]))
         if not names or with_it >= min(max(FEWEST_TASKS, before // 2), ENOUGH):
             names.append(name)
-    n_tasks = {seeds: _tasks(names, time, paces, seeds) for seeds in SEEDS}
+    n_tasks = {seeds: _tasks(names, time, paces, 2 * seeds) for seeds in SEEDS}
     seeds = next(seeds for seeds, fewest in SEEDS.items() if n_tasks[seeds] >= fewest)
-    tasks = min(n_tasks[seeds], MOST_TASKS)
+    has_defaults = n_tasks[seeds] >= ENOUGH
+    tasks = min(_tasks(names, time, paces, (1 + has_defaults) * seeds), MOST_TASKS)
     if tasks < 100:
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
             f"{_speed(paces[names[0]])} tasks a second; give at least "
             f"{math.ceil(2.5 * time.over / 60)}m"
         )
-    budget = _budget(tasks, seeds, paces[names[0]])
+    budget = _budget(tasks, seeds, has_defaults, paces[names[0]])
     slowest_first = sorted(names, key=lambda name: -paces[name].training)
-    last = sum(after(budget, paces[name], 2 * seeds) for name in names) / time.slots
+    last = sum(after(budget, paces[name], n_variants(budget) * seeds) for name in names) / time.slots
     seconds = SLACK * max(time.left - last, 0.2 * time.left) * time.slots / len(names)
     first = min(_first_rung(budget, paces[name]) for name in names)
     budget = budget.model_copy(
@@ -260,8 +269,10 @@ def describe(
     name = "" if frozen is None else frozen.module or frozen.name
     beside = f", and {' and '.join(ON_FEATURES)}, which is {name}, frozen" if name else ""
     without = f"; no time for {', '.join(left_out)}" if left_out else ""
-    last = sum(after(budget, paces[name], 2 * budget.seeds) for name in names) / time.slots
+    n_runs = n_variants(budget) * budget.seeds
+    last = sum(after(budget, paces[name], n_runs) for name in names) / time.slots
     searched = max(0.0, time.left - last)
+    which = "tuned and published settings" if budget.default_runs else "tuned settings"
     seeds = "1 seed" if budget.seeds == 1 else f"{budget.seeds} seeds"
     return [
         about,
@@ -270,8 +281,7 @@ def describe(
         f"time: {minutes(time.seconds)} min, of which {time.spent:.0f} s are over; about "
         f"{searched / 60:,.1f} min of trials, {time.slots} at once; the rest for confirmation, full runs and "
         "meta-test",
-        f"full runs: {budget.tasks:,} tasks, tuned and published settings, {seeds} each; "
-        f"{budget.test_tasks} meta-test tasks",
+        f"full runs: {budget.tasks:,} tasks, {which}, {seeds} each; {budget.test_tasks} meta-test tasks",
     ]
 
 
@@ -285,8 +295,8 @@ def _speed(pace: Pace) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], seeds: int) -> int:
-    """Return the tasks of a full run for which there is time, for so many learners and seeds.
+def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], n_runs: int) -> int:
+    """Return the tasks of a full run for which there is time, for some learners and so many runs of each.
 
     Evaluation takes a part of the time after the trials, which the budget bounds. No full run is longer than
     half of what is left for the trials, one of which is as long.
@@ -294,23 +304,24 @@ def _tasks(names: Sequence[str], time: Time, paces: Mapping[str, Pace], seeds: i
     if not names:
         return 0
     of_learning = 0.7 * AFTER * time.left
-    together = of_learning * time.slots / (2 * seeds * sum(paces[name].training for name in names))
+    together = of_learning * time.slots / (n_runs * sum(paces[name].training for name in names))
     longest = min(of_learning, 0.5 * (1 - AFTER) * time.left) / max(paces[n].training for n in names)
     return int(min(together, longest))
 
 
-def _budget(tasks: int, seeds: int, pace: Pace) -> BudgetConfig:
+def _budget(tasks: int, seeds: int, has_defaults: bool, pace: Pace) -> BudgetConfig:
     """Return a budget whose evaluations take a small part of the time of training."""
     n_evaluated = tasks * pace.training / pace.evaluation
     validated = int(min(200, max(20, 0.15 * n_evaluated / REPORTS)))
     return BudgetConfig(
         tasks=tasks,
         trials=2,
-        grace=max(1, tasks // 9),
+        grace=max(1, tasks // 27),
         validation_tasks=validated,
         confirm_top=3,
         confirm_tasks=2 * validated,
         seeds=seeds,
+        default_runs=has_defaults,
         test_tasks=int(min(1000, max(200, 0.15 * n_evaluated))),
         unit="seconds",
         seconds=1.0,

@@ -13,7 +13,7 @@ import torch
 
 from metabench import algorithms, data
 from metabench.core import SPLITS, MetabenchError, Split, Splits
-from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig, n_variants
 from metabench.data.reading.splits import make_splits
 from metabench.data.sets import folder
 from metabench.nets import at_hand
@@ -226,12 +226,12 @@ class Deadline:
 
     def _after(self, algorithm: str) -> float:
         """Return those of an algorithm, in one process; tuned and published settings may be the same runs."""
-        best = next(iter(self.ledger.candidates(algorithm)), None)
-        variants = 1.5 if best is None or best.is_default else 2.0
+        best, budget = next(iter(self.ledger.candidates(algorithm)), None), self.space.budget
+        variants = float(n_variants(budget))
+        if budget.default_runs and (best is None or best.is_default):
+            variants -= 0.5
         training, evaluation = self.timing.paces[algorithm]
-        return automatic.after(
-            self.space.budget, Pace(training, evaluation, training), variants * self.space.budget.seeds
-        )
+        return automatic.after(budget, Pace(training, evaluation, training), variants * budget.seeds)
 
     def _slowness(self) -> float:
         """Return how many times as long as measured beforehand the trials have taken."""

@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
 
 def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
-    """List the final runs: every algorithm, tuned and default, over the seeds."""
+    """List the final runs over the seeds: of every algorithm's tuned setting, and of its default if asked."""
     tasks = space.budget.tasks
     rungs = sorted({max(1, tasks * step // REPORTS) for step in range(1, REPORTS + 1)})
     planned = []
@@ -48,7 +48,8 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
         tuned = chosen[algorithm] and chosen[algorithm]["hyperparameters"]
         for k in range(space.budget.seeds):
             for variant, values in (("tuned", tuned), ("default", published)):
-                if values is not None:
+                is_asked = variant == "tuned" or space.budget.default_runs
+                if is_asked and values is not None:
                     config = spaces.run_config(space, algorithm, values, seed + k, rungs)
                     is_copy = variant == "default" and values == tuned
                     copy_of = f"{algorithm}-tuned-seed{k}" if is_copy else None

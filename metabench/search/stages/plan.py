@@ -11,7 +11,7 @@ import torch
 
 from metabench import data
 from metabench.core import Splits
-from metabench.core.config import SearchSpace
+from metabench.core.config import SearchSpace, n_variants
 from metabench.search import space as spaces
 from metabench.search.propose.searcher import Study
 from metabench.search.ray import cluster
@@ -69,7 +69,7 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
         expected = [n * min(1.0, budget.seconds / taken) for n in expected]
     tasks = sum(n * step for n, step in zip(expected, steps, strict=True))
     validated = sum(expected) * budget.validation_tasks + budget.confirm_top * budget.confirm_tasks
-    runs = 2 * budget.seeds  # tuned and default
+    runs = n_variants(budget) * budget.seeds
     full_run = budget.tasks * pace.training + REPORTS * budget.validation_tasks * pace.evaluation
     after = runs * (full_run + budget.test_tasks * pace.evaluation)
     every = n_trials * (budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from metabench.core import MetabenchError
-from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig
+from metabench.core.config import NetworkConfig, SearchSpace, TaskConfig, n_variants
 from metabench.data.reading import splits
 from metabench.data.sets.folder import Options
 from metabench.search import space as spaces
@@ -51,7 +51,10 @@ def test_what_follows_the_trials_fits_and_leaves_them_as_much(
     budget = choose(seconds, slots, factor).budget
     space = choose(seconds, slots, factor)
     paces = {name: Pace(*(factor * one for one in PACES[name])) for name in space.algorithms}
-    after = sum(automatic.after(budget, pace, 2 * budget.seeds) for pace in paces.values()) / slots
+    after = (
+        sum(automatic.after(budget, pace, n_variants(budget) * budget.seeds) for pace in paces.values())
+        / slots
+    )
     assert after + automatic.ENDING <= 0.6 * seconds
     longest = max(budget.tasks * pace.training for pace in paces.values())
     assert longest <= 0.4 * seconds
