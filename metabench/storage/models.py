@@ -24,7 +24,7 @@ def _moment(text: str) -> str:
     return text
 
 
-def _as_text(config: Any) -> Any:
+def as_text(config: Any) -> Any:
     """Write a configuration out, with the settings that there were not when it was recorded."""
     return config.model_dump(mode="json")
 
@@ -176,7 +176,9 @@ class _Timing(TypedDict):
 
     busy: Time  # how many times as long as on an idle machine choosing took
     seconds: Time
-    paces: dict[str, Annotated[list[Time], Field(min_length=2, max_length=2)]]  # training's, evaluation's
+    paces: dict[
+        str, Annotated[list[Time], Field(min_length=2, max_length=2)]
+    ]  # seconds a task of training and of evaluation, by algorithm
 
 
 @keys
@@ -193,7 +195,7 @@ class _Recorded(TypedDict):
 @keys
 class _Search(_Recorded):
     seed: NotRequired[int]
-    space: Annotated[SearchSpace, AfterValidator(_as_text)]
+    space: Annotated[SearchSpace, AfterValidator(as_text)]
     created: NotRequired[Moment]
     warm_start: NotRequired[str | None]
     known: NotRequired[dict[str, list[_Earlier]]]
@@ -205,7 +207,7 @@ class _Search(_Recorded):
 
 @keys
 class _Run(_Recorded):
-    run: Annotated[RunConfig, AfterValidator(_as_text)]
+    run: Annotated[RunConfig, AfterValidator(as_text)]
 
 
 @keys
@@ -386,34 +388,6 @@ def _is_consistent(test: Any) -> Any:
     return test
 
 
-@keys
-class _Curves(TypedDict):
-    curves: int
-    space: Annotated[SearchSpace, AfterValidator(_as_text)]
-    kind: Literal["classification", "regression"]
-    algorithm: str
-    queries: Whole | None
-    points: Annotated[list[Whole], Field(min_length=1)]
-    validation_tasks: Whole
-    data_fingerprint: str
-
-
-@keys
-class _CurvePoint(TypedDict):
-    tasks_seen: Whole
-    seconds: Time
-    val_seconds: NotRequired[Time]
-    finite: bool
-    scores: NotRequired[str | list[Real | None] | None]
-
-
-@keys
-class _Curve(TypedDict):
-    number: Whole
-    sampled: Settings
-    reports: Annotated[list[_CurvePoint], Field(min_length=1)]
-
-
 SEARCH: Model = TypeAdapter(_Search)
 RUN: Model = TypeAdapter(_Run)
 REPORT: Model = TypeAdapter(Report)
@@ -428,8 +402,6 @@ TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterVali
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(dict[str, Any])
-CURVES: Model = TypeAdapter(_Curves)
-CURVE: Model = TypeAdapter(_Curve)
 
 ANYTHING: Model = TypeAdapter(Any)
 

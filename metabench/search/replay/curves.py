@@ -9,7 +9,10 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+
+from pydantic import AfterValidator, Field, TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes no other on Python 3.11
 
 from metabench import data
 from metabench.core import MetabenchError, Objective
@@ -19,12 +22,45 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, Ledger, Trial, look
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
+from metabench.storage.models import Real, Settings, Time, Whole, as_text, keys
 
 FORMAT = 1
 """Raised when files are laid out otherwise."""
 
 ALPHABET = "".join(character for character in string.printable[:94] if character not in '"\\')
 """A count of right answers is one character of this, so that a task takes one byte of a file."""
+
+
+@keys
+class _Curves(TypedDict):
+    curves: int
+    space: Annotated[SearchSpace, AfterValidator(as_text)]
+    kind: Literal["classification", "regression"]
+    algorithm: str
+    queries: Whole | None
+    points: Annotated[list[Whole], Field(min_length=1)]
+    validation_tasks: Whole
+    data_fingerprint: str
+
+
+@keys
+class _CurvePoint(TypedDict):
+    tasks_seen: Whole
+    seconds: Time
+    val_seconds: NotRequired[Time]
+    finite: bool
+    scores: NotRequired[str | list[Real | None] | None]
+
+
+@keys
+class _Curve(TypedDict):
+    number: Whole
+    sampled: Settings
+    reports: Annotated[list[_CurvePoint], Field(min_length=1)]
+
+
+CURVES: models.Model = TypeAdapter(_Curves)
+CURVE: models.Model = TypeAdapter(_Curve)
 
 
 class Point(NamedTuple):
@@ -122,8 +158,8 @@ def _read_file(path: Path) -> Recording:
         header, *lines = files.read_lines(path)
         if header["curves"] != FORMAT:
             raise MetabenchError(f"{path}: has format {header['curves']}; this version reads {FORMAT}")
-        header = records.fit(models.CURVES, header, path, "line 1 ")
-        lines = [records.fit(models.CURVE, line, path, f"line {n} ") for n, line in enumerate(lines, start=2)]
+        header = records.fit(CURVES, header, path, "line 1 ")
+        lines = [records.fit(CURVE, line, path, f"line {n} ") for n, line in enumerate(lines, start=2)]
         space, objective = SearchSpace.model_validate(header["space"]), OBJECTIVES[header["kind"]]
         recording = Recording(
             space,

@@ -60,11 +60,9 @@ def choose(
         the space, what the search keeps to, and lines that say what it is going to do.
     """
     learners = _learners(names)
-    task = TaskConfig.model_validate(asked)
-    _refuse_numbers(task)
     since = time.monotonic(), time.process_time()
     trained = min(MOST, max(LEAST, SHARE * seconds))
-    task, width = _look(task, Time(seconds, 0.0, slots), trained)
+    task, width = _look(_of_pictures(asked), Time(seconds, 0.0, slots), trained)
     splits = data.load(task)
     task = automatic.fit_task(task, *_counts(splits), set(asked))
     data.check(task, splits)
@@ -129,12 +127,15 @@ def _features(
     return network
 
 
-def _refuse_numbers(task: TaskConfig) -> None:
+def _of_pictures(asked: Mapping[str, Any]) -> TaskConfig:
+    """Return the task that is asked for, or refuse one of other data than pictures."""
+    task = TaskConfig.model_validate(asked)
     if len(data.outline(data.get(task.dataset), task.options)[1]) != 3:
         raise MetabenchError(
             f"{task.dataset}: holds no pictures, and `time` chooses for pictures; write a search space, as "
             "search_spaces/sinusoid.yaml is"
         )
+    return task
 
 
 def _look(task: TaskConfig, time: Time, trained: float) -> tuple[TaskConfig, int]:
