@@ -15,6 +15,7 @@ from metabench.core.config import SearchSpace, TaskConfig, nearest, validated
 from metabench.data.reading import archives
 from metabench.data.sets import folder as folders
 from metabench.search.space.automatic import Timing
+from metabench.storage import files
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -33,7 +34,7 @@ def read(
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], float] | None:
     """Return the settings of the task that were given, and the seconds; None for a search space."""
-    path = None if isinstance(space, Mapping) else Path(space)
+    path = None if isinstance(space, Mapping) else files.path_of(space, "space")
     name = data.canonical(str(path or ""))
     is_set = name in data.names()
     is_folder = path is not None and not is_set and (path.is_dir() or archives.is_archive(path))

@@ -13,6 +13,7 @@ from rich.console import Console
 from metabench.core import MetabenchError
 from metabench.leaderboard import assemble, read
 from metabench.leaderboard.table import as_html, as_table, flat
+from metabench.storage import files
 from metabench.storage.records import open_place
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class Board:
     def __init__(self, folders: Sequence[str | os.PathLike[str]], published: bool = False) -> None:
         if not folders:
             raise MetabenchError("a leaderboard needs at least one folder of a search or a run")
-        self.folders = [open_place(os.fspath(folder)) for folder in folders]
+        self.folders = [
+            open_place(folder if isinstance(folder, str) else str(files.path_of(folder, "folders")))
+            for folder in folders
+        ]
         self.record = assemble(read(self.folders), published)
         """All of it, as in leaderboard.json."""
 

@@ -124,7 +124,7 @@ def train(
             algorithms` have them; `distort`, `options` and `network_options` are dicts. What is
             not given has the same default as there.
     """
-    recorded = None if config is None else runs.read_config(Path(config))
+    recorded = None if config is None else runs.read_config(files.path_of(config, "config"))
     name = algorithm or (recorded.algorithm if recorded else "")
     parts = _by_model(name, settings)
     if dataset is not None:
@@ -134,7 +134,7 @@ def train(
     with named():
         described = describe_run(**parts, n_reports=reports, recorded=recorded)
     console = bar.plain_console(quiet)
-    place = None if out is None else Path(out)
+    place = None if out is None else files.path_of(out, "out")
     run = train_into(described, place, device, console, None if config is None else Path(config))
     last = files.read_lines(run.folder / files.REPORTS)[-1]
     if not last["finite"]:
@@ -167,7 +167,7 @@ def _dataset(asked: Place | Mapping[str, Any], options: Mapping[str, Any]) -> di
     if isinstance(asked, Mapping):
         fields = data.described(asked)
         return as_document({**fields, "options": {**fields.get("options", {}), **options}}, "dataset")
-    place = os.fspath(asked)
+    place = asked if isinstance(asked, str) else str(files.path_of(asked, "dataset"))
     is_path = not isinstance(asked, str) or os.sep in place or os.path.exists(place)
     if data.canonical(place) in data.names() or not is_path:
         return {"dataset": place}
@@ -259,8 +259,8 @@ def test(
         for key, value in {"split": split, "options": options}.items()
         if value and key not in asked
     }
-    place = None if task_list is None else Path(task_list)
-    return score(Path(run), tasks, place, asked, device, bar.plain_console(quiet))
+    place = None if task_list is None else files.path_of(task_list, "task_list")
+    return score(files.path_of(run, "run"), tasks, place, asked, device, bar.plain_console(quiet))
 
 
 def score(

@@ -150,5 +150,17 @@ def search(
     budget = {key: value for key, value in settings.items() if key not in CHOSEN}
     say = functools.partial(plain_console(quiet).print, soft_wrap=True, markup=False, highlight=False)
     with named():
-        asked = ask(space, Path(out), name, storage, algorithms, budget, task, time, begun, options, say)
+        asked = ask(
+            space,
+            files.path_of(out, "out"),
+            name,
+            storage,
+            algorithms,
+            budget,
+            task,
+            time,
+            begun,
+            options,
+            say,
+        )
     return Board([package.search(asked.space, asked.out, asked.name, **asked.options)])

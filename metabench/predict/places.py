@@ -10,11 +10,12 @@ from metabench.core import MetabenchError
 from metabench.data.reading import archives, splits
 from metabench.data.reading import images as reading
 from metabench.data.reading.images import Tree
+from metabench.storage import files
 
 
 def class_folders(place: str | Path) -> tuple[list[Path], list[str]]:
     """Return the pictures in folders of classes, class/picture.png, and the class of each."""
-    root = Path(place)
+    root = files.path_of(place, "place")
     tree = _look_through(root)
     if off := _level_problem(tree):
         splits.refuse("support", [off])

@@ -274,6 +274,14 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "commit": _commit(), "device": _device()}
 
 
+def path_of(value: Any, setting: str) -> Path:
+    """Return the path that a setting is, or refuse what neither is nor says one."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise MetabenchError(f"`{setting}` {value!r}: must be text or a Path") from None
+
+
 def check_name(name: str, setting: str) -> None:
     """Refuse a name that another system, or a table, cannot hold as it is."""
     if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII) or name in (".", ".."):

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from metabench import algorithms
 from metabench.algorithms import get
 from metabench.api import runs, searches
 from metabench.cli import app
+from metabench.core import MetabenchError
 from metabench.core.config import BudgetConfig, field_types
 
 HEAVY = ("torch", "numpy", "pandas", "pydantic", "rich", "ray", "optuna", "scipy", "typer", "inspect")
@@ -120,3 +122,19 @@ def shown(default: Any) -> str:
 def test_no_setting_of_an_algorithm_is_called_as_another() -> None:
     of_algorithms = {name for one in algorithms.names() for name in field_types(get(one).hparams)}
     assert not of_algorithms & {*runs.SETTINGS, *inspect.signature(mb.train).parameters}
+
+
+@pytest.mark.parametrize(
+    ("call", "setting"),
+    [
+        (lambda: mb.train("maml", 5), "dataset"),
+        (lambda: mb.train("maml", "glyphs", out=5), "out"),
+        (lambda: mb.search(None), "space"),
+        (lambda: mb.test(None), "run"),
+        (lambda: mb.leaderboard(5), "folders"),
+        (lambda: mb.predict.class_folders(None), "place"),
+    ],
+)
+def test_what_is_no_path_is_refused_by_name(call: Callable[[], Any], setting: str) -> None:
+    with pytest.raises(MetabenchError, match=f"`{setting}` (5|None): must be text or a Path"):
+        call()
