@@ -33,6 +33,7 @@ SPACE: dict[str, Any] = {
         "grace": 400,
         "reduction_factor": 2,
         "sampler": "qmc",  # the quickest to ask
+        "pause": False,  # each trial is played to its end at once
         "validation_tasks": 6,
         "confirm_top": 2,
         "confirm_tasks": 6,
