@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import metabench.search as package
+from metabench import data
 from metabench.api import automatic
 from metabench.api.bar import plain_console
 from metabench.api.boards import Board
@@ -84,7 +85,7 @@ def _read(
 
 
 def _name(space: SearchSpace) -> str:
-    return f"{space.task.dataset}_{space.task.way}w{space.task.shot}s"
+    return f"{data.file_name(space.task.dataset)}_{space.task.way}w{space.task.shot}s"
 
 
 def _refuse_missing(options: Mapping[str, Any]) -> None:
@@ -149,18 +150,7 @@ def search(
     task = {key: as_document(value, key) for key, value in settings.items() if key in CHOSEN}
     budget = {key: value for key, value in settings.items() if key not in CHOSEN}
     say = functools.partial(plain_console(quiet).print, soft_wrap=True, markup=False, highlight=False)
+    place = files.path_of(out, "out")
     with named():
-        asked = ask(
-            space,
-            files.path_of(out, "out"),
-            name,
-            storage,
-            algorithms,
-            budget,
-            task,
-            time,
-            begun,
-            options,
-            say,
-        )
+        asked = ask(space, place, name, storage, algorithms, budget, task, time, begun, options, say)
     return Board([package.search(asked.space, asked.out, asked.name, **asked.options)])

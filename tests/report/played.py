@@ -31,9 +31,9 @@ SPACE: dict[str, Any] = {
         "tasks": 2700,
         "trials": 125,
         "grace": 400,
+        "pause": False,
         "reduction_factor": 2,
         "sampler": "qmc",  # the quickest to ask
-        "pause": False,  # each trial is played to its end at once
         "validation_tasks": 6,
         "confirm_top": 2,
         "confirm_tasks": 6,

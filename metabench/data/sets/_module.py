@@ -95,9 +95,9 @@ def _load(spec: str, make: Callable[..., Any], kind: str, options: Any) -> Split
         )
     if problems:
         splits.refuse(f"dataset={spec!r}", problems)
-    name = spec.removeprefix("module:").replace(":", ".")
     parts = {part: getattr(made, part) for part in SPLITS}
-    return splits.make_splits(f"{name}/own", **parts, kind=made.kind, pictures=made.pictures)
+    name = f"{data.file_name(spec)}/own"
+    return splits.make_splits(name, **parts, kind=made.kind, pictures=made.pictures)
 
 
 def _problems(made: Splits) -> list[str]:
