@@ -15,7 +15,19 @@ from torch.func import grad
 from metabench import nets
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, setting, trees
+from metabench.core import (
+    HEAD,
+    Algorithm,
+    Aux,
+    MetabenchError,
+    Net,
+    Support,
+    Task,
+    Tree,
+    seeds,
+    setting,
+    trees,
+)
 
 MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.9, 0.9, 1e-3
 """Of the descent on a support set, as published."""
@@ -31,6 +43,10 @@ class Settings(optim.Settings):
     inner_lr: float = setting(0.01, "learning rate on a support set", minimum=0)
     inner_steps: int = setting(100, "steps on a whole support set", minimum=0)
     adapt_body: bool = setting(False, "fine-tune all layers and not the new classifier alone")
+    adapt_block: bool = setting(False, "fine-tune the last block with the new classifier")
+    support_copies: int = setting(
+        0, "mirrored and shifted copies of each support image, beside it", minimum=0, maximum=64
+    )
 
 
 @dataclass(frozen=True)
@@ -90,11 +106,12 @@ def task_loss(
 def fit(
     net: Net, theta: Tree, head: Tree, features: Tensor, support: Support, h: Settings, logits: Logits
 ) -> Tree:
-    """Descend the support loss from a new head, and from the body where it may move; return all layers."""
-    fast = {**theta, HEAD: head} if h.adapt_body else {HEAD: head}
+    """Descend the support loss from a new head, and from what of the body may move; return all layers."""
+    moves = [*theta] if h.adapt_body else [name for name in net.last_block if name in theta and h.adapt_block]
+    fast = {**{name: theta[name] for name in moves}, HEAD: head}
 
     def loss(fast: Tree) -> Tensor:
-        seen = net.embed(fast, support.x)[0] if h.adapt_body else features
+        seen = net.embed({**theta, **fast}, support.x)[0] if moves else features
         return net.objective.loss(logits(fast[HEAD], seen, h), support.y)
 
     velocity = None
@@ -110,25 +127,44 @@ def fit(
     return {**theta, **fast}
 
 
+def with_copies(support: Support, h: Settings) -> Support:
+    """Return a support set with copies of its images: each other mirrored, each shifted up to an eighth."""
+    x, y = support[:2]
+    if not h.support_copies:
+        return support
+    if x.ndim != 4:
+        raise MetabenchError("support_copies: inputs are no images, which could be mirrored; set it to 0")
+    height, width = x.shape[-2:]
+    margin = max(1, max(height, width) // 8)
+    padded, images = F.pad(x, [margin] * 4, "replicate"), [x]
+    for number in range(h.support_copies):
+        # By name, the same for every task: predictions repeat.
+        top, left = (seeds.seed("support copies", number, axis) % (2 * margin + 1) for axis in "yx")
+        moved = padded[..., top : top + height, left : left + width]
+        images.append(moved if number % 2 else moved.flip(-1))
+    return Support(torch.cat(images), y.repeat(len(images)))
+
+
 def adapt_linear(net: Net, meta: Tree, buffers: Tree, support: Support, h: LinearSettings) -> Tree:
-    theta = meta["theta"]
-    features, _ = net.embed(theta, support.x)
+    theta, seen = meta["theta"], with_copies(support, h)
+    features, _ = net.embed(theta, seen.x)
     if h.classifier == "prototype":
-        params = {**theta, HEAD: inner.nearest_prototype(inner.class_means(features, support.y, net.way))}
+        params = {**theta, HEAD: inner.nearest_prototype(inner.class_means(features, seen.y, net.way))}
     else:
         zeros = {
             "weight": features.new_zeros(net.way, net.features),
             "bias": features.new_zeros(net.way),
         }
-        params = fit(net, theta, zeros, features, support, h, linear)
+        params = fit(net, theta, zeros, features, seen, h, linear)
     return inner.adapted(net, params, support)
 
 
 def adapt_cosine(net: Net, meta: Tree, buffers: Tree, support: Support, h: CosineSettings) -> Tree:
-    features, _ = net.embed(meta["theta"], support.x)
-    means = inner.class_means(F.normalize(features, dim=-1), support.y, net.way)
+    seen = with_copies(support, h)
+    features, _ = net.embed(meta["theta"], seen.x)
+    means = inner.class_means(F.normalize(features, dim=-1), seen.y, net.way)
     start = {"weight": F.normalize(means, dim=-1)}
-    params = fit(net, meta["theta"], start, features, support, h, cosine)
+    params = fit(net, meta["theta"], start, features, seen, h, cosine)
     factor = torch.as_tensor(scale(h, net.way), dtype=features.dtype, device=features.device)
     return {**inner.adapted(net, params, support), "scale": factor}
 
@@ -156,8 +192,8 @@ ALGORITHMS = {
         optimizer=optim.descend,
         reference="Chen et al. 2019, arXiv 1904.04232, section 3.2 (Baseline). " + DEVIATIONS + "the new "
         "classifier starts from zeros and not at random, so that predictions repeat. The nearest class mean "
-        "of frozen features (squared Euclidean distance, no gradient steps) and fine-tuning of all layers "
-        "are additions.",
+        "of frozen features (squared Euclidean distance, no gradient steps), fine-tuning of layers and "
+        "copies are additions.",
         inner_steps=("inner_steps",),
     ),
     "baseline_pp": Algorithm(
@@ -170,7 +206,7 @@ ALGORITHMS = {
         reference="Chen et al. 2019, arXiv 1904.04232, section 3.2 (Baseline++). " + DEVIATIONS + "the new "
         "weight vectors start from the directions of the classes' mean unit features and not at random, so "
         "that predictions repeat. Logits are cosines times a factor, as in the paper; the authors' code also "
-        "learns a length for each class. Fine-tuning of all layers is an addition.",
+        "learns a length for each class. Fine-tuning of layers and copies are additions.",
         inner_steps=("inner_steps",),
     ),
 }

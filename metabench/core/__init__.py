@@ -76,7 +76,7 @@ class Split(NamedTuple):
 class Features(NamedTuple):
     """What features were made of, and by what."""
 
-    shape: tuple[int, ...]  # of the pictures that passed the backbone: [C, H, W]
+    picture_shape: tuple[int, ...]  # of what passed the backbone: [C, H, W]
     backbone: str  # its digest
 
 
@@ -147,6 +147,7 @@ class Net(NamedTuple):
     norms: tuple[str, ...]  # the layers that hold a norm's scale and shift, of any kind
     n_classes: int  # of meta-train
     max_activation_numel: int  # numbers in the largest of an example's hidden images
+    last_block: tuple[str, ...] = ()  # the layers before the head that are fine-tuned together
 
 
 class Aux(NamedTuple):

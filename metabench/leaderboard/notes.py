@@ -8,7 +8,7 @@ from typing import Any
 from metabench.core import metrics
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import published
-from metabench.leaderboard.rows import BASELINE, PUBLISHED
+from metabench.leaderboard.rows import BASELINE, FROZEN, PUBLISHED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL, WORSE
 from metabench.stats import FEW_SEEDS
 from metabench.stats.many_settings import LEAST_SETTINGS
@@ -54,7 +54,12 @@ def about(board: Board, common: Sequence[str]) -> str:
     sentences += _on_comparisons(rows)
     sentences += _on_asking(board, metric)
     sentences += _on_classes(rows)
-    sentences += _on_same_classes(board["task"])
+    sentences += _on_same_classes(board.get("task", {}))
+    if frozen := [_who(row) for row in rows if str(row.get("network")).endswith(FROZEN)]:
+        sentences.append(
+            "Of a network that other pictures have trained, which may show the very classes of meta-test: "
+            f"{_named(frozen)}."
+        )
     if any(row.get("training_tasks") for row in rows):
         sentences.append(
             "Search: what all trials that found a setting took, nothing for a published one or a single run; "

@@ -37,6 +37,9 @@ PUBLISHED = "published"
 
 LEARN_NOTHING = frozenset(Path(name).stem for name in BASELINES)
 
+FROZEN = ", frozen"
+"""What stands behind the name of a network that nothing is learnt of."""
+
 MOST_DIFFERENCES = 3
 """Settings that name a row; where more differ, its folder does."""
 
@@ -337,7 +340,7 @@ def _tested(runs: Sequence[Run]) -> Row:
     tested = [run.test for run in runs if run.test is not None]
     if not tested:
         return {"parameters": parameters, "seeds": 0}
-    first = tested[0]
+    first, costs = tested[0], [test["cost"] for test in tested if "cost" in test]
     return {
         "parameters": parameters,
         "seeds": len(tested),
@@ -345,10 +348,8 @@ def _tested(runs: Sequence[Run]) -> Row:
         "times_opened": max(test["times_opened"] for test in tested),
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
-        "network_parameters": first.get("network_parameters"),
-        "picture_seconds": min(
-            (test["picture_seconds"] for test in tested if "picture_seconds" in test), default=None
-        ),
+        "network_parameters": int(costs[0]["network_parameters"]) if costs else None,
+        "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
         **_sureness(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
@@ -395,7 +396,7 @@ def mistakes(tests: Sequence[Record]) -> Row:
 def _name(network: Record) -> str:
     """Name a network; what is frozen of it stands beside."""
     name = str(network.get("module") or network["name"])
-    return f"{name}, frozen" if network.get("freeze") == "all" else name
+    return f"{name}{FROZEN}" if network.get("freeze") == "all" else name
 
 
 def _batch_norm(network: Record) -> str | None:

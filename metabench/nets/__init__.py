@@ -56,10 +56,10 @@ def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:
     if not network.is_module:
         build(network, 1, shape)
         return
-    if network.freeze == "all":
+    if network.freeze == "all":  # its weights are opened, as the data are, by who needs features
         frozen(network, 1, (1,))
-    else:
-        torch_modules.refuse_ours(network)
+        return
+    torch_modules.refuse_ours(network)
     backbones.make(network, seeds.generator("check"))
 
 

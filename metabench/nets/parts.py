@@ -74,8 +74,13 @@ def describe(
     features: int,
     outputs: int,
     max_activation_numel: int,
+    n_last: int = 1,
 ) -> Net:
-    """Put a network together; its objective and the classes of meta-train are the caller's to set."""
+    """Put a network together; its objective and the classes of meta-train are the caller's to set.
+
+    Args:
+        n_last: layers of the last block.
+    """
     n_parameters = sum(math.prod(layer.shape) for layer in hidden) + outputs * features
     if n_parameters > MOST_PARAMETERS:
         raise MetabenchError(
@@ -95,6 +100,7 @@ def describe(
         norms=() if network.norm == "none" else tuple(norms),
         n_classes=0,
         max_activation_numel=max_activation_numel,
+        last_block=tuple(name for layer in hidden[-n_last:] for name in (layer.name, layer.norm)),
     )
 
 

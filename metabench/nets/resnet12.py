@@ -27,7 +27,7 @@ def resnet12(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Ne
     widths = [network.width * 2**block for block in range(BLOCKS)]
     hidden = list(_hidden([channels, *widths]))
     embed, largest = partial(_embed, parts.norm_of(network)), network.width * height * width
-    return parts.describe(network, hidden, embed, widths[-1], outputs, largest)
+    return parts.describe(network, hidden, embed, widths[-1], outputs, largest, CONVOLUTIONS + 1)
 
 
 def _hidden(channels: list[int]) -> Iterator[parts.Layer]:

@@ -109,6 +109,7 @@ def build(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
         norms=tuple(name for name in _by_layer(form.module, form.trained) if name in norms),
         n_classes=0,
         max_activation_numel=form.max_activation_numel,
+        last_block=tuple(_by_layer(form.module, _last_block(form.module, form.trained))),
     )
 
 

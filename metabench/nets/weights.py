@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,17 +36,19 @@ def is_file(weights: str) -> bool:
 
 
 def locate(weights: str, root: Path | None = None) -> Path:
-    """Return a file's path, from the working folder or beside it from `root`; refuse one that is not there.
+    """Return the path of a file in the working folder, in `root` or among the data, or refuse it.
 
     Args:
         root: where a relative path is looked for, too.
     """
     path = Path(weights).expanduser()
-    places = [path] if path.is_absolute() or root is None else [path, root / path]
+    data = os.environ.get("METABENCH_DATA")
+    folders = [Path(), *([root] if root else []), *([Path(data)] if data else [])]
+    places = [path] if path.is_absolute() else [folder / path for folder in folders]
     for place in places:
         if place.is_file():
             return place.absolute()
-    looked = " and ".join(str(place.absolute()) for place in places)
+    looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
     what = "is a folder" if path.is_dir() else "no such file"
     raise MetabenchError(f"network.weights={weights!r}: {what}; looked for {looked}")
 

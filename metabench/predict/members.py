@@ -39,7 +39,7 @@ class Members(NamedTuple):
         return (
             self.about
             if self.about.features is None
-            else self.about._replace(shape=self.about.features.shape)
+            else self.about._replace(shape=self.about.features.picture_shape)
         )
 
 

@@ -102,7 +102,7 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     """Load a search's data, and return them with the files of the cache that hold them."""
     from metabench import data, nets
     from metabench.data.reading import cache
-    from metabench.training import inputs
+    from metabench.training import features, inputs
 
     if fetch is not None:
         data.download(space.task, fetch)
@@ -111,7 +111,9 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     data.check(space.task, splits)
     shape = inputs.of(splits).shape
     for network in _networks(space):
-        if network.freeze != "all":  # else `features` looks at it
+        if network.freeze == "all":
+            features.backbone_of(network)
+        else:
             nets.build(network, space.task.ways[1], shape)
     return splits, kept
 

@@ -39,7 +39,6 @@ Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
 """Of a trial, which names a folder."""
 Settings = dict[str, Scalar]
-Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
 
 
 def _is_judged(report: Any) -> Any:
@@ -307,12 +306,6 @@ class _Pictures(TypedDict):
 
 
 @keys
-class _Features(TypedDict):
-    shape: Shape
-    backbone: str
-
-
-@keys
 class _Rows(TypedDict):
     names: list[str]
     mean: list[Real]
@@ -323,10 +316,11 @@ class _Rows(TypedDict):
 class _Inputs(TypedDict):
     data: str
     kind: Literal["classification", "regression"]
-    shape: Shape
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
     n_classes: Whole
     pictures: _Pictures | None
-    features: NotRequired[_Features]
+    picture_shape: NotRequired[list[Whole]]
+    backbone: NotRequired[str]
     rows: NotRequired[_Rows]
 
 
@@ -364,8 +358,7 @@ class _Test(_Baseline):
     data_fingerprint: NotRequired[str]
     weights: NotRequired[dict[str, Real]]
     diagnostics: NotRequired[_Diagnosis]
-    picture_seconds: NotRequired[Time]
-    network_parameters: NotRequired[Whole]
+    cost: NotRequired[dict[Literal["picture_seconds", "network_parameters"], Time]]
 
 
 def _is_consistent(test: Any) -> Any:

@@ -41,7 +41,7 @@ def of(
         if made_of is not None:
             backbone = features.backbone_of(network)
             embedder = features.Embedder(backbone).to(images.device)
-            picture = torch.zeros(1, *made_of.shape, device=images.device)
+            picture = torch.zeros(1, *made_of.picture_shape, device=images.device)
             seconds += median(lambda: embedder(picture))
             n_parameters += sum(weight.numel() for weight in backbone.module.parameters())
     return {"picture_seconds": seconds, "network_parameters": n_parameters}

@@ -45,9 +45,9 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
-        nested = {key: record.pop(key) for key in ("rows", "features")}
-        del record["mean"]
-        record |= {key: one._asdict() for key, one in nested.items() if one is not None}
+        rows, features, _ = (record.pop(key) for key in ("rows", "features", "mean"))
+        record |= {} if rows is None else {"rows": rows._asdict()}
+        record |= {} if features is None else features._asdict()
         record["pictures"] = record["pictures"] and record["pictures"]._asdict()
         files.write_json(path, {"protocol": PROTOCOL, **record})
 
@@ -69,7 +69,7 @@ def read(folder: Path) -> Inputs:
     if not path.exists():
         raise MetabenchError(lacks(folder, files.INPUTS))
     record = records.read(path, models.INPUTS)
-    pictures, rows, features = record["pictures"], record.get("rows"), record.get("features")
+    pictures, rows, shape = record["pictures"], record.get("rows"), record.get("picture_shape")
     return Inputs(
         record["data"],
         record["kind"],
@@ -77,5 +77,5 @@ def read(folder: Path) -> Inputs:
         record["n_classes"],
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
         None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
-        None if features is None else Features(tuple(features["shape"]), features["backbone"]),
+        None if shape is None else Features(tuple(shape), record["backbone"]),
     )

@@ -65,8 +65,9 @@ def predict(model: Model, split: Split, tasks: FrozenTasks) -> Iterator[Episode]
     for group in tasks.groups:
         block = frozen.gather(split.images, group.indices, group.shape)
         predicted = vectorise.per_task(partial(outputs, vectorise.for_tasks(model.net, block)), block).cpu()
+        shown = block if split.pictures is None else frozen.gather(split.pictures, group.indices, group.shape)
         (x, y), (query, query_y) = (
-            [leaf.cpu() for leaf in part[:2]] for part in (block.support, block.query)
+            [leaf.cpu() for leaf in part[:2]] for part in (shown.support, shown.query)
         )
         for index, outputs_of_one in enumerate(predicted):
             is_value = query_y.is_floating_point()

@@ -135,7 +135,7 @@ def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | 
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
     for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
-    if split.has_pictures:
+    if split.has_pictures or split.pictures is not None:
         mosaic.show(events, run.model, split, tasks)
     events.close()
     files.write_json(folder / files.DIAGNOSTICS, diagnosis)
@@ -288,7 +288,7 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]))
-    scored |= cost.of(run.model, run.config.network, splits.features, split.images, tasks)
+    scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from metabench.algorithms import _inner_loop as inner
+from metabench.algorithms import finetune
 from metabench.core import HEAD, Net, Task, Tree, trees
 from metabench.core.config import RunConfig
 from metabench.training import loop, vectorise
@@ -279,3 +280,43 @@ def test_relabelling_relabels_predictions_unless_the_head_starts_at_random(name:
         for support in (task.support, turned)
     ]
     assert close([logits[0]], [logits[1].roll(-1, 1)]) == (name != "scratch")
+
+
+@pytest.mark.parametrize("name", ["finetune", "baseline_pp"])
+@pytest.mark.parametrize("norm", ["batch", "torch"])
+def test_the_last_block_is_fine_tuned_and_what_is_before_stays(name: str, norm: str) -> None:
+    net = problems.network("support_stats", norm)._replace(n_classes=N_CLASSES)
+    task = one_task()
+    settings = {"inner_lr": 0.1, "inner_steps": 3, "adapt_block": True}
+    algorithm, h, meta, buffers = problems.start(name, net, **settings)
+    learner = algorithm.adapt(net, meta, buffers, task.support, h)
+    moved = {
+        key
+        for key, layer in meta["theta"].items()
+        if problems.largest_difference(layer, learner["params"][key])
+    }
+    assert moved == set(net.last_block) == ({"12", "13"} if norm == "torch" else {"conv4", "norm4"})
+
+
+@pytest.mark.parametrize("name", ["finetune", "baseline_pp"])
+def test_copies_of_the_support_set_are_mirrored_shifted_and_the_same_each_time(name: str) -> None:
+    support = one_task().support
+    algorithm, h, meta, buffers = problems.start(
+        name, network("support_stats"), inner_steps=3, support_copies=4
+    )
+    copied, again = (finetune.with_copies(support, h) for _ in range(2))
+    n = len(support.y)
+    assert torch.equal(copied.x, again.x)
+    assert copied.x.shape == (5 * n, *support.x.shape[1:])
+    assert torch.equal(copied.y, support.y.repeat(5))
+    inner = slice(4, -4)  # of 16 pixels, which are shifted by two at most
+    for number, copy in enumerate(copied.x.split(n)[1:]):
+        shown = copy if number % 2 else copy.flip(-1)
+        shifts = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
+        assert any(
+            torch.equal(shown[..., inner, inner], support.x.roll(shift, (-2, -1))[..., inner, inner])
+            for shift in shifts
+        )
+    plain = problems.start(name, network("support_stats"), inner_steps=3)[1]
+    learners = [algorithm.adapt(network("support_stats"), meta, buffers, support, one) for one in (h, plain)]
+    assert problems.largest_difference(*(one["params"]["head"] for one in learners)) > 1e-4

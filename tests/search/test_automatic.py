@@ -133,6 +133,7 @@ def test_a_folder_of_two_classes_gets_rows_of_a_backbone_that_is_here(
     assert {*space.algorithms} >= {"protonet", *automatic.ON_FEATURES}
     assert {*timing.paces} == {*space.algorithms}
     assert len(lines) == 5
+    assert "2 classes, each with" in lines[0]
     assert "tests.support.backbone:make, frozen" in lines[2]
     assert space.network_of("logistic.backbone").freeze == "all"
 

@@ -193,7 +193,7 @@ class Stopped(Exception):
 def tiny(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     """Return a space whose trials report after 8 and 16 tasks, on 4 validation tasks or 9."""
     monkeypatch.setattr(worker, "prepare", lambda: "cpu")
-    monkeypatch.setattr(worker, "splits", lambda task, place: small.splits())
+    monkeypatch.setattr(worker, "splits", lambda task, network, place: small.splits())
     changed = {"tasks": 16, "grace": 8, "reduction_factor": 2, "validation_tasks": 4, "borderline_tasks": 9}
     budget = space.budget.model_copy(update=changed)
     return space.model_copy(update={"budget": budget, "task": small.TASK})

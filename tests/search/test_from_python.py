@@ -54,6 +54,8 @@ def test_small_networks_and_a_frozen_backbone_meet_the_same_tasks_on_one_board(t
     networks = {row["algorithm"]: row["network"] for row in rows.values()}
     assert networks["protonet"] == "conv4"
     assert networks["protonet.tiny"] == "tests.support.backbone:make, frozen"
+    assert "other pictures have trained" in " ".join(str(board).split())
+    assert rows["simpleshot.tiny:tuned"]["network_parameters"] > rows["simpleshot.tiny:tuned"]["parameters"]
     classifier = mb.load(board.folder, "simpleshot.tiny:tuned")
     folders = sorted(Path(options["path"]).iterdir())[:3]
     classifier.fit([next(one.glob("*.png")) for one in folders], [one.name for one in folders])

@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from metabench import data
 from metabench.core import MetabenchError
-from metabench.core.config import TaskConfig
+from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.data.reading import cache
 from metabench.search.ray import cluster, nodes
 from metabench.storage import files
@@ -88,10 +88,26 @@ def test_a_node_without_the_data_or_with_others_is_refused_by_name_and_one_with_
         images(there)
         shutil.rmtree(tmp_path / "cache there", ignore_errors=True)
         nodes.check(two_nodes, TASK, splits)
+        networks_are_compared(two_nodes, second)
     there_and_here = [tmp_path / "cache there", tmp_path / "cache here"]
     kept = [sorted(path.name.partition("-")[0] for path in cache.glob("*.npy")) for cache in there_and_here]
     assert kept == [["checksum", "folder"], ["checksum", "folder"]]
     assert all(path.suffix == ".npy" for cache in there_and_here for path in cache.iterdir())
+
+
+def networks_are_compared(address: str, second: str) -> None:
+    for kind, words in {
+        "absent": "no such library on this node",
+        "other": "another network than here",
+    }.items():
+        made = {"module": "tests.support.own_networks:of_node", "options": {"kind": kind}}
+        with pytest.raises(MetabenchError, match=words) as error:
+            nodes.check_network(address, NetworkConfig(**made))
+        first_line, advice = str(error.value).splitlines()
+        assert f"({second[:8]}): " in first_line
+        assert "PYTHONPATH" in advice
+    nodes.check_network(address, NetworkConfig(**made | {"options": {"kind": "same"}}))
+    nodes.check_network(address, NetworkConfig())
 
 
 MADE = """

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metabench import data
 from metabench.core import MetabenchError, OutOfOrder
-from metabench.core.config import SearchSpace
+from metabench.core.config import NetworkConfig, SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import WORK, Ledger
 from metabench.search.ray import worker
@@ -30,7 +30,7 @@ NAME = "maml-000"
 def tiny(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     """Return a space whose trials report after 8, 16 and 32 tasks of the small data set."""
     monkeypatch.setattr(worker, "prepare", lambda: "cpu")
-    monkeypatch.setattr(worker, "splits", lambda task, place: small.splits())
+    monkeypatch.setattr(worker, "splits", lambda task, network, place: small.splits())
     changed = {"tasks": 32, "grace": 8, "reduction_factor": 2, "validation_tasks": 6}
     budget = space.budget.model_copy(update=changed)
     return space.model_copy(update={"budget": budget, "task": small.TASK})
@@ -192,14 +192,14 @@ def test_a_worker_refuses_data_and_code_that_are_not_those_of_the_search(
         place = tmp_path / (key or "right")
         files.write_json(place / files.SEARCH, {**right, key: value})
         if not key:
-            assert worker.splits(small.TASK, str(place)) is loaded
+            assert worker.splits(small.TASK, NetworkConfig(), str(place)) is loaded
             continue
         with pytest.raises(
             OutOfOrder, match=f"not the search's {key}: {right[key][:12]} there, {value[:12]}"
         ):
-            worker.splits(small.TASK, str(place))
+            worker.splits(small.TASK, NetworkConfig(), str(place))
     with pytest.raises(OutOfOrder, match="is not seen from there"):
-        worker.splits(small.TASK, str(tmp_path / "nowhere"))
+        worker.splits(small.TASK, NetworkConfig(), str(tmp_path / "nowhere"))
 
     def fail(task: object) -> None:
         raise MetabenchError("no such images")
@@ -207,7 +207,7 @@ def test_a_worker_refuses_data_and_code_that_are_not_those_of_the_search(
     monkeypatch.setattr(data, "load", fail)
     worker._load.cache_clear()
     with pytest.raises(OutOfOrder, match="no such images"):
-        worker.splits(small.TASK, str(tmp_path / "right"))
+        worker.splits(small.TASK, NetworkConfig(), str(tmp_path / "right"))
 
 
 def test_a_trial_that_diverges_says_so_once_and_ends(tmp_path: Path, tiny: SearchSpace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -96,6 +97,14 @@ def untracked() -> nn.Sequential:
 def raising(width: int = 4) -> nn.Module:
     """Raise as soon as it is made."""
     raise RuntimeError(f"no network of width {width}")
+
+
+def of_node(kind: str) -> nn.Module:
+    """Make another network on a node whose cache is `there`, or none."""
+    is_there = os.environ.get("METABENCH_CACHE", "").endswith("there")
+    if is_there and kind == "absent":
+        raise ImportError("no such library on this node")
+    return conv4(width=8 if is_there and kind == "other" else 4)
 
 
 def no_module() -> int:

@@ -15,7 +15,8 @@ from metabench.core import SPLITS, MetabenchError, Splits
 from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.data.tasks import frozen
 from metabench.predict.export import export_model
-from metabench.training import features
+from metabench.training import features, mosaic
+from metabench.training import run as runs
 from tests.support import backbone
 
 THIRDS = {"meta_train": 0.34, "meta_validation": 0.33}
@@ -116,6 +117,15 @@ def test_pictures_are_predicted_as_their_features_are_tested(place: Path, name: 
     np.testing.assert_allclose(again, shares, atol=1e-4)
     assert classifier.predict_set(shown, 0.8).shape == shares.shape
     assert run.test(tasks=20).accuracy > 1 / 3
+
+
+def test_tasks_are_drawn_as_pictures(place: Path) -> None:
+    run = train(place, "simpleshot")
+    splits = features.load(task(place), network(place))
+    model = runs.open_run(run.folder, splits).model
+    tasks = frozen.frozen(splits, "meta_validation", task(place), 2, "confirm")
+    for one in mosaic.predict(model, splits.meta_validation, tasks):
+        assert one.query.shape[1:] == (3, 8, 8)
 
 
 def test_another_backbone_than_the_runs_is_refused(place: Path) -> None:

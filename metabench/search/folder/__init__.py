@@ -125,8 +125,13 @@ def _record(space: SearchSpace, splits: Splits, seed: int, warm_start: str | Non
         "code": files.code_hash(),
         "warm_start": warm_start,
         "space": space.model_dump(mode="json"),
-        **({"network_digest": digest} if (digest := nets.digest(space.network)) else {}),
+        **({"network_digest": digests} if (digests := _digests(space)) else {}),
     }
+
+
+def _digests(space: SearchSpace) -> str:
+    """Hash the torch modules among a space's networks, each with the weights that it starts from."""
+    return " ".join(filter(None, map(nets.digest, [space.network, *space.networks.values()])))
 
 
 def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:

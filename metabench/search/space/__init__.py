@@ -89,6 +89,11 @@ def _written_out(document: Mapping[str, Any], folder: Path | None, wrong: list[s
     changed = {"task": task, "algorithms": named if isinstance(blocks, dict) else blocks}
     if isinstance(document.get("network"), dict):
         changed["network"] = nets.anchored(document["network"], folder)
+    if isinstance(labelled := document.get("networks"), dict):
+        changed["networks"] = {
+            label: nets.anchored(one, folder) if isinstance(one, dict) else one
+            for label, one in labelled.items()
+        }
     return {key: changed.get(key, value) for key, value in document.items()}
 
 

@@ -267,7 +267,7 @@ def describe(
     speeds = ", ".join(f"{name} ({_speed(paces[name])} tasks a second)" for name in names)
     left_out = [name for name in learners if name not in names]
     name = "" if frozen is None else frozen.module or frozen.name
-    beside = f", and {' and '.join(ON_FEATURES)}, which is {name}, frozen" if name else ""
+    beside = f", and {' and '.join(ON_FEATURES)} of {name}, frozen" if name else ""
     without = f"; no time for {', '.join(left_out)}" if left_out else ""
     n_runs = n_variants(budget) * budget.seeds
     last = sum(after(budget, paces[name], n_runs) for name in names) / time.slots

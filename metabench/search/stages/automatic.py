@@ -71,9 +71,7 @@ def choose(
         automatic.draft(task, network, learners), splits, trained, slots, begun + MEASURING * seconds
     )
     frozen = _features(task, splits, seconds, slots, say) if names is None else None
-    # Processes that start are as long in coming as this was, by the time of the processor that both take.
-    busy = max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
-    until_here = Time(seconds, time.monotonic() - begun, slots, busy)
+    until_here = Time(seconds, time.monotonic() - begun, slots, _busy(since))
     space = automatic.choose(task, network, until_here, paces)
     lines = automatic.describe(space, _about(task, splits), until_here, paces, learners, frozen)
     if frozen is not None:
@@ -81,6 +79,14 @@ def choose(
         paces |= {name: _measure(space, name, splits, trained, slots) for name in automatic.ON_FEATURES}
     timing = Timing(seconds, {name: paces[name][:2] for name in space.algorithms}, begun, until_here.busy)
     return space, timing, lines
+
+
+def _busy(since: tuple[float, float]) -> float:
+    """Return how many times as long as alone processes take to start, since a moment.
+
+    They are as long in coming as this process was, by the time of the processor that both take.
+    """
+    return max(1.0, (time.monotonic() - since[0]) / max(time.process_time() - since[1], 1e-3))
 
 
 def _learners(names: Sequence[str] | None) -> list[str]:
@@ -113,7 +119,6 @@ def _features(
     n_pictures = sum(
         len(part.images) * part.images.shape[1] for part in (getattr(splits, one) for one in SPLITS)
     )
-    torch.set_num_threads(slots)
     embedder = features.Embedder(features.backbone_of(network))
     picture = torch.zeros(1, *splits.meta_train.images.shape[2:])
     taken = cost.median(lambda: embedder(picture)) * n_pictures / slots
@@ -123,7 +128,9 @@ def _features(
             f"take about {automatic.minutes(taken)} min, and may take {EMBEDDING:.0%} of the time"
         )
         return None
+    torch.set_num_threads(slots)  # of which each takes pictures of its own
     features.embedded(splits, task, network, say)
+    torch.set_num_threads(1)
     return network
 
 
@@ -170,6 +177,11 @@ def _about(task: TaskConfig, splits: Splits) -> str:
     n_classes, fewest = _counts(splits)
     channels, *side = splits.meta_train.images.shape[2:]
     what = f"{'x'.join(map(str, side))} pixels, {'grey' if channels == 1 else 'colour'}"
+    if task.options.get("split_by") == "pictures":
+        return (
+            f"{_name(task)}: {n_classes[0]} classes, each with {fewest} pictures or more to learn from, to "
+            f"choose by and to be judged on, which says nothing of new classes; taken as {what}"
+        )
     divided = "/".join(map(str, n_classes))
     return (
         f"{_name(task)}: {sum(n_classes):,} classes ({divided} to learn from, to choose by "

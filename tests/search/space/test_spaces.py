@@ -16,25 +16,11 @@ from hypothesis import strategies as st
 from metabench import algorithms
 from metabench.core import MetabenchError
 from metabench.core.config import BudgetConfig, SearchSpace
-from metabench.nets import at_hand
 from metabench.search import space as spaces
 
 FOLDER = Path(__file__).parents[3] / "search_spaces"
 SPACES = sorted(FOLDER.glob("*.yaml"))
 IDS = [path.stem for path in SPACES]
-
-
-@pytest.fixture(autouse=True)
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the weights that a shipped space names where it looks for them."""
-    network = at_hand.backbone()
-    assert network is not None
-    assert network.weights is not None, "of the test extras"
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "efficientnet-lite0.pth").symlink_to(network.weights)
-    monkeypatch.setenv("METABENCH_DATA", str(folder))
-
 
 MINIMAL: dict[str, Any] = {
     "task": {"dataset": "glyphs"},

@@ -23,7 +23,7 @@ from metabench.data.tasks import frozen
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
 from metabench.report.html.reading import Final
-from metabench.training import mosaic
+from metabench.training import features, mosaic
 from metabench.training import run as runs
 from metabench.training.mosaic import Episode
 
@@ -72,6 +72,8 @@ def _picture(number: int, final: Final, splits: Splits, tasks: frozen.FrozenTask
 
 def predict(final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Iterator[Episode]:
     """Adapt a run's weights to frozen tasks of meta-validation and predict all their queries."""
+    config = runs.read_config(final.run.folder)
+    splits = features.embedded(splits, config.task, config.network)
     run = runs.open_run(final.run.folder, splits)
     return mosaic.predict(run.model, splits.meta_validation, tasks)
 

@@ -1,0 +1,51 @@
+"""A run of a torch module goes on with the very same weights, and is opened without their file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from metabench.core import MetabenchError
+from metabench.core.config import NetworkConfig
+from metabench.training import run as runs
+from tests.predict import trained
+from tests.support import own_networks
+
+
+def write(path: Path, seed: int) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        name: torch.rand(one.shape, generator=generator)
+        for name, one in own_networks.conv4().state_dict().items()
+        if one.is_floating_point()
+    }
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize("freeze", ["none", "body"])
+def test_a_run_goes_on_and_predicts_with_the_weights_that_it_began_with(freeze: str, tmp_path: Path) -> None:
+    file, folder = write(tmp_path / "w.safetensors", 0), tmp_path / "run"
+    made = {"module": "tests.support.own_networks:conv4", "head": "17", "weights": str(file)}
+    config = trained.config("protonet").model_copy(update={"network": NetworkConfig(**made, freeze=freeze)})
+    with trained.quickly():
+        runs.train_run(config, trained.splits(), folder)
+    model = runs.open_run(folder, trained.splits()).model
+    assert set(model.meta["theta"]) == (
+        {"12", "13"} if freeze == "body" else {*map(str, (0, 1, 4, 5, 8, 9, 12, 13))}
+    )
+
+    write(file, 1)
+    with pytest.raises(MetabenchError, match="network_digest: other weights"):
+        runs.claim(config, trained.splits(), folder)
+    if freeze == "body":
+        with pytest.raises(MetabenchError, match="others than it was trained with; put those back"):
+            runs.open_run(folder, trained.splits())
+        return
+    file.unlink()
+    again = runs.open_run(folder, trained.splits()).model
+    x = torch.rand(2, 1, 16, 16)
+    assert torch.equal(model.net.embed(model.meta["theta"], x)[0], again.net.embed(again.meta["theta"], x)[0])
