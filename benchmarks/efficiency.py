@@ -19,7 +19,7 @@ import numpy as np
 from metabench import stats
 from metabench.core import MetabenchError, metrics
 from metabench.search.replay import curves
-from metabench.search.replay.curves import Recording
+from metabench.search.replay.curves import Curve, Recording
 from metabench.search.replay.outcomes import true_scores
 from metabench.search.replay.scenario import Scenario, describe
 from metabench.search.replay.simulate import Incumbent, legs, play
@@ -60,8 +60,9 @@ def ways(recording: Recording, changes: dict[str, int | None], workers: int) -> 
     one_in = f"one in {changes['reduction_factor'] or recording.space.budget.reduction_factor}"
     full = {"scheduler": "none", "grace": recording.points[-1]}  # validated once, at the end
     listed: dict[str, dict[str, Any]] = {
-        f"TPE, ASHA {one_in} (ours)": {"sampler": "tpe", "scheduler": "asha"},
-        f"random, ASHA {one_in}": {"sampler": "random", "scheduler": "asha"},
+        f"TPE, ASHA {one_in}, pausing (ours)": {"sampler": "tpe", "scheduler": "asha", "pause": True},
+        f"TPE, ASHA {one_in}, stopping": {"sampler": "tpe", "scheduler": "asha", "pause": False},
+        f"random, ASHA {one_in}, pausing": {"sampler": "random", "scheduler": "asha", "pause": True},
         f"random, the best {one_in} at one rung": {"sampler": "random", "scheduler": "top_k"},
         "TPE, full budget": {"sampler": "tpe", **full},
         "random, full budget": {"sampler": "random", **full},
@@ -158,6 +159,52 @@ def anytime_table(
     return "\n".join(rows)
 
 
+def shares_table(
+    recording: Recording, changes: dict[str, int | None], workers: int, n_decks: int, size: int
+) -> str:
+    """Return what each way spends, as a share, until its mean regret is that of random search at some runs.
+
+    Each deck is some of the recorded settings, searched once. Regret is on tasks that no search sees.
+    """
+    ((algorithm, recorded),) = recording.curves.items()
+    regrets: dict[str, list[list[float]]] = {}
+    run = 0.0
+    for deck in range(n_decks):
+        picks = np.random.default_rng(deck).permutation(len(recorded))[:size]
+        some = recording._replace(curves={algorithm: [recorded[i] for i in sorted(picks)]})
+        compared = ways(some, {**changes, "trials": size}, workers)
+        deck_curves, n_seen = some.curves[algorithm], compared[0].scenario.space.budget.validation_tasks
+        true = unseen_scores(deck_curves, n_seen)
+        full = compared[-1].scenario.space.budget
+        run = (
+            sum(leg.seconds for one in some.curves[algorithm] for leg in legs(one, full, some.n_tasks)) / size
+        )
+        for way in compared:
+            search = replayed(some, way.scenario, deck)
+            steps = [shortfall(search, run * step / 10, true, max(true.values())) for step in range(1, 121)]
+            regrets.setdefault(way.title, []).append(steps)
+    # Nobody leads at first: that is as bad as can be.
+    mean = {title: np.nan_to_num(np.array(one), nan=1.0).mean(0) for title, one in regrets.items()}
+    rows = ["| search | until random's mean regret after 8 full runs | after 12 |", "|---" * 3 + "|"]
+    for title, curve in mean.items():
+        cells = [title]
+        for count in (8, 12):
+            reached = np.flatnonzero(curve <= list(mean.values())[-1][10 * count - 1] + 1e-12)
+            cells.append(f"{(reached[0] + 1) / (10 * count):.2f}" if len(reached) else "not reached")
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def unseen_scores(curves: Sequence[Curve], n_seen: int) -> dict[str, float]:
+    """Return each setting's score at the full budget on recorded tasks beyond those that a search sees."""
+    scores = {}
+    for one in curves:
+        last = one.points[-1]
+        unseen = last.per_task[n_seen:] or (0.0 if last.score is None else last.score,)
+        scores[one.name] = float(np.mean(unseen))
+    return scores
+
+
 def main() -> int:
     """Replay every way of searching over the seeds."""
     parser = argparse.ArgumentParser(
@@ -170,6 +217,7 @@ def main() -> int:
     parser.add_argument("--reduction-factor", type=int, help="one in so many goes on, for the recorded")
     parser.add_argument("--validation-tasks", type=int, help="at each rung, for the recorded")
     parser.add_argument("--workers", type=int, default=1, help="trials at once")
+    parser.add_argument("--decks", type=int, default=30, help="of three quarters of the settings, for shares")
     parser.add_argument("--within", type=float, default=0.005, help="of the best recorded: good")
     options = parser.parse_args()
     try:
@@ -197,6 +245,9 @@ def main() -> int:
     print(f"{files.environment()['device']}, {datetime.date.today()}\n")
     print(until_table(compared, searches, good))
     print(f"\n{anytime_table(recording, compared, searches, true)}")
+    changes = {name: getattr(options, name) for name in names}
+    size = 3 * len(recorded) // 4
+    print(f"\n{shares_table(recording, changes, options.workers, options.decks, size)}")
     return 0
 
 

@@ -185,7 +185,7 @@ def load_splits(task: TaskConfig, network: NetworkConfig, console: Console) -> S
 def _folder(config: RunConfig, out: Path | None) -> Path:
     """Return the folder of a run, or refuse it."""
     task = config.task
-    name = f"{config.algorithm}-{task.dataset}-{task.way}w{task.shot}s-seed{config.seed}"
+    name = f"{config.algorithm}-{data.file_name(task.dataset)}-{task.way}w{task.shot}s-seed{config.seed}"
     folder = out or Path("runs") / name
     files.check_name(folder.absolute().name, "out")
     if (inside := files.search_around(folder)) is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import metabench.search as package
+from metabench import data
 from metabench.api import automatic
 from metabench.api.bar import plain_console
 from metabench.api.boards import Board
@@ -84,7 +85,7 @@ def _read(
 
 
 def _name(space: SearchSpace) -> str:
-    return f"{space.task.dataset}_{space.task.way}w{space.task.shot}s"
+    return f"{data.file_name(space.task.dataset)}_{space.task.way}w{space.task.shot}s"
 
 
 def _refuse_missing(options: Mapping[str, Any]) -> None:

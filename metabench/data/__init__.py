@@ -125,6 +125,11 @@ def outline(dataset: Dataset | None, options: Mapping[str, Any]) -> tuple[str, t
     return kind, (1, 28, 28) if is_of_pictures else (1,)
 
 
+def file_name(dataset: str) -> str:
+    """Return a data set's name as it may stand in that of a folder: without the colons of a module's."""
+    return dataset.removeprefix(MODULE).replace(":", ".")
+
+
 def default_root() -> Path | None:
     """Return the folder of downloaded data that METABENCH_DATA names, or None."""
     folder = os.environ.get("METABENCH_DATA")

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from metabench.core.config import SearchSpace
+from metabench.search.replay.curves import Curve, Point
 from metabench.search.replay.simulate import Incumbent
 from tests.cli.test_simulations import SPACE
 from tests.search.recorded import curve, many, only_maml, write
@@ -52,12 +53,23 @@ def test_the_tables_have_every_way_and_an_equal_way_has_ratio_one(
 ) -> None:
     path = tmp_path / "some.jsonl"
     write(path, space, [curve("maml-000", [0.2, 0.2, 0.2]), *many(11, seed=0)])
-    monkeypatch.setattr(sys, "argv", ["efficiency.py", str(path), "--repeats", "4"])
+    monkeypatch.setattr(sys, "argv", ["efficiency.py", str(path), "--repeats", "4", "--decks", "2"])
     assert script.main() == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith("| ") and not line.startswith("| search")]
-    assert len(rows) == 2 * 5
-    assert [row[0] for row in rows[:5]] == [row[0] for row in rows[5:]]
-    assert rows[4][0] == "| random, full budget"
-    assert rows[4][1] == "4 of 4"  # all are trained to the end, and validated on the very tasks that count
-    assert rows[4][5] == "1.00 [1.00, 1.00]"
+    tables = [rows[start : start + 6] for start in range(0, len(rows), 6)]
+    assert len(rows) == 3 * 6
+    assert all([row[0] for row in table] == [row[0] for row in tables[0]] for table in tables)
+    assert tables[0][5][0] == "| random, full budget"
+    assert (
+        tables[0][5][1] == "4 of 4"
+    )  # all are trained to the end, and validated on the very tasks that count
+    assert tables[0][5][5] == "1.00 [1.00, 1.00]"
+    assert 0 < float(tables[2][5][1]) <= 1  # random has its regret after 8 runs by then
+
+
+def test_regret_is_on_tasks_that_no_search_sees(script: ModuleType) -> None:
+    last = Point(9, 1.0, 0.1, 0.5, (0.0, 0.2, 0.9, 0.7))
+    seen = Curve("a", {}, (last,), "complete")
+    assert script.unseen_scores([seen], 2) == pytest.approx({"a": 0.8})
+    assert script.unseen_scores([seen._replace(points=(last._replace(per_task=()),))], 2) == {"a": 0.5}

@@ -149,6 +149,7 @@ def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.
         "glyphs",
         "mixture",
         "sinusoid",
+        "table",
     ]
     kinds = {entry["name"]: entry["kind"] for entry in json.loads(output("datasets", "--json"))}
     assert [name for name, kind in kinds.items() if kind == "regression"] == ["sinusoid"]

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from typer.testing import CliRunner
 
 import metabench as mb
 from metabench import data
+from metabench.cli import app
 from metabench.core import SPLITS, MetabenchError, Splits
 from metabench.core.config import TaskConfig
 from metabench.search import space as spaces
@@ -142,6 +144,8 @@ GREY = np.zeros((6, 6), np.uint8)
         ([(GREY, [1, 0])], "label [1, 0] is list"),
         ([(GREY, torch.tensor([1, 0]))], "must be a whole number or a word"),
         ([(np.array([1.0, np.nan]), 0)], "features hold NaN or infinity"),
+        ([(np.array([1.0, 1e300]), 0)], "features hold NaN or infinity"),
+        (pd.DataFrame({"a": [1]}), "DataFrame: is a table; give it to from_frame"),
         ([(np.array(["a", "b"]), 0)], "features of <U1; must be numbers"),
         (Broken(), "example 0: raised OSError: disk on fire"),
         ({"train": [(GREY, 0)]}, "give meta_train, meta_validation, meta_test"),
@@ -295,3 +299,25 @@ def test_each_mistake_of_a_function_is_one_message(name: str, options: dict[str,
         data.load(TaskConfig(dataset=f"module:{name}", options=options))
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["module:somebodys_data:row"], "dataset='somebodys_data:row': somebodys_data"),
+        (["module:somebodys_data:holed"], "meta_train: images hold NaN or infinity"),
+        (["module:somebodys_data:rows", "--option", "sise=3"], "--option sise: unknown setting"),
+        (["table", "--option", "lable=kind"], "Did you mean 'label'?"),
+        (["table", "--option", "label=kind", "--network", "conv4"], "choose network mlp"),
+        (
+            ["table", "--option", "label=kind", "--network", "mlp", "--set", "augment=both"],
+            "only images can be",
+        ),
+    ],
+)
+def test_the_command_line_says_each_mistake_in_one_message(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["train", "--algorithm", "protonet", "--dataset", *words])
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output

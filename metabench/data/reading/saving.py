@@ -148,6 +148,9 @@ def _examples(dataset: Any, size: int | None, channels: int | None, problems: li
             problems.append(f"dict of {', '.join(map(repr, dataset))}; give {', '.join(SPLITS)}")
             return
     for part, one in parts.items():
+        if hasattr(one, "columns"):
+            problems.append(f"{type(one).__name__}: is a table; give it to from_frame")
+            return
         if not (hasattr(one, "__len__") and hasattr(one, "__getitem__")):
             problems.append(
                 f"{type(one).__name__}: has no length and index; give a dataset, or a list of pairs"
@@ -210,9 +213,11 @@ def _values(values: Any, size: int | None, channels: int | None) -> Array:
 def _features(values: Array) -> Array:
     if values.dtype.kind not in "fiu" or not len(values):
         raise MetabenchError(f"features of {values.dtype}; must be numbers")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     if not np.isfinite(values).all():
         raise MetabenchError("features hold NaN or infinity; put numbers in place of them")
-    return values.astype(np.float32)
+    return values
 
 
 def _bytes(values: Array) -> Array:

@@ -95,9 +95,8 @@ def _load(spec: str, make: Callable[..., Any], kind: str, options: Any) -> Split
         )
     if problems:
         splits.refuse(f"dataset={spec!r}", problems)
-    name = spec.removeprefix("module:").replace(":", ".")
     parts = {part: getattr(made, part) for part in SPLITS}
-    whole = splits.make_splits(f"{name}/own", **parts)
+    whole = splits.make_splits(f"{data.file_name(spec)}/own", **parts)
     return whole._replace(kind=made.kind, pictures=made.pictures)
 
 

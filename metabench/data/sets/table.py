@@ -204,7 +204,9 @@ def _numbers(frame: DataFrame, columns: Columns, options: Options, problems: lis
     """Return float64 [row, D], or [row, D + 1] with the target last; what is missing or infinite is wrong."""
     names = [*columns.inputs, *([columns.target] if columns.target else [])]
     values = frame[names].to_numpy(np.float64, na_value=np.nan)
-    for what, is_so in (("missing", np.isnan(values)), ("infinite", np.isinf(values))):
+    with np.errstate(over="ignore"):
+        is_infinite = np.isinf(values.astype(np.float32))  # in which networks compute
+    for what, is_so in (("missing", np.isnan(values)), ("infinite", is_infinite)):
         rows, per_column = int(is_so.any(1).sum()), is_so.sum(0)
         if rows:
             worst = sorted(zip(per_column.tolist(), names, strict=True), key=lambda pair: -pair[0])

@@ -153,6 +153,7 @@ def test_own_table_is_learnt_by_maml_and_by_ridge_on_one_board(
             "1 of 60 rows have values that are missing ('width' 1)",
         ),
         ({"width": [np.inf] + [1.0] * 59}, {"label": "kind"}, "1 of 60 rows have values that are infinite"),
+        ({"width": [1e300] + [1.0] * 59}, {"label": "kind"}, "1 of 60 rows have values that are infinite"),
         ({"width": ["?"] + [1.0] * 59}, {"label": "kind", "features": "width"}, "set missing to it"),
         ({"kind": [None] * 2 + ["a"] * 58}, {"label": "kind"}, "'kind' is missing in 2 of 60 rows"),
         ({"kind": ["a"] * 30 + ["b"] * 30}, {"label": "kind"}, "meta_train has 1 classes and needs 2"),
