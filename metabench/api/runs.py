@@ -24,7 +24,7 @@ from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen
 from metabench.storage import files
-from metabench.training import features
+from metabench.training import features, loop
 from metabench.training import run as runs
 
 if TYPE_CHECKING:
@@ -213,6 +213,7 @@ def train_into(
     splits = load_splits(config.task, config.network, console)
     if source is not None and runs.read_config(source).task == config.task:
         runs.refuse_other_data(source, splits)
+    loop.build(config, splits)  # what cannot be built leaves no folder
     metric = OBJECTIVES[splits.kind].metric
     with files.lock(folder):
         runs.claim(config, splits, folder)

@@ -150,18 +150,7 @@ def search(
     task = {key: as_document(value, key) for key, value in settings.items() if key in CHOSEN}
     budget = {key: value for key, value in settings.items() if key not in CHOSEN}
     say = functools.partial(plain_console(quiet).print, soft_wrap=True, markup=False, highlight=False)
+    place = files.path_of(out, "out")
     with named():
-        asked = ask(
-            space,
-            files.path_of(out, "out"),
-            name,
-            storage,
-            algorithms,
-            budget,
-            task,
-            time,
-            begun,
-            options,
-            say,
-        )
+        asked = ask(space, place, name, storage, algorithms, budget, task, time, begun, options, say)
     return Board([package.search(asked.space, asked.out, asked.name, **asked.options)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,9 +67,10 @@ def names() -> list[str]:
     return sorted({*built_in(), *plugins.plugins("dataset")})
 
 
-def built_in() -> set[str]:
+@cache
+def built_in() -> frozenset[str]:
     """Return the names of those that no other package makes."""
-    return {path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml")}
+    return frozenset(path.stem for path in SETS.glob("[!_]*") if path.suffix in (".py", ".yaml"))
 
 
 def canonical(name: str) -> str:

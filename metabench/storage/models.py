@@ -181,17 +181,21 @@ class _Timing(TypedDict):
 
 
 @keys
-class _Search(TypedDict):
+class _Recorded(TypedDict):
     protocol: int
-    seed: NotRequired[int]
     data_fingerprint: str
-    space: Annotated[SearchSpace, AfterValidator(as_text)]
     network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
     metric: NotRequired[_Metric]
-    created: NotRequired[Moment]
     version: NotRequired[str]
     code: NotRequired[str]
     commit: NotRequired[str | None]
+
+
+@keys
+class _Search(_Recorded):
+    seed: NotRequired[int]
+    space: Annotated[SearchSpace, AfterValidator(as_text)]
+    created: NotRequired[Moment]
     warm_start: NotRequired[str | None]
     known: NotRequired[dict[str, list[_Earlier]]]
     planned: NotRequired[dict[str, Whole]]  # trials, by algorithm
@@ -201,15 +205,8 @@ class _Search(TypedDict):
 
 
 @keys
-class _Run(TypedDict):
-    protocol: int
+class _Run(_Recorded):
     run: Annotated[RunConfig, AfterValidator(as_text)]
-    data_fingerprint: str
-    network_digest: NotRequired[str]  # of a torch module: its weights and how it is made
-    metric: NotRequired[_Metric]
-    version: NotRequired[str]
-    code: NotRequired[str]
-    commit: NotRequired[str | None]
 
 
 @keys
@@ -384,11 +381,6 @@ def _is_consistent(test: Any) -> Any:
     return test
 
 
-@keys
-class _Origin(TypedDict):
-    url: str
-
-
 SEARCH: Model = TypeAdapter(_Search)
 RUN: Model = TypeAdapter(_Run)
 REPORT: Model = TypeAdapter(Report)
@@ -402,7 +394,7 @@ BASELINE: Model = TypeAdapter(Annotated[_Baseline, AfterValidator(_is_scored)])
 TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterValidator(_is_consistent)])
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
-ORIGIN: Model = TypeAdapter(_Origin)
+ORIGIN: Model = TypeAdapter(dict[str, Any])
 
 ANYTHING: Model = TypeAdapter(Any)
 

@@ -185,3 +185,12 @@ def test_fields_of_modules_leave_the_record_of_other_networks_as_it_was() -> Non
     module = NetworkConfig(module=f"{PLACE}:conv4", head="17")
     assert set(module.model_dump()) == names | {"module", "head"}
     assert NetworkConfig.model_validate(module.model_dump()) == module
+
+
+def test_torchs_own_group_norm_is_right_to_second_order() -> None:
+    ours, theirs = problems.network(norm="group"), of("conv4", head="17", options={"norm": "group"})
+    tasks = problems.tasks(2)
+    algorithm, h, meta, buffers = problems.start("maml", ours, inner_steps=2)
+    gradient, *_ = meta_gradient(Start(algorithm, ours, h, meta, buffers, tasks), 2)
+    of_theirs, *_ = meta_gradient(Start(algorithm, theirs, h, as_theirs(meta), buffers, tasks), 2)
+    assert problems.largest_difference(of_theirs, as_theirs(gradient)) < 1e-6

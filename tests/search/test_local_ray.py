@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from metabench.core import OutOfOrder
-from metabench.search.ray import local
+from metabench.search.ray import guardian, local
 
 
 def test_a_folder_too_deep_for_sockets_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +33,29 @@ def test_a_start_that_took_too_long_is_tried_again(
     with pytest.raises(OutOfOrder, match=why):
         local._init(tmp_path, None)
     assert tried == [str(tmp_path)] * attempts
+
+
+def test_what_ray_has_left_is_ended_even_where_a_title_has_taken_the_place_of_its_variables(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "session").mkdir()
+    names = {"agent": "ray::DashboardAgent", "reader": "less", "other": "ray::DashboardAgent"}
+    places = {
+        "agent": tmp_path / "session/log",
+        "reader": tmp_path / "session/log",
+        "other": tmp_path / "log",
+    }
+    sleeping = {}
+    for who, name in names.items():
+        with places[who].open("w") as log:
+            sleeping[who] = subprocess.Popen([name, "60"], executable="sleep", stdout=log)
+    try:
+        command = [sys.executable, guardian.__file__, str(tmp_path / "session")]
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
+        assert sleeping["agent"].wait(10) < 0
+        assert [sleeping[who].poll() for who in ("reader", "other")] == [None, None]
+        assert not (tmp_path / "session").exists()
+    finally:
+        for program in sleeping.values():
+            program.kill()
+            program.wait()

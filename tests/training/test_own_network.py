@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from metabench.cli import app
 from metabench.core import MetabenchError
 from metabench.core.config import NetworkConfig
 from metabench.training import run as runs
@@ -49,3 +51,27 @@ def test_a_run_goes_on_and_predicts_with_the_weights_that_it_began_with(freeze: 
     again = runs.open_run(folder, trained.splits()).model
     x = torch.rand(2, 1, 16, 16)
     assert torch.equal(model.net.embed(model.meta["theta"], x)[0], again.net.embed(again.meta["theta"], x)[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--module", "own_nets.no:make"], "network.module='own_nets.no:make': no module 'own_nets'"),
+        (["--module", "a:b", "--network", "conv4"], "is no conv4; leave `name` or --module out"),
+        (["--network", "torchvision/resnet81"], "unknown network. Did you mean 'resnet"),
+        (["--module", "tests.support.own_networks:mistaken", "--network-option", "kind=item"], "layer '2'"),
+        (
+            ["--module", "tests.support.own_networks:conv4", "--head", "16"],
+            "is a Flatten, and must be a Linear",
+        ),
+        (["--module", "tests.support.own_networks:conv4", "--network-option", "size"], "must be key=value"),
+    ],
+)
+def test_a_mistake_is_told_with_its_flag_and_leaves_no_folder(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    train = ["train", "--algorithm", "maml", "--dataset", "glyphs", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, [*train, *words])
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+    assert message in result.output
+    assert not (tmp_path / "run").exists()

@@ -96,8 +96,8 @@ def _load(spec: str, make: Callable[..., Any], kind: str, options: Any) -> Split
     if problems:
         splits.refuse(f"dataset={spec!r}", problems)
     parts = {part: getattr(made, part) for part in SPLITS}
-    whole = splits.make_splits(f"{data.file_name(spec)}/own", **parts)
-    return whole._replace(kind=made.kind, pictures=made.pictures)
+    name = f"{data.file_name(spec)}/own"
+    return splits.make_splits(name, **parts, kind=made.kind, pictures=made.pictures)
 
 
 def _problems(made: Splits) -> list[str]:

@@ -95,8 +95,8 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     moments = (tuple(one[: len(columns.inputs)].tolist()) for one in (mean, scale))
     parts = {part: _split(values, groups, classes[part]) for part in SPLITS}
     kind = "classification" if columns.target is None else "regression"
-    whole = splits.make_splits(f"{NAME}/{split}", **parts)
-    return whole._replace(kind=kind, rows=Rows(tuple(columns.inputs), *moments))
+    rows = Rows(tuple(columns.inputs), *moments)
+    return splits.make_splits(f"{NAME}/{split}", **parts, kind=kind, rows=rows)
 
 
 def _role_problems(options: Options) -> list[str]:

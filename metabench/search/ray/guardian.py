@@ -21,11 +21,19 @@ def main(folder: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
     mark = f"{MARK}={folder}\0".encode()
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if mark in path.read_bytes() + b"\0":
-                os.kill(int(path.parent.name), signal.SIGKILL)
+            if mark in (process / "environ").read_bytes() + b"\0" or _is_agent(process, folder):
+                os.kill(int(process.name), signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_agent(process: Path, folder: str) -> bool:
+    """Tell whether a process that has a title of Ray's in place of its variables writes to a folder."""
+    if not (process / "cmdline").read_bytes().startswith(b"ray::"):
+        return False
+    inside = os.path.realpath(folder) + os.sep
+    return any(os.readlink(file).startswith(inside) for file in (process / "fd").iterdir())
 
 
 if __name__ == "__main__":
