@@ -22,9 +22,14 @@ def _registry() -> dict[str, Algorithm]:
     return registry
 
 
-def names() -> list[str]:
-    """List the algorithms by name, those that installed packages add among them."""
-    return sorted({*_registry(), *plugins.plugins("algorithm")})
+def names(kind: str | None = None) -> list[str]:
+    """List the algorithms by name, those that installed packages add among them.
+
+    Args:
+        kind: of data set, `classification` or `regression`: only those that can learn it.
+    """
+    listed = sorted({*_registry(), *plugins.plugins("algorithm")})
+    return listed if kind is None else [name for name in listed if kind in get(name).kinds]
 
 
 @cache

@@ -29,7 +29,7 @@ from metabench.training import run as runs
 from metabench.training.inputs import Inputs
 from tests.predict import trained
 
-CLASSIFIERS = [name for name in algorithms.names() if "classification" in algorithms.get(name).kinds]
+CLASSIFIERS = algorithms.names("classification")
 COMPARING = ("protonet", "matching", "r2d2", "nearest_mean")
 """Learners that take a support set of any number of classes without a gradient step."""
 

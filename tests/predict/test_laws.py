@@ -21,7 +21,7 @@ from metabench.training import run as runs
 from tests.predict import trained
 from tests.support import small
 
-CLASSIFIERS = [name for name in algorithms.names() if "classification" in algorithms.get(name).kinds]
+CLASSIFIERS = algorithms.names("classification")
 NEAR = {"rtol": 0, "atol": 2e-5}  # float32 sums in another order, through a few inner steps
 METRIC = ("protonet", "matching", "r2d2", "proto_maml", "finetune", "baseline_pp", "nearest_mean")
 """Learners whose weights hold no output of a class."""

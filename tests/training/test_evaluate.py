@@ -89,7 +89,7 @@ def started(name: str, batch_norm: str) -> tuple[Model, Splits, frozen.FrozenTas
     return loop.model(learner, loop.start(config, learner)), splits, tasks
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", algorithms.names("classification"))
 @pytest.mark.parametrize("batch_norm", MODES)
 def test_one_at_a_time_is_what_a_loop_over_single_queries_scores(name: str, batch_norm: str) -> None:
     model, splits, tasks = started(name, batch_norm)

@@ -21,7 +21,7 @@ from metabench.training import loop, vectorise
 from metabench.training import run as runs
 from tests.support import small
 
-CLASSIFIERS = [name for name in algorithms.names() if "classification" in algorithms.get(name).kinds]
+CLASSIFIERS = algorithms.names("classification")
 
 
 def drawn(n_tasks: int) -> tuple[Tensor, sampling.Indices, Task]:

@@ -116,7 +116,7 @@ def test_the_listener_hears_rates_and_means() -> None:
     assert "lr/inner/conv1.weight/1" in heard[0][1]
 
 
-REGRESSORS = [name for name in algorithms.names() if "regression" in algorithms.get(name).kinds]
+REGRESSORS = algorithms.names("regression")
 
 
 @pytest.mark.parametrize("name", REGRESSORS)

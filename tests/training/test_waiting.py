@@ -93,7 +93,7 @@ def test_a_meta_gradient_stays_on_the_device(name: str) -> None:
         assert "metabench.step_grad_grad.default" in seen.all
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", algorithms.names("classification"))
 def test_adapting_and_predicting_stays_on_the_device(name: str) -> None:
     learner, state, _, _ = prepared(name)
     tasks = on_meta(problems.cast(problems.tasks(), torch.float32))

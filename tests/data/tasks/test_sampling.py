@@ -223,7 +223,7 @@ def test_frozen_tasks_of_a_range_come_in_the_order_of_their_positions() -> None:
             assert found["n"][position] == group.shape.way * group.shape.shot
 
 
-LEARNERS = [name for name in algorithms.names() if "classification" in algorithms.get(name).kinds]
+LEARNERS = algorithms.names("classification")
 
 
 @pytest.mark.parametrize("name", LEARNERS)
