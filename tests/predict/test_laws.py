@@ -23,7 +23,17 @@ from tests.support import small
 
 CLASSIFIERS = algorithms.names("classification")
 NEAR = {"rtol": 0, "atol": 2e-5}  # float32 sums in another order, through a few inner steps
-METRIC = ("protonet", "matching", "r2d2", "proto_maml", "finetune", "baseline_pp", "nearest_mean")
+METRIC = (
+    "protonet",
+    "matching",
+    "r2d2",
+    "proto_maml",
+    "finetune",
+    "baseline_pp",
+    "nearest_mean",
+    "simpleshot",
+    "logistic",
+)
 """Learners whose weights hold no output of a class."""
 
 
