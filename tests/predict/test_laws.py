@@ -119,9 +119,9 @@ def test_every_class_can_be_chosen(name: str) -> None:
     images = small.splits().meta_test.images[:5, 0]  # one of each class, which is then asked for
     shares = classifier.fit(images, range(5)).predict_proba(images)
     assert shares.min() > 0
-    assert (
-        np.diag(shares) >= shares.max(0) - NEAR["atol"]
-    ).all()  # nobody is likelier of a class than its own
+    # Nobody is likelier of a class than its own, or, with lengths that differ, it is of no class likelier.
+    axis = 1 if name in ("simpleshot", "logistic") else 0
+    assert (np.diag(shares) >= shares.max(axis) - NEAR["atol"]).all()
 
 
 @pytest.mark.parametrize(
