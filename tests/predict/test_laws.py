@@ -113,14 +113,15 @@ def test_any_number_of_classes_is_learnt_or_refused(name: str, n_classes: int) -
     assert set(classifier.predict(support).tolist()) <= set(labels)
 
 
-@pytest.mark.parametrize("name", METRIC)
+# A regression that is held back by a penalty promises no such thing.
+@pytest.mark.parametrize("name", [name for name in METRIC if name != "logistic"])
 def test_every_class_can_be_chosen(name: str) -> None:
     classifier = metabench.load(trained.run(name), prepared=True)
     images = small.splits().meta_test.images[:5, 0]  # one of each class, which is then asked for
     shares = classifier.fit(images, range(5)).predict_proba(images)
     assert shares.min() > 0
     # Nobody is likelier of a class than its own, or, with lengths that differ, it is of no class likelier.
-    axis = 1 if name in ("simpleshot", "logistic") else 0
+    axis = 1 if name == "simpleshot" else 0
     assert (np.diag(shares) >= shares.max(axis) - NEAR["atol"]).all()
 
 
