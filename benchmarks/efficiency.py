@@ -196,13 +196,16 @@ def shares_table(
 
 
 def unseen_scores(curves: Sequence[Curve], n_seen: int) -> dict[str, float]:
-    """Return each setting's score at the full budget on recorded tasks beyond those that a search sees."""
-    scores = {}
-    for one in curves:
-        last = one.points[-1]
-        unseen = last.per_task[n_seen:] or (0.0 if last.score is None else last.score,)
-        scores[one.name] = float(np.mean(unseen))
-    return scores
+    """Return each setting's score at the full budget on recorded tasks beyond those that a search sees.
+
+    One that diverged is as bad as the worst; where all tasks are seen, or none were kept apart, all count.
+    """
+    last = {one.name: one.points[-1] for one in curves}
+    worst = min(point.score for point in last.values() if point.score is not None)
+    return {
+        name: float(np.mean(point.per_task[n_seen:] or (worst if point.score is None else point.score,)))
+        for name, point in last.items()
+    }
 
 
 def main() -> int:

@@ -38,9 +38,13 @@ class FencingToken:
         files.write_json(self.path, {"token": secrets.token_hex(8), **who})
         self._written = self.path.read_bytes()
 
+    def is_valid(self) -> bool:
+        """Tell whether no other process has taken it since."""
+        return remote.read(self.path) == self._written
+
     def check(self) -> None:
         """Raise `Superseded` where another process has taken it since."""
-        if remote.read(self.path) != self._written:
+        if not self.is_valid():
             raise Superseded(f"{self.path.parent}: another process goes on with this run")
 
 

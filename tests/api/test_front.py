@@ -93,7 +93,7 @@ def options(command: str) -> dict[str, Any]:
 
 
 ELSEWHERE = {
-    "train": {"set", "option", "profile", "json"},
+    "train": {"set", "option", "network_option", "profile", "json"},
     "test": {"option", "json"},
     "search": {"option", "plan", "json"},
 }

@@ -11,7 +11,7 @@ import pytest
 
 from metabench.core.config import BudgetConfig
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, JOURNAL, PRUNED, WAIT, Ledger
-from metabench.search.journal.rule import decide, resume, stop_waiting
+from metabench.search.journal.rule import decide, next_waiting, resume, stop_waiting
 from metabench.search.propose.searcher import FINISHED, FairSearcher
 from metabench.storage import files
 from tests.search import proposals
@@ -151,3 +151,75 @@ def test_seconds_leave_the_leader_its_way_to_the_full_budget(tmp_path: Path) -> 
     assert 36 <= ledger.seconds("maml_pp") <= 46
     assert len(ledger.of("maml_pp")) > 12
     assert any(trial.status == COMPLETE for trial in ledger.of("maml_pp"))
+
+
+def test_after_a_change_to_another_rule_who_waits_is_not_forgotten(tmp_path: Path) -> None:
+    searcher = FairSearcher(SPACE, Ledger(tmp_path, keep=2), seed=3)
+    for number in range(2):
+        config = searcher.suggest(str(number))
+        report = make_report(100, 0.5 + number / 100)
+        assert decide(searcher.ledger, SPACE.budget, config["trial"], report) in (WAIT, CONTINUE)
+        searcher.hand_back(str(number))
+    waiting = {trial.name for trial in searcher.ledger.of("maml_pp") if trial.is_waiting}
+    assert waiting
+    for changed in ({"pause": False}, {"scheduler": "none"}, {"grace": 50}):
+        budget = SPACE.budget.model_copy(update={**changed, "trials": 2})
+        again = FairSearcher(SPACE.model_copy(update={"budget": budget}), Ledger(tmp_path, keep=2), seed=3)
+        waits = next_waiting(again.ledger, budget, "maml_pp", full=900)
+        assert waits is not None, changed
+        assert waits[0] in waiting
+    again.finish()
+    assert not any(trial.is_waiting for trial in again.ledger.of("maml_pp"))
+    assert waiting <= {trial.name for trial in again.ledger.candidates("maml_pp")}
+
+
+def test_who_waits_goes_on_only_where_there_is_time_for_its_way(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    for number, seen in enumerate((100, 300)):
+        name = ledger.propose("maml", {"number": number}, {}, False, 0).name
+        for rung in RUNGS[: 1 + RUNGS.index(seen)]:
+            decide(ledger, SPACE.budget, name, make_report(rung, 0.5))
+            if rung < seen:
+                ledger.settle(name, CONTINUE, {"rung": 0})
+    asked: list[int] = []
+
+    def has_room(algorithm: str, tasks: int) -> bool:
+        asked.append(tasks)
+        return tasks <= 200
+
+    waits = next_waiting(ledger, SPACE.budget, "maml", 900, has_room)
+    assert waits is not None
+    assert waits[0] == "maml-000"
+    assert sorted(asked) == [200, 600]
+
+
+def test_with_second_looks_somebody_still_gets_to_the_full_budget(tmp_path: Path) -> None:
+    budget = SPACE.budget.model_copy(update={"borderline_tasks": 20})
+    ledger = Ledger(tmp_path, keep=2)
+    for base, again in ((0.60, 0.55), (0.59, 0.60)):
+        name = ledger.propose("maml", {"number": base}, {}, False, 0).name
+        ledger.record(name, {**make_report(100, base), "borderline_score": again}, WAIT, {"rung": 0})
+    waits = next_waiting(ledger, budget, "maml", full=900)
+    assert waits is not None
+    assert waits[0] == "maml-001"
+
+
+def test_a_rung_below_is_emptied_before_the_best_of_few_goes_on(tmp_path: Path) -> None:
+    scores = [
+        (0.50, 0.60, 0.7),
+        (0.3, 0.1, 0.1),
+        (0.2, 0.1, 0.1),
+        (0.49, 0.65, 0.8),
+        (0.1, 0.1, 0.1),
+        (0.1, 0.1, 0.1),
+    ]
+    played = search(tmp_path, scores, SPACE.budget)
+    assert [(number, rung) for number, rung, decision in played if decision == COMPLETE] == [(3, 900)]
+
+
+def test_where_nobody_may_go_on_no_margin_is_told(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, keep=2)
+    for number, (score, margin) in enumerate(((0.5, None), (0.6, None), (0.7, pytest.approx(0.1)))):
+        name = ledger.propose("maml", {"number": number}, {}, False, 0).name
+        decide(ledger, SPACE.budget, name, make_report(100, score))
+        assert ledger.trials[name].details[100]["margin"] == margin

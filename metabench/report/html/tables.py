@@ -204,7 +204,7 @@ def _trial(results: Results, tried: Tried, names: Sequence[str]) -> list[Cell]:
     return [
         Cell(trial.name),
         Cell(tried.label),
-        Cell(trial.status or "running"),
+        Cell(trial.state),
         Cell(count(trial.tasks_seen), trial.tasks_seen),
         Cell(metrics.show(results.metric, figure).removesuffix("%"), figure),
         _number(last.get("seconds"), ".0f"),

@@ -32,7 +32,14 @@ INVALIDATES_CHOICE = (
     "budget.tasks",
     "budget.confirm_top",
     "budget.confirm_tasks",
+    "budget.seconds",
+    "budget.grace",
+    "budget.rungs",
+    "budget.reduction_factor",
+    "budget.scheduler",
+    "budget.pause",
     "algorithms",
+    "networks",
     "shared",
 )
 """What the choice of a setting rests on."""
@@ -98,7 +105,12 @@ def _refuse(
     folder: Path, old: dict[str, Any], new: dict[str, Any], changed: Sequence[str], accept: bool
 ) -> None:
     """Refuse changes that leave no numbers to compare, and others unless they are accepted."""
-    fixed = [key for key in changed if key in FIXED or key.split(".")[0] in FIXED]
+    labels = {tuple(key.split(".")[:2]) for key in old if key.startswith("networks.")}
+    fixed = [
+        key
+        for key in changed
+        if key in FIXED or key.split(".")[0] in FIXED or tuple(key.split(".")[:2]) in labels
+    ]
     if accept and not fixed:
         return
     advice = "choose another name, or undo what is different"

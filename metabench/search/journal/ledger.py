@@ -30,6 +30,8 @@ ENDED = "ended"
 
 CONTINUE = "continue"
 WAIT = "wait"  # until it is among the best at its rung, or all have arrived there
+RUNNING = "running"
+WAITING = "waiting"
 COMPLETE = "complete"
 PRUNED = "pruned"
 DIVERGED = "diverged"
@@ -102,7 +104,7 @@ class Trial:
     @property
     def state(self) -> str:
         """Return the status, or what a trial without one does."""
-        return self.status or ("waiting" if self.is_waiting else "running")
+        return self.status or (WAITING if self.is_waiting else RUNNING)
 
     @property
     def is_borderline(self) -> bool:
@@ -199,6 +201,7 @@ class Ledger:
                 problem = f"line {number}, of {event['trial']}, does not follow from those before"
                 raise Damaged(folder / JOURNAL, problem) from error
         self._written: set[str] = set()
+        self.outside = {trial.name for trial in self.trials.values() if place(trial) is None}
         if is_driver:
             lines = records.recover(folder / files.TRIALS, models.TRIAL, say, records.lines) or []
             for line in lines:

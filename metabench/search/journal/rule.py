@@ -139,7 +139,10 @@ def decide(
         ranked = rank(arrived, others, budget.reduction_factor)
         decision = CONTINUE if ranked.is_promoted else PRUNED
         if budget.pause:
-            decision = CONTINUE if ranked.rank <= ranked.arrived // budget.reduction_factor else WAIT
+            n_promoted = ranked.arrived // budget.reduction_factor
+            decision = CONTINUE if ranked.rank <= n_promoted else WAIT
+            if not n_promoted:  # nobody may go on, so no other decides
+                ranked = ranked._replace(against=None, cutoff=None, margin=None)
         details |= _decision_details(ledger, seen, ranked, scores)
         if details["doubtful"] and budget.borderline_tasks is not None and seen not in trial.borderline:
             ledger.mark_borderline(name, seen, len(others), details)
@@ -157,48 +160,80 @@ def _is_spent(ledger: Ledger, budget: BudgetConfig, trial: Trial, report: dict[s
 
 
 def next_waiting(
-    ledger: Ledger, budget: BudgetConfig, algorithm: str, full: float
+    ledger: Ledger, budget: BudgetConfig, algorithm: str, full: float, has_room: HasRoom = always
 ) -> tuple[str, RungRank] | None:
     """Return which of an algorithm's trials that wait may go on, the highest rung first; None: none.
 
     Args:
         full: the highest rung, in tasks seen, at which nobody is to arrive any more: the best there goes on
-            however few they are.
+            however few they are, once nobody at a lower rung may.
     """
-    for seen in reversed(spaces.rungs(budget)[:-1]):
-        is_full = seen <= full
-        table = _judged(ledger, algorithm, seen)
-        waiting = [each for each in table if _waits_at(ledger.trials[each.trial], seen)]
-        if not waiting or not (is_full or pauses(budget)):
-            continue
-        best = max(waiting, key=lambda each: each.score)
-        ranked = rank(best, [each for each in table if each is not best], budget.reduction_factor)
-        if ranked.rank <= max(len(table) // budget.reduction_factor, int(is_full)):
-            return best.trial, ranked
+    by_rung = _waiting(ledger, algorithm)
+    onwards = {seen: next((rung for rung in spaces.rungs(budget) if rung > seen), seen) for seen in by_rung}
+    rungs = [seen for seen in sorted(by_rung, reverse=True) if has_room(algorithm, onwards[seen] - seen)]
+    ranked = {seen: _best(ledger, budget, algorithm, seen, by_rung[seen]) for seen in rungs}
+    for seen in rungs if pauses(budget) else []:
+        name, standing, _ = ranked[seen]
+        if standing.rank <= standing.arrived // budget.reduction_factor:
+            return name, standing
+    for seen in (seen for seen in rungs if seen <= full):
+        name, standing, n_gone = ranked[seen]
+        n_promoted = max(1, standing.arrived // budget.reduction_factor)
+        # Where some were looked at again, each of those that wait may be behind another.
+        if standing.rank <= n_promoted or n_gone < n_promoted:
+            return name, standing
     return None
 
 
-def resume(ledger: Ledger, budget: BudgetConfig, algorithm: str, full: float) -> Trial | None:
+def resume(
+    ledger: Ledger, budget: BudgetConfig, algorithm: str, full: float, has_room: HasRoom = always
+) -> Trial | None:
     """Let the trial that waits and may go on do so; see `next_waiting`."""
-    chosen = next_waiting(ledger, budget, algorithm, full)
+    chosen = next_waiting(ledger, budget, algorithm, full, has_room)
     return None if chosen is None else _settle(ledger, budget, chosen[0], CONTINUE, chosen[1])
 
 
 def stop_waiting(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials: float) -> None:
     """Stop those of an algorithm's trials that wait, and will never be among the best of so many trials."""
+    if n_trials and budget.borderline_tasks is not None:
+        return  # by means over other tasks nobody is surely behind
     most = int(min(n_trials, budget.trials))
     n_promoted = max(1, most // budget.reduction_factor) + SPARE if most else 0
-    for seen in spaces.rungs(budget)[:-1]:
+    for seen, names in _waiting(ledger, algorithm).items():
         table = _judged(ledger, algorithm, seen)
-        if len(table) <= n_promoted:
+        scores = sorted((each.score for each in table), reverse=True)
+        cutoff = scores[n_promoted - 1] if 0 < n_promoted <= len(scores) else math.inf
+        if n_promoted and len(table) <= n_promoted:
             continue
-        cutoff = (
-            sorted((each.score for each in table), reverse=True)[n_promoted - 1] if n_promoted else math.inf
-        )
-        for each in table:
-            if each.score < cutoff and _waits_at(ledger.trials[each.trial], seen):
-                others = [other for other in table if other is not each]
-                _settle(ledger, budget, each.trial, PRUNED, rank(each, others, budget.reduction_factor))
+        for each in [each for each in table if each.trial in names and each.score < cutoff]:
+            others = [other for other in table if other is not each]
+            _settle(ledger, budget, each.trial, PRUNED, rank(each, others, budget.reduction_factor))
+
+
+def _waiting(ledger: Ledger, algorithm: str) -> dict[int, set[str]]:
+    """Return which trials of an algorithm wait, by the tasks that they have seen."""
+    waiting: dict[int, set[str]] = {}
+    for trial in ledger.unfinished():
+        if trial.algorithm == algorithm and trial.is_waiting:
+            waiting.setdefault(trial.tasks_seen, set()).add(trial.name)
+    return waiting
+
+
+def _best(
+    ledger: Ledger, budget: BudgetConfig, algorithm: str, seen: int, names: set[str]
+) -> tuple[str, RungRank, int]:
+    """Return the best of those that wait at a rung, where it stands, and how many went on from there."""
+    table = _judged(ledger, algorithm, seen)
+    waiting = [each for each in table if each.trial in names]
+    if budget.borderline_tasks is None:
+        waiting = [max(waiting, key=lambda each: each.score)]
+    factor = budget.reduction_factor
+    ranks = {
+        each.trial: rank(each, [other for other in table if other is not each], factor) for each in waiting
+    }
+    best = min(waiting, key=lambda each: (ranks[each.trial].rank, -each.score))
+    n_gone = sum(ledger.trials[each.trial].decisions[seen] == CONTINUE for each in table)
+    return best.trial, ranks[best.trial], n_gone
 
 
 def pauses(budget: BudgetConfig) -> bool:
@@ -207,13 +242,13 @@ def pauses(budget: BudgetConfig) -> bool:
 
 
 def _judged(ledger: Ledger, algorithm: str, seen: int) -> list[Arrival]:
-    """Return a rung table without those that have failed since, who hold nobody back."""
+    """Return a rung table without those that failed since, or that the space has no longer."""
     table = ledger.rung(algorithm, seen)
-    return [each for each in table if ledger.trials[each.trial].status not in (DIVERGED, FAILED)]
-
-
-def _waits_at(trial: Trial, seen: int) -> bool:
-    return trial.tasks_seen == seen and trial.is_waiting
+    return [
+        each
+        for each in table
+        if ledger.trials[each.trial].status not in (DIVERGED, FAILED) and each.trial not in ledger.outside
+    ]
 
 
 def _settle(ledger: Ledger, budget: BudgetConfig, name: str, decision: str, ranked: RungRank) -> Trial:

@@ -14,10 +14,19 @@ from rich.table import Table
 from metabench.core import MetabenchError, metrics, utc_now
 from metabench.core.config import SearchSpace, n_variants, rungs
 from metabench.core.metrics import Metric
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, incumbent, look
+from metabench.search.journal.ledger import (
+    COMPLETE,
+    DIVERGED,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    WAITING,
+    Ledger,
+    incumbent,
+    look,
+)
 from metabench.storage import files, models, records
 
-RUNNING, WAITING = "running", "waiting"
 STATES = (RUNNING, WAITING, COMPLETE, PRUNED, DIVERGED, FAILED)
 STAGES = ("search", "confirmation", "final runs", "meta-test", "finished")
 
@@ -54,7 +63,7 @@ def summarise(
 def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
     """Show the summaries of algorithms."""
     shown = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
-    shown.add_column("algorithm")
+    shown.add_column("algorithm", no_wrap=True, overflow="fold")
     for name in ("trials", *STATES, "tasks", "seconds", "best"):
         shown.add_column(name, justify="right")
     for name, part in algorithms.items():

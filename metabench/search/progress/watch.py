@@ -20,8 +20,8 @@ from metabench.core.config import SearchSpace
 from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import PRUNED, Ledger, Trial
-from metabench.search.progress.summary import RUNNING, STATES, summarise, table
+from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, Happened, Ledger, Trial
+from metabench.search.progress.summary import STATES, summarise, table
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
 
@@ -59,7 +59,6 @@ class Watch:
         self._written = 0.0
         self._is_stale = False
         self._events: Events | None = None
-        self._waiting: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the terminal out where Tune pickles its callbacks."""
@@ -104,7 +103,9 @@ class Watch:
         """Show that a trial ended, and say of the first few that noise may have stopped them."""
         self.refresh(ledger)
         trial = ledger.trials[name]
-        if self._live is None and name not in self._waiting:
+        # Of who is stopped where it waits, the line that it waits has told all.
+        has_waited = trial.status == PRUNED and Happened(WAITS, name, trial.tasks_seen) in ledger.history
+        if self._live is None and not has_waited:
             self.say(self._standing(ledger, trial))
         borderline = (other for other in ledger.of(trial.algorithm) if other.is_borderline)
         if not trial.is_borderline or len(list(itertools.islice(borderline, NAMED + 1))) > NAMED:
@@ -118,8 +119,7 @@ class Watch:
         )
 
     def waits(self, ledger: Ledger, name: str) -> None:
-        """Show that a trial waits; of who is stopped while it does, no other line says so."""
-        self._waiting.add(name)
+        """Show that a trial waits."""
         if self._live is None:
             self.say(self._standing(ledger, ledger.trials[name]))
 

@@ -199,8 +199,8 @@ class FairSearcher:
     def _has_next(self, algorithm: str) -> bool:
         """Tell whether a trial that waits would go on if no other report came."""
         full = 0.0 if self._is_open(algorithm) else math.inf
-        waits = next_waiting(self.ledger, self.space.budget, algorithm, full)
-        return self._has_time(algorithm) and waits is not None
+        waits = next_waiting(self.ledger, self.space.budget, algorithm, full, self.has_room)
+        return self._has_seconds(algorithm) and waits is not None
 
     def left_of(self, algorithm: str) -> int:
         """Count an algorithm's settings that are still to be tried."""
@@ -244,7 +244,7 @@ class FairSearcher:
     def _next(self) -> Trial | None:
         """Take up a trial that waits, or begin one, of the algorithm that has spent least."""
         for algorithm in sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a)))):
-            if self._has_time(algorithm) and (waiting := self._resume(algorithm)) is not None:
+            if self._has_seconds(algorithm) and (waiting := self._resume(algorithm)) is not None:
                 return waiting
             if self._is_open(algorithm):
                 return self._new_trial(algorithm)
@@ -253,10 +253,8 @@ class FairSearcher:
     def _resume(self, algorithm: str) -> Trial | None:
         """Let a trial go on that waits, and stop those that never will."""
         budget = self.space.budget
-        if not (pauses(budget) or budget.scheduler == "top_k"):
-            return None
         stop_waiting(self.ledger, budget, algorithm, self.trials[algorithm])
-        return resume(self.ledger, budget, algorithm, self._full(algorithm))
+        return resume(self.ledger, budget, algorithm, self._full(algorithm), self.has_room)
 
     def _full(self, algorithm: str) -> float:
         """Return the highest rung at which none of an algorithm's trials is to arrive any more; 0: none."""
@@ -276,11 +274,10 @@ class FairSearcher:
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
         return self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed)
 
-    def _has_time(self, algorithm: str) -> bool:
-        """Tell whether an algorithm may go on to another rung."""
+    def _has_seconds(self, algorithm: str) -> bool:
+        """Tell whether an algorithm has not spent its seconds, where those are the budget."""
         seconds = self.space.budget.seconds
-        is_left = seconds is None or self.ledger.seconds(algorithm) < seconds
-        return is_left and self.has_room(algorithm, self.rungs[0])
+        return seconds is None or self.ledger.seconds(algorithm) < seconds
 
     def _is_open(self, algorithm: str) -> bool:
         """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
@@ -292,12 +289,12 @@ class FairSearcher:
         return is_left and self.has_room(algorithm, self.rungs[0] + kept)
 
     def _kept(self, algorithm: str) -> int:
-        """Return the tasks that the leader needs to the full budget, where it would wait for others."""
+        """Return the tasks that the leader needs to the full budget, where it waits for others."""
         budget = self.space.budget
         if not pauses(budget) or (budget.seconds is None and self.has_room is always):
             return 0
         best = incumbent(self.ledger.of(algorithm))
-        return 0 if best is None or best.status is not None else budget.tasks - best.tasks_seen
+        return budget.tasks - best.tasks_seen if best is not None and best.is_waiting else 0
 
     def _expected(self, algorithm: str, kept: int = 0) -> float:
         """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds.

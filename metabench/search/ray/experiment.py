@@ -62,7 +62,7 @@ def explore(
         _fit(folder, searcher, cluster, endings, retries, trainable)
         while not searcher.left and searcher.remaining():
             _fit(folder, searcher, cluster, endings, retries, trainable)
-    lost = ", ".join(trial.name for trial in ledger.unfinished())
+    lost = ", ".join(trial.name for trial in ledger.unfinished() if not trial.is_waiting)
     raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
 
 

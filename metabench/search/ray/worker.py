@@ -141,7 +141,8 @@ def _run(
             reports.append(reporter.report(line, new_state))
     finally:
         events.close()
-        remote.evict(work)
+        if token.is_valid():  # else another worker of this machine may go on there
+            remote.evict(work)
 
 
 def _searched_settings(space: SearchSpace, config: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from metabench.data.reading.splits import make_splits
 from metabench.data.sets import folder
 from metabench.nets import at_hand
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import Ledger
+from metabench.search.journal.ledger import Ledger, incumbent
 from metabench.search.space import automatic
 from metabench.search.space.automatic import Pace, Time, Timing
 from metabench.search.stages import pace
@@ -70,8 +70,9 @@ def choose(
     paces = _measure_each(
         automatic.draft(task, network, learners), splits, trained, slots, begun + MEASURING * seconds
     )
+    busy = _busy(since)
     frozen = _features(task, splits, seconds, slots, say) if names is None else None
-    until_here = Time(seconds, time.monotonic() - begun, slots, _busy(since))
+    until_here = Time(seconds, time.monotonic() - begun, slots, busy)
     space = automatic.choose(task, network, until_here, paces)
     lines = automatic.describe(space, _about(task, splits), until_here, paces, learners, frozen)
     if frozen is not None:
@@ -239,7 +240,7 @@ class Deadline:
 
     def _after(self, algorithm: str) -> float:
         """Return those of an algorithm, in one process; tuned and published settings may be the same runs."""
-        best, budget = next(iter(self.ledger.candidates(algorithm)), None), self.space.budget
+        best, budget = incumbent(self.ledger.of(algorithm)), self.space.budget
         variants = float(n_variants(budget))
         if budget.default_runs and (best is None or best.is_default):
             variants -= 0.5

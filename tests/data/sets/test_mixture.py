@@ -129,7 +129,7 @@ def test_two_splits_of_omniglot_are_not_mixed_and_other_data_sets_are() -> None:
         ({"of": "glyphs?n_classes"}, "option n_classes: must be key=value"),
         ({"of": "glyphs and omniglot"}, "joined by ' + '"),
         ({"of": "mixture"}, "cannot hold a mixture"),
-        ({"of": "sinusoid"}, "is regression; a mixture is of images"),
+        ({"of": "sinusoid"}, "holds no pictures; a mixture is of images"),
         ({"of": "glyphs", "test_on": "glifs"}, "test_on='glifs'"),
     ],
 )

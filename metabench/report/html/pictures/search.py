@@ -20,7 +20,7 @@ from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
 from metabench.report.html.reading import Arrived, Final, Results, Tried
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, RUNNING, WAITING
 
 BEST = "Best so far"
 TRIALS = "Learning curves of the trials"
@@ -32,9 +32,10 @@ ENDS = {
     PRUNED: ("stopped at a rung", "x"),
     DIVERGED: ("diverged", "v"),
     FAILED: ("failed", "s"),
-    None: ("still running", ">"),
+    WAITING: ("waits at a rung", "d"),
+    RUNNING: ("still running", ">"),
 }
-"""How a trial ended, None where it has not, to words and a marker."""
+"""How a trial ended, or what it does, to words and a marker."""
 
 DASHED = (0, (4, 2))
 
@@ -115,12 +116,12 @@ def draw_trials(results: Results) -> Drawn:
     groups = results.by_label(reported)
     caption = (
         "Each line is a trial: its meta-validation figure at each rung (dotted) that it reached. Coloured "
-        "lines saw the full budget, grey ones did not. Where grey and coloured lines cross after the first "
-        "rung, early figures were a poor guide, and a later first rung (grace) may be worth its cost."
+        "lines saw the full budget, or run; grey ones did not. Where grey and coloured lines cross after the "
+        "first rung, early figures were a poor guide, and a later first rung (grace) may be worth its cost."
     )
     said = []
     for label in groups:
-        ends = Counter(tried.trial.status for tried in results.trials if tried.label == label)
+        ends = Counter(tried.trial.state for tried in results.trials if tried.label == label)
         counts = [f"{ends[status]} {words}" for status, (words, _) in ENDS.items() if ends[status]]
         said.append(f"{label}: {', '.join(counts)}")
     alt = f"A panel of learning curves an algorithm. {'; '.join(said)}."
@@ -132,17 +133,15 @@ def _trials(results: Results, groups: Mapping[str, Sequence[Tried]], width: floa
     looks = style.lines(results.labels)
     for axis, (label, group) in zip(axes, groups.items(), strict=True):
         _draw_rungs(axis, rungs_of(group[0].space.budget))
-        by_end: dict[tuple[bool, str | None], list[Tried]] = {}
+        by_end: dict[tuple[bool, str], list[Tried]] = {}
         for tried in group:
-            by_end.setdefault((tried.is_full, tried.trial.status), []).append(tried)
+            by_end.setdefault((tried.is_full, tried.trial.state), []).append(tried)
         # The stopped first, so that those that went on lie above them.
         for (is_full, status), part in sorted(by_end.items(), key=lambda item: item[0][0]):
-            _draw_curves(axis, results, part, is_full or status is None, looks[label].color, len(group))
+            _draw_curves(axis, results, part, is_full or status == RUNNING, looks[label].color, len(group))
         style.title(axis, label, "meta-train tasks", style.axis_label(results.metric, "meta-validation"))
     style.within(results.metric, axes[0])
-    present = [
-        s for s in ENDS if any(tried.trial.status == s for group in groups.values() for tried in group)
-    ]
+    present = [s for s in ENDS if any(tried.trial.state == s for group in groups.values() for tried in group)]
     style.legend(figure, [_end_key(status) for status in present], [ENDS[status][0] for status in present])
     return figure
 
@@ -167,12 +166,12 @@ def _draw_curves(
     axis: Axes, results: Results, group: Sequence[Tried], is_shown: bool, color: str, n_trials: int
 ) -> None:
     """Draw trials that ended alike."""
-    status = group[0].trial.status
+    status = group[0].trial.state
     strength = 0.9 if is_shown else 0.55
     faded = max(0.25, min(1.0, (40 / n_trials) ** 0.5))
     look: dict[str, Any] = {"color": color if is_shown else style.FAINT, "alpha": strength * faded}
     curves = [np.column_stack(_points(results, tried.trial.reports)) for tried in group]
-    dashes: Any = DASHED if status is None else "-"
+    dashes: Any = DASHED if status == RUNNING else "-"
     lines = LineCollection(curves, linewidths=1.6 if is_shown else 1.0, linestyles=dashes, **look)
     axis.add_collection(lines)  # far quicker than a line each
     ends = np.array([curve[-1] for curve in curves])
@@ -180,9 +179,9 @@ def _draw_curves(
     axis.plot(*ends.T, linestyle="", marker=ENDS[status][1], markersize=size, **look)
 
 
-def _end_key(status: str | None) -> Any:
-    color = style.INK if status in (COMPLETE, None) else style.FAINT
-    dashes: Any = DASHED if status is None else "-"
+def _end_key(status: str) -> Any:
+    color = style.INK if status in (COMPLETE, RUNNING) else style.FAINT
+    dashes: Any = DASHED if status == RUNNING else "-"
     return style.key(color=color, marker=ENDS[status][1], linestyle=dashes, linewidth=1.4)
 
 
