@@ -87,7 +87,7 @@ def test_the_best_is_found_when_the_leader_is_as_good_at_full_budget(space: Sear
         curve("d", [0.5, 0.6, 0.898]),  # 9 more: within half a point
     ]
     made = recording(only_maml(space, trials=4), last)
-    one = describe(made, {"sampler": "recorded"})
+    one = describe(made, {"sampler": "recorded", "pause": False})
     replay = play(made, one, 0)
     told = {within: outcomes.outcome(made, one, replay, "maml", within) for within in (0.005, 0.01, 0.001)}
     assert [told[within]["seconds_to_best"] for within in (0.01, 0.005, 0.001)] == [19, 28, None]

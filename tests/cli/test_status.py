@@ -50,8 +50,8 @@ def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path)
     assert found["stage"] == "search"
     assert found["is_driven"]  # its snapshot is fresh
     maml, maml_pp = found["algorithms"]["maml"], found["algorithms"]["maml_pp"]
-    assert [maml[state] for state in summary.STATES] == [1, 1, 1, 0, 0]
-    assert [maml_pp[state] for state in summary.STATES] == [1, 0, 0, 1, 1]
+    assert [maml[state] for state in summary.STATES] == [1, 0, 1, 1, 0, 0]
+    assert [maml_pp[state] for state in summary.STATES] == [1, 0, 0, 0, 1, 1]
     assert (maml["planned"], maml["proposed"]) == (9, 3)
     assert maml["rungs"] == {"100": 2, "300": 1, "900": 1}
     assert maml["incumbent"]["trial"] == "maml-000"
@@ -88,7 +88,7 @@ def test_reading_changes_nothing_and_a_lock_is_seen(folder: Path) -> None:
         assert summary.read(folder)["is_driven"]
 
 
-def test_a_trial_that_is_looked_at_again_or_waits_is_running(
+def test_a_trial_that_is_looked_at_again_is_running_and_one_that_waits_waits(
     tmp_path: Path,
     space: SearchSpace,  # noqa: F811
 ) -> None:
@@ -98,7 +98,8 @@ def test_a_trial_that_is_looked_at_again_or_waits_is_running(
     ledger.record(names[0], make_report(100, 0.5), "continue", {})
     ledger.mark_borderline(names[1], 100, 1, {})
     ledger.record(names[2], make_report(100, 0.4), "wait", {})
-    assert summary.read(tmp_path)["algorithms"]["maml"]["running"] == 3
+    counted = summary.read(tmp_path)["algorithms"]["maml"]
+    assert (counted["running"], counted["waiting"]) == (2, 1)
     ledger.settle(names[2], "pruned", {})
     assert summary.read(tmp_path)["algorithms"]["maml"]["pruned"] == 1
 

@@ -99,9 +99,9 @@ def test_where_all_wait_for_the_last_the_best_of_all_go_on(
 ) -> None:
     budget = space.budget.model_copy(update={"scheduler": "top_k", "trials": 7})
     space = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
-    first, second, _nothing_left = explore(tmp_path, space, found)
-    assert (len(first.studies["fomaml"].asked), second.remaining()) == (7, 0)
-    check_studies(second)
+    first, last = explore(tmp_path, space, found)
+    assert (len(first.studies["fomaml"].asked), last.remaining()) == (7, 0)
+    check_studies(last)
     status = [line["status"] for _, line in sorted(records.trials(tmp_path).items())]
     # Accuracy falls with the number, and the fourth diverges: of six that arrive, two go on.
     assert status == [COMPLETE, COMPLETE, PRUNED, DIVERGED, PRUNED, PRUNED, PRUNED]
