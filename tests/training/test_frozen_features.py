@@ -140,6 +140,18 @@ def test_another_backbone_than_the_runs_is_refused(place: Path) -> None:
         run.load()
 
 
+def test_features_of_another_backbone_are_not_tested_on(place: Path) -> None:
+    run = train(place, "simpleshot")
+    before = features.load(task(place), network(place))
+    features._opened.cache_clear()
+    backbone.weights(place / "weights.safetensors", seed=1)
+    after = features.load(task(place), network(place))
+    with pytest.raises(MetabenchError, match="learnt behind another backbone"):
+        run.test(tasks=5)
+    with pytest.raises(MetabenchError, match="learnt behind another backbone"):
+        runs.test_run(run.folder, before, 5, other=after._replace(fingerprint="f" * 64))
+
+
 def test_an_exported_model_takes_pictures_and_holds_the_backbone(place: Path) -> None:
     classifier = train(place, "r2d2").load()
     folders = sorted((place / "photographs").iterdir())[:3]
