@@ -134,6 +134,21 @@ def _origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
     return maker, (about.st_mtime_ns, about.st_size)
 
 
+def is_all_learnt(network: NetworkConfig) -> bool:
+    """Tell whether what is learnt of a module is all that the weights which it starts from decide."""
+    if network.weights is None or network.freeze != "none" or network.batch_norm == "frozen":
+        return network.freeze == "none" and network.batch_norm != "frozen"
+    if not files.is_file(network.weights):  # a name also stands for a size and a mean of inputs
+        return False
+    module = backbones.make(network.model_copy(update={"weights": None}), seeds.generator("learnt")).module
+    replaced = {f"{name}." for name, one in module.named_modules() if isinstance(one, BATCH_NORM)}
+    params = dict(module.named_parameters())
+    return not any(
+        one.is_floating_point() and name not in params and not name.startswith(tuple(replaced))
+        for name, one in module.state_dict().items()
+    )
+
+
 def digest(network: NetworkConfig) -> str:
     """Hash how a module is made and the weights that it starts from, or would by one seed."""
     return _digest(network.model_dump_json(), *_origin(network))

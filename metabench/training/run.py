@@ -223,9 +223,9 @@ def open_weights(folder: Path, about: Inputs, device: torch.device | str = "cpu"
 
 
 def _with_constants(config: RunConfig, folder: Path) -> RunConfig:
-    """Describe a run by what its own weights do not hold: a body that was frozen must be the very same."""
+    """Describe a run by what its own weights do not hold, which must be the very same."""
     network = config.network
-    if network.freeze == "none" and network.batch_norm != "frozen":
+    if nets.is_all_learnt(network):
         return config.model_copy(update={"network": network.model_copy(update={"weights": None})})
     expected = records.read(folder / files.CONFIG, models.RUN).get("network_digest", "")
     if network.freeze != "all" and nets.digest(network) != expected:
