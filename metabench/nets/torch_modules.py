@@ -94,7 +94,7 @@ class _Form(NamedTuple):
 def build(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     """Build the network of a torch module that a config names."""
     refuse_ours(network)
-    form = _form(network.model_dump_json(), shape, *_origin(network))
+    form = _form(network.model_dump_json(), shape, *origin(network))
     embed = partial(_embed, form.module, form.prepare, _Constants(form.module, form.trained))
     norms = {_split(f"{name}.weight")[0] for name, one in form.module.named_modules() if _is_norm(one)}
     return Net(
@@ -125,7 +125,7 @@ def refuse_ours(network: NetworkConfig) -> None:
         raise MetabenchError("\n".join(wrong))
 
 
-def _origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
+def origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
     """Return what tells a module and a file of weights from others that go by their names."""
     maker = load_object(str(network.module), "network.module") if network.name == MODULE else None
     if network.weights is None or not files.is_file(network.weights):
@@ -151,7 +151,7 @@ def is_all_learnt(network: NetworkConfig) -> bool:
 
 def digest(network: NetworkConfig) -> str:
     """Hash how a module is made and the weights that it starts from, or would by one seed."""
-    return _digest(network.model_dump_json(), *_origin(network))
+    return _digest(network.model_dump_json(), *origin(network))
 
 
 @functools.lru_cache(maxsize=4)

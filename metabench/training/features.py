@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from metabench.core.config import NetworkConfig, TaskConfig, field_types
 from metabench.data.reading import cache
 from metabench.data.reading.cache import Array
 from metabench.nets.backbones import Backbone, open_backbone
+from metabench.nets.torch_modules import origin
 
 BATCH = 8
 """Pictures that pass a backbone at once: more are no faster on a CPU, whose cache they would leave."""
@@ -96,13 +98,14 @@ def source(network: NetworkConfig) -> str | None:
 
 
 @lru_cache(maxsize=2)
-def _opened(described: str) -> Backbone:
+def _opened(described: str, maker: Any, stamp: Any) -> Backbone:
+    """Open a backbone; the last arguments tell apart what goes by one name."""
     return open_backbone(NetworkConfig.model_validate_json(described))
 
 
 def backbone_of(network: NetworkConfig) -> Backbone:
-    """Open a backbone, once a process."""
-    return _opened(source(network) or network.model_dump_json())
+    """Open a backbone, once a process until its weights or its maker change."""
+    return _opened(source(network) or network.model_dump_json(), *origin(network))
 
 
 def _at_size(splits: Splits, task: TaskConfig, size: int) -> Splits:

@@ -84,7 +84,6 @@ def test_a_machine_computes_features_once_until_weights_change(place: Path) -> N
     assert len(first) == len(SPLITS)
     before = features.load(task(place), network(place, hidden=1))
     assert kept() == first, "a head of its own asks for no other features"
-    features._opened.cache_clear()  # as in a new process
     backbone.weights(place / "weights.safetensors", seed=1)
     after = features.load(task(place), network(place))
     assert len(kept()) == 2 * len(SPLITS)
@@ -130,11 +129,9 @@ def test_tasks_are_drawn_as_pictures(place: Path) -> None:
 
 def test_another_backbone_than_the_runs_is_refused(place: Path) -> None:
     run = train(place, "simpleshot")
-    features._opened.cache_clear()
     backbone.weights(place / "weights.safetensors", seed=1)
     with pytest.raises(MetabenchError, match="learnt behind another backbone"):
         run.load()
-    features._opened.cache_clear()
     (place / "weights.safetensors").unlink()
     with pytest.raises(MetabenchError, match=r"weights\.safetensors"):
         run.load()
@@ -143,7 +140,6 @@ def test_another_backbone_than_the_runs_is_refused(place: Path) -> None:
 def test_features_of_another_backbone_are_not_tested_on(place: Path) -> None:
     run = train(place, "simpleshot")
     before = features.load(task(place), network(place))
-    features._opened.cache_clear()
     backbone.weights(place / "weights.safetensors", seed=1)
     after = features.load(task(place), network(place))
     with pytest.raises(MetabenchError, match="learnt behind another backbone"):
