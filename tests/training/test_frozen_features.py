@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import metabench
 from metabench import data
@@ -87,6 +88,21 @@ def test_a_machine_computes_features_once_until_weights_change(place: Path) -> N
     backbone.weights(place / "weights.safetensors", seed=1)
     after = features.load(task(place), network(place))
     assert len(kept()) == 2 * len(SPLITS)
+    assert not torch.equal(before.meta_test.images, after.meta_test.images)
+
+
+def test_features_are_computed_anew_where_code_changes_and_no_weight(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> nn.Module:
+        module = plain()
+        module.relu = nn.GELU()
+        return module
+
+    before, plain = features.load(task(place), network(place)), backbone.make
+    monkeypatch.setattr(backbone, "make", make)
+    after = features.load(task(place), network(place))
+    assert before.features == after.features, "a digest is of weights"
     assert not torch.equal(before.meta_test.images, after.meta_test.images)
 
 
