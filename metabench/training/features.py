@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable
@@ -42,7 +43,9 @@ class Embedder(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.backbone, self.size, self.features = backbone.module, backbone.size, backbone.features
+        # A copy, as `to` moves a module itself, and a process shares what it has opened.
+        self.backbone = copy.deepcopy(backbone.module)
+        self.size, self.features = backbone.size, backbone.features
         self.register_buffer("mean", torch.tensor(backbone.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(backbone.std)[:, None, None])
 

@@ -164,12 +164,25 @@ def test_features_of_another_backbone_are_not_tested_on(place: Path) -> None:
         runs.test_run(run.folder, before, 5, other=after._replace(fingerprint="f" * 64))
 
 
-def test_an_exported_model_takes_pictures_and_holds_the_backbone(place: Path) -> None:
+def test_an_embedder_moves_alone(place: Path) -> None:
+    opened = features.backbone_of(network(place))
+    features.Embedder(opened).to("meta")
+    assert {one.device.type for one in opened.module.state_dict().values()} == {"cpu"}
+
+
+def test_an_exported_model_takes_pictures_and_holds_the_backbone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     classifier = train(place, "r2d2").load()
     folders = sorted((place / "photographs").iterdir())[:3]
     support, labels = [next(one.glob("*.png")) for one in folders], [one.name for one in folders]
     classifier.fit(support, labels)
-    export_model(classifier, place / "exported", "torch")
+    embedder = classifier.members.embedder
+    with monkeypatch.context() as patch:
+        moved: list[nn.Module] = []
+        patch.setattr(features.Embedder, "cpu", lambda one: moved.append(one) or one)
+        export_model(classifier, place / "exported", "torch")
+    assert embedder not in moved, "the classifier goes on where it was"
     program = torch.export.load(place / "exported" / "model.pt2").module()
     with torch.no_grad():
         pixels = [Image.open(one).convert("RGB").resize((backbone.SIDE,) * 2, 2) for one in support]
