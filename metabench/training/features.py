@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metabench import data
 from metabench.core import SPLITS, Features, MetabenchError, Split, Splits, seeds
-from metabench.core.config import NetworkConfig, TaskConfig, field_types
+from metabench.core.config import NetworkConfig, TaskConfig, field_types, setting_problem
 from metabench.data.reading import cache
 from metabench.data.reading.cache import Array
 from metabench.nets.backbones import Backbone, open_backbone
@@ -117,10 +117,13 @@ def backbone_of(network: NetworkConfig) -> Backbone:
 
 def _at_size(splits: Splits, task: TaskConfig, size: int) -> Splits:
     """Load pictures as large and in as many colours as a backbone takes them, where the data set can."""
-    options = field_types(data.get(task.dataset).options)
-    wanted = {key: value for key, value in {"size": size, "channels": 3}.items() if key in options}
-    if "size" not in wanted:
+    dataset = data.get(task.dataset)
+    if not dataset.is_resizable:
         return splits
+    if problem := setting_problem(dataset.options, "size", size, "network.image_size"):
+        raise MetabenchError(f"{problem}; {dataset.name} makes no larger pictures")
+    options = field_types(dataset.options)
+    wanted = {key: value for key, value in {"size": size, "channels": 3}.items() if key in options}
     larger = data.load(task.model_copy(update={"options": {**task.options, **wanted}}))
     for part in SPLITS:
         a, b = getattr(splits, part), getattr(larger, part)

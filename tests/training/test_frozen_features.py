@@ -164,6 +164,30 @@ def test_features_of_another_backbone_are_not_tested_on(place: Path) -> None:
         runs.test_run(run.folder, before, 5, other=after._replace(fingerprint="f" * 64))
 
 
+def counted(size: int = 4, classes: int = 5) -> dict[str, list[tuple[torch.Tensor, str]]]:
+    """Make a data set whose size is a number of examples."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(256, (3 * classes, size, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    parts = zip(SPLITS, pictures.split(classes), strict=True)
+    return {
+        part: [(picture, f"{part}{number}") for number, one in enumerate(rows) for picture in one]
+        for part, rows in parts
+    }
+
+
+def test_a_size_of_somebody_s_own_data_set_is_not_a_picture_s(place: Path) -> None:
+    described = TaskConfig(dataset=f"module:{__name__}:counted", options={"size": 5}, **TASK)
+    embedded = features.load(described, network(place))
+    assert embedded.meta_train.images.shape[:2] == (5, 5)
+    assert embedded.features is not None
+    assert embedded.features.picture_shape == (3, 8, 8)
+
+
+def test_an_image_size_that_a_data_set_cannot_make_is_named(place: Path) -> None:
+    with pytest.raises(MetabenchError, match=r"^network\.image_size=1100: must be <= 1024; folder makes no"):
+        features.load(task(place), network(place, image_size=1100, layer="pool", head=None))
+
+
 def test_an_embedder_moves_alone(place: Path) -> None:
     opened = features.backbone_of(network(place))
     features.Embedder(opened).to("meta")
