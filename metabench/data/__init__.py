@@ -36,6 +36,8 @@ class Dataset(NamedTuple):
     # options, which may be wrong -> classification or regression
     kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
     has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
+    # whether its options `size` and, where it is there, `channels` say how pictures are made, and no more
+    is_resizable: bool = False
     shares_classes_across_domains: bool = True  # whether classes of one name in two domains are one class
     fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there

@@ -8,7 +8,7 @@ from typing import Any
 from metabench.core import metrics
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import published
-from metabench.leaderboard.rows import BASELINE, FROZEN, PUBLISHED
+from metabench.leaderboard.rows import BASELINE, FROZEN, PRETRAINED, PUBLISHED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL, WORSE
 from metabench.stats import FEW_SEEDS
 from metabench.stats.many_settings import LEAST_SETTINGS
@@ -55,10 +55,10 @@ def about(board: Board, common: Sequence[str]) -> str:
     sentences += _on_asking(board, metric)
     sentences += _on_classes(rows)
     sentences += _on_same_classes(board.get("task", {}))
-    if frozen := [_who(row) for row in rows if str(row.get("network")).endswith(FROZEN)]:
+    if trained := [_who(row) for row in rows if _is_pretrained(row)]:
         sentences.append(
             "Of a network that other pictures have trained, which may show the very classes of meta-test: "
-            f"{_named(frozen)}."
+            f"{_named(trained)}."
         )
     if any(row.get("training_tasks") for row in rows):
         sentences.append(
@@ -75,6 +75,12 @@ def about(board: Board, common: Sequence[str]) -> str:
         sentences.append("Published rows are references: not measured here, on other tasks, without a rank.")
         sentences += _on_queries(board["task"])
     return " ".join(sentences)
+
+
+def _is_pretrained(row: Row) -> bool:
+    """Tell whether data of others have trained a row's network; a baseline embeds by a frozen one alone."""
+    network = str(row.get("network"))
+    return network.endswith(FROZEN) or (network.endswith(PRETRAINED) and row["variant"] != BASELINE)
 
 
 def _on_intervals(rows: Rows, metric: Metric) -> list[str]:

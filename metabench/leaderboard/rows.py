@@ -40,6 +40,12 @@ LEARN_NOTHING = frozenset(Path(name).stem for name in BASELINES)
 FROZEN = ", frozen"
 """What stands behind the name of a network that nothing is learnt of."""
 
+PRETRAINED = ", pretrained"
+"""What stands behind that of one whose learning starts from weights of others."""
+
+DRAWN = ", frozen as drawn"
+"""What stands behind that of a frozen one without weights."""
+
 MOST_DIFFERENCES = 3
 """Settings that name a row; where more differ, its folder does."""
 
@@ -394,9 +400,12 @@ def mistakes(tests: Sequence[Record]) -> Row:
 
 
 def _name(network: Record) -> str:
-    """Name a network; what is frozen of it stands beside."""
-    name = str(network.get("module") or network["name"])
-    return f"{name}{FROZEN}" if network.get("freeze") == "all" else name
+    """Name a network; whether other data have trained it, or nothing is learnt of it, stands beside."""
+    name, has_weights = str(network.get("module") or network["name"]), network.get("weights") is not None
+    if network.get("freeze") == "all":
+        # A user's own module may open weights itself.
+        return f"{name}{FROZEN if has_weights or network.get('module') else DRAWN}"
+    return f"{name}{PRETRAINED}" if has_weights else name
 
 
 def _batch_norm(network: Record) -> str | None:

@@ -18,7 +18,18 @@ from metabench.nets.parts import init_head
 from metabench.nets.resnet12 import resnet12
 from metabench.nets.weights import anchored
 
-__all__ = ["NETWORKS", "anchored", "apply", "build", "check", "digest", "head", "init_head", "outputs"]
+__all__ = [
+    "NETWORKS",
+    "anchored",
+    "apply",
+    "build",
+    "check",
+    "digest",
+    "head",
+    "init_head",
+    "is_all_learnt",
+    "outputs",
+]
 
 NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
     "conv4": conv4,
@@ -66,6 +77,11 @@ def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:
 def digest(network: NetworkConfig) -> str:
     """Hash how a torch module is made and the weights that it starts from; of our own networks nothing."""
     return torch_modules.digest(network) if network.is_module else ""
+
+
+def is_all_learnt(network: NetworkConfig) -> bool:
+    """Tell whether what is learnt of a network is all that the weights which it starts from decide."""
+    return not network.is_module or torch_modules.is_all_learnt(network)
 
 
 def _maker(name: str) -> Callable[[NetworkConfig, int, tuple[int, ...]], Net]:

@@ -94,7 +94,7 @@ class _Form(NamedTuple):
 def build(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
     """Build the network of a torch module that a config names."""
     refuse_ours(network)
-    form = _form(network.model_dump_json(), shape, *_origin(network))
+    form = _form(network.model_dump_json(), shape, *origin(network))
     embed = partial(_embed, form.module, form.prepare, _Constants(form.module, form.trained))
     norms = {_split(f"{name}.weight")[0] for name, one in form.module.named_modules() if _is_norm(one)}
     return Net(
@@ -125,7 +125,7 @@ def refuse_ours(network: NetworkConfig) -> None:
         raise MetabenchError("\n".join(wrong))
 
 
-def _origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
+def origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
     """Return what tells a module and a file of weights from others that go by their names."""
     maker = load_object(str(network.module), "network.module") if network.name == MODULE else None
     if network.weights is None or not files.is_file(network.weights):
@@ -134,9 +134,24 @@ def _origin(network: NetworkConfig) -> tuple[Any, tuple[int, int] | None]:
     return maker, (about.st_mtime_ns, about.st_size)
 
 
+def is_all_learnt(network: NetworkConfig) -> bool:
+    """Tell whether what is learnt of a module is all that the weights which it starts from decide."""
+    if network.weights is None or network.freeze != "none" or network.batch_norm == "frozen":
+        return network.freeze == "none" and network.batch_norm != "frozen"
+    if not files.is_file(network.weights):  # a name also stands for a size and a mean of inputs
+        return False
+    module = backbones.make(network.model_copy(update={"weights": None}), seeds.generator("learnt")).module
+    replaced = {f"{name}." for name, one in module.named_modules() if isinstance(one, BATCH_NORM)}
+    params = dict(module.named_parameters())
+    return not any(
+        one.is_floating_point() and name not in params and not name.startswith(tuple(replaced))
+        for name, one in module.state_dict().items()
+    )
+
+
 def digest(network: NetworkConfig) -> str:
     """Hash how a module is made and the weights that it starts from, or would by one seed."""
-    return _digest(network.model_dump_json(), *_origin(network))
+    return _digest(network.model_dump_json(), *origin(network))
 
 
 @functools.lru_cache(maxsize=4)

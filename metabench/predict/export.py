@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import logging
@@ -153,7 +154,7 @@ def _quietly() -> Iterator[None]:
 def _program(classifier: FewShotClassifier) -> ExportedProgram:
     """Trace what a classifier computes, for any number of pictures where one does not exclude the others."""
     runs = classifier.members
-    temperatures, embedder = members.temperatures(runs), (runs.embedder or nn.Identity()).cpu()
+    temperatures, embedder = members.temperatures(runs), copy.deepcopy(runs.embedder or nn.Identity()).cpu()
     n_pictures = 1 if _is_one_at_a_time(classifier) else 5
     pictures = torch.zeros(n_pictures, *runs.pictures.shape)
     queries = {0: Dim("pictures")} if n_pictures > 1 else None

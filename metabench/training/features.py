@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabench import data
-from metabench.core import SPLITS, Features, MetabenchError, Split, Splits
-from metabench.core.config import NetworkConfig, TaskConfig, field_types
+from metabench.core import SPLITS, Features, MetabenchError, Split, Splits, seeds
+from metabench.core.config import NetworkConfig, TaskConfig, field_types, setting_problem
 from metabench.data.reading import cache
 from metabench.data.reading.cache import Array
 from metabench.nets.backbones import Backbone, open_backbone
+from metabench.nets.torch_modules import origin
 
 BATCH = 8
 """Pictures that pass a backbone at once: more are no faster on a CPU, whose cache they would leave."""
@@ -39,7 +43,9 @@ class Embedder(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.backbone, self.size = backbone.module, backbone.size
+        # A copy, as `to` moves a module itself, and a process shares what it has opened.
+        self.backbone = copy.deepcopy(backbone.module)
+        self.size, self.features = backbone.size, backbone.features
         self.register_buffer("mean", torch.tensor(backbone.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(backbone.std)[:, None, None])
 
@@ -74,13 +80,16 @@ def embedded(
             f"network.freeze=all: {splits.name} holds no pictures for a backbone; leave it out, and take the "
             "network mlp"
         )
-    backbone = backbone_of(network)
+    backbone, device = backbone_of(network), "cuda" if torch.cuda.is_available() else "cpu"
+    embedder = Embedder(backbone).to(device)
+    # The digest, which travels, says what is computed; these are of the code and the machine that compute.
+    made_by = (_checksum(embedder), torch.__version__, device)
     source = _at_size(splits, task, backbone.size)
     parts = {}
     for part in SPLITS:
         before, pictures = getattr(splits, part), getattr(source, part)
-        key = (VERSION, source.fingerprint, backbone.digest, backbone.size, part)
-        table = cache.cached("features", key, _maker(pictures, backbone, f"{splits.name} {part}", say))
+        key = (VERSION, source.fingerprint, backbone.digest, backbone.size, part, *made_by)
+        table = cache.cached("features", key, _maker(pictures, embedder, f"{splits.name} {part}", say))
         parts[part] = before._replace(images=torch.from_numpy(table), pictures=before.images)
     shape = tuple(source.meta_train.images.shape[2:])
     return splits._replace(**parts, features=Features(shape, backbone.digest))
@@ -96,21 +105,25 @@ def source(network: NetworkConfig) -> str | None:
 
 
 @lru_cache(maxsize=2)
-def _opened(described: str) -> Backbone:
+def _opened(described: str, maker: Any, stamp: Any) -> Backbone:
+    """Open a backbone; the last arguments tell apart what goes by one name."""
     return open_backbone(NetworkConfig.model_validate_json(described))
 
 
 def backbone_of(network: NetworkConfig) -> Backbone:
-    """Open a backbone, once a process."""
-    return _opened(source(network) or network.model_dump_json())
+    """Open a backbone, once a process until its weights or its maker change."""
+    return _opened(source(network) or network.model_dump_json(), *origin(network))
 
 
 def _at_size(splits: Splits, task: TaskConfig, size: int) -> Splits:
     """Load pictures as large and in as many colours as a backbone takes them, where the data set can."""
-    options = field_types(data.get(task.dataset).options)
-    wanted = {key: value for key, value in {"size": size, "channels": 3}.items() if key in options}
-    if "size" not in wanted:
+    dataset = data.get(task.dataset)
+    if not dataset.is_resizable:
         return splits
+    if problem := setting_problem(dataset.options, "size", size, "network.image_size"):
+        raise MetabenchError(f"{problem}; {dataset.name} makes no larger pictures")
+    options = field_types(dataset.options)
+    wanted = {key: value for key, value in {"size": size, "channels": 3}.items() if key in options}
     larger = data.load(task.model_copy(update={"options": {**task.options, **wanted}}))
     for part in SPLITS:
         a, b = getattr(splits, part), getattr(larger, part)
@@ -119,25 +132,36 @@ def _at_size(splits: Splits, task: TaskConfig, size: int) -> Splits:
     return larger
 
 
-def _maker(split: Split, backbone: Backbone, name: str, say: Say) -> Callable[[], Array]:
+def _checksum(embedder: Embedder) -> str:
+    """Hash the features of one fixed picture: they change where a module's code does, and no weight."""
+    shape, n_threads = (1, 3, embedder.size, embedder.size), torch.get_num_threads()
+    picture = torch.rand(shape, generator=seeds.generator("picture"))
+    torch.set_num_threads(1)  # sums of as many threads as there are would differ in their last bits
+    try:
+        with torch.no_grad():
+            made = embedder(picture.to(embedder.mean.device)).cpu().numpy()
+    finally:
+        torch.set_num_threads(n_threads)
+    return hashlib.sha256(made.tobytes()).hexdigest()
+
+
+def _maker(split: Split, embedder: Embedder, name: str, say: Say) -> Callable[[], Array]:
     """Return what embeds all pictures of a split, some at once: float32 [class, example, D]."""
     n_classes, n_examples = split.images.shape[:2]
     counts = torch.full((n_classes,), n_examples) if split.counts is None else split.counts
     places = (torch.arange(n_examples) < counts[:, None]).nonzero()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = embedder.mean.device
 
     def embed(rows: Tensor) -> Array:
         with torch.no_grad():
             pictures = split.images[rows[:, 0], rows[:, 1]].to(device).float() / 255
             return embedder(pictures).cpu().numpy()
 
-    embedder = Embedder(backbone).to(device)
-
     def make() -> Array:
-        table = np.zeros((n_classes, n_examples, backbone.features), np.float32)
+        table = np.zeros((n_classes, n_examples, embedder.features), np.float32)
         batches = places.split(BATCH)
         # Threads with a part of the pictures each are faster than all threads on one.
-        n_threads = torch.get_num_threads() if device == "cpu" else 1
+        n_threads = torch.get_num_threads() if device.type == "cpu" else 1
         last = time.monotonic()
         with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for done, (rows, features) in enumerate(zip(batches, pool.map(embed, batches), strict=True), 1):

@@ -196,6 +196,7 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
 
 def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
     """Rebuild the learner of a run folder with the weights of its best meta-validation report."""
+    _refuse_other_backbone(folder, splits)
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
@@ -222,9 +223,9 @@ def open_weights(folder: Path, about: Inputs, device: torch.device | str = "cpu"
 
 
 def _with_constants(config: RunConfig, folder: Path) -> RunConfig:
-    """Describe a run by what its own weights do not hold: a body that was frozen must be the very same."""
+    """Describe a run by what its own weights do not hold, which must be the very same."""
     network = config.network
-    if network.freeze == "none" and network.batch_norm != "frozen":
+    if nets.is_all_learnt(network):
         return config.model_copy(update={"network": network.model_copy(update={"weights": None})})
     expected = records.read(folder / files.CONFIG, models.RUN).get("network_digest", "")
     if network.freeze != "all" and nets.digest(network) != expected:
@@ -280,6 +281,7 @@ def test_run(
     refuse_other_data(folder, splits)
     tested = other or splits
     _refuse_other_shape(folder, splits, tested)
+    _refuse_other_backbone(folder, tested)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
@@ -327,6 +329,19 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: takes inputs of {takes}, and those of {tested.name} are {has}; choose options of the "
             "data set that give the same (folder has size and channels), or other data"
+        )
+
+
+def _refuse_other_backbone(folder: Path, splits: Splits) -> None:
+    """Refuse features of another backbone than those that a run learnt from."""
+    if splits.features is None:
+        return
+    trained = inputs.read(folder).features
+    expected, here = "" if trained is None else trained.backbone, splits.features.backbone
+    if expected != here:
+        raise MetabenchError(
+            f"{folder}: learnt behind another backbone than features of {splits.name} are of (digest "
+            f"{expected[:12] or 'none'} there, {here[:12]} here); put its weights back"
         )
 
 

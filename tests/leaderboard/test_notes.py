@@ -93,6 +93,20 @@ def test_verdicts_on_networks_are_not_put_down_to_settings() -> None:
     assert "The network of maml run is better than every other row (p < 0.05, Holm)." in about(board, [])
 
 
+@pytest.mark.parametrize("freeze", ["none", "body", "all"])
+@pytest.mark.parametrize("weights", ["DEFAULT", None])
+def test_weights_of_others_get_a_warning_whatever_is_frozen(
+    tmp_path: Path, freeze: str, weights: str | None
+) -> None:
+    run = make_run(tmp_path / "run", "maml", 0, 0.7)
+    described = files.read_json(run / files.CONFIG)["run"]
+    network = {**described["network"], "name": "torchvision/resnet18", "freeze": freeze, "weights": weights}
+    change(run / files.CONFIG, run={**described, "network": network})
+    board = leaderboard([run])
+    warning = "which may show the very classes of meta-test: maml run."
+    assert (warning in about(board, [])) == (weights is not None)
+
+
 def test_a_row_alone_is_not_called_best(tmp_path: Path) -> None:
     said = answer(runs(tmp_path, {"maml": 0.7}))
     assert "maml run reaches accuracy 70.0 %" in said

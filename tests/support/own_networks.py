@@ -51,6 +51,19 @@ class Shared(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Normalised(nn.Module):
+    """Has the mean of its inputs in a buffer, which weights bring along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images."""
+        return self.conv(x - self.mean).mean((2, 3))
+
+
 class _Layer(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import metabench
 from metabench import data
@@ -84,10 +85,24 @@ def test_a_machine_computes_features_once_until_weights_change(place: Path) -> N
     assert len(first) == len(SPLITS)
     before = features.load(task(place), network(place, hidden=1))
     assert kept() == first, "a head of its own asks for no other features"
-    features._opened.cache_clear()  # as in a new process
     backbone.weights(place / "weights.safetensors", seed=1)
     after = features.load(task(place), network(place))
     assert len(kept()) == 2 * len(SPLITS)
+    assert not torch.equal(before.meta_test.images, after.meta_test.images)
+
+
+def test_features_are_computed_anew_where_code_changes_and_no_weight(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> nn.Module:
+        module = plain()
+        module.relu = nn.GELU()
+        return module
+
+    before, plain = features.load(task(place), network(place)), backbone.make
+    monkeypatch.setattr(backbone, "make", make)
+    after = features.load(task(place), network(place))
+    assert before.features == after.features, "a digest is of weights"
     assert not torch.equal(before.meta_test.images, after.meta_test.images)
 
 
@@ -130,22 +145,68 @@ def test_tasks_are_drawn_as_pictures(place: Path) -> None:
 
 def test_another_backbone_than_the_runs_is_refused(place: Path) -> None:
     run = train(place, "simpleshot")
-    features._opened.cache_clear()
     backbone.weights(place / "weights.safetensors", seed=1)
     with pytest.raises(MetabenchError, match="learnt behind another backbone"):
         run.load()
-    features._opened.cache_clear()
     (place / "weights.safetensors").unlink()
     with pytest.raises(MetabenchError, match=r"weights\.safetensors"):
         run.load()
 
 
-def test_an_exported_model_takes_pictures_and_holds_the_backbone(place: Path) -> None:
+def test_features_of_another_backbone_are_not_tested_on(place: Path) -> None:
+    run = train(place, "simpleshot")
+    before = features.load(task(place), network(place))
+    backbone.weights(place / "weights.safetensors", seed=1)
+    after = features.load(task(place), network(place))
+    with pytest.raises(MetabenchError, match="learnt behind another backbone"):
+        run.test(tasks=5)
+    with pytest.raises(MetabenchError, match="learnt behind another backbone"):
+        runs.test_run(run.folder, before, 5, other=after._replace(fingerprint="f" * 64))
+
+
+def counted(size: int = 4, classes: int = 5) -> dict[str, list[tuple[torch.Tensor, str]]]:
+    """Make a data set whose size is a number of examples."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(256, (3 * classes, size, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    parts = zip(SPLITS, pictures.split(classes), strict=True)
+    return {
+        part: [(picture, f"{part}{number}") for number, one in enumerate(rows) for picture in one]
+        for part, rows in parts
+    }
+
+
+def test_a_size_of_somebody_s_own_data_set_is_not_a_picture_s(place: Path) -> None:
+    described = TaskConfig(dataset=f"module:{__name__}:counted", options={"size": 5}, **TASK)
+    embedded = features.load(described, network(place))
+    assert embedded.meta_train.images.shape[:2] == (5, 5)
+    assert embedded.features is not None
+    assert embedded.features.picture_shape == (3, 8, 8)
+
+
+def test_an_image_size_that_a_data_set_cannot_make_is_named(place: Path) -> None:
+    with pytest.raises(MetabenchError, match=r"^network\.image_size=1100: must be <= 1024; folder makes no"):
+        features.load(task(place), network(place, image_size=1100, layer="pool", head=None))
+
+
+def test_an_embedder_moves_alone(place: Path) -> None:
+    opened = features.backbone_of(network(place))
+    features.Embedder(opened).to("meta")
+    assert {one.device.type for one in opened.module.state_dict().values()} == {"cpu"}
+
+
+def test_an_exported_model_takes_pictures_and_holds_the_backbone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     classifier = train(place, "r2d2").load()
     folders = sorted((place / "photographs").iterdir())[:3]
     support, labels = [next(one.glob("*.png")) for one in folders], [one.name for one in folders]
     classifier.fit(support, labels)
-    export_model(classifier, place / "exported", "torch")
+    embedder = classifier.members.embedder
+    with monkeypatch.context() as patch:
+        moved: list[nn.Module] = []
+        patch.setattr(features.Embedder, "cpu", lambda one: moved.append(one) or one)
+        export_model(classifier, place / "exported", "torch")
+    assert embedder not in moved, "the classifier goes on where it was"
     program = torch.export.load(place / "exported" / "model.pt2").module()
     with torch.no_grad():
         pixels = [Image.open(one).convert("RGB").resize((backbone.SIDE,) * 2, 2) for one in support]

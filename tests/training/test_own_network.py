@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from metabench import nets
 from metabench.cli import app
 from metabench.core import MetabenchError
 from metabench.core.config import NetworkConfig
@@ -51,6 +52,28 @@ def test_a_run_goes_on_and_predicts_with_the_weights_that_it_began_with(freeze: 
     again = runs.open_run(folder, trained.splits()).model
     x = torch.rand(2, 1, 16, 16)
     assert torch.equal(model.net.embed(model.meta["theta"], x)[0], again.net.embed(again.meta["theta"], x)[0])
+
+
+def test_constants_that_came_with_the_weights_are_there_when_a_run_is_opened(tmp_path: Path) -> None:
+    file, folder = tmp_path / "w.safetensors", tmp_path / "run"
+    state = {**own_networks.Normalised().state_dict(), "mean": torch.full((1,), 0.5)}
+    save_file(state, file)
+    made = {"module": "tests.support.own_networks:Normalised", "weights": str(file)}
+    config = trained.config("protonet").model_copy(update={"network": NetworkConfig(**made)})
+    with trained.quickly():
+        runs.train_run(config, trained.splits(), folder)
+    model, x = runs.open_run(folder, trained.splits()).model, torch.rand(2, 1, 16, 16)
+    conv = model.meta["theta"]["conv"]
+    expected = torch.conv2d(x - 0.5, conv["weight"], conv["bias"]).mean((2, 3))
+    torch.testing.assert_close(model.net.embed(model.meta["theta"], x)[0], expected)
+    save_file({**state, "mean": torch.zeros(1)}, file)
+    with pytest.raises(MetabenchError, match="others than it was trained with; put those back"):
+        runs.open_run(folder, trained.splits())
+
+
+def test_weights_by_name_decide_more_than_what_is_learnt() -> None:
+    made = {"name": "torchvision/regnet_y_16gf", "weights": "IMAGENET1K_SWAG_E2E_V1"}
+    assert not nets.is_all_learnt(NetworkConfig.model_validate(made))
 
 
 @pytest.mark.parametrize(

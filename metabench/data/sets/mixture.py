@@ -212,6 +212,7 @@ DATASET = Dataset(
     citation="those of its data sets",
     splits=("joined",),
     options=Options,
+    is_resizable=True,
     load=load,
     sources=list_sources,
     anchor=anchor,
