@@ -21,7 +21,9 @@ from metabench import data
 from metabench.cli import app
 from metabench.core import SPLITS, MetabenchError, Splits
 from metabench.core.config import TaskConfig
+from metabench.predict import pictures as pictures_of
 from metabench.search import space as spaces
+from metabench.training import inputs
 
 Pairs = list[tuple[Any, Any]]
 
@@ -72,6 +74,18 @@ def test_tensors_arrays_and_pictures_are_the_same_bytes(pictures: Path) -> None:
     named = [mb.data.from_dataset(one) for one in (shown, as_tensors, as_arrays)]
     assert named[0] == named[1] == named[2], "the folder is named by the content"
     assert loaded(named[0]).meta_train.images.shape[2:] == (3, 20, 30)
+
+
+def test_a_picture_of_a_dataset_is_the_same_input_in_whatever_form_it_comes() -> None:
+    pairs = points((3, 6, 6))
+    splits = loaded(mb.data.from_dataset(pairs))
+    assert splits.pictures is not None
+    about = inputs.of(splits)
+    tensor = pairs[0][0]
+    whole = (tensor * 255).round().to(torch.uint8).numpy().transpose(1, 2, 0)
+    forms = [tensor, tensor.numpy().transpose(1, 2, 0), whole, Image.fromarray(whole)]
+    (made,) = pictures_of.chunks(forms, about, is_prepared=False)
+    assert torch.equal(made, (tensor * 255).round().div(255).expand(4, -1, -1, -1))
 
 
 def test_three_datasets_are_the_three_splits() -> None:
