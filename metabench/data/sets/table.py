@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NAME = "table"
+ROW_NUMBER = re.compile(r"Unnamed: \d+(_level_\d+)?")
+"""What pandas calls a column without a name, as row numbers are written by `to_csv`."""
+
 PARQUET = b"PAR1"
 """What a Parquet file begins with."""
 
@@ -161,9 +165,14 @@ def _columns(frame: DataFrame, options: Options, problems: list[str]) -> Columns
         if name not in numbers:
             problems.append(f"{key}={name!r}: holds {_words(frame[name])}, no numbers; {_cure(frame[name])}")
     if not inputs:
-        inputs = [one for one in numbers if one not in {*roles.values(), *left}]
+        unnamed = [
+            one for one in numbers if ROW_NUMBER.fullmatch(one) and one not in {*roles.values(), *left}
+        ]
+        inputs = [one for one in numbers if one not in {*roles.values(), *left, *unnamed}]
         words = [one for one in frame.columns if one not in {*numbers, *roles.values(), *left}]
-        splits.note(NAME, [f"no inputs, as they hold words: {_some(words)}"] if words else [])
+        notes = [f"no inputs, as they have no name, like row numbers: {_some(unnamed)}"] if unnamed else []
+        notes += [f"no inputs, as they hold words: {_some(words)}"] if words else []
+        splits.note(NAME, [*notes, *([f"inputs: {_some(inputs)}"] if inputs else [])])
         if not inputs:
             problems.append(f"has no column of numbers beside {_some(list(roles.values()))}; give features")
     return Columns(options.label or options.task, inputs, target)

@@ -83,6 +83,17 @@ def test_what_is_constant_and_what_holds_words_is_named(
     assert not splits.meta_train.images[..., 2].any()
 
 
+def test_row_numbers_that_pandas_wrote_are_no_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flowers().drop(columns="place").to_csv(tmp_path / "table.csv")
+    options = {"path": str(tmp_path / "table.csv"), "label": "kind"}
+    with caplog.at_level(logging.WARNING):
+        splits = data.load(TaskConfig(dataset="table", options=options))
+    assert splits.rows is not None
+    assert splits.rows.names == ("width", "length", "still")
+    assert "no inputs, as they have no name, like row numbers: 'Unnamed: 0'" in caplog.text
+    assert "inputs: 'width', 'length', 'still'" in caplog.text
+
+
 def test_parquet_gives_what_csv_gives_and_a_folder_splits_as_it_does(tmp_path: Path) -> None:
     frame = flowers()
     frame.to_parquet(tmp_path / "table.parquet")
