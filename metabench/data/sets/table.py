@@ -165,10 +165,9 @@ def _columns(frame: DataFrame, options: Options, problems: list[str]) -> Columns
         if name not in numbers:
             problems.append(f"{key}={name!r}: holds {_words(frame[name])}, no numbers; {_cure(frame[name])}")
     if not inputs:
-        unnamed = [
-            one for one in numbers if ROW_NUMBER.fullmatch(one) and one not in {*roles.values(), *left}
-        ]
-        inputs = [one for one in numbers if one not in {*roles.values(), *left, *unnamed}]
+        inputs = [one for one in numbers if one not in {*roles.values(), *left}]
+        unnamed = [one for one in inputs if ROW_NUMBER.fullmatch(one)]
+        inputs = [one for one in inputs if one not in unnamed]
         words = [one for one in frame.columns if one not in {*numbers, *roles.values(), *left}]
         notes = [f"no inputs, as they have no name, like row numbers: {_some(unnamed)}"] if unnamed else []
         notes += [f"no inputs, as they hold words: {_some(words)}"] if words else []
