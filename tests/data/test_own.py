@@ -272,6 +272,16 @@ def test_a_function_makes_a_data_set_and_its_arguments_are_the_options() -> None
 
 
 @pytest.mark.usefixtures("module")
+def test_a_table_that_a_function_returns_takes_rows_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame({"a": np.arange(48.0), "b": np.arange(48) % 5, "kind": np.arange(48) % 12})
+    made = loaded(mb.data.from_frame(table, label="kind"))
+    monkeypatch.setattr("somebodys_data.table", lambda: made, raising=False)
+    splits = data.load(TaskConfig(dataset="module:somebodys_data:table"))
+    assert splits.rows == made.rows
+    assert splits.rows is not None
+
+
+@pytest.mark.usefixtures("module")
 def test_a_space_may_name_the_function_in_a_dict() -> None:
     document = {
         "task": {
