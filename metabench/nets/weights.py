@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,11 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 INSIDE = ("state_dict", "model_state_dict", "model")
 """Entries of a checkpoint that hold the weights beside an optimiser's state."""
 
-UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError)
-"""What reading a file raises that holds something else, or a part."""
+UNREADABLE = (
+    *(SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError),
+    *(AssertionError, AttributeError, TypeError, struct.error),
+)
+"""What reading a file raises that holds something else, or a part; torch's own reader checks little."""
 
 COUNTER = "num_batches_tracked"
 """Of a batch norm layer: no number is computed from it."""
@@ -108,9 +112,9 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], where: str, heads: Seque
         return not any(name.startswith(f"{head}.") for head in heads) and not name.endswith(COUNTER)
 
     wanted = {name: one for name, one in module.state_dict().items() if is_kept(name)}
-    given_names = [name for name in state if is_kept(name)]
+    stored = [name for name in state if is_kept(name)]
     missing = [name for name in wanted if name not in state]
-    unknown = [name for name in given_names if name not in wanted]
+    unknown = [name for name in stored if name not in wanted]
     shaped = [
         f"{name} {list(state[name].shape)} for {list(one.shape)}"
         for name, one in wanted.items()

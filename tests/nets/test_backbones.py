@@ -142,6 +142,13 @@ def test_weights_that_do_not_fit_are_counted(kind: str, words: list[str], tmp_pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b"\x80\x02\x85", b"\x80\x02r", b"\x80\x02h\x19\xc6"])
+def test_a_damaged_pth_file_is_one_message(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(MetabenchError, match=r"weights\.pth': cannot be read as weights"):
+        weights.read(tmp_path / "weights.pth")
+
+
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     save_file(state_of(), file)
