@@ -202,6 +202,16 @@ def test_what_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, 
     assert words in str(caught.value)
 
 
+def test_tasks_may_have_names_with_a_point(tmp_path: Path) -> None:
+    frame = flowers(12).assign(site=np.repeat(np.arange(12) / 10, 6))
+    for name in ("t.csv", "t.parquet"):
+        path = tmp_path / name
+        frame.to_csv(path, index=False) if name == "t.csv" else frame.to_parquet(path, index=False)
+        options = {"path": str(path), "target": "width", "task": "site"}
+        splits = data.load(TaskConfig(dataset="table", way=1, options=options))
+        assert {*map(float, rows_of(splits))} == {*(np.arange(12) / 10)}
+
+
 def test_too_few_rows_of_a_class_are_told_with_its_name(tmp_path: Path) -> None:
     splits = load(flowers().drop(index=range(5)), tmp_path, label="kind")
     with pytest.raises(MetabenchError, match=r"shot=1 and \w+=5 need 6 examples a class.*in class 'kind 0'"):
