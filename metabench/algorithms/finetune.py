@@ -182,6 +182,11 @@ DEVIATIONS = (
     "as a whole and not in batches of four; "
 )
 
+COPIES = (
+    "Copies are there for the classifier alone: with `support_stats` queries are normalised by the moments "
+    "of the support set without them, where the descent saw those of all."
+)
+
 ALGORITHMS = {
     "finetune": Algorithm(
         hparams=LinearSettings,
@@ -193,7 +198,7 @@ ALGORITHMS = {
         reference="Chen et al. 2019, arXiv 1904.04232, section 3.2 (Baseline). " + DEVIATIONS + "the new "
         "classifier starts from zeros and not at random, so that predictions repeat. The nearest class mean "
         "of frozen features (squared Euclidean distance, no gradient steps), fine-tuning of layers and "
-        "copies are additions.",
+        "copies are additions. " + COPIES,
         inner_steps=("inner_steps",),
     ),
     "baseline_pp": Algorithm(
@@ -206,7 +211,7 @@ ALGORITHMS = {
         reference="Chen et al. 2019, arXiv 1904.04232, section 3.2 (Baseline++). " + DEVIATIONS + "the new "
         "weight vectors start from the directions of the classes' mean unit features and not at random, so "
         "that predictions repeat. Logits are cosines times a factor, as in the paper; the authors' code also "
-        "learns a length for each class. Fine-tuning of layers and copies are additions.",
+        "learns a length for each class. Fine-tuning of layers and copies are additions. " + COPIES,
         inner_steps=("inner_steps",),
     ),
 }

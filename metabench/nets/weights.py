@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,11 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 INSIDE = ("state_dict", "model_state_dict", "model")
 """Entries of a checkpoint that hold the weights beside an optimiser's state."""
 
-UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError)
-"""What reading a file raises that holds something else, or a part."""
+UNREADABLE = (
+    *(SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError),
+    *(AssertionError, AttributeError, TypeError, struct.error),
+)
+"""What reading a file raises that holds something else, or a part; torch's own reader checks little."""
 
 COUNTER = "num_batches_tracked"
 """Of a batch norm layer: no number is computed from it."""
@@ -38,28 +42,47 @@ def is_file(weights: str) -> bool:
 def locate(weights: str, root: Path | None = None) -> Path:
     """Return the path of a file in the working folder, in `root` or among the data, or refuse it.
 
+    An absolute path of another machine is that of the file of its name among the data: what a run records of
+    its weights' numbers tells them from others.
+
     Args:
         root: where a relative path is looked for, too.
     """
-    path = Path(weights).expanduser()
-    data = os.environ.get("METABENCH_DATA")
-    folders = [Path(), *([root] if root else []), *([Path(data)] if data else [])]
-    places = [path] if path.is_absolute() else [folder / path for folder in folders]
+    path, data = Path(weights).expanduser(), _data_root()
+    folders = [Path(), *([root] if root else []), *([data] if data else [])]
+    places = [folder / path for folder in folders]
+    if path.is_absolute():
+        places = [path, *([data / path.name] if data else [])]
     for place in places:
         if place.is_file():
             return place.absolute()
     looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
     what = "is a folder" if path.is_dir() else "no such file"
-    raise MetabenchError(f"network.weights={weights!r}: {what}; looked for {looked}")
+    cure = f"put {path.name} into the folder METABENCH_DATA, or name a file that is there"
+    raise MetabenchError(f"network.weights={weights!r}: {what}; looked for {looked}; {cure}")
+
+
+def _data_root() -> Path | None:
+    folder = os.environ.get("METABENCH_DATA")
+    return Path(folder).expanduser() if folder else None
 
 
 def anchored(network: Mapping[str, Any], root: Path | None = None) -> dict[str, Any]:
-    """Return a network as it is written, with a path of weights that leads there from anywhere."""
+    """Return a network as it is written, with a path of weights that leads there from anywhere.
+
+    What lies among the data stays relative to METABENCH_DATA, which may be another folder on each machine.
+    """
     weights = network.get("weights")
     if not isinstance(weights, str) or not is_file(weights):
         return dict(network)
     with contextlib.suppress(MetabenchError):  # which building it raises
-        weights = str(locate(weights, root))
+        place, data = locate(weights, root), _data_root()
+        weights = str(place)
+        if data is not None and place.is_relative_to(data.absolute()):
+            inside = place.relative_to(data.absolute()).as_posix()
+            # A bare name with no suffix of weights would mean a library's, and a file here would come first.
+            if is_file(inside) and locate(inside).samefile(place):
+                weights = inside
     return {**network, "weights": weights}
 
 
@@ -108,9 +131,9 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], where: str, heads: Seque
         return not any(name.startswith(f"{head}.") for head in heads) and not name.endswith(COUNTER)
 
     wanted = {name: one for name, one in module.state_dict().items() if is_kept(name)}
-    given_names = [name for name in state if is_kept(name)]
+    stored = [name for name in state if is_kept(name)]
     missing = [name for name in wanted if name not in state]
-    unknown = [name for name in given_names if name not in wanted]
+    unknown = [name for name in stored if name not in wanted]
     shaped = [
         f"{name} {list(state[name].shape)} for {list(one.shape)}"
         for name, one in wanted.items()

@@ -40,6 +40,9 @@ FORMATS: Mapping[str, tuple[str, str]] = {
 NEEDS = ("numpy>=2.4", "pillow>=13.0")
 """What the predictor needs beside that."""
 
+SOLVE = torch.ops.aten.linalg_lu_solve.default
+"""What a learner's system of equations is in a graph; each becomes STEPS of an iteration."""
+
 STEPS = 40
 """Of Newton's iteration, whose error halves at first with each: enough for a condition of 1e9."""
 
@@ -166,13 +169,13 @@ def _program(classifier: FewShotClassifier) -> ExportedProgram:
     support, labels = torch.zeros(7, *runs.pictures.shape), torch.arange(7) % 3
     shapes = ({0: Dim("support")}, {0: Dim("support")}, Dim.DYNAMIC, queries)
     try:
-        return torch.export.export(
-            Adapting(_comparing(runs), temperatures, embedder),
-            (support, labels, 3, pictures),
-            dynamic_shapes=shapes,
-        )
+        adapting = Adapting(_comparing(runs), temperatures, embedder)
+        program = torch.export.export(adapting, (support, labels, 3, pictures), dynamic_shapes=shapes)
     except torch._dynamo.exc.UserError:  # a step of its own for each picture of the support set
         raise _needs_support(runs, "reads its support set one by one") from None
+    if sum(node.target is SOLVE for node in program.graph.nodes) > len(runs.runs):
+        raise _needs_support(runs, "solves a system at each step of an iteration, too long for a graph")
+    return program
 
 
 def _comparing(runs: members.Members) -> list[Model]:
@@ -264,6 +267,6 @@ def _solution(a: Tensor, pivots: Tensor, y: Tensor, **options: bool) -> Tensor:
 
 SOLVING: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.linalg_lu_factor_ex.default: _factors,
-    torch.ops.aten.linalg_lu_solve.default: _solution,
+    SOLVE: _solution,
 }
 """ONNX has no operator that solves a system; R2-D2's, the only one that there is, is definite."""

@@ -56,11 +56,16 @@ def _of_frame(frame: Any, about: Inputs) -> list[Any]:
     """Return the rows of a DataFrame, by the columns that were learnt from."""
     if about.rows is None:
         raise MetabenchError(f"images: is a DataFrame, and {about.data} is no table; give arrays")
-    if missing := [name for name in about.rows.names if name not in frame.columns]:
-        raise MetabenchError(
-            f"images: has no column {missing[0]!r}.{nearest(missing[0], map(str, frame.columns))}"
-        )
-    return list(frame[list(about.rows.names)].to_numpy())
+    columns = [str(one) for one in frame.columns]
+    if missing := [name for name in about.rows.names if name not in columns]:
+        raise MetabenchError(f"images: has no column {missing[0]!r}.{nearest(missing[0], columns)}")
+    if twice := [name for name in about.rows.names if columns.count(name) > 1]:
+        raise MetabenchError(f"images: column {twice[0]!r} stands twice; rename one")
+    taken = frame.iloc[:, [columns.index(name) for name in about.rows.names]]
+    try:
+        return list(taken.to_numpy(np.float64, na_value=np.nan))
+    except (ValueError, TypeError) as error:
+        raise MetabenchError(f"images: columns that hold no numbers: {error}") from None
 
 
 def chunks(images: list[Any], about: Inputs, is_prepared: bool) -> Iterator[Tensor]:

@@ -21,7 +21,9 @@ from metabench import data
 from metabench.cli import app
 from metabench.core import SPLITS, MetabenchError, Splits
 from metabench.core.config import TaskConfig
+from metabench.predict import pictures as pictures_of
 from metabench.search import space as spaces
+from metabench.training import inputs
 
 Pairs = list[tuple[Any, Any]]
 
@@ -72,6 +74,18 @@ def test_tensors_arrays_and_pictures_are_the_same_bytes(pictures: Path) -> None:
     named = [mb.data.from_dataset(one) for one in (shown, as_tensors, as_arrays)]
     assert named[0] == named[1] == named[2], "the folder is named by the content"
     assert loaded(named[0]).meta_train.images.shape[2:] == (3, 20, 30)
+
+
+def test_a_picture_of_a_dataset_is_the_same_input_in_whatever_form_it_comes() -> None:
+    pairs = points((3, 6, 6))
+    splits = loaded(mb.data.from_dataset(pairs))
+    assert splits.pictures is not None
+    about = inputs.of(splits)
+    tensor = pairs[0][0]
+    whole = (tensor * 255).round().to(torch.uint8).numpy().transpose(1, 2, 0)
+    forms = [tensor, tensor.numpy().transpose(1, 2, 0), whole, Image.fromarray(whole)]
+    (made,) = pictures_of.chunks(forms, about, is_prepared=False)
+    assert torch.equal(made, (tensor * 255).round().div(255).expand(4, -1, -1, -1))
 
 
 def test_three_datasets_are_the_three_splits() -> None:
@@ -255,6 +269,16 @@ def test_a_function_makes_a_data_set_and_its_arguments_are_the_options() -> None
         6,
     )
     assert data.load(TaskConfig(dataset="module:somebodys_data:lines", way=1)).kind == "regression"
+
+
+@pytest.mark.usefixtures("module")
+def test_a_table_that_a_function_returns_takes_rows_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame({"a": np.arange(48.0), "b": np.arange(48) % 5, "kind": np.arange(48) % 12})
+    made = loaded(mb.data.from_frame(table, label="kind"))
+    monkeypatch.setattr("somebodys_data.table", lambda: made, raising=False)
+    splits = data.load(TaskConfig(dataset="module:somebodys_data:table"))
+    assert splits.rows == made.rows
+    assert splits.rows is not None
 
 
 @pytest.mark.usefixtures("module")

@@ -142,6 +142,28 @@ def test_weights_that_do_not_fit_are_counted(kind: str, words: list[str], tmp_pa
     assert "\n" not in str(caught.value)
 
 
+def test_weights_among_the_data_are_the_same_file_wherever_the_data_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name / "nets").mkdir(parents=True)
+        save_file(state_of(), tmp_path / name / "nets" / "w.safetensors")
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "here"))
+    for named in ("nets/w.safetensors", str(tmp_path / "here" / "nets" / "w.safetensors")):
+        assert weights.anchored({"weights": named}) == {"weights": "nets/w.safetensors"}
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "there" / "nets"))
+    assert weights.locate("/elsewhere/w.safetensors") == tmp_path / "there" / "nets" / "w.safetensors"
+    with pytest.raises(MetabenchError, match=r"no such file.*; put v\.pth into the folder METABENCH_DATA"):
+        weights.locate("/elsewhere/v.pth")
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02\x85", b"\x80\x02r", b"\x80\x02h\x19\xc6"])
+def test_a_damaged_pth_file_is_one_message(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(MetabenchError, match=r"weights\.pth': cannot be read as weights"):
+        weights.read(tmp_path / "weights.pth")
+
+
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     save_file(state_of(), file)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -86,6 +87,20 @@ def test_arrays_become_what_the_data_set_of_arrays_makes_of_them(kind: str, tmp_
     for split in (splits.meta_train, splits.meta_test):
         rows = [2 * int(name) for name in split.classes]
         assert np.array_equal(taken(splits, *images[rows]), split.images[:, 0].numpy())
+
+
+def test_a_table_takes_its_own_frame_whatever_the_types_and_names_of_its_columns(tmp_path: Path) -> None:
+    whole = pd.array(range(36), "Int64")
+    frame = pd.DataFrame({0: whole, "is wet": np.arange(36) % 2 == 0, 2: 0.5, "kind": np.arange(36) % 12})
+    named = data.from_frame(frame, folder=tmp_path, label="kind", standardise=False)
+    splits = data.load(TaskConfig(dataset=named["name"], options=named["options"]))
+    about = inputs.of(splits)
+    (rows,) = pictures.chunks(pictures.listed(frame, about), about, is_prepared=False)
+    name = splits.meta_test.classes[0]
+    np.testing.assert_array_equal(rows[frame.kind == int(name)], splits.meta_test.images[0])
+    frame.loc[3, 0] = pd.NA
+    with pytest.raises(MetabenchError, match=r"picture 3: .*must be finite"):
+        list(pictures.chunks(pictures.listed(frame, about), about, is_prepared=False))
 
 
 def test_a_mixture_takes_pictures_where_its_data_sets_agree_how(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from metabench.training.inputs import Inputs
 from tests.predict import trained
 
 CLASSIFIERS = algorithms.names("classification")
-COMPARING = ("protonet", "matching", "r2d2", "nearest_mean")
+COMPARING = ("protonet", "matching", "r2d2", "nearest_mean", "simpleshot")
 """Learners that take a support set of any number of classes without a gradient step."""
 
 NEAR = {"rtol": 0, "atol": 1e-5}
@@ -323,6 +323,11 @@ def fixed_outputs() -> None:
     shutil.copytree(trained.run("snail"), "run")
 
 
+def iteration() -> None:
+    shutil.rmtree("run")
+    shutil.copytree(trained.run("logistic"), "run")
+
+
 def full_context() -> None:
     shutil.rmtree("run")
     config = trained.config("matching").model_copy(update={"hyperparameters": {"full_context": True}})
@@ -350,6 +355,7 @@ def seven_classes() -> None:
     [
         (gradient_steps, (), "--support: maml:run learns a support set by gradient steps; give the classes"),
         (fixed_outputs, (), "--support: snail:run has outputs for a fixed number of classes; give"),
+        (iteration, (), "--support: logistic:run solves a system at each step of an iteration"),
         (full_context, (), "--support: matching:run reads its support set one by one; give"),
         (seven_classes, ("--support", "more"), "was trained for 3 ways, here are up to 7"),
         (trained.unfinished, (), "run: has seen 4 of 8 tasks"),

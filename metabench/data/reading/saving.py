@@ -68,7 +68,7 @@ def from_dataset(
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     path = _kept(f"pictures-{digest.hexdigest()[:20]}", folder, write)
-    return {"name": "array", "options": {"path": str(path), "white": 255.0, **options}}
+    return {"name": "array", "options": {"path": str(path), **options}}
 
 
 def from_frame(frame: Any, folder: str | os.PathLike[str] | None = None, **options: Any) -> dict[str, Any]:

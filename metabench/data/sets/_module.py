@@ -97,7 +97,7 @@ def _load(spec: str, make: Callable[..., Any], kind: str, options: Any) -> Split
         splits.refuse(f"dataset={spec!r}", problems)
     parts = {part: getattr(made, part) for part in SPLITS}
     name = f"{data.file_name(spec)}/own"
-    return splits.make_splits(name, **parts, kind=made.kind, pictures=made.pictures)
+    return splits.make_splits(name, **parts, kind=made.kind, pictures=made.pictures, rows=made.rows)
 
 
 def _problems(made: Splits) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NAME = "table"
+ROW_NUMBER = re.compile(r"Unnamed: \d+(_level_\d+)?")
+"""What pandas calls a column without a name, as row numbers are written by `to_csv`."""
+
 PARQUET = b"PAR1"
 """What a Parquet file begins with."""
 
@@ -80,7 +84,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     if columns is None or problems:
         splits.refuse(NAME, problems)
     values = _numbers(frame, columns, options, problems)
-    groups = _groups(frame[columns.group], columns.group, problems)
+    groups = _groups(frame[columns.group], columns, problems)
     groups = {name: rows for name, rows in groups.items() if len(rows) >= options.smallest}
     classes = splits.by_seed([*groups], options)
     what = "classes" if columns.target is None else "tasks"
@@ -162,8 +166,12 @@ def _columns(frame: DataFrame, options: Options, problems: list[str]) -> Columns
             problems.append(f"{key}={name!r}: holds {_words(frame[name])}, no numbers; {_cure(frame[name])}")
     if not inputs:
         inputs = [one for one in numbers if one not in {*roles.values(), *left}]
+        unnamed = [one for one in inputs if ROW_NUMBER.fullmatch(one)]
+        inputs = [one for one in inputs if one not in unnamed]
         words = [one for one in frame.columns if one not in {*numbers, *roles.values(), *left}]
-        splits.note(NAME, [f"no inputs, as they hold words: {_some(words)}"] if words else [])
+        notes = [f"no inputs, as they have no name, like row numbers: {_some(unnamed)}"] if unnamed else []
+        notes += [f"no inputs, as they hold words: {_some(words)}"] if words else []
+        splits.note(NAME, [*notes, *([f"inputs: {_some(inputs)}"] if inputs else [])])
         if not inputs:
             problems.append(f"has no column of numbers beside {_some(list(roles.values()))}; give features")
     return Columns(options.label or options.task, inputs, target)
@@ -218,16 +226,19 @@ def _numbers(frame: DataFrame, columns: Columns, options: Options, problems: lis
     return values
 
 
-def _groups(column: Any, name: str, problems: list[str]) -> dict[str, list[int]]:
+def _groups(column: Any, columns: Columns, problems: list[str]) -> dict[str, list[int]]:
     """Return the rows of each class or task, by name."""
     import pandas as pd
 
     if missing := int(column.isna().sum()):
-        problems.append(f"{name!r} is missing in {missing} of {len(column)} rows; fill it in or remove them")
+        what = f"{columns.group!r} is missing in {missing} of {len(column)} rows"
+        problems.append(f"{what}; fill it in or remove them")
     numbers = pd.to_numeric(column, errors="coerce")
-    if numbers.notna().all() and (numbers % 1 != 0).any():
-        problems.append(f"{name!r} holds numbers with a point, no classes; for such a number give target")
-    whole = column.dtype.kind == "f" and not problems
+    has_points = bool(numbers.notna().all() and (numbers % 1 != 0).any())
+    if has_points and columns.target is None:
+        what = f"{columns.group!r} holds numbers with a point, no classes"
+        problems.append(f"{what}; for such a number give target")
+    whole = column.dtype.kind == "f" and not problems and not has_points
     groups: dict[str, list[int]] = {}
     for row, value in enumerate(column.tolist()):
         groups.setdefault(fitting.plain(str(int(value) if whole else value)), []).append(row)

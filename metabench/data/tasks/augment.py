@@ -25,7 +25,7 @@ HALVES: Mapping[str, tuple[str, ...]] = {
 }
 """The setting `augment` to the halves of a task whose images are distorted."""
 
-OFF = {"augment": "none", "turn_classes": False}
+OFF = {"augment": "none", "turn_classes": False, "support_copies": 0}
 
 
 def problem(h: Any, kind: str, shape: tuple[int, ...]) -> str | None:

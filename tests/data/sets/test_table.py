@@ -83,6 +83,17 @@ def test_what_is_constant_and_what_holds_words_is_named(
     assert not splits.meta_train.images[..., 2].any()
 
 
+def test_row_numbers_that_pandas_wrote_are_no_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flowers().drop(columns="place").to_csv(tmp_path / "table.csv")
+    options = {"path": str(tmp_path / "table.csv"), "label": "kind"}
+    with caplog.at_level(logging.WARNING):
+        splits = data.load(TaskConfig(dataset="table", options=options))
+    assert splits.rows is not None
+    assert splits.rows.names == ("width", "length", "still")
+    assert "no inputs, as they have no name, like row numbers: 'Unnamed: 0'" in caplog.text
+    assert "inputs: 'width', 'length', 'still'" in caplog.text
+
+
 def test_parquet_gives_what_csv_gives_and_a_folder_splits_as_it_does(tmp_path: Path) -> None:
     frame = flowers()
     frame.to_parquet(tmp_path / "table.parquet")
@@ -189,6 +200,16 @@ def test_what_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, 
     with pytest.raises(MetabenchError) as caught:
         data.load(TaskConfig(dataset="table", options={"path": str(tmp_path / name), "label": "kind"}))
     assert words in str(caught.value)
+
+
+def test_tasks_may_have_names_with_a_point(tmp_path: Path) -> None:
+    frame = flowers(12).assign(site=np.repeat(np.arange(12) / 10, 6))
+    for name in ("t.csv", "t.parquet"):
+        path = tmp_path / name
+        frame.to_csv(path, index=False) if name == "t.csv" else frame.to_parquet(path, index=False)
+        options = {"path": str(path), "target": "width", "task": "site"}
+        splits = data.load(TaskConfig(dataset="table", way=1, options=options))
+        assert {*map(float, rows_of(splits))} == {*(np.arange(12) / 10)}
 
 
 def test_too_few_rows_of_a_class_are_told_with_its_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 
 from metabench import algorithms
+from metabench.algorithms import finetune
 from metabench.core import MetabenchError, Query, Support, Task, seeds
 from metabench.core.config import AugmentConfig
 from metabench.data.tasks import augment, sampling
@@ -166,6 +167,11 @@ def test_training_is_augmented_and_evaluation_is_not(monkeypatch: pytest.MonkeyP
 def test_a_function_is_not_an_image_to_augment() -> None:
     with pytest.raises(MetabenchError, match="augment='query': only images"):
         loop.build(small.regression(augment="query"), small.sinusoids())
+
+
+def test_copies_of_what_is_no_image_are_refused_before_training() -> None:
+    problem = augment.problem(finetune.LinearSettings(support_copies=4), "classification", (8,))
+    assert problem == "support_copies=4: only images can be augmented; leave it out for features"
 
 
 def test_images_that_are_not_square_are_not_turned() -> None:
