@@ -53,7 +53,7 @@ def load(start: Any, found: Any, dataset: str, options: dict[str, Any]) -> None:
 def main(n: str, log: str, die_after: str, dataset: str, *pairs: str) -> dict[str, Any]:
     """Return the fingerprints and how each process ended."""
     torch.set_num_threads(1)
-    images.decode = logged(images.decode, Path(log), int(die_after))
+    images.fitted = logged(images.fitted, Path(log), int(die_after))
     omniglot._image = logged(omniglot._image, Path(log), int(die_after))
     options = yaml.safe_load("\n".join(pair.replace("=", ": ", 1) for pair in pairs)) or {}
     context = multiprocessing.get_context("fork")
