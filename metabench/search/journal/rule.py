@@ -136,13 +136,7 @@ def decide(
         return REEVALUATE
     else:
         others = ledger.rung(trial.algorithm, seen)[: trial.borderline.get(seen)]
-        ranked = rank(arrived, others, budget.reduction_factor)
-        decision = CONTINUE if ranked.is_promoted else PRUNED
-        if budget.pause:
-            n_promoted = ranked.arrived // budget.reduction_factor
-            decision = CONTINUE if ranked.rank <= n_promoted else WAIT
-            if not n_promoted:  # nobody may go on, so no other decides
-                ranked = ranked._replace(against=None, cutoff=None, margin=None)
+        decision, ranked = _compare(budget, arrived, others)
         details |= _decision_details(ledger, seen, ranked, scores)
         if details["doubtful"] and budget.borderline_tasks is not None and seen not in trial.borderline:
             ledger.mark_borderline(name, seen, len(others), details)
@@ -150,6 +144,17 @@ def decide(
     kept = {key: report[key] for key in report if key != SCORES}
     ledger.record(name, {**kept, "val_tasks": len(scores)}, decision, details)
     return decision
+
+
+def _compare(budget: BudgetConfig, arrived: Arrival, others: Sequence[Arrival]) -> tuple[str, RungRank]:
+    """Decide by where a trial stands among those that have arrived at its rung."""
+    ranked = rank(arrived, others, budget.reduction_factor)
+    if not budget.pause:
+        return CONTINUE if ranked.is_promoted else PRUNED, ranked
+    n_promoted = ranked.arrived // budget.reduction_factor
+    if not n_promoted:  # nobody may go on, so no other decides
+        ranked = ranked._replace(against=None, cutoff=None, margin=None)
+    return CONTINUE if ranked.rank <= n_promoted else WAIT, ranked
 
 
 def _is_spent(ledger: Ledger, budget: BudgetConfig, trial: Trial, report: dict[str, Any]) -> bool:
