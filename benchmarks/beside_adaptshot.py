@@ -151,18 +151,18 @@ def main() -> None:
         print(json.dumps(play(options.side, options.run, options.folder)))
         return
     with tempfile.TemporaryDirectory() as place:
-        told = {}
+        results = {}
         for side in ("write", *SIDES):  # this process stays small: its memory would count as theirs
             words = [options.run, "--side", side, "--folder", place, "--tasks", str(options.tasks)]
             command = [sys.executable, __file__, *words]
             text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             if side in SIDES:
-                told[side] = json.loads(text.splitlines()[-1])
-    gain = 100 * (np.array(told["metabench"]["accuracy"]) - np.array(told["adaptshot"]["accuracy"]))
+                results[side] = json.loads(text.splitlines()[-1])
+    gain = 100 * (np.array(results["metabench"]["accuracy"]) - np.array(results["adaptshot"]["accuracy"]))
     error = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
     print("| side | accuracy % | coverage % | set size | asks a person % | ms a picture | MB |")
     print("|---|---|---|---|---|---|---|")
-    for side, one in told.items():
+    for side, one in results.items():
         cells = [
             100 * np.mean(one["accuracy"]),
             100 * one["coverage"],

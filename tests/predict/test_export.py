@@ -122,9 +122,9 @@ def test_every_learner_s_numbers_are_the_same_elsewhere(to: str, mode: str, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["torch", "onnx"])
 def test_every_network_s_numbers_are_the_same_elsewhere(to: str, tmp_path: Path) -> None:
-    own = {"name": "module", "module": "tests.support.own_networks:conv4", "head": "17", "width": 32}
+    of_module = {"name": "module", "module": "tests.support.own_networks:conv4", "head": "17", "width": 32}
     networks: list[dict[str, Any]] = [
-        *(own | {"batch_norm": mode} for mode in ("support_stats", "with_support")),
+        *(of_module | {"batch_norm": mode} for mode in ("support_stats", "with_support")),
         *({"norm": norm} for norm in ("group", "none")),
         *({"shrink": "stride"}, {"readout": "mean"}, {"name": "resnet12"}, {"name": "mlp"}),
     ]

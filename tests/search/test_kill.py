@@ -82,21 +82,21 @@ def start(home: Path) -> subprocess.Popen[str]:
 
 def ended(program: subprocess.Popen[str]) -> tuple[int, str]:
     """Return the exit code of a search, and what it told."""
-    _, told = program.communicate(timeout=PATIENCE)
-    return program.returncode, told
+    _, printed = program.communicate(timeout=PATIENCE)
+    return program.returncode, printed
 
 
 def leaks(home: Path) -> set[str]:
     """List the files that hold the credentials."""
-    found = set()
+    holding = set()
     for folder, _, names in os.walk(home):
         for path in (Path(folder, name) for name in names):
             try:
                 if stat.S_ISREG(path.lstat().st_mode) and CANARY.encode() in path.read_bytes():
-                    found.add(str(path.relative_to(home)))
+                    holding.add(str(path.relative_to(home)))
             except FileNotFoundError:
                 continue
-    return found
+    return holding
 
 
 def listening(pids: list[int]) -> dict[str, str]:
@@ -137,10 +137,10 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
 
     program = start(home)
     stop_when(program, lambda: any((folder / files.FINAL).glob(f"*/{files.CONFIG}")), None, signal.SIGINT)
-    code, told = ended(program)
-    assert code == 130, told
-    assert "The same command continues" in told
-    assert "Traceback" not in told
+    code, printed = ended(program)
+    assert code == 130, printed
+    assert "The same command continues" in printed
+    assert "Traceback" not in printed
     chosen = (folder / files.CHOSEN).read_bytes()
     damage(folder / files.CHOSEN)
 
@@ -148,9 +148,9 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     while program.poll() is None:
         leaked |= leaks(home)
         time.sleep(0.5)
-    code, told = ended(program)
-    assert code == 0, told
-    assert files.CHOSEN in told, "a damaged file is named, and made anew"
+    code, printed = ended(program)
+    assert code == 0, printed
+    assert files.CHOSEN in printed, "a damaged file is named, and made anew"
     assert (folder / JOURNAL).read_bytes().startswith(before)
     for name, reports in written.items():
         assert (folder / WORK / name / files.REPORTS).read_bytes().startswith(reports)

@@ -31,8 +31,8 @@ def saved(path: Path, image: Image.Image, **how: Any) -> Path:
 def test_lossless_formats_give_the_pixels_that_were_written(tmp_path: Path, name: str) -> None:
     pixels = noise(6, 6, 3)
     how = {"lossless": True} if name.endswith("webp") else {}
-    found = decode(saved(tmp_path / name, Image.fromarray(pixels), **how), 6, 3, "white")
-    assert (found == pixels.transpose(2, 0, 1)).all()
+    decoded = decode(saved(tmp_path / name, Image.fromarray(pixels), **how), 6, 3, "white")
+    assert (decoded == pixels.transpose(2, 0, 1)).all()
 
 
 def test_jpeg_and_gif_are_read_and_only_the_first_picture_of_several(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_transparent_pixels_show_the_background(tmp_path: Path, background: str,
         ("c.png", palette, {"transparency": 0}),
     ):
         for channels in (1, 3):
-            found = decode(saved(tmp_path / name, image, **how), 4, channels, background)
-            assert (found == value).all(), name
+            decoded = decode(saved(tmp_path / name, image, **how), 4, channels, background)
+            assert (decoded == value).all(), name
 
 
 def test_the_orientation_of_a_camera_is_applied(tmp_path: Path) -> None:
@@ -92,15 +92,15 @@ def test_the_orientation_of_a_camera_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # to be turned clockwise
     pixels = np.zeros((4, 4), np.uint8)
     pixels[:, 0] = 255
-    found = decode(saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 4, 1, "white")
-    assert found[0].tolist() == [[255] * 4, *[[0] * 4] * 3]
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 4, 1, "white")
+    assert decoded[0].tolist() == [[255] * 4, *[[0] * 4] * 3]
 
 
 def test_the_square_in_the_middle_is_taken_and_shrinking_averages(tmp_path: Path) -> None:
     wide = np.zeros((4, 12), np.uint8)
     wide[:, 4:8] = noise(4, 4)
-    found = decode(saved(tmp_path / "a.png", Image.fromarray(wide)), 4, 1, "white")
-    assert (found[0] == wide[:, 4:8]).all()
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(wide)), 4, 1, "white")
+    assert (decoded[0] == wide[:, 4:8]).all()
     stripes = np.zeros((64, 64), np.uint8)
     stripes[::2] = 255
     small = decode(saved(tmp_path / "b.png", Image.fromarray(stripes)), 8, 1, "white")
