@@ -25,6 +25,7 @@ from metabench.stats.intervals import (
     seeds_and_tasks,
     tasks_half_width,
 )
+from metabench.stats.pictures import Influences, influences, picture_interval
 
 __all__ = [
     "CLASSES",
@@ -36,6 +37,7 @@ __all__ = [
     "TASKS",
     "Design",
     "Floats",
+    "Influences",
     "Interval",
     "Paired",
     "Scale",
@@ -43,12 +45,14 @@ __all__ = [
     "class_interval",
     "design",
     "holm",
+    "influences",
     "mean_interval",
     "most_coverage",
     "p_best",
     "paired",
     "paired_classes",
     "paired_se",
+    "picture_interval",
     "rank_ranges",
     "seed_interval",
     "seeds_and_tasks",

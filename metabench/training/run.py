@@ -289,7 +289,7 @@ def test_run(
     most = max(group.shape.way for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]))
+    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -370,7 +370,11 @@ def _read_opening(path: Path) -> dict[str, Any]:
 
 
 def _scored(
-    run: Run, split: Split, tasks: frozen.FrozenTasks, sure: calibration.Calibration | None
+    run: Run,
+    split: Split,
+    tasks: frozen.FrozenTasks,
+    sure: calibration.Calibration | None,
+    shares_classes: bool,
 ) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
     judge = None if sure is None else calibration.judge(sure)
@@ -389,6 +393,7 @@ def _scored(
             if tested.confusion is None
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
+        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),
