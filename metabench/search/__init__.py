@@ -136,6 +136,8 @@ def _prepare(
         nodes.check_network(address, network)
     n_folds = data.n_folds(space.task)
     cuts = {k: splits if n_folds == 1 else data.load(data.of_fold(space.task, k)) for k in range(n_folds)}
+    for k, cut in cuts.items():
+        data.check(data.of_fold(space.task, k), cut)
     for network in {features.source(one): one for one in _networks(space)}.values():
         for k, cut in cuts.items():
             features.embedded(cut, data.of_fold(space.task, k), network, say)
