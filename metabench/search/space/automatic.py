@@ -29,6 +29,9 @@ WIDTHS = (16, 32, 64)
 ENOUGH_FOR_WIDTH, ENOUGH_FOR_SIZE = 2000, 10_000
 """Tasks that a full run must still come to, for wider layers and for larger pictures."""
 
+LEAST_TASKS = 100
+"""Of a full run: of fewer nothing is learnt."""
+
 FEWEST_TASKS, ENOUGH, MOST_TASKS = 1000, 10_000, 100_000
 """Tasks of a full run: a further learner is taken in where the first, and half of those without it, are left,
 or the second; beyond the third none learns much."""
@@ -212,11 +215,10 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     seeds = next(seeds for seeds, fewest in SEEDS.items() if n_tasks[seeds] >= fewest)
     has_defaults = n_tasks[seeds] >= ENOUGH
     tasks = min(_tasks(names, time, paces, (1 + has_defaults) * seeds), MOST_TASKS)
-    if tasks < 100:
+    if tasks < LEAST_TASKS:
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
-            f"{_speed(paces[names[0]])} tasks a second; give at least "
-            f"{math.ceil(2.5 * time.over / 60)}m"
+            f"{_speed(paces[names[0]])} tasks a second; give at least {_least(names[0], time, paces)}m"
         )
     budget = _budget(tasks, seeds, has_defaults, paces[names[0]])
     slowest_first = sorted(names, key=lambda name: -paces[name].training)
@@ -231,6 +233,13 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     return validated(
         SearchSpace, {**described, "algorithms": {name: LEARNERS[name] for name in slowest_first}}
     )
+
+
+def _least(name: str, time: Time, paces: Mapping[str, Pace]) -> int:
+    """Return minutes that are enough for one learner, whose measuring takes a share of them, too."""
+    much = time._replace(seconds=time.over + 1e6)
+    seconds = time.over + LEAST_TASKS * 1e6 / max(1, _tasks([name], much, paces, 1))
+    return math.ceil(1.3 * seconds / 60)
 
 
 def with_backbone(space: SearchSpace, network: NetworkConfig) -> SearchSpace:
