@@ -28,7 +28,7 @@ CALIBRATED = calibration.TASKS
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """Let a diagnosis follow few tasks, and a calibration as many as ever, whatever another package's tests set."""
+    """Let a diagnosis follow few tasks; a calibration takes all, whatever package's tests come first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diagnostics, "TASKS", 2)
         patch.setattr(diagnostics, "FOLLOWED", 1)
