@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metabench import PROTOCOL
+from metabench import PROTOCOL, algorithms
 from metabench.core import Pictures, Splits, metrics
 from metabench.core.config import BudgetConfig, NetworkConfig, SearchSpace
 from metabench.storage import files
@@ -25,7 +25,9 @@ from tests.support import small
 PICTURES = Pictures()
 CALIBRATED = calibration.TASKS
 DOUBTED = ("protonet", "maml")
-"""Learners whose calibration is looked at; with all its tasks it is most of what the others' trainings take."""
+"""Learners whose calibration is looked at; of the others it would take more than their training."""
+
+STEPS = {"inner_steps": 2, "eval_steps": 3}
 
 
 @contextmanager
@@ -44,11 +46,12 @@ def splits(pictures: Pictures | None = PICTURES) -> Splits:
 
 
 def config(name: str, seed: int = 0, tasks: int = 8, **network: Any) -> Any:
-    """Describe a run of two meta-steps, with its published settings."""
+    """Describe a run of two meta-steps, with its published settings but fewer inner steps."""
     described = small.config(name, tasks, (tasks,))
+    fields = algorithms.get(name).hparams.__dataclass_fields__
     return described.model_copy(
         update={
-            "hyperparameters": {},
+            "hyperparameters": {key: n for key, n in STEPS.items() if key in fields},
             "network": NetworkConfig(**{"width": 4, **network}),
             "seed": seed,
             "validation_tasks": 2,

@@ -33,9 +33,7 @@ SLACK = 1.05
 
 @pytest.mark.parametrize(
     ("setting", "name"),
-    [
-        pytest.param(*which, marks=[] if which == ("seed", "maml") else [pytest.mark.slow]) for which in MOST
-    ],
+    [pytest.param(*which, marks=[] if which == ("seed", "maml") else [pytest.mark.slow]) for which in MOST],
 )
 def test_a_meta_gradient_takes_no_more_than_it_did(setting: str, name: str) -> None:
     width, size, channels, n_tasks, shot = SETTINGS[setting]

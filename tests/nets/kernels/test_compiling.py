@@ -21,7 +21,10 @@ SHARED = 99 * 1024
     ("arch", "setting", "forms"),
     [
         (80, "seed", 1),
-        *(pytest.param(*one, 1000, marks=pytest.mark.slow) for one in ((80, "seed"), (90, "omni"), (90, "mini"))),
+        *(
+            pytest.param(*one, 1000, marks=pytest.mark.slow)
+            for one in ((80, "seed"), (90, "omni"), (90, "mini"))
+        ),
     ],
 )
 def test_kernels_compile_and_fit(arch: int, setting: str, forms: int, tmp_path: Path) -> None:
