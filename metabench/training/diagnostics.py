@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabench import algorithms, stats
-from metabench.core import Net, Task, Tree
+from metabench.core import Task, Tree
 from metabench.core.metrics import Metric
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
@@ -92,9 +92,8 @@ def over_steps(model: Model) -> dict[int, Model]:
 
 
 def _score(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, NDArray[np.float64]]:
-    algorithm, net, meta, buffers, h = model
-
-    def look(net: Net, task: Task) -> Tree:
+    def look(model: Model, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         outputs = algorithm.predict(net, learner, task.query.x)
         at_support = algorithm.predict(net, learner, task.support.x)
@@ -106,7 +105,7 @@ def _score(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, NDArra
             figures |= binned(outputs, task.query.y)
         return figures
 
-    return evaluate.over(look, net, images, tasks)
+    return evaluate.over(look, model, images, tasks)
 
 
 def binned(logits: Tensor, y: Tensor) -> Tree:

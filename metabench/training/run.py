@@ -21,6 +21,7 @@ from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import Events
 from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -60,6 +61,7 @@ def train_run(
     reported: Callable[[Report], None] = lambda report: None,
     tensorboard: Path | None = None,
     damaged: Callable[[str], None] = lambda problem: None,
+    traces: TraceCache | None = None,
 ) -> None:
     """Train into a folder; continue where an interrupted run of the same configuration stopped.
 
@@ -68,11 +70,12 @@ def train_run(
         reported: called with each Report once it is on disk.
         tensorboard: folder of the event files; `tb` in the run folder where it is not given.
         damaged: called with each file that is not what was written, and that is trained again.
+        traces: of earlier runs in this process, whatever they were.
     """
     claim(config, splits, folder)
     board = tensorboard or folder / files.TENSORBOARD
     if not is_finished(folder):
-        _train(config, splits, folder, board, device, progress, reported, damaged)
+        _train(config, splits, folder, board, device, progress, reported, damaged, traces)
     if (folder / files.WEIGHTS).exists() and not (folder / files.DIAGNOSTICS).exists():
         _diagnose(splits, folder, board, device)
     if (folder / files.WEIGHTS).exists() and splits.kind == "classification":
@@ -88,6 +91,7 @@ def _train(
     progress: loop.Listener,
     reported: Callable[[Report], None],
     damaged: Callable[[str], None],
+    traces: TraceCache | None,
 ) -> None:
     token = resume.FencingToken(folder)
     state, kept, damages = resume.resume(config, splits, folder, device)
@@ -103,7 +107,8 @@ def _train(
         progress(tasks_seen, means)
 
     try:
-        for report, new_state in loop.train(config, splits, device=device, state=state, listen=listen):
+        training = loop.train(config, splits, device=device, state=state, listen=listen, traces=traces)
+        for report, new_state in training:
             token.check()
             if report.finite and report.val_score > best:
                 best = report.val_score

@@ -132,7 +132,15 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     events.close()
 
     def train() -> None:
-        runs.train_run(run, splits, folder, device=device, tensorboard=board, damaged=damaged.append)
+        runs.train_run(
+            run,
+            splits,
+            folder,
+            device=device,
+            tensorboard=board,
+            damaged=damaged.append,
+            traces=worker.traces(),
+        )
 
     try:
         train()

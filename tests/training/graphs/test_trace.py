@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from metabench.data.tasks import frozen as episodes
 from metabench.data.tasks import sampling
 from metabench.data.tasks.sampling import Shape
 from metabench.training import evaluate, loop, vectorise
-from metabench.training.graphs import trace
+from metabench.training.graphs.record import record
 from metabench.training.graphs.trace import TraceCache
 from tests.support import small
 
@@ -59,7 +60,7 @@ def test_replaying_gives_the_same_bits_for_new_tasks_parameters_and_buffers(
     splits = splits._replace(meta_train=splits.meta_train._replace(images=images))
     learner = loop.build(config, splits)
     state = loop.start(config, learner, device)
-    traces = TraceCache(trace_after=0)
+    traces = TraceCache()
     for step in range(3):
         meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
         model = loop.model(learner, state)._replace(meta=meta, buffers=buffers)
@@ -77,7 +78,7 @@ def test_replayed_evaluation_gives_the_same_bits_for_whatever_was_learnt(name: s
     state = loop.start(config, learner, device)
     images = splits.meta_validation.images.to(device)
     frozen = episodes.frozen(splits, "meta_validation", config.task, 6, "search")
-    traces = TraceCache(trace_after=0)
+    traces = TraceCache()
     for step in range(3):
         meta, buffers = (moved(tree, step) for tree in (state.meta, state.buffers))
         args = (loop.model(learner, state)._replace(meta=meta, buffers=buffers), images, frozen)
@@ -92,12 +93,19 @@ def moved(tree: Tree, step: int) -> Tree:
     return trees.map(lambda leaf: leaf + 0.01 * torch.rand(leaf.shape, generator=generator).to(leaf), tree)
 
 
-def test_training_is_the_same_whether_or_not_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+class Composing(TraceCache):
+    """Records nothing."""
+
+    def run(self, name: Any, function: Callable[..., Any], *args: Any) -> Any:
+        """Compose."""
+        return function(*args)
+
+
+def test_training_is_the_same_whether_or_not_it_is_recorded() -> None:
     config, splits = configure("alpha_maml").model_copy(update={"tasks": 24}), small.splits()
     states = []
-    for trace_after in (float("inf"), 0.0):
-        monkeypatch.setattr(loop, "TraceCache", lambda trace_after=trace_after: TraceCache(trace_after))
-        states.append([state for _, state in loop.train(config, splits)])
+    for traces in (Composing(), TraceCache()):
+        states.append([state for _, state in loop.train(config, splits, traces=traces)])
     for plain, replayed in zip(*states, strict=True):
         for mine, theirs in zip(plain[:3], replayed[:3], strict=True):
             assert_identical(mine, theirs)
@@ -110,7 +118,7 @@ def test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own() -> 
     config, splits = config.model_copy(update={"task": four, "network": mlp}), small.splits()
     learner = loop.build(config, splits)
     state = loop.start(config, learner)
-    traces = TraceCache(trace_after=0)
+    traces = TraceCache()
     for progress, way in ((0.1, 4), (0.3, 4), (0.4, 4), (0.6, 4), (0.9, 4), (0.9, 3)):
         tasks = draw(splits, 0, way)
         args = (loop.model(learner, state), [tasks], progress)
@@ -119,29 +127,10 @@ def test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own() -> 
     assert len(traces.recorded) == 4  # weighed steps; first order; second order; fewer ways
 
 
-def test_recording_waits_until_it_pays() -> None:
-    calls = []
-
-    def double(x: torch.Tensor) -> torch.Tensor:
-        calls.append(x)
-        return x * 2
-
-    traces = TraceCache(trace_after=0.0)
-    traces.seconds = {}
-    patient = TraceCache(trace_after=60.0)
-    x = torch.ones(2)
-    for _ in range(3):
-        assert torch.equal(patient.run("double", double, x), x * 2)
-        assert torch.equal(traces.run("double", double, x), x * 2)
-    assert not patient.recorded
-    assert len(traces.recorded) == 1
-    assert len(calls) == 4  # three times plainly, and once to be recorded
-
-
 def test_a_replayed_step_leaves_no_graph_behind() -> None:
     weight = torch.ones(3, requires_grad=True)
-    found = trace.record(lambda w: w.sin(), weight.detach())
-    traces = TraceCache(0.0)
+    _, recording = record(lambda w: w.sin(), weight.detach())
+    traces = TraceCache()
     assert not traces.run("sin", torch.sin, weight.detach()).requires_grad
     assert not traces.run("sin", torch.sin, weight).requires_grad
-    assert torch.equal(found(weight.detach()), weight.detach().sin())
+    assert torch.equal(recording(weight.detach()), weight.detach().sin())
