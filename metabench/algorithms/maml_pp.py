@@ -123,7 +123,7 @@ def multi_step_weights(n_steps: int, h: Settings, progress: float) -> list[float
 
 
 def schedule(h: Settings, progress: float) -> tuple[bool, tuple[float | None, ...]]:
-    """Say whether derivatives are of first order, and how the steps' losses are weighed; None is not at all."""
+    """Say whether derivatives are of first order, and how each step's loss is weighed; None: not at all."""
     first = h.derivative_annealing and progress < h.first_order_fraction
     weights = multi_step_weights(max(h.inner_steps, 1), h, progress)
     return first, tuple(weight or None for weight in weights)

@@ -107,8 +107,9 @@ def _train(
         progress(tasks_seen, means)
 
     try:
-        training = loop.train(config, splits, device=device, state=state, listen=listen, traces=traces)
-        for report, new_state in training:
+        for report, new_state in loop.train(
+            config, splits, device=device, state=state, listen=listen, traces=traces
+        ):
             token.check()
             if report.finite and report.val_score > best:
                 best = report.val_score

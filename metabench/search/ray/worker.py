@@ -128,16 +128,16 @@ def _run(
     events.hparams_run(_searched_settings(space, config), config["trial"])
     origin = f"{start} tasks" if start else "the beginning"
     note = f"{'; '.join(damaged)}; trained again from {origin}" if damaged else ""
-    n_tasks = space.budget.borderline_tasks or 0
-    again = functools.partial(reevaluate, run, loaded, device, n_tasks, traces())
+    again = functools.partial(reevaluate, run, loaded, device, space.budget.borderline_tasks or 0, traces())
     reporter = _Reporter(work, reevaluation, again, note)
     try:
         reports = [reporter.report(line, state) for line in earlier]
         if reports and not reports[-1]["finite"]:
             return
         listen = _listener(events, work.name)
-        training = loop.train(run, loaded, device=device, state=state, listen=listen, traces=traces())
-        for report, new_state in training:
+        for report, new_state in loop.train(
+            run, loaded, device=device, state=state, listen=listen, traces=traces()
+        ):
             token.check()
             # The state comes last: a report without its state is made again, a state without its report
             # would be a rung that nobody judges.

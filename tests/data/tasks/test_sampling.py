@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metabench import algorithms, data, nets
+from metabench import algorithms, data
 from metabench.core import MetabenchError, SemiSupport, Split, Support, Task, seeds, trees
 from metabench.core.config import Between, TaskConfig
 from metabench.data.tasks import frozen, sampling
