@@ -52,6 +52,7 @@ def build(
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
+    make: Callable[..., Net]
     origin: Hashable = None
     if network.freeze == "all":
         make = frozen

@@ -77,7 +77,7 @@ def train_run(
     if not is_finished(folder):
         _train(config, splits, folder, board, device, progress, reported, damaged, traces)
     if (folder / files.WEIGHTS).exists() and not (folder / files.DIAGNOSTICS).exists():
-        _diagnose(splits, folder, board, device)
+        _diagnose(splits, folder, board, device, traces)
     if (folder / files.WEIGHTS).exists() and splits.kind == "classification":
         _calibrate(splits, folder, device, damaged)
 
@@ -132,12 +132,14 @@ def forget(folder: Path) -> None:
         remote.remove(folder / name)
 
 
-def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | str) -> None:
+def _diagnose(
+    splits: Splits, folder: Path, board: Path, device: torch.device | str, traces: TraceCache | None
+) -> None:
     """Look closely at the kept weights on meta-validation; TensorBoard shows it over inner steps."""
     run = open_run(folder, splits, device)
     tasks = frozen.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
     split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
-    diagnosis = diagnostics.diagnose(run.model, split.images, tasks)
+    diagnosis = diagnostics.diagnose(run.model, split.images, tasks, traces)
     events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
     for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
@@ -271,6 +273,7 @@ def test_run(
     device: torch.device | str = "cpu",
     tasks: frozen.FrozenTasks | None = None,
     other: Splits | None = None,
+    traces: TraceCache | None = None,
 ) -> dict[str, Any]:
     """Score a run on frozen meta-test tasks and record that the split was opened, and how often.
 
@@ -279,6 +282,7 @@ def test_run(
         tasks: others, of the data that are tested on; of more ways than the run was trained for only where
             its weights do not depend on their number.
         other: data to be tested on, in place of the run's own.
+        traces: of earlier runs in this process, whatever they were.
 
     What is not the run's own test stands in a file of its own, named by the data and the tasks' hash.
     """
@@ -295,7 +299,7 @@ def test_run(
     most = max(group.shape.way for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]))
+    scored = _scored(run, split, tasks, calibration.of([folder]), traces)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -376,7 +380,11 @@ def _read_opening(path: Path) -> dict[str, Any]:
 
 
 def _scored(
-    run: Run, split: Split, tasks: frozen.FrozenTasks, sure: calibration.Calibration | None
+    run: Run,
+    split: Split,
+    tasks: frozen.FrozenTasks,
+    sure: calibration.Calibration | None,
+    traces: TraceCache | None,
 ) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
     judge = None if sure is None else calibration.judge(sure)
@@ -387,7 +395,7 @@ def _scored(
         metric.name: tested.score.tolist(),
         f"{metric}_one_at_a_time": tested.alone.tolist(),
         "loss": tested.loss.tolist(),
-        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks),
+        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks, traces),
         "classes": [" ".join(map(str, one)) for one in classes],
         "class_names": split.classes,
         **(

@@ -217,11 +217,11 @@ def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
     splits = worker.splits(TaskConfig.model_validate(task), network, place)
     note = ""
     try:
-        runs.test_run(folder, splits, n_tasks, device)
+        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
     except Damaged as error:
         runs.forget(folder)
         train_one(runs.read_config(folder).model_dump(mode="json"), place, name)
-        runs.test_run(folder, splits, n_tasks, device)
+        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
         note = f"{error.problem}; trained again"
     return note
 

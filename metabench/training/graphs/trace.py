@@ -114,7 +114,7 @@ class TraceCache:
 
     def _replay(self, entry: _Entry, args: tuple[Any, ...], device: torch.device) -> Any:
         if device.type == "cuda" and entry.n_replays == self.capture_after:
-            entry.graph = self.captured(entry.operations, args, device)
+            entry.graph = self.captured(entry.operations.__call__, args, device)
         entry.n_replays += 1
         with torch.no_grad():
             return (entry.graph or entry.operations)(*args)
