@@ -45,9 +45,6 @@ def diagnose(
 ) -> dict[str, Any]:
     """Look at the first frozen tasks closely.
 
-    Args:
-        traces: where the operations are recorded, when the same is done again and again.
-
     Returns:
         tasks: how many were looked at.
         worst_tenth: mean accuracy (or error) of the worst tenth of the tasks.

@@ -97,10 +97,9 @@ def _train(
     state, kept, damages = resume.resume(config, splits, folder, device)
     for damage in damages:
         damaged(damage)
-    seen = 0 if state is None else state.tasks_seen
     best = max((line["val_score"] for line in kept if line["finite"]), default=-math.inf)
-    objective = OBJECTIVES[splits.kind]
-    events = Events(board, resume_step=seen)
+    objective, metric = OBJECTIVES[splits.kind], OBJECTIVES[splits.kind].metric
+    events = Events(board, resume_step=0 if state is None else state.tasks_seen)
 
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
         events.scalars(tasks_seen, dict(means))
@@ -113,8 +112,7 @@ def _train(
             token.check()
             if report.finite and report.val_score > best:
                 best = report.val_score
-                figure = repr(objective.metric.sign * best)
-                record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
+                record = {"tasks_seen": str(report.tasks_seen), f"val_{metric}": repr(metric.sign * best)}
                 learnt = {"meta": new_state.meta, "buffers": new_state.buffers}
                 tensors.save(folder / files.WEIGHTS, learnt, record)
             files.append_line(folder / files.REPORTS, report._asdict())

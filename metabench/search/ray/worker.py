@@ -113,11 +113,9 @@ def run_trial(
 def _run(
     config: dict[str, Any], place: str, space: SearchSpace, reevaluation: ReevaluationActor | Answers | None
 ) -> None:
-    device = prepare()
-    rungs = spaces.rungs(space.budget)
+    device, rungs = prepare(), spaces.rungs(space.budget)
     run = spaces.run_config(space, config["algorithm"], config["hyperparameters"], config["seed"], rungs)
-    loaded = splits(run.task, run.network, place)
-    folder = remote.work_in(place)
+    loaded, folder = splits(run.task, run.network, place), remote.work_in(place)
     work = folder / WORK / config["trial"]
     remote.refresh(work)
     token = resume.FencingToken(work)
