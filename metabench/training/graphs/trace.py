@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metabench.core import device as memory
 from metabench.core import trees
+from metabench.nets import layers
 from metabench.training.graphs.cuda import GraphPool, capture
 from metabench.training.graphs.record import DependsOnData, Recording, record
 
@@ -89,13 +90,17 @@ class TraceCache:
             args: nested containers of tensors, the same at each call but for the numbers in the tensors.
         """
         leaves, _ = trees.flatten(args)
-        key = name, tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+        device = leaves[0].device
+        forms = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+        key = name, forms, layers.has_kernels(device)
         entry = self.recorded.get(key)
-        if entry is not None:
+        # A profile tells the parts of a step apart, which a recording does not.
+        is_profiled = torch._C._autograd._profiler_enabled()
+        if entry is not None and not is_profiled:
             self.recorded.move_to_end(key)
-            return self._replay(entry, args, leaves[0].device)
+            return self._replay(entry, args, device)
         self.n_composed += 1
-        if key not in self.recorded:
+        if key not in self.recorded and not is_profiled:
             with contextlib.suppress(DependsOnData):
                 result, operations = record(function, *args)
                 self._keep(key, operations)
