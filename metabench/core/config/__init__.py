@@ -163,10 +163,11 @@ class BudgetConfig(Model):
     sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
         "tpe", description="Optuna's sampler that proposes settings; random is the control"
     )
-    scheduler: Literal["asha", "none", "top_k"] = Field(
+    scheduler: Literal["asha", "freeze_thaw", "none", "top_k"] = Field(
         "asha",
-        description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
-        "tasks, the best one in `reduction_factor`, to the full budget",
+        description="who goes on: the best at each rung as they arrive; whoever a model of all learning curves "
+        "expects most of, which also proposes; all; or, when all have seen `grace` tasks, the best one in "
+        "`reduction_factor`, to the full budget",
     )
     pause: bool = Field(
         True,

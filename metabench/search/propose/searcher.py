@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -14,9 +15,11 @@ from optuna.trial import TrialState
 from metabench.core import seeds
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial, incumbent
+from metabench.search.journal import freeze
+from metabench.search.journal.freeze import Belief
+from metabench.search.journal.ledger import COMPLETE, CONTINUE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial, incumbent
 from metabench.search.journal.rule import HasRoom, always, next_waiting, pauses, resume, stop_waiting
-from metabench.search.propose import samplers, warm
+from metabench.search.propose import points, samplers, warm
 
 TRIAL_SEEDS = 1_000_000
 """Where the seeds of trials start, far from those of the final runs, so that no final run repeats a trial."""
@@ -75,6 +78,21 @@ class Study:
         """Ask for a given setting, and have a sampler leave the notes that it left when it proposed it."""
         is_proposal = self.space.budget.sampler in samplers.KEEPS_NOTES and sampled not in self.first
         return self._give(sampled, self._sampler(len(self.asked)) if is_proposal else None)
+
+    def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """List settings that a model may choose from, none that was tried."""
+        listed = {
+            self.its.place(one): one for one in (*self.first, *self._points, *points.around(self.its, leader))
+        }
+        return [one for place, one in listed.items() if place not in self.tried]
+
+    def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
+        """Propose one of the options."""
+        return self._give(sampled)
+
+    @functools.cached_property
+    def _points(self) -> list[dict[str, Any]]:
+        return points.spread(self.its, seeds.seed("points", self.seed, self.algorithm))
 
     @property
     def n_tried(self) -> int:
@@ -199,6 +217,8 @@ class FairSearcher:
     def _has_next(self, algorithm: str) -> bool:
         """Tell whether a trial that waits would go on if no other report came."""
         full = 0.0 if self._is_open(algorithm) else math.inf
+        if freeze.is_on(self.space.budget):
+            return self._choose(algorithm) is not None
         waits = next_waiting(self.ledger, self.space.budget, algorithm, full, self.has_room)
         return self._has_seconds(algorithm) and waits is not None
 
@@ -244,11 +264,48 @@ class FairSearcher:
     def _next(self) -> Trial | None:
         """Take up a trial that waits, or begin one, of the algorithm that has spent least."""
         for algorithm in sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a)))):
-            if self._has_seconds(algorithm) and (waiting := self._resume(algorithm)) is not None:
+            if not self._has_seconds(algorithm):
+                continue
+            if freeze.is_on(self.space.budget) and (choice := self._choose(algorithm)) is not None:
+                return self._train(algorithm, choice)
+            if (waiting := self._resume(algorithm)) is not None:
                 return waiting
             if self._is_open(algorithm):
                 return self._new_trial(algorithm)
         return None
+
+    def _choose(self, algorithm: str) -> freeze.Choice | None:
+        """Return the leg that a model of the learning curves would have trained next."""
+        study, budget = self.studies[algorithm], self.space.budget
+        belief = freeze.believe(self.ledger, study.its, budget)
+        if belief is None:
+            return None
+        is_open = self._explores(algorithm, belief)
+        costs = freeze.costs(belief, budget)
+        legs = freeze.waiting_legs(belief, budget, costs, everybody=is_open)
+        legs = [
+            leg for leg in legs if self.has_room(algorithm, leg.tasks_seen - leg.trial.tasks_seen)
+        ]
+        if is_open and self.left_of(algorithm) > 0:
+            options = study.options(belief.trials[freeze.leader(belief)].sampled)
+            legs += [freeze.Leg(None, one, self.rungs[0], costs[self.rungs[0]]) for one in options]
+        return freeze.choose(belief, study.its, budget, legs, sum(costs.values()))
+
+    def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
+        """Write down what was chosen."""
+        trial = choice.leg.trial
+        if trial is None:
+            return self._new_trial(algorithm, self.studies[algorithm].take(dict(choice.leg.sampled)))
+        rung = self.rungs.index(trial.tasks_seen) if trial.tasks_seen in self.rungs else 0
+        self.ledger.settle(trial.name, CONTINUE, {"rung": rung})
+        return trial
+
+    def _explores(self, algorithm: str, belief: Belief) -> bool:
+        """Tell whether an algorithm may train others than its leader, whose way to the end is kept for it."""
+        best, budget = belief.trials[freeze.leader(belief)], self.space.budget
+        kept = budget.tasks - best.tasks_seen if best.status is None else 0
+        limit = budget.seconds or freeze.allowance(budget, self.trials[algorithm])
+        return self._expected(algorithm, kept) < limit and self.has_room(algorithm, self.rungs[0] + kept)
 
     def _resume(self, algorithm: str) -> Trial | None:
         """Let a trial go on that waits, and stop those that never will."""
@@ -265,10 +322,10 @@ class FairSearcher:
     def _running(self, algorithm: str) -> list[Trial]:
         return [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
 
-    def _new_trial(self, algorithm: str) -> Trial:
+    def _new_trial(self, algorithm: str, sampled: dict[str, Any] | None = None) -> Trial:
         number = len(self.ledger.of(algorithm))
         study = self.studies[algorithm]
-        sampled = study.propose()
+        sampled = study.propose() if sampled is None else sampled
         hyperparameters = study.its.resolve(sampled)
         is_default = study.its.place(sampled) == study.its.place(study.its.published[0])
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm

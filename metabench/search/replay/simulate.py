@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from metabench.core import Objective
 from metabench.core.config import BudgetConfig
 from metabench.search import space as spaces
+from metabench.search.journal import freeze
 from metabench.search.journal.ledger import CONTINUE, FAILED, PROPOSED, PRUNED, Ledger, Trial, incumbent
 from metabench.search.journal.rule import REEVALUATE, SCORES, decide
 from metabench.search.propose.searcher import FairSearcher
@@ -252,7 +253,10 @@ class Replay:
         """Note who leads an algorithm from now on."""
         judged = {name for what, name, _ in self.ledger.history if what != PROPOSED}
         trials = (trial for trial in self.ledger.of(algorithm) if trial.name in judged)
-        if (best := incumbent(trials)) is not None:
+        best = incumbent(trials)
+        if freeze.is_on(self.budget):
+            best = freeze.incumbent(self.ledger, self.studies[algorithm].its, self.budget)
+        if best is not None:
             curve, incumbents = self.curve_of(best).name, self.incumbents[algorithm]
             if not incumbents or incumbents[-1].curve != curve:
                 ahead = (self.time - one.started for one in self._running if one.trial.algorithm == algorithm)
