@@ -165,7 +165,7 @@ class BudgetConfig(Model):
     )
     scheduler: Literal["asha", "freeze_thaw", "none", "top_k"] = Field(
         "asha",
-        description="who goes on: the best at each rung as they arrive; whoever a model of all learning curves "
+        description="who goes on: the best at each rung as they arrive; whom a model of all learning curves "
         "expects most of, which also proposes; all; or, when all have seen `grace` tasks, the best one in "
         "`reduction_factor`, to the full budget",
     )

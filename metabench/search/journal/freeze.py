@@ -1,16 +1,18 @@
-"""Freeze-thaw: a model of all learning curves says which trial is worth its next leg, or a new one its first.
+"""Freeze-thaw: a model of all learning curves says which trial is worth its next leg, or a new one a first.
 
-Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: take up a
-trial that waits to its next rung, or begin a new one. What counts is by how much the best setting, as the model
-sees it at the full budget, is expected to improve by what that leg tells, for each second that it takes. The
-leader, whose posterior mean at the full budget is best, is judged by the chance that it turns out worse than
-the second. Where nothing promises more than a price, the leader goes on; each trial that completes halves it.
+Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: to train a
+trial that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as
+the model sees it at the full budget, is expected to improve by what that leg tells, for each second, or task,
+that it takes. The leader, whose posterior mean at the full budget is best, is judged by how much would be
+gained by finding it worse than the second. Where nothing promises more than a price, the leader goes on; each
+trial that completes halves the price.
 
 What runs counts as having scored what is expected of it, so that no two workers learn the same.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,10 +24,22 @@ from metabench.search import space as spaces
 from metabench.search.journal import gaussian
 from metabench.search.journal.gaussian import Array, Fit
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, Ledger, Trial
-from metabench.search.space import grid
+from metabench.search.space import AlgorithmSpace, grid
 
 PRICE = 1.5
 """Prior standard deviations of settings that a full run must promise, or the leader goes on."""
+
+MOST_IN_AN_HOUR = 32
+"""Full runs that the gain of an hour is worked out for."""
+
+LEAST_NOISE = 1e-6
+"""Variance of a score in squares of the scale, where the scores of single tasks say nothing of it."""
+
+LEAST_COST = 1e-9
+"""Seconds, where a leg was too quick for the clock."""
+
+FAR = 1e3
+"""Lengthscales between two choices."""
 
 MOST_POINTS = 300
 """Scores that the model learns from: the last of each trial first."""
@@ -34,7 +48,7 @@ MOST_POINTS = 300
 class Belief(NamedTuple):
     """What is believed of an algorithm's trials, scores being in units of `scale` above `centre`."""
 
-    trials: Sequence[Trial]  # R of them, those that diverged or failed among them
+    trials: Sequence[Trial]  # R of them
     x: Array  # [R, D] coordinates of their settings
     floors: Array  # [D]
     row: Any  # [n] whose trial each score is
@@ -45,19 +59,19 @@ class Belief(NamedTuple):
     scale: float
     centre: float
 
-    def is_in(self, row: int) -> bool:
-        """Tell whether a trial may be named."""
-        trial = self.trials[row]
-        return trial.status not in (DIVERGED, FAILED) and trial.score is not None
+
+def is_on(budget: BudgetConfig) -> bool:
+    """Tell whether trials are chosen in this way."""
+    return budget.scheduler == "freeze_thaw"
 
 
-def floors(its: spaces.AlgorithmSpace) -> Array:
+def floors(its: AlgorithmSpace) -> Array:
     """Return what remains of the correlation of settings however far they are apart in each parameter."""
     is_smooth = [isinstance(one, Range) and grid.count(one) == np.inf for one in its.sampled.values()]
     return np.where(is_smooth, 0.0, gaussian.FLOOR)
 
 
-def coordinates(its: spaces.AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
+def coordinates(its: AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
     """Return settings as points, [n, D], in lengthscales; an inactive parameter stands at its default."""
     columns = [
         [_coordinate(parameter, one.get(name, parameter.default)) for one in sampled]
@@ -69,39 +83,41 @@ def coordinates(its: spaces.AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]
 def _coordinate(parameter: Range | Choices, value: Any) -> float:
     if isinstance(parameter, Choices):
         place: Any = grid.place(parameter, value)
-        return 1e3 * (-1 if place is None else place)  # any two are far apart
+        return FAR * (-1 if place is None else place)
     if parameter.log:
-        return float(np.log(value)) / gaussian.LENGTH_LOG
+        return math.log(value) / gaussian.LENGTH_LOG
     return float(value) / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low))
 
 
-def believe(ledger: Ledger, its: spaces.AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
-    """Fit the model to what an algorithm's trials have reported; None where no score is there."""
+def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
+    """Fit the model to what an algorithm's trials have reported; None where nobody could be named."""
     trials = [trial for trial in ledger.of(its.algorithm) if trial.name not in ledger.outside]
-    rows, tasks, scores = _points(trials)
-    if not any(trial.score is not None and trial.status not in (DIVERGED, FAILED) for trial in trials):
+    if not any(map(_may_be_named, trials)):
         return None
-    kept = sorted(set(rows) | {k for k, trial in enumerate(trials) if _is_running(trial)})
-    place = {k: number for number, k in enumerate(kept)}
-    trials, row = [trials[k] for k in kept], np.array([place[k] for k in rows])
+    reported = _reported(trials)
+    kept = sorted({k for k, _ in reported} | {k for k, trial in enumerate(trials) if _is_running(trial)})
+    row = np.searchsorted(kept, [k for k, _ in reported])
+    trials = [trials[k] for k in kept]
+    # Who diverged counts as scoring what the worst did.
+    worst = min(r["val_score"] for _, r in reported if r["val_score"] is not None)
+    scores = np.array([worst if r["val_score"] is None else r["val_score"] for _, r in reported])
     per_task = _noise_per_task(trials)
-    centre = float(np.mean(scores))
-    scale = float(np.sqrt((2 * per_task + np.sum((scores - centre) ** 2)) / (2 + len(scores)))) or 1.0
-    noise = max(per_task / budget.validation_tasks / scale**2, 1e-6)
+    squares = float(np.sum((scores - scores.mean()) ** 2))
+    scale = math.sqrt((2 * per_task + squares) / (2 + len(scores))) or 1.0
+    noise = max(per_task / budget.validation_tasks / scale**2, LEAST_NOISE)
     x, its_floors = coordinates(its, [trial.sampled for trial in trials]), floors(its)
     kernel = gaussian.similarity(x, x, its_floors)
-    y = (scores - centre) / scale
-    u = gaussian.log_tasks(tasks, budget.tasks)
+    u = gaussian.log_tasks([r["tasks_seen"] for _, r in reported], budget.tasks)
+    y = (scores - scores.mean()) / scale
     fit = gaussian.fit(_prior(kernel, row, u, row, u), y, np.full(len(y), noise))
     mean = _mean(fit, kernel, row, u, np.arange(len(trials)), np.zeros(len(trials)))
-    running = np.array([k for k, trial in enumerate(trials) if _is_running(trial)], dtype=np.int64)
+    running = np.flatnonzero([_is_running(trial) for trial in trials])
     if len(running):
-        ahead = np.array([_next_rung(budget, trials[k].tasks_seen) for k in running], dtype=np.float64)
-        v = gaussian.log_tasks(ahead, budget.tasks)
-        expected = _mean(fit, kernel, row, u, running, v)
-        row, u, y = np.append(row, running), np.append(u, v), np.append(y, expected)
+        v = gaussian.log_tasks([next_rung(budget, trials[k].tasks_seen) for k in running], budget.tasks)
+        y = np.append(y, _mean(fit, kernel, row, u, running, v))
+        row, u = np.append(row, running), np.append(u, v)
         fit = gaussian.condition(fit.factor, _prior(kernel, row, u, row, u), y, np.full(len(y), noise))
-    return Belief(trials, x, its_floors, row, u, fit, mean, noise, scale, centre)
+    return Belief(trials, x, its_floors, row, u, fit, mean, noise, scale, float(scores.mean()))
 
 
 def _prior(kernel: Array, row: Any, u: Array, other: Any, v: Array) -> Array:
@@ -117,23 +133,19 @@ def _is_running(trial: Trial) -> bool:
     return trial.status is None and not trial.is_waiting
 
 
-def _next_rung(budget: BudgetConfig, seen: int) -> int:
+def _may_be_named(trial: Trial) -> bool:
+    return trial.status not in (DIVERGED, FAILED) and trial.score is not None
+
+
+def next_rung(budget: BudgetConfig, seen: int) -> int:
+    """Return the tasks seen at the end of a trial's next leg."""
     return next((rung for rung in spaces.rungs(budget) if rung > seen), budget.tasks)
 
 
-def _points(trials: Sequence[Trial]) -> tuple[list[int], Array, Array]:
-    """Return whose the scores are that the model learns from, after how many tasks, and the scores.
-
-    A trial that diverged counts as scoring what the worst did.
-    """
-    reported = [(k, r) for k, trial in enumerate(trials) for r in trial.reports]
-    worst = min((r["val_score"] for _, r in reported if r["val_score"] is not None), default=None)
-    if worst is None:
-        return [], np.empty(0), np.empty(0)
-    if len(reported) > MOST_POINTS:
-        reported = _fewer(trials)
-    scores = [worst if r["val_score"] is None else r["val_score"] for _, r in reported]
-    return [k for k, _ in reported], np.array([r["tasks_seen"] for _, r in reported], float), np.array(scores)
+def _reported(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
+    """List the reports that the model learns from, each with the place of its trial."""
+    reported = [(k, report) for k, trial in enumerate(trials) for report in trial.reports]
+    return _fewer(trials) if len(reported) > MOST_POINTS else reported
 
 
 def _fewer(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
@@ -159,123 +171,174 @@ def _noise_per_task(trials: Sequence[Trial]) -> float:
     return statistics.median(variances) if variances else 0.0
 
 
-def leader(belief: Belief) -> int:
-    """Return the row of the trial with the best posterior mean at the full budget."""
-    return max(filter(belief.is_in, range(len(belief.trials))), key=lambda k: belief.mean[k])
-
-
 class Leg(NamedTuple):
     """What may be trained next."""
 
     trial: Trial | None  # that waits; None: a new one
     sampled: Mapping[str, Any]
-    tasks_seen: int  # at its end
+    begins: int  # tasks seen
+    ends: int
     cost: float  # seconds, or tasks where those are the budget
 
 
-def gains(belief: Belief, its: spaces.AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]) -> Array:
+class Choice(NamedTuple):
+    """The leg to train next, and what that rests on, in scores."""
+
+    leg: Leg
+    expected: float | None  # at the full budget
+    promise: float | None  # expected improvement for each second, or task
+    price: float | None  # below which the leader goes on
+
+
+BLIND = Choice(Leg(None, {}, 0, 0, 1.0), None, None, None)
+"""Whatever the sampler proposes, where nobody has reported yet."""
+
+
+def gains(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]) -> Array:
     """Return by how much the best at the full budget is expected to improve by what each leg tells, [L].
 
     Of the leader's own leg that is by finding that the second is better.
     """
-    rows = {trial.name: k for k, trial in enumerate(belief.trials)}
-    row = np.array([-1 if leg.trial is None else rows[leg.trial.name] for leg in legs])
+    gap, spread = _differences(belief, its, budget, legs)
+    return gaussian.expected_improvement(gap, spread)
+
+
+def _differences(
+    belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]
+) -> tuple[Array, Array]:
+    """Return mean and standard deviation of what each leg's trial will be expected to be above the leader by.
+
+    Both at the full budget, and as they will stand when the leg has been trained; of the leader's own leg
+    it is the second above the leader.
+    """
+    row = _rows(belief, legs)
     x = coordinates(its, [leg.sampled for leg in legs])
-    lead = leader(belief)
-    others = [k for k in range(len(rows)) if k != lead and belief.is_in(k)]
-    second = max(others, key=lambda k: belief.mean[k], default=lead)
-    rival = np.where(row == lead, second, lead)
+    u = gaussian.log_tasks([leg.ends for leg in legs], budget.tasks)
+    pair = np.array(_two_best(belief))
+    is_lead = row == pair[0]
+    rival = pair[is_lead.astype(int)]
+    end, factor = np.zeros_like(u), belief.fit.factor
     kernel = gaussian.similarity(belief.x, x, belief.floors)
-    u = gaussian.log_tasks(np.array([leg.tasks_seen for leg in legs], float), budget.tasks)
-    same, seen = belief.row[:, None] == row[None, :], belief.u[:, None]
-    at_end = gaussian.whiten(
-        belief.fit, gaussian.covariance(kernel[belief.row], same, seen, np.zeros_like(u)[None, :])
-    )
-    at_leg = gaussian.whiten(
-        belief.fit, gaussian.covariance(kernel[belief.row], same, seen, u[None, :])
-    )
-    pair = np.array([lead, second])
+    at_end, at_leg = (_whitened(belief, kernel, row, v) for v in (end, u))
     between = gaussian.similarity(belief.x, belief.x[pair], belief.floors)
-    of_rivals = gaussian.whiten(
-        belief.fit,
-        gaussian.covariance(between[belief.row], belief.row[:, None] == pair[None, :], seen, np.zeros((1, 2))),
-    )[:, (row == lead).astype(int)]
-    factor = belief.fit.factor
-    one, yes, zero = np.ones_like(u), np.ones(len(u), dtype=bool), np.zeros_like(u)
-    ours = factor * gaussian.covariance(one, yes, zero, u) - np.sum(at_end * at_leg, axis=0)
-    theirs = factor * gaussian.covariance(kernel[rival, np.arange(len(u))], row == rival, zero, u)
+    of_rivals = _whitened(belief, between, pair, np.zeros(2))[:, is_lead.astype(int)]
+    # cov(f(1), y(leg)) of the leg's trial and of its rival, given what was observed
+    itself, one = np.ones(len(u), dtype=bool), np.ones_like(u)
+    ours = factor * gaussian.covariance(one, itself, end, u) - np.sum(at_end * at_leg, axis=0)
+    theirs = factor * gaussian.covariance(kernel[rival, np.arange(len(u))], row == rival, end, u)
     theirs -= np.sum(of_rivals * at_leg, axis=0)
-    variance = factor * gaussian.covariance(one, yes, u, u) - np.sum(at_leg**2, axis=0) + belief.noise
-    spread = np.abs(ours - theirs) / np.sqrt(variance)
+    variance = factor * gaussian.covariance(one, itself, u, u) - np.sum(at_leg**2, axis=0) + belief.noise
     gap = at_end.T @ belief.fit.whitened - belief.mean[rival]
-    return gaussian.expected_improvement(np.where(row == lead, -gap, gap), spread)
+    return np.where(is_lead, -gap, gap), np.abs(ours - theirs) / np.sqrt(variance)
 
 
-class Choice(NamedTuple):
-    """The leg to train next, and what that rests on."""
+def _whitened(belief: Belief, kernel: Array, row: Any, u: Array) -> Array:
+    """Return what of some places, [n, m], is explained by what was observed.
 
-    leg: Leg
-    index: float  # expected improvement of the score for each second, or task
-    price: float  # at which the leader goes on
-    is_leader: bool
+    Args:
+        kernel: [R, m] similarity of the trials' settings to those of the places.
+        row: [m] whose trial each place is of; -1 of a new one.
+    """
+    same = belief.row[:, None] == row[None, :]
+    cross = gaussian.covariance(kernel[belief.row], same, belief.u[:, None], u[None, :])
+    return gaussian.whiten(belief.fit, cross)
 
 
-def choose(
-    belief: Belief,
-    its: spaces.AlgorithmSpace,
-    budget: BudgetConfig,
-    legs: Sequence[Leg],
-    full_cost: float,
-) -> Choice | None:
-    """Choose among legs; None where there is none."""
+def _rows(belief: Belief, legs: Sequence[Leg]) -> Any:
+    """Return the rows of the trials of legs; -1 for a new one."""
+    rows = {trial.name: k for k, trial in enumerate(belief.trials)}
+    return np.array([-1 if leg.trial is None else rows[leg.trial.name] for leg in legs], dtype=np.int64)
+
+
+def _two_best(belief: Belief) -> tuple[int, int]:
+    """Return the rows of the leader and of the second; the leader's twice where it is alone."""
+    named = [k for k, trial in enumerate(belief.trials) if _may_be_named(trial)]
+    order = sorted(named, key=lambda k: -belief.mean[k])
+    return order[0], order[1] if len(order) > 1 else order[0]
+
+
+def leader(belief: Belief) -> Trial:
+    """Return the trial with the best posterior mean at the full budget."""
+    return belief.trials[_two_best(belief)[0]]
+
+
+def choose(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]) -> Choice | None:
+    """Choose the leg that promises most for what it costs; None where there is none."""
     if not legs:
         return None
-    index = gains(belief, its, budget, legs) / np.array([leg.cost for leg in legs])
+    promises = gains(belief, its, budget, legs) / np.array([leg.cost for leg in legs])
     n_complete = sum(trial.status == COMPLETE for trial in belief.trials)
-    price = PRICE * gaussian.SETTING * belief.fit.factor**0.5 / full_cost * 0.5**n_complete
-    best, first = int(np.argmax(index)), belief.trials[leader(belief)]
-    own = next((k for k, leg in enumerate(legs) if leg.trial is first), None)
-    if own is not None and index[best] < price:
-        best = own
-    unit = belief.scale
-    return Choice(legs[best], float(index[best]) * unit, price * unit, best == own)
+    full_run = sum(costs(belief.trials, budget).values())
+    price = PRICE * gaussian.SETTING * belief.fit.factor**0.5 / full_run * 0.5**n_complete
+    chosen, first = int(np.argmax(promises)), leader(belief)
+    if promises[chosen] < price:
+        chosen = next((k for k, leg in enumerate(legs) if leg.trial is first), chosen)
+    row = _rows(belief, legs)[chosen]
+    expected = None if row < 0 else belief.centre + belief.scale * float(belief.mean[row])
+    return Choice(legs[chosen], expected, float(promises[chosen]) * belief.scale, price * belief.scale)
 
 
-def is_on(budget: BudgetConfig) -> bool:
-    """Tell whether trials are chosen in this way."""
-    return budget.scheduler == "freeze_thaw"
+def hourly_gain(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, ends: Sequence[Leg]) -> float:
+    """Return by how much an hour of full runs is expected to improve the score of what is named.
+
+    Args:
+        ends: legs to the full budget that may be trained, at the seconds that they take.
+    """
+    index = gains(belief, its, budget, ends) / np.array([leg.cost for leg in ends])
+    order, hour, picked = np.argsort(-index, kind="stable")[:MOST_IN_AN_HOUR], 3600.0, list[Leg]()
+    for leg in (ends[k] for k in order):
+        hour -= leg.cost
+        if hour < 0:
+            break
+        picked.append(leg)
+    if not picked:  # part of one run
+        return float(index[order[0]] * 3600.0 * belief.scale) if len(order) else 0.0
+    row = _rows(belief, picked)
+    x = coordinates(its, [leg.sampled for leg in picked])
+    end = np.zeros(len(row))
+    explained = _whitened(belief, gaussian.similarity(belief.x, x, belief.floors), row, end)
+    same = np.eye(len(row), dtype=bool)
+    prior = gaussian.covariance(gaussian.similarity(x, x, belief.floors), same, end[:, None], end[None, :])
+    left = belief.fit.factor * prior - explained.T @ explained
+    best = gaussian.expected_best(explained.T @ belief.fit.whitened - belief.mean[_two_best(belief)[0]], left)
+    return best * belief.scale
 
 
-def costs(belief: Belief, budget: BudgetConfig) -> dict[int, float]:
-    """Return what the leg to each rung costs: seconds as they were recorded, or tasks where those are the budget."""
+def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
+    """Return what the leg to each rung costs: recorded seconds, or tasks where those are the budget."""
     rungs = spaces.rungs(budget)
     steps = {rung: float(rung - before) for rung, before in zip(rungs, [0, *rungs], strict=False)}
     if budget.seconds is None:
         return steps
     taken: dict[int, list[float]] = {rung: [] for rung in rungs}
-    for trial in belief.trials:
-        spent = 0.0
-        for report in trial.reports:
-            if report["tasks_seen"] in taken:
-                taken[report["tasks_seen"]].append(report["seconds"] - spent)
-            spent = report["seconds"]
+    for trial in trials:
+        for before, report in zip([{"seconds": 0.0}, *trial.reports], trial.reports, strict=False):
+            taken.get(report["tasks_seen"], []).append(report["seconds"] - before["seconds"])
     seen = sum(steps[rung] * len(those) for rung, those in taken.items())
     rate = sum(map(sum, taken.values())) / max(seen, 1)
-    return {
-        rung: max(statistics.fmean(taken[rung]) if taken[rung] else steps[rung] * rate, 1e-9) for rung in rungs
-    }
+    usual = {rung: statistics.fmean(taken[rung] or [steps[rung] * rate]) for rung in rungs}
+    return {rung: max(cost, LEAST_COST) for rung, cost in usual.items()}
 
 
-def waiting_legs(
-    belief: Belief, budget: BudgetConfig, cost: Mapping[int, float], everybody: bool
+def legs(
+    belief: Belief, budget: BudgetConfig, options: Sequence[Mapping[str, Any]], everybody: bool
 ) -> list[Leg]:
-    """List the legs of who waits; of the leader alone, as long as nobody is complete, if not of everybody."""
-    trials = [trial for trial in belief.trials if trial.is_waiting]
+    """List what may be trained next.
+
+    Args:
+        options: settings that may be begun.
+        everybody: else of those that wait the leader alone, as long as nobody is complete.
+    """
+    cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
     if not everybody:
-        has_ended = any(trial.status == COMPLETE for trial in belief.trials)
-        trials = [trial for trial in trials if trial is belief.trials[leader(belief)] and not has_ended]
-    ends = [_next_rung(budget, trial.tasks_seen) for trial in trials]
-    return [Leg(trial, trial.sampled, end, cost[end]) for trial, end in zip(trials, ends, strict=True)]
+        is_done = any(trial.status == COMPLETE for trial in belief.trials)
+        waiting = [trial for trial in waiting if trial is leader(belief) and not is_done]
+    ends = [next_rung(budget, trial.tasks_seen) for trial in waiting]
+    first = next_rung(budget, 0)
+    return [
+        *(Leg(t, t.sampled, t.tasks_seen, end, cost[end]) for t, end in zip(waiting, ends, strict=True)),
+        *(Leg(None, sampled, 0, first, cost[first]) for sampled in options),
+    ]
 
 
 def allowance(budget: BudgetConfig, n_trials: int) -> float:
@@ -287,7 +350,7 @@ def allowance(budget: BudgetConfig, n_trials: int) -> float:
     )
 
 
-def incumbent(ledger: Ledger, its: spaces.AlgorithmSpace, budget: BudgetConfig) -> Trial | None:
+def incumbent(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Trial | None:
     """Return the trial that the model expects most of at the full budget; None where no score is there."""
     belief = believe(ledger, its, budget)
-    return None if belief is None else belief.trials[leader(belief)]
+    return None if belief is None else leader(belief)

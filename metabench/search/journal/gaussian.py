@@ -1,17 +1,19 @@
-"""A Gaussian process over learning curves of settings: arrays in, arrays out; whose they are is no matter here.
+"""A Gaussian process over learning curves of settings: arrays in, arrays out.
 
 A score of a setting x after t tasks, with u = log(t / full budget) / log 27, is taken to be
 
     y(x, u) = m + s u + g(x) + h(x) (u - u0) + a + w(u) + noise
 
 with m and s common to all, g and h smooth over settings by one kernel, an offset a and a random walk w in log
-tasks of each trial's own, and independent noise of a variance that is given. The standard deviations below are
-in units of a scale, of which the marginal likelihood chooses one out of a few.
+tasks that are each trial's own, and independent noise of a variance that is given. The standard deviations
+below are in units of a scale; by how much all variances are to be multiplied, the marginal likelihood chooses
+out of a few factors.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +23,10 @@ from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 
-LEVEL, TREND, SETTING, SLOPE, OFFSET, WALK = 3.0, 2.0, 1.0, 0.7, 0.15, 0.3
+LEVEL, TREND, SETTING, SLOPE, OFFSET, WALK = 1.0, 2.0, 1.0, 0.7, 0.15, 0.4
 """Standard deviations of m, s, g, h, a, and of w at the full budget from a 27th of it."""
 
-PIVOT = -0.5
+PIVOT = -1.0
 """u0: where g alone tells settings apart."""
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -34,7 +36,7 @@ LENGTH_LOG, LENGTH_LINEAR = 1.4, 0.4
 """Lengthscales of the kernel of settings: nats, and a share of the range."""
 
 FLOOR = 0.8
-"""Correlation of settings that differ in a choice, and at least that of those that differ in a whole number."""
+"""Correlation of settings that differ in a choice; of those that differ in a whole number it is more."""
 
 
 class Fit(NamedTuple):
@@ -46,9 +48,15 @@ class Fit(NamedTuple):
     log_likelihood: float
 
 
-def log_tasks(tasks: Array | float, full: float) -> Array:
+WALKED_FROM = 1.5
+"""Random walks start at u = -1.5, a 140th of the budget, where no rung is below."""
+
+DRAWS = 512
+
+
+def log_tasks(tasks: Sequence[float], full: float) -> Array:
     """Return u: 0 at the full budget, -1 at a 27th of it."""
-    return np.asarray(np.log(np.asarray(tasks) / full) / math.log(27), dtype=np.float64)
+    return np.asarray(np.log(np.asarray(tasks, dtype=np.float64) / full) / math.log(27))
 
 
 def similarity(a: Array, b: Array, floors: Array) -> Array:
@@ -83,10 +91,6 @@ def covariance(kernel: Array, same: NDArray[np.bool_], u: Array, v: Array) -> Ar
     return np.asarray(LEVEL**2 + TREND**2 * u * v + settings + trial)
 
 
-WALKED_FROM = 1.5
-"""Random walks start at u = -1.5, a 140th of the budget, below any rung."""
-
-
 def fit(prior: Array, y: Array, noise: Array) -> Fit:
     """Condition on scores, with the factor of the variances that makes them most likely.
 
@@ -104,7 +108,9 @@ def condition(factor: float, prior: Array, y: Array, noise: Array) -> Fit:
     root = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
     whitened = solve_triangular(root, y, lower=True, check_finite=False)
     # log N(y; 0, L L') = -|L^-1 y|^2 / 2 - sum log L_ii - n/2 log 2 pi
-    likelihood = -0.5 * whitened @ whitened - np.log(np.diag(root)).sum() - 0.5 * len(y) * math.log(2 * math.pi)
+    likelihood = (
+        -0.5 * whitened @ whitened - np.log(np.diag(root)).sum() - 0.5 * len(y) * math.log(2 * math.pi)
+    )
     return Fit(factor, root, whitened, float(likelihood))
 
 
@@ -119,3 +125,11 @@ def expected_improvement(gap: Array, spread: Array) -> Array:
     z = np.clip(gap / safe, -40, 40)
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     return np.where(spread > 0, gap * ndtr(z) + spread * density, np.maximum(gap, 0.0))
+
+
+def expected_best(mean: Array, spread: Array) -> float:
+    """Return E max(0, f_1, ...) for jointly normal f of mean [n] and covariance [n, n], by fixed draws."""
+    values, vectors = np.linalg.eigh(spread)
+    draws = np.random.default_rng(0).standard_normal((DRAWS, len(mean)))
+    f = mean + draws @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    return float(np.maximum(f.max(axis=1), 0.0).mean())

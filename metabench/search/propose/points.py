@@ -31,13 +31,19 @@ def spread(its: AlgorithmSpace, seed: int) -> list[dict[str, Any]]:
 def around(its: AlgorithmSpace, centre: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return settings near one: with one choice of it changed, and with all its ranges moved a little."""
     changed = [
-        its.sample(lambda name, parameter, key=key, value=value: value if name == key else _at(centre, name, parameter))
+        its.sample(
+            lambda name, parameter, key=key, value=value: (
+                value if name == key else _at(centre, name, parameter)
+            )
+        )
         for key, parameter in its.sampled.items()
         if isinstance(parameter, Choices)
         for value in parameter.choices
     ]
     moved = [
-        its.sample(lambda name, parameter, place=place: _moved(parameter, _at(centre, name, parameter), place[name]))
+        its.sample(
+            lambda name, parameter, place=place: _moved(parameter, _at(centre, name, parameter), place[name])
+        )
         for place in _cube(its, NEAR, 0)
     ]
     return [*changed, *moved]

@@ -17,7 +17,17 @@ from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
 from metabench.search.journal.freeze import Belief
-from metabench.search.journal.ledger import COMPLETE, CONTINUE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial, incumbent
+from metabench.search.journal.ledger import (
+    COMPLETE,
+    CONTINUE,
+    ENDED,
+    PROPOSED,
+    PRUNED,
+    WAITS,
+    Ledger,
+    Trial,
+    incumbent,
+)
 from metabench.search.journal.rule import HasRoom, always, next_waiting, pauses, resume, stop_waiting
 from metabench.search.propose import points, samplers, warm
 
@@ -88,7 +98,7 @@ class Study:
 
     def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Propose one of the options."""
-        return self._give(sampled)
+        return self.repeat(sampled)
 
     @functools.cached_property
     def _points(self) -> list[dict[str, Any]]:
@@ -216,11 +226,12 @@ class FairSearcher:
 
     def _has_next(self, algorithm: str) -> bool:
         """Tell whether a trial that waits would go on if no other report came."""
-        full = 0.0 if self._is_open(algorithm) else math.inf
+        if not self._has_seconds(algorithm):
+            return False
         if freeze.is_on(self.space.budget):
             return self._choose(algorithm) is not None
-        waits = next_waiting(self.ledger, self.space.budget, algorithm, full, self.has_room)
-        return self._has_seconds(algorithm) and waits is not None
+        full = 0.0 if self._is_open(algorithm) else math.inf
+        return next_waiting(self.ledger, self.space.budget, algorithm, full, self.has_room) is not None
 
     def left_of(self, algorithm: str) -> int:
         """Count an algorithm's settings that are still to be tried."""
@@ -261,51 +272,66 @@ class FairSearcher:
         if trial.status is None and not trial.is_waiting:
             self.unfinished.append(name)
 
+    def goes_on(self, name: str) -> bool:
+        """Take up a trial that has begun to wait, where that is what its worker would be given next."""
+        self.catch_up()
+        if not freeze.is_on(self.space.budget) or self.unfinished or not self.ledger.trials[name].is_waiting:
+            return False
+        steps = ((algorithm, self._choose(algorithm)) for algorithm in self._in_turn())
+        algorithm, choice = next(((a, one) for a, one in steps if one is not None), ("", None))
+        if choice is None or choice.leg.trial is not self.ledger.trials[name]:
+            return False
+        self._train(algorithm, choice)
+        return True
+
+    def _in_turn(self) -> list[str]:
+        """List the algorithms that may spend more, that which has spent least first."""
+        order = sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
+        return [algorithm for algorithm in order if self._has_seconds(algorithm)]
+
     def _next(self) -> Trial | None:
         """Take up a trial that waits, or begin one, of the algorithm that has spent least."""
-        for algorithm in sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a)))):
-            if not self._has_seconds(algorithm):
-                continue
-            if freeze.is_on(self.space.budget) and (choice := self._choose(algorithm)) is not None:
-                return self._train(algorithm, choice)
-            if (waiting := self._resume(algorithm)) is not None:
+        for algorithm in self._in_turn():
+            if freeze.is_on(self.space.budget):
+                if (choice := self._choose(algorithm)) is not None:
+                    return self._train(algorithm, choice)
+            elif (waiting := self._resume(algorithm)) is not None:
                 return waiting
-            if self._is_open(algorithm):
-                return self._new_trial(algorithm)
+            elif self._is_open(algorithm):
+                return self._new_trial(algorithm, self.studies[algorithm].propose())
         return None
 
     def _choose(self, algorithm: str) -> freeze.Choice | None:
-        """Return the leg that a model of the learning curves would have trained next."""
+        """Return the leg that a model of the curves would have trained next; None where there is none."""
         study, budget = self.studies[algorithm], self.space.budget
         belief = freeze.believe(self.ledger, study.its, budget)
         if belief is None:
-            return None
+            return freeze.BLIND if self._is_open(algorithm) else None
         is_open = self._explores(algorithm, belief)
-        costs = freeze.costs(belief, budget)
-        legs = freeze.waiting_legs(belief, budget, costs, everybody=is_open)
-        legs = [
-            leg for leg in legs if self.has_room(algorithm, leg.tasks_seen - leg.trial.tasks_seen)
-        ]
-        if is_open and self.left_of(algorithm) > 0:
-            options = study.options(belief.trials[freeze.leader(belief)].sampled)
-            legs += [freeze.Leg(None, one, self.rungs[0], costs[self.rungs[0]]) for one in options]
-        return freeze.choose(belief, study.its, budget, legs, sum(costs.values()))
-
-    def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
-        """Write down what was chosen."""
-        trial = choice.leg.trial
-        if trial is None:
-            return self._new_trial(algorithm, self.studies[algorithm].take(dict(choice.leg.sampled)))
-        rung = self.rungs.index(trial.tasks_seen) if trial.tasks_seen in self.rungs else 0
-        self.ledger.settle(trial.name, CONTINUE, {"rung": rung})
-        return trial
+        options = study.options(freeze.leader(belief).sampled) if is_open and self.left_of(algorithm) else []
+        legs = freeze.legs(belief, budget, options, everybody=is_open)
+        room = [leg for leg in legs if self.has_room(algorithm, leg.ends - leg.begins)]
+        return freeze.choose(belief, study.its, budget, room)
 
     def _explores(self, algorithm: str, belief: Belief) -> bool:
         """Tell whether an algorithm may train others than its leader, whose way to the end is kept for it."""
-        best, budget = belief.trials[freeze.leader(belief)], self.space.budget
+        best, budget = freeze.leader(belief), self.space.budget
         kept = budget.tasks - best.tasks_seen if best.status is None else 0
         limit = budget.seconds or freeze.allowance(budget, self.trials[algorithm])
         return self._expected(algorithm, kept) < limit and self.has_room(algorithm, self.rungs[0] + kept)
+
+    def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
+        """Write down what was chosen, before it is begun."""
+        trial = choice.leg.trial
+        if trial is None:
+            study, sampled = self.studies[algorithm], choice.leg.sampled
+            return self._new_trial(
+                algorithm, study.propose() if sampled is None else study.take(dict(sampled))
+            )
+        rung = sum(rung < trial.tasks_seen for rung in self.rungs)
+        basis = {"rung": rung, "expected": choice.expected, "index": choice.index, "price": choice.price}
+        self.ledger.settle(trial.name, CONTINUE, basis)
+        return trial
 
     def _resume(self, algorithm: str) -> Trial | None:
         """Let a trial go on that waits, and stop those that never will."""
@@ -322,10 +348,9 @@ class FairSearcher:
     def _running(self, algorithm: str) -> list[Trial]:
         return [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
 
-    def _new_trial(self, algorithm: str, sampled: dict[str, Any] | None = None) -> Trial:
+    def _new_trial(self, algorithm: str, sampled: dict[str, Any]) -> Trial:
         number = len(self.ledger.of(algorithm))
         study = self.studies[algorithm]
-        sampled = study.propose() if sampled is None else sampled
         hyperparameters = study.its.resolve(sampled)
         is_default = study.its.place(sampled) == study.its.place(study.its.published[0])
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
