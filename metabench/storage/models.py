@@ -87,7 +87,7 @@ class _Basis(TypedDict):
     arrived: NotRequired[Whole | None]
     against: NotRequired[str | None]
     expected: NotRequired[Real | None]
-    index: NotRequired[Real | None]
+    promise: NotRequired[Real | None]
     price: NotRequired[Real | None]
 
 

@@ -1,4 +1,4 @@
-"""Freeze-thaw: a model of all learning curves says which trial is worth its next leg, or a new one a first.
+"""Freeze-thaw: a model of all learning curves says which trial is worth its next leg.
 
 Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: to train a
 trial that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as

@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats.qmc import Sobol
 
-from metabench.core.config import Choices, Range
+from metabench.core.config import Choices
 from metabench.search.space import AlgorithmSpace, grid
 
 SPREAD = 256
@@ -19,48 +19,41 @@ NEAR = 32
 WIDTH = 0.25
 """Share of each range that those lie in."""
 
+LAST = 1.0 - 1e-12
+"""Share of the highest value."""
+
 
 def spread(its: AlgorithmSpace, seed: int) -> list[dict[str, Any]]:
     """Return scrambled Sobol points of a space; what conditions exclude is left out of each."""
-    return [
-        its.sample(lambda name, parameter, place=place: grid.at_share(parameter, place[name]))
-        for place in _cube(its, SPREAD, seed)
-    ]
+
+    def at(place: Mapping[str, float]) -> dict[str, Any]:
+        return its.sample(lambda name, parameter: grid.at_share(parameter, place[name]))
+
+    return [at(place) for place in _cube(its, SPREAD, seed)]
 
 
 def around(its: AlgorithmSpace, centre: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return settings near one: with one choice of it changed, and with all its ranges moved a little."""
-    changed = [
-        its.sample(
-            lambda name, parameter, key=key, value=value: (
-                value if name == key else _at(centre, name, parameter)
-            )
-        )
-        for key, parameter in its.sampled.items()
-        if isinstance(parameter, Choices)
-        for value in parameter.choices
-    ]
-    moved = [
-        its.sample(
-            lambda name, parameter, place=place: _moved(parameter, _at(centre, name, parameter), place[name])
-        )
-        for place in _cube(its, NEAR, 0)
-    ]
-    return [*changed, *moved]
+
+    def changed(changes: Mapping[str, Any]) -> dict[str, Any]:
+        values = {**centre, **changes}
+        return its.sample(lambda name, parameter: values.get(name, parameter.default))
+
+    def moved(name: str, place: float) -> Any:
+        parameter = its.sampled[name]
+        value = centre.get(name, parameter.default)
+        if isinstance(parameter, Choices):
+            return value
+        share = grid.share_of(parameter, value) + WIDTH * (place - 0.5)
+        return grid.at_share(parameter, min(max(share, 0.0), LAST))
+
+    choices = [(name, one) for name, one in its.sampled.items() if isinstance(one, Choices)]
+    one_choice = [changed({name: value}) for name, parameter in choices for value in parameter.choices]
+    places = _cube(its, NEAR, 0)
+    return [*one_choice, *(changed({name: moved(name, at) for name, at in one.items()}) for one in places)]
 
 
 def _cube(its: AlgorithmSpace, n_points: int, seed: int) -> list[dict[str, float]]:
     names = list(its.sampled)
     points = Sobol(len(names), scramble=True, rng=seed).random(n_points)
     return [dict(zip(names, point, strict=True)) for point in points.tolist()]
-
-
-def _at(centre: Mapping[str, Any], name: str, parameter: Range | Choices) -> Any:
-    return centre.get(name, parameter.default)
-
-
-def _moved(parameter: Range | Choices, value: Any, share: float) -> Any:
-    if isinstance(parameter, Choices):
-        return value
-    place = grid.share_of(parameter, value) + WIDTH * (share - 0.5)
-    return grid.at_share(parameter, min(max(place, 0.0), 1.0 - 1e-12))

@@ -324,12 +324,12 @@ class FairSearcher:
         """Write down what was chosen, before it is begun."""
         trial = choice.leg.trial
         if trial is None:
-            study, sampled = self.studies[algorithm], choice.leg.sampled
-            return self._new_trial(
-                algorithm, study.propose() if sampled is None else study.take(dict(sampled))
-            )
+            study = self.studies[algorithm]
+            is_blind = choice is freeze.BLIND
+            sampled = study.propose() if is_blind else study.take(dict(choice.leg.sampled))
+            return self._new_trial(algorithm, sampled)
         rung = sum(rung < trial.tasks_seen for rung in self.rungs)
-        basis = {"rung": rung, "expected": choice.expected, "index": choice.index, "price": choice.price}
+        basis = {"rung": rung, "expected": choice.expected, "promise": choice.promise, "price": choice.price}
         self.ledger.settle(trial.name, CONTINUE, basis)
         return trial
 
