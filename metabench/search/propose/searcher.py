@@ -220,8 +220,14 @@ class FairSearcher:
         self._heard = len(history)
 
     def remaining(self) -> int:
-        """Count the trials still to be handed out; at most, where seconds are the budget."""
-        new = sum(self.left_of(algorithm) for algorithm in self.studies if self._is_open(algorithm))
+        """Count the trials still to be handed out; at most, where seconds are the budget.
+
+        Where a model chooses, it is not known how many: then those that could be next count.
+        """
+        is_known = not freeze.is_on(self.space.budget)
+        new = sum(
+            self.left_of(algorithm) for algorithm in self.studies if is_known and self._is_open(algorithm)
+        )
         return len(self.unfinished) + new + sum(map(self._has_next, self.studies))
 
     def _has_next(self, algorithm: str) -> bool:
