@@ -1,4 +1,4 @@
-"""Freeze-thaw: a model of all learning curves says which trial is worth its next leg.
+"""Freeze-thaw: a model of all learning curves says what is worth training next.
 
 Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: to train a
 trial that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as
@@ -23,7 +23,7 @@ from metabench.core.config import BudgetConfig, Choices, Range
 from metabench.search import space as spaces
 from metabench.search.journal import gaussian
 from metabench.search.journal.gaussian import Array, Fit
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, Ledger, Trial
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
 from metabench.search.space import AlgorithmSpace, grid
 
 PRICE = 1.5
@@ -37,6 +37,9 @@ LEAST_NOISE = 1e-6
 
 LEAST_COST = 1e-9
 """Seconds, where a leg was too quick for the clock."""
+
+ALIKE = 0.97
+"""Correlation of settings so near that chance tells them apart: 0.35 nats, a tenth of a range."""
 
 FAR = 1e3
 """Lengthscales between two choices."""
@@ -135,6 +138,11 @@ def _is_running(trial: Trial) -> bool:
 
 def _may_be_named(trial: Trial) -> bool:
     return trial.status not in (DIVERGED, FAILED) and trial.score is not None
+
+
+def reaches(budget: BudgetConfig, trial: Trial) -> int:
+    """Return the tasks that a trial has seen, at its next report if it runs."""
+    return next_rung(budget, trial.tasks_seen) if _is_running(trial) else trial.tasks_seen
 
 
 def next_rung(budget: BudgetConfig, seen: int) -> int:
@@ -251,9 +259,12 @@ def _rows(belief: Belief, legs: Sequence[Leg]) -> Any:
 
 
 def _two_best(belief: Belief) -> tuple[int, int]:
-    """Return the rows of the leader and of the second; the leader's twice where it is alone."""
+    """Return the rows of the leader and of the second; the leader's twice where it is alone.
+
+    Who was stopped short of the full budget leads only where there is nobody else.
+    """
     named = [k for k, trial in enumerate(belief.trials) if _may_be_named(trial)]
-    order = sorted(named, key=lambda k: -belief.mean[k])
+    order = sorted(named, key=lambda k: (belief.trials[k].status == PRUNED, -belief.mean[k]))
     return order[0], order[1] if len(order) > 1 else order[0]
 
 
@@ -321,18 +332,12 @@ def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
 
 
 def legs(
-    belief: Belief, budget: BudgetConfig, options: Sequence[Mapping[str, Any]], everybody: bool
+    belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, options: Sequence[Mapping[str, Any]]
 ) -> list[Leg]:
-    """List what may be trained next.
-
-    Args:
-        options: settings that may be begun.
-        everybody: else of those that wait the leader alone, as long as nobody is complete.
-    """
+    """List what may be trained next: who waits, and settings that may be begun and are not tried as good as."""
+    alike = gaussian.similarity(belief.x, coordinates(its, options), belief.floors).max(axis=0)
+    options = [sampled for sampled, one in zip(options, alike, strict=True) if one < ALIKE]
     cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
-    if not everybody:
-        is_done = any(trial.status == COMPLETE for trial in belief.trials)
-        waiting = [trial for trial in waiting if trial is leader(belief) and not is_done]
     ends = [next_rung(budget, trial.tasks_seen) for trial in waiting]
     first = next_rung(budget, 0)
     return [

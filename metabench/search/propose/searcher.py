@@ -313,18 +313,27 @@ class FairSearcher:
         belief = freeze.believe(self.ledger, study.its, budget)
         if belief is None:
             return freeze.BLIND if self._is_open(algorithm) else None
-        is_open = self._explores(algorithm, belief)
-        options = study.options(freeze.leader(belief).sampled) if is_open and self.left_of(algorithm) else []
-        legs = freeze.legs(belief, budget, options, everybody=is_open)
-        room = [leg for leg in legs if self.has_room(algorithm, leg.ends - leg.begins)]
-        return freeze.choose(belief, study.its, budget, room)
+        options = study.options(freeze.leader(belief).sampled) if self.left_of(algorithm) else []
+        legs = freeze.legs(belief, study.its, budget, options)
+        return freeze.choose(
+            belief, study.its, budget, [leg for leg in legs if self._is_affordable(algorithm, belief, leg)]
+        )
 
-    def _explores(self, algorithm: str, belief: Belief) -> bool:
-        """Tell whether an algorithm may train others than its leader, whose way to the end is kept for it."""
-        best, budget = freeze.leader(belief), self.space.budget
-        kept = budget.tasks - best.tasks_seen if best.status is None else 0
+    def _is_affordable(self, algorithm: str, belief: Belief, leg: freeze.Leg) -> bool:
+        """Tell whether a leg leaves what the leader needs to the full budget, or is on the leader's own way.
+
+        Once a trial is complete, nothing is kept for a leader for which it is too late.
+        """
+        budget, best = self.space.budget, freeze.leader(belief)
         limit = budget.seconds or freeze.allowance(budget, self.trials[algorithm])
-        return self._expected(algorithm, kept) < limit and self.has_room(algorithm, self.rungs[0] + kept)
+        is_done = any(trial.status == COMPLETE for trial in belief.trials)
+        way = 0 if best.status is not None else budget.tasks - freeze.reaches(budget, best)
+        fits = self._expected(algorithm, way) <= limit
+        tasks = leg.ends - leg.begins
+        if leg.trial is best and (fits or not is_done):
+            return self.has_room(algorithm, tasks)
+        tasks += way if fits or not is_done else 0
+        return self._expected(algorithm, tasks) <= limit and self.has_room(algorithm, tasks)
 
     def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
         """Write down what was chosen, before it is begun."""
