@@ -18,7 +18,7 @@ from metabench.search.journal.rule import decide
 from metabench.search.propose import points
 from metabench.search.propose.searcher import FairSearcher
 from metabench.storage import files
-from tests.search import proposals
+from tests.search import laws, proposals
 from tests.search.played import make_report
 
 NAME = "maml_pp"
@@ -98,6 +98,18 @@ def test_a_kill_at_any_moment_changes_nothing(tmp_path: Path, workers: int, ever
         assert files.read_lines(tmp_path / str(kept) / JOURNAL) == journal
 
 
+@pytest.mark.parametrize("scheduler", ["freeze_thaw", "asha"])
+def test_every_event_is_repeated_from_the_journal_before_it(tmp_path: Path, scheduler: str) -> None:
+    space = space_of(trials=5, scheduler=scheduler, pause=True)
+    search(tmp_path, space)
+    files.write_json(tmp_path / files.SEARCH, {"space": space.model_dump(mode="json"), "seed": 3})
+    counts = Counter(event["event"] for event in files.read_lines(tmp_path / JOURNAL))
+    assert counts["proposed"] > 1
+    assert counts["resumed"] > 0
+    assert counts["settled"] > 0
+    assert list(laws.decided_again(tmp_path)) == []
+
+
 def test_workers_try_different_settings_at_once(tmp_path: Path) -> None:
     searcher = FairSearcher(space_of(), Ledger(tmp_path, keep=2), seed=3)
     first = searcher.suggest("0")
@@ -121,7 +133,10 @@ def test_who_runs_counts_as_having_scored_what_is_expected(tmp_path: Path) -> No
     assert belief is not None
     assert (len(belief.row), len(belief.trials)) == (3, 3)
     legs = freeze.legs(belief, its, space.budget, settings[2:])
-    assert [leg.trial and leg.trial.name for leg in legs] == [f"{NAME}-000", f"{NAME}-001", None]
+    assert [leg.trial and leg.trial.name for leg in legs] == [f"{NAME}-000", f"{NAME}-001"], (
+        "one runs already"
+    )
+    legs.append(freeze.Leg(None, settings[2], 0, 100, 100.0))
     gain = freeze.gains(belief, its, space.budget, legs)
     del ledger.trials[f"{NAME}-002"], ledger.of(NAME)[2]
     alone = freeze.believe(ledger, its, space.budget)
@@ -181,3 +196,18 @@ def test_with_many_trials_the_model_learns_from_a_bounded_number_of_scores(tmp_p
     assert len(belief.row) == freeze.MOST_POINTS
     best = max(proposals.score(trial.hyperparameters) for trial in belief.trials)
     assert proposals.score(freeze.leader(belief).hyperparameters) > best - 0.05
+
+
+def test_a_search_stops_when_too_little_is_expected(tmp_path: Path) -> None:
+    space = space_of(trials=40)
+    its, tasks, gains = spaces.of(space, NAME), [], []
+    for points_an_hour in (None, 30.0, 60.0):
+        budget = space.budget.model_copy(update={"stop_when": points_an_hour})
+        searcher = search(tmp_path / str(points_an_hour), space.model_copy(update={"budget": budget}))
+        tasks.append(searcher.ledger.tasks(NAME))
+        assert any(trial.status == COMPLETE for trial in searcher.ledger.of(NAME))
+        gain = freeze.hourly_gain(searcher.ledger, its, budget, points.spread(its, 0))
+        assert gain is not None
+        gains.append(100 * gain)
+    assert tasks[0] > tasks[1] >= tasks[2]
+    assert gains[0] < 60

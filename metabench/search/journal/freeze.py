@@ -1,6 +1,6 @@
 """Freeze-thaw: a model of all learning curves says what is worth training next.
 
-Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: to train a
+Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: training a
 trial that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as
 the model sees it at the full budget, is expected to improve by what that leg tells, for each second, or task,
 that it takes. The leader, whose posterior mean at the full budget is best, is judged by how much would be
@@ -28,6 +28,8 @@ from metabench.search.space import AlgorithmSpace, grid
 
 PRICE = 1.5
 """Prior standard deviations of settings that a full run must promise, or the leader goes on."""
+
+HOUR = 3600.0
 
 MOST_IN_AN_HOUR = 32
 """Full runs that the gain of an hour is worked out for."""
@@ -289,30 +291,56 @@ def choose(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequ
     return Choice(legs[chosen], expected, float(promises[chosen]) * belief.scale, price * belief.scale)
 
 
-def hourly_gain(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, ends: Sequence[Leg]) -> float:
-    """Return by how much an hour of full runs is expected to improve the score of what is named.
+def hourly_gain(
+    ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig, options: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """Return by how much another hour of one worker is expected to improve the score of what is named.
+
+    That hour trains as many as it can to the full budget, those first that promise most for their seconds.
+    None where nothing is known yet.
 
     Args:
-        ends: legs to the full budget that may be trained, at the seconds that they take.
+        options: settings that may be begun.
     """
-    index = gains(belief, its, budget, ends) / np.array([leg.cost for leg in ends])
-    order, hour, picked = np.argsort(-index, kind="stable")[:MOST_IN_AN_HOUR], 3600.0, list[Leg]()
-    for leg in (ends[k] for k in order):
-        hour -= leg.cost
-        if hour < 0:
-            break
-        picked.append(leg)
-    if not picked:  # part of one run
-        return float(index[order[0]] * 3600.0 * belief.scale) if len(order) else 0.0
-    row = _rows(belief, picked)
-    x = coordinates(its, [leg.sampled for leg in picked])
-    end = np.zeros(len(row))
+    belief, seconds = believe(ledger, its, budget), ledger.seconds(its.algorithm)
+    if belief is None or seconds <= 0:
+        return None
+    rate, first = seconds / ledger.tasks(its.algorithm), leader(belief)
+    open_ = [
+        t for t in belief.trials if t.status in (None, PRUNED) and t is not first and t.score is not None
+    ]
+    begun = [(trial, trial.sampled, trial.tasks_seen) for trial in open_]
+    new = [(None, sampled, 0) for sampled in _untried(belief, its, options)]
+    ends = [Leg(t, x, seen, budget.tasks, (budget.tasks - seen) * rate) for t, x, seen in (*begun, *new)]
+    if not ends:
+        return 0.0
+    cost = np.array([leg.cost for leg in ends])
+    promises = gains(belief, its, budget, ends) / cost
+    order = np.argsort(-promises, kind="stable")[:MOST_IN_AN_HOUR]
+    fitting = order[np.cumsum(cost[order]) <= HOUR]
+    if not len(fitting):  # a part of one run
+        return float(promises[order[0]]) * HOUR * belief.scale
+    return _expected_best(belief, its, [ends[k] for k in fitting]) * belief.scale
+
+
+def _expected_best(belief: Belief, its: AlgorithmSpace, ends: Sequence[Leg]) -> float:
+    """Return by how much the best of some, all at the full budget, is expected to be above the leader."""
+    row, end = _rows(belief, ends), np.zeros(len(ends))
+    x = coordinates(its, [leg.sampled for leg in ends])
     explained = _whitened(belief, gaussian.similarity(belief.x, x, belief.floors), row, end)
     same = np.eye(len(row), dtype=bool)
     prior = gaussian.covariance(gaussian.similarity(x, x, belief.floors), same, end[:, None], end[None, :])
     left = belief.fit.factor * prior - explained.T @ explained
-    best = gaussian.expected_best(explained.T @ belief.fit.whitened - belief.mean[_two_best(belief)[0]], left)
-    return best * belief.scale
+    gap = explained.T @ belief.fit.whitened - belief.mean[_two_best(belief)[0]]
+    return gaussian.expected_best(gap, left)
+
+
+def _untried(
+    belief: Belief, its: AlgorithmSpace, options: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Leave out settings that as good as equal one that was tried."""
+    alike = gaussian.similarity(belief.x, coordinates(its, options), belief.floors).max(axis=0)
+    return [sampled for sampled, one in zip(options, alike, strict=True) if one < ALIKE]
 
 
 def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
@@ -334,15 +362,13 @@ def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
 def legs(
     belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, options: Sequence[Mapping[str, Any]]
 ) -> list[Leg]:
-    """List what may be trained next: who waits, and settings that may be begun and are not tried as good as."""
-    alike = gaussian.similarity(belief.x, coordinates(its, options), belief.floors).max(axis=0)
-    options = [sampled for sampled, one in zip(options, alike, strict=True) if one < ALIKE]
+    """List what may be trained next: who waits, and settings that may be begun."""
     cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
     ends = [next_rung(budget, trial.tasks_seen) for trial in waiting]
     first = next_rung(budget, 0)
     return [
         *(Leg(t, t.sampled, t.tasks_seen, end, cost[end]) for t, end in zip(waiting, ends, strict=True)),
-        *(Leg(None, sampled, 0, first, cost[first]) for sampled in options),
+        *(Leg(None, sampled, 0, first, cost[first]) for sampled in _untried(belief, its, options)),
     ]
 
 

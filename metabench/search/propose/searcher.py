@@ -12,7 +12,7 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
-from metabench.core import seeds
+from metabench.core import metrics, seeds
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
@@ -315,9 +315,18 @@ class FairSearcher:
             return freeze.BLIND if self._is_open(algorithm) else None
         options = study.options(freeze.leader(belief).sampled) if self.left_of(algorithm) else []
         legs = freeze.legs(belief, study.its, budget, options)
-        return freeze.choose(
-            belief, study.its, budget, [leg for leg in legs if self._is_affordable(algorithm, belief, leg)]
-        )
+        if self._has_enough(algorithm):
+            legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
+        legs = [leg for leg in legs if self._is_affordable(algorithm, belief, leg)]
+        return freeze.choose(belief, study.its, budget, legs)
+
+    def _has_enough(self, algorithm: str) -> bool:
+        """Tell whether too little is expected of another hour."""
+        budget, its = self.space.budget, self.studies[algorithm].its
+        if budget.stop_when is None:
+            return False
+        gain = freeze.hourly_gain(self.ledger, its, budget, points.spread(its, 0))
+        return gain is not None and metrics.points(self.ledger.objective.metric, gain) < budget.stop_when
 
     def _is_affordable(self, algorithm: str, belief: Belief, leg: freeze.Leg) -> bool:
         """Tell whether a leg leaves what the leader needs to the full budget, or is on the leader's own way.
