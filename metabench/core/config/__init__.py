@@ -230,8 +230,8 @@ class BudgetConfig(Model):
             "unit=seconds: needs `seconds`, the budget of each algorithm": is_timed and self.seconds is None,
             "unit=seconds: scheduler=top_k needs to know how many trials there are; take tasks": is_timed
             and self.scheduler == "top_k",
-            f"stop_when={self.stop_when}: scheduler={self.scheduler} has no model of what is to come; leave it "
-            "out, or take freeze_thaw": self.stop_when is not None and self.scheduler != "freeze_thaw",
+            f"stop_when={self.stop_when}: scheduler={self.scheduler} has no model of what is to come; leave "
+            "it out, or take freeze_thaw": self.stop_when is not None and self.scheduler != "freeze_thaw",
             f"seconds={self.seconds}: counts with unit=seconds only; set it, or leave this out": not is_timed
             and self.seconds is not None,
         }

@@ -1,7 +1,7 @@
 """Freeze-thaw: a model of all learning curves says what is worth training next.
 
-Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: training a
-trial that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as
+Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: to train
+one that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as
 the model sees it at the full budget, is expected to improve by what that leg tells, for each second, or task,
 that it takes. The leader, whose posterior mean at the full budget is best, is judged by how much would be
 gained by finding it worse than the second. Where nothing promises more than a price, the leader goes on; each
@@ -46,7 +46,7 @@ ALIKE = 0.97
 FAR = 1e3
 """Lengthscales between two choices."""
 
-MOST_POINTS = 300
+MOST_POINTS = 200
 """Scores that the model learns from: the last of each trial first."""
 
 
@@ -60,6 +60,7 @@ class Belief(NamedTuple):
     u: Array  # [n]
     fit: Fit  # to the scores, and to what is expected of those that run
     mean: Array  # [R] at the full budget
+    best: tuple[int, int]  # rows of the leader and of the second
     noise: float  # variance of a score
     scale: float
     centre: float
@@ -122,7 +123,9 @@ def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief
         y = np.append(y, _mean(fit, kernel, row, u, running, v))
         row, u = np.append(row, running), np.append(u, v)
         fit = gaussian.condition(fit.factor, _prior(kernel, row, u, row, u), y, np.full(len(y), noise))
-    return Belief(trials, x, its_floors, row, u, fit, mean, noise, scale, float(scores.mean()))
+    return Belief(
+        trials, x, its_floors, row, u, fit, mean, _best(trials, mean), noise, scale, float(scores.mean())
+    )
 
 
 def _prior(kernel: Array, row: Any, u: Array, other: Any, v: Array) -> Array:
@@ -224,7 +227,7 @@ def _differences(
     row = _rows(belief, legs)
     x = coordinates(its, [leg.sampled for leg in legs])
     u = gaussian.log_tasks([leg.ends for leg in legs], budget.tasks)
-    pair = np.array(_two_best(belief))
+    pair = np.array(belief.best)
     is_lead = row == pair[0]
     rival = pair[is_lead.astype(int)]
     end, factor = np.zeros_like(u), belief.fit.factor
@@ -260,19 +263,19 @@ def _rows(belief: Belief, legs: Sequence[Leg]) -> Any:
     return np.array([-1 if leg.trial is None else rows[leg.trial.name] for leg in legs], dtype=np.int64)
 
 
-def _two_best(belief: Belief) -> tuple[int, int]:
+def _best(trials: Sequence[Trial], mean: Array) -> tuple[int, int]:
     """Return the rows of the leader and of the second; the leader's twice where it is alone.
 
     Who was stopped short of the full budget leads only where there is nobody else.
     """
-    named = [k for k, trial in enumerate(belief.trials) if _may_be_named(trial)]
-    order = sorted(named, key=lambda k: (belief.trials[k].status == PRUNED, -belief.mean[k]))
+    named = [k for k, trial in enumerate(trials) if _may_be_named(trial)]
+    order = sorted(named, key=lambda k: (trials[k].status == PRUNED, -mean[k]))
     return order[0], order[1] if len(order) > 1 else order[0]
 
 
 def leader(belief: Belief) -> Trial:
     """Return the trial with the best posterior mean at the full budget."""
-    return belief.trials[_two_best(belief)[0]]
+    return belief.trials[belief.best[0]]
 
 
 def choose(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]) -> Choice | None:
@@ -331,7 +334,7 @@ def _expected_best(belief: Belief, its: AlgorithmSpace, ends: Sequence[Leg]) -> 
     same = np.eye(len(row), dtype=bool)
     prior = gaussian.covariance(gaussian.similarity(x, x, belief.floors), same, end[:, None], end[None, :])
     left = belief.fit.factor * prior - explained.T @ explained
-    gap = explained.T @ belief.fit.whitened - belief.mean[_two_best(belief)[0]]
+    gap = explained.T @ belief.fit.whitened - belief.mean[belief.best[0]]
     return gaussian.expected_best(gap, left)
 
 

@@ -91,18 +91,17 @@ class Study:
 
     def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
         """List settings that a model may choose from, none that was tried."""
-        listed = {
-            self.its.place(one): one for one in (*self.first, *self._points, *points.around(self.its, leader))
-        }
-        return [one for place, one in listed.items() if place not in self.tried]
+        near = {self.its.place(one): one for one in points.around(self.its, leader)}
+        return [one for place, one in {**self._points, **near}.items() if place not in self.tried]
 
     def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Propose one of the options."""
         return self.repeat(sampled)
 
     @functools.cached_property
-    def _points(self) -> list[dict[str, Any]]:
-        return points.spread(self.its, seeds.seed("points", self.seed, self.algorithm))
+    def _points(self) -> dict[Hashable, dict[str, Any]]:
+        spread = points.spread(self.its, seeds.seed("points", self.seed, self.algorithm))
+        return {self.its.place(one): one for one in (*self.first, *spread)}
 
     @property
     def n_tried(self) -> int:
@@ -317,8 +316,7 @@ class FairSearcher:
         legs = freeze.legs(belief, study.its, budget, options)
         if self._has_enough(algorithm):
             legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
-        legs = [leg for leg in legs if self._is_affordable(algorithm, belief, leg)]
-        return freeze.choose(belief, study.its, budget, legs)
+        return freeze.choose(belief, study.its, budget, self._affordable(algorithm, belief, legs))
 
     def _has_enough(self, algorithm: str) -> bool:
         """Tell whether too little is expected of another hour."""
@@ -328,21 +326,21 @@ class FairSearcher:
         gain = freeze.hourly_gain(self.ledger, its, budget, points.spread(its, 0))
         return gain is not None and metrics.points(self.ledger.objective.metric, gain) < budget.stop_when
 
-    def _is_affordable(self, algorithm: str, belief: Belief, leg: freeze.Leg) -> bool:
-        """Tell whether a leg leaves what the leader needs to the full budget, or is on the leader's own way.
+    def _affordable(self, algorithm: str, belief: Belief, legs: Sequence[freeze.Leg]) -> list[freeze.Leg]:
+        """List the legs that leave what the leader needs to the full budget, and those on its own way.
 
         Once a trial is complete, nothing is kept for a leader for which it is too late.
         """
         budget, best = self.space.budget, freeze.leader(belief)
         limit = budget.seconds or freeze.allowance(budget, self.trials[algorithm])
-        is_done = any(trial.status == COMPLETE for trial in belief.trials)
         way = 0 if best.status is not None else budget.tasks - freeze.reaches(budget, best)
-        fits = self._expected(algorithm, way) <= limit
-        tasks = leg.ends - leg.begins
-        if leg.trial is best and (fits or not is_done):
-            return self.has_room(algorithm, tasks)
-        tasks += way if fits or not is_done else 0
-        return self._expected(algorithm, tasks) <= limit and self.has_room(algorithm, tasks)
+        is_kept = self._expected(algorithm, way) <= limit or all(t.status != COMPLETE for t in belief.trials)
+        kept = way if is_kept else 0
+        lengths = {leg.ends - leg.begins for leg in legs}
+        short = {n for n in lengths if self._expected(algorithm, n + kept) <= limit}
+        short = {n for n in short if self.has_room(algorithm, n + kept)}
+        own = {n for n in lengths if is_kept and self.has_room(algorithm, n)}
+        return [leg for leg in legs if leg.ends - leg.begins in (short | own if leg.trial is best else short)]
 
     def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
         """Write down what was chosen, before it is begun."""
