@@ -85,7 +85,7 @@ def cosines(params: Tree, features: Tensor) -> Tensor:
 
 
 def scale(h: CosineSettings, outputs: int) -> float:
-    return h.scale or (2.0 if outputs <= 200 else 10.0)
+    return h.scale if optim.is_on(h.scale) else 2.0 if outputs <= 200 else 10.0
 
 
 def cosine(params: Tree, features: Tensor, h: CosineSettings) -> Tensor:

@@ -45,11 +45,15 @@ def status(folder: Folder, json: Json = False) -> None:
 
 def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
     """Say below the table what it has no columns for."""
+    from metabench.search.progress.summary import outlook
+
     for name, part in summary["algorithms"].items():
         reached = ", ".join(f"{count} at {rung}" for rung, count in part["rungs"].items())
         best = part["incumbent"]
         incumbent = f"; best: {best['trial']} after {best['tasks_seen']} tasks" if best else ""
         yield f"{name}: rungs {reached}{incumbent}"
+        if part["hourly_gain"] is not None:
+            yield f"  {outlook(METRICS[summary['metric']], part['hourly_gain'])}"
         yield from (f"  {trial} failed: {error}" for trial, error in part["errors"].items())
     final, spent, expected = (summary[key] for key in ("final_runs", "spent", "expected"))
     if final["started"]:

@@ -88,6 +88,9 @@ class _Basis(TypedDict):
     rank: NotRequired[Whole | None]
     arrived: NotRequired[Whole | None]
     against: NotRequired[str | None]
+    expected: NotRequired[Real | None]
+    promise: NotRequired[Real | None]
+    price: NotRequired[Real | None]
 
 
 Decision = Literal["continue", "wait", "complete", "pruned", "diverged"]

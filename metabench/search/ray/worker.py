@@ -28,6 +28,7 @@ from metabench.storage import files, models, records, remote
 from metabench.storage.tensorboard import Events
 from metabench.training import features, loop, resume
 from metabench.training import run as runs
+from metabench.training.graphs.trace import TraceCache
 
 TRACE = "METABENCH_TRACE"
 """Variable that may name a file: each trial then tells there where it starts, and how far it is."""
@@ -59,6 +60,12 @@ def splits(task: TaskConfig, network: NetworkConfig, place: str) -> Splits:
                 f"METABENCH_DATA={root!r} and metabench {__version__} there"
             )
     return loaded
+
+
+@functools.cache
+def traces() -> TraceCache:
+    """Return what this process has recorded, in earlier trials too."""
+    return TraceCache()
 
 
 @functools.lru_cache(maxsize=2)
@@ -112,11 +119,9 @@ def run_trial(
 def _run(
     config: dict[str, Any], place: str, space: SearchSpace, reevaluation: ReevaluationActor | Answers | None
 ) -> None:
-    device = prepare()
-    rungs = spaces.rungs(space.budget)
+    device, rungs = prepare(), spaces.rungs(space.budget)
     run = spaces.run_config(space, config["algorithm"], config["hyperparameters"], config["seed"], rungs)
-    loaded = splits(run.task, run.network, place)
-    folder = remote.work_in(place)
+    loaded, folder = splits(run.task, run.network, place), remote.work_in(place)
     work = folder / WORK / config["trial"]
     remote.refresh(work)
     token = resume.FencingToken(work)
@@ -127,14 +132,16 @@ def _run(
     events.hparams_run(_searched_settings(space, config), config["trial"])
     origin = f"{start} tasks" if start else "the beginning"
     note = f"{'; '.join(damaged)}; trained again from {origin}" if damaged else ""
-    again = functools.partial(reevaluate, run, loaded, device, space.budget.borderline_tasks or 0)
+    again = functools.partial(reevaluate, run, loaded, device, space.budget.borderline_tasks or 0, traces())
     reporter = _Reporter(work, reevaluation, again, note)
     try:
         reports = [reporter.report(line, state) for line in earlier]
         if reports and not reports[-1]["finite"]:
             return
-        training = loop.train(run, loaded, device=device, state=state, listen=_listener(events, work.name))
-        for report, new_state in training:
+        listen = _listener(events, work.name)
+        for report, new_state in loop.train(
+            run, loaded, device=device, state=state, listen=listen, traces=traces()
+        ):
             token.check()
             # The state comes last: a report without its state is made again, a state without its report
             # would be a rung that nobody judges.

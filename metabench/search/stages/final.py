@@ -136,7 +136,15 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     events.close()
 
     def train() -> None:
-        runs.train_run(run, splits, folder, device=device, tensorboard=board, damaged=damaged.append)
+        runs.train_run(
+            run,
+            splits,
+            folder,
+            device=device,
+            tensorboard=board,
+            damaged=damaged.append,
+            traces=worker.traces(),
+        )
 
     try:
         train()
@@ -236,11 +244,11 @@ def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
     splits = worker.splits(TaskConfig.model_validate(task), network, place)
     note = ""
     try:
-        runs.test_run(folder, splits, n_tasks, device)
+        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
     except Damaged as error:
         runs.forget(folder)
         train_one(runs.read_config(folder).model_dump(mode="json"), place, name)
-        runs.test_run(folder, splits, n_tasks, device)
+        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
         note = f"{error.problem}; trained again"
     return note
 
