@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-N_PROCESSES = 4
+N_PROCESSES = 8
 N_CLASSES, N_IMAGES = 12, 50
 
 
@@ -71,7 +71,7 @@ def crowd(tmp_path: Path) -> Crowd:
     return Crowd(tmp_path)
 
 
-def test_of_four_processes_one_decodes_a_folder_and_all_read_the_same(tmp_path: Path, crowd: Crowd) -> None:
+def test_of_eight_processes_one_decodes_a_folder_and_all_read_the_same(tmp_path: Path, crowd: Crowd) -> None:
     options = [f"path={images(tmp_path / 'images')}", "size=4", "channels=1"]
     together = crowd.load(N_PROCESSES, 0, "folder", *options)
     assert together["codes"] == [0] * N_PROCESSES
@@ -103,7 +103,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_others_take_for_wh
 
 
 @pytest.mark.slow
-def test_of_four_processes_one_decodes_omniglot_and_all_read_the_same(data_root: Path, crowd: Crowd) -> None:
+def test_of_eight_processes_one_decodes_omniglot_and_all_read_the_same(data_root: Path, crowd: Crowd) -> None:
     together = crowd.load(N_PROCESSES, 0, "omniglot", "rotations=false")
     assert together["codes"] == [0] * N_PROCESSES
     assert len(set(together["fingerprints"])) == 1
