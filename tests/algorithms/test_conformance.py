@@ -84,8 +84,9 @@ def looped(s: Start) -> tuple[list[torch.Tensor], torch.Tensor, Tree]:
     """Do the same with torch's own autograd, one task at a time."""
     leaves = trees.map(lambda leaf: leaf.clone().requires_grad_(), s.meta)
     n_tasks = len(s.tasks.classes)
+    scheduled = s.algorithm.schedule(s.h, PROGRESS)
     results = [
-        s.algorithm.task_loss(s.net, leaves, s.buffers, problems.one(s.tasks, index), s.h, PROGRESS)
+        s.algorithm.task_loss(s.net, leaves, s.buffers, problems.one(s.tasks, index), s.h, scheduled)
         for index in range(n_tasks)
     ]
     loss = torch.stack([loss for loss, _ in results]).mean()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray import cluster, experiment, failures
+from metabench.search.ray import cluster, experiment, failures, jobs
 from metabench.search.ray.scheduler import PROBLEM
 from metabench.storage import files, records
 from tests.search.played import doubtful_trial, played_trial
@@ -208,6 +210,17 @@ def test_an_error_of_the_disk_while_tune_asks_us_is_what_comes_out(
     with pytest.raises(OSError, match="No space left on device") as error:
         explore(tmp_path, space, found)
     assert error.value.errno == errno.ENOSPC
+
+
+def test_jobs_that_wait_have_no_worker_of_their_own(found: cluster.Cluster) -> None:
+    workers: dict[str, int] = {}
+    waiting = {f"job-{number}": (0.5,) for number in range(8)}
+    errors = jobs.run_all(
+        lambda seconds: time.sleep(seconds) or os.getpid(), waiting, found, workers.__setitem__
+    )
+    assert not errors
+    assert workers.keys() == waiting.keys()
+    assert len(set(workers.values())) <= found.slots
 
 
 def test_a_node_that_leaves_while_all_are_asked_is_left_out(
