@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from metabench.cli.base import Json, bare_table, guarded, print_json, print_table
+from metabench.cli.base import Json, bare_table, guarded, parts, print_json, print_table
 from metabench.core import MetabenchError
 from metabench.core.metrics import METRICS
 
@@ -76,7 +76,7 @@ def leaderboard(
         Literal["table", "json", "csv", "md", "latex"], typer.Option(help="How to print it.")
     ] = "table",
     columns: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Show these columns only, with commas: rank,accuracy,ci,class_ci,p_holm,opened..."),
     ] = None,
     published: Annotated[
@@ -88,7 +88,7 @@ def leaderboard(
     import metabench.leaderboard as leaderboard
 
     form = "json" if json else format
-    shown = leaderboard.FORMATS[form](leaderboard.leaderboard(_open(folders), published), _parts(columns))
+    shown = leaderboard.FORMATS[form](leaderboard.leaderboard(_open(folders), published), parts(columns))
     if form == "table":
         Console().print(shown)
     else:
@@ -98,7 +98,7 @@ def leaderboard(
 def compare(
     folders: Folders,
     rows: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Two rows, such as maml:tuned,protonet:tuned; else the best by confirmation."),
     ] = None,
     json: Json = False,
@@ -107,7 +107,7 @@ def compare(
     import metabench.leaderboard as leaderboard
     from metabench.leaderboard import versus
 
-    answer = versus.compare(leaderboard.read(_open(folders)), _parts(rows))
+    answer = versus.compare(leaderboard.read(_open(folders)), parts(rows))
     print_json(answer) if json else typer.echo(answer["sentence"])
 
 
@@ -226,7 +226,3 @@ def _open(places: Sequence[str]) -> list[Path]:
     from metabench.storage.records import open_place
 
     return [open_place(place) for place in places]
-
-
-def _parts(text: str | None) -> list[str]:
-    return [] if text is None else [part.strip() for part in text.split(",")]

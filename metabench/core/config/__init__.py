@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -412,6 +412,8 @@ def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
             current = KINDS[str(part)]
         elif isinstance(current, type) and issubclass(current, BaseModel):
             current = current.model_fields[str(part)].annotation
+        elif get_origin(current) is dict:
+            current = get_args(current)[1]
     return current
 
 

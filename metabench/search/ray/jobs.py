@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -35,14 +36,15 @@ def run_all(
     A job whose worker dies is started again as long as it gets on; where a node is out of order, elsewhere.
 
     Args:
-        jobs: name -> arguments.
         done: called with name and result as each job ends well.
         progress: tells how far a job has got that goes on where it was when it is started again.
     """
-    retries = RetryPolicy()
-    pending = {_start(function, jobs[name], cluster): name for name in jobs}
-    errors = {}
-    while pending:
+    retries, waiting = RetryPolicy(), deque(jobs)
+    pending, errors = dict[Any, str](), dict[str, str]()
+    while waiting or pending:
+        # No more than there is room for: Ray would start further workers for those that wait.
+        for name in [waiting.popleft() for _ in range(min(len(waiting), cluster.slots - len(pending)))]:
+            pending[_start(function, jobs[name], cluster)] = name
         signals.check()
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)
         if not ready:
@@ -60,7 +62,7 @@ def run_all(
             if not outcome.is_death or not retries.is_allowed(name, progress(name)):
                 errors[name] = outcome.error
                 continue
-        pending[_start(function, jobs[name], cluster)] = name
+        waiting.appendleft(name)
     return errors
 
 
