@@ -10,7 +10,7 @@ import typer
 
 from metabench import __version__
 from metabench.cli import datasets, show, simulations
-from metabench.cli.base import Json, Options, Split, guarded
+from metabench.cli.base import Json, Options, Split, guarded, parts
 from metabench.cli.options import From, ModelCommand, takes_models
 
 app = typer.Typer(
@@ -101,7 +101,9 @@ def search(
             default="with --time, what fits; else the space's",
         ),
     ],
-    algorithms: Annotated[str | None, typer.Option(help="Only these of the space's, with commas.")] = None,
+    algorithms: Annotated[
+        list[str] | None, typer.Option(help="Only these of the space's, with commas, or given again.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; without it, Ray starts on this machine.")
     ] = None,
@@ -145,7 +147,7 @@ def search(
     begun = monotonic()  # what is imported from here on takes seconds
     from metabench.cli import run
 
-    chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
+    chosen = parts(algorithms) or None
     run.search(
         space,
         out,

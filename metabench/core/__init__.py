@@ -112,6 +112,11 @@ class Splits(NamedTuple):
     features: Features | None = None  # where images are features of a frozen backbone
     rows: Rows | None = None  # None: rows of numbers are inputs as they are
 
+    @property
+    def shares_classes(self) -> bool:
+        """Tell whether meta-test has other pictures of the classes of meta-train, and no new classes."""
+        return self.kind == "classification" and self.meta_test.classes == self.meta_train.classes
+
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")
 """The fields of `Splits` that hold classes."""

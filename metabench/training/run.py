@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import PROTOCOL, __version__, nets, stats
+from metabench import PROTOCOL, __version__, algorithms, nets, stats
 from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
@@ -178,8 +178,9 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     """Describe a new run in its folder, or check that the folder holds this very run."""
     path = folder / files.CONFIG
     if (before := records.optional(path, models.RUN)) is not None:
-        wanted = json.loads(json.dumps(config.model_dump()))
-        different = [key for key, value in wanted.items() if before["run"].get(key) != value]
+        wanted = with_defaults(json.loads(json.dumps(config.model_dump())))
+        recorded = with_defaults(before["run"])
+        different = [key for key, value in wanted.items() if recorded.get(key) != value]
         if before["data_fingerprint"] != splits.fingerprint:
             different.append("data_fingerprint")
         if before.get("network_digest", "") != nets.digest(config.network):
@@ -198,6 +199,14 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     if digest := nets.digest(config.network):
         record["network_digest"] = digest
     files.write_json(path, record | files.environment())
+
+
+def with_defaults(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a recorded run with the settings that its algorithm got since, which mean their default."""
+    if not algorithms.is_known(run["algorithm"]):
+        return dict(run)
+    defaults = vars(algorithms.hparams(run["algorithm"], {}))
+    return {**run, "hyperparameters": {**defaults, **run["hyperparameters"]}}
 
 
 def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
@@ -261,7 +270,7 @@ def read_config(place: Path) -> RunConfig:
     wrong: list[str] = []
     if (config := attempt(wrong, validated, RunConfig, record["run"])) is None:
         raise refusal(path, wrong)
-    return config
+    return RunConfig.model_validate(with_defaults(config.model_dump()))
 
 
 def test_run(
@@ -297,7 +306,7 @@ def test_run(
     most = max(group.shape.way for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]), traces)
+    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -382,6 +391,7 @@ def _scored(
     split: Split,
     tasks: frozen.FrozenTasks,
     sure: calibration.Calibration | None,
+    shares_classes: bool,
     traces: TraceCache | None,
 ) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
@@ -401,6 +411,7 @@ def _scored(
             if tested.confusion is None
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
+        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),

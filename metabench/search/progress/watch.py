@@ -21,7 +21,7 @@ from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, Happened, Ledger, Trial
-from metabench.search.progress.summary import STATES, summarise, table
+from metabench.search.progress.summary import STATES, outlook, summarise, table
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
 
@@ -150,6 +150,9 @@ class Watch:
                 self.say(
                     f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
                 )
+            gain = summarise(self.space, ledger, algorithm, self.objective.metric, n_trials)["hourly_gain"]
+            if gain is not None:
+                self.say(f"{algorithm}: {outlook(self.objective.metric, gain)}")
         stopped = [trial for trial in ledger.trials.values() if trial.status == PRUNED]
         count = Counter(trial.algorithm for trial in stopped if trial.is_borderline)
         if count:

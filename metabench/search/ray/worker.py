@@ -50,7 +50,8 @@ def splits(task: TaskConfig, network: NetworkConfig, place: str) -> Splits:
         loaded, record = _load(task.model_dump_json(), features.source(network)), _record(place)
     except (OSError, MetabenchError) as error:  # what this node lacks: its data, its disk, the storage
         raise OutOfOrder(str(error)) from error
-    here = {"data_fingerprint": loaded.fingerprint, "code": files.code_hash()}
+    searched = data.of_fold(task, record["space"]["task"]["options"].get("fold", 0))
+    here = {"data_fingerprint": _fingerprint(searched.model_dump_json()), "code": files.code_hash()}
     for key, value in here.items():
         if record[key] != value:
             root = os.environ.get("METABENCH_DATA", "")
@@ -73,6 +74,11 @@ def _load(task: str, network: str | None) -> Splits:
         return data.load(TaskConfig.model_validate_json(task))
     described = TaskConfig.model_validate_json(task)
     return features.embedded(_load(task, None), described, NetworkConfig.model_validate_json(network))
+
+
+@functools.lru_cache(maxsize=1)
+def _fingerprint(task: str) -> str:
+    return _load(task, None).fingerprint
 
 
 @functools.lru_cache(maxsize=1)

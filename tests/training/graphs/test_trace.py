@@ -27,9 +27,12 @@ CONVOLVED = ("maml", "maml_pp", "protonet")
 """What is recorded with convolutions and batch norm, too; recording those takes seconds."""
 
 
+SHORT = {"task_batch_size": 4, "inner_steps": 1, "eval_steps": 1}
+
+
 def configure(name: str, **values: Any) -> RunConfig:
     known = algorithms.get(name).hparams.__dataclass_fields__
-    chosen = {key: value for key, value in {"task_batch_size": 4, "inner_steps": 1}.items() if key in known}
+    chosen = {key: value for key, value in SHORT.items() if key in known}
     network = NetworkConfig(width=4) if name in CONVOLVED else NetworkConfig(name="mlp", width=8, norm="none")
     changes = {"hyperparameters": chosen | values, "network": network}
     return small.config(name).model_copy(update=changes)
