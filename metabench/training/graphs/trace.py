@@ -41,7 +41,8 @@ class Numbers:
     def __init__(self, h: Any, schedule: Any = None) -> None:
         """Take apart a dataclass of settings, and a nested container."""
         self._h = h
-        self._settings = () if h is None else tuple(vars(h).items())
+        fields = () if h is None else dataclasses.fields(h)
+        self._settings = [(field.name, getattr(h, field.name)) for field in fields]
         leaves, self._form = trees.flatten(schedule)
         values = [value for _, value in self._settings]
         self._is_number = [type(value) is float and value != 0 for value in values]
@@ -104,7 +105,8 @@ class TraceCache:
             return self._replay(entry, args, device)
         self.n_composed += 1
         if key not in self.recorded and not is_profiled:
-            with contextlib.suppress(DependsOnData):
+            # The second of what torch's own control flow raises where operations are taken down.
+            with contextlib.suppress(DependsOnData, NotImplementedError):
                 result, operations = record(function, *args)
                 self._keep(key, operations)
                 return result
