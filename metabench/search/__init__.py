@@ -63,7 +63,7 @@ def search(
     from metabench.search import folder
     from metabench.search.progress.watch import Watch
     from metabench.search.propose import samplers
-    from metabench.search.ray import cluster, nodes
+    from metabench.search.ray import cluster
     from metabench.search.stages import final
 
     files.check_name(name, "name")
