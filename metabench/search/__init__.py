@@ -79,7 +79,8 @@ def search(
         )
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place, watch.say):
-            watch.say(nodes.needs(space.task, splits.name, kept))
+            if address is not None:
+                watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
                 _prepare(watch.space, address, splits, fetch, watch.say)

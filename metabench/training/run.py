@@ -178,7 +178,8 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     """Describe a new run in its folder, or check that the folder holds this very run."""
     path = folder / files.CONFIG
     if (before := records.optional(path, models.RUN)) is not None:
-        wanted, recorded = json.loads(json.dumps(config.model_dump())), with_defaults(before["run"])
+        wanted = with_defaults(json.loads(json.dumps(config.model_dump())))
+        recorded = with_defaults(before["run"])
         different = [key for key, value in wanted.items() if recorded.get(key) != value]
         if before["data_fingerprint"] != splits.fingerprint:
             different.append("data_fingerprint")

@@ -117,7 +117,7 @@ def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
         before = records.recover(path / files.CONFIG, models.RUN, watch.say)
         if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())
-            if runs.with_defaults(before["run"]) != wanted:
+            if runs.with_defaults(before["run"]) != runs.with_defaults(wanted):
                 changes.move(folder, [f"{files.FINAL}/{run.name}"], where)
 
 
