@@ -63,7 +63,7 @@ def search(
     from metabench.search import folder
     from metabench.search.progress.watch import Watch
     from metabench.search.propose import samplers
-    from metabench.search.ray import cluster, nodes
+    from metabench.search.ray import cluster
     from metabench.search.stages import final
 
     files.check_name(name, "name")
@@ -79,11 +79,9 @@ def search(
         )
         watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
         if not final.is_tested(place, watch.say):
-            if address is not None:
-                watch.say(nodes.needs(space.task, splits.name, kept))
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
-                _prepare(watch.space, address, splits, fetch, watch.say)
+                _prepare(watch.space, address, splits, kept, fetch, watch.say)
                 _run_stages(place, watch.space, splits, seed, joined, watch, timing)
         _write_board(place)
     return place
@@ -125,13 +123,20 @@ def _networks(space: SearchSpace) -> list[NetworkConfig]:
 
 
 def _prepare(
-    space: SearchSpace, address: str | None, splits: Splits, fetch: str | None, say: Callable[[str], None]
+    space: SearchSpace,
+    address: str | None,
+    splits: Splits,
+    kept: list[Path],
+    fetch: str | None,
+    say: Callable[[str], None],
 ) -> None:
     """Check each node's data and networks; let all pictures pass the frozen ones before workers ask."""
     from metabench import data
     from metabench.search.ray import nodes
     from metabench.training import features
 
+    if address is not None:
+        say(nodes.needs(space.task, splits.name, kept))
     nodes.check(address, space.task, splits, fetch)
     for network in _networks(space):
         nodes.check_network(address, network)

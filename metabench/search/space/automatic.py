@@ -19,6 +19,7 @@ from metabench.core.config import (
     rungs,
     validated,
 )
+from metabench.data import n_folds
 
 SIZES = (28, 32, 64, 84)
 """Sides in pixels that pictures of a user may be resized to; no network here takes fewer than 16."""
@@ -220,9 +221,10 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     has_defaults = n_tasks[seeds] >= ENOUGH
     tasks = min(_tasks(names, time, paces, (1 + has_defaults) * seeds), MOST_TASKS)
     if tasks < LEAST_TASKS:
+        least = _least(names[0], time, paces, min(allowed))
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
-            f"{_speed(paces[names[0]])} tasks a second; give at least {_least(names[0], time, paces, min(allowed))}m"
+            f"{_speed(paces[names[0]])} tasks a second; give at least {least}m"
         )
     budget = _budget(tasks, seeds, has_defaults, paces[names[0]])
     slowest_first = sorted(names, key=lambda name: -paces[name].training)
