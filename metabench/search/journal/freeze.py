@@ -80,19 +80,20 @@ def floors(its: AlgorithmSpace) -> Array:
 def coordinates(its: AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
     """Return settings as points, [n, D], in lengthscales; an inactive parameter stands at its default."""
     columns = [
-        [_coordinate(parameter, one.get(name, parameter.default)) for one in sampled]
+        _column(parameter, [one.get(name, parameter.default) for one in sampled])
         for name, parameter in its.sampled.items()
     ]
     return np.array(columns, dtype=np.float64).reshape(len(columns), len(sampled)).T
 
 
-def _coordinate(parameter: Range | Choices, value: Any) -> float:
+def _column(parameter: Range | Choices, values: Sequence[Any]) -> Array:
     if isinstance(parameter, Choices):
-        place: Any = grid.place(parameter, value)
-        return FAR * (-1 if place is None else place)
+        places: Any = {(type(one), one): grid.place(parameter, one) for one in values}
+        places = {one: -1 if place is None else place for one, place in places.items()}
+        return np.array([FAR * places[type(one), one] for one in values])
     if parameter.log:
-        return math.log(value) / gaussian.LENGTH_LOG
-    return float(value) / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low))
+        return np.asarray(np.log(np.array(values, dtype=np.float64)) / gaussian.LENGTH_LOG)
+    return np.array(values, dtype=np.float64) / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low))
 
 
 def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
