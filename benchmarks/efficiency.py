@@ -279,8 +279,9 @@ def show_share(value: float, low: float | None = None, high: float | None = None
     """Show a share, with its interval."""
     if np.isnan(value):
         return "not reached"
-    interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-    return f"{value:.2f}{interval}"
+    if low is None or high is None:
+        return f"{value:.2f}"
+    return f"{value:.2f} [{low:.2f}, {'not reached' if np.isinf(high) else f'{high:.2f}'}]"
 
 
 def unseen_scores(curves: Sequence[Curve], n_seen: int) -> dict[str, float]:
