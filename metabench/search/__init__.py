@@ -140,13 +140,12 @@ def _prepare(
     nodes.check(address, space.task, splits, fetch)
     for network in _networks(space):
         nodes.check_network(address, network)
-    n_folds = data.n_folds(space.task)
-    cuts = {k: splits if n_folds == 1 else data.load(data.of_fold(space.task, k)) for k in range(n_folds)}
-    for k, cut in cuts.items():
-        data.check(data.of_fold(space.task, k), cut)
+    cuts = data.cuts(space.task, splits)
+    for task, cut in cuts:
+        data.check(task, cut)
     for network in {features.source(one): one for one in _networks(space)}.values():
-        for k, cut in cuts.items():
-            features.embedded(cut, data.of_fold(space.task, k), network, say)
+        for task, cut in cuts:
+            features.embedded(cut, task, network, say)
 
 
 def _run_trials(

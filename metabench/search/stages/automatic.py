@@ -131,9 +131,8 @@ def _features(
         )
         return None
     torch.set_num_threads(slots)  # of which each takes pictures of its own
-    for k in range(data.n_folds(task)):
-        cut = splits if data.n_folds(task) == 1 else data.load(data.of_fold(task, k))
-        features.embedded(cut, data.of_fold(task, k), network, say)
+    for described, cut in data.cuts(task, splits):
+        features.embedded(cut, described, network, say)
     torch.set_num_threads(1)
     return network
 
