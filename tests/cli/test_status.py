@@ -150,7 +150,7 @@ def test_what_another_hour_would_gain_and_when_a_modelled_search_is_over(
     space: SearchSpace,  # noqa: F811
 ) -> None:
     budget = space.budget.model_copy(update={"scheduler": "freeze_thaw", "trials": 3})
-    space = space.model_copy(update={"budget": budget, "algorithms": {"maml": {}}})  # noqa: F811
+    space = space.model_copy(update={"budget": budget, "algorithms": {"maml": {}}})
     split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
     create_or_resume(tmp_path, space, make_splits("squares", split, split, split), seed=0)
     searcher = FairSearcher(space, ledger := Ledger(tmp_path, 2), seed=0)
