@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import re
-import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import metabench.search as package
 from metabench import data
 from metabench.api import automatic
-from metabench.api.bar import plain_console
 from metabench.api.boards import Board
 from metabench.api.describe import named
 from metabench.api.runs import Place
@@ -22,6 +19,7 @@ from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
 from metabench.core.config.documents import as_document
 from metabench.search import space as spaces
+from metabench.search.progress.terminal import Terminal
 from metabench.storage import files, remote
 
 CHOSEN = ("way", "shot", "split", "options")
@@ -138,7 +136,6 @@ def search(
         settings: trials, tasks, sampler, scheduler, validation_tasks or seeds, in place of the space's; with
             `time` way, shot, split and options.
     """
-    begun = clock.monotonic()
     options: dict[str, Any] = {
         "address": address,
         "workers": workers,
@@ -149,8 +146,8 @@ def search(
     options |= {"accept": accept_changes, "warm_start": warm_start, "quiet": quiet}
     task = {key: as_document(value, key) for key, value in settings.items() if key in CHOSEN}
     budget = {key: value for key, value in settings.items() if key not in CHOSEN}
-    say = functools.partial(plain_console(quiet).print, soft_wrap=True, markup=False, highlight=False)
     place = files.path_of(out, "out")
-    with named():
+    with Terminal(quiet) as terminal, named():
+        begun, say = terminal.begun, terminal.say
         asked = ask(space, place, name, storage, algorithms, budget, task, time, begun, options, say)
-    return Board([package.search(asked.space, asked.out, asked.name, **asked.options)])
+        return Board([package.search(asked.space, asked.out, asked.name, **asked.options, terminal=terminal)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import monotonic
 from typing import Annotated, Any, Literal
 
 import typer
@@ -142,33 +141,35 @@ def search(
     json: Json = False,
 ) -> None:
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
-    begun = monotonic()  # what is imported from here on takes seconds
-    from metabench.cli import run
+    from metabench.search.progress.terminal import Terminal
 
     chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
-    run.search(
-        space,
-        out,
-        storage,
-        name,
-        budget,
-        chosen,
-        time=time,
-        begun=begun,
-        task=task,
-        plan=plan,
-        fetch=fetch,
-        address=address,
-        workers=workers,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        resume=resume,
-        accept=accept_changes,
-        warm_start=warm_start,
-        seed=seed,
-        quiet=quiet,
-        as_json=json,
-    )
+    with Terminal(quiet or plan) as terminal:  # what is imported from here on takes seconds
+        from metabench.cli import run
+
+        run.search(
+            space,
+            out,
+            storage,
+            name,
+            budget,
+            chosen,
+            terminal=terminal,
+            time=time,
+            task=task,
+            plan=plan,
+            fetch=fetch,
+            address=address,
+            workers=workers,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            resume=resume,
+            accept=accept_changes,
+            warm_start=warm_start,
+            seed=seed,
+            quiet=quiet,
+            as_json=json,
+        )
 
 
 @app.command(cls=ModelCommand)

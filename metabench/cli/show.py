@@ -30,15 +30,18 @@ def add_to(app: typer.Typer) -> None:
 
 def status(folder: Folder, json: Json = False) -> None:
     """Show how a search stands: trials, rungs, incumbents, budget spent, nodes, expected end."""
-    from metabench.search.progress import summary
+    from metabench.search.progress import summary, view
 
     (place,) = _open([folder])
     standing = summary.read(place)
     if json:
         print_json(standing)
         return
-    now = "a process drives it" if standing["is_driven"] else "no process drives it"
-    Console().print(f"{folder}: {standing['stage']}, {now}", soft_wrap=True, markup=False)
+    console = Console(highlight=False)
+    console.print(f"{folder}: {view.header(standing)}", soft_wrap=True, markup=False)
+    console.print(view.bars(standing))
+    for each in view.workers(standing):
+        console.print(f"  {each}", soft_wrap=True, markup=False)
     print_table(summary.table(standing["algorithms"], METRICS[standing["metric"]]), *_standing(standing))
 
 
@@ -50,15 +53,12 @@ def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
         incumbent = f"; best: {best['trial']} after {best['tasks_seen']} tasks" if best else ""
         yield f"{name}: rungs {reached}{incumbent}"
         yield from (f"  {trial} failed: {error}" for trial, error in part["errors"].items())
-    final, spent, expected = (summary[key] for key in ("final_runs", "spent", "expected"))
-    if final["started"]:
-        yield f"final runs: {final['ended']} ended of at most {final['planned']}"
+    spent, expected = summary["spent"], summary["expected"]
     yield f"spent: {spent['tasks']} tasks in {spent['seconds']:.0f} accelerator-seconds"
     yield from map(node, summary["nodes"])
     if expected is not None:
-        end = f", perhaps until {expected['end']}" if expected["end"] else ""
         hours = expected["accelerator_seconds_left"] / 3600
-        yield f"left: about {expected['tasks_left']} tasks, {hours:.2f} accelerator-hours{end}"
+        yield f"left: about {expected['tasks_left']} tasks, {hours:.2f} accelerator-hours"
 
 
 def node(described: Mapping[str, Any]) -> str:

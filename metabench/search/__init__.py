@@ -8,18 +8,22 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metabench import CalledPackage
-from metabench.core import MetabenchError, Splits
+from metabench.core import MetabenchError, Splits, utc_now
 from metabench.core.config import NetworkConfig, SearchSpace
 from metabench.storage import files
 
 if TYPE_CHECKING:
     from metabench.search.journal.ledger import Ledger
+    from metabench.search.progress.terminal import Terminal
     from metabench.search.progress.watch import Watch
     from metabench.search.ray.cluster import Cluster
     from metabench.search.space.automatic import Timing
@@ -45,6 +49,7 @@ def search(
     cpus_per_trial: int = 1,
     gpus_per_trial: float | None = None,
     timing: Timing | None = None,
+    terminal: Terminal | None = None,
 ) -> Path:
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
@@ -58,34 +63,42 @@ def search(
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
         timing: of a search within a time, as `stages.automatic.choose` returns it.
+        terminal: one that shows already what goes on.
     """
-    from metabench.core.objectives import OBJECTIVES
-    from metabench.search import folder
-    from metabench.search.progress.watch import Watch
-    from metabench.search.propose import samplers
-    from metabench.search.ray import cluster, nodes
-    from metabench.search.stages import final
+    from metabench.search.progress.terminal import Terminal
 
-    files.check_name(name, "name")
-    samplers.check(space.budget.sampler)
-    place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
-    if url is None:
-        folder.check_resume(place, resume, warm_start)
-    splits, kept = _load(space, fetch)
-    watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
-    with folder.opened(place, url, resume, watch.say):
-        watch.space, continued = folder.create_or_resume(
-            place, space, splits, seed, accept, warm_start, watch.say, timing and timing.record
-        )
-        watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
-        if not final.is_tested(place, watch.say):
-            watch.say(nodes.needs(space.task, splits.name, kept))
-            trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
-            with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
-                _prepare(watch.space, address, splits, fetch, watch.say)
-                _run_stages(place, watch.space, splits, seed, joined, watch, timing)
-        _write_board(place)
-    return place
+    with Terminal(quiet) if terminal is None else contextlib.nullcontext(terminal) as shown:
+        shown.enter("reading data")
+        from metabench.core.objectives import OBJECTIVES
+        from metabench.search import folder
+        from metabench.search.progress.watch import Watch
+        from metabench.search.propose import samplers
+        from metabench.search.ray import cluster, nodes
+        from metabench.search.stages import final
+
+        files.check_name(name, "name")
+        samplers.check(space.budget.sampler)
+        place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
+        if url is None:
+            folder.check_resume(place, resume, warm_start)
+        splits, kept = _load(space, fetch)
+        watch = Watch(place, space, quiet, OBJECTIVES[splits.kind], shown)
+        with folder.opened(place, url, resume, watch.say):
+            watch.space, continued = folder.create_or_resume(
+                place, space, splits, seed, accept, warm_start, watch.say, timing and timing.record
+            )
+            watch.say(
+                f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}"
+            )
+            if not final.is_tested(place, watch.say):
+                watch.say(nodes.needs(space.task, splits.name, kept))
+                trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
+                shown.enter("starting Ray")
+                with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
+                    _prepare(watch.space, address, splits, fetch, watch.say)
+                    _run_stages(place, watch.space, splits, seed, joined, watch, timing)
+            _write_board(place)
+        return place
 
 
 def _write_board(place: Path) -> None:
@@ -155,9 +168,10 @@ def _run_trials(
     if timing is not None:
         if (place / files.CHOSEN).exists():
             return  # what has followed them has begun
-        has_room = automatic.deadline(space, ledger, joined.slots, timing).has_room
-    with watch.showing(ledger):
-        experiment.explore(place, space, ledger, joined, watch, seed, has_room=has_room)
+        deadline = automatic.deadline(space, ledger, joined.slots, timing)
+        has_room, seconds = deadline.has_room, deadline.timing.begun + timing.seconds - time.monotonic()
+        watch.until = utc_now() + datetime.timedelta(seconds=seconds)
+    experiment.explore(place, space, ledger, joined, watch, seed, has_room=has_room)
     watch.sum_up(ledger)
 
 
@@ -188,13 +202,16 @@ def _run_stages(
         lambda trial: its[trial.algorithm].where(trial.hyperparameters),
         say=watch.say,
     )
-    _run_trials(place, space, ledger, joined, watch, seed, timing)
-    chosen = confirm.choose(place, space, ledger, joined, watch)
-    if not any(chosen.values()):
-        raise MetabenchError(
-            f"{place}: no trial of any algorithm was judged, so no final run is started; see why in "
-            "`metabench status`, mend the space, and search under another name"
-        )
-    planned = final.plan(space, chosen, seed)
-    final.train_all(place, planned, watch.objective, joined, watch)
-    final.test_all(place, space, splits, planned, joined, watch)
+    watch.terminal.enter("search")
+    with watch.showing(ledger):
+        _run_trials(place, space, ledger, joined, watch, seed, timing)
+        chosen = confirm.choose(place, space, ledger, joined, watch)
+        if not any(chosen.values()):
+            raise MetabenchError(
+                f"{place}: no trial of any algorithm was judged, so no final run is started; see why in "
+                "`metabench status`, mend the space, and search under another name"
+            )
+        planned = final.plan(space, chosen, seed)
+        final.train_all(place, planned, watch.objective, joined, watch)
+        final.test_all(place, space, splits, planned, joined, watch)
+        watch.refresh(ledger)

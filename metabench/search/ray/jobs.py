@@ -29,6 +29,7 @@ def run_all(
     cluster: Cluster,
     done: Callable[[str, Any], None],
     progress: Callable[[str], int] = lambda name: 0,
+    beside: Callable[[list[str], int], None] = lambda running, n_ended: None,
 ) -> dict[str, str]:
     """Call a function once a job, as many at once as the cluster has room for, and return the errors by job.
 
@@ -38,12 +39,15 @@ def run_all(
         jobs: name -> arguments.
         done: called with name and result as each job ends well.
         progress: tells how far a job has got that goes on where it was when it is started again.
+        beside: called each second with the jobs that run, and how many have ended.
     """
     retries = RetryPolicy()
     pending = {_start(function, jobs[name], cluster): name for name in jobs}
     errors = {}
     while pending:
         signals.check()
+        # Ray starts them in the order in which they were handed to it.
+        beside([*pending.values()][: cluster.slots], len(jobs) - len(pending))
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)
         if not ready:
             continue

@@ -66,6 +66,8 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
     ]
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
+    n_all = sum(run.copy_of is None for run in planned)
+    watch.terminal.enter("final runs", n_all, n_all - len(jobs))
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
     counted = iter(range(1, len(jobs) + 1))
 
@@ -85,7 +87,7 @@ def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: C
             records.recover(final / name / files.REPORTS, models.REPORT, watch.say, records.lines) or []
         )
 
-    for name, error in run_all(train_one, jobs, cluster, done, progress).items():
+    for name, error in run_all(train_one, jobs, cluster, done, progress, watch.beside).items():
         files.write_text(final / name / files.ERROR, error)
         watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / files.ERROR})")
     remote.refresh(folder, skip=is_of_workers)
@@ -171,13 +173,14 @@ def test_all(
         if (before := records.recover(final / name / files.TEST, models.TEST, watch.say)) is None
         or before["tasks_hash"] != tasks.hash
     }
+    watch.terminal.enter("meta-test", len(tested), len(tested) - len(jobs))
     watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
 
     def done(name: str, note: str) -> None:
         if note:
             watch.say(f"{name}: {note}")
 
-    errors = run_all(test_one, jobs, cluster, done)
+    errors = run_all(test_one, jobs, cluster, done, beside=watch.beside)
     for name, error in errors.items():
         watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
     remote.refresh(folder, skip=is_of_workers)
