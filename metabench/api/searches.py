@@ -116,6 +116,7 @@ def search(
     fetch: str | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
     accept_changes: bool = False,
+    finish_now: bool = False,
     warm_start: str | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -143,7 +144,7 @@ def search(
         "cpus_per_trial": cpus_per_trial,
     }
     options |= {"gpus_per_trial": gpus_per_trial, "fetch": fetch, "resume": resume, "seed": seed}
-    options |= {"accept": accept_changes, "warm_start": warm_start, "quiet": quiet}
+    options |= {"accept": accept_changes, "finish_now": finish_now, "warm_start": warm_start, "quiet": quiet}
     task = {key: as_document(value, key) for key, value in settings.items() if key in CHOSEN}
     budget = {key: value for key, value in settings.items() if key not in CHOSEN}
     place = files.path_of(out, "out")

@@ -10,6 +10,7 @@ import typer
 from metabench import __version__
 from metabench.cli import datasets, show, simulations
 from metabench.cli.base import Json, Options, Split, guarded
+from metabench.cli.finish import finish
 from metabench.cli.options import From, ModelCommand, takes_models
 
 app = typer.Typer(
@@ -132,6 +133,13 @@ def search(
             help="Continue with a larger budget, more algorithms or another version, and record it.",
         ),
     ] = False,
+    finish_now: Annotated[
+        bool,
+        typer.Option(
+            "--finish-now",
+            help="Continue, but begin no trial, or no final run where those have begun: test what there is.",
+        ),
+    ] = False,
     warm_start: Annotated[
         str | None,
         typer.Option(help="Folder of an earlier search, or its trials.jsonl: what it found is known here."),
@@ -165,6 +173,7 @@ def search(
             gpus_per_trial=gpus_per_trial,
             resume=resume,
             accept=accept_changes,
+            finish_now=finish_now,
             warm_start=warm_start,
             seed=seed,
             quiet=quiet,
@@ -303,6 +312,7 @@ app.command(cls=ModelCommand)(simulations.simulate)
 
 
 show.add_to(app)
+app.command()(guarded()(finish))
 
 
 @app.command()

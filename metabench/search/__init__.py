@@ -46,6 +46,7 @@ def search(
     quiet: bool = False,
     cpus: int | None = None,
     fetch: str | None = None,
+    finish_now: bool = False,
     cpus_per_trial: int = 1,
     gpus_per_trial: float | None = None,
     timing: Timing | None = None,
@@ -61,6 +62,7 @@ def search(
         warm_start: folder of an earlier search whose trials this one is to know of.
         cpus: cores of this machine to use; all where it is not given.
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
+        finish_now: leave out what is left of the trials, or of the final runs where those have begun.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
         timing: of a search within a time, as `stages.automatic.choose` returns it.
         terminal: one that shows already what goes on.
@@ -71,6 +73,7 @@ def search(
         shown.enter("reading data")
         from metabench.core.objectives import OBJECTIVES
         from metabench.search import folder
+        from metabench.search.progress import finish
         from metabench.search.progress.watch import Watch
         from metabench.search.propose import samplers
         from metabench.search.ray import cluster, nodes
@@ -91,6 +94,8 @@ def search(
                 f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}"
             )
             if not final.is_tested(place, watch.say):
+                if finish_now:
+                    watch.say(finish.ask(place))
                 watch.say(nodes.needs(space.task, splits.name, kept))
                 trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
                 shown.enter("starting Ray")
@@ -161,6 +166,7 @@ def _run_trials(
 ) -> None:
     """Run what is left of the trials; within a time, as long as it leaves enough for what follows them."""
     from metabench.search.journal import rule
+    from metabench.search.progress.finish import SEARCH, Finish
     from metabench.search.ray import experiment
     from metabench.search.stages import automatic
 
@@ -171,7 +177,17 @@ def _run_trials(
         deadline = automatic.deadline(space, ledger, joined.slots, timing)
         has_room, seconds = deadline.has_room, deadline.timing.begun + timing.seconds - time.monotonic()
         watch.until = utc_now() + datetime.timedelta(seconds=seconds)
-    experiment.explore(place, space, ledger, joined, watch, seed, has_room=has_room)
+    finish = Finish(place, watch.say)
+    experiment.explore(
+        place,
+        space,
+        ledger,
+        joined,
+        watch,
+        seed,
+        has_room=has_room,
+        is_cut=lambda: finish.is_cut(SEARCH),
+    )
     watch.sum_up(ledger)
 
 
@@ -212,6 +228,6 @@ def _run_stages(
                 "`metabench status`, mend the space, and search under another name"
             )
         planned = final.plan(space, chosen, seed)
-        final.train_all(place, planned, watch.objective, joined, watch)
-        final.test_all(place, space, splits, planned, joined, watch)
+        trained = final.train_all(place, planned, watch.objective, joined, watch)
+        final.test_all(place, space, splits, trained, joined, watch)
         watch.refresh(ledger)

@@ -192,6 +192,13 @@ class _Recorded(TypedDict):
 
 
 @keys
+class _Finish(TypedDict):
+    """A stage of a search that is, or was, to be cut short."""
+
+    stage: Literal["search", "final runs"]
+
+
+@keys
 class _Search(_Recorded):
     seed: NotRequired[int]
     space: Annotated[SearchSpace, AfterValidator(as_text)]
@@ -202,6 +209,7 @@ class _Search(_Recorded):
     timing: NotRequired[_Timing]
     outside: NotRequired[list[str]]  # trials whose settings the space has no longer
     changes: NotRequired[list[dict[str, Any]]]
+    finish: NotRequired[list[_Finish]]
 
 
 @keys
@@ -409,6 +417,7 @@ REPORT: Model = TypeAdapter(Report)
 TRIAL: Model = TypeAdapter(_Trial)
 EVENT: Model = TypeAdapter(Event)
 SNAPSHOT: Model = TypeAdapter(_Snapshot)
+FINISH: Model = TypeAdapter(_Finish)
 CHOSEN: Model = TypeAdapter(dict[str, _Chosen | None])
 CONFIRMED: Model = TypeAdapter(Annotated[_Confirmed, AfterValidator(_is_scored)])
 META_TEST: Model = TypeAdapter(_Opened)

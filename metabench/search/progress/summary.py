@@ -26,11 +26,12 @@ from metabench.search.journal.ledger import (
     incumbent,
     look,
 )
+from metabench.search.progress import view
 from metabench.storage import files, models, records
 
 STATES = (RUNNING, WAITING, COMPLETE, PRUNED, DIVERGED, FAILED)
-STARTING = "starting Ray"
-STAGES = ("search", "confirmation", "final runs", "meta-test", "finished")
+*BEFORE, _, _, _, _ = view.PHASES
+STAGES = (*[*view.PHASES][len(BEFORE) :], view.FINISHED)
 
 FRESH_SECONDS = 300
 """How old the driver's snapshot may be while it still shows that a driver, perhaps elsewhere, is alive."""
@@ -100,7 +101,7 @@ def read(folder: Path) -> dict[str, Any]:
     snapshot = records.optional(folder / files.RUNNING, models.SNAPSHOT) or {}
     is_driven = files.is_locked(folder) or _is_fresh(snapshot)
     if is_driven and not snapshot and not (folder / files.META_TEST).exists():
-        snapshot = {"stage": STARTING}  # with the data read, and nothing of its own to say yet
+        snapshot = {"stage": BEFORE[-1]}  # with the data read, and nothing of its own to say yet
     ledger = look(folder, record.get("outside", []))
     standing = stand(folder, space, ledger, metric, planned(record, space), snapshot if is_driven else {})
     if is_driven and "updated" in snapshot and standing["elapsed"] is not None:
@@ -125,13 +126,15 @@ def stand(
     algorithms = {name: summarise(space, ledger, name, metric, n) for name, n in n_trials.items()}
     meta_test = records.optional(folder / files.META_TEST, models.META_TEST)
     final = _final(folder, space)
-    stage = snapshot.get("stage") or _stage(folder, meta_test, algorithms)
+    reached = _stage(folder, meta_test, algorithms)
+    stage = snapshot.get("stage", reached)
     phases = _phases(folder, space, algorithms, final, meta_test)
     for name, phase in snapshot.get("phases", {}).items():
         phases[name] = {**phases.get(name, {}), **phase}
     summary = {
         "folder": str(folder),
         "stage": stage,
+        "reached": reached,
         "phases": phases,
         "elapsed": snapshot.get("elapsed"),
         "workers": snapshot.get("workers", []),

@@ -30,6 +30,7 @@ def run_all(
     done: Callable[[str, Any], None],
     progress: Callable[[str], int] = lambda name: 0,
     beside: Callable[[list[str], int], None] = lambda running, n_ended: None,
+    is_cut: Callable[[], bool] = lambda: False,
 ) -> dict[str, str]:
     """Call a function once a job, as many at once as the cluster has room for, and return the errors by job.
 
@@ -40,6 +41,7 @@ def run_all(
         done: called with name and result as each job ends well.
         progress: tells how far a job has got that goes on where it was when it is started again.
         beside: called each second with the jobs that run, and how many have ended.
+        is_cut: asked each second whether those that have not ended are to be left out.
     """
     retries = RetryPolicy()
     pending = {_start(function, jobs[name], cluster): name for name in jobs}
@@ -48,6 +50,10 @@ def run_all(
         signals.check()
         # Ray starts them in the order in which they were handed to it.
         beside([*pending.values()][: cluster.slots], len(jobs) - len(pending))
+        if is_cut():
+            for reference in pending:
+                ray.cancel(reference, force=True)
+            break
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)
         if not ready:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -17,6 +18,7 @@ from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.search import space as spaces
 from metabench.search.folder import changes, is_of_workers
+from metabench.search.progress.finish import FINAL, Finish
 from metabench.search.progress.watch import Watch
 from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
@@ -57,43 +59,61 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
     return planned
 
 
-def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch) -> None:
-    """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
-    final = folder / files.FINAL
+def train_all(
+    folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch
+) -> list[Run]:
+    """Train the final runs that are not finished, and return those that are to be tested: all, as a rule.
+
+    One that fails leaves its error and stops no other. Where what is left of them is to be left out, those
+    that have ended are tested, of which there must be one.
+    """
+    final, finish = folder / files.FINAL, Finish(folder, watch.say)
     _set_aside(folder, planned, watch)
-    open_runs = [
-        run for run in planned if run.copy_of is None and not _is_trained(final / run.name, objective)
-    ]
+    trained = [run for run in planned if run.copy_of is None and _is_trained(final / run.name, objective)]
+    ended = [run.name for run in trained]
+
+    def is_cut() -> bool:
+        return bool(ended) and finish.is_cut(FINAL)
+
+    open_runs = [] if is_cut() else [run for run in planned if run.copy_of is None and run not in trained]
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
-    n_all = sum(run.copy_of is None for run in planned)
-    watch.terminal.enter("final runs", n_all, n_all - len(jobs))
+    watch.terminal.enter("final runs", len(trained) + len(jobs), len(trained))
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
-    counted = iter(range(1, len(jobs) + 1))
 
-    def done(name: str, trained: tuple[float | None, str]) -> None:
-        score, note = trained
-        if note:
-            watch.say(f"{name}: {note}")
+    def done(name: str, result: tuple[float | None, str]) -> None:
+        ended.append(name)
         remote.remove(final / name / files.ERROR)
-        reached = "diverged"
-        if score is not None:
-            reached = f"{metrics.tell(objective.metric, objective.metric.sign * score)} on meta-validation"
-        watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {reached}")
+        count = f"[{len(ended) - len(trained)}/{len(jobs)}] "
+        _tell(watch, name, result, count)
 
-    def progress(name: str) -> int:
-        remote.refresh(final / name, skip=is_of_workers)
-        return len(
-            records.recover(final / name / files.REPORTS, models.REPORT, watch.say, records.lines) or []
-        )
-
-    for name, error in run_all(train_one, jobs, cluster, done, progress, watch.beside).items():
+    progress = functools.partial(_n_reports, final, watch)
+    for name, error in run_all(train_one, jobs, cluster, done, progress, watch.beside, is_cut).items():
         files.write_text(final / name / files.ERROR, error)
         watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / files.ERROR})")
     remote.refresh(folder, skip=is_of_workers)
-    for run in planned:
-        if run.copy_of is not None and (final / run.copy_of).exists() and not (final / run.name).exists():
-            _copy(final / run.copy_of, final / run.name)
+    sources = {run.name: final / (run.copy_of or run.name) for run in planned}
+    kept = [run for run in planned if not is_cut() or _is_trained(sources[run.name], objective)]
+    for run in kept:
+        if run.copy_of is not None and sources[run.name].exists() and not (final / run.name).exists():
+            _copy(sources[run.name], final / run.name)
+    return kept
+
+
+def _tell(watch: Watch, name: str, result: tuple[float | None, str], count: str) -> None:
+    """Say how a final run ended."""
+    (score, note), metric = result, watch.objective.metric
+    if note:
+        watch.say(f"{name}: {note}")
+    reached = (
+        "diverged" if score is None else f"{metrics.tell(metric, metric.sign * score)} on meta-validation"
+    )
+    watch.say(f"{count}{name}: {reached}")
+
+
+def _n_reports(final: Path, watch: Watch, name: str) -> int:
+    remote.refresh(final / name, skip=is_of_workers)
+    return len(records.recover(final / name / files.REPORTS, models.REPORT, watch.say, records.lines) or [])
 
 
 def _is_trained(folder: Path, objective: Objective) -> bool:
