@@ -220,7 +220,7 @@ def stop_waiting(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials:
 def cut_short(ledger: Ledger, budget: BudgetConfig) -> None:
     """End every trial where it is: none runs any more, and none is going to.
 
-    What a worker has written down is heard, whether or not it was still told to us: the trial's state is that.
+    What a worker has written down is heard, told or not: the state that the trial has is of that report.
     """
     for algorithm in {trial.algorithm for trial in ledger.unfinished()}:
         stop_waiting(ledger, budget, algorithm, 0)
@@ -313,7 +313,7 @@ def _decision_details(ledger: Ledger, seen: int, ranked: RungRank, scores: Seque
 def scalars(details: Mapping[str, Any], sign: int) -> dict[str, float]:
     """Name what a decision rests on as TensorBoard shows it; the cut-off as accuracy or error."""
     return {
-        f"asha/{key}": float(details[key]) * (sign if key == "cutoff" else 1)
+        f"stopping/{key}": float(details[key]) * (sign if key == "cutoff" else 1)
         for key in ("rung", "cutoff", "margin", "rank")
         if details.get(key) is not None
     }

@@ -28,6 +28,7 @@ from metabench.search.journal.ledger import (
 )
 from metabench.search.progress import view
 from metabench.storage import files, models, records
+from metabench.storage.files import Damaged
 
 STATES = (RUNNING, WAITING, COMPLETE, PRUNED, DIVERGED, FAILED)
 *BEFORE, _, _, _, _ = view.PHASES
@@ -212,7 +213,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 @functools.lru_cache(maxsize=1024)
 def _last_report(path: Path, written: int, size: int) -> dict[str, Any]:
     """Read the last of a run's reports; once, as long as there are no others."""
-    lines = records.lines(path, models.REPORT)
+    try:
+        lines = records.lines(path, models.REPORT)
+    except Damaged:  # whoever goes on with the run finds out, and makes them again
+        return {}
     return {key: lines[-1][key] for key in ("tasks_seen", "finite", "seconds")} if lines else {}
 
 

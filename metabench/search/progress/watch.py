@@ -20,6 +20,7 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, WORK, Happened, Ledger, Trial
 from metabench.search.progress import summary
+from metabench.search.progress.final_rows import FinalRows, run_folder
 from metabench.search.progress.summary import STATES
 from metabench.search.progress.terminal import Terminal
 from metabench.storage import files, remote
@@ -63,6 +64,8 @@ class Watch:
         self._is_stale = False
         self._ledger: Ledger | None = None  # while it is shown
         self._events: Events | None = None
+        self.rows: FinalRows | None = None
+        """The final runs, once they are known."""
         self._jobs: dict[str, float] = {}  # what runs, and since when
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,7 +85,9 @@ class Watch:
                 if self._is_stale:
                     self._snapshot(ledger)
                 self._events.close()
-                self._ledger = self._events = None
+                if self.rows is not None:
+                    self.rows.close()
+                self._ledger = self._events = self.rows = None
                 remote.remove(self.folder / files.RUNNING)
 
     def refresh(self, ledger: Ledger) -> None:
@@ -193,6 +198,8 @@ class Watch:
             seen = sum(part["tasks_seen"] for part in standing["algorithms"].values())
             self._events.scalars(seen, progress(standing["algorithms"], metric, self.slots))
             self._events.flush()
+        if self.rows is not None:
+            self.rows.catch_up()
         files.write_json(self.folder / files.RUNNING, snapshot)
         self._written = time.monotonic()
         self._is_stale = False
@@ -244,7 +251,7 @@ def progress(
         values[f"spent/tasks/{algorithm}"] = float(part["tasks_seen"])
         values[f"spent/seconds/{algorithm}"] = part["seconds"]
         if part["incumbent"] is not None:
-            values[f"incumbent/{algorithm}"] = part["incumbent"][f"val_{metric}"]
+            values[f"{metric}/best_so_far/{algorithm}"] = part["incumbent"][f"val_{metric}"]
     return values
 
 
@@ -256,11 +263,20 @@ def write_leaderboard(folder: Path) -> None:
         return
     events = Events(folder / files.TENSORBOARD / LEADERBOARD_RUN)
     events.text("leaderboard", board.as_markdown(leaderboard, in_parts=True))
+    events.close()
     metric = leaderboard["metric"]["name"]
     for row in leaderboard["rows"]:
-        name = f"meta_test/{row['algorithm']}-{row['variant']}"
         if row.get(metric) is not None:
-            values = {name: row[metric], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
-            values[f"{name}/one_at_a_time"] = row.get(f"{metric}_one_at_a_time")
-            events.scalars(0, {tag: value for tag, value in values.items() if value is not None})
+            _show_result(folder, row, f"meta_test/{metric}", metric)
+
+
+def _show_result(folder: Path, row: Mapping[str, Any], name: str, metric: str) -> None:
+    """Add a row's result, with its interval, to the row's run of TensorBoard."""
+    values = {name: row[metric], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
+    values[f"{name}/one_at_a_time"] = row.get(f"{metric}_one_at_a_time")
+    events = Events(run_folder(folder, f"{row['algorithm']}-{row['variant']}"))
+    events.scalars(
+        int(row.get("training_tasks") or 0),
+        {tag: value for tag, value in values.items() if value is not None},
+    )
     events.close()

@@ -18,6 +18,7 @@ from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.search import space as spaces
 from metabench.search.folder import changes, is_of_workers
+from metabench.search.progress.final_rows import FinalRows
 from metabench.search.progress.finish import FINAL, Finish
 from metabench.search.progress.watch import Watch
 from metabench.search.ray import worker
@@ -26,7 +27,6 @@ from metabench.search.ray.jobs import run_all
 from metabench.search.space.automatic import REPORTS
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
-from metabench.storage.tensorboard import Events
 from metabench.training import evaluate
 from metabench.training import run as runs
 
@@ -76,6 +76,10 @@ def train_all(
         return bool(ended) and finish.is_cut(FINAL)
 
     open_runs = [] if is_cut() else [run for run in planned if run.copy_of is None and run not in trained]
+    settings = {
+        run.name: {"algorithm": run.config.algorithm, **run.config.hyperparameters} for run in planned
+    }
+    watch.rows = FinalRows(folder, objective.metric, settings)
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
     watch.terminal.enter("final runs", len(trained) + len(jobs), len(trained))
@@ -144,17 +148,12 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     device = worker.prepare()
     run = RunConfig.model_validate(config)
     splits = worker.splits(run.task, run.network, place)
-    search = remote.work_in(place)
-    folder = search / files.FINAL / name
+    folder = remote.work_in(place) / files.FINAL / name
     remote.refresh(folder)
     damaged: list[str] = []
-    board = search / files.TENSORBOARD / "_final" / name
-    events = Events(board)
-    events.hparams_run({"algorithm": run.algorithm, **run.hyperparameters}, name.rpartition("-seed")[0])
-    events.close()
 
     def train() -> None:
-        runs.train_run(run, splits, folder, device=device, tensorboard=board, damaged=damaged.append)
+        runs.train_run(run, splits, folder, device=device, damaged=damaged.append)
 
     try:
         train()
