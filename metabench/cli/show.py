@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -213,9 +215,35 @@ def tensorboard(
         remote.check_url(folder)  # TensorBoard reads object storage itself
     elif not Path(logs).is_dir():
         raise MetabenchError(f"{folder}: has no TensorBoard events; give the folder of a search or a run")
+    elif (Path(folder) / files.SEARCH).exists():
+        port = port or _free_port()
+        for line in _view(Path(folder), port):
+            typer.echo(line)
+        sys.stdout.flush()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logs]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, command)  # becomes TensorBoard, so that Ctrl-C and kill reach it
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _view(folder: Path, port: int) -> Iterator[str]:
+    """Say where a search's TensorBoard shows the result and the best, where it has too many runs for all."""
+    from metabench.search.progress import best
+
+    address = f"http://127.0.0.1:{port}/"
+    runs = best.runs(folder)
+    if len(runs) <= best.MOST_RUNS:
+        yield f"open {address}"
+        return
+    chosen = best.run_filter(folder)
+    yield f"open {address}?runFilter={quote(chosen)}#timeseries"
+    yield f"it shows the result, the search and the best trials, of {len(runs)} runs; elsewhere type the filter"
+    yield chosen
 
 
 def _open(places: Sequence[str]) -> list[Path]:

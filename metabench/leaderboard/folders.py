@@ -95,8 +95,8 @@ class Search(NamedTuple):
             said.append(f"trials that were judged: {', '.join(counts)}")
         if "final runs" in cut:
             tested = sum(run.test is not None for runs in self.runs.values() for run in runs)
-            n_runs = len(self.runs) * budget["seeds"]
-            said.append(f"final runs that were tested: {tested} of {n_runs}")
+            n_runs = len(algorithms) * (1 + budget.get("default_runs", True)) * budget["seeds"]
+            said.append(f"final runs that were tested: {tested} of at most {n_runs}")
         return [f"Finished early, as was asked; {'; '.join(said)}."] if said else []
 
     def reported(self, algorithm: str) -> list[Record]:

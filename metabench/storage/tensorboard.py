@@ -59,11 +59,14 @@ def inner_rates(logs: Mapping[str, float]) -> list[float]:
 def tag(name: str) -> str:
     """Return the tag of a figure: of meta_validation/accuracy, accuracy/meta_validation.
 
-    TensorBoard sorts tags, and shows the first: so what is judged comes first, and its splits together.
+    TensorBoard sorts tags and shows the first: so what is judged comes first, and its splits together; bounds
+    and single seeds have a group of their own behind it.
     """
     split, _, rest = name.partition("/")
-    figure, slash, more = rest.partition("/")
-    return f"{figure}/{split}{slash}{more}" if split in SPLITS else name
+    figure, _, more = rest.partition("/")
+    if split not in SPLITS:
+        return name
+    return f"{figure}_details/{split}/{more}" if more else f"{figure}/{split}"
 
 
 class Events:

@@ -152,17 +152,20 @@ def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
 
 def _layout(metric: Metric) -> dict[str, dict[str, list[str] | tuple[str, str, str]]]:
     """Return the charts of TensorBoard's custom scalars: patterns of tags, or a value with its interval."""
-    validation, test = tag(f"meta_validation/{metric}"), tag(f"meta_test/{metric}")
+    validation = tag(f"meta_validation/{metric}")
+
+    def band(split: str) -> tuple[str, str, str]:
+        value, low, high = (tag(f"{split}/{metric}{end}") for end in ("", "/low", "/high"))
+        return value, low, high
+
     return {
-        "result": {
-            f"meta-test {metric} with its interval": (test, f"{test}/low", f"{test}/high"),
-        },
+        "result": {f"meta-test {metric} with its interval": band("meta_test")},
         "meta-validation": {
-            f"{metric} with its interval": (validation, f"{validation}/low", f"{validation}/high"),
+            f"{metric} with its interval": band("meta_validation"),
             "loss": [tag("meta_validation/loss")],
         },
         "search": {
-            "best so far": [rf"{metric}/best_so_far/.*"],
+            "best so far": [rf"{metric}/so_far/.*"],
             "trials": [r"trials/.*"],
             "trials at rungs": [r"rungs/.*"],
             "tasks spent": [r"spent/tasks/.*"],

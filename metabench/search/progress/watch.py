@@ -251,7 +251,7 @@ def progress(
         values[f"spent/tasks/{algorithm}"] = float(part["tasks_seen"])
         values[f"spent/seconds/{algorithm}"] = part["seconds"]
         if part["incumbent"] is not None:
-            values[f"{metric}/best_so_far/{algorithm}"] = part["incumbent"][f"val_{metric}"]
+            values[f"{metric}/so_far/{algorithm}"] = part["incumbent"][f"val_{metric}"]
     return values
 
 
