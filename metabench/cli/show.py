@@ -242,7 +242,7 @@ def _view(folder: Path, port: int) -> Iterator[str]:
         return
     chosen = best.run_filter(folder)
     yield f"open {address}?runFilter={quote(chosen)}#timeseries"
-    yield f"it shows the result, the search and the best trials, of {len(runs)} runs; elsewhere type the filter"
+    yield f"the result and the best trials, of {len(runs)} runs; in other tabs type this filter:"
     yield chosen
 
 
