@@ -218,7 +218,6 @@ def _run_stages(
         lambda trial: its[trial.algorithm].where(trial.hyperparameters),
         say=watch.say,
     )
-    watch.terminal.enter("search")
     with watch.showing(ledger):
         _run_trials(place, space, ledger, joined, watch, seed, timing)
         chosen = confirm.choose(place, space, ledger, joined, watch)

@@ -163,7 +163,7 @@ def _phases(
     meta_test: Mapping[str, Any] | None,
 ) -> dict[str, dict[str, Any]]:
     """Count what is done of each phase, and what is to be done at most, from the files."""
-    ended = sum(part["proposed"] - part[RUNNING] - part[WAITING] for part in algorithms.values())
+    tried = sum(part["proposed"] - part[RUNNING] for part in algorithms.values())
     planned = sum(part["planned"] for part in algorithms.values())
     candidates = sum(min(space.budget.confirm_top, part["planned"]) for part in algorithms.values())
     confirmed, tested = (
@@ -171,7 +171,7 @@ def _phases(
     )
     n_runs = final["planned"] if meta_test is None else final["started"]
     counts = {
-        "search": (ended, planned),
+        "search": (tried, planned),
         "confirmation": (confirmed, confirmed if (folder / files.CHOSEN).exists() else candidates),
         "final runs": (final["ended"], n_runs),
         "meta-test": (tested, n_runs),

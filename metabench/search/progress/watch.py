@@ -15,7 +15,7 @@ from typing import Any
 import metabench.leaderboard as board
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
 from metabench.core.config import SearchSpace
-from metabench.core.metrics import Metric
+from metabench.core.metrics import METRICS, Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, WORK, Happened, Ledger, Trial
@@ -74,7 +74,8 @@ class Watch:
 
     @contextlib.contextmanager
     def showing(self, ledger: Ledger) -> Iterator[None]:
-        """Show what runs."""
+        """Show what runs, from the search on."""
+        self.terminal.enter(summary.STAGES[0])
         self._ledger, self._events = ledger, Events(self.folder / files.TENSORBOARD / SEARCH_RUN)
         try:
             self._snapshot(ledger)
@@ -264,19 +265,18 @@ def write_leaderboard(folder: Path) -> None:
     events = Events(folder / files.TENSORBOARD / LEADERBOARD_RUN)
     events.text("leaderboard", board.as_markdown(leaderboard, in_parts=True))
     events.close()
-    metric = leaderboard["metric"]["name"]
+    metric = METRICS[leaderboard["metric"]["name"]]
     for row in leaderboard["rows"]:
-        if row.get(metric) is not None:
-            _show_result(folder, row, f"meta_test/{metric}", metric)
+        if row.get(metric.name) is not None:
+            show_result(folder, row, metric)
 
 
-def _show_result(folder: Path, row: Mapping[str, Any], name: str, metric: str) -> None:
+def show_result(folder: Path, row: Mapping[str, Any], metric: Metric) -> None:
     """Add a row's result, with its interval, to the row's run of TensorBoard."""
-    values = {name: row[metric], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
+    name = f"meta_test/{metric}"
+    values = {name: row[metric.name], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
     values[f"{name}/one_at_a_time"] = row.get(f"{metric}_one_at_a_time")
     events = Events(run_folder(folder, f"{row['algorithm']}-{row['variant']}"))
-    events.scalars(
-        int(row.get("training_tasks") or 0),
-        {tag: value for tag, value in values.items() if value is not None},
-    )
+    seen = int(row.get("training_tasks") or 0)
+    events.scalars(seen, {key: value for key, value in values.items() if value is not None})
     events.close()
