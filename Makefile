@@ -1,18 +1,27 @@
-# Every target sets up .venv when it is missing and reuses it until pyproject.toml or constraints.txt change.
+# Every target sets up .venv when it is missing and reuses it until pyproject.toml or constraints.txt change:
+# setup and demo with what running needs, all others with what tests and documents need, too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.runs
+TESTS := $(VENV)/.tests
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := setup
 .PHONY: setup demo test slow check mutations faults schema docs
 
-setup: $(STAMP)
+setup: $(RUNS)
 
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNS): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) .
 	touch $@
+
+$(TESTS): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[test]'
+	touch $(RUNS) $@
 
 demo: setup
 	$(BIN)/metabench search search_spaces/demo.yaml --out runs --name demo
@@ -20,31 +29,31 @@ demo: setup
 # A file of tests stays in one process; there are as many processes as cores, up to four.
 TEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test: setup
+test: $(TESTS)
 	$(BIN)/python $(TEST)
 
-slow: setup
+slow: $(TESTS)
 	$(BIN)/python -m pytest -m slow
 
-check: setup
+check: $(TESTS)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python $(TEST)
 
 # Bugs planted one at a time in a copy of the package: some test must fail for each. Takes some minutes.
-mutations: setup
+mutations: $(TESTS)
 	$(BIN)/python -m tests.support.mutations
 
 # Two hundred faults done to real searches, and what must hold of them afterwards: an hour or two.
-faults: setup
+faults: $(TESTS)
 	$(BIN)/python -m benchmarks.faults
 
 # What editors complete search spaces with; to be made again whenever a setting changes.
-schema: setup
+schema: $(TESTS)
 	$(BIN)/python -c 'import json; from metabench.search import space; print(json.dumps(space.schema(), indent=1))' \
 		> search_spaces/schema.json
 
 # The site, without any warning, into build/docs.
-docs: setup
+docs: $(TESTS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs

@@ -70,6 +70,13 @@ def launched(setting: str, order: str) -> dict[Form, int]:
     return found
 
 
+def most_launched(forms: dict[Form, int], n_forms: int) -> dict[Form, int]:
+    """Return so many forms of each kernel."""
+    ranked = sorted(forms.items(), key=lambda item: -item[1])
+    of_kernel = {one.kernel: [item for item in ranked if item[0].kernel is one.kernel] for one in forms}
+    return dict(item for items in of_kernel.values() for item in items[:n_forms])
+
+
 def form_of(kernel: Any, values: list[Any], warps: int) -> Form:
     """Tell types, constants and multiples apart as Triton does."""
     signature, constants, multiples = [], [], []
@@ -132,9 +139,11 @@ def main() -> None:
         default=90,
         help="compute capability, 90 for an H100 or H200",
     )
+    parser.add_argument("--forms", type=int, default=1000, help="of each kernel, those launched most often")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args()
-    found = [compiled(form, n, given.arch) for form, n in launched(given.setting, given.order).items()]
+    forms = most_launched(launched(given.setting, given.order), given.forms)
+    found = [compiled(form, n, given.arch) for form, n in forms.items()]
     if given.json:
         print(json.dumps([one._asdict() for one in found], indent=1))
         return

@@ -70,7 +70,7 @@ class Contest:
             x = torch.rand(n_tasks, WAY * examples, *shape, generator=generator)
             drawn += [x.to(device), torch.arange(WAY, device=device).repeat(examples).expand(n_tasks, -1)]
         self.n_tasks = n_tasks
-        self.traces = TraceCache(trace_after=0.0)  # a run waits: see replay.TRACE_AFTER_SECONDS
+        self.traces = TraceCache(capture_after=0)
         self.is_second = arguments.order == "second"
         name, settings = ours(arguments.learner, self.is_second, arguments.steps)
         self.algorithm, self.h = algorithms.get(name), algorithms.hparams(name, settings)

@@ -5,6 +5,7 @@ seed, of each task, of each class in a task, and of both seed and task. "normal"
 "accuracy": 75 queries a task, each right with a probability that is beta distributed over tasks; "ceiling":
 the same near 98 %, where the distribution over tasks is far from normal; "error": squared errors of
 regression, skewed over tasks, seeds and both. Boards of several rows count what is wrongly told apart.
+Pictures: points about the means of a few classes, which tasks share and a nearest mean classifies.
 """
 
 from __future__ import annotations
@@ -158,6 +159,72 @@ def with_classes(
         yield draw(rng, "normal", n_seeds, n_tasks, seed_sd, TASK_SD * hard)
 
 
+class Few(NamedTuple):
+    """Tasks of a few classes that share their pictures."""
+
+    n_classes: int
+    pictures: int  # of each class, or of each class in a fold
+    way: int
+    shot: int
+    query: int
+    n_tasks: int  # of each fold
+    folds: int = 1
+    training_sd: float = 0.0  # of what the training of each fold gives: deviation of the features' noise
+
+
+FEW = (
+    Few(3, 10, 3, 1, 5, 300),
+    Few(3, 20, 3, 1, 15, 300),
+    Few(3, 20, 3, 5, 10, 300),
+    Few(2, 30, 2, 5, 15, 300),
+    Few(10, 12, 5, 5, 5, 300),
+    Few(3, 10, 3, 1, 5, 100, folds=3),
+    Few(3, 10, 3, 1, 5, 100, folds=5),
+    Few(3, 10, 3, 1, 5, 100, folds=5, training_sd=0.3),
+)
+
+
+def shared_pictures(rng: np.random.Generator, few: Few) -> tuple[Floats, stats.Influences]:
+    """Classify tasks by nearest means; return accuracies [1, T], and what each picture moved the mean by."""
+    folds = []
+    strata = np.repeat(np.arange(few.n_classes), few.pictures)
+    centres = np.random.default_rng(5).normal(size=(few.n_classes, 4))
+    for _ in range(few.folds):
+        noise = rng.normal(size=(few.n_classes, few.pictures, 4))
+        pictures = centres[:, None] + noise * np.exp(rng.normal(0, few.training_sd))
+        classes = rng.random((few.n_tasks, few.n_classes)).argsort(1)[:, : few.way]
+        order = rng.random((few.n_tasks, few.way, few.pictures)).argsort(2)[:, :, : few.shot + few.query]
+        support, query = np.split(pictures[classes[:, :, None], order], [few.shot], axis=2)
+        means, x = support.mean(2)[:, None], query.reshape(few.n_tasks, -1, 1, 4)
+        guess = np.square(x - means).sum(-1).argmin(-1)
+        right = (guess == np.repeat(np.arange(few.way), few.query)).astype(float)
+        places = classes[:, :, None] * few.pictures + order
+        shown, asked = (one.reshape(few.n_tasks, -1) for one in np.split(places, [few.shot], axis=2))
+        folds.append((right.mean(1), *stats.influences(right, asked, list(shown), strata), classes))
+    starts = few.n_classes * np.arange(few.folds)
+    return np.concatenate([one[0] for one in folds])[None], stats.Influences(
+        np.concatenate([one[1] for one in folds])[None] / few.folds,
+        (starts[:, None] + strata).ravel() if few.folds > 1 else strata,
+        float(np.mean([one[2] for one in folds])),
+        stats.design([row for start, one in zip(starts, folds, strict=True) for row in start + one[3]]),
+        few.folds,
+    )
+
+
+def over_pictures(rng: np.random.Generator, few: Few, repeats: int) -> Covered:
+    """Count how often the interval over pictures covers the truth for others; `other`: the one over tasks."""
+    many = few._replace(pictures=2 * (few.shot + few.query), n_tasks=5, folds=1000)
+    truth = float(shared_pictures(rng, many)[0].mean())
+    counted = []
+    for _ in range(repeats):
+        x, pictures = shared_pictures(rng, few)
+        _, low, high, _ = stats.picture_interval(x, pictures, "share")
+        _, least, most, _ = stats.seeds_and_tasks(x, "share")
+        counted.append((low <= truth <= high, (high - low) / 2, least <= truth <= most))
+    share, _, tasks = np.mean(counted, axis=0)
+    return Covered(float(share), float(np.median([half for _, half, _ in counted])), float(tasks))
+
+
 def false_alarms(
     rng: np.random.Generator, kind: str, n_seeds: int, n_tasks: int, seed_sd: float, repeats: int
 ) -> tuple[float, float, float]:
@@ -236,6 +303,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 5, 10])
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parts = {"means": _means, "differences": _differences, "classes": _classes, "boards": _boards}
+    parts |= {"pictures": _pictures}
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="which tables")
     options = parser.parse_args()
     for n_tasks in options.tasks:
@@ -325,6 +393,16 @@ def _classes(options: argparse.Namespace, n_tasks: int) -> None:
                 plain = cover(lambda x: stats.seeds_and_tasks(x, "share"), lambda d: d.everywhere, drawn, few)
                 cell = f"  {n_classes:7} {100 * of_classes:12.0f} {100 * of_pairs:11.0f} {n_seeds:6}"
                 print(f"{cell}   {told(ours)}    {told(apart)}    {told(plain)}", flush=True)
+
+
+def _pictures(options: argparse.Namespace, n_tasks: int) -> None:
+    print("\nfew classes, whose pictures tasks share: coverage of the truth for other pictures")
+    print("  classes  pictures  way  shot  query  tasks  folds  training SD   over pictures   over tasks")
+    for few in FEW:
+        rng = np.random.default_rng([options.seed, *map(int, few[:7])])
+        covered = over_pictures(rng, few, options.repeats // 5)
+        cell = "  {:7} {:9} {:4} {:5} {:6} {:6} {:6} {:12}".format(*few)
+        print(f"{cell}   {told(covered)}   {100 * covered.other:10.1f}", flush=True)
 
 
 def _boards(options: argparse.Namespace, n_tasks: int) -> None:

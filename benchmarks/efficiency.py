@@ -61,6 +61,7 @@ def ways(recording: Recording, changes: dict[str, int | None], workers: int) -> 
     full = {"scheduler": "none", "grace": recording.points[-1]}  # validated once, at the end
     listed: dict[str, dict[str, Any]] = {
         f"TPE, ASHA {one_in}, pausing (ours)": {"sampler": "tpe", "scheduler": "asha", "pause": True},
+        "freeze-thaw": {"scheduler": "freeze_thaw", "seconds": 1e9},
         f"TPE, ASHA {one_in}, stopping": {"sampler": "tpe", "scheduler": "asha", "pause": False},
         f"random, ASHA {one_in}, pausing": {"sampler": "random", "scheduler": "asha", "pause": True},
         f"random, the best {one_in} at one rung": {"sampler": "random", "scheduler": "top_k"},

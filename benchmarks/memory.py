@@ -46,7 +46,7 @@ class Form(NamedTuple):
     recompute: bool = False
 
 
-def step(form: Form, device: str, trace_after: float, chunk: int | None = None) -> Callable[[], Any]:
+def step(form: Form, device: str, is_recorded: bool, chunk: int | None = None) -> Callable[[], Any]:
     """Return a call that computes one meta-gradient."""
     shape = (form.channels, form.size, form.size)
     net = nets.build(
@@ -69,7 +69,7 @@ def step(form: Form, device: str, trace_after: float, chunk: int | None = None) 
         drawn += [x, torch.arange(WAY, device=device).repeat(examples).expand(form.tasks, -1)]
     classes = torch.arange(WAY, device=device).expand(form.tasks, -1)
     tasks = Task(Support(*drawn[:2]), Query(*drawn[2:]), classes)
-    traces = TraceCache(trace_after=trace_after)
+    traces = TraceCache(capture_after=0) if is_recorded else None
     return lambda: vectorise.meta_gradient(
         vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.0, chunk, traces
     )
@@ -111,12 +111,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     device.raise_malloc_thresholds()
     rows = []
-    for form, trace_after in (("composed", float("inf")), ("replayed", 0.0)):
+    for form, is_recorded in (("composed", False), ("replayed", True)):
         for steps in (1, 5, 10):
             for again in (False, True):
                 problem = (*SETTINGS[given.setting], given.tasks, given.shot, given.query, steps)
                 of = Form(*problem, recompute=again)
-                call = step(of, given.device, trace_after, chunk=given.tasks)
+                call = step(of, given.device, is_recorded, chunk=given.tasks)
                 call()
                 call()
                 row = {"form": form, "steps": steps, "recompute": again}

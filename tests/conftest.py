@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from metabench.training import diagnostics
+from tests.support import small
 
 torch.set_num_threads(1)
 
@@ -25,17 +26,20 @@ DEVICES = [
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give the session one cache folder: glyphs are rendered once, the user's own is untouched."""
-    folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METABENCH_CACHE", str(folder))
         yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_inner_steps() -> Iterator[None]:
-    """Let a diagnosis follow few inner steps: to follow them all is most of what a small training takes."""
+def little_after_training() -> Iterator[None]:
+    """Look at few tasks and inner steps after a training: all of them take most of what a small one does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diagnostics, "STEPS", 2)
+        small.look_at_little(patch)
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,12 @@ FORBIDDEN_CALLS = {
 }
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Return what a file of the package says; every rule reads all of them."""
+    return ast.parse(path.read_text())
+
+
 def place_of(path: Path) -> tuple[str, ...]:
     """Return the packages that a file stands in, and its name."""
     return path.relative_to(PACKAGE).with_suffix("").parts
@@ -173,12 +180,12 @@ def test_nothing_stands_at_the_root() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_a_module_imports_from_lower_floors_only(path: Path) -> None:
-    assert broken_floors(path, ast.parse(path.read_text())) == []
+    assert broken_floors(path, parsed(path)) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
-    assert broken_libraries(path, ast.parse(path.read_text())) == []
+    assert broken_libraries(path, parsed(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -224,22 +231,21 @@ def test_a_stray_library_is_seen() -> None:
     ["__init__.py", *(f"cli/{name}.py" for name in ("__init__", "base", "datasets", "show", "simulations"))],
 )
 def test_the_command_line_imports_nothing_heavy_at_its_top(path: str) -> None:
-    tree = ast.parse((PACKAGE / path).read_text())
+    tree = parsed(PACKAGE / path)
     top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     assert not [name for name, _ in imports(top) if name.split(".")[0] in HEAVY]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= 450, "split by meaning"
-    assert ast.get_docstring(ast.parse(text)), "the first line says what the module is for"
+    assert len(path.read_text().splitlines()) <= 450, "split by meaning"
+    assert ast.get_docstring(parsed(path)), "the first line says what the module is for"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_a_function_has_at_most_forty_lines(path: Path) -> None:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+    functions = [node for node in ast.walk(parsed(path)) if isinstance(node, kinds)]
     # Options and a kernel's pointers are a table of their own: there the body counts.
     first = {f: f.body[0] if is_interface(f) else f for f in functions}
     assert not [f"{f.name}: {n}" for f in functions if (n := (f.end_lineno or 0) - first[f].lineno + 1) > 40]
@@ -247,7 +253,7 @@ def test_a_function_has_at_most_forty_lines(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_no_global_randomness_and_no_unsafe_loading(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
     assert not [
         f"line {c.lineno}: {ast.unparse(c.func)}"
         for c in calls

@@ -115,7 +115,12 @@ RULES: dict[str, Callable[[], Rule]] = {"adam": adam, "sgd": sgd}
 
 def clip(gradient: Tree, limit: Any) -> Tree:
     """Limit every element to [-limit, limit]; 0 means no limit."""
-    return trees.map(lambda g: g.clamp(-limit, limit), gradient) if limit else gradient
+    return trees.map(lambda g: g.clamp(-limit, limit), gradient) if is_on(limit) else gradient
+
+
+def is_on(value: Any) -> bool:
+    """Tell whether a setting that is off at 0 is on: a tensor is, as nobody may ask what is in it."""
+    return isinstance(value, Tensor) or bool(value)
 
 
 def constant(progress: float) -> float:

@@ -85,7 +85,7 @@ def cosines(params: Tree, features: Tensor) -> Tensor:
 
 
 def scale(h: CosineSettings, outputs: int) -> float:
-    return h.scale or (2.0 if outputs <= 200 else 10.0)
+    return h.scale if optim.is_on(h.scale) else 2.0 if outputs <= 200 else 10.0
 
 
 def cosine(params: Tree, features: Tensor, h: CosineSettings) -> Tensor:
@@ -156,7 +156,7 @@ def adapt_linear(net: Net, meta: Tree, buffers: Tree, support: Support, h: Linea
             "bias": features.new_zeros(net.way),
         }
         params = fit(net, theta, zeros, features, seen, h, linear)
-    return inner.adapted(net, params, support)
+    return inner.adapted(net, params, seen)
 
 
 def adapt_cosine(net: Net, meta: Tree, buffers: Tree, support: Support, h: CosineSettings) -> Tree:
@@ -166,7 +166,7 @@ def adapt_cosine(net: Net, meta: Tree, buffers: Tree, support: Support, h: Cosin
     start = {"weight": F.normalize(means, dim=-1)}
     params = fit(net, meta["theta"], start, features, seen, h, cosine)
     factor = torch.as_tensor(scale(h, net.way), dtype=features.dtype, device=features.device)
-    return {**inner.adapted(net, params, support), "scale": factor}
+    return {**inner.adapted(net, params, seen), "scale": factor}
 
 
 def predict_cosine(net: Net, learner: Tree, x: Tensor) -> Tensor:
@@ -183,8 +183,7 @@ DEVIATIONS = (
 )
 
 COPIES = (
-    "Copies are there for the classifier alone: with `support_stats` queries are normalised by the moments "
-    "of the support set without them, where the descent saw those of all."
+    "Where a support set says what queries are normalised by, its copies count, as they do in the descent."
 )
 
 ALGORITHMS = {

@@ -122,16 +122,17 @@ def multi_step_weights(n_steps: int, h: Settings, progress: float) -> list[float
     return [early] * (n_steps - 1) + [last]
 
 
-def schedule(h: Settings, progress: float) -> tuple[bool, tuple[float, ...]]:
-    """Say whether derivatives are of first order, and how the steps' losses are weighed."""
+def schedule(h: Settings, progress: float) -> tuple[bool, tuple[float | None, ...]]:
+    """Say whether derivatives are of first order, and how each step's loss is weighed; None: not at all."""
     first = h.derivative_annealing and progress < h.first_order_fraction
-    return first, tuple(multi_step_weights(max(h.inner_steps, 1), h, progress))
+    weights = multi_step_weights(max(h.inner_steps, 1), h, progress)
+    return first, tuple(weight or None for weight in weights)
 
 
 def task_loss(
-    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
+    net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, scheduled: tuple[bool, tuple[Any, ...]]
 ) -> tuple[Tensor, Aux]:
-    first, weights = schedule(h, progress)
+    first, weights = scheduled
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
     loss = task.query.x.new_zeros(())
     for step, weight in enumerate(weights):
@@ -140,7 +141,7 @@ def task_loss(
             derivative = "first" if first else "second"
             fast, used = inner_step(step, net, meta, fast, slow, task.support, h, derivative, None)
             seen.append(used)
-        if weight:
+        if weight is not None:
             params = at(step, net, {**slow, **fast}, h)
             learner = inner.adapted(net, params, task.support)
             features, used = inner.embed(net, learner, task.query.x)
@@ -214,6 +215,6 @@ ALGORITHMS = {
         inner_rates=InnerRates("alpha", first="inner_lr", is_per_step=True),
         has_recompute=True,
         batch_norm=batch_norm,
-        trace_key=schedule,
+        schedule=schedule,
     )
 }

@@ -9,7 +9,7 @@ import typer
 
 from metabench import __version__
 from metabench.cli import datasets, show, simulations
-from metabench.cli.base import Json, Options, Split, guarded
+from metabench.cli.base import Json, Options, Split, guarded, parts
 from metabench.cli.finish import finish
 from metabench.cli.options import From, ModelCommand, takes_models
 
@@ -101,7 +101,9 @@ def search(
             default="with --time, what fits; else the space's",
         ),
     ],
-    algorithms: Annotated[str | None, typer.Option(help="Only these of the space's, with commas.")] = None,
+    algorithms: Annotated[
+        list[str] | None, typer.Option(help="Only these of the space's, with commas, or given again.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; without it, Ray starts on this machine.")
     ] = None,
@@ -151,7 +153,7 @@ def search(
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
     from metabench.search.progress.terminal import Terminal
 
-    chosen = None if algorithms is None else [part.strip() for part in algorithms.split(",")]
+    chosen = parts(algorithms) or None
     with Terminal(quiet or plan) as terminal:  # what is imported from here on takes seconds
         from metabench.cli import run
 

@@ -31,6 +31,11 @@ Split = Annotated[str | None, typer.Option(help="Named split of the data set.")]
 Options = Annotated[list[str] | None, typer.Option(help="key=value: a setting of the data set.")]
 
 
+def parts(texts: list[str] | None) -> list[str]:
+    """Return the names of an option that takes several, with commas or given again."""
+    return [part.strip() for text in texts or [] for part in text.split(",")]
+
+
 def print_json(value: Any, indent: int | None = 1) -> None:
     """Print a value as standard JSON; without an indent as one line."""
     from metabench.storage import files

@@ -207,5 +207,6 @@ def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:
         yield f"expected calibration error: {diagnostics['calibration_error']:.3f}"
     if diagnostics["over_steps"] is not None:
         curve = ", ".join(metrics.show(metric, point["mean"]) for point in diagnostics["over_steps"])
-        yield f"{metric} after 0, 1, ... inner steps, {diagnostics['followed']} tasks: {curve}"
+        steps = ", ".join(str(point["step"]) for point in diagnostics["over_steps"])
+        yield f"{metric} after {steps} inner steps, {diagnostics['followed']} tasks: {curve}"
         yield f"tasks that diverged in the inner loop: {diagnostics['diverged']:.1%}"

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import typer
 from rich.console import Console
 
-from metabench.cli.base import Json, bare_table, guarded, print_json, print_table
+from metabench.cli.base import Json, bare_table, guarded, parts, print_json, print_table
 from metabench.core import MetabenchError
 from metabench.core.metrics import METRICS
 
@@ -49,11 +49,15 @@ def status(folder: Folder, json: Json = False) -> None:
 
 def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
     """Say below the table what it has no columns for."""
+    from metabench.search.progress.summary import outlook
+
     for name, part in summary["algorithms"].items():
         reached = ", ".join(f"{count} at {rung}" for rung, count in part["rungs"].items())
         best = part["incumbent"]
         incumbent = f"; best: {best['trial']} after {best['tasks_seen']} tasks" if best else ""
         yield f"{name}: rungs {reached}{incumbent}"
+        if part["hourly_gain"] is not None:
+            yield f"  {outlook(METRICS[summary['metric']], part['hourly_gain'])}"
         yield from (f"  {trial} failed: {error}" for trial, error in part["errors"].items())
     spent, expected = summary["spent"], summary["expected"]
     yield f"spent: {spent['tasks']} tasks in {spent['seconds']:.0f} accelerator-seconds"
@@ -74,7 +78,7 @@ def leaderboard(
         Literal["table", "json", "csv", "md", "latex"], typer.Option(help="How to print it.")
     ] = "table",
     columns: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Show these columns only, with commas: rank,accuracy,ci,class_ci,p_holm,opened..."),
     ] = None,
     published: Annotated[
@@ -86,7 +90,7 @@ def leaderboard(
     import metabench.leaderboard as leaderboard
 
     form = "json" if json else format
-    shown = leaderboard.FORMATS[form](leaderboard.leaderboard(_open(folders), published), _parts(columns))
+    shown = leaderboard.FORMATS[form](leaderboard.leaderboard(_open(folders), published), parts(columns))
     if form == "table":
         Console().print(shown)
     else:
@@ -96,7 +100,7 @@ def leaderboard(
 def compare(
     folders: Folders,
     rows: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Two rows, such as maml:tuned,protonet:tuned; else the best by confirmation."),
     ] = None,
     json: Json = False,
@@ -105,7 +109,7 @@ def compare(
     import metabench.leaderboard as leaderboard
     from metabench.leaderboard import versus
 
-    answer = versus.compare(leaderboard.read(_open(folders)), _parts(rows))
+    answer = versus.compare(leaderboard.read(_open(folders)), parts(rows))
     print_json(answer) if json else typer.echo(answer["sentence"])
 
 
@@ -250,7 +254,3 @@ def _open(places: Sequence[str]) -> list[Path]:
     from metabench.storage.records import open_place
 
     return [open_place(place) for place in places]
-
-
-def _parts(text: str | None) -> list[str]:
-    return [] if text is None else [part.strip() for part in text.split(",")]

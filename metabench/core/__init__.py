@@ -112,6 +112,11 @@ class Splits(NamedTuple):
     features: Features | None = None  # where images are features of a frozen backbone
     rows: Rows | None = None  # None: rows of numbers are inputs as they are
 
+    @property
+    def shares_classes(self) -> bool:
+        """Tell whether meta-test has other pictures of the classes of meta-train, and no new classes."""
+        return self.kind == "classification" and self.meta_test.classes == self.meta_train.classes
+
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")
 """The fields of `Splits` that hold classes."""
@@ -148,6 +153,7 @@ class Net(NamedTuple):
     n_classes: int  # of meta-train
     max_activation_numel: int  # numbers in the largest of an example's hidden images
     last_block: tuple[str, ...] = ()  # the layers before the head that are fine-tuned together
+    built_of: Hashable = None  # what it was built of: of the same, the same operations; None: not known
 
 
 class Aux(NamedTuple):
@@ -198,8 +204,8 @@ class Algorithm(NamedTuple):
     inner_steps: tuple[str, ...] = ()  # settings; the first that is not negative counts evaluation's steps
     inner_rates: InnerRates | None = None
     has_recompute: bool = False  # whether its setting `recompute` has an effect
-    # (h, progress): all that task_loss takes from progress; the same value stands for the same operations
-    trace_key: Callable[[Any, float], Hashable] = lambda h, progress: None
+    # (h, progress): what task_loss gets for progress: floats to compute with, all else to decide by
+    schedule: Callable[[Any, float], Any] = lambda h, progress: progress
 
 
 class Report(NamedTuple):

@@ -60,6 +60,11 @@ def gap(metric: Metric, value: float) -> str:
     return f"{100 * abs(value):.1f} points" if metric.unit == "%" else plain(abs(value))
 
 
+def points(metric: Metric, value: float) -> float:
+    """Return a difference in points of accuracy, or in units of the error."""
+    return 100 * value if metric.unit == "%" else value
+
+
 def plain(value: float, sign: str = "") -> str:
     """Show a number with three significant digits; with sign "+", also where it is positive."""
     return f"{value:{sign}#.3g}".removesuffix(".")

@@ -230,6 +230,18 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     return wrong
 
 
+def n_folds(task: TaskConfig) -> int:
+    """Return over how many cuts of the same pictures a task is cross-validated; 1: there is one."""
+    return int(task.options.get("folds") or 1)
+
+
+def of_fold(task: TaskConfig, k: int) -> TaskConfig:
+    """Return a task on the cut of the k-th run, which take the folds in turn."""
+    if n_folds(task) == 1:
+        return task
+    return task.model_copy(update={"options": {**task.options, "fold": k % n_folds(task)}})
+
+
 def sources(task: TaskConfig, root: Path | None = None) -> list[Path]:
     """List the files and folders that the splits of a task are read from; none where they are computed."""
     dataset, split, options = configure(task)

@@ -70,7 +70,7 @@ def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[s
     rows.name_all(beside)
     plain = files.plain([entry.row for entry in measured + beside])  # NaN would have no place in an order
     statuses = {row["status"] for row in plain}
-    hashes = {test["tasks_hash"] for test in tests(sources)}
+    hashes = [test["tasks_hash"] for test in tests(sources)]
     board = {
         "protocol": sources[0].config["protocol"],
         "task": task,
@@ -98,9 +98,9 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
 
 
 def design(sources: Sequence[Search | Run]) -> stats.Design | None:
-    """Describe the test tasks by their classes; None where there is no result yet."""
+    """Describe the test tasks by their classes; None where no result is of new ones."""
     results = tests(sources)
-    if not results:
+    if not results or "pictures" in results[0]:  # these have no other classes
         return None
     return stats.design([[int(name) for name in line.split()] for line in results[0]["classes"]])
 

@@ -47,6 +47,16 @@ class Run(NamedTuple):
         return metrics.recorded(self.config)
 
     @property
+    def folds(self) -> int:
+        """Return over how many cuts of the pictures its row is cross-validated."""
+        return int(self.task["options"].get("folds") or 1)
+
+    @property
+    def fold(self) -> int:
+        """Return which of these it was trained and tested on."""
+        return int(self.task["options"].get("fold") or 0)
+
+    @property
     def is_whole(self) -> bool:
         """Tell whether training reached its budget."""
         return bool(self.reports and self.reports[-1]["tasks_seen"] >= self.config["run"]["tasks"])
@@ -74,6 +84,11 @@ class Search(NamedTuple):
     def task(self) -> Record:
         """Return the task, as its user described it."""
         return dict(self.config["space"]["task"])
+
+    @property
+    def folds(self) -> int:
+        """Return over how many cuts of the pictures its rows are cross-validated."""
+        return int(self.task["options"].get("folds") or 1)
 
     @property
     def metric(self) -> Metric:
@@ -253,14 +268,18 @@ def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
     for key in TASK_KEYS:
         yield source.folder, key, str(task.get(key))
     yield source.folder, "data", str(source.config["data_fingerprint"])[:12]
-    results = [(run.folder, run.test) for run in all_runs(source) if run.test is not None]
+    results = [
+        (run.folder, run.test, f" of fold {run.fold}" if run.folds > 1 else "")
+        for run in all_runs(source)
+        if run.test is not None
+    ]
     if isinstance(source, Search):
-        final = source.folder / files.FINAL
-        results += [(final / f"{name}.json", baseline) for name, baseline in source.baselines.items()]
-    for path, result in results:
+        final, of_all = source.folder / files.FINAL, " of all folds" if source.folds > 1 else ""
+        results += [(final / f"{name}.json", one, of_all) for name, one in source.baselines.items()]
+    for path, result, of_which in results:
         n_tasks = len(result[source.metric.name])
         yield path, "protocol", str(result["protocol"])
-        yield path, "test tasks", f"{n_tasks} tasks (hash {str(result['tasks_hash'])[:12]})"
+        yield path, f"test tasks{of_which}", f"{n_tasks} tasks (hash {str(result['tasks_hash'])[:12]})"
 
 
 def _names(paths: list[Path]) -> str:

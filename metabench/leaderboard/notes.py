@@ -10,7 +10,7 @@ from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import published
 from metabench.leaderboard.rows import BASELINE, FROZEN, PRETRAINED, PUBLISHED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL, WORSE
-from metabench.stats import FEW_SEEDS
+from metabench.stats import FEW_SEEDS, PICTURES, SEEDS_PICTURES, TASKS
 from metabench.stats.many_settings import LEAST_SETTINGS
 
 Board = Mapping[str, Any]
@@ -91,7 +91,9 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
     judged = "Accuracy" if metric.unit == "%" else "Mean squared error"
     better = "" if metric.unit == "%" else ", lower is better"
     over = ", or over ".join(sorted(trained))
-    notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; baselines over tasks."]
+    floors = {row["ci_over"] for row in rows if row["ci_over"] and not row["seeds"]} or {TASKS}
+    of_floors = f"baselines over {', or over '.join(sorted(floors))}"
+    notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; {of_floors}."]
     if any(row.get("class_low") is not None for row in rows):
         notes.append('"New classes": the interval for other test classes than these.')
     one = [_who(row) for row in rows if row["seeds"] == 1]
@@ -120,9 +122,19 @@ def _on_comparisons(rows: Rows) -> list[str]:
 
 
 def _on_same_classes(task: Mapping[str, Any]) -> list[str]:
-    if (task.get("options") or {}).get("split_by") != "pictures":
+    if not _has_same_classes(task):
         return []
-    return ["Meta-test shows other pictures of the classes of meta-train: this says nothing of new classes."]
+    lines = ["Meta-test shows other pictures of the classes of meta-train: this says nothing of new classes."]
+    if folds := (task.get("options") or {}).get("folds"):
+        lines.append(
+            f"Cross-validated: the runs take {folds} folds in turn, each picture that is not of "
+            "meta-validation is in meta-test of one, and settings are chosen in the first."
+        )
+    return lines
+
+
+def _has_same_classes(task: Mapping[str, Any]) -> bool:
+    return (task.get("options") or {}).get("split_by") == "pictures"
 
 
 def _on_asking(board: Board, metric: Metric) -> list[str]:
@@ -267,7 +279,8 @@ def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
     examples = f"{shots} example{'' if shots == '1' else 's'}"
     if metric.unit != "%":
         return f"With {examples} of a new function", "mean squared error (lower is better)"
-    return f"With {examples} of each of {_count(task['way'])} new classes", "accuracy"
+    which = "classes that meta-train also shows" if _has_same_classes(task) else "new classes"
+    return f"With {examples} of each of {_count(task['way'])} {which}", "accuracy"
 
 
 def _judged(task: Mapping[str, Any], row: Row, metric: Metric) -> str:
@@ -340,6 +353,8 @@ def _more(rows: Rows, alike: Rows) -> list[str]:
         ]
     if not alike or not seeds:
         return []
+    if rows[0]["ci_over"] in (PICTURES, SEEDS_PICTURES):
+        return ["More pictures of each class would tell more; more test tasks would not."]
     tasks = [(row.get("vs_best") or {}).get("p_tasks") for row in alike]
     if all(p is not None and p < LEVEL for p in tasks):  # tasks tell these networks apart already
         return [f"More seeds would tell more ({min(seeds)} now); more test tasks would not."]

@@ -27,7 +27,16 @@ from metabench.leaderboard.folders import (
     short_path,
     validation,
 )
-from metabench.leaderboard.scores import Entry, Row, Scored, figures_of, scored, versus
+from metabench.leaderboard.scores import (
+    Entry,
+    Row,
+    Scored,
+    figures_of,
+    influences,
+    one_at_a_time,
+    scored,
+    versus,
+)
 
 TUNED = "tuned"
 DEFAULT = "default"
@@ -120,7 +129,7 @@ def search_entries(search: Search) -> list[Entry]:
                 continue
             if described := describe(search, algorithm, runs, metric):
                 row = _search_row(search, algorithm, variant, runs, metric) | described
-                entries.append(Entry(row, scored(runs, metric), _one_at_a_time(runs, metric)))
+                entries.append(Entry(row, scored(runs, metric), one_at_a_time(runs, metric)))
     entries += [_baseline(search, name, algorithm, metric) for name, algorithm in floors.items()]
     return entries
 
@@ -132,7 +141,9 @@ def _baseline(search: Search, name: str, algorithm: str | None, metric: Metric) 
     if name not in search.baselines:
         return Entry(row)
     test = search.baselines[name]
-    results = Scored(figures_of(test, metric)[None], is_trained=False)
+    shown = [[one] for one in test.get("pictures", [])]
+    pictures = influences(shown) if shown else None
+    results = Scored(figures_of(test, metric)[None], is_trained=False, pictures=pictures)
     return Entry(row | {"status": "finished", "tasks_hash": test["tasks_hash"]}, results, results)
 
 
@@ -280,10 +291,10 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
     row |= {**_training(runs, gpus=0), **_tested(runs)}  # a device of its own
-    results, alone = scored(runs, metric), _one_at_a_time(runs, metric)
+    results, alone = scored(runs, metric), one_at_a_time(runs, metric)
     if baseline:  # training again changes nothing
         row |= {**FREE, "seeds": None, "seeds_planned": None, "batch_norm": None}
-        results = results and Scored(results.figures[:1], is_trained=False)
+        results = results and results._replace(figures=results.figures[:1], is_trained=False)
         alone = results
     return Entry(row, results, alone)
 
@@ -360,12 +371,6 @@ def _tested(runs: Sequence[Run]) -> Row:
         **_sureness(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
-
-
-def _one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
-    """Gather the figures of queries that were asked one at a time; None where an older result lacks them."""
-    figures = [run.test.get(f"{metric}_one_at_a_time") for run in runs if run.test is not None]
-    return Scored(np.array(figures, dtype=np.float64)) if figures and None not in figures else None
 
 
 def _sureness(tests: Sequence[Record]) -> Row:

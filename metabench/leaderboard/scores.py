@@ -38,6 +38,7 @@ class Scored(NamedTuple):
 
     figures: stats.Floats  # [seeds, T], accuracies or errors
     is_trained: bool = True  # False: what learns nothing, which training again would not change
+    pictures: stats.Influences | None = None  # where tasks share those of a few classes
 
     @property
     def key(self) -> Hashable:
@@ -48,7 +49,8 @@ class Scored(NamedTuple):
     @property
     def is_one_network(self) -> bool:
         """Return whether nothing can be said of training again."""
-        return self.is_trained and len(self.figures) == 1
+        has_folds = self.pictures is not None and self.pictures.folds > 1
+        return self.is_trained and len(self.figures) == 1 and not has_folds
 
 
 class Entry(NamedTuple):
@@ -65,9 +67,46 @@ def figures_of(test: Record, metric: Metric) -> stats.Floats:
 
 
 def scored(runs: Sequence[Run], metric: Metric) -> Scored | None:
-    """Gather the seeds that were tested, if there are any."""
-    figures = [figures_of(run.test, metric) for run in runs if run.test is not None]
-    return Scored(np.stack(figures)) if figures else None
+    """Gather the seeds that were tested, if there are any; of folds, as many of each as all have."""
+    return gathered(runs, metric.name, "moved")
+
+
+def one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
+    """Gather the figures of queries that were asked one at a time; None where an older result lacks them."""
+    return gathered(runs, f"{metric}_one_at_a_time", "one_at_a_time")
+
+
+def gathered(runs: Sequence[Run], figures: str, moved: str) -> Scored | None:
+    """Gather some figures of the seeds that were tested, the tasks of all folds beside each other."""
+    n_folds = max((run.folds for run in runs), default=0)
+    tests: dict[int, list[Record]] = {fold: [] for fold in range(n_folds)}
+    for run in runs:
+        if run.test is not None:
+            tests[run.fold].append(run.test)
+    n_seeds = min(map(len, tests.values()), default=0)
+    folds = [seeds[:n_seeds] for seeds in tests.values()]
+    if not n_seeds or any(figures not in test for seeds in folds for test in seeds):
+        return None
+    x = np.concatenate([np.array([test[figures] for test in seeds], np.float64) for seeds in folds], axis=1)
+    lack = any("pictures" not in test for seeds in folds for test in seeds)
+    shown = None if lack else influences([[test["pictures"][0] for test in seeds] for seeds in folds], moved)
+    return Scored(x, pictures=shown)
+
+
+def influences(folds: Sequence[Sequence[Record]], moved: str = "moved") -> stats.Influences:
+    """Put what pictures of each fold, by seed, moved the mean by beside each other."""
+    n_classes = 1 + max(max(seeds[0]["strata"]) for seeds in folds)
+    starts = [fold * n_classes for fold in range(len(folds))]
+    first = [(start, seeds[0]) for start, seeds in zip(starts, folds, strict=True)]
+    return stats.Influences(
+        np.concatenate([np.array([one[moved] for one in seeds]) / len(folds) for seeds in folds], axis=1),
+        np.concatenate([start + np.array(one["strata"], np.int64) for start, one in first]),
+        float(np.mean([one["repeats"] for seeds in folds for one in seeds])),
+        stats.design(
+            [[start + int(row) for row in line.split()] for start, one in first for line in one["classes"]]
+        ),
+        len(folds),
+    )
 
 
 def with_results(entries: Sequence[Entry]) -> list[tuple[Row, Scored]]:
@@ -79,6 +118,9 @@ def intervals(metric: Metric, scores: Scored, design: stats.Design | None) -> Ro
     """Describe a row's mean, and each of its intervals with what it speaks of."""
     x = scores.figures if scores.is_trained else scores.figures[:1]
     mean = stats.seeds_and_tasks(x, metric.scale)
+    if scores.pictures is not None:
+        design = None  # other classes are none of its business
+        mean = stats.picture_interval(x, scores.pictures, metric.scale, scores.is_trained)
     row: Row = {metric.name: mean.mean, "ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
     row["test_tasks"] = x.shape[1]
     if len(x) > 1:
@@ -100,7 +142,8 @@ def versus(a: Scored, b: Scored, metric: Metric) -> Row:
     """Compare the first with the second, on the same tasks."""
     if a.key == b.key:
         return dict(ONE_RESULT)
-    pair = stats.paired(a.figures, b.figures, (a.is_trained, b.is_trained), metric.scale)
+    shown = None if a.pictures is None or b.pictures is None else (a.pictures, b.pictures)
+    pair = stats.paired(a.figures, b.figures, (a.is_trained, b.is_trained), metric.scale, shown)
     figures = (pair.difference, pair.low, pair.high, pair.over, pair.p, pair.p_tasks, pair.higher)
     return dict(zip(SAYS, figures, strict=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,10 +52,17 @@ def build(
         shape: of one input: images `[C, H, W]`, or points `[D]`.
         n_classes: of meta-train, for what is pre-trained on all of them.
     """
+    make: Callable[..., Net]
+    origin: Hashable = None
     if network.freeze == "all":
-        return frozen(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
-    make = torch_modules.build if network.is_module else _maker(network.name)
-    return make(network, n_outputs, shape)._replace(objective=objective, n_classes=n_classes)
+        make = frozen
+    elif network.is_module:
+        make, origin = torch_modules.build, torch_modules.origin(network)
+    else:
+        make = origin = _maker(network.name)
+    built_of = network.model_dump_json(), origin, n_outputs, shape, n_classes
+    net = make(network, n_outputs, shape)
+    return net._replace(objective=objective, n_classes=n_classes, built_of=built_of)
 
 
 def check(network: NetworkConfig, shape: tuple[int, ...]) -> None:

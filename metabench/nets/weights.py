@@ -42,8 +42,8 @@ def is_file(weights: str) -> bool:
 def locate(weights: str, root: Path | None = None) -> Path:
     """Return the path of a file in the working folder, in `root` or among the data, or refuse it.
 
-    An absolute path of another machine is that of the file of its name among the data: what a run records of
-    its weights' numbers tells them from others.
+    An absolute path that a run recorded on another machine is that of the file of its name among the data:
+    what it also recorded of its weights' numbers tells them from others. `anchored` lets no user write one.
 
     Args:
         root: where a relative path is looked for, too.
@@ -71,10 +71,17 @@ def anchored(network: Mapping[str, Any], root: Path | None = None) -> dict[str, 
     """Return a network as it is written, with a path of weights that leads there from anywhere.
 
     What lies among the data stays relative to METABENCH_DATA, which may be another folder on each machine.
+    An absolute path is taken as it is, or refused: a file of its name elsewhere may hold other weights.
     """
     weights = network.get("weights")
     if not isinstance(weights, str) or not is_file(weights):
         return dict(network)
+    path = Path(weights).expanduser()
+    if path.is_absolute() and not path.exists():
+        raise MetabenchError(
+            f"network.weights={weights!r}: no such file; name one that is there, or give {path.name!r} "
+            "alone, which is looked for here and in the folder METABENCH_DATA"
+        )
     with contextlib.suppress(MetabenchError):  # which building it raises
         place, data = locate(weights, root), _data_root()
         weights = str(place)

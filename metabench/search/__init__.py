@@ -145,14 +145,20 @@ def _prepare(
     space: SearchSpace, address: str | None, splits: Splits, fetch: str | None, say: Callable[[str], None]
 ) -> None:
     """Check each node's data and networks; let all pictures pass the frozen ones before workers ask."""
+    from metabench import data
     from metabench.search.ray import nodes
     from metabench.training import features
 
     nodes.check(address, space.task, splits, fetch)
     for network in _networks(space):
         nodes.check_network(address, network)
+    n_folds = data.n_folds(space.task)
+    cuts = {k: splits if n_folds == 1 else data.load(data.of_fold(space.task, k)) for k in range(n_folds)}
+    for k, cut in cuts.items():
+        data.check(data.of_fold(space.task, k), cut)
     for network in {features.source(one): one for one in _networks(space)}.values():
-        features.embedded(splits, space.task, network, say)
+        for k, cut in cuts.items():
+            features.embedded(cut, data.of_fold(space.task, k), network, say)
 
 
 def _run_trials(

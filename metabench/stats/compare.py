@@ -21,13 +21,16 @@ from metabench.stats.crossed import (
 )
 from metabench.stats.intervals import (
     CLASSES,
+    PICTURES,
     SEEDS_AND_TASKS,
     SEEDS_CLASSES,
+    SEEDS_PICTURES,
     TASKS,
     Interval,
     Scale,
     of_equals,
 )
+from metabench.stats.pictures import Influences, difference_of, of_pictures, of_trainings
 
 ENOUGH_SEEDS = 5
 TESTS_OFF = 0.5
@@ -44,12 +47,16 @@ class Paired(NamedTuple):
     high: float
     p: float  # two-sided, below 0.05 where the interval excludes zero
     over: str  # as in Interval; "seeds and tasks" only where both sides have several seeds
-    p_tasks: float  # paired t test over tasks, of these very trained networks: blind to training again
+    p_tasks: float  # t test over tasks, or pictures, of these very networks: blind to training again
     higher: float  # probability that a seed of the first is higher on a task than one of the second
 
 
 def paired(
-    a: ArrayLike, b: ArrayLike, trained: tuple[bool, bool] = (True, True), scale: Scale | None = None
+    a: ArrayLike,
+    b: ArrayLike,
+    trained: tuple[bool, bool] = (True, True),
+    scale: Scale | None = None,
+    pictures: tuple[Influences, Influences] | None = None,
 ) -> Paired:
     """Compare [seeds, T] with [seeds, T] on the same tasks.
 
@@ -58,15 +65,22 @@ def paired(
     Args:
         trained: False for a side that training again could not change, such as a baseline.
         scale: of the figures that are compared.
+        pictures: what those of few classes, which tasks share, moved each side by.
     """
     x, y = _same_tasks(a, b)
     difference = float(x.mean() - y.mean())
     per_task = x.mean(axis=0) - y.mean(axis=0)
     seeds = _seed_parts(x, y, trained)
+    n_units, over = len(per_task), (TASKS, SEEDS_AND_TASKS)
     parts = [task_variance(per_task), *seeds]
-    low, high = _apart(difference, parts, scale, len(per_task))
-    p, p_tasks = (_p_apart(difference, some, scale, len(per_task)) for some in (parts, parts[:1]))
-    return Paired(difference, low, high, p, SEEDS_AND_TASKS if seeds else TASKS, p_tasks, _higher(x, y))
+    if pictures is not None:
+        apart = difference_of(*pictures)
+        n_units, over = min(n_units, len(apart.strata)), (PICTURES, SEEDS_PICTURES)
+        parts = [of_pictures(per_task, apart)]
+        parts += seeds or (of_trainings(per_task[None], apart.folds, parts[0]) if any(trained) else [])
+    low, high = _apart(difference, parts, scale, n_units)
+    p, p_tasks = (_p_apart(difference, some, scale, n_units) for some in (parts, parts[:1]))
+    return Paired(difference, low, high, p, over[len(parts) > 1], p_tasks, _higher(x, y))
 
 
 def paired_classes(

@@ -31,6 +31,8 @@ SEEDS = "seeds"
 SEEDS_AND_TASKS = "seeds and tasks"
 CLASSES = "classes and tasks"
 SEEDS_CLASSES = "seeds, classes and tasks"
+PICTURES = "pictures"
+SEEDS_PICTURES = "seeds and pictures"
 
 MOST = 600.0  # of a logarithm; beyond, numbers end
 

@@ -39,6 +39,8 @@ Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
 """Of a trial, which names a folder."""
 Settings = dict[str, Scalar]
+ClassRows = Annotated[str, Field(pattern=r"^\d+( \d+)*$")]
+"""The classes of a task, by their rows in the split."""
 
 
 def _is_judged(report: Any) -> Any:
@@ -86,6 +88,9 @@ class _Basis(TypedDict):
     rank: NotRequired[Whole | None]
     arrived: NotRequired[Whole | None]
     against: NotRequired[str | None]
+    expected: NotRequired[Real | None]
+    promise: NotRequired[Real | None]
+    price: NotRequired[Real | None]
 
 
 Decision = Literal["continue", "wait", "complete", "pruned", "diverged"]
@@ -284,6 +289,12 @@ class _Opened(TypedDict):
     gpus: NotRequired[Time | None]
 
 
+def _is_of_pictures(one: Any) -> Any:
+    if len({len(one[key]) for key in ("moved", "one_at_a_time", "strata")}) > 1:
+        raise ValueError("there are figures of more pictures than others")
+    return one
+
+
 def _is_scored(result: Any) -> Any:
     if not METRICS.keys() & result.keys():
         raise ValueError(f"neither of {', '.join(METRICS)} is there")
@@ -302,9 +313,21 @@ class _Confirmed(_Scores):
 
 
 @keys
+class _ByPicture(TypedDict):
+    moved: list[Real]
+    one_at_a_time: list[Real]
+    strata: list[Whole]
+    repeats: Time
+    classes: list[ClassRows]
+
+
+@keys
 class _Baseline(_Scores):
     protocol: int
     tasks_hash: str
+    pictures: NotRequired[
+        Annotated[list[Annotated[_ByPicture, AfterValidator(_is_of_pictures)]], Field(min_length=1)]
+    ]
 
 
 @keys
@@ -375,7 +398,7 @@ class _Test(_Baseline):
     calibration: NotRequired[_Calibration]
     accuracy_one_at_a_time: NotRequired[Figures]
     error_one_at_a_time: NotRequired[Figures]
-    classes: list[Annotated[str, Field(pattern=r"^\d+( \d+)*$")]]
+    classes: list[ClassRows]
     class_names: list[str]
     by_class: NotRequired[_ByClass]
     confused: NotRequired[list[Annotated[list[Whole], Field(min_length=4, max_length=4)]]]
@@ -403,6 +426,8 @@ def _is_consistent(test: Any) -> Any:
     places += [place for pair in pairs for place in pair[:2]]
     if max(places, default=0) >= n_classes or not all(pair[3] for pair in pairs):
         raise ValueError("there are classes without a name, or confusions without a chance")
+    if any(len(one["classes"]) != len(test["classes"]) for one in test.get("pictures", [])):
+        raise ValueError("there are pictures of other tasks")
     by_class = test.get("by_class", {})
     if any(len(by_class[key]) != n_classes for key in by_class if key in ("queries", "hits")):
         raise ValueError("there are counts of other classes")

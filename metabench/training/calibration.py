@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metabench import stats
-from metabench.core import Net, Splits, Task, Tree
+from metabench.core import Splits, Task, Tree
 from metabench.core.config import TaskConfig
 from metabench.data.tasks import frozen
 from metabench.storage import files, tensors
@@ -77,15 +77,16 @@ def outputs(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> Outputs:
     most = max(group.shape.way for group in tasks.groups)
     n_queries = max(group.shape.way * group.shape.query for group in tasks.groups)
 
-    def look(net: Net, task: Task) -> Tree:
-        learner = model.algorithm.adapt(net, model.meta, model.buffers, task.support, model.h)
+    def look(model: Model, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
         # Relative to the likeliest class float16 is exact enough, whatever the logits' own level is.
-        log_p = model.algorithm.predict(net, learner, task.query.x).log_softmax(-1).clamp(min=LEAST)
+        log_p = algorithm.predict(net, learner, task.query.x).log_softmax(-1).clamp(min=LEAST)
         rest = n_queries - len(log_p)
         padded = F.pad(log_p, (0, most - log_p.shape[-1], 0, rest), value=-torch.inf)
         return {"log_p": padded, "y": F.pad(task.query.y, (0, rest), value=PADDING)}
 
-    looked = evaluate.over(look, model.net, images, tasks)
+    looked = evaluate.over(look, model, images, tasks)
     log_p, y = torch.from_numpy(looked["log_p"]).half(), torch.from_numpy(looked["y"]).short()
     return Outputs(log_p, y, tasks.hash)
 

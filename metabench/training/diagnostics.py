@@ -13,24 +13,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabench import algorithms, stats
-from metabench.core import Net, Task, Tree
+from metabench.core import Task, Tree
 from metabench.core.metrics import Metric
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.training import evaluate
+from metabench.training.graphs.trace import TraceCache
 from metabench.training.vectorise import Model
 
-STEPS = 10
+STEPS = 5
 """Inner steps up to which adaptation is followed one by one."""
 
-FURTHER = (20, 50, 100, 200, 500, 1000)
+FURTHER = (10, 20, 50, 100, 200, 500, 1000)
 """And after which, where evaluation takes more: together they cost less than three such evaluations."""
 
 TASKS = 100
 """Tasks that are looked at, at most: the first of the frozen ones."""
 
-FOLLOWED = 40
-"""Of these, how many are followed over inner steps, which costs as much as all else a dozen times."""
+FOLLOWED = 20
+"""Of these, how many are followed over inner steps."""
 
 BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
@@ -39,7 +40,9 @@ WORST = 0.1
 """Share of the tasks whose mean is that of the worst."""
 
 
-def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]:
+def diagnose(
+    model: Model, images: Tensor, tasks: FrozenTasks, traces: TraceCache | None = None
+) -> dict[str, Any]:
     """Look at the first frozen tasks closely.
 
     Returns:
@@ -54,7 +57,7 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
     """
     tasks = frozen.between(tasks, 0, TASKS)
     metric = model.net.objective.metric
-    scored = _score(model, images, tasks)
+    scored = _score(model, images, tasks, traces)
     n_worst = max(1, math.ceil(WORST * len(scored["score"])))
     diagnosis = {
         "tasks": len(scored["score"]),
@@ -68,7 +71,7 @@ def diagnose(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
     if len(steps) == 1:
         return diagnosis
     few = frozen.between(tasks, 0, FOLLOWED)
-    followed = {step: _score(changed, images, few) for step, changed in steps.items()}
+    followed = {step: _score(changed, images, few, traces) for step, changed in steps.items()}
     before = followed[0]["support_loss"]
     after = scored["support_loss"][: len(before)]
     return {
@@ -91,10 +94,11 @@ def over_steps(model: Model) -> dict[int, Model]:
     }
 
 
-def _score(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, NDArray[np.float64]]:
-    algorithm, net, meta, buffers, h = model
-
-    def look(net: Net, task: Task) -> Tree:
+def _score(
+    model: Model, images: Tensor, tasks: FrozenTasks, traces: TraceCache | None
+) -> dict[str, NDArray[np.float64]]:
+    def look(model: Model, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         outputs = algorithm.predict(net, learner, task.query.x)
         at_support = algorithm.predict(net, learner, task.support.x)
@@ -106,7 +110,7 @@ def _score(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, NDArra
             figures |= binned(outputs, task.query.y)
         return figures
 
-    return evaluate.over(look, net, images, tasks)
+    return evaluate.over(look, model, images, tasks, traces)
 
 
 def binned(logits: Tensor, y: Tensor) -> Tree:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
 
 from metabench import algorithms, nets, stats
-from metabench.core import Net, Task, Tree
+from metabench.core import Split, Task, Tree
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.frozen import FrozenTasks, Group
@@ -42,15 +43,16 @@ def evaluate(
     """Adapt to each frozen task's support set and score its queries.
 
     Args:
-        traces: of one algorithm, network and settings, where the same is done again and again.
+        traces: where the operations are recorded, when the same is done again and again.
     """
 
-    def score(net: Net, task: Task, meta: Tree, buffers: Tree) -> Tree:
-        learner = model.algorithm.adapt(net, meta, buffers, task.support, model.h)
-        outputs, y = model.algorithm.predict(net, learner, task.query.x), task.query.y
+    def score(model: Model, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
+        outputs, y = algorithm.predict(net, learner, task.query.x), task.query.y
         return {"score": net.objective.score(outputs, y), "loss": net.objective.loss(outputs, y)}
 
-    return Evaluation(**over(score, model.net, images, tasks, model.meta, model.buffers, traces=traces))
+    return Evaluation(**over(score, model, images, tasks, traces))
 
 
 class Tested(NamedTuple):
@@ -60,6 +62,7 @@ class Tested(NamedTuple):
     alone: NDArray[np.float64]  # [T], of each query by itself
     loss: NDArray[np.float64]  # [T]
     confusion: NDArray[np.float64] | None  # [T, N, N], queries by label and guess; None in regression
+    right: NDArray[np.float64] | None  # [T, 2, Q], each query's, together and by itself; NaN: no such query
     judged: dict[str, NDArray[np.float64]]  # what a `Judge` says of each task
 
 
@@ -72,12 +75,14 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
 
     Both are the same unless queries are normalised by each other's moments.
     """
-    algorithm, objective, h = model.algorithm, model.net.objective, model.h
+    objective = model.net.objective
     most = max(group.shape.way for group in tasks.groups)
-    is_transductive = algorithm.batch_norm(model.net, h) == "transductive"
+    n_queries = max(group.shape.way * group.shape.query for group in tasks.groups)
+    is_transductive = model.algorithm.batch_norm(model.net, model.h) == "transductive"
 
-    def score(net: Net, task: Task) -> Tree:
-        learner = algorithm.adapt(net, model.meta, model.buffers, task.support, h)
+    def score(model: Model, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
         x, y = task.query
         outputs = algorithm.predict(net, learner, x)
         alone = (
@@ -92,13 +97,34 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
             labels = torch.arange(most, device=y.device)
             true, guess = ((one[:, None] == labels).to(outputs.dtype) for one in (y, outputs.argmax(-1)))
             scores["confusion"] = true.T @ guess
+            right = torch.stack([one.argmax(-1) == y for one in (outputs, alone)]).to(outputs.dtype)
+            scores["right"] = F.pad(right, (0, n_queries - len(y)), value=math.nan)
         if judge is not None:
-            scores |= judge(_by_support(model._replace(net=net), task) if is_transductive else outputs, y)
+            scores |= judge(_by_support(model, task) if is_transductive else outputs, y)
         return scores
 
-    scored = over(score, model.net, images, tasks)
+    scored = over(score, model, images, tasks)
     figures, alone, loss = (scored.pop(name) for name in Tested._fields[:3])
-    return Tested(figures, alone, loss, scored.pop("confusion", None), judged=scored)
+    return Tested(figures, alone, loss, scored.pop("confusion", None), scored.pop("right", None), scored)
+
+
+def by_picture(tested: Tested, tasks: FrozenTasks, split: Split) -> dict[str, Any]:
+    """Say what each picture of a split moved the mean by, where tasks share their pictures.
+
+    Returns:
+        `moved` and `one_at_a_time` [P], with queries together and each by itself; `strata` [P], the row of
+        its class; `repeats`, and the `classes` of each task, which the interval needs beside them.
+    """
+    assert tested.right is not None, "or there are no classes that splits could share"
+    queries, support, strata = frozen.pictures_of(tasks, split)
+    together, alone = (stats.influences(tested.right[:, part], queries, support, strata) for part in range(2))
+    return {
+        "moved": together[0].tolist(),
+        "one_at_a_time": alone[0].tolist(),
+        "strata": strata.tolist(),
+        "repeats": together[1],
+        "classes": [" ".join(map(str, one)) for one in frozen.classes_of(tasks)],
+    }
 
 
 def _by_support(model: Model, task: Task) -> Tensor:
@@ -138,35 +164,36 @@ def by_class(
     }
 
 
-def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Evaluation:
+def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Tested:
     """Score the nearest class mean of raw inputs by cosine: the floor for anything that learns."""
     most = max(group.shape.way for group in tasks.groups)
     net = nets.build(NetworkConfig(name="mlp"), most, tuple(images.shape[2:]))  # only for the ways
-    return evaluate(Model(algorithms.get("nearest_mean"), net, {}, {}, None), images, tasks)
+    return test(Model(algorithms.get("nearest_mean"), net, {}, {}, None), images, tasks)
 
 
 def over(
-    function: Callable[..., Tree],
-    net: Net,
+    function: Callable[[Model, Task], Tree],
+    model: Model,
     images: Tensor,
     tasks: FrozenTasks,
-    *shared: Tree,
     traces: TraceCache | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Apply a function of a network, one task and what tasks share, which returns a dict, to frozen tasks.
+    """Apply a function of a model and one task, which returns a dict, to frozen tasks.
+
+    Args:
+        traces: for a function whose operations depend on the model and its name alone.
 
     Returns:
         Arrays [T, ...] by the names in that dict.
     """
     blocks, positions = [], []
-    size = vectorise.at_once(net, images.device, BLOCK)
+    size = vectorise.at_once(model.net, images.device, BLOCK)
     for group in tasks.groups:
 
         def applied(part: slice, group: Group = group) -> Tree:
             block = frozen.gather(images, sampling.part(group.indices, part), group.shape)
-            sized = vectorise.for_tasks(net, block)
-            name = ("evaluation", sized.way)
-            return vectorise.per_task(partial(function, sized), block, *shared, traces=traces, name=name)
+            sized = model._replace(net=vectorise.for_tasks(model.net, block))
+            return vectorise.per_task_of(sized, function, block, traces)
 
         parts, size = vectorise.in_parts(applied, len(group.positions), size)
         blocks += parts

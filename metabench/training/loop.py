@@ -114,12 +114,14 @@ def train(
     device: torch.device | str = "cpu",
     state: State | None = None,
     listen: Listener | None = None,
+    traces: TraceCache | None = None,
 ) -> Iterator[tuple[Report, State]]:
     """Train towards the full budget and yield at each rung; end early where a number is not finite.
 
     Args:
         state: where an earlier run stopped, as yielded with one of its reports.
         listen: called with tasks seen and averages over the meta-training since the last call.
+        traces: of earlier runs in this process, whatever they were.
     """
     memory.raise_malloc_thresholds()
     learner = build(config, splits)
@@ -131,7 +133,7 @@ def train(
     if meta_train.images.device.type != "cpu":
         check_kernels(config, model(learner, state), source)
     memory.reset_peak(device)
-    traces = TraceCache()
+    traces = TraceCache() if traces is None else traces
     for rung in [rung for rung in config.rungs if rung > state.tasks_seen]:
         begun = time.perf_counter()
         state, window = _train_to(rung, config, learner, source, state, traces, listen)
@@ -174,10 +176,10 @@ def check_kernels(config: RunConfig, model: Model, source: Pool) -> None:
 def _task_gradients(model: Model, tasks: Task) -> Tree:
     # [T, ...], at the end of all schedules, where derivatives are of second order.
     algorithm, net, meta, buffers, h = model
-    net = vectorise.for_tasks(net, tasks)
+    net, ended = vectorise.for_tasks(net, tasks), algorithm.schedule(h, 1.0)
 
     def gradient(task: Task, meta: Tree, buffers: Tree) -> Tree:
-        return grad(lambda meta: algorithm.task_loss(net, meta, buffers, task, h, 1.0)[0])(meta)
+        return grad(lambda meta: algorithm.task_loss(net, meta, buffers, task, h, ended)[0])(meta)
 
     parts, _ = vectorise.in_parts(
         lambda part: vectorise.per_task(gradient, vectorise.cut(tasks, part), meta, buffers),

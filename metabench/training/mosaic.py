@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from metabench.core import Net, Split, Task
+from metabench.core import Split, Task
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.storage.tensorboard import Events
@@ -56,15 +55,16 @@ class Episode(NamedTuple):
 
 def predict(model: Model, split: Split, tasks: FrozenTasks) -> Iterator[Episode]:
     """Adapt to frozen tasks of a split, and predict all their queries."""
-    algorithm, _, meta, buffers, h = model
 
-    def outputs(net: Net, task: Task) -> Tensor:
+    def outputs(model: Model, task: Task) -> Tensor:
+        algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         return algorithm.predict(net, learner, task.query.x)
 
     for group in tasks.groups:
         block = frozen.gather(split.images, group.indices, group.shape)
-        predicted = vectorise.per_task(partial(outputs, vectorise.for_tasks(model.net, block)), block).cpu()
+        sized = model._replace(net=vectorise.for_tasks(model.net, block))
+        predicted = vectorise.per_task_of(sized, outputs, block).cpu()
         shown = block if split.pictures is None else frozen.gather(split.pictures, group.indices, group.shape)
         (x, y), (query, query_y) = (
             [leaf.cpu() for leaf in part[:2]] for part in (shown.support, shown.query)

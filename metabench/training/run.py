@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metabench import PROTOCOL, __version__, nets, stats
+from metabench import PROTOCOL, __version__, algorithms, nets, stats
 from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
@@ -21,6 +21,7 @@ from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
 from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
 
@@ -60,6 +61,7 @@ def train_run(
     reported: Callable[[Report], None] = lambda report: None,
     tensorboard: Path | None = None,
     damaged: Callable[[str], None] = lambda problem: None,
+    traces: TraceCache | None = None,
 ) -> None:
     """Train into a folder; continue where an interrupted run of the same configuration stopped.
 
@@ -68,13 +70,14 @@ def train_run(
         reported: called with each Report once it is on disk.
         tensorboard: folder of the event files; `tb` in the run folder where it is not given.
         damaged: called with each file that is not what was written, and that is trained again.
+        traces: of earlier runs in this process, whatever they were.
     """
     claim(config, splits, folder)
     board = tensorboard or folder / files.TENSORBOARD
     if not is_finished(folder):
-        _train(config, splits, folder, board, device, progress, reported, damaged)
+        _train(config, splits, folder, board, device, progress, reported, damaged, traces)
     if (folder / files.WEIGHTS).exists() and not (folder / files.DIAGNOSTICS).exists():
-        _diagnose(splits, folder, board, device)
+        _diagnose(splits, folder, board, device, traces)
     if (folder / files.WEIGHTS).exists() and splits.kind == "classification":
         _calibrate(splits, folder, device, damaged)
 
@@ -88,27 +91,28 @@ def _train(
     progress: loop.Listener,
     reported: Callable[[Report], None],
     damaged: Callable[[str], None],
+    traces: TraceCache | None,
 ) -> None:
     token = resume.FencingToken(folder)
     state, kept, damages = resume.resume(config, splits, folder, device)
     for damage in damages:
         damaged(damage)
-    seen = 0 if state is None else state.tasks_seen
     best = max((line["val_score"] for line in kept if line["finite"]), default=-math.inf)
-    objective = OBJECTIVES[splits.kind]
-    events = Events(board, resume_step=seen)
+    objective, metric = OBJECTIVES[splits.kind], OBJECTIVES[splits.kind].metric
+    events = Events(board, resume_step=0 if state is None else state.tasks_seen)
 
     def listen(tasks_seen: int, means: Mapping[str, float]) -> None:
         events.scalars(tasks_seen, dict(means))
         progress(tasks_seen, means)
 
     try:
-        for report, new_state in loop.train(config, splits, device=device, state=state, listen=listen):
+        for report, new_state in loop.train(
+            config, splits, device=device, state=state, listen=listen, traces=traces
+        ):
             token.check()
             if report.finite and report.val_score > best:
                 best = report.val_score
-                figure = repr(objective.metric.sign * best)
-                record = {"tasks_seen": str(report.tasks_seen), f"val_{objective.metric}": figure}
+                record = {"tasks_seen": str(report.tasks_seen), f"val_{metric}": repr(metric.sign * best)}
                 learnt = {"meta": new_state.meta, "buffers": new_state.buffers}
                 tensors.save(folder / files.WEIGHTS, learnt, record)
             files.append_line(folder / files.REPORTS, report._asdict())
@@ -126,12 +130,14 @@ def forget(folder: Path) -> None:
         remote.remove(folder / name)
 
 
-def _diagnose(splits: Splits, folder: Path, board: Path, device: torch.device | str) -> None:
+def _diagnose(
+    splits: Splits, folder: Path, board: Path, device: torch.device | str, traces: TraceCache | None
+) -> None:
     """Look closely at the kept weights on meta-validation; TensorBoard shows it over inner steps."""
     run = open_run(folder, splits, device)
     tasks = frozen.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
     split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
-    diagnosis = diagnostics.diagnose(run.model, split.images, tasks)
+    diagnosis = diagnostics.diagnose(run.model, split.images, tasks, traces)
     events = Events(board)  # whose tags are no others: their steps are inner steps
     for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
@@ -171,8 +177,9 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     """Describe a new run in its folder, or check that the folder holds this very run."""
     path = folder / files.CONFIG
     if (before := records.optional(path, models.RUN)) is not None:
-        wanted = json.loads(json.dumps(config.model_dump()))
-        different = [key for key, value in wanted.items() if before["run"].get(key) != value]
+        wanted = with_defaults(json.loads(json.dumps(config.model_dump())))
+        recorded = with_defaults(before["run"])
+        different = [key for key, value in wanted.items() if recorded.get(key) != value]
         if before["data_fingerprint"] != splits.fingerprint:
             different.append("data_fingerprint")
         if before.get("network_digest", "") != nets.digest(config.network):
@@ -191,6 +198,14 @@ def claim(config: RunConfig, splits: Splits, folder: Path) -> None:
     if digest := nets.digest(config.network):
         record["network_digest"] = digest
     files.write_json(path, record | files.environment())
+
+
+def with_defaults(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a recorded run with the settings that its algorithm got since, which mean their default."""
+    if not algorithms.is_known(run["algorithm"]):
+        return dict(run)
+    defaults = vars(algorithms.hparams(run["algorithm"], {}))
+    return {**run, "hyperparameters": {**defaults, **run["hyperparameters"]}}
 
 
 def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
@@ -254,7 +269,7 @@ def read_config(place: Path) -> RunConfig:
     wrong: list[str] = []
     if (config := attempt(wrong, validated, RunConfig, record["run"])) is None:
         raise refusal(path, wrong)
-    return config
+    return RunConfig.model_validate(with_defaults(config.model_dump()))
 
 
 def test_run(
@@ -264,6 +279,7 @@ def test_run(
     device: torch.device | str = "cpu",
     tasks: frozen.FrozenTasks | None = None,
     other: Splits | None = None,
+    traces: TraceCache | None = None,
 ) -> dict[str, Any]:
     """Score a run on frozen meta-test tasks and record that the split was opened, and how often.
 
@@ -272,6 +288,7 @@ def test_run(
         tasks: others, of the data that are tested on; of more ways than the run was trained for only where
             its weights do not depend on their number.
         other: data to be tested on, in place of the run's own.
+        traces: of earlier runs in this process, whatever they were.
 
     What is not the run's own test stands in a file of its own, named by the data and the tasks' hash.
     """
@@ -288,7 +305,7 @@ def test_run(
     most = max(group.shape.way for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]))
+    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -369,7 +386,12 @@ def _read_opening(path: Path) -> dict[str, Any]:
 
 
 def _scored(
-    run: Run, split: Split, tasks: frozen.FrozenTasks, sure: calibration.Calibration | None
+    run: Run,
+    split: Split,
+    tasks: frozen.FrozenTasks,
+    sure: calibration.Calibration | None,
+    shares_classes: bool,
+    traces: TraceCache | None,
 ) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
     judge = None if sure is None else calibration.judge(sure)
@@ -380,7 +402,7 @@ def _scored(
         metric.name: tested.score.tolist(),
         f"{metric}_one_at_a_time": tested.alone.tolist(),
         "loss": tested.loss.tolist(),
-        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks),
+        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks, traces),
         "classes": [" ".join(map(str, one)) for one in classes],
         "class_names": split.classes,
         **(
@@ -388,6 +410,7 @@ def _scored(
             if tested.confusion is None
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
+        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),

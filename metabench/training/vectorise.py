@@ -16,7 +16,7 @@ from torch.func import grad_and_value, vmap
 
 from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree, trees
 from metabench.core import device as memory
-from metabench.training.graphs.trace import TraceCache
+from metabench.training.graphs.trace import Numbers, TraceCache
 
 MOST = 32
 """Tasks whose graphs are in memory at once."""
@@ -75,6 +75,13 @@ class Model(NamedTuple):
     h: Any
 
 
+def identity(model: Model) -> Hashable:
+    """Return what a model's operations depend on, but for its settings."""
+    net = model.net
+    built = net.embed if net.built_of is None else net.built_of
+    return model.algorithm, built, net.outputs, net.way, net.batch_norm, net.objective
+
+
 class MetaGradient(NamedTuple):
     """Means over tasks."""
 
@@ -91,30 +98,34 @@ def meta_gradient(
 
     Args:
         chunk: tasks whose graphs are in memory at once; without it, what is fast and fits.
-        traces: of one algorithm, network and settings; takes over once recording the operations pays.
+        traces: where the operations are recorded, to be replayed from then on.
     """
     algorithm, net, meta, buffers, h = model
 
-    def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
-        loss, aux = algorithm.task_loss(net, meta, buffers, task, h, progress)
-        return loss, (dict(aux.logs), aux.buffers)
+    numbers = Numbers(h, algorithm.schedule(h, progress))
 
-    per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
-    n_tasks = len(tasks.classes)
-    prepare(tasks.support.x.device)
+    def summed(row: Tensor, meta: Tree, buffers: Tree, tasks: Task) -> Tree:
+        settings, scheduled = numbers.filled(row)
 
-    def summed(meta: Tree, buffers: Tree, tasks: Task) -> Tree:
+        def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
+            loss, aux = algorithm.task_loss(net, meta, buffers, task, settings, scheduled)
+            return loss, (dict(aux.logs), aux.buffers)
+
+        per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
         gradient, (loss, (logs, new_buffers)) = per_task(meta, buffers, tasks)
         of_tasks = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
         return trees.map(lambda leaf: leaf.sum(0), of_tasks)
 
-    size, run = chunk or at_once(net, tasks.support.x.device), summed
+    n_tasks, row = len(tasks.classes), numbers.on(tasks.support.x)
+    prepare(row.device)
+    name = "meta-gradient", identity(model), numbers.static
+    size, run = chunk or at_once(net, row.device), summed
     if traces is not None:
-        size = min(size, traces.max_tasks_in_memory)
-        run = partial(traces.run, (net.way, algorithm.trace_key(h, progress)), summed)
-    parts, fits = in_parts(lambda part: run(meta, buffers, cut(tasks, part)), n_tasks, size)
+        size = min(size, traces.fits.get(name, size))
+        run = partial(traces.run, name, summed)
+    parts, fits = in_parts(lambda part: run(row, meta, buffers, cut(tasks, part)), n_tasks, size)
     if traces is not None and fits < size:
-        traces.max_tasks_in_memory = fits
+        traces.fits[name] = fits
     total = reduce(partial(trees.map, torch.add), parts)
     return MetaGradient(**trees.map(lambda leaf: leaf / n_tasks, total))
 
@@ -160,6 +171,21 @@ def per_task(
         if traces is None:
             return over_tasks(tasks, *shared)
         return traces.run(name, over_tasks, tasks, *shared)
+
+
+def per_task_of(
+    model: Model, function: Callable[[Model, Task], Tree], tasks: Task, traces: TraceCache | None = None
+) -> Tree:
+    """Do the same for a function of a model and one task, whose network is for tasks of that shape."""
+    numbers = Numbers(model.h)
+
+    def one(task: Task, row: Tensor, meta: Tree, buffers: Tree) -> Tree:
+        h, _ = numbers.filled(row)
+        return function(model._replace(meta=meta, buffers=buffers, h=h), task)
+
+    row = numbers.on(tasks.support.x)
+    name = function.__qualname__, identity(model), numbers.static
+    return per_task(one, tasks, row, model.meta, model.buffers, traces=traces, name=name)
 
 
 def prepare(device: torch.device) -> None:

@@ -320,3 +320,5 @@ def test_copies_of_the_support_set_are_mirrored_shifted_and_the_same_each_time(n
     plain = problems.start(name, network("support_stats"), inner_steps=3)[1]
     learners = [algorithm.adapt(network("support_stats"), meta, buffers, support, one) for one in (h, plain)]
     assert problems.largest_difference(*(one["params"]["head"] for one in learners)) > 1e-4
+    moments = network("support_stats").embed(learners[0]["params"], copied.x)[1]
+    assert problems.largest_difference(learners[0]["moments"], moments) < 1e-6

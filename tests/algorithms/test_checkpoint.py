@@ -78,7 +78,7 @@ def test_it_is_the_same_with_running_moments_and_limits(how: dict[str, Any]) -> 
 
 
 def test_a_replayed_step_computes_again_too() -> None:
-    call, traces = problem("maml", "batch", again=True), TraceCache(trace_after=0)
+    call, traces = problem("maml", "batch", again=True), TraceCache()
     call(traces)
     assert_close(call(traces), problem("maml", "batch", again=False)())
     assert len(traces.recorded) == 1

@@ -48,11 +48,12 @@ def test_names_of_classes_do_not_matter_where_the_head_is_renamed_too(name: str)
     if name == "meta_sgd":
         other["alpha"] = renamed(meta["alpha"])
     turned = Task(relabelled(task.support, order), relabelled(task.query, order), task.classes)
-    loss = algorithm.task_loss(net, meta, buffers, task, h, 0.5)[0]
+    scheduled = algorithm.schedule(h, 0.5)
+    loss = algorithm.task_loss(net, meta, buffers, task, h, scheduled)[0]
     assert torch.allclose(
-        loss, algorithm.task_loss(net, other, buffers, turned, h, 0.5)[0], rtol=0, atol=1e-12
+        loss, algorithm.task_loss(net, other, buffers, turned, h, scheduled)[0], rtol=0, atol=1e-12
     )
-    assert not torch.allclose(loss, algorithm.task_loss(net, meta, buffers, turned, h, 0.5)[0])
+    assert not torch.allclose(loss, algorithm.task_loss(net, meta, buffers, turned, h, scheduled)[0])
 
 
 @pytest.mark.parametrize("name", [*NAMES, "protonet", "proto_maml", "r2d2", "matching"])

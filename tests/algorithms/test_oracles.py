@@ -210,8 +210,9 @@ def test_vectorised_equals_a_plain_loop(name: str, batch_norm: str, adapt_norm: 
         )
         # torch's own autograd, one task at a time, no vmap
         leaves = trees.map(lambda leaf: leaf.clone().requires_grad_(), meta)
+        scheduled = algorithm.schedule(h, progress)
         losses = [
-            algorithm.task_loss(net, leaves, buffers, problems.one(tasks, index), h, progress)[0]
+            algorithm.task_loss(net, leaves, buffers, problems.one(tasks, index), h, scheduled)[0]
             for index in range(len(tasks.support.y))
         ]
         looped = torch.autograd.grad(

@@ -46,7 +46,10 @@ def counted(floor: ModuleType, setting: str, order: str) -> Any:
     return COUNTED[setting, order]
 
 
-@pytest.mark.parametrize(("setting", "order"), MOST)
+@pytest.mark.parametrize(
+    ("setting", "order"),
+    [pytest.param(*which, marks=[] if which[0] == "seed" else [pytest.mark.slow]) for which in MOST],
+)
 def test_a_meta_gradient_costs_no_more_than_it_did(floor: ModuleType, setting: str, order: str) -> None:
     total = counted(floor, setting, order)
     for found, most in zip(total[1:], MOST[setting, order], strict=True):

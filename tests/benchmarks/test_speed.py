@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,8 +28,16 @@ def contestants(contest: ModuleType, learner: str, order: str, what: str = "trai
     return contest.Contest(argparse.Namespace(**described, peers="", device="cpu", precision="float32"), 1)
 
 
-@pytest.mark.parametrize("order", ["second", "first"])
-@pytest.mark.parametrize("learner", ["maml", "multi_step", "anil", "protonet"])
+@pytest.mark.parametrize(
+    ("learner", "order"),
+    [
+        *(("maml", "second"), ("maml", "first"), ("protonet", "second")),
+        *(
+            pytest.param(learner, order, marks=pytest.mark.slow)
+            for learner, order in itertools.product(("multi_step", "anil"), ("second", "first"))
+        ),
+    ],
+)
 def test_all_find_the_same_meta_gradient(contest: ModuleType, learner: str, order: str) -> None:
     differences = contestants(contest, learner, order).check()
     assert {"ours", "loop", "vmap"} <= set(differences)

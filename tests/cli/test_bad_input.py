@@ -202,6 +202,10 @@ FLAGS = {
     "one validation task": (["--validation-tasks", "1"], "--validation-tasks=1"),
     "an earlier search that is not there": (["--warm-start", "runs/before"], "runs/before: is not there"),
     "algorithm's typo": (["--algorithms", "maml,fomml"], "Did you mean 'fomaml'?"),
+    "algorithm's typo, not the last": (
+        ["--algorithms", "fomml", "--algorithms", "maml"],
+        "Did you mean 'fomaml'?",
+    ),
     "algorithm that the space lacks": (["--algorithms", "maml_pp"], "not in this space"),
     "unknown resume": (["--resume", "maybe"], "maybe"),
     "unknown flag": (["--trails", "3"], "--trails"),

@@ -57,9 +57,12 @@ def test_reading_commands_import_nothing_that_computes(tmp_path: Path, command: 
     assert run(command, *words.get(command, [search])).heavy == []
 
 
-def test_status_and_board_of_three_thousand_trials_are_quick_and_small(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", [100, pytest.param(750, marks=pytest.mark.slow)])
+def test_status_and_board_of_up_to_three_thousand_trials_are_quick_and_small(
+    tmp_path: Path, trials: int
+) -> None:
     with quickly():
-        folder = played.play(tmp_path / "large", played.space(750), small.splits())
+        folder = played.play(tmp_path / "large", played.space(trials), small.splits())  # of 4 algorithms
     status, board = run("status", folder), run("leaderboard", folder)
     assert status.heavy == board.heavy == []
     assert (status.seconds < 1.5, status.megabytes < 120) == (True, True), status

@@ -46,10 +46,14 @@ def test_a_comparison_is_a_sentence_or_json_with_the_same_in_it() -> None:
     assert told.startswith("These networks, not their settings: maml:tuned (70.0%) is better")
     chosen = json.loads(output("compare", "search", "--rows", "fomaml:default, maml:default", "--json"))
     assert (chosen["a"]["name"], chosen["b"]["name"]) == ("fomaml:default", "maml:default")
+    again = output("compare", "search", "--rows", "fomaml:default", "--rows", "maml:default", "--json")
+    assert json.loads(again) == chosen
 
 
 def test_columns_are_chosen_by_name() -> None:
-    text = output("leaderboard", "search", "--columns", "rank, p_holm,verdict", "--format", "md")
+    text = output(
+        "leaderboard", "search", "--columns", "rank, p_holm", "--columns", "verdict", "--format", "md"
+    )
     assert "| Algorithm | Setting | Rank | p (Holm) | Against the best |" in text
     assert "| fomaml | default | 3 | " in text
 

@@ -155,6 +155,9 @@ def test_weights_among_the_data_are_the_same_file_wherever_the_data_lie(
     assert weights.locate("/elsewhere/w.safetensors") == tmp_path / "there" / "nets" / "w.safetensors"
     with pytest.raises(MetabenchError, match=r"no such file.*; put v\.pth into the folder METABENCH_DATA"):
         weights.locate("/elsewhere/v.pth")
+    # A run may have recorded the path on another machine; what a user writes is meant as it stands.
+    with pytest.raises(MetabenchError, match=r"no such file; .* give 'w\.safetensors' alone"):
+        weights.anchored({"weights": "/elsewhere/w.safetensors"})
 
 
 @pytest.mark.parametrize("content", [b"\x80\x02\x85", b"\x80\x02r", b"\x80\x02h\x19\xc6"])

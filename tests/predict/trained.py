@@ -14,23 +14,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metabench import PROTOCOL
+from metabench import PROTOCOL, algorithms
 from metabench.core import Pictures, Splits, metrics
 from metabench.core.config import BudgetConfig, NetworkConfig, SearchSpace
 from metabench.storage import files
-from metabench.training import diagnostics
+from metabench.training import calibration, diagnostics
 from metabench.training import run as runs
 from tests.support import small
 
 PICTURES = Pictures()
+CALIBRATED = calibration.TASKS
+DOUBTED = ("protonet", "maml")
+"""Learners whose calibration is looked at; of the others it would take more than their training."""
+
+STEPS = {"inner_steps": 2, "eval_steps": 3}
 
 
 @contextmanager
-def quickly() -> Iterator[None]:
-    """Let a diagnosis follow few tasks."""
+def quickly(calibrated: int = CALIBRATED) -> Iterator[None]:
+    """Let a diagnosis follow few tasks; a calibration takes as many whatever package's tests come first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diagnostics, "TASKS", 2)
         patch.setattr(diagnostics, "FOLLOWED", 1)
+        patch.setattr(calibration, "TASKS", calibrated)
         yield
 
 
@@ -40,11 +46,12 @@ def splits(pictures: Pictures | None = PICTURES) -> Splits:
 
 
 def config(name: str, seed: int = 0, tasks: int = 8, **network: Any) -> Any:
-    """Describe a run of two meta-steps, with its published settings."""
+    """Describe a run of two meta-steps, with its published settings but fewer inner steps."""
     described = small.config(name, tasks, (tasks,))
+    fields = algorithms.get(name).hparams.__dataclass_fields__
     return described.model_copy(
         update={
-            "hyperparameters": {},
+            "hyperparameters": {key: n for key, n in STEPS.items() if key in fields},
             "network": NetworkConfig(**{"width": 4, **network}),
             "seed": seed,
             "validation_tasks": 2,
@@ -57,12 +64,12 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp())
 
 
-@functools.cache
 def run(name: str = "protonet", seed: int = 0, **network: Any) -> Path:
     """Train a run once and return its folder, which tests leave as it is."""
     folder = _folder() / "-".join([name, str(seed), *map(str, network.values())])
-    with quickly():
-        runs.train_run(config(name, seed, **network), splits(), folder)
+    if not folder.exists():
+        with quickly(CALIBRATED if name in DOUBTED else 10):
+            runs.train_run(config(name, seed, **network), splits(), folder)
     return folder
 
 

@@ -107,7 +107,7 @@ def test_budgets_of_the_table_are_those_of_the_status(large: Written) -> None:
     text = large.out.read_text()
     for part in algorithms.values():
         assert f">{part['tasks_seen']:,}</td>" in text
-        assert " → ".join(map(str, part["rungs"].values())) in text
+        assert "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}".join(map(str, part["rungs"].values())) in text
 
 
 def test_markup_in_names_and_errors_is_text(hostile: Path) -> None:

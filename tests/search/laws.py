@@ -67,21 +67,24 @@ def decided_again(folder: Path) -> Iterator[str]:
 
 def _again(place: Path, space: SearchSpace, seed: int, event: dict[str, Any]) -> Any:
     ledger = Ledger(place, space.budget.confirm_top, tasks=space.budget.tasks)
-    if event["event"] == "proposed":
+    before = len(files.read_lines(place / JOURNAL))
+    if event["event"] in ("proposed", "resumed", "settled"):
         searcher = FairSearcher(space, ledger, seed)
         searcher.unfinished.clear()
         searcher.suggest("new")
+        if len(files.read_lines(place / JOURNAL)) == before:
+            searcher.finish()  # who waits is stopped
     else:
         scores = ledger.task_scores(event["trial"], event["report"]["tasks_seen"])
         decide(ledger, space.budget, event["trial"], {**event["report"], SCORES: scores})
-    return _essence(files.read_lines(place / JOURNAL)[-1])
+    return _essence(files.read_lines(place / JOURNAL)[before])
 
 
 def _essence(event: dict[str, Any]) -> dict[str, Any]:
-    if event["event"] != "report":
+    if event["event"] == "proposed":
         return event
     basis = {key: event["basis"].get(key) for key in RESTS_ON}
-    return {"trial": event["trial"], "decision": event["decision"], "basis": basis}
+    return {"event": event["event"], "trial": event["trial"], "decision": event["decision"], "basis": basis}
 
 
 def numbers_of(report: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from metabench.storage import files
 from metabench.storage.tensorboard import Events
 from metabench.training import run as runs
 from tests.search.played import make_report
+from tests.support import small
 
 
 @pytest.fixture
@@ -129,8 +130,8 @@ def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
 
 def test_the_seeds_of_a_row_are_one_run_with_their_mean_and_each_by_itself(tmp_path: Path) -> None:
     names = [f"maml-tuned-seed{seed}" for seed in range(2)]
-    settings = {name: {"algorithm": "maml", "inner_lr": 0.4} for name in names}
-    rows = final_rows.FinalRows(tmp_path, METRICS["accuracy"], settings)
+    planned = dict.fromkeys(names, small.config())
+    rows = final_rows.FinalRows(tmp_path, METRICS["accuracy"], planned)
     for seen, accuracies in ((50, (0.4, 0.6)), (100, (0.5, None))):
         for name, accuracy in zip(names, accuracies, strict=True):
             if accuracy is not None:
@@ -147,7 +148,7 @@ def test_the_seeds_of_a_row_are_one_run_with_their_mean_and_each_by_itself(tmp_p
     assert [value for _, value in found["accuracy_details/meta_validation/seed1"]] == pytest.approx([0.6])
     for bound, value in (("low", 0.4), ("high", 0.6)):  # of the two seeds
         assert found[f"accuracy_details/meta_validation/{bound}"] == [(50, pytest.approx(value))]
-    again = final_rows.FinalRows(tmp_path, METRICS["accuracy"], settings)  # as after a crash
+    again = final_rows.FinalRows(tmp_path, METRICS["accuracy"], planned)  # as after a crash
     again.catch_up()
     again.close()
     assert scalars(run) == found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL, PRUNED, Ledger
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
-from metabench.search.ray import cluster, experiment, failures
+from metabench.search.ray import cluster, experiment, failures, jobs
 from metabench.search.ray.scheduler import PROBLEM
 from metabench.storage import files, records
 from tests.search.played import doubtful_trial, played_trial
@@ -124,12 +126,13 @@ def test_a_search_in_rounds_tries_every_setting_once_and_proposes_with_all_that_
             return super().fit()
 
     monkeypatch.setattr(experiment.tune, "Tuner", Tuner)
-    only = space.model_copy(update={"algorithms": {"fomaml": {}}})
+    budget = space.budget.model_copy(update={"trials": 6})
+    only = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
     (used, _nothing_left) = explore(tmp_path, only, found)
-    assert rounds == [0, 4, 8]  # two places
+    assert rounds == [0, 4]  # two places
     check_studies(used)
     attempts = [len(files.read_lines(path)) for path in (tmp_path / "played").iterdir()]
-    assert attempts == [1] * 9
+    assert attempts == [1] * 6
 
 
 def test_trials_reevaluate_where_a_decision_is_within_the_noise(
@@ -189,6 +192,7 @@ def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
 def test_where_no_node_is_left_the_search_ends_with_what_is_out_of_order_and_has_failed_nothing(
     tmp_path: Path, space: SearchSpace, found: cluster.Cluster
 ) -> None:
+    space = space.model_copy(update={"algorithms": {"fomaml": {}}})
     fresh = found._replace(excluded=failures.ExcludedNodes(cluster.workers, lambda text: None))
     with pytest.raises(OutOfOrder, match=r"node .*: no space left\nNothing is lost. .*the same command"):
         explore(tmp_path, space, fresh, broken_place)
@@ -206,6 +210,17 @@ def test_an_error_of_the_disk_while_tune_asks_us_is_what_comes_out(
     with pytest.raises(OSError, match="No space left on device") as error:
         explore(tmp_path, space, found)
     assert error.value.errno == errno.ENOSPC
+
+
+def test_jobs_that_wait_have_no_worker_of_their_own(found: cluster.Cluster) -> None:
+    workers: dict[str, int] = {}
+    waiting = {f"job-{number}": (0.5,) for number in range(8)}
+    errors = jobs.run_all(
+        lambda seconds: time.sleep(seconds) or os.getpid(), waiting, found, workers.__setitem__
+    )
+    assert not errors
+    assert workers.keys() == waiting.keys()
+    assert len(set(workers.values())) <= found.slots
 
 
 def test_a_node_that_leaves_while_all_are_asked_is_left_out(

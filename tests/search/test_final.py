@@ -51,6 +51,14 @@ def test_tuned_and_default_are_planned_with_the_same_seeds_and_ten_reports(space
     assert max(run.config.seed for run in planned.values()) < TRIAL_SEEDS  # no final run repeats a trial
 
 
+def test_full_runs_take_the_folds_in_turn(space: SearchSpace) -> None:
+    options = {"split_by": "pictures", "folds": 2}
+    task = space.task.model_copy(update={"dataset": "folder", "options": options})
+    chosen = {"maml": {"hyperparameters": published(space, "maml")}, "maml_pp": None}
+    planned = final.plan(space.model_copy(update={"task": task}), chosen, seed=0)
+    assert {run.name[-1]: run.config.task.options["fold"] for run in planned} == {"0": 0, "1": 1}
+
+
 def test_a_default_that_was_chosen_is_trained_once(space: SearchSpace) -> None:
     # As chosen.json gives it back.
     tuned = json.loads(json.dumps(published(space, "maml")))

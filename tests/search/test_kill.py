@@ -37,8 +37,8 @@ SPACE: dict[str, Any] = {
     "algorithms": {"maml": {"inner_steps": 1}, "fomaml": {"inner_steps": 1}},
 }
 
-SMALL = {**SPACE, "algorithms": {"maml": {"inner_steps": 1}}}
-"""Half of it: what a search does, in little time."""
+SMALL = {**SPACE, "budget": {**SPACE["budget"], "trials": 2}, "algorithms": {"maml": {"inner_steps": 1}}}
+"""A third of it: what a search does, in little time."""
 
 PATIENCE = processes.PATIENCE
 
@@ -122,6 +122,7 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     leaked: set[str] = set()
 
     def is_in_the_middle() -> bool:
+        time.sleep(1)  # to look for leaks takes the processor from the search
         leaked.update(leaks(home))
         return any(event["event"] == "report" for event in files.read_lines(folder / JOURNAL))
 
@@ -133,7 +134,7 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     before = (folder / JOURNAL).read_bytes()
     names = {line["trial"] for line in files.read_lines(folder / JOURNAL) if line["event"] == "report"}
     written = {name: (folder / WORK / name / files.REPORTS).read_bytes() for name in names}
-    assert len(files.read_lines(folder / files.TRIALS)) < 3
+    assert len(files.read_lines(folder / files.TRIALS)) < 2
 
     program = start(home)
     stop_when(program, lambda: any((folder / files.FINAL).glob(f"*/{files.CONFIG}")), None, signal.SIGINT)
@@ -147,7 +148,7 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     program = start(home)
     while program.poll() is None:
         leaked |= leaks(home)
-        time.sleep(0.5)
+        time.sleep(2)
     code, printed = ended(program)
     assert code == 0, printed
     assert files.CHOSEN in printed, "a damaged file is named, and made anew"
@@ -155,9 +156,8 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     for name, reports in written.items():
         assert (folder / WORK / name / files.REPORTS).read_bytes().startswith(reports)
     assert (folder / files.CHOSEN).read_bytes() == chosen
-    assert sorted(line["trial"] for line in files.read_lines(folder / files.TRIALS)) == [
-        f"maml-00{number}" for number in range(3)
-    ]
+    trials = sorted(line["trial"] for line in files.read_lines(folder / files.TRIALS))
+    assert trials == ["maml-000", "maml-001"]
     journal = files.read_lines(folder / JOURNAL)
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in journal if e["event"] == "report"]
     assert len(judged) == len(set(judged))

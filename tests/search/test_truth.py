@@ -18,6 +18,7 @@ from metabench.search.journal.ledger import (
     DIVERGED,
     FAILED,
     PRUNED,
+    WAIT,
     WAITS,
     Ledger,
     Trial,
@@ -45,7 +46,7 @@ class Driver(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
 
-    @initialize(scheduler=st.sampled_from(["asha", "none", "top_k"]), pause=st.booleans())
+    @initialize(scheduler=st.sampled_from(["asha", "freeze_thaw", "none", "top_k"]), pause=st.booleans())
     def begin(self, scheduler: str, pause: bool) -> None:
         self.space = proposals.space_of(scheduler=scheduler, pause=pause, sampler="random", trials=6)
         self.start()
@@ -73,7 +74,8 @@ class Driver(RuleBasedStateMachine):
         trial_id = data.draw(st.sampled_from(sorted(self.running)))
         trial = self.ledger.trials[self.running[trial_id]]
         rung = next(rung for rung in self.searcher.rungs if rung > trial.tasks_seen)
-        if decide(self.ledger, self.space.budget, trial.name, make_report(rung, score)) != CONTINUE:
+        decision = decide(self.ledger, self.space.budget, trial.name, make_report(rung, score))
+        if decision != CONTINUE and not (decision == WAIT and self.searcher.goes_on(trial.name)):
             self.end(trial_id, error=False)
 
     @precondition(lambda self: self.running)
@@ -138,7 +140,8 @@ class Driver(RuleBasedStateMachine):
                 self.start()
             counted = Counter(trial.state for trial in self.searcher.studies["maml_pp"].study.trials)
             assert counted == Counter(STATES[trial.status] for trial in self.ledger.of("maml_pp"))
-            assert counted.total() == 6
+            assert 0 < counted.total() <= 6
+            assert counted.total() == 6 or self.space.budget.scheduler == "freeze_thaw"
             assert not counted[TrialState.RUNNING]
         self.folder.cleanup()
 

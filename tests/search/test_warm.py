@@ -74,6 +74,25 @@ def test_the_best_known_setting_is_tried_after_the_published_one_and_none_counts
     assert {TrialState.COMPLETE, TrialState.PRUNED} == set(states)
 
 
+def test_trials_that_wait_in_an_interrupted_search_are_known_by_what_they_reached(
+    tmp_path: Path, splits: Splits
+) -> None:
+    space = proposals.space_of(trials=24, pause=True)
+    create_or_resume(tmp_path, space, splits, seed=0)
+    searcher = FairSearcher(space, Ledger(tmp_path, keep=2), seed=3)
+    for number in range(6):
+        config = searcher.suggest(str(number))
+        assert isinstance(config, dict)
+        proposals.finish(searcher, config)
+    waiting = {trial.name: trial for trial in searcher.ledger.of("maml_pp") if trial.is_waiting}
+    assert waiting
+    assert not (tmp_path / files.TRIALS).is_file()
+    earlier, _ = warm.read(str(tmp_path), space, splits, ACCURACY)
+    scores = {trial["trial"]: list(trial["scores"].values()) for trial in earlier["maml_pp"]}
+    assert {name: scores[name][-1] for name in waiting} == {n: t.score for n, t in waiting.items()}
+    assert TrialState.PRUNED in {t.state for t in warm.frozen(space, "maml_pp", earlier["maml_pp"])}
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "cma-es", "qmc"])
 def test_a_resumed_search_with_known_trials_proposes_the_same(
     tmp_path: Path, earlier: Path, splits: Splits, sampler: str

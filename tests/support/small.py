@@ -19,11 +19,16 @@ TASK = TaskConfig(dataset="small", way=3, shot=1, query=2, test_query=3)
 SINUSOIDS = TaskConfig(dataset="sinusoid", options={"functions": 500}, way=1, shot=5, query=5, test_query=10)
 
 
-def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Let what is looked at closely after a training be few tasks, and no disk be waited for."""
+def look_at_little(patch: pytest.MonkeyPatch) -> None:
+    """Let what is looked at closely after a training be few tasks."""
     patch.setattr(diagnostics, "TASKS", 6)
     patch.setattr(diagnostics, "FOLLOWED", 3)
     patch.setattr(calibration, "TASKS", 40)
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Do so, and wait for no disk."""
+    look_at_little(patch)
     patch.setattr(os, "fsync", lambda file: None)
 
 

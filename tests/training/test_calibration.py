@@ -39,7 +39,7 @@ def asked(generator: torch.Generator, n_tasks: int, factors: tuple[float, ...]) 
 def test_sets_cover_new_tasks_as_often_as_is_promised(factors: tuple[float, ...]) -> None:
     generator, covered, n_repeats = torch.Generator().manual_seed(0), [], 60
     for _ in range(n_repeats):
-        sure = calibration.combine(asked(generator, calibration.TASKS, factors))
+        sure = calibration.combine(asked(generator, trained.CALIBRATED, factors))
         new = asked(generator, 200, factors)
         shares = [(one.log_p.double() / t).softmax(-1) for one, t in zip(new, sure.temperatures, strict=True)]
         right = torch.stack(shares).mean(0).gather(-1, new[0].y.long()[..., None])
@@ -56,10 +56,10 @@ def test_a_run_keeps_what_it_says_of_each_query() -> None:
     assert kept is not None
     run = runs.open_run(folder, splits)
     task = run.config.task
-    tasks = frozen.frozen(splits, "meta_validation", task, calibration.TASKS, "calibration")
+    tasks = frozen.frozen(splits, "meta_validation", task, trained.CALIBRATED, "calibration")
     images = splits.meta_validation.images
     assert kept.tasks_hash == tasks.hash
-    assert kept.log_p.shape == (calibration.TASKS, task.way * task.test_query, task.way)
+    assert kept.log_p.shape == (trained.CALIBRATED, task.way * task.test_query, task.way)
     hits = (kept.log_p.argmax(-1) == kept.y).double().mean(1).numpy()
     evaluated = evaluate.evaluate(run.model, images, tasks)
     np.testing.assert_allclose(hits, evaluated.score, atol=1e-6)

@@ -31,7 +31,10 @@ SLACK = 1.05
 """For other versions of torch, which compose some operations of others."""
 
 
-@pytest.mark.parametrize(("setting", "name"), MOST)
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [pytest.param(*which, marks=[] if which == ("seed", "maml") else [pytest.mark.slow]) for which in MOST],
+)
 def test_a_meta_gradient_takes_no_more_than_it_did(setting: str, name: str) -> None:
     width, size, channels, n_tasks, shot = SETTINGS[setting]
     shape = (channels, size, size)

@@ -116,12 +116,12 @@ def test_kernels_in_float32_find_the_meta_gradient_of_a_processor_in_float64() -
 
 def test_a_captured_step_gives_the_same_bits_and_lets_its_results_be() -> None:
     *learnt, tasks, h, progress = problem("maml", 4)
-    traces = TraceCache(trace_after=0.0)
+    traces = TraceCache(capture_after=0)
     found = [
         vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress, traces=traces)[0]
         for _ in range(3)
     ]
-    assert [type(one) for one in traces.recorded.values()] == [Captured]
+    assert [type(one.graph) for one in traces.recorded.values()] == [Captured]
     expected = vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress)[0]
     for one in found:
         for mine, theirs in zip(trees.leaves(one), trees.leaves(expected), strict=True):
@@ -142,7 +142,7 @@ def test_meta_steps_wait_for_nothing(name: str) -> None:
     config = config.model_copy(update={"hyperparameters": {**kept, "augment": "both"}})
     learner = loop.build(config, splits)
     source = sampling.pool(splits.meta_train._replace(images=splits.meta_train.images.to(CUDA)), config.task)
-    traces = TraceCache(trace_after=0.0)
+    traces = TraceCache(capture_after=0)
     state = stepped(config, learner, source, loop.start(config, learner, CUDA), traces, 3)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -160,7 +160,7 @@ def test_tasks_that_do_not_fit_a_gpu_are_halved_and_have_the_same_gradient() -> 
     device.reset_peak(CUDA)
     vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress, chunk=4)
     room = device.peak(CUDA) * 1.5  # for four tasks, not for sixteen
-    traces = TraceCache(trace_after=float("inf"))
+    traces = TraceCache()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(room / total)
     try:
@@ -169,6 +169,6 @@ def test_tasks_that_do_not_fit_a_gpu_are_halved_and_have_the_same_gradient() -> 
         )[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert traces.max_tasks_in_memory in (2, 4, 8)
+    assert next(iter(traces.fits.values())) in (2, 4, 8)
     difference = trees.norm(trees.map(torch.sub, found, expected))
     assert float(difference / trees.norm(expected)) < 1e-4

@@ -20,8 +20,9 @@ from tests.support import small
 
 
 @pytest.fixture(autouse=True)
-def all_inner_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "STEPS", 10)
+def all_steps_and_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in {"STEPS": 10, "TASKS": 100, "FOLLOWED": 40}.items():
+        monkeypatch.setattr(diagnostics, name, number)
 
 
 def prepared(name: str = "maml", **values: Any) -> tuple[tuple[Any, ...], Any]:

@@ -90,7 +90,9 @@ def test_a_run_that_diverges_reports_it_and_ends() -> None:
     assert math.isnan(reports[-1].val_accuracy)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name", [ALGORITHMS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS[1:])]
+)
 def test_training_learns(name: str) -> None:
     """On noise images whose classes are told apart by their mean, accuracy rises well above chance."""
     config = small.config(name, tasks=800, rungs=(800,), inner_lr=0.3, outer_lr=3e-3)

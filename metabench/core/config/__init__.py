@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -163,10 +163,11 @@ class BudgetConfig(Model):
     sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
         "tpe", description="Optuna's sampler that proposes settings; random is the control"
     )
-    scheduler: Literal["asha", "none", "top_k"] = Field(
+    scheduler: Literal["asha", "freeze_thaw", "none", "top_k"] = Field(
         "asha",
-        description="who goes on: the best at each rung as they arrive; all; or, when all have seen `grace` "
-        "tasks, the best one in `reduction_factor`, to the full budget",
+        description="who goes on: the best at each rung as they arrive; whom a model of all learning curves "
+        "expects most of, which also proposes; all; or, when all have seen `grace` tasks, the best one in "
+        "`reduction_factor`, to the full budget",
     )
     pause: bool = Field(
         True,
@@ -201,6 +202,12 @@ class BudgetConfig(Model):
         gt=0,
         description="of training and validation, all trials of an algorithm together; with unit=seconds",
     )
+    stop_when: float | None = Field(
+        None,
+        gt=0,
+        description="with freeze_thaw: an algorithm tries no more once another hour of a worker is expected "
+        "to gain less, in points of accuracy, or in units of the error",
+    )
     rungs: list[int] | None = Field(
         None,
         description="tasks seen at which a trial may be stopped, the last being `tasks`; "
@@ -223,6 +230,8 @@ class BudgetConfig(Model):
             "unit=seconds: needs `seconds`, the budget of each algorithm": is_timed and self.seconds is None,
             "unit=seconds: scheduler=top_k needs to know how many trials there are; take tasks": is_timed
             and self.scheduler == "top_k",
+            f"stop_when={self.stop_when}: scheduler={self.scheduler} has no model of what is to come; leave "
+            "it out, or take freeze_thaw": self.stop_when is not None and self.scheduler != "freeze_thaw",
             f"seconds={self.seconds}: counts with unit=seconds only; set it, or leave this out": not is_timed
             and self.seconds is not None,
         }
@@ -403,6 +412,8 @@ def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
             current = KINDS[str(part)]
         elif isinstance(current, type) and issubclass(current, BaseModel):
             current = current.model_fields[str(part)].annotation
+        elif get_origin(current) is dict:
+            current = get_args(current)[1]
     return current
 
 

@@ -84,6 +84,14 @@ class Decoded(NamedTuple):
     peak: int  # the largest of its numbers of 16 bits; 0: it has no such numbers
 
 
+def by_class(paths: Iterable[str], level: int) -> dict[str, list[str]]:
+    """Sort paths by the folder of the class that they are in, however deep."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault("/".join(dirname(path).split("/")[: level + 1]), []).append(path)
+    return groups
+
+
 def grouped(paths: Iterable[str]) -> dict[str, list[str]]:
     """Sort paths by the folder that they are in."""
     groups: dict[str, list[str]] = {}

@@ -98,6 +98,31 @@ def by_seed(names: Sequence[str], options: Any, what: str = "own classes") -> Cl
     return dict(zip(SPLITS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))
 
 
+def by_fold(names: Sequence[str], options: Any, what: str) -> Classes:
+    """Shuffle pictures by a hash of each; meta-validation is the same in every fold."""
+    shuffled = sorted(names, key=lambda name: (seeds.seed(what, options.seed, name), name))
+    first = round(len(names) * options.meta_validation)
+    left = shuffled[first:]
+    tested = left[options.fold :: options.folds]
+    learnt = [name for place, name in enumerate(left) if place % options.folds != options.fold]
+    return dict(zip(SPLITS, (learnt, shuffled[:first], tested), strict=True))
+
+
+def fold_problems(options: Any) -> list[str]:
+    """Say what is wrong with the folds of a cut of pictures."""
+    if options.folds == 0 and options.fold == 0:
+        return []
+    if options.split_by != "pictures":
+        return [
+            f"folds={options.folds} and split_by={options.split_by!r}: folds are of pictures; set split_by"
+        ]
+    if options.folds < 2:
+        return [f"folds={options.folds}: must be 2 or more, or 0 for one cut"]
+    if options.fold >= options.folds:
+        return [f"fold={options.fold}: must be < folds={options.folds}"]
+    return []
+
+
 def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     """Read which classes a YAML file names for each split, and what is wrong with it.
 

@@ -7,7 +7,7 @@ they have, and what is known of their images.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -71,6 +71,14 @@ class Options:
     meta_validation: float = setting(
         0.16, "share of the classes, or pictures, split by seed", above=0, maximum=1
     )
+    folds: int = setting(
+        0,
+        "for split_by=pictures: into how many parts goes what meta_validation leaves of each class; each is "
+        "meta-test once, the others meta-train; a search's runs take them in turn; 0: one cut, by shares",
+        minimum=0,
+        maximum=100,
+    )
+    fold: int = setting(0, "which of the folds is meta-test, from 0 on", minimum=0, maximum=99)
     list: str = setting(
         "",
         "for split_by=list: a YAML file, where a path may be or in its folder (an archive's), that maps "
@@ -128,6 +136,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     problems = splits.shares_problems(options)
     if bool(options.list.strip()) != (options.split_by == "list"):
         problems.append(f"list={options.list!r} and split_by={options.split_by!r}: one needs the other")
+    problems += splits.fold_problems(options)
     place = attempt(problems, splits.locate, root, options.path)
     if place is None:
         splits.refuse(NAME, problems)
@@ -253,9 +262,10 @@ def _cut_pictures(problems: list[str], tree: Tree, there: Sorted, options: Optio
     classes: Classes = {part: [f"{part}/{name}" for name in sorted(there.images)] for part in SPLITS}
     for name, row in there.images.items():
         chosen = splits.choose(name, row, options, basename)
-        dealt = splits.by_seed(chosen, options, f"pictures of {name}")
+        deal = splits.by_fold if options.folds else splits.by_seed
+        dealt = deal(chosen, options, f"pictures of {name}")
         images |= {f"{part}/{name}": sorted(dealt[part]) for part in SPLITS}
-    advice = "add pictures, or change meta_train and meta_validation"
+    advice = "add pictures, or change meta_train, meta_validation or folds"
     empty = [f"{one!r} has no picture; {advice}" for one, row in images.items() if not row]
     cut = _cut(NAME, problems + empty, tree, images, form, classes)
     parts = {}
@@ -278,7 +288,7 @@ def _sort(tree: Tree, options: Options) -> Sorted:
     level = is_split + options.domains  # how many folders stand above that of a class
     others = grouped(tree.others)
     if options.subfolders:
-        images, others = _by_class(tree.images, level), _by_class(tree.others, level)
+        images, others = _images.by_class(tree.images, level), _images.by_class(tree.others, level)
     strange = [top for top in tops if is_split and splits.part_of(top) is None]
     unnamed = f"no name of a split; as {', '.join(SPLITS)}"
     there.problems.extend(f"folder {_shown(tree, top)}: {unnamed}" for top in strange)
@@ -303,14 +313,6 @@ def _sort(tree: Tree, options: Options) -> Sorted:
             f"{_shown(tree, one)}: an image outside the folders of classes" for one in lost
         )
     return there
-
-
-def _by_class(paths: Iterable[str], level: int) -> dict[str, list[str]]:
-    """Sort paths by the folder of the class that they are in, however deep."""
-    groups: dict[str, list[str]] = {}
-    for path in paths:
-        groups.setdefault("/".join(dirname(path).split("/")[: level + 1]), []).append(path)
-    return groups
 
 
 def _shown(tree: Tree, path: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -174,6 +175,38 @@ def classes_of(tasks: FrozenTasks) -> list[list[int]]:
             classes = torch.cat([classes, group.indices.query_classes], 1)
         rows |= zip(group.positions.tolist(), classes.tolist(), strict=True)
     return [rows[position] for position in sorted(rows)]
+
+
+class PicturesOf(NamedTuple):
+    """Which pictures of a split each task shows, numbered class by class."""
+
+    queries: NDArray[np.int64]  # [T, Q]; 0 where a task has fewer than the most
+    support: list[NDArray[np.int64]]  # of each task, with or without a label
+    classes: NDArray[np.int64]  # [P], of each picture of the split
+
+
+def pictures_of(tasks: FrozenTasks, split: Split) -> PicturesOf:
+    """Number the pictures of a split, and say which are support and which are queries in each task."""
+    n_classes, most = split.images.shape[:2]
+    counts = torch.full((n_classes,), most) if split.counts is None else split.counts
+    first = counts.cumsum(0) - counts
+    widest = max(group.shape.way * group.shape.query for group in tasks.groups)
+    n_tasks = sum(len(group.positions) for group in tasks.groups)
+    queries, support = np.zeros((n_tasks, widest), np.int64), [np.zeros(0, np.int64)] * n_tasks
+    for group in tasks.groups:
+        (classes, examples, shots), shape = group.indices[:3], group.shape
+        asked = classes if group.indices.query_classes is None else group.indices.query_classes
+        end = shape.max_shots + shape.query
+        at = first[asked][:, :, None] + examples[:, :, shape.max_shots : end]
+        queries[group.positions, : at[0].numel()] = at.flatten(1).numpy()
+        is_shown = torch.ones_like(examples, dtype=torch.bool)
+        is_shown[:, :, shape.max_shots : end] = False
+        if shots is not None:
+            is_shown[:, :, : shape.max_shots] = torch.arange(shape.max_shots) < shots[:, :, None]
+        shown = first[classes][:, :, None] + examples
+        for position, row, kept in zip(group.positions.tolist(), shown, is_shown, strict=True):
+            support[position] = row[kept].numpy()
+    return PicturesOf(queries, support, torch.arange(n_classes).repeat_interleave(counts).numpy())
 
 
 def between(tasks: FrozenTasks, start: int, stop: float = math.inf) -> FrozenTasks:

@@ -150,7 +150,7 @@ def budget(results: Results) -> Table:
             Cell(search),
             Cell(f"{part['proposed']} of {part['planned']}", part["proposed"]),
             *(Cell(str(part[state]), part[state]) for state in summary.STATES),
-            Cell(" → ".join(map(str, part["rungs"].values()))),
+            Cell("\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}".join(map(str, part["rungs"].values()))),
             Cell(count(part["tasks_seen"]), part["tasks_seen"]),
             Cell(duration(part["seconds"]), part["seconds"]),
             Cell(f"{part['seconds'] / total:.0%}", part["seconds"]),

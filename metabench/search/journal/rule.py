@@ -133,7 +133,7 @@ def decide(
         trial.algorithm, next(rung for rung in rungs if rung > seen) - seen
     ):
         decision, details["is_spent"] = PRUNED, True
-    elif budget.scheduler != "asha":
+    elif budget.scheduler in ("none", "top_k"):
         decision = WAIT if budget.scheduler == "top_k" and details["rung"] == 0 else CONTINUE
     elif seen in trial.borderline and arrived.reevaluated is None:
         return REEVALUATE
@@ -150,6 +150,8 @@ def decide(
 
 def _compare(budget: BudgetConfig, arrived: Arrival, others: Sequence[Arrival]) -> tuple[str, RungRank]:
     """Decide by where a trial stands among those that have arrived at its rung."""
+    if budget.scheduler == "freeze_thaw":  # all wait, and are told from the best
+        return WAIT, rank(arrived, others, len(others) + 1)
     ranked = rank(arrived, others, budget.reduction_factor)
     if not budget.pause:
         return CONTINUE if ranked.is_promoted else PRUNED, ranked

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metabench import stats
-from metabench.core.config import Scalar
+from metabench.core.config import RunConfig
 from metabench.core.metrics import Metric
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
@@ -39,15 +39,11 @@ Line = Mapping[str, Any]
 class FinalRows:
     """Writes what final runs report; each row has one writer, since TensorBoard follows one file of a run."""
 
-    def __init__(self, folder: Path, metric: Metric, settings: Mapping[str, Mapping[str, Scalar]]) -> None:
-        """Begin anew with all rows.
-
-        Args:
-            settings: hyperparameters, and the algorithm, of each final run by name.
-        """
+    def __init__(self, folder: Path, metric: Metric, runs: Mapping[str, RunConfig]) -> None:
+        """Begin anew with the rows of all final runs, which are given by name."""
         self.folder, self.metric = folder, metric
         self.rows: dict[str, list[str]] = {}
-        for name in settings:
+        for name in runs:
             self.rows.setdefault(row_of(name), []).append(name)
         self._events = {row: Events(run_folder(folder, row), resume_step=-1) for row in self.rows}
         self._shown: dict[str, int] = {}  # name of a row or a run -> how many reports
@@ -55,7 +51,8 @@ class FinalRows:
         self._sizes: dict[str, int] = {}
         self._lines: dict[str, list[Line]] = {}
         for row, names in self.rows.items():
-            self._events[row].hparams_run(settings[names[0]], row)
+            first = runs[names[0]]
+            self._events[row].hparams_run({"algorithm": first.algorithm, **first.hyperparameters}, row)
 
     def catch_up(self) -> None:
         """Write what was reported since: the figure of each of several seeds, and means over all of them."""

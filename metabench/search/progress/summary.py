@@ -15,6 +15,8 @@ from rich.table import Table
 from metabench.core import MetabenchError, metrics, utc_now
 from metabench.core.config import SearchSpace, n_variants, rungs
 from metabench.core.metrics import Metric
+from metabench.search import space as spaces
+from metabench.search.journal import freeze
 from metabench.search.journal.ledger import (
     COMPLETE,
     DIVERGED,
@@ -27,6 +29,7 @@ from metabench.search.journal.ledger import (
     look,
 )
 from metabench.search.progress import view
+from metabench.search.propose import points
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
 
@@ -45,7 +48,11 @@ def summarise(
     trials = ledger.of(algorithm)
     states = Counter(trial.state for trial in trials)
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
-    best = incumbent(trial for trial in trials if ledger.place(trial) is not None)
+    best, gain = incumbent(trial for trial in trials if ledger.place(trial) is not None), None
+    if freeze.is_on(space.budget):
+        its = spaces.of(space, algorithm)
+        best = freeze.incumbent(ledger, its, space.budget)
+        gain = freeze.hourly_gain(ledger, its, space.budget, points.spread(its, 0))
     return {
         "planned": n_trials,
         "proposed": len(trials),
@@ -58,10 +65,16 @@ def summarise(
             "tasks_seen": best.tasks_seen,
             f"val_{metric}": metric.sign * (best.score or 0.0),
         },
+        "hourly_gain": gain,
         "tasks_seen": sum(trial.tasks_seen for trial in trials),
         "seconds": sum(trial.seconds for trial in trials),
         "errors": {trial.name: trial.error.splitlines()[-1] for trial in trials if trial.error},
     }
+
+
+def outlook(metric: Metric, gain: float) -> str:
+    """Say what is expected of more time."""
+    return f"another hour of a worker is expected to gain {metrics.gap(metric, gain)}"
 
 
 def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:

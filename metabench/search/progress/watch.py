@@ -21,7 +21,7 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, WORK, Happened, Ledger, Trial
 from metabench.search.progress import summary
 from metabench.search.progress.final_rows import FinalRows, run_folder
-from metabench.search.progress.summary import STATES
+from metabench.search.progress.summary import STATES, outlook, summarise
 from metabench.search.progress.terminal import Terminal
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
@@ -102,12 +102,13 @@ class Watch:
         if self._is_stale and time.monotonic() - self._written > pause:
             self._snapshot(ledger)
 
-    def beside(self, jobs: Iterable[str], n_ended: int) -> None:
-        """Show which jobs run, and how many have ended."""
+    def beside(self, jobs: Iterable[str], n_ended: int) -> bool:
+        """Show which jobs run, and how many have ended; let the others follow."""
         self.terminal.advance(n_ended)
         self._note(jobs)
         if self._ledger is not None:
             self.refresh(self._ledger)
+        return True
 
     def _note(self, jobs: Iterable[str]) -> None:
         now = time.monotonic()
@@ -164,6 +165,9 @@ class Watch:
                 self.say(
                     f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
                 )
+            gain = summarise(self.space, ledger, algorithm, self.objective.metric, n_trials)["hourly_gain"]
+            if gain is not None:
+                self.say(f"{algorithm}: {outlook(self.objective.metric, gain)}")
         stopped = [trial for trial in ledger.trials.values() if trial.status == PRUNED]
         count = Counter(trial.algorithm for trial in stopped if trial.is_borderline)
         if count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -11,12 +12,24 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
-from metabench.core import seeds
+from metabench.core import metrics, seeds
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import COMPLETE, ENDED, PROPOSED, PRUNED, WAITS, Ledger, Trial, incumbent
+from metabench.search.journal import freeze
+from metabench.search.journal.freeze import Belief
+from metabench.search.journal.ledger import (
+    COMPLETE,
+    CONTINUE,
+    ENDED,
+    PROPOSED,
+    PRUNED,
+    WAITS,
+    Ledger,
+    Trial,
+    incumbent,
+)
 from metabench.search.journal.rule import HasRoom, always, next_waiting, pauses, resume, stop_waiting
-from metabench.search.propose import samplers, warm
+from metabench.search.propose import points, samplers, warm
 
 TRIAL_SEEDS = 1_000_000
 """Where the seeds of trials start, far from those of the final runs, so that no final run repeats a trial."""
@@ -75,6 +88,20 @@ class Study:
         """Ask for a given setting, and have a sampler leave the notes that it left when it proposed it."""
         is_proposal = self.space.budget.sampler in samplers.KEEPS_NOTES and sampled not in self.first
         return self._give(sampled, self._sampler(len(self.asked)) if is_proposal else None)
+
+    def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """List settings that a model may choose from, none that was tried."""
+        near = {self.its.place(one): one for one in points.around(self.its, leader)}
+        return [one for place, one in {**self._points, **near}.items() if place not in self.tried]
+
+    def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
+        """Propose one of the options."""
+        return self.repeat(sampled)
+
+    @functools.cached_property
+    def _points(self) -> dict[Hashable, dict[str, Any]]:
+        spread = points.spread(self.its, seeds.seed("points", self.seed, self.algorithm))
+        return {self.its.place(one): one for one in (*self.first, *spread)}
 
     @property
     def n_tried(self) -> int:
@@ -192,15 +219,24 @@ class FairSearcher:
         self._heard = len(history)
 
     def remaining(self) -> int:
-        """Count the trials still to be handed out; at most, where seconds are the budget."""
-        new = sum(self.left_of(algorithm) for algorithm in self.studies if self._is_open(algorithm))
+        """Count the trials still to be handed out; at most, where seconds are the budget.
+
+        Where a model chooses, it is not known how many: then those that could be next count.
+        """
+        is_known = not freeze.is_on(self.space.budget)
+        new = sum(
+            self.left_of(algorithm) for algorithm in self.studies if is_known and self._is_open(algorithm)
+        )
         return len(self.unfinished) + new + sum(map(self._has_next, self.studies))
 
     def _has_next(self, algorithm: str) -> bool:
         """Tell whether a trial that waits would go on if no other report came."""
+        if not self._has_seconds(algorithm):
+            return False
+        if freeze.is_on(self.space.budget):
+            return self._choose(algorithm) is not None
         full = 0.0 if self._is_open(algorithm) else math.inf
-        waits = next_waiting(self.ledger, self.space.budget, algorithm, full, self.has_room)
-        return self._has_seconds(algorithm) and waits is not None
+        return next_waiting(self.ledger, self.space.budget, algorithm, full, self.has_room) is not None
 
     def left_of(self, algorithm: str) -> int:
         """Count an algorithm's settings that are still to be tried."""
@@ -241,14 +277,83 @@ class FairSearcher:
         if trial.status is None and not trial.is_waiting:
             self.unfinished.append(name)
 
+    def goes_on(self, name: str) -> bool:
+        """Take up a trial that has begun to wait, where that is what its worker would be given next."""
+        self.catch_up()
+        if not freeze.is_on(self.space.budget) or self.unfinished or not self.ledger.trials[name].is_waiting:
+            return False
+        steps = ((algorithm, self._choose(algorithm)) for algorithm in self._in_turn())
+        algorithm, choice = next(((a, one) for a, one in steps if one is not None), ("", None))
+        if choice is None or choice.leg.trial is not self.ledger.trials[name]:
+            return False
+        self._train(algorithm, choice)
+        return True
+
+    def _in_turn(self) -> list[str]:
+        """List the algorithms that may spend more, that which has spent least first."""
+        order = sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
+        return [algorithm for algorithm in order if self._has_seconds(algorithm)]
+
     def _next(self) -> Trial | None:
         """Take up a trial that waits, or begin one, of the algorithm that has spent least."""
-        for algorithm in sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a)))):
-            if self._has_seconds(algorithm) and (waiting := self._resume(algorithm)) is not None:
+        for algorithm in self._in_turn():
+            if freeze.is_on(self.space.budget):
+                if (choice := self._choose(algorithm)) is not None:
+                    return self._train(algorithm, choice)
+            elif (waiting := self._resume(algorithm)) is not None:
                 return waiting
-            if self._is_open(algorithm):
-                return self._new_trial(algorithm)
+            elif self._is_open(algorithm):
+                return self._new_trial(algorithm, self.studies[algorithm].propose())
         return None
+
+    def _choose(self, algorithm: str) -> freeze.Choice | None:
+        """Return the leg that a model of the curves would have trained next; None where there is none."""
+        study, budget = self.studies[algorithm], self.space.budget
+        belief = freeze.believe(self.ledger, study.its, budget)
+        if belief is None:
+            return freeze.BLIND if self._is_open(algorithm) else None
+        options = study.options(freeze.leader(belief).sampled) if self.left_of(algorithm) else []
+        legs = freeze.legs(belief, study.its, budget, options)
+        if self._has_enough(algorithm):
+            legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
+        return freeze.choose(belief, study.its, budget, self._affordable(algorithm, belief, legs))
+
+    def _has_enough(self, algorithm: str) -> bool:
+        """Tell whether too little is expected of another hour."""
+        budget, its = self.space.budget, self.studies[algorithm].its
+        if budget.stop_when is None:
+            return False
+        gain = freeze.hourly_gain(self.ledger, its, budget, points.spread(its, 0))
+        return gain is not None and metrics.points(self.ledger.objective.metric, gain) < budget.stop_when
+
+    def _affordable(self, algorithm: str, belief: Belief, legs: Sequence[freeze.Leg]) -> list[freeze.Leg]:
+        """List the legs that leave what the leader needs to the full budget, and those on its own way.
+
+        Once a trial is complete, nothing is kept for a leader for which it is too late.
+        """
+        budget, best = self.space.budget, freeze.leader(belief)
+        limit = budget.seconds or freeze.allowance(budget, self.trials[algorithm])
+        way = 0 if best.status is not None else budget.tasks - freeze.reaches(budget, best)
+        is_kept = self._expected(algorithm, way) <= limit or all(t.status != COMPLETE for t in belief.trials)
+        kept = way if is_kept else 0
+        lengths = {leg.ends - leg.begins for leg in legs}
+        short = {n for n in lengths if self._expected(algorithm, n + kept) <= limit}
+        short = {n for n in short if self.has_room(algorithm, n + kept)}
+        own = {n for n in lengths if is_kept and self.has_room(algorithm, n)}
+        return [leg for leg in legs if leg.ends - leg.begins in (short | own if leg.trial is best else short)]
+
+    def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
+        """Write down what was chosen, before it is begun."""
+        trial = choice.leg.trial
+        if trial is None:
+            study = self.studies[algorithm]
+            is_blind = choice is freeze.BLIND
+            sampled = study.propose() if is_blind else study.take(dict(choice.leg.sampled))
+            return self._new_trial(algorithm, sampled)
+        rung = sum(rung < trial.tasks_seen for rung in self.rungs)
+        basis = {"rung": rung, "expected": choice.expected, "promise": choice.promise, "price": choice.price}
+        self.ledger.settle(trial.name, CONTINUE, basis)
+        return trial
 
     def _resume(self, algorithm: str) -> Trial | None:
         """Let a trial go on that waits, and stop those that never will."""
@@ -265,10 +370,9 @@ class FairSearcher:
     def _running(self, algorithm: str) -> list[Trial]:
         return [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
 
-    def _new_trial(self, algorithm: str) -> Trial:
+    def _new_trial(self, algorithm: str, sampled: dict[str, Any]) -> Trial:
         number = len(self.ledger.of(algorithm))
         study = self.studies[algorithm]
-        sampled = study.propose()
         hyperparameters = study.its.resolve(sampled)
         is_default = study.its.place(sampled) == study.its.place(study.its.published[0])
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm

@@ -13,10 +13,11 @@ from typing import Any
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from metabench.core import MetabenchError, Objective, Splits
+from metabench.core import MetabenchError, Objective, Splits, metrics
 from metabench.core.config import SearchSpace, flatten
+from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import COMPLETE, PRUNED
+from metabench.search.journal.ledger import COMPLETE, PRUNED, look
 from metabench.search.propose import samplers
 from metabench.storage import files, models, records
 
@@ -52,12 +53,23 @@ def read(place: str, space: SearchSpace, splits: Splits, objective: Objective) -
 
 def check(place: str) -> dict[str, dict[str, Any]]:
     """Return the trials at a place by name, or raise MetabenchError where there are none."""
-    path = _file(place)
-    if not path.is_file():
+    path, waiting = _file(place), _waiting(Path(place))
+    if not path.is_file() and not waiting:
         raise MetabenchError(
             f"`warm_start` {place}: is not there; give the folder of a search, or its {files.TRIALS}"
         )
-    return {line["trial"]: line for line in records.lines(path, models.TRIAL)}  # the last of several counts
+    ended = records.lines(path, models.TRIAL) if path.is_file() else []
+    return {line["trial"]: line for line in [*waiting, *ended]}  # the last of several counts
+
+
+def _waiting(folder: Path) -> list[dict[str, Any]]:
+    """Return the trials that wait at a rung of a search that has not ended, as if they ended there."""
+    record = records.optional(folder / files.SEARCH, models.SEARCH) if folder.is_dir() else None
+    if record is None:
+        return []
+    (objective,) = (one for one in OBJECTIVES.values() if one.metric == metrics.recorded(record))
+    trials = look(folder).trials.values()
+    return [{**trial.line(objective), "status": PRUNED} for trial in trials if trial.is_waiting]
 
 
 def _file(place: str) -> Path:

@@ -95,7 +95,8 @@ def _fit(
     )
     say = endings.watch.say
     scheduler = RungScheduler(
-        searcher.ledger, space.budget, actor, retries, cluster.excluded, say, searcher.has_room
+        *(searcher.ledger, space.budget, actor, retries, cluster.excluded, say),
+        *(searcher.has_room, searcher.goes_on),
     )
     _without_usage()
     _without_credentials()

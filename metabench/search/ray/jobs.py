@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,28 +30,25 @@ def run_all(
     cluster: Cluster,
     done: Callable[[str, Any], None],
     progress: Callable[[str], int] = lambda name: 0,
-    beside: Callable[[list[str], int], None] = lambda running, n_ended: None,
-    is_cut: Callable[[], bool] = lambda: False,
+    beside: Callable[[list[str], int], bool] = lambda running, n_ended: True,
 ) -> dict[str, str]:
     """Call a function once a job, as many at once as the cluster has room for, and return the errors by job.
 
     A job whose worker dies is started again as long as it gets on; where a node is out of order, elsewhere.
 
     Args:
-        jobs: name -> arguments.
         done: called with name and result as each job ends well.
         progress: tells how far a job has got that goes on where it was when it is started again.
-        beside: called each second with the jobs that run, and how many have ended.
-        is_cut: asked each second whether those that have not ended are to be left out.
+        beside: called each second with those that run, and how many have ended; False: leave out the rest.
     """
-    retries = RetryPolicy()
-    pending = {_start(function, jobs[name], cluster): name for name in jobs}
-    errors = {}
-    while pending:
+    retries, waiting = RetryPolicy(), deque(jobs)
+    pending, errors = dict[Any, str](), dict[str, str]()
+    while waiting or pending:
+        # No more than there is room for: Ray would start further workers for those that wait.
+        for name in [waiting.popleft() for _ in range(min(len(waiting), cluster.slots - len(pending)))]:
+            pending[_start(function, jobs[name], cluster)] = name
         signals.check()
-        # Ray starts them in the order in which they were handed to it.
-        beside([*pending.values()][: cluster.slots], len(jobs) - len(pending))
-        if is_cut():
+        if not beside(list(pending.values()), len(jobs) - len(pending) - len(waiting)):
             for reference in pending:
                 ray.cancel(reference, force=True)
             break
@@ -59,19 +57,22 @@ def run_all(
             continue
         name = pending.pop(ready[0])
         outcome = _outcome(ready[0])
-        if outcome.problem:
-            if cluster.excluded is None:
-                raise OutOfOrder(outcome.problem)
-            cluster.excluded.add(outcome.node, outcome.problem)
-        elif not outcome.is_node_death:
-            if not outcome.error:
-                done(name, outcome.result)
-                continue
-            if not outcome.is_death or not retries.is_allowed(name, progress(name)):
-                errors[name] = outcome.error
-                continue
-        pending[_start(function, jobs[name], cluster)] = name
+        if _starts_again(outcome, cluster) or (outcome.is_death and retries.is_allowed(name, progress(name))):
+            waiting.appendleft(name)
+        elif outcome.error:
+            errors[name] = outcome.error
+        else:
+            done(name, outcome.result)
     return errors
+
+
+def _starts_again(outcome: Outcome, cluster: Cluster) -> bool:
+    """Tell whether what came of a job says nothing of the job; its node is left out from now on."""
+    if outcome.problem:
+        if cluster.excluded is None:
+            raise OutOfOrder(outcome.problem)
+        cluster.excluded.add(outcome.node, outcome.problem)
+    return bool(outcome.problem) or outcome.is_node_death
 
 
 def _outcome(reference: Any) -> Outcome:

@@ -20,6 +20,7 @@ from metabench.core import Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
 from metabench.training import evaluate, loop
+from metabench.training.graphs.trace import TraceCache
 
 
 class Answers:
@@ -61,7 +62,13 @@ class ReevaluationActor:
 
 
 def reevaluate(
-    run: RunConfig, splits: Splits, device: str, n_tasks: int, state: loop.State, line: dict[str, Any]
+    run: RunConfig,
+    splits: Splits,
+    device: str,
+    n_tasks: int,
+    traces: TraceCache,
+    state: loop.State,
+    line: dict[str, Any],
 ) -> dict[str, Any]:
     """Return a report with the scores of more tasks of its pool beside those that it has.
 
@@ -76,7 +83,7 @@ def reevaluate(
     tasks = frozen.frozen(splits, "meta_validation", run.task, n_tasks, "search")
     images = splits.meta_validation.images.to(torch.device(device))
     rest = frozen.between(tasks, run.validation_tasks)
-    evaluated = evaluate.evaluate(model, images, rest)
+    evaluated = evaluate.evaluate(model, images, rest, traces)
     scores = [*line["val_scores"], *(model.net.objective.metric.sign * evaluated.score).round(6).tolist()]
     mean, seconds = statistics.fmean(scores), time.perf_counter() - begun
     return {

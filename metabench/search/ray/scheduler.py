@@ -11,7 +11,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from metabench.core.config import BudgetConfig
-from metabench.search.journal.ledger import CONTINUE, Ledger
+from metabench.search.journal.ledger import CONTINUE, WAIT, Ledger
 from metabench.search.journal.rule import REEVALUATE, HasRoom, always, decide
 from metabench.search.ray.failures import ExcludedNodes, RetryPolicy, in_one_line
 from metabench.search.ray.reevaluation import Answers, ReevaluationActor
@@ -41,9 +41,15 @@ class RungScheduler(FIFOScheduler):
         excluded: ExcludedNodes | None = None,
         say: Callable[[str], None] = lambda text: None,
         has_room: HasRoom = always,
+        goes_on: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        """Decide by the ledger; `retries` of an earlier start of Tune count."""
+        """Decide by the ledger; `retries` of an earlier start of Tune count.
+
+        Args:
+            goes_on: take up a trial that has begun to wait, where its worker would be given it next.
+        """
         super().__init__()
+        self.goes_on = goes_on
         self.has_room = has_room
         self.ledger = ledger
         self.budget = budget
@@ -86,7 +92,8 @@ class RungScheduler(FIFOScheduler):
         decision = decide(self.ledger, self.budget, name, report, self.has_room)
         if self.reevaluation is not None:
             self.reevaluation.answer(name, report["tasks_seen"], decision == REEVALUATE)
-        return TrialScheduler.CONTINUE if decision in (CONTINUE, REEVALUATE) else TrialScheduler.STOP
+        stays = decision in (CONTINUE, REEVALUATE) or (decision == WAIT and self.goes_on(name))
+        return TrialScheduler.CONTINUE if stays else TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Note a trial that ended although nobody stopped it."""

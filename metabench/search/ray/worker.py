@@ -28,6 +28,7 @@ from metabench.storage import files, models, records, remote
 from metabench.storage.tensorboard import Events
 from metabench.training import features, loop, resume
 from metabench.training import run as runs
+from metabench.training.graphs.trace import TraceCache
 
 TRACE = "METABENCH_TRACE"
 """Variable that may name a file: each trial then tells there where it starts, and how far it is."""
@@ -49,7 +50,8 @@ def splits(task: TaskConfig, network: NetworkConfig, place: str) -> Splits:
         loaded, record = _load(task.model_dump_json(), features.source(network)), _record(place)
     except (OSError, MetabenchError) as error:  # what this node lacks: its data, its disk, the storage
         raise OutOfOrder(str(error)) from error
-    here = {"data_fingerprint": loaded.fingerprint, "code": files.code_hash()}
+    searched = data.of_fold(task, record["space"]["task"]["options"].get("fold", 0))
+    here = {"data_fingerprint": _fingerprint(searched.model_dump_json()), "code": files.code_hash()}
     for key, value in here.items():
         if record[key] != value:
             root = os.environ.get("METABENCH_DATA", "")
@@ -60,12 +62,23 @@ def splits(task: TaskConfig, network: NetworkConfig, place: str) -> Splits:
     return loaded
 
 
+@functools.cache
+def traces() -> TraceCache:
+    """Return what this process has recorded, in earlier trials too."""
+    return TraceCache()
+
+
 @functools.lru_cache(maxsize=2)
 def _load(task: str, network: str | None) -> Splits:
     if network is None:
         return data.load(TaskConfig.model_validate_json(task))
     described = TaskConfig.model_validate_json(task)
     return features.embedded(_load(task, None), described, NetworkConfig.model_validate_json(network))
+
+
+@functools.lru_cache(maxsize=1)
+def _fingerprint(task: str) -> str:
+    return _load(task, None).fingerprint
 
 
 @functools.lru_cache(maxsize=1)
@@ -106,11 +119,9 @@ def run_trial(
 def _run(
     config: dict[str, Any], place: str, space: SearchSpace, reevaluation: ReevaluationActor | Answers | None
 ) -> None:
-    device = prepare()
-    rungs = spaces.rungs(space.budget)
+    device, rungs = prepare(), spaces.rungs(space.budget)
     run = spaces.run_config(space, config["algorithm"], config["hyperparameters"], config["seed"], rungs)
-    loaded = splits(run.task, run.network, place)
-    folder = remote.work_in(place)
+    loaded, folder = splits(run.task, run.network, place), remote.work_in(place)
     work = folder / WORK / config["trial"]
     remote.refresh(work)
     token = resume.FencingToken(work)
@@ -121,14 +132,16 @@ def _run(
     events.hparams_run(_searched_settings(space, config), config["trial"])
     origin = f"{start} tasks" if start else "the beginning"
     note = f"{'; '.join(damaged)}; trained again from {origin}" if damaged else ""
-    again = functools.partial(reevaluate, run, loaded, device, space.budget.borderline_tasks or 0)
+    again = functools.partial(reevaluate, run, loaded, device, space.budget.borderline_tasks or 0, traces())
     reporter = _Reporter(work, reevaluation, again, note)
     try:
         reports = [reporter.report(line, state) for line in earlier]
         if reports and not reports[-1]["finite"]:
             return
-        training = loop.train(run, loaded, device=device, state=state, listen=_listener(events, work.name))
-        for report, new_state in training:
+        listen = _listener(events, work.name)
+        for report, new_state in loop.train(
+            run, loaded, device=device, state=state, listen=listen, traces=traces()
+        ):
             token.check()
             # The state comes last: a report without its state is made again, a state without its report
             # would be a rung that nobody judges.

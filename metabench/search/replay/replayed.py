@@ -10,6 +10,7 @@ from metabench.core.config import Choices, Range
 from metabench.search.propose import samplers
 from metabench.search.propose.searcher import Study
 from metabench.search.replay.curves import Curve
+from metabench.search.space import grid
 
 
 class RecordedStudy(Study):
@@ -37,6 +38,17 @@ class RecordedStudy(Study):
         self.played.append(self.waiting.pop(nearest))
         return self.repeat(self.played[-1].sampled)
 
+    def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """List the recorded settings that were not played yet."""
+        return [curve.sampled for curve in self.waiting]
+
+    def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
+        """Play one of the options."""
+        self.distances.append(0.0)
+        place = next(k for k, curve in enumerate(self.waiting) if curve.sampled == sampled)
+        self.played.append(self.waiting.pop(place))
+        return self.repeat(sampled)
+
     @property
     def n_tried(self) -> int:
         """Count what was played: a setting that was recorded twice is played twice."""
@@ -60,14 +72,7 @@ def distance(parameters: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str
         if (name in a) != (name in b):
             squares.append(1.0)
         elif name in a and isinstance(parameter, Range):
-            squares.append((_unit(parameter, a[name]) - _unit(parameter, b[name])) ** 2)
+            squares.append((grid.share_of(parameter, a[name]) - grid.share_of(parameter, b[name])) ** 2)
         elif name in a and isinstance(parameter, Choices):
             squares.append(float(a[name] != b[name]))
     return math.sqrt(sum(squares))
-
-
-def _unit(parameter: Range, value: float) -> float:
-    low, high = float(parameter.low), float(parameter.high)
-    if parameter.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return (value - low) / (high - low)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from metabench.core import Objective
 from metabench.core.config import BudgetConfig
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import CONTINUE, FAILED, PROPOSED, PRUNED, Ledger, Trial, incumbent
+from metabench.search.journal import freeze
+from metabench.search.journal.ledger import CONTINUE, FAILED, PROPOSED, PRUNED, WAIT, Ledger, Trial, incumbent
 from metabench.search.journal.rule import REEVALUATE, SCORES, decide
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.replay.curves import Curve, Recording
@@ -216,6 +217,8 @@ class Replay:
                 if decision == CONTINUE and leg is ahead[-1]:
                     decision = self._cut_off(trial, curve)
                 note(leg.tasks_seen, leg.score, decision)
+                if freeze.is_on(self.budget):
+                    self._lead(algorithm)  # who is named may change with any report
                 if decision != REEVALUATE:
                     break
             if decision != CONTINUE:
@@ -235,7 +238,8 @@ class Replay:
         }
         if is_second:
             report["borderline_score"] = statistics.fmean(scores)
-        return decide(self.ledger, self.budget, name, report)
+        decision = decide(self.ledger, self.budget, name, report)
+        return CONTINUE if decision == WAIT and self.searcher.goes_on(name) else decision
 
     def _cut_off(self, trial: Trial, curve: Curve) -> str:
         """End a trial where its curve ends: as a crash, or as stopped."""
@@ -252,7 +256,10 @@ class Replay:
         """Note who leads an algorithm from now on."""
         judged = {name for what, name, _ in self.ledger.history if what != PROPOSED}
         trials = (trial for trial in self.ledger.of(algorithm) if trial.name in judged)
-        if (best := incumbent(trials)) is not None:
+        best = incumbent(trials)
+        if freeze.is_on(self.budget):
+            best = freeze.incumbent(self.ledger, self.studies[algorithm].its, self.budget)
+        if best is not None:
             curve, incumbents = self.curve_of(best).name, self.incumbents[algorithm]
             if not incumbents or incumbents[-1].curve != curve:
                 ahead = (self.time - one.started for one in self._running if one.trial.algorithm == algorithm)

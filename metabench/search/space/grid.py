@@ -58,6 +58,26 @@ def at(parameter: Range | Choices, place: int) -> Any:
     return type(parameter.low)(_exact(parameter.low) + place * (_step(parameter) or 0))
 
 
+def at_share(parameter: Range | Choices, share: float) -> Any:
+    """Return the value below which a share, from 0 and below 1, of all values lie."""
+    n_values = count(parameter)
+    if isinstance(parameter, Range) and parameter.log:
+        low, high = math.log(parameter.low), math.log(parameter.high)
+        value = min(max(math.exp(low + share * (high - low)), parameter.low), parameter.high)
+        return value if n_values == math.inf else round(value)
+    if isinstance(parameter, Range) and n_values == math.inf:
+        return parameter.low + share * (parameter.high - parameter.low)
+    return at(parameter, min(int(share * n_values), int(n_values) - 1))
+
+
+def share_of(parameter: Range, value: float) -> float:
+    """Return which share of a range lies below a value, of its logarithm where `log`."""
+    low, high = float(parameter.low), float(parameter.high)
+    if parameter.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low)
+
+
 def place(parameter: Any, value: Any) -> Hashable | None:
     """Say where a value stands, the number itself in a continuous range; None where it cannot be."""
     if not isinstance(parameter, Range):

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from metabench import algorithms, data, nets
 from metabench.core.config import (
+    BudgetConfig,
     Choices,
     NetworkConfig,
     Parameter,
@@ -37,7 +38,7 @@ def check(document: Mapping[str, Any]) -> list[str]:
     dataset = attempt([], data.get, task.dataset) if task else None
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
-    wrong = _check_task(task) if task else []
+    wrong = _check_task(task) + _check_folds(task, _items(document.get("budget"))) if task else []
     kind, shape = data.outline(dataset, task.options if task else {})
     for where, described in networks.items():
         lines: list[str] = []
@@ -68,6 +69,13 @@ def _check_task(task: TaskConfig) -> list[str]:
         kind, _ = data.outline(dataset, task.options)
         return [f"task.{problem}" for problem in data.task_problems(task, dataset.name, kind)]
     return [f"task: {line}" for line in wrong]
+
+
+def _check_folds(task: TaskConfig, budget: Mapping[Any, Any]) -> list[str]:
+    folds, seeds = data.n_folds(task), budget.get("seeds", BudgetConfig.model_fields["seeds"].default)
+    if not isinstance(seeds, int) or seeds % folds == 0:
+        return []
+    return [f"budget.seeds={seeds}: full runs take the {folds} folds in turn; give a multiple of {folds}"]
 
 
 def _valid(validate: Callable[[Any], Any], value: Any) -> Any:

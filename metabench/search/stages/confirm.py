@@ -78,7 +78,7 @@ def confirm_trial(place: str, space: dict[str, Any], algorithm: str, line: dict[
     model = loop.model(loop.build(run, splits), state)
     tasks = frozen.frozen(splits, "meta_validation", run.task, parsed.budget.confirm_tasks, "confirm")
     images = splits.meta_validation.images.to(device)
-    score = evaluate.evaluate(model, images, tasks)
+    score = evaluate.evaluate(model, images, tasks, worker.traces())
     return {
         "trial": line["trial"],
         "algorithm": algorithm,
@@ -105,7 +105,7 @@ def _state(
             break
     if before is not None and before.tasks_seen == tasks_seen:
         return before, ""
-    for _, state in loop.train(run, splits, device=device, state=before):
+    for _, state in loop.train(run, splits, device=device, state=before, traces=worker.traces()):
         if state.tasks_seen == tasks_seen:
             loop.save_state(checkpoint, state)
             return state, f"{'; '.join(damaged)}; trained again"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metabench import PROTOCOL
+from metabench import PROTOCOL, data
 from metabench.core import Objective, Splits, metrics, utc_now
 from metabench.core.config import RunConfig, SearchSpace, TaskConfig
 from metabench.core.objectives import OBJECTIVES
@@ -40,7 +40,10 @@ class Run(NamedTuple):
 
 
 def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
-    """List the final runs over the seeds: of every algorithm's tuned setting, and of its default if asked."""
+    """List the final runs over the seeds: of every algorithm's tuned setting, and of its default if asked.
+
+    Of pictures that are cut into folds, the runs take the folds in turn.
+    """
     tasks = space.budget.tasks
     rungs = sorted({max(1, tasks * step // REPORTS) for step in range(1, REPORTS + 1)})
     planned = []
@@ -53,6 +56,7 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
                 is_asked = variant == "tuned" or space.budget.default_runs
                 if is_asked and values is not None:
                     config = spaces.run_config(space, algorithm, values, seed + k, rungs)
+                    config = config.model_copy(update={"task": data.of_fold(space.task, k)})
                     is_copy = variant == "default" and values == tuned
                     copy_of = f"{algorithm}-tuned-seed{k}" if is_copy else None
                     planned.append(Run(f"{algorithm}-{variant}-seed{k}", config, copy_of))
@@ -64,8 +68,7 @@ def train_all(
 ) -> list[Run]:
     """Train the final runs that are not finished, and return those that are to be tested: all, as a rule.
 
-    One that fails leaves its error and stops no other. Where what is left of them is to be left out, those
-    that have ended are tested, of which there must be one.
+    One that fails leaves its error and stops no other. Once one has ended, the others may be left out.
     """
     final, finish = folder / files.FINAL, Finish(folder, watch.say)
     _set_aside(folder, planned, watch)
@@ -76,10 +79,7 @@ def train_all(
         return bool(ended) and finish.is_cut(FINAL)
 
     open_runs = [] if is_cut() else [run for run in planned if run.copy_of is None and run not in trained]
-    settings = {
-        run.name: {"algorithm": run.config.algorithm, **run.config.hyperparameters} for run in planned
-    }
-    watch.rows = FinalRows(folder, objective.metric, settings)
+    watch.rows = FinalRows(folder, objective.metric, {run.name: run.config for run in planned})
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
     watch.terminal.enter("final runs", len(trained) + len(jobs), len(trained))
@@ -88,19 +88,28 @@ def train_all(
     def done(name: str, result: tuple[float | None, str]) -> None:
         ended.append(name)
         remote.remove(final / name / files.ERROR)
-        count = f"[{len(ended) - len(trained)}/{len(jobs)}] "
-        _tell(watch, name, result, count)
+        _tell(watch, name, result, f"[{len(ended) - len(trained)}/{len(jobs)}] ")
+
+    def beside(running: list[str], n_ended: int) -> bool:
+        return watch.beside(running, n_ended) and not is_cut()
 
     progress = functools.partial(_n_reports, final, watch)
-    for name, error in run_all(train_one, jobs, cluster, done, progress, watch.beside, is_cut).items():
+    for name, error in run_all(train_one, jobs, cluster, done, progress, beside).items():
         files.write_text(final / name / files.ERROR, error)
         watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / files.ERROR})")
     remote.refresh(folder, skip=is_of_workers)
-    sources = {run.name: final / (run.copy_of or run.name) for run in planned}
-    kept = [run for run in planned if not is_cut() or _is_trained(sources[run.name], objective)]
-    for run in kept:
-        if run.copy_of is not None and sources[run.name].exists() and not (final / run.name).exists():
-            _copy(sources[run.name], final / run.name)
+    return _with_copies(final, planned, objective if is_cut() else None)
+
+
+def _with_copies(final: Path, planned: list[Run], objective: Objective | None) -> list[Run]:
+    """Copy what is trained once for two rows, and return the runs to test: with an objective, those trained."""
+    kept = []
+    for run in planned:
+        source = final / (run.copy_of or run.name)
+        if objective is None or _is_trained(source, objective):
+            kept.append(run)
+            if source.exists() and not (final / run.name).exists():
+                _copy(source, final / run.name)
     return kept
 
 
@@ -139,7 +148,7 @@ def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
         before = records.recover(path / files.CONFIG, models.RUN, watch.say)
         if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())
-            if before["run"] != wanted:
+            if runs.with_defaults(before["run"]) != wanted:
                 changes.move(folder, [f"{files.FINAL}/{run.name}"], where)
 
 
@@ -153,7 +162,14 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     damaged: list[str] = []
 
     def train() -> None:
-        runs.train_run(run, splits, folder, device=device, damaged=damaged.append)
+        runs.train_run(
+            run,
+            splits,
+            folder,
+            device=device,
+            damaged=damaged.append,
+            traces=worker.traces(),
+        )
 
     try:
         train()
@@ -180,20 +196,21 @@ def test_all(
 ) -> None:
     """Open meta-test for all final runs at once, and record that it was opened before looking."""
     final, n_tasks = folder / files.FINAL, space.budget.test_tasks
-    tested = [run.name for run in planned if (final / run.name / files.WEIGHTS).exists()]
-    tasks = frozen.frozen(splits, "meta_test", space.task, n_tasks, "test")
-    record = {**_record(folder, space, splits, tasks.hash, tested), "gpus": cluster.gpus}
+    tested = {run.name: run.config.task for run in planned if (final / run.name / files.WEIGHTS).exists()}
+    cuts = _cuts(space, splits)
+    record = {**_record(folder, space, splits, _hash(cuts), [*tested]), "gpus": cluster.gpus}
     files.write_json(folder / files.META_TEST, record)
-    _write_baseline(final, splits, tasks)
-    task, place = space.task.model_dump(mode="json"), remote.canonical_url(folder)
+    _write_baseline(final, cuts)
+    place = remote.canonical_url(folder)
     jobs = {
-        name: (task, place, name, n_tasks)
-        for name in tested
+        name: (task.model_dump(mode="json"), place, name, n_tasks)
+        for name, task in tested.items()
         if (before := records.recover(final / name / files.TEST, models.TEST, watch.say)) is None
-        or before["tasks_hash"] != tasks.hash
+        or before["tasks_hash"] != cuts[int(task.options["fold"]) if len(cuts) > 1 else 0][1].hash
     }
     watch.terminal.enter("meta-test", len(tested), len(tested) - len(jobs))
-    watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks")
+    of_each = " of each fold" if len(cuts) > 1 else ""
+    watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks{of_each}")
 
     def done(name: str, note: str) -> None:
         if note:
@@ -209,17 +226,39 @@ def test_all(
         )
 
 
-def _write_baseline(final: Path, splits: Splits, tasks: FrozenTasks) -> None:
+Cuts = list[tuple[Splits, FrozenTasks]]
+"""The data and the meta-test tasks of each fold, or of the one cut that there is."""
+
+
+def _cuts(space: SearchSpace, splits: Splits) -> Cuts:
+    n = data.n_folds(space.task)
+    every = [splits] if n == 1 else [data.load(data.of_fold(space.task, k)) for k in range(n)]
+    n_tasks = space.budget.test_tasks
+    return [(one, frozen.frozen(one, "meta_test", space.task, n_tasks, "test")) for one in every]
+
+
+def _hash(cuts: Cuts) -> str:
+    """Return the hash of the tasks; of several folds, that of theirs."""
+    hashes = [tasks.hash for _, tasks in cuts]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _write_baseline(final: Path, cuts: Cuts) -> None:
     """Score what learns nothing on the meta-test tasks: nearest mean, or predicting zero."""
-    images = splits.meta_test.images
-    if splits.kind == "classification":
-        name, scores = files.NEAREST_MEAN, evaluate.nearest_mean(images, tasks).score.tolist()
-    else:
+    kind, scores, pictures = cuts[0][0].kind, [], []
+    for splits, tasks in cuts:
+        images = splits.meta_test.images
+        if kind == "classification":
+            tested = evaluate.nearest_mean(images, tasks)
+            scores += tested.score.tolist()
+            pictures += [evaluate.by_picture(tested, tasks, splits.meta_test)] * splits.shares_classes
+            continue
         (group,) = tasks.groups  # functions have one shape
         y = frozen.gather(images, group.indices, group.shape).query.y  # [T, Q, 1]
-        name, scores = files.ZERO, y.square().mean((1, 2)).tolist()
-    baseline = {"protocol": PROTOCOL, "tasks_hash": tasks.hash}
-    files.write_json(final / name, {**baseline, OBJECTIVES[splits.kind].metric: scores})
+        scores += y.square().mean((1, 2)).tolist()
+    name = files.NEAREST_MEAN if kind == "classification" else files.ZERO
+    baseline = {"protocol": PROTOCOL, "tasks_hash": _hash(cuts), OBJECTIVES[kind].metric: scores}
+    files.write_json(final / name, {**baseline, **({"pictures": pictures} if pictures else {})})
 
 
 def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
@@ -231,11 +270,11 @@ def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
     splits = worker.splits(TaskConfig.model_validate(task), network, place)
     note = ""
     try:
-        runs.test_run(folder, splits, n_tasks, device)
+        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
     except Damaged as error:
         runs.forget(folder)
         train_one(runs.read_config(folder).model_dump(mode="json"), place, name)
-        runs.test_run(folder, splits, n_tasks, device)
+        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
         note = f"{error.problem}; trained again"
     return note
 
@@ -265,7 +304,7 @@ def _record(
         "finished": None,
         "config_hash": hashlib.sha256(described.encode()).hexdigest(),
         "data_fingerprint": splits.fingerprint,
-        "tasks": space.budget.test_tasks,
+        "tasks": space.budget.test_tasks * data.n_folds(space.task),
         "tasks_hash": tasks_hash,
         "times_opened": len(earlier) + 1,
         "runs": names,

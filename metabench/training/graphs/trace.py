@@ -7,33 +7,79 @@ CUDA device the list becomes a graph, which the device runs on its own.
 
 from __future__ import annotations
 
-import sys
-import time
+import contextlib
+import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
 
+from metabench.core import device as memory
 from metabench.core import trees
+from metabench.nets import layers
 from metabench.training.graphs.cuda import GraphPool, capture
+from metabench.training.graphs.record import DependsOnData, Recording, record
 
-TRACE_AFTER_SECONDS = {"cpu": 60.0, "cuda": 3.0}
-"""What a function must have taken before it is recorded: recording takes some, too.
+CAPTURE_AFTER = 10
+"""Calls after which recorded operations are captured on a GPU: that takes some, and memory."""
 
-A GPU waits for the composing of operations most of the time.
-"""
+MOST_OPERATIONS = 300_000
+"""Recorded operations that are kept, those of the latest calls: a step of MAML is some thousand."""
+
+
+class Numbers:
+    """The numbers in settings and schedules, apart from what operations depend on.
+
+    A setting that is 0 is off, so that it is no number; a schedule's 0 is one.
+    """
+
+    def __init__(self, h: Any, schedule: Any = None) -> None:
+        """Take apart a dataclass of settings, and a nested container."""
+        self._h = h
+        self._settings = () if h is None else tuple(vars(h).items())
+        leaves, self._form = trees.flatten(schedule)
+        values = [value for _, value in self._settings]
+        self._is_number = [type(value) is float and value != 0 for value in values]
+        self._is_number += [type(leaf) is float for leaf in leaves]
+        self._leaves = values + leaves
+        pairs = list(zip(self._leaves, self._is_number, strict=True))
+        self.values = tuple(leaf for leaf, is_number in pairs if is_number)
+        rest = tuple(None if is_number else (leaf,) for leaf, is_number in pairs)
+        self.static: Hashable = type(h), rest, self._form
+
+    def on(self, like: Tensor) -> Tensor:
+        """Return the numbers as one row of a tensor's type, on its device."""
+        return memory.to_device_async(torch.tensor(self.values, dtype=like.dtype), like.device)
+
+    def filled(self, row: Tensor) -> tuple[Any, Any]:
+        """Return settings and schedule with the elements of such a row in place of the numbers."""
+        numbers = iter(row.unbind())
+        leaves = [
+            next(numbers) if is_number else leaf
+            for leaf, is_number in zip(self._leaves, self._is_number, strict=True)
+        ]
+        n_settings = len(self._settings)
+        changed = {
+            name: leaf
+            for (name, before), leaf in zip(self._settings, leaves[:n_settings], strict=True)
+            if leaf is not before
+        }
+        h = dataclasses.replace(self._h, **changed) if changed else self._h
+        return h, trees.unflatten(leaves[n_settings:], self._form)
 
 
 class TraceCache:
-    """What one run has recorded."""
+    """What a process has recorded, for whichever run comes next."""
 
-    def __init__(self, trace_after: float | None = None) -> None:
-        """Begin with nothing; record after so many seconds, or after those of `TRACE_AFTER_SECONDS`."""
-        self.trace_after = trace_after
-        self.seconds: dict[Hashable, float] = {}
-        self.max_tasks_in_memory = sys.maxsize  # at once, of what has been tried
-        self.recorded: dict[Hashable, Callable[..., Any]] = {}
+    def __init__(self, capture_after: int = CAPTURE_AFTER, most_operations: int = MOST_OPERATIONS) -> None:
+        """Begin with nothing."""
+        self.capture_after = capture_after
+        self.most_operations = most_operations
+        self.recorded: OrderedDict[Hashable, _Entry | None] = OrderedDict()  # None: it cannot be
+        self.n_composed = 0
+        self.fits: dict[Hashable, int] = {}  # name -> tasks at once that memory has room for
         self.pool: GraphPool | None = None  # in which all graphs work
 
     def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
@@ -45,36 +91,52 @@ class TraceCache:
         """
         leaves, _ = trees.flatten(args)
         device = leaves[0].device
-        key = name, tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
-        trace_after = self.trace_after
-        if trace_after is None:
-            trace_after = TRACE_AFTER_SECONDS.get(device.type, TRACE_AFTER_SECONDS["cpu"])
-        if key not in self.recorded and self.seconds.get(key, 0.0) >= trace_after:
-            self.recorded[key] = self._record(function, args, device)
-        if key in self.recorded:
-            with torch.no_grad():
-                return self.recorded[key](*args)
-        begun = time.perf_counter()
-        result = function(*args)
-        self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - begun
-        return result
+        forms = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+        key = name, forms, layers.has_kernels(device)
+        entry = self.recorded.get(key)
+        # A profile tells the parts of a step apart, which a recording does not.
+        is_profiled = torch._C._autograd._profiler_enabled()
+        if entry is not None and not is_profiled:
+            self.recorded.move_to_end(key)
+            return self._replay(entry, args, device)
+        self.n_composed += 1
+        if key not in self.recorded and not is_profiled:
+            with contextlib.suppress(DependsOnData):
+                result, operations = record(function, *args)
+                self._keep(key, operations)
+                return result
+            self.recorded[key] = None
+        return function(*args)
 
-    def _record(
-        self, function: Callable[..., Any], args: tuple[Any, ...], device: torch.device
-    ) -> Callable[..., Any]:
-        operations = record(function, *args)
-        if device.type != "cuda":
-            return operations
+    def _keep(self, key: Hashable, operations: Recording) -> None:
+        self.recorded[key] = _Entry(operations)
+        while len(self.recorded) > 1 and self.n_operations() > self.most_operations:
+            self.recorded.popitem(last=False)
+
+    def n_operations(self) -> int:
+        """Count the operations that are kept."""
+        return sum(entry.operations.n_operations for entry in self.recorded.values() if entry is not None)
+
+    def _replay(self, entry: _Entry, args: tuple[Any, ...], device: torch.device) -> Any:
+        if device.type == "cuda" and entry.n_replays == self.capture_after:
+            entry.graph = self.captured(entry.operations.__call__, args, device)
+        entry.n_replays += 1
+        with torch.no_grad():
+            return (entry.graph or entry.operations)(*args)
+
+    def captured(
+        self, operations: Callable[..., Any], args: tuple[Any, ...], device: torch.device
+    ) -> Callable[..., Any] | None:
+        """Capture operations as a CUDA graph, or return nothing where that fails."""
         self.pool = self.pool or GraphPool(device)
         graph = capture(operations, args, self.pool)
         if graph is None:
             self.pool = None
-        return graph or operations
+        return graph
 
 
-def record(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-    """Run a function once and return the plain operations that it came down to."""
-    graph = make_fx(function)(*args)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
+@dataclasses.dataclass
+class _Entry:
+    operations: Recording
+    graph: Callable[..., Any] | None = None
+    n_replays: int = 0

@@ -162,3 +162,25 @@ def test_the_classes_of_tasks_are_listed_in_their_order_with_those_of_their_quer
     indices = Indices(torch.tensor([[1, 2]]), torch.zeros(1, 2, 2), query_classes=others)
     one = FrozenTasks((episodes.Group(Shape(2, 1, 1), torch.tensor([0]), indices),), "")
     assert episodes.classes_of(one) == [[1, 2, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    "special", [{}, {"most_shots": 3}, {"unlabelled": 1}, {"way": Between(low=2, high=4)}]
+)
+def test_pictures_are_numbered_as_tasks_show_them(special: dict[str, object]) -> None:
+    task = small.TASK.model_copy(update={"shot": 1, "test_query": 2, **special})
+    split = small.splits().meta_test
+    counts = torch.tensor([6, 5, 6, 5, 6, 6])
+    splits = small.splits()._replace(meta_test=split._replace(counts=counts))
+    tasks = episodes.frozen(splits, "meta_test", task, 6, "test")
+    queries, support, classes = episodes.pictures_of(tasks, splits.meta_test)
+    assert classes.tolist() == [row for row, n in enumerate(counts) for _ in range(n)]
+    pictures = torch.cat([split.images[row, :n] for row, n in enumerate(counts)]).float() / 255
+    for group in tasks.groups:
+        drawn = episodes.gather(split.images, group.indices, group.shape)
+        shown = [drawn.support.x, getattr(drawn.support, "unlabelled", drawn.support.x[:, :0])]
+        for place, position in enumerate(group.positions.tolist()):
+            asked = drawn.query.x[place]
+            assert torch.equal(pictures[queries[position, : len(asked)]], asked)
+            seen = torch.cat([one[place] for one in shown]).flatten(1).sum(1).sort().values
+            assert torch.allclose(pictures[support[position]].flatten(1).sum(1).sort().values, seen)

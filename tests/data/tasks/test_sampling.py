@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metabench import algorithms, data, nets
+from metabench import algorithms, data
 from metabench.core import MetabenchError, SemiSupport, Split, Support, Task, seeds, trees
 from metabench.core.config import Between, TaskConfig
 from metabench.data.tasks import frozen, sampling
@@ -212,11 +212,13 @@ def test_frozen_tasks_of_a_range_come_in_the_order_of_their_positions() -> None:
         assert torch.equal(mine.positions, theirs.positions)
         assert torch.equal(mine.indices.examples, theirs.indices.examples)
 
-    def sizes(net: nets.Net, task: Task) -> trees.Tree:
+    def sizes(model: vectorise.Model, task: Task) -> trees.Tree:
         return {"way": task.support.y.max() + 1, "n": torch.ones(()) * len(task.support.y)}
 
-    learner = loop.build(small.config().model_copy(update={"task": RANGES}), splits)
-    found = evaluate.over(sizes, learner.net, splits.meta_test.images, many)
+    config = small.config().model_copy(update={"task": RANGES})
+    learner = loop.build(config, splits)
+    model = loop.model(learner, loop.start(config, learner))
+    found = evaluate.over(sizes, model, splits.meta_test.images, many)
     for group in many.groups:
         for position in group.positions.tolist():
             assert found["way"][position] == group.shape.way

@@ -18,11 +18,18 @@ SHARED = 99 * 1024
 
 
 @pytest.mark.parametrize(
-    ("arch", "setting"),
-    [(80, "seed"), *(pytest.param(90, name, marks=pytest.mark.slow) for name in ("omni", "mini"))],
+    ("arch", "setting", "forms"),
+    [
+        (80, "seed", 1),
+        *(
+            pytest.param(*one, 1000, marks=pytest.mark.slow)
+            for one in ((80, "seed"), (90, "omni"), (90, "mini"))
+        ),
+    ],
 )
-def test_kernels_compile_and_fit(arch: int, setting: str, tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/compiled.py", "--arch", str(arch), "--setting", setting, "--json"]
+def test_kernels_compile_and_fit(arch: int, setting: str, forms: int, tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/compiled.py", "--arch", str(arch), "--setting", setting]
+    command += ["--forms", str(forms), "--json"]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

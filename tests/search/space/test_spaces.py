@@ -245,6 +245,7 @@ def test_all_problems_of_a_file_come_in_one_message(tmp_path: Path) -> None:
         tmp_path,
         task={"dataset": "glyps", "wya": 5},
         network={"name": "conv5"},
+        networks={"small": {"name": "conv4", "widht": 8}},
         budget={"tasks": 10, "trials": "four", "grace": 20},
         shared={"inner_lrr": 0.1, "outer_lr": {"low": -1.0, "high": 1.0, "default": 0.5}},
         algorithms={"mamll": {}, "maml": {"inner_steps": {"choices": [1, 2.5], "default": 1}}},
@@ -254,6 +255,7 @@ def test_all_problems_of_a_file_come_in_one_message(tmp_path: Path) -> None:
     for part in (
         "task.wya: unknown key. Did you mean 'way'?",
         "network.name='conv5': unknown network. Did you mean 'conv4'?",
+        "networks.small.widht: unknown key. Did you mean 'width'?",
         "budget.trials='four'",
         "shared.inner_lrr: unknown setting. Did you mean 'inner_lr'?",
         "shared.outer_lr.low=-1.0: must be > 0",

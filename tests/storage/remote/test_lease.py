@@ -120,10 +120,10 @@ def test_who_lost_the_lease_writes_nothing_more(copies: list[remote.Mirror], tmp
     try:
         with lease.hold(first):
             files.write_text(first.local / "before", "a")
-            second.write(lease.NAME, b'{"token": "other"}')
             deadline = time.monotonic() + 60  # the first notices at its next renewal
             while not is_lost(first) and time.monotonic() < deadline:
-                time.sleep(0.05)
+                second.write(lease.NAME, b'{"token": "other"}')  # again: a renewal may have been under way
+                time.sleep(0.2)
             with pytest.raises(MetabenchError, match="another process has taken this search over"):
                 files.write_text(first.local / "after", "a")
     finally:

@@ -1,0 +1,390 @@
+"""Freeze-thaw: a model of all learning curves says what is worth training next.
+
+Every trial waits at each of its rungs. Whenever a worker is free, all that may be done is compared: to train
+one that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as
+the model sees it at the full budget, is expected to improve by what that leg tells, for each second, or task,
+that it takes. The leader, whose posterior mean at the full budget is best, is judged by how much would be
+gained by finding it worse than the second. Where nothing promises more than a price, the leader goes on; each
+trial that completes halves the price.
+
+What runs counts as having scored what is expected of it, so that no two workers learn the same.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metabench.core.config import BudgetConfig, Choices, Range
+from metabench.search import space as spaces
+from metabench.search.journal import gaussian
+from metabench.search.journal.gaussian import Array, Fit
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
+from metabench.search.space import AlgorithmSpace, grid
+
+PRICE = 1.5
+"""Prior standard deviations of settings that a full run must promise, or the leader goes on."""
+
+HOUR = 3600.0
+
+MOST_IN_AN_HOUR = 32
+"""Full runs that the gain of an hour is worked out for."""
+
+LEAST_NOISE = 1e-6
+"""Variance of a score in squares of the scale, where the scores of single tasks say nothing of it."""
+
+LEAST_COST = 1e-9
+"""Seconds, where a leg was too quick for the clock."""
+
+ALIKE = 0.97
+"""Correlation of settings so near that chance tells them apart: 0.35 nats, a tenth of a range."""
+
+FAR = 1e3
+"""Lengthscales between two choices."""
+
+MOST_POINTS = 200
+"""Scores that the model learns from: the last of each trial first."""
+
+
+class Belief(NamedTuple):
+    """What is believed of an algorithm's trials, scores being in units of `scale` above `centre`."""
+
+    trials: Sequence[Trial]  # R of them
+    x: Array  # [R, D] coordinates of their settings
+    floors: Array  # [D]
+    row: Any  # [n] whose trial each score is
+    u: Array  # [n]
+    fit: Fit  # to the scores, and to what is expected of those that run
+    mean: Array  # [R] at the full budget
+    best: tuple[int, int]  # rows of the leader and of the second
+    noise: float  # variance of a score
+    scale: float
+    centre: float
+
+
+def is_on(budget: BudgetConfig) -> bool:
+    """Tell whether trials are chosen in this way."""
+    return budget.scheduler == "freeze_thaw"
+
+
+def floors(its: AlgorithmSpace) -> Array:
+    """Return what remains of the correlation of settings however far they are apart in each parameter."""
+    is_smooth = [isinstance(one, Range) and grid.count(one) == np.inf for one in its.sampled.values()]
+    return np.where(is_smooth, 0.0, gaussian.FLOOR)
+
+
+def coordinates(its: AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
+    """Return settings as points, [n, D], in lengthscales; an inactive parameter stands at its default."""
+    columns = [
+        [_coordinate(parameter, one.get(name, parameter.default)) for one in sampled]
+        for name, parameter in its.sampled.items()
+    ]
+    return np.array(columns, dtype=np.float64).reshape(len(columns), len(sampled)).T
+
+
+def _coordinate(parameter: Range | Choices, value: Any) -> float:
+    if isinstance(parameter, Choices):
+        place: Any = grid.place(parameter, value)
+        return FAR * (-1 if place is None else place)
+    if parameter.log:
+        return math.log(value) / gaussian.LENGTH_LOG
+    return float(value) / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low))
+
+
+def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
+    """Fit the model to what an algorithm's trials have reported; None where nobody could be named."""
+    trials = [trial for trial in ledger.of(its.algorithm) if trial.name not in ledger.outside]
+    if not any(map(_may_be_named, trials)):
+        return None
+    reported = _reported(trials)
+    kept = sorted({k for k, _ in reported} | {k for k, trial in enumerate(trials) if _is_running(trial)})
+    row = np.searchsorted(kept, [k for k, _ in reported])
+    trials = [trials[k] for k in kept]
+    # Who diverged counts as scoring what the worst did.
+    worst = min(r["val_score"] for _, r in reported if r["val_score"] is not None)
+    scores = np.array([worst if r["val_score"] is None else r["val_score"] for _, r in reported])
+    per_task = _noise_per_task(trials)
+    squares = float(np.sum((scores - scores.mean()) ** 2))
+    scale = math.sqrt((2 * per_task + squares) / (2 + len(scores))) or 1.0
+    noise = max(per_task / budget.validation_tasks / scale**2, LEAST_NOISE)
+    x, its_floors = coordinates(its, [trial.sampled for trial in trials]), floors(its)
+    kernel = gaussian.similarity(x, x, its_floors)
+    u = gaussian.log_tasks([r["tasks_seen"] for _, r in reported], budget.tasks)
+    y = (scores - scores.mean()) / scale
+    fit = gaussian.fit(_prior(kernel, row, u, row, u), y, np.full(len(y), noise))
+    mean = _mean(fit, kernel, row, u, np.arange(len(trials)), np.zeros(len(trials)))
+    running = np.flatnonzero([_is_running(trial) for trial in trials])
+    if len(running):
+        v = gaussian.log_tasks([next_rung(budget, trials[k].tasks_seen) for k in running], budget.tasks)
+        y = np.append(y, _mean(fit, kernel, row, u, running, v))
+        row, u = np.append(row, running), np.append(u, v)
+        fit = gaussian.condition(fit.factor, _prior(kernel, row, u, row, u), y, np.full(len(y), noise))
+    return Belief(
+        trials, x, its_floors, row, u, fit, mean, _best(trials, mean), noise, scale, float(scores.mean())
+    )
+
+
+def _prior(kernel: Array, row: Any, u: Array, other: Any, v: Array) -> Array:
+    same = row[:, None] == other[None, :]
+    return gaussian.covariance(kernel[np.ix_(row, other)], same, u[:, None], v[None, :])
+
+
+def _mean(fit: Fit, kernel: Array, row: Any, u: Array, other: Any, v: Array) -> Array:
+    return np.asarray(gaussian.whiten(fit, _prior(kernel, row, u, other, v)).T @ fit.whitened)
+
+
+def _is_running(trial: Trial) -> bool:
+    return trial.status is None and not trial.is_waiting
+
+
+def _may_be_named(trial: Trial) -> bool:
+    return trial.status not in (DIVERGED, FAILED) and trial.score is not None
+
+
+def reaches(budget: BudgetConfig, trial: Trial) -> int:
+    """Return the tasks that a trial has seen, at its next report if it runs."""
+    return next_rung(budget, trial.tasks_seen) if _is_running(trial) else trial.tasks_seen
+
+
+def next_rung(budget: BudgetConfig, seen: int) -> int:
+    """Return the tasks seen at the end of a trial's next leg."""
+    return next((rung for rung in spaces.rungs(budget) if rung > seen), budget.tasks)
+
+
+def _reported(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
+    """List the reports that the model learns from, each with the place of its trial."""
+    reported = [(k, report) for k, trial in enumerate(trials) for report in trial.reports]
+    return _fewer(trials) if len(reported) > MOST_POINTS else reported
+
+
+def _fewer(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
+    """Choose the last reports of trials, evenly where they are too many, then those before them."""
+    order = sorted((k for k, t in enumerate(trials) if t.reports), key=lambda k: -trials[k].tasks_seen)
+    last = [(k, trials[k].reports[-1]) for k in order]
+    before = [(k, report) for k in order for report in trials[k].reports[:-1][::-1]]
+    if len(last) > MOST_POINTS:
+        best, rest = last[: MOST_POINTS // 2], last[MOST_POINTS // 2 :]
+        picks = np.linspace(0, len(rest) - 1, MOST_POINTS - len(best)).astype(int)
+        last = [*best, *(rest[k] for k in picks)]
+    return [*last, *before][:MOST_POINTS]
+
+
+def _noise_per_task(trials: Sequence[Trial]) -> float:
+    """Return the variance of a task's score, but for what all trials have in common; 0 where unknown."""
+    variances = [
+        details["paired_se"] ** 2 * details["tasks"] / 2
+        for trial in trials
+        for details in trial.details.values()
+        if details.get("paired_se") is not None
+    ]
+    return statistics.median(variances) if variances else 0.0
+
+
+class Leg(NamedTuple):
+    """What may be trained next."""
+
+    trial: Trial | None  # that waits; None: a new one
+    sampled: Mapping[str, Any]
+    begins: int  # tasks seen
+    ends: int
+    cost: float  # seconds, or tasks where those are the budget
+
+
+class Choice(NamedTuple):
+    """The leg to train next, and what that rests on, in scores."""
+
+    leg: Leg
+    expected: float | None  # at the full budget
+    promise: float | None  # expected improvement for each second, or task
+    price: float | None  # below which the leader goes on
+
+
+BLIND = Choice(Leg(None, {}, 0, 0, 1.0), None, None, None)
+"""Whatever the sampler proposes, where nobody has reported yet."""
+
+
+def gains(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]) -> Array:
+    """Return by how much the best at the full budget is expected to improve by what each leg tells, [L].
+
+    Of the leader's own leg that is by finding that the second is better.
+    """
+    gap, spread = _differences(belief, its, budget, legs)
+    return gaussian.expected_improvement(gap, spread)
+
+
+def _differences(
+    belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]
+) -> tuple[Array, Array]:
+    """Return mean and standard deviation of what each leg's trial will be expected to be above the leader by.
+
+    Both at the full budget, and as they will stand when the leg has been trained; of the leader's own leg
+    it is the second above the leader.
+    """
+    row = _rows(belief, legs)
+    x = coordinates(its, [leg.sampled for leg in legs])
+    u = gaussian.log_tasks([leg.ends for leg in legs], budget.tasks)
+    pair = np.array(belief.best)
+    is_lead = row == pair[0]
+    rival = pair[is_lead.astype(int)]
+    end, factor = np.zeros_like(u), belief.fit.factor
+    kernel = gaussian.similarity(belief.x, x, belief.floors)
+    at_end, at_leg = (_whitened(belief, kernel, row, v) for v in (end, u))
+    between = gaussian.similarity(belief.x, belief.x[pair], belief.floors)
+    of_rivals = _whitened(belief, between, pair, np.zeros(2))[:, is_lead.astype(int)]
+    # cov(f(1), y(leg)) of the leg's trial and of its rival, given what was observed
+    itself, one = np.ones(len(u), dtype=bool), np.ones_like(u)
+    ours = factor * gaussian.covariance(one, itself, end, u) - np.sum(at_end * at_leg, axis=0)
+    theirs = factor * gaussian.covariance(kernel[rival, np.arange(len(u))], row == rival, end, u)
+    theirs -= np.sum(of_rivals * at_leg, axis=0)
+    variance = factor * gaussian.covariance(one, itself, u, u) - np.sum(at_leg**2, axis=0) + belief.noise
+    gap = at_end.T @ belief.fit.whitened - belief.mean[rival]
+    return np.where(is_lead, -gap, gap), np.abs(ours - theirs) / np.sqrt(variance)
+
+
+def _whitened(belief: Belief, kernel: Array, row: Any, u: Array) -> Array:
+    """Return what of some places, [n, m], is explained by what was observed.
+
+    Args:
+        kernel: [R, m] similarity of the trials' settings to those of the places.
+        row: [m] whose trial each place is of; -1 of a new one.
+    """
+    same = belief.row[:, None] == row[None, :]
+    cross = gaussian.covariance(kernel[belief.row], same, belief.u[:, None], u[None, :])
+    return gaussian.whiten(belief.fit, cross)
+
+
+def _rows(belief: Belief, legs: Sequence[Leg]) -> Any:
+    """Return the rows of the trials of legs; -1 for a new one."""
+    rows = {trial.name: k for k, trial in enumerate(belief.trials)}
+    return np.array([-1 if leg.trial is None else rows[leg.trial.name] for leg in legs], dtype=np.int64)
+
+
+def _best(trials: Sequence[Trial], mean: Array) -> tuple[int, int]:
+    """Return the rows of the leader and of the second; the leader's twice where it is alone.
+
+    Who was stopped short of the full budget leads only where there is nobody else.
+    """
+    named = [k for k, trial in enumerate(trials) if _may_be_named(trial)]
+    order = sorted(named, key=lambda k: (trials[k].status == PRUNED, -mean[k]))
+    return order[0], order[1] if len(order) > 1 else order[0]
+
+
+def leader(belief: Belief) -> Trial:
+    """Return the trial with the best posterior mean at the full budget."""
+    return belief.trials[belief.best[0]]
+
+
+def choose(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]) -> Choice | None:
+    """Choose the leg that promises most for what it costs; None where there is none."""
+    if not legs:
+        return None
+    promises = gains(belief, its, budget, legs) / np.array([leg.cost for leg in legs])
+    n_complete = sum(trial.status == COMPLETE for trial in belief.trials)
+    full_run = sum(costs(belief.trials, budget).values())
+    price = PRICE * gaussian.SETTING * belief.fit.factor**0.5 / full_run * 0.5**n_complete
+    chosen, first = int(np.argmax(promises)), leader(belief)
+    if promises[chosen] < price:
+        chosen = next((k for k, leg in enumerate(legs) if leg.trial is first), chosen)
+    row = _rows(belief, legs)[chosen]
+    expected = None if row < 0 else belief.centre + belief.scale * float(belief.mean[row])
+    return Choice(legs[chosen], expected, float(promises[chosen]) * belief.scale, price * belief.scale)
+
+
+def hourly_gain(
+    ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig, options: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """Return by how much another hour of one worker is expected to improve the score of what is named.
+
+    That hour trains as many as it can to the full budget, those first that promise most for their seconds.
+    None where nothing is known yet.
+
+    Args:
+        options: settings that may be begun.
+    """
+    belief, seconds = believe(ledger, its, budget), ledger.seconds(its.algorithm)
+    if belief is None or seconds <= 0:
+        return None
+    rate, first = seconds / ledger.tasks(its.algorithm), leader(belief)
+    open_ = [
+        t for t in belief.trials if t.status in (None, PRUNED) and t is not first and t.score is not None
+    ]
+    begun = [(trial, trial.sampled, trial.tasks_seen) for trial in open_]
+    new = [(None, sampled, 0) for sampled in _untried(belief, its, options)]
+    ends = [Leg(t, x, seen, budget.tasks, (budget.tasks - seen) * rate) for t, x, seen in (*begun, *new)]
+    if not ends:
+        return 0.0
+    cost = np.array([leg.cost for leg in ends])
+    promises = gains(belief, its, budget, ends) / cost
+    order = np.argsort(-promises, kind="stable")[:MOST_IN_AN_HOUR]
+    fitting = order[np.cumsum(cost[order]) <= HOUR]
+    if not len(fitting):  # a part of one run
+        return float(promises[order[0]]) * HOUR * belief.scale
+    return _expected_best(belief, its, [ends[k] for k in fitting]) * belief.scale
+
+
+def _expected_best(belief: Belief, its: AlgorithmSpace, ends: Sequence[Leg]) -> float:
+    """Return by how much the best of some, all at the full budget, is expected to be above the leader."""
+    row, end = _rows(belief, ends), np.zeros(len(ends))
+    x = coordinates(its, [leg.sampled for leg in ends])
+    explained = _whitened(belief, gaussian.similarity(belief.x, x, belief.floors), row, end)
+    same = np.eye(len(row), dtype=bool)
+    prior = gaussian.covariance(gaussian.similarity(x, x, belief.floors), same, end[:, None], end[None, :])
+    left = belief.fit.factor * prior - explained.T @ explained
+    gap = explained.T @ belief.fit.whitened - belief.mean[belief.best[0]]
+    return gaussian.expected_best(gap, left)
+
+
+def _untried(
+    belief: Belief, its: AlgorithmSpace, options: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Leave out settings that as good as equal one that was tried."""
+    alike = gaussian.similarity(belief.x, coordinates(its, options), belief.floors).max(axis=0)
+    return [sampled for sampled, one in zip(options, alike, strict=True) if one < ALIKE]
+
+
+def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
+    """Return what the leg to each rung costs: recorded seconds, or tasks where those are the budget."""
+    rungs = spaces.rungs(budget)
+    steps = {rung: float(rung - before) for rung, before in zip(rungs, [0, *rungs], strict=False)}
+    if budget.seconds is None:
+        return steps
+    taken: dict[int, list[float]] = {rung: [] for rung in rungs}
+    for trial in trials:
+        for before, report in zip([{"seconds": 0.0}, *trial.reports], trial.reports, strict=False):
+            taken.get(report["tasks_seen"], []).append(report["seconds"] - before["seconds"])
+    seen = sum(steps[rung] * len(those) for rung, those in taken.items())
+    rate = sum(map(sum, taken.values())) / max(seen, 1)
+    usual = {rung: statistics.fmean(taken[rung] or [steps[rung] * rate]) for rung in rungs}
+    return {rung: max(cost, LEAST_COST) for rung, cost in usual.items()}
+
+
+def legs(
+    belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, options: Sequence[Mapping[str, Any]]
+) -> list[Leg]:
+    """List what may be trained next: who waits, and settings that may be begun."""
+    cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
+    ends = [next_rung(budget, trial.tasks_seen) for trial in waiting]
+    first = next_rung(budget, 0)
+    return [
+        *(Leg(t, t.sampled, t.tasks_seen, end, cost[end]) for t, end in zip(waiting, ends, strict=True)),
+        *(Leg(None, sampled, 0, first, cost[first]) for sampled in _untried(belief, its, options)),
+    ]
+
+
+def allowance(budget: BudgetConfig, n_trials: int) -> float:
+    """Return the tasks that so many trials see where one in `reduction_factor` passes each rung."""
+    rungs = spaces.rungs(budget)
+    return sum(
+        max(1.0, n_trials / budget.reduction_factor**k) * (rung - before)
+        for k, (rung, before) in enumerate(zip(rungs, [0, *rungs], strict=False))
+    )
+
+
+def incumbent(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Trial | None:
+    """Return the trial that the model expects most of at the full budget; None where no score is there."""
+    belief = believe(ledger, its, budget)
+    return None if belief is None else leader(belief)
