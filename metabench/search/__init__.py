@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,11 +75,9 @@ def search(
         shown.enter("reading data")
         from metabench.core.objectives import OBJECTIVES
         from metabench.search import folder
-        from metabench.search.progress import finish
         from metabench.search.progress.watch import Watch
         from metabench.search.propose import samplers
-        from metabench.search.ray import cluster, nodes
-        from metabench.search.stages import final
+        from metabench.search.ray import cluster
 
         files.check_name(name, "name")
         samplers.check(space.budget.sampler)
@@ -90,20 +90,41 @@ def search(
             watch.space, continued = folder.create_or_resume(
                 place, space, splits, seed, accept, warm_start, watch.say, timing and timing.record
             )
-            watch.say(
-                f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}"
-            )
-            if not final.is_tested(place, watch.say):
-                if finish_now:
-                    watch.say(finish.ask(place))
-                watch.say(nodes.needs(space.task, splits.name, kept))
-                trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
-                shown.enter("starting Ray")
-                with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
-                    _prepare(watch.space, address, splits, fetch, watch.say)
-                    _run_stages(place, watch.space, splits, seed, joined, watch, timing)
+            kept_at = f", kept at {url}" if url else ""
+            watch.say(f"{'continuing' if continued else 'starting'} {place}{kept_at}")
+            trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
+            connection = functools.partial(cluster.connect, address, place, trial, cpus, watch.say, workers)
+            _drive(place, splits, kept, seed, watch, timing, connection, address, fetch, finish_now)
             _write_board(place)
         return place
+
+
+def _drive(
+    place: Path,
+    splits: Splits,
+    kept: list[Path],
+    seed: int,
+    watch: Watch,
+    timing: Timing | None,
+    connection: Callable[[], AbstractContextManager[Cluster]],
+    address: str | None,
+    fetch: str | None,
+    finish_now: bool,
+) -> None:
+    """Do what is left of a search."""
+    from metabench.search.progress import finish
+    from metabench.search.ray import nodes
+    from metabench.search.stages import final
+
+    if final.is_tested(place, watch.say):
+        return
+    if finish_now:
+        watch.say(finish.ask(place))
+    watch.say(nodes.needs(watch.space.task, splits.name, kept))
+    watch.terminal.enter("starting Ray")
+    with connection() as joined:
+        _prepare(watch.space, address, splits, fetch, watch.say)
+        _run_stages(place, watch.space, splits, seed, joined, watch, timing)
 
 
 def _write_board(place: Path) -> None:

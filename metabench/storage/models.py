@@ -240,30 +240,13 @@ class _Running(_Reported):
 
 
 @keys
-class _Phase(TypedDict):
-    """How far a driver is in a phase, as far as it counts; the one that it is in goes on."""
-
-    done: NotRequired[Whole]
-    total: NotRequired[Whole]
-    seconds: NotRequired[Time]
-
-
-@keys
-class _Worker(TypedDict):
-    name: str
-    seconds: Time
-    tasks_seen: NotRequired[Whole]
-    to: NotRequired[Whole]
-
-
-@keys
 class _Snapshot(TypedDict):
     updated: NotRequired[Moment]
     stage: NotRequired[str]
     elapsed: NotRequired[Time]
     until: NotRequired[Moment | None]
-    phases: NotRequired[dict[str, _Phase]]
-    workers: NotRequired[list[_Worker]]
+    phases: NotRequired[dict[str, dict[str, Whole | Time]]]
+    workers: NotRequired[list[dict[str, str | Whole | Time]]]
     slots: NotRequired[Whole | None]
     nodes: NotRequired[list[_Node]]
     trials: dict[str, _Running]

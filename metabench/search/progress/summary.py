@@ -143,13 +143,11 @@ def stand(
     reached = _stage(folder, meta_test, algorithms)
     stage = snapshot.get("stage", reached)
     phases = _phases(folder, space, algorithms, final, meta_test)
-    for name, phase in snapshot.get("phases", {}).items():
-        phases[name] = {**phases.get(name, {}), **phase}
     summary = {
         "folder": str(folder),
         "stage": stage,
         "reached": reached,
-        "phases": phases,
+        "phases": view.merged(phases, snapshot.get("phases", {})),
         "elapsed": snapshot.get("elapsed"),
         "workers": snapshot.get("workers", []),
         "metric": metric.name,

@@ -108,9 +108,7 @@ class Terminal:
     def standing(self) -> dict[str, Any]:
         """Return how the search stands at this moment."""
         now = time.monotonic()
-        phases = {name: dict(phase) for name, phase in self._standing.get("phases", {}).items()}
-        for name, phase in self.phases.items():
-            phases[name] = {**phases.get(name, {}), **phase}
+        phases = view.merged(self._standing.get("phases", {}), self.phases)
         phases[self.stage]["seconds"] = now - self._since
         return {
             **self._standing,

@@ -40,6 +40,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
+def merged(phases: Mapping[str, Mapping[str, Any]], driver: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of phases from the files, and in its place what their driver says."""
+    return {name: {**phases.get(name, {}), **driver.get(name, {})} for name in {**driver, **phases}}
+
+
 def header(standing: Standing) -> str:
     """Say in which phase a search is, for how long it has run, and when it may end."""
     parts = [standing["stage"]]
