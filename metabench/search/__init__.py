@@ -72,7 +72,6 @@ def search(
     from metabench.search.progress.terminal import Terminal
 
     with Terminal(quiet) if terminal is None else contextlib.nullcontext(terminal) as shown:
-        shown.enter("reading data")
         from metabench.core.objectives import OBJECTIVES
         from metabench.search import folder
         from metabench.search.progress.watch import Watch
@@ -81,28 +80,25 @@ def search(
 
         files.check_name(name, "name")
         samplers.check(space.budget.sampler)
-        place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
+        place, url = (out / name).absolute(), storage and f"{storage}/{name}"
         if url is None:
             folder.check_resume(place, resume, warm_start)
-        splits, kept = _load(space, fetch)
-        watch = Watch(place, space, quiet, OBJECTIVES[splits.kind], shown)
+        loaded = _load(space, fetch)
+        watch = Watch(place, space, quiet, OBJECTIVES[loaded[0].kind], shown)
         with folder.opened(place, url, resume, watch.say):
             watch.space, continued = folder.create_or_resume(
-                place, space, splits, seed, accept, warm_start, watch.say, timing and timing.record
+                place, space, loaded[0], seed, accept, warm_start, watch.say, timing and timing.record
             )
-            kept_at = f", kept at {url}" if url else ""
-            watch.say(f"{'continuing' if continued else 'starting'} {place}{kept_at}")
+            watch.say(f"{('starting', 'continuing')[continued]} {place}{f', kept at {url}' if url else ''}")
             trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
             connection = functools.partial(cluster.connect, address, place, trial, cpus, watch.say, workers)
-            _drive(place, splits, kept, seed, watch, timing, connection, address, fetch, finish_now)
-            _write_board(place)
+            _drive(place, loaded, seed, watch, timing, connection, address, fetch, finish_now)
         return place
 
 
 def _drive(
     place: Path,
-    splits: Splits,
-    kept: list[Path],
+    loaded: tuple[Splits, list[Path]],
     seed: int,
     watch: Watch,
     timing: Timing | None,
@@ -111,20 +107,21 @@ def _drive(
     fetch: str | None,
     finish_now: bool,
 ) -> None:
-    """Do what is left of a search."""
+    """Do what is left of a search, and write its board."""
     from metabench.search.progress import finish
     from metabench.search.ray import nodes
     from metabench.search.stages import final
 
-    if final.is_tested(place, watch.say):
-        return
-    if finish_now:
-        watch.say(finish.ask(place))
-    watch.say(nodes.needs(watch.space.task, splits.name, kept))
-    watch.terminal.enter("starting Ray")
-    with connection() as joined:
-        _prepare(watch.space, address, splits, fetch, watch.say)
-        _run_stages(place, watch.space, splits, seed, joined, watch, timing)
+    splits, kept = loaded
+    if not final.is_tested(place, watch.say):
+        if finish_now:
+            watch.say(finish.ask(place))
+        watch.say(nodes.needs(watch.space.task, splits.name, kept))
+        watch.terminal.enter("starting Ray")
+        with connection() as joined:
+            _prepare(watch.space, address, splits, fetch, watch.say)
+            _run_stages(place, watch.space, splits, seed, joined, watch, timing)
+    _write_board(place)
 
 
 def _write_board(place: Path) -> None:

@@ -198,8 +198,6 @@ class _Recorded(TypedDict):
 
 @keys
 class _Finish(TypedDict):
-    """A stage of a search that is, or was, to be cut short."""
-
     stage: Literal["search", "final runs"]
 
 

@@ -131,23 +131,19 @@ def stand(
     n_trials: Mapping[str, int],
     snapshot: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return how a search stands.
-
-    Args:
-        n_trials: planned, by algorithm.
-        snapshot: what its driver says of itself; {} where none does.
-    """
+    """Return how a search of so many trials an algorithm stands, and what its driver says of itself."""
     algorithms = {name: summarise(space, ledger, name, metric, n) for name, n in n_trials.items()}
     meta_test = records.optional(folder / files.META_TEST, models.META_TEST)
     final = _final(folder, space)
     reached = _stage(folder, meta_test, algorithms)
     stage = snapshot.get("stage", reached)
-    phases = _phases(folder, space, algorithms, final, meta_test)
     summary = {
         "folder": str(folder),
         "stage": stage,
         "reached": reached,
-        "phases": view.merged(phases, snapshot.get("phases", {})),
+        "phases": view.merged(
+            _phases(folder, space, algorithms, final, meta_test), snapshot.get("phases", {})
+        ),
         "elapsed": snapshot.get("elapsed"),
         "workers": snapshot.get("workers", []),
         "metric": metric.name,

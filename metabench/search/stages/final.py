@@ -102,7 +102,7 @@ def train_all(
 
 
 def _with_copies(final: Path, planned: list[Run], objective: Objective | None) -> list[Run]:
-    """Copy what is trained once for two rows, and return the runs to test; with an objective those trained."""
+    """Copy what is trained once for two rows, and return what to test: with an objective, who is trained."""
     kept = []
     for run in planned:
         source = final / (run.copy_of or run.name)
