@@ -13,7 +13,6 @@ from ray import tune
 from typer.testing import CliRunner
 
 from metabench.cli import app
-from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
 from metabench.leaderboard.folders import read_search
 from metabench.search.folder import changes
@@ -108,11 +107,13 @@ def test_the_command_says_what_it_asks_for_and_when_it_will_be_done(folder: Path
     assert json.loads((folder / files.FINISH).read_text())["stage"] == FINAL
 
 
-def test_what_is_finished_or_no_search_cannot_be_asked(folder: Path, tmp_path: Path) -> None:
+def test_of_what_is_finished_nothing_is_asked_and_of_no_search_it_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     opened = {"config_hash": "d" * 64, "times_opened": 1, "finished": "2026-01-01T00:00:00+00:00"}
     files.write_json(folder / files.META_TEST, opened)
-    with pytest.raises(MetabenchError, match="is finished"):
-        finish.ask(folder)
+    assert "is finished" in finish.ask(folder)
+    assert not (folder / files.FINISH).exists()
     shown = CliRunner().invoke(app, ["finish", str(tmp_path / "nowhere")])
     assert (shown.exit_code, "holds no search" in shown.output) == (2, True)
 

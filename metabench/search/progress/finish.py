@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from metabench.core import MetabenchError, utc_now
+from metabench.core import utc_now
 from metabench.search.progress import summary, view
 from metabench.storage import files, models, records, remote
 
@@ -26,7 +26,7 @@ def ask(folder: Path) -> str:
     standing = summary.read(folder)
     stage = standing["reached" if standing["stage"] in summary.BEFORE else "stage"]
     if stage == view.FINISHED:
-        raise MetabenchError(f"{folder}: is finished; see it by `metabench leaderboard {folder}`")
+        return f"{folder}: is finished, with nothing to leave out"
     if stage not in (SEARCH, FINAL):
         return f"{folder}: the {stage} runs, of which nothing can be left out; {_counted(standing, stage)}"
     files.write_json(

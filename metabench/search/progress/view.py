@@ -100,9 +100,9 @@ def line(standing: Standing) -> str:
     """Say all of it in one line."""
     name = standing["stage"]
     states = (
-        f"{sum(part[state] for part in standing['algorithms'].values())} {state}"
+        f"{count} {state}"
         for state in ("running", "waiting")
-        if name == "search" and standing.get("algorithms")
+        if name == "search" and (count := sum(part[state] for part in standing["algorithms"].values()))
     )
     counts = [counted(name, standing["phases"].get(name, {})), *states, *workers(standing)]
     told = "; ".join(filter(None, counts))
