@@ -34,6 +34,8 @@ terminal.SILENT_SECONDS = 1.0
 with terminal.Terminal() as shown:
     shown.enter("starting Ray")
     time.sleep(2.5)
+    shown.enter("search")
+    time.sleep(1.5)
     shown.say("a line")
 """
 """A search that is silent for a while."""
@@ -98,7 +100,7 @@ def test_who_is_not_a_terminal_hears_something_in_every_silence_and_no_control_c
         [sys.executable, "-c", WAITING], check=True, capture_output=True, text=True, env=environment
     )
     *lines, last = [line.partition(",")[0] for line in done.stderr.splitlines()]
-    assert (len(lines) >= 2, {*lines}, last) == (True, {"starting Ray"}, "a line")
+    assert (len(lines) >= 3, {*lines}, last) == (True, {"starting Ray", "search"}, "a line")
     assert not CONTROL.search(done.stderr)
     assert done.stdout == ""
 

@@ -98,11 +98,11 @@ def workers(standing: Standing) -> Iterator[str]:
 
 def line(standing: Standing) -> str:
     """Say all of it in one line."""
-    name = standing["stage"]
+    name, algorithms = standing["stage"], standing.get("algorithms", {}).values()
     states = (
         f"{count} {state}"
         for state in ("running", "waiting")
-        if name == "search" and (count := sum(part[state] for part in standing["algorithms"].values()))
+        if name == "search" and (count := sum(part[state] for part in algorithms))
     )
     counts = [counted(name, standing["phases"].get(name, {})), *states, *workers(standing)]
     told = "; ".join(filter(None, counts))
