@@ -15,18 +15,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import optuna
+from optuna.pruners import HyperbandPruner
+from optuna.trial import TrialState
 
 from metabench import stats
 from metabench.core import MetabenchError, metrics
 from metabench.search.replay import curves
 from metabench.search.replay.curves import Curve, Recording
 from metabench.search.replay.outcomes import true_scores
+from metabench.search.replay.replayed import RecordedStudy
 from metabench.search.replay.scenario import Scenario, describe
 from metabench.search.replay.simulate import Incumbent, legs, play
 from metabench.storage import files
 
 RESAMPLES = 4000
 """Bootstrap draws of a ratio's interval."""
+
+ENDLESS = 1e9
+"""Seconds of a search that goes on until every setting is trained out, as others do."""
+
+HYPERBAND = "Optuna: TPE, Hyperband"
+"""A control that runs one trial at a time."""
+
+RUNS = (8, 12)
+"""Full runs of random search that others are measured by."""
+
+STEPS = 10
+"""Moments of a full run at which regret is looked at."""
 
 
 class Search(NamedTuple):
@@ -43,11 +59,44 @@ def replayed(recording: Recording, scenario: Scenario, seed: int) -> Search:
     return Search(replay.incumbents[algorithm], replay.ledger.tasks(algorithm), replay.seconds[algorithm])
 
 
+def hyperband(recording: Recording, scenario: Scenario, seed: int) -> Search:
+    """Search as Optuna does: TPE and its Hyperband pruner by ask and tell, on the same recorded settings."""
+    space, budget = scenario.space, scenario.space.budget
+    ((algorithm, recorded),) = recording.curves.items()
+    played = RecordedStudy(space, algorithm, seed, (), curves=recorded, is_in_order=False)
+    played.study = study = optuna.create_study(
+        study_name=str(seed),  # by which trials are dealt out to brackets
+        direction="maximize",
+        pruner=HyperbandPruner(scenario.rungs[0], budget.tasks, budget.reduction_factor),
+    )
+    best, incumbents, tasks, seconds = (0, -np.inf), list[Incumbent](), 0, 0.0
+    for number in range(budget.trials):
+        played.propose()
+        curve, asked, before = played.played[number], played.asked[number], 0
+        state, value = TrialState.FAIL, None
+        for leg in legs(curve, budget, recording.n_tasks):
+            tasks, seconds, before = tasks + leg.tasks_seen - before, seconds + leg.seconds, leg.tasks_seen
+            if leg.score is None:
+                break
+            asked.report(leg.score, leg.tasks_seen)
+            if (leg.tasks_seen, leg.score) > best:
+                best = (leg.tasks_seen, leg.score)
+                incumbents.append(Incumbent(curve.name, seconds, tasks, seconds))
+            if leg.tasks_seen == budget.tasks:
+                state, value = TrialState.COMPLETE, leg.score
+            elif asked.should_prune():
+                state = TrialState.PRUNED
+                break
+        study.tell(asked, value, state=state)
+    return Search(incumbents, tasks, seconds)
+
+
 class Way(NamedTuple):
     """A way of searching."""
 
     title: str
     scenario: Scenario
+    search: Callable[[Recording, Scenario, int], Search] = replayed
 
 
 def ways(recording: Recording, changes: dict[str, int | None], workers: int) -> list[Way]:
@@ -59,19 +108,22 @@ def ways(recording: Recording, changes: dict[str, int | None], workers: int) -> 
     trials = changes["trials"] or len(next(iter(recording.curves.values())))
     one_in = f"one in {changes['reduction_factor'] or recording.space.budget.reduction_factor}"
     full = {"scheduler": "none", "grace": recording.points[-1]}  # validated once, at the end
+    asha = {"scheduler": "asha", "pause": True}
     listed: dict[str, dict[str, Any]] = {
-        f"TPE, ASHA {one_in}, pausing (ours)": {"sampler": "tpe", "scheduler": "asha", "pause": True},
-        "freeze-thaw": {"scheduler": "freeze_thaw", "seconds": 1e9},
+        "freeze-thaw (ours)": {"scheduler": "freeze_thaw", "seconds": ENDLESS},
+        f"TPE, ASHA {one_in}, pausing (ours)": {"sampler": "tpe", **asha},
         f"TPE, ASHA {one_in}, stopping": {"sampler": "tpe", "scheduler": "asha", "pause": False},
-        f"random, ASHA {one_in}, pausing": {"sampler": "random", "scheduler": "asha", "pause": True},
+        f"random, ASHA {one_in}, pausing": {"sampler": "random", **asha},
         f"random, the best {one_in} at one rung": {"sampler": "random", "scheduler": "top_k"},
         "TPE, full budget": {"sampler": "tpe", **full},
         "random, full budget": {"sampler": "random", **full},
     }
-    return [
-        Way(title, describe(recording, {**changes, "trials": trials, **more}, workers))
+    scenarios = {
+        title: describe(recording, {**changes, "trials": trials, **more}, workers)
         for title, more in listed.items()
-    ]
+    }
+    control = Way(HYPERBAND, describe(recording, {**changes, "trials": trials, **asha}, 1), hyperband)
+    return [control, *(Way(title, scenario) for title, scenario in scenarios.items())]
 
 
 def until_found(search: Search, good: set[str]) -> tuple[float, int] | None:
@@ -160,40 +212,76 @@ def anytime_table(
     return "\n".join(rows)
 
 
-def shares_table(
+def regrets(
     recording: Recording, changes: dict[str, int | None], workers: int, n_decks: int, size: int
-) -> str:
-    """Return what each way spends, as a share, until its mean regret is that of random search at some runs.
+) -> dict[str, np.ndarray]:
+    """Return each way's regret over time, [deck, step], on tasks that no search sees.
 
-    Each deck is some of the recorded settings, searched once. Regret is on tasks that no search sees.
+    Each deck is some of the recorded settings, searched once.
     """
     ((algorithm, recorded),) = recording.curves.items()
-    regrets: dict[str, list[list[float]]] = {}
-    run = 0.0
+    result: dict[str, list[list[float]]] = {}
     for deck in range(n_decks):
         picks = np.random.default_rng(deck).permutation(len(recorded))[:size]
         some = recording._replace(curves={algorithm: [recorded[i] for i in sorted(picks)]})
         compared = ways(some, {**changes, "trials": size}, workers)
-        deck_curves, n_seen = some.curves[algorithm], compared[0].scenario.space.budget.validation_tasks
-        true = unseen_scores(deck_curves, n_seen)
-        full = compared[-1].scenario.space.budget
-        run = (
-            sum(leg.seconds for one in some.curves[algorithm] for leg in legs(one, full, some.n_tasks)) / size
-        )
+        deck_curves, full = some.curves[algorithm], compared[-1].scenario.space.budget
+        true = unseen_scores(deck_curves, full.validation_tasks)
+        run = sum(leg.seconds for one in deck_curves for leg in legs(one, full, some.n_tasks)) / size
         for way in compared:
-            search = replayed(some, way.scenario, deck)
-            steps = [shortfall(search, run * step / 10, true, max(true.values())) for step in range(1, 121)]
-            regrets.setdefault(way.title, []).append(steps)
+            search, n_steps = way.search(some, way.scenario, deck), STEPS * max(RUNS)
+            steps = [
+                shortfall(search, run * step / STEPS, true, max(true.values()))
+                for step in range(1, n_steps + 1)
+            ]
+            result.setdefault(way.title, []).append(steps)
     # Nobody leads at first: that is as bad as can be.
-    mean = {title: np.nan_to_num(np.array(one), nan=1.0).mean(0) for title, one in regrets.items()}
-    rows = ["| search | until random's mean regret after 8 full runs | after 12 |", "|---" * 3 + "|"]
-    for title, curve in mean.items():
-        cells = [title]
-        for count in (8, 12):
-            reached = np.flatnonzero(curve <= list(mean.values())[-1][10 * count - 1] + 1e-12)
-            cells.append(f"{(reached[0] + 1) / (10 * count):.2f}" if len(reached) else "not reached")
-        rows.append(f"| {' | '.join(cells)} |")
+    return {title: np.nan_to_num(np.array(one), nan=1.0) for title, one in result.items()}
+
+
+def share(curve: np.ndarray, random: np.ndarray, n_runs: int) -> float:
+    """Return the share of so many full runs after which a regret is that of random search after all."""
+    reached = np.flatnonzero(curve <= random[STEPS * n_runs - 1] + 1e-12)
+    return (reached[0] + 1) / (STEPS * n_runs) if len(reached) else np.nan
+
+
+def shares(over_time: dict[str, np.ndarray]) -> dict[str, list[tuple[float, float, float]]]:
+    """Return each way's shares of 8 and of 12 full runs, of mean regrets, with 95 % intervals over decks."""
+    *_, random = over_time.values()
+    picks = np.random.default_rng(0).integers(len(random), size=(RESAMPLES // 10, len(random)))
+    result = {}
+    for title, one in over_time.items():
+        result[title] = []
+        for n_runs in RUNS:
+            drawn = [share(one[pick].mean(0), random[pick].mean(0), n_runs) for pick in picks]
+            # Not reached is later than all that was looked at.
+            low, high = np.quantile(np.nan_to_num(drawn, nan=np.inf), [0.025, 0.975], method="nearest")
+            result[title].append((share(one.mean(0), random.mean(0), n_runs), low, high))
+    return result
+
+
+def shares_table(spaces: dict[str, dict[str, list[tuple[float, float, float]]]]) -> str:
+    """Return the shares by space, and their geometric means."""
+    names = list(spaces)
+    rows = [
+        f"| share of 8 full runs, of 12 | {' | '.join([*names, 'geometric mean'])} |",
+        "|---" * (len(names) + 2) + "|",
+    ]
+    for title in next(iter(spaces.values())):
+        cells = [", ".join(show_share(*one) for one in spaces[name][title]) for name in names]
+        values = np.log([[one[0] for one in spaces[name][title]] for name in names])
+        cells.append(", ".join(show_share(value) for value in np.exp(values.mean(0))))
+        rows.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def show_share(value: float, low: float | None = None, high: float | None = None) -> str:
+    """Show a share, with its interval."""
+    if np.isnan(value):
+        return "not reached"
+    if low is None or high is None:
+        return f"{value:.2f}"
+    return f"{value:.2f} [{low:.2f}, {'not reached' if np.isinf(high) else f'{high:.2f}'}]"
 
 
 def unseen_scores(curves: Sequence[Curve], n_seen: int) -> dict[str, float]:
@@ -209,12 +297,11 @@ def unseen_scores(curves: Sequence[Curve], n_seen: int) -> dict[str, float]:
     }
 
 
-def main() -> int:
-    """Replay every way of searching over the seeds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def options_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line."""
+    parser.add_argument(
+        "curves", type=Path, nargs="+", help="files that benchmarks/curves.py recorded, of one algorithm each"
     )
-    parser.add_argument("curves", type=Path, help="file that benchmarks/curves.py recorded, of one algorithm")
     parser.add_argument("--repeats", type=int, default=100, help="replays of each search, seeds 0, 1, ...")
     parser.add_argument("--trials", type=int, help="settings of a search; all that were recorded")
     parser.add_argument("--grace", type=int, help="tasks before a trial may be stopped, for the recorded")
@@ -224,34 +311,51 @@ def main() -> int:
     parser.add_argument("--decks", type=int, default=30, help="of three quarters of the settings, for shares")
     parser.add_argument("--within", type=float, default=0.005, help="of the best recorded: good")
     options = parser.parse_args()
-    try:
-        recording = curves.read([options.curves])
-        ((algorithm, recorded),) = recording.curves.items()
-        names = ("trials", "grace", "reduction_factor", "validation_tasks")
-        compared = ways(recording, {name: getattr(options, name) for name in names}, options.workers)
-    except MetabenchError as error:
-        parser.error(str(error))
     if options.repeats < 2:
         parser.error(f"--repeats {options.repeats}: must be >= 2, for an interval")
+    return options
+
+
+def report(path: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+    """Print what each way of searching does on one space; return the shares."""
+    recording = curves.read([path])
+    ((algorithm, recorded),) = recording.curves.items()
+    changes = {
+        name: getattr(options, name) for name in ("trials", "grace", "reduction_factor", "validation_tasks")
+    }
+    compared = ways(recording, changes, options.workers)
     scores = true_scores(recording, compared[-1].scenario, algorithm)
     recorded_scores = [score for score in scores.values() if score is not None]
     best, worst = max(recorded_scores), min(recorded_scores)
     true = {name: worst if score is None else score for name, score in scores.items()}  # None: it diverged
     good = {name for name, score in true.items() if score >= best - options.within}
     searches = [
-        [replayed(recording, way.scenario, seed) for seed in range(options.repeats)] for way in compared
+        [way.search(recording, way.scenario, seed) for seed in range(options.repeats)] for way in compared
     ]
     metric = recording.objective.metric
-    print(f"{len(recorded)} settings of {algorithm}, best {metrics.tell(metric, best, 2)}, {len(good)} good;")
+    print(f"{path.name}: {len(recorded)} settings of {algorithm},")
+    print(f"best {metrics.tell(metric, best, 2)}, {len(good)} good;")
     rungs, budget = compared[0].scenario.rungs, compared[0].scenario.space.budget
     print(f"{budget.trials} trials, {budget.validation_tasks} validation tasks, workers: {options.workers};")
-    print(f"rungs {', '.join(map(str, rungs))}; {options.repeats} replays")
-    print(f"{files.environment()['device']}, {datetime.date.today()}\n")
+    print(f"rungs {', '.join(map(str, rungs))}; {options.repeats} replays\n")
     print(until_table(compared, searches, good))
-    print(f"\n{anytime_table(recording, compared, searches, true)}")
-    changes = {name: getattr(options, name) for name in names}
+    print(f"\n{anytime_table(recording, compared, searches, true)}\n")
     size = 3 * len(recorded) // 4
-    print(f"\n{shares_table(recording, changes, options.workers, options.decks, size)}")
+    return shares(regrets(recording, changes, options.workers, options.decks, size))
+
+
+def main() -> int:
+    """Replay every way of searching over the seeds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options = options_of(parser)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print(f"{files.environment()['device']}, {datetime.date.today()}\n")
+    try:
+        print(shares_table({path.stem: report(path, options) for path in options.curves}))
+    except MetabenchError as error:
+        parser.error(str(error))
     return 0
 
 

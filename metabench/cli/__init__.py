@@ -78,7 +78,8 @@ def search(
     time: Annotated[
         str | None,
         typer.Option(
-            help="90s, 30m or 1h: look at the data, measure speeds here, choose a space, and be done by then."
+            help="90s, 30m or 1h: look at the data, measure speeds here, choose a space, be done by then. "
+            "Too short a time is refused with the minutes that are enough."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder that holds search folders.")] = Path("runs"),

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -26,7 +27,7 @@ Folders = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (status, leaderboard, compare, across, export, report, tensorboard):
+    for command in (status, leaderboard, compare, across, export, report, tensorboard, cache):
         app.command()(guarded()(command))
 
 
@@ -111,6 +112,31 @@ def compare(
 
     answer = versus.compare(leaderboard.read(_open(folders)), parts(rows))
     print_json(answer) if json else typer.echo(answer["sentence"])
+
+
+def cache(
+    prune: Annotated[
+        float | None, typer.Option(min=0, help="Remove what was not used for so many days; 0: all of it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the decoded pictures and the features that are kept on this machine, or remove old ones."""
+    from metabench.data.reading import cache
+    from metabench.storage import remote
+
+    removed = [] if prune is None else cache.prune(prune)
+    kept = cache.every()
+    if json:
+        rows = [{"path": str(one.path), "bytes": one.n_bytes, "used": one.used} for one in kept]
+        print_json({"folder": str(remote.cache_folder()), "kept": rows, "removed": len(removed)})
+        return
+    for one in kept:
+        used = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d")
+        typer.echo(f"{one.n_bytes / 1e6:10,.1f} MB  last used {used}  {one.path.name}")
+    for some, what in ((removed, "removed from"), (kept, "in")):
+        if some or what == "in":
+            n_bytes = sum(one.n_bytes for one in some)
+            typer.echo(f"{len(some)} files, {n_bytes / 1e6:,.1f} MB {what} {remote.cache_folder()}")
 
 
 def across(

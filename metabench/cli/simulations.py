@@ -109,6 +109,7 @@ def _notes(
 
     budget = described.space.budget
     who = {"asha": f"one in {budget.reduction_factor} goes on", "none": "all go on"}
+    who["freeze_thaw"] = "a model of the curves says who goes on, and what is begun"
     who["top_k"] = f"the best one in {budget.reduction_factor} of all goes on"
     yield (
         f"{summaries[0]['replays']} replays of {budget.trials} trials, workers: {described.workers}, "

@@ -242,6 +242,17 @@ def of_fold(task: TaskConfig, k: int) -> TaskConfig:
     return task.model_copy(update={"options": {**task.options, "fold": k % n_folds(task)}})
 
 
+def cuts(task: TaskConfig, splits: Splits) -> list[tuple[TaskConfig, Splits]]:
+    """Return a task and its data on each cut of the pictures.
+
+    Args:
+        splits: the data of the task itself.
+    """
+    if n_folds(task) == 1:
+        return [(task, splits)]
+    return [(one, load(one)) for one in (of_fold(task, k) for k in range(n_folds(task)))]
+
+
 def sources(task: TaskConfig, root: Path | None = None) -> list[Path]:
     """List the files and folders that the splits of a task are read from; none where they are computed."""
     dataset, split, options = configure(task)

@@ -66,6 +66,8 @@ def about(board: Board, common: Sequence[str]) -> str:
             "Search: what all trials that found a setting took, nothing for a published one or a single run; "
             "training: one run to the full budget, the mean of its seeds."
         )
+    if any(row.get("picture_seconds") for row in rows):
+        sentences.append("ms a picture: to classify one once adapted, of one thread; the median of several.")
     if board["status"] != "finished":
         sentences.append(f"Rows without an {metric} show the best meta-validation {metric} so far.")
     sentences += _untested(rows)

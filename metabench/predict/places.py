@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from metabench.core import MetabenchError
-from metabench.data.reading import archives, splits
+from metabench.data.reading import archives, fitting, splits
 from metabench.data.reading import images as reading
 from metabench.data.reading.images import Tree
 from metabench.storage import files
@@ -20,25 +20,7 @@ def class_folders(place: str | Path) -> tuple[list[Path], list[str]]:
     if off := _level_problem(tree):
         splits.refuse("support", [off])
     wrong = [*tree.problems, *(f"{str(root / one)!r}: {reading.cure(one)}" for one in tree.others)]
-    named: dict[str, str] = {}  # classes to their folders
-    for folder in tree.folders[1:]:
-        inside = [one for one in tree.images if one.startswith(f"{folder}/")]
-        name = reading.class_name(folder)
-        if "/" in folder:
-            above = reading.class_name(folder.split("/")[0])
-            deep = f"{str(root / folder)!r}: a folder inside the class {above!r}"
-            wrong.append(f"{deep}; pictures lie in the folder of their class itself")
-        elif not inside:
-            wrong.append(f"class {name!r} is empty: {str(root / folder)!r} holds no picture")
-        elif name in named:
-            wrong.append(f"class {name!r} has two folders: {named[name]!r} and {folder!r}")
-        named.setdefault(name, folder)
-    beside = [one for one in tree.images if "/" not in one]
-    wrong += [f"{str(root / one)!r}: a picture outside the folders of classes" for one in beside]
-    if not named and not wrong:
-        wrong.append(
-            f"{str(root)!r}: holds no folder; give one that holds a folder of pictures for each class"
-        )
+    wrong += fitting.class_problems(root, tree.folders[1:], tree.images)
     if wrong:
         splits.refuse("support", wrong)
     return [root / one for one in tree.images], [reading.class_name(one.split("/")[0]) for one in tree.images]

@@ -109,17 +109,15 @@ def _drive(
 ) -> None:
     """Do what is left of a search, and write its board."""
     from metabench.search.progress import finish
-    from metabench.search.ray import nodes
     from metabench.search.stages import final
 
     splits, kept = loaded
     if not final.is_tested(place, watch.say):
         if finish_now:
             watch.say(finish.ask(place))
-        watch.say(nodes.needs(watch.space.task, splits.name, kept))
         watch.terminal.enter("starting Ray")
         with connection() as joined:
-            _prepare(watch.space, address, splits, fetch, watch.say)
+            _prepare(watch.space, address, splits, kept, fetch, watch.say)
             _run_stages(place, watch.space, splits, seed, joined, watch, timing)
     _write_board(place)
 
@@ -160,23 +158,29 @@ def _networks(space: SearchSpace) -> list[NetworkConfig]:
 
 
 def _prepare(
-    space: SearchSpace, address: str | None, splits: Splits, fetch: str | None, say: Callable[[str], None]
+    space: SearchSpace,
+    address: str | None,
+    splits: Splits,
+    kept: list[Path],
+    fetch: str | None,
+    say: Callable[[str], None],
 ) -> None:
     """Check each node's data and networks; let all pictures pass the frozen ones before workers ask."""
     from metabench import data
     from metabench.search.ray import nodes
     from metabench.training import features
 
+    if address is not None:
+        say(nodes.needs(space.task, splits.name, kept))
     nodes.check(address, space.task, splits, fetch)
     for network in _networks(space):
         nodes.check_network(address, network)
-    n_folds = data.n_folds(space.task)
-    cuts = {k: splits if n_folds == 1 else data.load(data.of_fold(space.task, k)) for k in range(n_folds)}
-    for k, cut in cuts.items():
-        data.check(data.of_fold(space.task, k), cut)
+    cuts = data.cuts(space.task, splits)
+    for task, cut in cuts:
+        data.check(task, cut)
     for network in {features.source(one): one for one in _networks(space)}.values():
-        for k, cut in cuts.items():
-            features.embedded(cut, data.of_fold(space.task, k), network, say)
+        for task, cut in cuts:
+            features.embedded(cut, task, network, say)
 
 
 def _run_trials(

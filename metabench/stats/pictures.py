@@ -71,8 +71,9 @@ def influences(
     n_tasks = np.bincount(np.concatenate(present), minlength=strata.max() + 1)
     shots = (np.bincount(strata[shown], minlength=len(n_tasks)) / _positive(n_tasks))[strata]
     # A support picture is no query, and leaves others less room in the support: both hide a part of it.
-    factor = (n - 1) / (n - shots)
-    moved = factor * as_support + n / (n - shots) * as_query
+    left = np.maximum(n - shots, 1.0)  # across domains queries are of another stratum, and none may be left
+    factor = (n - 1) / left
+    moved = factor * as_support + n / left * as_query
     return moved, float(np.square(factor[shown]).sum()) / len(right)
 
 

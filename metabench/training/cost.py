@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ def of(
 ) -> dict[str, Any]:
     """Time the prediction of one picture, and count parameters; of a frozen backbone, with the backbone.
 
+    The seconds are those of one thread, on a CPU of its own time alone: as many in a worker of a search as in
+    a process that has the machine to itself, whatever else runs there.
+
     Args:
         made_of: what the images, where they are features, were made of.
     """
@@ -35,23 +39,35 @@ def of(
     support = type(drawn.support)(*[leaf[0] for leaf in drawn.support])
     query, n_parameters = drawn.query.x[0, :1], sum(leaf.numel() for leaf in trees.leaves(meta))
     vectorise.prepare(images.device)
-    with torch.no_grad():
+    clock = time.thread_time if images.device.type == "cpu" else time.perf_counter
+    with torch.no_grad(), one_thread():
         learner = algorithm.adapt(net, meta, buffers, support, h)
-        seconds = median(lambda: algorithm.predict(net, learner, query))
+        seconds = median(lambda: algorithm.predict(net, learner, query), clock)
         if made_of is not None:
             backbone = features.backbone_of(network)
             embedder = features.Embedder(backbone).to(images.device)
             picture = torch.zeros(1, *made_of.picture_shape, device=images.device)
-            seconds += median(lambda: embedder(picture))
+            seconds += median(lambda: embedder(picture), clock)
             n_parameters += sum(weight.numel() for weight in backbone.module.parameters())
     return {"picture_seconds": seconds, "network_parameters": n_parameters}
 
 
-def median(function: Callable[[], Tensor]) -> float:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def median(function: Callable[[], Tensor], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds of a call; the first, which warms up, does not count."""
     times = []
     for _ in range(TIMES + 1):
-        begun = time.perf_counter()
+        begun = clock()
         function().sum().item()  # waits for the device
-        times.append(time.perf_counter() - begun)
+        times.append(clock() - begun)
     return statistics.median(times[1:])

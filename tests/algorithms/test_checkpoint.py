@@ -65,7 +65,9 @@ def test_every_second_order_learner_has_the_setting_and_no_other_takes_it() -> N
             algorithms.hparams(name, {"recompute": True})
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize(
+    "norm", ["batch", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("group", "none"))]
+)
 @pytest.mark.parametrize("name", SECOND)
 def test_the_meta_gradient_is_the_same(name: str, norm: str) -> None:
     assert_close(problem(name, norm, again=True)(), problem(name, norm, again=False)())

@@ -18,7 +18,7 @@ TOLERANCE = 1e-7
 MODES = ["transductive", "support_stats", "with_support"]
 
 
-def check(name: str, group: str, progress: float, n_directions: int = 3, **values: Any) -> None:
+def check(name: str, group: str, progress: float, n_directions: int = 2, **values: Any) -> None:
     """Compare directional derivatives of the mean loss along random directions within a group of meta."""
     tasks, net = problems.tasks(), problems.smooth_network(values.pop("batch_norm", "transductive"))
     algorithm, h, meta, buffers = problems.start(name, net, **values)

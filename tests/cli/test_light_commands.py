@@ -71,6 +71,6 @@ def test_status_and_board_of_up_to_three_thousand_trials_are_quick_and_small(
 
 def test_a_report_computes_only_where_there_is_a_network_to_show(tmp_path: Path) -> None:
     with quickly():
-        folder = played.play(tmp_path / "large", played.space(4), small.splits())
+        folder = played.play(tmp_path / "small", played.space(4, ("protonet",)), small.splits())
     shutil.rmtree(folder / "final", ignore_errors=True)
     assert run("report", folder, "--out", tmp_path / "report.html").heavy == ["matplotlib"]

@@ -151,3 +151,30 @@ def test_the_incumbent_got_furthest_and_neither_diverged_nor_failed(tmp_path: Pa
     assert summary.incumbent(ledger.of("maml")) is ledger.trials[names[4]]
     ledger.record(names[1], make_report(300, 0.4), "continue", {})
     assert summary.incumbent(ledger.of("maml")) is ledger.trials[names[1]]
+
+
+def test_what_another_hour_would_gain_and_when_a_modelled_search_is_over(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    budget = space.budget.model_copy(update={"scheduler": "freeze_thaw", "trials": 3})
+    space = space.model_copy(update={"budget": budget, "algorithms": {"maml": {}}})
+    split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
+    create_or_resume(tmp_path, space, make_splits("squares", split, split, split), seed=0)
+    searcher = FairSearcher(space, ledger := Ledger(tmp_path, 2), seed=0)
+    for number, accuracy in enumerate((0.4, 0.5)):
+        name = searcher.suggest(str(number))["trial"]
+        rung = 100 if ledger.trials[name].tasks_seen == 0 else 300
+        decide(ledger, space.budget, name, make_report(rung, accuracy, seconds=rung / 10))
+        searcher.hand_back(str(number))
+    stands = summary.read(tmp_path)
+    assert stands["stage"] == "search"
+    seen = ledger.tasks("maml")
+    # three times 100, then 200 and 600 of one; four final runs of 900
+    assert stands["expected"]["tasks_left"] == 300 + 200 + 600 - seen + 4 * 900
+    part = stands["algorithms"]["maml"]
+    assert part["hourly_gain"] > 0
+    shown = CliRunner().invoke(app, ["status", str(tmp_path)]).stdout
+    assert f"another hour of a worker is expected to gain {100 * part['hourly_gain']:.1f} points" in shown
+    searcher.finish()
+    assert summary.read(tmp_path)["stage"] == "confirmation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.net_problems import (
     CASES,
     EVERY,
     EXACT,
+    NORMS,
     SHOT,
     WAY,
     T,
@@ -39,8 +41,13 @@ def test_a_network_equals_the_same_one_of_torchs_own_modules(case, norm) -> None
     assert all(len(moments[name]["mean"]) == n for name, n in net.norm_channels.items())
 
 
-@pytest.mark.parametrize("order", [1, 2])
-@EVERY
+@pytest.mark.parametrize(
+    ("case", "norm", "order"),
+    [
+        pytest.param(*which, marks=[pytest.mark.slow] if which[1:] in (("group", 1), ("none", 1)) else [])
+        for which in itertools.product(CASES, NORMS, (1, 2))
+    ],
+)
 def test_meta_gradient_is_the_same_by_vmap_by_plain_autograd_and_by_torchs_own_modules(
     case, norm, order
 ) -> None:

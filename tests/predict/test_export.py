@@ -283,12 +283,18 @@ def test_classes_are_exported_with_the_model_or_come_later() -> None:
 def test_what_an_export_says_of_mistakes(onnx_jobs: list[Job]) -> None:
     shutil.copytree(onnx_jobs[1].folder, "out")  # whose script starts sooner than one with torch
     trained.classes_on_disk(Path("one"), n_classes=1)
+    trained.classes_on_disk(Path("deep/class0"), n_classes=1)
+    deep = (
+        "'deep/class0/class0': a folder inside the class 'class0'; pictures lie in the folder of their class"
+    )
+    assert deep in command("predict", "run", "--support", "deep", "photos").stderr
     Path("empty").mkdir()
     Path("broken.png").write_bytes(Path("new/class0/0.png").read_bytes()[:60])
     for args, words in (
         (["photos/class0"], "--support: give a folder of folders"),
         (["photos/class0", "--support", "gone"], "gone: No such file or directory; give a folder"),
-        (["photos/class0", "--support", "one"], "one: must hold 2 folders or more"),
+        (["photos/class0", "--support", "one"], "support: 'one': holds 1 class; give a folder of pi"),
+        (["photos/class0", "--support", "deep"], f"support: {deep}"),
         (["empty", "--support", "new"], "no picture; give files, or folders of them"),
         (["broken.png", "--support", "new"], "broken.png: cannot be read: "),
     ):

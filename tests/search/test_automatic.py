@@ -125,6 +125,8 @@ def test_a_folder_of_two_classes_gets_rows_of_a_backbone_that_is_here(
 ) -> None:
     monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache"))
     described = backbone.network(backbone.weights(tmp_path / "weights.safetensors"))
+    for name in ("LEAST", "MOST"):  # seconds of measuring a learner
+        monkeypatch.setattr(stage, name, 0.05)
     monkeypatch.setattr(at_hand, "backbone", lambda: NetworkConfig.model_validate(described))
     place = backbone.photographs(tmp_path / "photographs", n_classes=2, n_pictures=14)
     asked = {"dataset": "folder", "options": {"path": str(place)}}

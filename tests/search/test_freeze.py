@@ -211,3 +211,26 @@ def test_a_search_stops_when_too_little_is_expected(tmp_path: Path) -> None:
         gains.append(100 * gain)
     assert tasks[0] > tasks[1] >= tasks[2]
     assert gains[0] < 60
+
+
+def test_an_algorithm_that_leaves_nothing_to_choose_is_trained_once(tmp_path: Path) -> None:
+    space = space_of()
+    fixed: dict[str, Any] = {"inner_lr": 0.1, "inner_steps": 1, "multi_step_loss": False}
+    space = space.model_copy(update={"shared": {}, "algorithms": {NAME: fixed}})
+    searcher = search(tmp_path, space)
+    assert [trial.status for trial in searcher.ledger.of(NAME)] == [COMPLETE]
+    its = spaces.of(space, NAME)
+    assert freeze.hourly_gain(searcher.ledger, its, space.budget, points.spread(its, 0)) == 0
+
+
+def test_many_that_diverged_leave_room_for_who_did_not(tmp_path: Path) -> None:
+    space = space_of(trials=1000)
+    its, ledger = spaces.of(space, NAME), Ledger(tmp_path, keep=2)
+    for number, sampled in enumerate(points.spread(its, 0)):
+        name = ledger.propose(NAME, sampled, its.resolve(sampled), False, 0).name
+        decide(
+            ledger, space.budget, name, make_report(100 if number == 9 else 150, 0.5 if number == 9 else None)
+        )
+    named = freeze.incumbent(ledger, its, space.budget)
+    assert named is not None
+    assert named.number == 9

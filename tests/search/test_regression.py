@@ -47,7 +47,7 @@ def test_the_lowest_error_wins_at_every_stage_of_a_search(
     folder = search(SearchSpace.model_validate(SPACE), tmp_path, "it", cpus=2)
     told = capsys.readouterr().err
     assert "error " in told
-    assert "each node needs sinusoid/" in told
+    assert "each node needs" not in told  # there is none but this machine
     assert "%" not in told
     check_the_choice(folder, SPACE["algorithms"], SPACE["budget"]["tasks"])
     check_the_leaderboard(folder)

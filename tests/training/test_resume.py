@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from metabench import algorithms
+from metabench.core import MetabenchError
 from metabench.core.config import RunConfig
 from metabench.storage import files
 from metabench.training import loop
 from metabench.training import resume as resumption
 from metabench.training import run as runs
 from metabench.training.resume import FencingToken, resume
+from tests.predict.trained import config as config_of
+from tests.predict.trained import quickly, splits
 from tests.support import small
 
 CONFIG: RunConfig = small.config().model_copy(update={"tasks": 24, "rungs": [8, 16, 24]})
@@ -136,3 +140,32 @@ def test_a_process_that_was_given_up_for_dead_writes_no_more(
     with pytest.raises(resumption.Superseded):
         runs.train_run(CONFIG, small.splits(), tmp_path)
     assert seen(tmp_path) == [8]
+
+
+def test_a_setting_that_a_recorded_run_lacks_means_its_default(tmp_path: Path) -> None:
+    config = config_of("finetune").model_copy(update={"hyperparameters": FINETUNE})
+    with quickly():
+        runs.train_run(config, splits(), tmp_path)
+    before = files.read_json(tmp_path / files.CONFIG)
+    expected = runs.test_run(tmp_path, splits(), 4)
+    lacking = {key: FINETUNE[key] for key in FINETUNE if key not in ("adapt_block", "support_copies")}
+    files.write_json(
+        tmp_path / files.CONFIG, {**before, "run": {**before["run"], "hyperparameters": lacking}}
+    )
+    with quickly():
+        runs.train_run(config, splits(), tmp_path)  # goes on, and finds all done
+    assert runs.read_config(tmp_path).hyperparameters == FINETUNE
+    assert runs.test_run(tmp_path, splits(), 4)["accuracy"] == expected["accuracy"]
+    other = config.model_copy(update={"hyperparameters": {**FINETUNE, "support_copies": 2}})
+    with pytest.raises(MetabenchError, match="other settings"):
+        runs.train_run(other, splits(), tmp_path)
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_a_run_recorded_without_settings_is_one_of_all_defaults(name: str) -> None:
+    recorded = {"algorithm": name, "hyperparameters": {}}
+    assert runs.with_defaults(recorded)["hyperparameters"] == vars(algorithms.hparams(name, {}))
+
+
+FINETUNE = vars(algorithms.hparams("finetune", {"inner_steps": 2}))
+"""Every setting of an algorithm, as a run records them."""

@@ -10,8 +10,9 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -69,6 +70,8 @@ def kept(name: str, key: object, write: Callable[[Path], None]) -> Array:
     except OSError as error:
         advice = "set METABENCH_CACHE to a folder that can be written"
         raise MetabenchError(f"cache {path.parent}: {error.strerror or error}; {advice}") from error
+    with suppress(OSError):  # a cache that is shared may be another's
+        os.utime(path)
     used = _used.get()
     if used is not None:
         used.append(path)
@@ -152,6 +155,31 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if np.lib.format.read_magic(file) == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)
+
+
+class Kept(NamedTuple):
+    """An array that is kept."""
+
+    path: Path
+    n_bytes: int
+    used: float  # seconds since 1970
+
+
+def every() -> list[Kept]:
+    """List the arrays that are kept, and what killed processes left of such, the longest unused first."""
+    places = [path for path in remote.cache_folder().glob("*") if path.suffix in (".npy", ".tmp")]
+    status = [(path, path.stat()) for path in places if path.is_file()]
+    kept_ones = [Kept(path, one.st_blocks * 512, one.st_mtime) for path, one in status]
+    return sorted(kept_ones, key=lambda one: one.used)
+
+
+def prune(days: float) -> list[Kept]:
+    """Remove what was not used for so many days, and return it; whoever needs it makes it again."""
+    least = {".npy": days, ".tmp": max(days, 1.0)}  # what is a day old, nobody is still writing
+    removed = [one for one in every() if time.time() - one.used >= least[one.path.suffix] * 86_400]
+    for one in removed:
+        one.path.unlink(missing_ok=True)  # a process that has it mapped keeps its pages
+    return removed
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> Array:

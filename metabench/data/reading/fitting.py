@@ -38,6 +38,33 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in HIDDEN
 
 
+def class_problems(root: Path, folders: Sequence[str], pictures: Sequence[str]) -> list[str]:
+    """Say what is wrong with folders of classes, class/picture.png.
+
+    Args:
+        folders, pictures: what is in the folder `root`, by paths from there.
+    """
+    wrong: list[str] = []
+    named: dict[str, str] = {}  # classes to their folders
+    for folder in folders:
+        name = plain(folder.rpartition("/")[2])
+        if "/" in folder:
+            deep = f"{str(root / folder)!r}: a folder inside the class {plain(folder.split('/')[0])!r}"
+            wrong.append(f"{deep}; pictures lie in the folder of their class itself")
+        elif not any(one.startswith(f"{folder}/") for one in pictures):
+            wrong.append(f"class {name!r} is empty: {str(root / folder)!r} holds no picture")
+        elif name in named:
+            wrong.append(f"class {name!r} has two folders: {named[name]!r} and {folder!r}")
+        named.setdefault(name, folder)
+    beside = [one for one in pictures if "/" not in one]
+    wrong += [f"{str(root / one)!r}: a picture outside the folders of classes" for one in beside]
+    if not named and not wrong:
+        wrong.append(
+            f"{str(root)!r}: holds no folder; give one that holds a folder of pictures for each class"
+        )
+    return wrong
+
+
 @contextmanager
 def own_limit() -> Iterator[None]:
     """Keep Pillow from refusing images smaller than LARGEST."""

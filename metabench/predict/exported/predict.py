@@ -47,12 +47,20 @@ class Predictor:
         """Read the pictures of classes."""
         if support is None:
             raise Refused("--support: give a folder of folders of pictures, a folder a class")
-        folders = [one for one in _inside(support) if one.is_dir()]
-        named = {fitting.plain(one.name): _pictures(one) for one in folders}
+        shown = _shown(support)
+        folders = [one for one in shown if (support / one).is_dir()]
+        found = [one for one in shown if Path(one).suffix.lower() in fitting.SUFFIXES and one not in folders]
+        wrong = fitting.class_problems(support, folders, found)
+        if not wrong and len(folders) < 2:
+            wrong = [f"{str(support)!r}: holds 1 class; give a folder of pictures for each of 2 or more"]
+        if wrong:
+            raise Refused("\n".join(f"support: {line}" for line in wrong))
+        named = {
+            fitting.plain(one): [support / path for path in found if path.startswith(f"{one}/")]
+            for one in folders
+        }
         self.classes = sorted(named)
         pictures = [named[name] for name in self.classes]
-        if len(self.classes) < max(2, len(folders)) or not all(pictures):
-            raise Refused(f"{support}: must hold 2 folders or more of different names, each with pictures")
         counts = [len(some) for some in pictures]
         labels = np.repeat(np.arange(len(counts)), counts)
         self.support = (self.read([one for some in pictures for one in some]), labels, len(counts))
@@ -97,20 +105,19 @@ def _model(path: Path) -> Callable[..., Array]:
     return run
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Return what lies in a folder in the order of its names, but for what systems leave behind."""
+def _shown(folder: Path) -> list[str]:
+    """Return the paths of all that lies in a folder, in their order, but for what systems leave behind."""
     try:
-        names = sorted(os.listdir(folder), key=os.fsencode)
+        os.listdir(folder)
     except OSError as error:
         raise Refused(f"{folder}: {error.strerror}; give a folder of pictures") from error
-    return [folder / name for name in names if not fitting.is_hidden(name)]
+    names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*"))
+    return [name for name in names if not any(map(fitting.is_hidden, name.split("/")))]
 
 
 def _pictures(folder: Path) -> list[Path]:
     """Return the pictures in a folder, and in those inside it, in the order of their paths."""
-    names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*"))
-    shown = [Path(name) for name in names if not any(map(fitting.is_hidden, name.split("/")))]
-    return [folder / one for one in shown if one.suffix.lower() in fitting.SUFFIXES]
+    return [folder / one for one in _shown(folder) if Path(one).suffix.lower() in fitting.SUFFIXES]
 
 
 def main() -> None:

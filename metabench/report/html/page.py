@@ -43,7 +43,11 @@ def sections(results: Results) -> list[Section]:
     adapted = [*adaptation.draw_steps(results), *adaptation.draw_rates(results)]
     return [
         Section("ranking", "Leaderboard", [*leaderboard.draw_ranking(results), *rows]),
-        Section("cost", "Cost", [*leaderboard.draw_cost(results), board["cost"], *budget]),
+        Section(
+            "cost",
+            "Cost",
+            [*leaderboard.draw_cost(results), *leaderboard.draw_speed(results), board["cost"], *budget],
+        ),
         Section("search", "Search", trials),
         Section("settings", "Hyperparameters", [*chosen, *search.draw_slices(results), *tried]),
         Section("adaptation", "Adaptation", adapted),

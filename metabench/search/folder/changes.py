@@ -38,6 +38,7 @@ INVALIDATES_CHOICE = (
     "budget.reduction_factor",
     "budget.scheduler",
     "budget.pause",
+    "budget.stop_when",
     "algorithms",
     "networks",
     "shared",

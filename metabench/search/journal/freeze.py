@@ -23,7 +23,7 @@ from metabench.core.config import BudgetConfig, Choices, Range
 from metabench.search import space as spaces
 from metabench.search.journal import gaussian
 from metabench.search.journal.gaussian import Array, Fit
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial, preference
 from metabench.search.space import AlgorithmSpace, grid
 
 PRICE = 1.5
@@ -80,19 +80,20 @@ def floors(its: AlgorithmSpace) -> Array:
 def coordinates(its: AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
     """Return settings as points, [n, D], in lengthscales; an inactive parameter stands at its default."""
     columns = [
-        [_coordinate(parameter, one.get(name, parameter.default)) for one in sampled]
+        _column(parameter, [one.get(name, parameter.default) for one in sampled])
         for name, parameter in its.sampled.items()
     ]
     return np.array(columns, dtype=np.float64).reshape(len(columns), len(sampled)).T
 
 
-def _coordinate(parameter: Range | Choices, value: Any) -> float:
+def _column(parameter: Range | Choices, values: Sequence[Any]) -> Array:
     if isinstance(parameter, Choices):
-        place: Any = grid.place(parameter, value)
-        return FAR * (-1 if place is None else place)
+        places: Any = {(type(one), one): grid.place(parameter, one) for one in values}
+        places = {one: -1 if place is None else place for one, place in places.items()}
+        return np.array([FAR * places[type(one), one] for one in values])
     if parameter.log:
-        return math.log(value) / gaussian.LENGTH_LOG
-    return float(value) / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low))
+        return np.asarray(np.log(np.array(values, dtype=np.float64)) / gaussian.LENGTH_LOG)
+    return np.array(values, dtype=np.float64) / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low))
 
 
 def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
@@ -105,7 +106,7 @@ def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief
     row = np.searchsorted(kept, [k for k, _ in reported])
     trials = [trials[k] for k in kept]
     # Who diverged counts as scoring what the worst did.
-    worst = min(r["val_score"] for _, r in reported if r["val_score"] is not None)
+    worst = min(r["val_score"] for trial in trials for r in trial.reports if r["val_score"] is not None)
     scores = np.array([worst if r["val_score"] is None else r["val_score"] for _, r in reported])
     per_task = _noise_per_task(trials)
     squares = float(np.sum((scores - scores.mean()) ** 2))
@@ -163,7 +164,8 @@ def _reported(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
 
 def _fewer(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
     """Choose the last reports of trials, evenly where they are too many, then those before them."""
-    order = sorted((k for k, t in enumerate(trials) if t.reports), key=lambda k: -trials[k].tasks_seen)
+    reporting = [k for k, trial in enumerate(trials) if trial.reports]
+    order = sorted(reporting, key=lambda k: (not _may_be_named(trials[k]), preference(trials[k])))
     last = [(k, trials[k].reports[-1]) for k in order]
     before = [(k, report) for k in order for report in trials[k].reports[:-1][::-1]]
     if len(last) > MOST_POINTS:

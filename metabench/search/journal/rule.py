@@ -24,6 +24,8 @@ Where seconds are the budget, a trial is stopped at the report with which its al
 the whole search has a time, at the one from which it would not come to its next rung in time. With `pause`,
 no trial begins in the seconds that the leader needs to the full budget.
 
+With `freeze_thaw` all wait, and a model of the learning curves (`freeze.py`) chooses in place of the rule.
+
 Two controls: `none` lets everybody go on, and `top_k` has one rung, at grace, where all wait until the last
 has arrived.
 
@@ -216,7 +218,10 @@ def stop_waiting(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials:
             continue
         for each in [each for each in table if each.trial in names and each.score < cutoff]:
             others = [other for other in table if other is not each]
-            _settle(ledger, budget, each.trial, PRUNED, rank(each, others, budget.reduction_factor))
+            if budget.scheduler == "freeze_thaw":  # what it waited for was no rank
+                ledger.settle(each.trial, PRUNED, {"rung": sum(rung < seen for rung in spaces.rungs(budget))})
+            else:
+                _settle(ledger, budget, each.trial, PRUNED, rank(each, others, budget.reduction_factor))
 
 
 def cut_short(ledger: Ledger, budget: BudgetConfig) -> None:

@@ -6,7 +6,7 @@ import datetime
 import functools
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from rich.table import Table
 from metabench.core import MetabenchError, metrics, utc_now
 from metabench.core.config import SearchSpace, n_variants, rungs
 from metabench.core.metrics import Metric
-from metabench.search import space as spaces
-from metabench.search.journal import freeze
 from metabench.search.journal.ledger import (
     COMPLETE,
     DIVERGED,
@@ -25,11 +23,11 @@ from metabench.search.journal.ledger import (
     RUNNING,
     WAITING,
     Ledger,
+    Trial,
     incumbent,
     look,
 )
 from metabench.search.progress import view
-from metabench.search.propose import points
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
 
@@ -49,10 +47,8 @@ def summarise(
     states = Counter(trial.state for trial in trials)
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
     best, gain = incumbent(trial for trial in trials if ledger.place(trial) is not None), None
-    if freeze.is_on(space.budget):
-        its = spaces.of(space, algorithm)
-        best = freeze.incumbent(ledger, its, space.budget)
-        gain = freeze.hourly_gain(ledger, its, space.budget, points.spread(its, 0))
+    if _is_modelled(space):
+        best, gain = _believed(space, ledger, algorithm)
     return {
         "planned": n_trials,
         "proposed": len(trials),
@@ -70,6 +66,30 @@ def summarise(
         "seconds": sum(trial.seconds for trial in trials),
         "errors": {trial.name: trial.error.splitlines()[-1] for trial in trials if trial.error},
     }
+
+
+def _is_modelled(space: SearchSpace) -> bool:
+    return space.budget.scheduler == "freeze_thaw"
+
+
+def _believed(space: SearchSpace, ledger: Ledger, algorithm: str) -> tuple[Trial | None, float | None]:
+    """Return the leader by the model of an algorithm's curves, and what another hour is expected to gain."""
+    # Only here, since they import torch, and status of any other search is quick.
+    from metabench.search import space as spaces
+    from metabench.search.journal import freeze
+    from metabench.search.propose import points
+
+    its = spaces.of(space, algorithm)
+    gain = freeze.hourly_gain(ledger, its, space.budget, points.spread(its, 0))
+    return freeze.incumbent(ledger, its, space.budget), gain
+
+
+def _allowed(space: SearchSpace, algorithms: Iterable[Mapping[str, Any]]) -> float:
+    """Return the tasks that algorithms with a model may still see."""
+    from metabench.search.journal import freeze
+
+    ahead = (freeze.allowance(space.budget, part["planned"]) - part["tasks_seen"] for part in algorithms)
+    return sum(max(0.0, tasks) for tasks in ahead)
 
 
 def outlook(metric: Metric, gain: float) -> str:
@@ -135,7 +155,7 @@ def stand(
     algorithms = {name: summarise(space, ledger, name, metric, n) for name, n in n_trials.items()}
     meta_test = records.optional(folder / files.META_TEST, models.META_TEST)
     final = _final(folder, space)
-    reached = _stage(folder, meta_test, algorithms)
+    reached = _stage(folder, meta_test, algorithms, _is_modelled(space))
     stage = snapshot.get("stage", reached)
     summary = {
         "folder": str(folder),
@@ -228,14 +248,19 @@ def _last_report(path: Path, written: int, size: int) -> dict[str, Any]:
 
 
 def _stage(
-    folder: Path, meta_test: Mapping[str, Any] | None, algorithms: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    meta_test: Mapping[str, Any] | None,
+    algorithms: Mapping[str, Mapping[str, Any]],
+    is_modelled: bool,
 ) -> str:
     if meta_test is not None:
         return STAGES[4 if meta_test["finished"] else 3]
     if (folder / files.CHOSEN).exists():
         return STAGES[2]
     ended = sum(part["proposed"] - part[RUNNING] - part[WAITING] for part in algorithms.values())
-    return STAGES[1 if ended >= sum(part["planned"] for part in algorithms.values()) else 0]
+    # A model may try fewer than planned; who waits is stopped in the end, and in no other way.
+    is_over = is_modelled and ended and not any(part[RUNNING] + part[WAITING] for part in algorithms.values())
+    return STAGES[1 if is_over or ended >= sum(part["planned"] for part in algorithms.values()) else 0]
 
 
 def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) -> float:
@@ -248,8 +273,11 @@ def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) 
     ended = [trial.tasks_seen for trial in trials if trial.state != RUNNING]
     usual = statistics.fmean(ended) if ended else space.budget.grace
     running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.state == RUNNING)
-    n_trials = sum(part["planned"] for part in summary["algorithms"].values())
-    return float((n_trials - len(trials)) * usual + running + runs)
+    parts = summary["algorithms"].values()
+    ahead = (sum(part["planned"] for part in parts) - len(trials)) * usual + running
+    if _is_modelled(space) and space.budget.seconds is None:
+        ahead = _allowed(space, parts)
+    return float(ahead + runs)
 
 
 def _expected(summary: Mapping[str, Any], tasks_left: float, until: str | None) -> dict[str, Any] | None:

@@ -55,5 +55,7 @@ def around(its: AlgorithmSpace, centre: Mapping[str, Any]) -> list[dict[str, Any
 
 def _cube(its: AlgorithmSpace, n_points: int, seed: int) -> list[dict[str, float]]:
     names = list(its.sampled)
+    if not names:
+        return [{}]
     points = Sobol(len(names), scramble=True, rng=seed).random(n_points)
     return [dict(zip(names, point, strict=True)) for point in points.tolist()]

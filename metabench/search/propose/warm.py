@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from metabench import algorithms
 from metabench.core import MetabenchError, Objective, Splits, metrics
 from metabench.core.config import SearchSpace, flatten
 from metabench.core.objectives import OBJECTIVES
@@ -90,8 +91,8 @@ def _judged(place: str, objective: Objective) -> list[dict[str, Any]]:
 
 
 def _fit(space: SearchSpace, algorithm: str, line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return an earlier trial in the words of this space; None where a value is missing or not allowed."""
-    values = line["hyperparameters"]
+    """Return an earlier trial in the words of this space; None where a value is not allowed."""
+    values = {**vars(algorithms.hparams(algorithm, {})), **line["hyperparameters"]}
     sampled = spaces.of(space, algorithm).sample(
         lambda name, parameter: _as_kind(samplers.distribution(parameter), values.get(name))
     )

@@ -19,6 +19,7 @@ from metabench.core.config import (
     rungs,
     validated,
 )
+from metabench.data import n_folds
 
 SIZES = (28, 32, 64, 84)
 """Sides in pixels that pictures of a user may be resized to; no network here takes fewer than 16."""
@@ -29,6 +30,9 @@ WIDTHS = (16, 32, 64)
 ENOUGH_FOR_WIDTH, ENOUGH_FOR_SIZE = 2000, 10_000
 """Tasks that a full run must still come to, for wider layers and for larger pictures."""
 
+LEAST_TASKS = 100
+"""Of a full run: of fewer nothing is learnt."""
+
 FEWEST_TASKS, ENOUGH, MOST_TASKS = 1000, 10_000, 100_000
 """Tasks of a full run: a further learner is taken in where the first, and half of those without it, are left,
 or the second; beyond the third none learns much."""
@@ -38,6 +42,9 @@ MOST_TRIALS = 10_000
 
 SEEDS = {5: 60_000, 3: 15_000, 2: 4000, 1: 0}
 """Seeds to the tasks that a full run must still come to with them."""
+
+FOLDS = 3
+"""Of the pictures of few classes."""
 
 AFTER = 0.4
 """Share of the time for confirmation, full runs and meta-test; what is left of the rest is searched."""
@@ -164,14 +171,14 @@ def fit_task(task: TaskConfig, n_classes: Sequence[int], n_examples: int, chosen
 def shares(name: str, n_classes: int) -> dict[str, Any]:
     """Return the options that leave two classes or more to each split of a folder of few; none of many.
 
-    Of fewer than six classes each split has other pictures, and nothing is said of new classes.
+    Of fewer than six classes each split has other pictures, in folds, and nothing is said of new classes.
     """
     if n_classes < 2:
         raise MetabenchError(
             f"{name}: has {n_classes} classes, and a search needs 2 or more; add folders of classes"
         )
     if n_classes < 6:  # too few for 2 to learn from, 2 to choose by and 2 to be judged on
-        return {"split_by": "pictures", "meta_train": 0.4, "meta_validation": 0.3}
+        return {"split_by": "pictures", "meta_validation": 0.25, "folds": FOLDS}
     n_val = max(2, round(0.16 * n_classes))
     n_test = max(2, round(0.2 * n_classes))
     if n_classes >= 13:
@@ -208,15 +215,16 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
         before, with_it = (_tasks(some, time, paces, 2) for some in (names, [*names, name]))
         if not names or with_it >= min(max(FEWEST_TASKS, before // 2), ENOUGH):
             names.append(name)
-    n_tasks = {seeds: _tasks(names, time, paces, 2 * seeds) for seeds in SEEDS}
-    seeds = next(seeds for seeds, fewest in SEEDS.items() if n_tasks[seeds] >= fewest)
+    allowed = SEEDS if n_folds(task) == 1 else {n_folds(task): 0}  # full runs take the folds in turn
+    n_tasks = {seeds: _tasks(names, time, paces, 2 * seeds) for seeds in allowed}
+    seeds = next(seeds for seeds, fewest in allowed.items() if n_tasks[seeds] >= fewest)
     has_defaults = n_tasks[seeds] >= ENOUGH
     tasks = min(_tasks(names, time, paces, (1 + has_defaults) * seeds), MOST_TASKS)
-    if tasks < 100:
+    if tasks < LEAST_TASKS:
+        least = _least(names[0], time, paces, min(allowed))
         raise MetabenchError(
             f"time={time.seconds:.0f}s: is too short here, where {names[0]} trains on "
-            f"{_speed(paces[names[0]])} tasks a second; give at least "
-            f"{math.ceil(2.5 * time.over / 60)}m"
+            f"{_speed(paces[names[0]])} tasks a second; give at least {least}m"
         )
     budget = _budget(tasks, seeds, has_defaults, paces[names[0]])
     slowest_first = sorted(names, key=lambda name: -paces[name].training)
@@ -231,6 +239,13 @@ def choose(task: TaskConfig, network: NetworkConfig, time: Time, paces: Mapping[
     return validated(
         SearchSpace, {**described, "algorithms": {name: LEARNERS[name] for name in slowest_first}}
     )
+
+
+def _least(name: str, time: Time, paces: Mapping[str, Pace], n_seeds: int) -> int:
+    """Return minutes that are enough for one learner, whose measuring takes a share of them, too."""
+    much = time._replace(seconds=time.over + 1e6)
+    seconds = time.over + LEAST_TASKS * 1e6 / max(1, _tasks([name], much, paces, n_seeds))
+    return math.ceil(1.3 * seconds / 60)
 
 
 def with_backbone(space: SearchSpace, network: NetworkConfig) -> SearchSpace:

@@ -122,7 +122,8 @@ def _features(
     )
     embedder = features.Embedder(features.backbone_of(network))
     picture = torch.zeros(1, *splits.meta_train.images.shape[2:])
-    taken = cost.median(lambda: embedder(picture)) * n_pictures / slots
+    # Each fold's pictures pass: which are in which split is another matter in each.
+    taken = cost.median(lambda: embedder(picture)) * n_pictures * data.n_folds(task) / slots
     if taken > EMBEDDING * seconds:
         say(
             f"no row of a frozen {network.module or network.name}: features of {n_pictures:,} pictures would "
@@ -130,7 +131,8 @@ def _features(
         )
         return None
     torch.set_num_threads(slots)  # of which each takes pictures of its own
-    features.embedded(splits, task, network, say)
+    for described, cut in data.cuts(task, splits):
+        features.embedded(cut, described, network, say)
     torch.set_num_threads(1)
     return network
 

@@ -148,7 +148,7 @@ def _set_aside(folder: Path, planned: list[Run], watch: Watch) -> None:
         before = records.recover(path / files.CONFIG, models.RUN, watch.say)
         if where is not None and before is not None:
             wanted = json.loads(run.config.model_dump_json())
-            if runs.with_defaults(before["run"]) != wanted:
+            if runs.with_defaults(before["run"]) != runs.with_defaults(wanted):
                 changes.move(folder, [f"{files.FINAL}/{run.name}"], where)
 
 
@@ -231,10 +231,11 @@ Cuts = list[tuple[Splits, FrozenTasks]]
 
 
 def _cuts(space: SearchSpace, splits: Splits) -> Cuts:
-    n = data.n_folds(space.task)
-    every = [splits] if n == 1 else [data.load(data.of_fold(space.task, k)) for k in range(n)]
     n_tasks = space.budget.test_tasks
-    return [(one, frozen.frozen(one, "meta_test", space.task, n_tasks, "test")) for one in every]
+    return [
+        (one, frozen.frozen(one, "meta_test", task, n_tasks, "test"))
+        for task, one in data.cuts(space.task, splits)
+    ]
 
 
 def _hash(cuts: Cuts) -> str:

@@ -75,6 +75,11 @@ class _Operations(TorchDispatchMode):
         for leaf, name in zip(inputs, self.inputs, strict=True):
             self.names[leaf] = name
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here; torch would import its compiler, which takes seconds.
+        return False
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

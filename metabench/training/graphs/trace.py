@@ -25,8 +25,11 @@ from metabench.training.graphs.record import DependsOnData, Recording, record
 CAPTURE_AFTER = 10
 """Calls after which recorded operations are captured on a GPU: that takes some, and memory."""
 
-MOST_OPERATIONS = 300_000
-"""Recorded operations that are kept, those of the latest calls: a step of MAML is some thousand."""
+MOST_OPERATIONS = 200_000
+"""Recorded operations that are kept, of 200 bytes each; a step of MAML is some thousand."""
+
+MOST_GRAPHS = 16
+"""CUDA graphs that are kept, each with memory for what it takes and returns."""
 
 
 class Numbers:
@@ -38,7 +41,8 @@ class Numbers:
     def __init__(self, h: Any, schedule: Any = None) -> None:
         """Take apart a dataclass of settings, and a nested container."""
         self._h = h
-        self._settings = () if h is None else tuple(vars(h).items())
+        fields = () if h is None else dataclasses.fields(h)
+        self._settings = [(field.name, getattr(h, field.name)) for field in fields]
         leaves, self._form = trees.flatten(schedule)
         values = [value for _, value in self._settings]
         self._is_number = [type(value) is float and value != 0 for value in values]
@@ -101,7 +105,8 @@ class TraceCache:
             return self._replay(entry, args, device)
         self.n_composed += 1
         if key not in self.recorded and not is_profiled:
-            with contextlib.suppress(DependsOnData):
+            # The second of what torch's own control flow raises where operations are taken down.
+            with contextlib.suppress(DependsOnData, NotImplementedError):
                 result, operations = record(function, *args)
                 self._keep(key, operations)
                 return result
@@ -119,10 +124,18 @@ class TraceCache:
 
     def _replay(self, entry: _Entry, args: tuple[Any, ...], device: torch.device) -> Any:
         if device.type == "cuda" and entry.n_replays == self.capture_after:
+            self._make_room()
             entry.graph = self.captured(entry.operations.__call__, args, device)
         entry.n_replays += 1
         with torch.no_grad():
             return (entry.graph or entry.operations)(*args)
+
+    def _make_room(self) -> None:
+        captured = [
+            entry for entry in self.recorded.values() if entry is not None and entry.graph is not None
+        ]
+        for entry in captured[: max(0, len(captured) - MOST_GRAPHS + 1)]:
+            entry.graph, entry.n_replays = None, 0
 
     def captured(
         self, operations: Callable[..., Any], args: tuple[Any, ...], device: torch.device

@@ -102,6 +102,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_others_take_for_wh
     assert crowd.load(1, 0, "folder", *options)["fingerprints"][0] == together["fingerprints"][0]
 
 
+@pytest.mark.slow
 def test_of_eight_processes_one_decodes_omniglot_and_all_read_the_same(data_root: Path, crowd: Crowd) -> None:
     together = crowd.load(N_PROCESSES, 0, "omniglot", "rotations=false")
     assert together["codes"] == [0] * N_PROCESSES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 
@@ -90,8 +91,15 @@ def test_the_slowest_runs_are_started_first() -> None:
 
 
 def test_too_short_a_time_is_refused_with_one_that_is_not() -> None:
-    with pytest.raises(MetabenchError, match=r"time=20s: is too short here.*give at least \dm"):
-        choose(20)
+    for factor in (0.1, 1.0, 30.0):
+        with pytest.raises(
+            MetabenchError, match=r"time=20s: is too short here.*give at least \d+m"
+        ) as caught:
+            choose(20, factor=factor)
+        least = 60 * int(re.findall(r"(\d+)m$", str(caught.value))[0])
+        assert choose(least, factor=factor).budget.tasks >= 100
+        with pytest.raises(MetabenchError, match="is too short here"):
+            choose(0.5 * least - 30, factor=factor)
 
 
 @pytest.mark.parametrize("n_classes", range(6, 60))

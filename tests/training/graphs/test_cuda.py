@@ -72,6 +72,19 @@ def test_what_cannot_be_captured_is_told() -> None:
     assert re.search("slower: no CUDA graph of them can be captured: .+", run.stderr)
 
 
+def test_the_latest_graphs_are_kept_and_the_others_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "capture", lambda operations, *_: operations)
+    monkeypatch.setattr(trace, "GraphPool", lambda device: device)
+    traces, x = trace.TraceCache(capture_after=0), torch.rand(3)
+    for number in range(trace.MOST_GRAPHS + 2):
+        traces.run(number, lambda x: 2 * x, x)
+        *_, entry = traces.recorded.values()
+        assert entry is not None
+        assert torch.equal(traces._replay(entry, (x,), torch.device("cuda", 0)), 2 * x)
+    graphs = [entry.graph for entry in traces.recorded.values() if entry is not None]
+    assert [graph is None for graph in graphs] == [True] * 2 + [False] * trace.MOST_GRAPHS
+
+
 def test_a_tape_replays_what_it_could_not_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "capture", lambda *_: None)
     monkeypatch.setattr(trace, "GraphPool", lambda device: device)

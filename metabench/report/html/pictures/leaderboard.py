@@ -23,8 +23,10 @@ from metabench.report.html.reading import Results
 MOST = 60
 """Rows that are drawn."""
 
-COSTS = {"tasks": "meta-train tasks", "seconds": "seconds"}
+COSTS = {"tasks": "meta-train tasks spent", "seconds": "seconds spent"}
 """What a setting takes, to find it and to train it once, to what it counts."""
+
+SPEED = {"picture": "milliseconds a picture, on one thread"}
 
 HOLLOW: Mapping[str, Any] = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.8}
 
@@ -174,26 +176,54 @@ def draw_cost(results: Results) -> Drawn:
         for row in rows[:10]
     )
     alt = f"Points of cost and {metric}. On the front by tasks, cheapest first: {cheapest}. {said}."
-    return [Picture("cost", title, caption, alt, partial(_costs, results, rows))]
+    return [Picture("cost", title, caption, alt, partial(_costs, results, rows, COSTS))]
+
+
+def draw_speed(results: Results) -> Drawn:
+    """Draw the tested rows over the time that a picture takes, with their front, where any says it."""
+    metric = results.metric
+    rows = [
+        row
+        for row in results.board["rows"]
+        if row.get(metric.name) is not None and row["variant"] != BASELINE and row.get("picture_seconds")
+    ]
+    if not rows:
+        return []
+    caption = (
+        "What is used afterwards: the time in which a learner that has adapted classifies one picture, of a "
+        "frozen backbone with the backbone; of one thread, the median of several. The grey line joins the "
+        "Pareto front: in as little time as each of its rows takes, nobody was better. Parameters and memory "
+        "stand in the table."
+    )
+    best = ", ".join(results.name(one.row) for one in front(_points(rows, "picture", metric), metric.sign))
+    said = "; ".join(
+        f"{results.name(row)} {metrics.show(metric, row[metric.name])} in {_cost(row, 'picture'):.3g} ms"
+        for row in rows[:10]
+    )
+    alt = f"Points of milliseconds a picture and {metric}. On the front, fastest first: {best}. {said}."
+    title = f"Time of a picture against {metric}"
+    return [Picture("speed", title, caption, alt, partial(_costs, results, rows, SPEED))]
 
 
 def _points(rows: Sequence[Row], key: str, metric: Metric) -> list[Point]:
     return [Point(row, spent, row[metric.name]) for row in rows if (spent := _cost(row, key))]
 
 
-def _costs(results: Results, rows: Sequence[Row], width: float) -> Figure:
-    figure, axes = style.panels(len(COSTS), 4.0, width, columns=2)
-    for axis, (key, unit) in zip(axes, COSTS.items(), strict=True):
+def _costs(results: Results, rows: Sequence[Row], units: Mapping[str, str], width: float) -> Figure:
+    figure, axes = style.panels(len(units), 4.0, width, columns=2)
+    for axis, (key, unit) in zip(axes, units.items(), strict=True):
         points = _points(rows, key, results.metric)
         _draw_costs(axis, results, points, front(points, results.metric.sign))
-        style.title(axis, "", f"{unit} spent", style.axis_label(results.metric, "meta-test"))
+        style.title(axis, "", unit, style.axis_label(results.metric, "meta-test"))
     style.within(results.metric, axes[0])
     style.legend(figure, *_cost_key(results, rows))
     return figure
 
 
 def _cost(row: Row, what: str) -> float:
-    """Add what it took to find a setting and to train it once."""
+    """Add what it took to find a setting and to train it once; of a picture, return milliseconds."""
+    if what == "picture":
+        return 1000 * float(row["picture_seconds"])
     return float((row[f"search_{what}"] or 0) + (row[f"training_{what}"] or 0))
 
 
