@@ -75,7 +75,8 @@ def test_what_is_shown_has_the_words_and_counts_of_status(driven: tuple[Watch, L
         watch._snapshot(ledger)
         there = summary.read(watch.folder)
         assert there["stage"] == "confirmation"
-        assert view.line(there).endswith("; ".join(["3 of 4 settings", "maml-001, 0:00:00"]))
+        assert "left, perhaps until" in view.line(there)
+        assert ": 3 of 4 settings; maml-001, 0:00:0" in view.line(there)
         assert there["expected"]["seconds_left"] is not None
 
 
