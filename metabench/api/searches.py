@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import re
-import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import metabench.search as package
 from metabench import data
 from metabench.api import automatic
-from metabench.api.bar import plain_console
 from metabench.api.boards import Board
 from metabench.api.describe import named
 from metabench.api.runs import Place
@@ -22,6 +19,7 @@ from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
 from metabench.core.config.documents import as_document
 from metabench.search import space as spaces
+from metabench.search.progress.terminal import Terminal
 from metabench.storage import files, remote
 
 CHOSEN = ("way", "shot", "split", "options")
@@ -118,6 +116,7 @@ def search(
     fetch: str | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
     accept_changes: bool = False,
+    finish_now: bool = False,
     warm_start: str | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -138,7 +137,6 @@ def search(
         settings: trials, tasks, sampler, scheduler, validation_tasks or seeds, in place of the space's; with
             `time` way, shot, split and options.
     """
-    begun = clock.monotonic()
     options: dict[str, Any] = {
         "address": address,
         "workers": workers,
@@ -146,11 +144,11 @@ def search(
         "cpus_per_trial": cpus_per_trial,
     }
     options |= {"gpus_per_trial": gpus_per_trial, "fetch": fetch, "resume": resume, "seed": seed}
-    options |= {"accept": accept_changes, "warm_start": warm_start, "quiet": quiet}
+    options |= {"accept": accept_changes, "finish_now": finish_now, "warm_start": warm_start, "quiet": quiet}
     task = {key: as_document(value, key) for key, value in settings.items() if key in CHOSEN}
     budget = {key: value for key, value in settings.items() if key not in CHOSEN}
-    say = functools.partial(plain_console(quiet).print, soft_wrap=True, markup=False, highlight=False)
     place = files.path_of(out, "out")
-    with named():
+    with Terminal(quiet) as terminal, named():
+        begun, say = terminal.begun, terminal.say
         asked = ask(space, place, name, storage, algorithms, budget, task, time, begun, options, say)
-    return Board([package.search(asked.space, asked.out, asked.name, **asked.options)])
+        return Board([package.search(asked.space, asked.out, asked.name, **asked.options, terminal=terminal)])

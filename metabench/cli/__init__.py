@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import monotonic
 from typing import Annotated, Any, Literal
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from metabench import __version__
 from metabench.cli import datasets, show, simulations
 from metabench.cli.base import Json, Options, Split, guarded, parts
+from metabench.cli.finish import finish
 from metabench.cli.options import From, ModelCommand, takes_models
 
 app = typer.Typer(
@@ -136,6 +136,13 @@ def search(
             help="Continue with a larger budget, more algorithms or another version, and record it.",
         ),
     ] = False,
+    finish_now: Annotated[
+        bool,
+        typer.Option(
+            "--finish-now",
+            help="Continue, but begin no trial, or no final run where those have begun: test what there is.",
+        ),
+    ] = False,
     warm_start: Annotated[
         str | None,
         typer.Option(help="Folder of an earlier search, or its trials.jsonl: what it found is known here."),
@@ -145,33 +152,36 @@ def search(
     json: Json = False,
 ) -> None:
     """Search each algorithm's hyperparameters with one budget, and rank the algorithms on meta-test."""
-    begun = monotonic()  # what is imported from here on takes seconds
-    from metabench.cli import run
+    from metabench.search.progress.terminal import Terminal
 
     chosen = parts(algorithms) or None
-    run.search(
-        space,
-        out,
-        storage,
-        name,
-        budget,
-        chosen,
-        time=time,
-        begun=begun,
-        task=task,
-        plan=plan,
-        fetch=fetch,
-        address=address,
-        workers=workers,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        resume=resume,
-        accept=accept_changes,
-        warm_start=warm_start,
-        seed=seed,
-        quiet=quiet,
-        as_json=json,
-    )
+    with Terminal(quiet or plan) as terminal:  # what is imported from here on takes seconds
+        from metabench.cli import run
+
+        run.search(
+            space,
+            out,
+            storage,
+            name,
+            budget,
+            chosen,
+            terminal=terminal,
+            time=time,
+            task=task,
+            plan=plan,
+            fetch=fetch,
+            address=address,
+            workers=workers,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            resume=resume,
+            accept=accept_changes,
+            finish_now=finish_now,
+            warm_start=warm_start,
+            seed=seed,
+            quiet=quiet,
+            as_json=json,
+        )
 
 
 @app.command(cls=ModelCommand)
@@ -305,6 +315,7 @@ app.command(cls=ModelCommand)(simulations.simulate)
 
 
 show.add_to(app)
+app.command()(guarded()(finish))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from metabench.core import MetabenchError, metrics
 from metabench.core.config import RunConfig, SearchSpace, parse_settings
 from metabench.core.metrics import Metric
 from metabench.leaderboard import rows
+from metabench.search.progress.terminal import Terminal
 from metabench.storage import files
 from metabench.training import profile
 from metabench.training import run as runs
@@ -38,15 +39,15 @@ def search(
     chosen: Sequence[str] | None,
     *,
     as_json: bool,
+    terminal: Terminal,
     time: str | None = None,
-    begun: float = 0.0,
     task: Mapping[str, Any] | None = None,
     plan: bool = False,
     **options: Any,
 ) -> None:
     """Check a search from end to end, run it, and print its leaderboard."""
-    typed = flags.read_options(path, task or {})
-    say = functools.partial(typer.echo, err=True)
+    typed, begun = flags.read_options(path, task or {}), terminal.begun
+    say = functools.partial(typer.echo, err=True) if plan else terminal.say
     with flags.typed():
         asked = searches.ask(path, out, name, storage_at, chosen, budget, typed, time, begun, options, say)
     if plan:
@@ -56,7 +57,8 @@ def search(
         return
     from metabench.search import search as run_search
 
-    folder = run_search(asked.space, asked.out, asked.name, **asked.options)
+    folder = run_search(asked.space, asked.out, asked.name, **asked.options, terminal=terminal)
+    terminal.close()
     show.leaderboard([str(folder)], json=as_json)
     if asked.is_timed and not as_json:
         automatic.end(folder)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -31,15 +33,18 @@ def add_to(app: typer.Typer) -> None:
 
 def status(folder: Folder, json: Json = False) -> None:
     """Show how a search stands: trials, rungs, incumbents, budget spent, nodes, expected end."""
-    from metabench.search.progress import summary
+    from metabench.search.progress import summary, view
 
     (place,) = _open([folder])
     standing = summary.read(place)
     if json:
         print_json(standing)
         return
-    now = "a process drives it" if standing["is_driven"] else "no process drives it"
-    Console().print(f"{folder}: {standing['stage']}, {now}", soft_wrap=True, markup=False)
+    console = Console(highlight=False)
+    console.print(f"{folder}: {view.header(standing)}", soft_wrap=True, markup=False)
+    console.print(view.bars(standing))
+    for each in view.workers(standing):
+        console.print(f"  {each}", soft_wrap=True, markup=False)
     print_table(summary.table(standing["algorithms"], METRICS[standing["metric"]]), *_standing(standing))
 
 
@@ -55,15 +60,12 @@ def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
         if part["hourly_gain"] is not None:
             yield f"  {outlook(METRICS[summary['metric']], part['hourly_gain'])}"
         yield from (f"  {trial} failed: {error}" for trial, error in part["errors"].items())
-    final, spent, expected = (summary[key] for key in ("final_runs", "spent", "expected"))
-    if final["started"]:
-        yield f"final runs: {final['ended']} ended of at most {final['planned']}"
+    spent, expected = summary["spent"], summary["expected"]
     yield f"spent: {spent['tasks']} tasks in {spent['seconds']:.0f} accelerator-seconds"
     yield from map(node, summary["nodes"])
     if expected is not None:
-        end = f", perhaps until {expected['end']}" if expected["end"] else ""
         hours = expected["accelerator_seconds_left"] / 3600
-        yield f"left: about {expected['tasks_left']} tasks, {hours:.2f} accelerator-hours{end}"
+        yield f"left: about {expected['tasks_left']} tasks, {hours:.2f} accelerator-hours"
 
 
 def node(described: Mapping[str, Any]) -> str:
@@ -243,9 +245,35 @@ def tensorboard(
         remote.check_url(folder)  # TensorBoard reads object storage itself
     elif not Path(logs).is_dir():
         raise MetabenchError(f"{folder}: has no TensorBoard events; give the folder of a search or a run")
+    elif (Path(folder) / files.SEARCH).exists():
+        port = port or _free_port()
+        for line in _view(Path(folder), port):
+            typer.echo(line)
+        sys.stdout.flush()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logs]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, command)  # becomes TensorBoard, so that Ctrl-C and kill reach it
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _view(folder: Path, port: int) -> Iterator[str]:
+    """Say where a search's TensorBoard shows the result and the best, where it has too many runs for all."""
+    from metabench.search.progress import best
+
+    address = f"http://127.0.0.1:{port}/"
+    runs = best.runs(folder)
+    if len(runs) <= best.MOST_RUNS:
+        yield f"open {address}"
+        return
+    chosen = best.run_filter(folder)
+    yield f"open {address}?runFilter={quote(chosen)}#timeseries"
+    yield f"the result and the best trials, of {len(runs)} runs; in other tabs type this filter:"
+    yield chosen
 
 
 def _open(places: Sequence[str]) -> list[Path]:

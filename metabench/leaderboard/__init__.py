@@ -77,6 +77,7 @@ def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[s
         "metric": {"name": metric.name, "better": "higher" if metric.sign > 0 else "lower"},
         "status": next((one for one in ("running", "untested") if one in statuses), "finished"),
         "tasks_hash": next(iter(hashes), None),
+        "left_out": [line for one in sources if isinstance(one, Search) for line in one.left_out],
         "rows": sorted(plain, key=lambda row: rows.order(row, metric)),
         "comparisons": files.plain(compared),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,25 @@ class Search(NamedTuple):
     def metric(self) -> Metric:
         """Return what its tasks are judged by."""
         return metrics.recorded(self.config)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Say what is missing since the search was asked to finish."""
+        config, said = self.config, []
+        cut = {entry["stage"] for entry in config.get("finish", [])}
+        budget, algorithms = config["space"]["budget"], config["space"]["algorithms"]
+        judged = Counter(trial["algorithm"] for trial in self.trials if trial["tasks_seen"])
+        if "search" in cut:
+            planned = config.get("planned", {})
+            counts = (
+                f"{name} {judged[name]} of {planned.get(name, budget['trials'])}" for name in algorithms
+            )
+            said.append(f"trials that were judged: {', '.join(counts)}")
+        if "final runs" in cut:
+            tested = sum(run.test is not None for runs in self.runs.values() for run in runs)
+            n_runs = len(algorithms) * (1 + budget.get("default_runs", True)) * budget["seeds"]
+            said.append(f"final runs that were tested: {tested} of at most {n_runs}")
+        return [f"Finished early, as was asked; {'; '.join(said)}."] if said else []
 
     def reported(self, algorithm: str) -> list[Record]:
         """List an algorithm's trials that ended, and the latest reports of those that run."""

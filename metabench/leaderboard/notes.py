@@ -50,6 +50,7 @@ def about(board: Board, common: Sequence[str]) -> str:
     """Say what the numbers are, and where they promise less than they seem to."""
     rows, metric = board["rows"], METRICS[board["metric"]["name"]]
     sentences = ["; ".join([*common, f"protocol: {board['protocol']}"]) + "."]
+    sentences += board.get("left_out", [])
     sentences += _on_intervals(rows, metric)
     sentences += _on_comparisons(rows)
     sentences += _on_asking(board, metric)

@@ -8,18 +8,24 @@ is left, each trial goes on from the state that it saved itself, and a kill at a
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import functools
 import sys
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metabench import CalledPackage
-from metabench.core import MetabenchError, Splits
+from metabench.core import MetabenchError, Splits, utc_now
 from metabench.core.config import NetworkConfig, SearchSpace
 from metabench.storage import files
 
 if TYPE_CHECKING:
     from metabench.search.journal.ledger import Ledger
+    from metabench.search.progress.terminal import Terminal
     from metabench.search.progress.watch import Watch
     from metabench.search.ray.cluster import Cluster
     from metabench.search.space.automatic import Timing
@@ -42,9 +48,11 @@ def search(
     quiet: bool = False,
     cpus: int | None = None,
     fetch: str | None = None,
+    finish_now: bool = False,
     cpus_per_trial: int = 1,
     gpus_per_trial: float | None = None,
     timing: Timing | None = None,
+    terminal: Terminal | None = None,
 ) -> Path:
     """Run a search, or what is left of it, and return its folder with the leaderboard in it.
 
@@ -56,35 +64,62 @@ def search(
         warm_start: folder of an earlier search whose trials this one is to know of.
         cpus: cores of this machine to use; all where it is not given.
         fetch: whence this machine and each node download data that they lack: official, or a mirror.
+        finish_now: leave out what is left of the trials, or of the final runs where those have begun.
         gpus_per_trial: a share of one, or a whole number; as fits the cores where it is not given.
         timing: of a search within a time, as `stages.automatic.choose` returns it.
+        terminal: one that shows already what goes on.
     """
-    from metabench.core.objectives import OBJECTIVES
-    from metabench.search import folder
-    from metabench.search.progress.watch import Watch
-    from metabench.search.propose import samplers
-    from metabench.search.ray import cluster
+    from metabench.search.progress.terminal import Terminal
+
+    with Terminal(quiet) if terminal is None else contextlib.nullcontext(terminal) as shown:
+        from metabench.core.objectives import OBJECTIVES
+        from metabench.search import folder
+        from metabench.search.progress.watch import Watch
+        from metabench.search.propose import samplers
+        from metabench.search.ray import cluster
+
+        files.check_name(name, "name")
+        samplers.check(space.budget.sampler)
+        place, url = (out / name).absolute(), storage and f"{storage}/{name}"
+        if url is None:
+            folder.check_resume(place, resume, warm_start)
+        loaded = _load(space, fetch)
+        watch = Watch(place, space, quiet, OBJECTIVES[loaded[0].kind], shown)
+        with folder.opened(place, url, resume, watch.say):
+            watch.space, continued = folder.create_or_resume(
+                place, space, loaded[0], seed, accept, warm_start, watch.say, timing and timing.record
+            )
+            watch.say(f"{('starting', 'continuing')[continued]} {place}{f', kept at {url}' if url else ''}")
+            trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
+            connection = functools.partial(cluster.connect, address, place, trial, cpus, watch.say, workers)
+            _drive(place, loaded, seed, watch, timing, connection, address, fetch, finish_now)
+        return place
+
+
+def _drive(
+    place: Path,
+    loaded: tuple[Splits, list[Path]],
+    seed: int,
+    watch: Watch,
+    timing: Timing | None,
+    connection: Callable[[], AbstractContextManager[Cluster]],
+    address: str | None,
+    fetch: str | None,
+    finish_now: bool,
+) -> None:
+    """Do what is left of a search, and write its board."""
+    from metabench.search.progress import finish
     from metabench.search.stages import final
 
-    files.check_name(name, "name")
-    samplers.check(space.budget.sampler)
-    place, url = (out / name).absolute(), None if storage is None else f"{storage}/{name}"
-    if url is None:
-        folder.check_resume(place, resume, warm_start)
-    splits, kept = _load(space, fetch)
-    watch = Watch(place, space, quiet, OBJECTIVES[splits.kind])
-    with folder.opened(place, url, resume, watch.say):
-        watch.space, continued = folder.create_or_resume(
-            place, space, splits, seed, accept, warm_start, watch.say, timing and timing.record
-        )
-        watch.say(f"{'continuing' if continued else 'starting'} {place}{f', kept at {url}' if url else ''}")
-        if not final.is_tested(place, watch.say):
-            trial = cluster.TrialResources(cpus_per_trial, gpus_per_trial)
-            with cluster.connect(address, place, trial, cpus, watch.say, workers) as joined:
-                _prepare(watch.space, address, splits, kept, fetch, watch.say)
-                _run_stages(place, watch.space, splits, seed, joined, watch, timing)
-        _write_board(place)
-    return place
+    splits, kept = loaded
+    if not final.is_tested(place, watch.say):
+        if finish_now:
+            watch.say(finish.ask(place))
+        watch.terminal.enter("starting Ray")
+        with connection() as joined:
+            _prepare(watch.space, address, splits, kept, fetch, watch.say)
+            _run_stages(place, watch.space, splits, seed, joined, watch, timing)
+    _write_board(place)
 
 
 def _write_board(place: Path) -> None:
@@ -159,6 +194,7 @@ def _run_trials(
 ) -> None:
     """Run what is left of the trials; within a time, as long as it leaves enough for what follows them."""
     from metabench.search.journal import rule
+    from metabench.search.progress.finish import SEARCH, Finish
     from metabench.search.ray import experiment
     from metabench.search.stages import automatic
 
@@ -166,9 +202,20 @@ def _run_trials(
     if timing is not None:
         if (place / files.CHOSEN).exists():
             return  # what has followed them has begun
-        has_room = automatic.deadline(space, ledger, joined.slots, timing).has_room
-    with watch.showing(ledger):
-        experiment.explore(place, space, ledger, joined, watch, seed, has_room=has_room)
+        deadline = automatic.deadline(space, ledger, joined.slots, timing)
+        has_room, seconds = deadline.has_room, deadline.timing.begun + timing.seconds - time.monotonic()
+        watch.until = utc_now() + datetime.timedelta(seconds=seconds)
+    finish = Finish(place, watch.say)
+    experiment.explore(
+        place,
+        space,
+        ledger,
+        joined,
+        watch,
+        seed,
+        has_room=has_room,
+        is_cut=lambda: finish.is_cut(SEARCH),
+    )
     watch.sum_up(ledger)
 
 
@@ -199,13 +246,15 @@ def _run_stages(
         lambda trial: its[trial.algorithm].where(trial.hyperparameters),
         say=watch.say,
     )
-    _run_trials(place, space, ledger, joined, watch, seed, timing)
-    chosen = confirm.choose(place, space, ledger, joined, watch)
-    if not any(chosen.values()):
-        raise MetabenchError(
-            f"{place}: no trial of any algorithm was judged, so no final run is started; see why in "
-            "`metabench status`, mend the space, and search under another name"
-        )
-    planned = final.plan(space, chosen, seed)
-    final.train_all(place, planned, watch.objective, joined, watch)
-    final.test_all(place, space, splits, planned, joined, watch)
+    with watch.showing(ledger):
+        _run_trials(place, space, ledger, joined, watch, seed, timing)
+        chosen = confirm.choose(place, space, ledger, joined, watch)
+        if not any(chosen.values()):
+            raise MetabenchError(
+                f"{place}: no trial of any algorithm was judged, so no final run is started; see why in "
+                "`metabench status`, mend the space, and search under another name"
+            )
+        planned = final.plan(space, chosen, seed)
+        trained = final.train_all(place, planned, watch.objective, joined, watch)
+        final.test_all(place, space, splits, trained, joined, watch)
+        watch.refresh(ledger)

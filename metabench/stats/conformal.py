@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import optimize
 
 from metabench.stats.crossed import Floats
 
@@ -38,7 +38,7 @@ def temperature(log_p: ArrayLike, labels: ArrayLike) -> float:
         return float(rights + (total - any_class / math.exp(log_t)).mean())
 
     bounds = (-math.log(MOST), math.log(MOST))
-    fit = optimize.minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-7})
+    fit = scipy.optimize.minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-7})
     return math.exp(fit.x)
 
 

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ def total(parts: Sequence[VarianceComponent]) -> float:
 
 def quantile(parts: Sequence[VarianceComponent], tail: float) -> float:
     """Return how many standard errors a mean strays with this probability to one side (Cochran and Cox)."""
-    quantiles = [(part.variance, -float(special.stdtrit(part.freedom, tail))) for part in parts]
+    quantiles = [(part.variance, -float(scipy.special.stdtrit(part.freedom, tail))) for part in parts]
     whole = total(parts)
     if whole == 0:
         return max(one for _, one in quantiles)
@@ -119,5 +119,7 @@ def p_value(distance: float, parts: Sequence[VarianceComponent]) -> float:
     lowest = 1e-30  # beyond it, p says no more
     if quantile(parts, lowest) < away:
         return 2 * lowest
-    logged = optimize.brentq(lambda log: quantile(parts, np.exp(log)) - away, np.log(lowest), np.log(0.5))
+    logged = scipy.optimize.brentq(
+        lambda log: quantile(parts, np.exp(log)) - away, np.log(lowest), np.log(0.5)
+    )
     return float(2 * np.exp(logged))

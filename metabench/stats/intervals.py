@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special
 
 from metabench.stats.crossed import (
     CONFIDENCE,
@@ -104,8 +104,8 @@ def bounds(mean: float, half: float, scale: Scale | None) -> tuple[float, float]
     if scale == "positive":
         factor = float(np.exp(min(half / mean, MOST))) if mean > 0 else np.nan
         return mean / factor, mean * factor
-    place, away = special.logit(mean), half / (mean * (1 - mean))
-    return float(special.expit(place - away)), float(special.expit(place + away))
+    place, away = scipy.special.logit(mean), half / (mean * (1 - mean))
+    return float(scipy.special.expit(place - away)), float(scipy.special.expit(place + away))
 
 
 def of_equals(value: float, n_units: float, least: float, most: float) -> tuple[float, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from metabench.stats.compare import holm
 from metabench.stats.crossed import Floats
@@ -19,7 +19,9 @@ RATIOS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0)
 
 def ranks(costs: ArrayLike) -> Floats:
     """Return the ranks of rows within each setting [rows, settings]: 1 for the lowest cost, ties averaged."""
-    return np.asarray(stats.rankdata(np.asarray(costs, dtype=np.float64), axis=0, nan_policy="propagate"))
+    return np.asarray(
+        scipy.stats.rankdata(np.asarray(costs, dtype=np.float64), axis=0, nan_policy="propagate")
+    )
 
 
 def profile(costs: ArrayLike, ratios: Sequence[float] = RATIOS) -> Floats:
@@ -46,14 +48,14 @@ def friedman(costs: ArrayLike) -> float:
     x = np.asarray(costs, dtype=np.float64)
     if len(x) < 3 or np.ptp(x, axis=0).max() == 0:
         return np.nan
-    return float(stats.friedmanchisquare(*x).pvalue)
+    return float(scipy.stats.friedmanchisquare(*x).pvalue)
 
 
 def signed_ranks(costs: ArrayLike) -> Floats:
     """Return the p of every pair of rows over settings: Wilcoxon's signed ranks, adjusted by Holm."""
     x = np.asarray(costs, dtype=np.float64)
     pairs = [(a, b) for a in range(len(x)) for b in range(a)]
-    p = [1.0 if (x[a] == x[b]).all() else float(stats.wilcoxon(x[a], x[b]).pvalue) for a, b in pairs]
+    p = [1.0 if (x[a] == x[b]).all() else float(scipy.stats.wilcoxon(x[a], x[b]).pvalue) for a, b in pairs]
     table = np.eye(len(x))
     for (a, b), adjusted in zip(pairs, holm(p), strict=True):
         table[a, b] = table[b, a] = adjusted

@@ -47,6 +47,7 @@ RAY = "ray"
 TENSORBOARD = "tb"
 TRIALS = "trials.jsonl"
 RUNNING = "running.json"
+FINISH = "finish.json"  # somebody asks for that
 CONFIRM = "confirm"
 CHOSEN = "chosen.json"
 FINAL = "final"

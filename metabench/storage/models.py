@@ -197,6 +197,11 @@ class _Recorded(TypedDict):
 
 
 @keys
+class _Finish(TypedDict):
+    stage: Literal["search", "final runs"]
+
+
+@keys
 class _Search(_Recorded):
     seed: NotRequired[int]
     space: Annotated[SearchSpace, AfterValidator(as_text)]
@@ -207,6 +212,7 @@ class _Search(_Recorded):
     timing: NotRequired[_Timing]
     outside: NotRequired[list[str]]  # trials whose settings the space has no longer
     changes: NotRequired[list[dict[str, Any]]]
+    finish: NotRequired[list[_Finish]]
 
 
 @keys
@@ -234,6 +240,11 @@ class _Running(_Reported):
 @keys
 class _Snapshot(TypedDict):
     updated: NotRequired[Moment]
+    stage: NotRequired[str]
+    elapsed: NotRequired[Time]
+    until: NotRequired[Moment | None]
+    phases: NotRequired[dict[str, dict[str, Whole | Time]]]
+    workers: NotRequired[list[dict[str, str | Whole | Time]]]
     slots: NotRequired[Whole | None]
     nodes: NotRequired[list[_Node]]
     trials: dict[str, _Running]
@@ -412,6 +423,7 @@ REPORT: Model = TypeAdapter(Report)
 TRIAL: Model = TypeAdapter(_Trial)
 EVENT: Model = TypeAdapter(Event)
 SNAPSHOT: Model = TypeAdapter(_Snapshot)
+FINISH: Model = TypeAdapter(_Finish)
 CHOSEN: Model = TypeAdapter(dict[str, _Chosen | None])
 CONFIRMED: Model = TypeAdapter(Annotated[_Confirmed, AfterValidator(_is_scored)])
 META_TEST: Model = TypeAdapter(_Opened)

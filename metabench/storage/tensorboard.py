@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -37,12 +38,35 @@ FLUSH_SECONDS = 10
 
 _number = itertools.count()
 
+INNER_RATES = "lr/inner_rates"
+"""The tag of their histograms."""
+
+SPLITS = ("meta_test", "meta_validation", "meta_train")
+
 SESSION_STATUS = {
     "complete": api_pb2.STATUS_SUCCESS,
     "pruned": api_pb2.STATUS_SUCCESS,
     "diverged": api_pb2.STATUS_FAILURE,
     "failed": api_pb2.STATUS_FAILURE,
 }
+
+
+def inner_rates(logs: Mapping[str, float]) -> list[float]:
+    """Return the learned inner rates among what a training logs."""
+    return [value for name, value in logs.items() if name.startswith("lr/inner/")]
+
+
+def tag(name: str) -> str:
+    """Return the tag of a figure: of meta_validation/accuracy, accuracy/meta_validation.
+
+    TensorBoard sorts tags and shows the first: so what is judged comes first, and its splits together; bounds
+    and single seeds have a group of their own behind it.
+    """
+    split, _, rest = name.partition("/")
+    figure, _, more = rest.partition("/")
+    if split not in SPLITS:
+        return name
+    return f"{figure}_details/{split}/{more}" if more else f"{figure}/{split}"
 
 
 class Events:
@@ -68,8 +92,8 @@ class Events:
             self._write(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one number a tag; NaN is written as it is."""
-        shown = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
+        """Write numbers by their names; NaN is written as it is."""
+        shown = [Summary.Value(tag=tag(name), simple_value=float(value)) for name, value in values.items()]
         self._write(step=step, summary=Summary(value=shown))
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
@@ -86,6 +110,15 @@ class Events:
         """Write a picture, encoded as PNG, and what is to be seen, in Markdown."""
         metadata = image_metadata.create_summary_metadata(display_name=tag, description=description)
         self._tensor(step, tag, metadata, [str(width).encode(), str(height).encode(), png])
+
+    def copy(self, folder: Path, prefixes: tuple[str, ...]) -> None:
+        """Write what another run's files hold under tags that begin so."""
+        for path in sorted(folder.glob("events.out.tfevents.*")):
+            for record in RawEventFileLoader(str(path)).Load():
+                event = Event.FromString(record)
+                values = [value for value in event.summary.value if value.tag.startswith(prefixes)]
+                if values:
+                    self._write(step=event.step, summary=Summary(value=values))
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Arrange charts in TensorBoard's custom scalars, once, in the root folder.
@@ -108,19 +141,21 @@ class Events:
         self._tensor(0, custom_scalar_metadata.CONFIG_SUMMARY_TAG, metadata, layout.SerializeToString())
 
     def hparams_root(self, parameters: Mapping[str, Mapping[str, Parameter]], metrics: Iterable[str]) -> None:
-        """Describe the experiment, once, in its root folder.
+        """Describe the experiment, once, in its root folder; what has one value only gets no column.
 
         Args:
             parameters: the hyperparameters of each algorithm by name.
-            metrics: tags of scalars that the trials write.
+            metrics: figures that the trials write.
         """
         algorithms = Choices(choices=list(parameters), default=next(iter(parameters)))
         merged: dict[str, list[Parameter]] = {"algorithm": [algorithms]}
         for by_name in parameters.values():
             for name, parameter in by_name.items():
                 merged.setdefault(name, []).append(parameter)
-        hparams = [summary_v2.HParam(name, _domain(allowed)) for name, allowed in merged.items()]
-        shown = [summary_v2.Metric(tag) for tag in metrics]
+        hparams = [
+            summary_v2.HParam(name, _domain(allowed)) for name, allowed in merged.items() if _varies(allowed)
+        ]
+        shown = [summary_v2.Metric(tag(name)) for name in metrics]
         self._write(summary=summary_v2.hparams_config_pb(hparams, shown))
 
     def hparams_run(self, values: Mapping[str, Scalar | None], trial: str) -> None:
@@ -166,6 +201,13 @@ class Events:
     def _flush(self) -> None:
         self._file.flush()
         self._flushed = time.monotonic()
+
+
+def _varies(parameters: list[Parameter]) -> bool:
+    """Tell whether trials of some algorithm differ in a hyperparameter."""
+    return any(
+        isinstance(one, Range) or (isinstance(one, Choices) and len(one.choices) > 1) for one in parameters
+    )
 
 
 def _domain(parameters: list[Parameter]) -> Any:

@@ -19,7 +19,7 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
-from metabench.storage.tensorboard import Events
+from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
 from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
@@ -138,7 +138,7 @@ def _diagnose(
     tasks = frozen.frozen(splits, "meta_validation", run.config.task, diagnostics.TASKS, "search")
     split = splits.meta_validation._replace(images=splits.meta_validation.images.to(device))
     diagnosis = diagnostics.diagnose(run.model, split.images, tasks, traces)
-    events = Events(board / "adaptation")  # a folder of its own: its steps are inner steps
+    events = Events(board)  # whose tags are no others: their steps are inner steps
     for step, values in diagnostics.scalars(diagnosis, run.model.net.objective.metric):
         events.scalars(step, values)
     if split.has_pictures or split.pictures is not None:
@@ -169,9 +169,8 @@ def write_report(events: Events, report: Report, objective: Objective) -> None:
         "system/peak_memory_bytes": report.peak_memory,
     }
     events.scalars(report.tasks_seen, shown)
-    rates = [value for name, value in report.logs.items() if name.startswith("lr/inner/")]
-    if len(rates) > 1:
-        events.histogram(report.tasks_seen, "lr/inner_rates", rates)
+    if len(rates := inner_rates(report.logs)) > 1:
+        events.histogram(report.tasks_seen, INNER_RATES, rates)
 
 
 def claim(config: RunConfig, splits: Splits, folder: Path) -> None:

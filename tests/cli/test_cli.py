@@ -197,7 +197,7 @@ def test_an_interval_of_few_tasks_ends_at_0_and_100_percent_wherever_it_is_shown
     mean, low, high = map(float, shown.groups())
     assert 0 <= low < mean < high <= 100
     events = EventAccumulator(str(Path("run") / files.TENSORBOARD)).Reload()
-    ends = [events.Scalars(f"meta_validation/accuracy/{end}")[-1].value for end in ("low", "high")]
+    ends = [events.Scalars(f"accuracy_details/meta_validation/{end}")[-1].value for end in ("low", "high")]
     assert ends == pytest.approx([low / 100, high / 100], abs=1e-4)
 
 

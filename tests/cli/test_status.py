@@ -41,6 +41,7 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
     ledger.fail(names[3], "Traceback\nValueError: broken")
     watch = Watch(tmp_path, space, quiet=True)
     watch.slots, watch.nodes = 2, lambda: [{"address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0}]
+    watch.terminal.enter("search")
     watch.ended(ledger, names[0])
     return tmp_path
 
@@ -67,7 +68,14 @@ def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path)
 def test_the_command_prints_it_for_people_and_for_programs(folder: Path) -> None:
     shown = CliRunner().invoke(app, ["status", str(folder)])
     assert shown.exit_code == 0
-    for part in ("search, a process drives it", "maml-000 after 900 tasks", "1100 tasks in 110", "10.0.0.1"):
+    for part in (
+        "search, a process drives it",
+        "4 of 18 trials",
+        "maml_pp-002: starting",
+        "maml-000 after 900 tasks",
+        "1100 tasks in 110",
+        "10.0.0.1",
+    ):
         assert part in shown.output
     assert "maml_pp-001 failed: ValueError: broken" in shown.output
     found = json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).output)

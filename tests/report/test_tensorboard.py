@@ -124,7 +124,7 @@ def test_hyperparameters_of_all_trials_stand_in_one_table(browser: Any, address:
     assert int(matching.rpartition(":")[2]) >= 500
     heads = page.locator("[role=columnheader], vaadin-grid-cell-content").all_inner_texts()
     told = " ".join(heads)
-    for column in ("algorithm", "multi_step_fraction", "alpha_lr", "meta_validation/accuracy"):
+    for column in ("algorithm", "multi_step_fraction", "alpha_lr", "accuracy/meta_validation"):
         assert column in told
     page.close()
 
@@ -172,7 +172,7 @@ def test_learned_rates_are_histograms(browser: Any, address: str) -> None:  # no
 @pytest.mark.parametrize(
     ("name", "shown", "runs"),
     [
-        ("scalars", "text=incumbent", "_search"),
+        ("scalars", "text=spent", "_search"),
         ("distributions", "text=lr/inner_rates", "_final"),
         ("timeseries", "text=Settings", ""),
     ],

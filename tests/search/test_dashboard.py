@@ -13,11 +13,13 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from metabench.core import Report, Split
 from metabench.core.config import SearchSpace
+from metabench.core.metrics import METRICS
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.reading.splits import make_splits
 from metabench.search.folder import create_or_resume
 from metabench.search.journal.ledger import Ledger
 from metabench.search.journal.rule import decide
+from metabench.search.progress import final_rows
 from metabench.search.progress import watch as dashboard
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
@@ -26,6 +28,7 @@ from metabench.storage import files
 from metabench.storage.tensorboard import Events
 from metabench.training import run as runs
 from tests.search.played import make_report
+from tests.support import small
 
 
 @pytest.fixture
@@ -69,12 +72,14 @@ def test_the_search_run_tells_counts_cost_and_incumbents(folder: Path) -> None:
     assert last["trials/running"] == (1000, 1)
     assert last["system/utilisation"] == (1000, 0.25)
     assert [last[f"rungs/{rung}"][1] for rung in (100, 300, 900)] == [2, 1, 1]
-    assert last["incumbent/maml"][1] == pytest.approx(0.6)
-    assert "incumbent/maml_pp" not in last
+    assert last["accuracy/so_far/maml"][1] == pytest.approx(0.6)
+    assert "accuracy/so_far/maml_pp" not in last
     assert last["spent/tasks/maml"] == (1000, 1000)
 
 
 def test_every_chart_of_the_layout_finds_tags(folder: Path) -> None:
+    row = {"algorithm": "maml", "variant": "tuned", "accuracy": 0.7, "ci_low": 0.6, "ci_high": 0.8}
+    dashboard.show_result(folder, row, METRICS["accuracy"])
     root = EventAccumulator(str(folder / files.TENSORBOARD), size_guidance={"tensors": 0})
     root.Reload()
     (event,) = root.Tensors("custom_scalars__config__")
@@ -110,14 +115,52 @@ def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
     monkeypatch.setattr(dashboard.board, "as_markdown", lambda board, **how: "a table")
     for _ in range(2):
         dashboard.write_leaderboard(tmp_path)
-    run = tmp_path / files.TENSORBOARD / dashboard.LEADERBOARD_RUN
-    assert len(list(run.iterdir())) == 1
-    values = {tag: value for tag, [(_, value)] in scalars(run).items()}
-    assert values == pytest.approx(
+    root = tmp_path / files.TENSORBOARD
+    assert len(list((root / dashboard.LEADERBOARD_RUN).iterdir())) == 1
+    shown = scalars(final_rows.run_folder(tmp_path, "maml-tuned"))
+    assert {tag: value for tag, [(_, value)] in shown.items()} == pytest.approx(
         {
-            "meta_test/maml-tuned": 0.7,
-            "meta_test/maml-tuned/low": 0.6,
-            "meta_test/maml-tuned/high": 0.8,
-            "meta_test/maml-tuned/one_at_a_time": 0.5,
+            "accuracy/meta_test": 0.7,
+            "accuracy_details/meta_test/low": 0.6,
+            "accuracy_details/meta_test/high": 0.8,
+            "accuracy_details/meta_test/one_at_a_time": 0.5,
         }
     )
+
+
+def test_the_seeds_of_a_row_are_one_run_with_their_mean_and_each_by_itself(tmp_path: Path) -> None:
+    names = [f"maml-tuned-seed{seed}" for seed in range(2)]
+    planned = dict.fromkeys(names, small.config())
+    rows = final_rows.FinalRows(tmp_path, METRICS["accuracy"], planned)
+    for seen, accuracies in ((50, (0.4, 0.6)), (100, (0.5, None))):
+        for name, accuracy in zip(names, accuracies, strict=True):
+            if accuracy is not None:
+                line = {**make_report(seen, accuracy), "logs": {"lr/outer": 0.01}}
+                files.append_line(tmp_path / files.FINAL / name / files.REPORTS, line)
+        rows.catch_up()
+    rows.close()
+    (run,) = (tmp_path / files.TENSORBOARD / final_rows.FINAL_RUN).iterdir()
+    found = scalars(run)
+    assert found["accuracy/meta_validation"] == [(50, pytest.approx(0.5))]
+    assert [value for _, value in found["accuracy_details/meta_validation/seed0"]] == pytest.approx(
+        [0.4, 0.5]
+    )
+    assert [value for _, value in found["accuracy_details/meta_validation/seed1"]] == pytest.approx([0.6])
+    for bound, value in (("low", 0.4), ("high", 0.6)):  # of the two seeds
+        assert found[f"accuracy_details/meta_validation/{bound}"] == [(50, pytest.approx(value))]
+    again = final_rows.FinalRows(tmp_path, METRICS["accuracy"], planned)  # as after a crash
+    again.catch_up()
+    again.close()
+    assert scalars(run) == found
+
+
+def test_what_is_judged_sorts_before_everything_else_and_why_a_trial_was_stopped_after_it(
+    folder: Path,
+) -> None:
+    tags: set[str] = set()
+    for path in (folder / files.TENSORBOARD).rglob("*"):
+        tags |= set(scalars(path)) if path.is_dir() else set()
+    assert sorted(tags)[0] == "accuracy/meta_validation"
+    groups = sorted({name.partition("/")[0] for name in tags})
+    assert groups[:2] == ["accuracy", "accuracy_details"]
+    assert "stopping" in groups

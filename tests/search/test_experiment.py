@@ -107,7 +107,7 @@ def test_where_all_wait_for_the_last_the_best_of_all_go_on(
     assert status == [COMPLETE, COMPLETE, PRUNED, DIVERGED, PRUNED, PRUNED, PRUNED]
     events = EventAccumulator(str(tmp_path / files.TENSORBOARD / "fomaml" / "fomaml-006"))
     events.Reload()
-    (rank,) = events.Scalars("asha/rank")
+    (rank,) = events.Scalars("stopping/rank")
     assert rank.step == 100
     assert rank.value >= 5  # the last of as many as had arrived when it could not go on any more
 
@@ -157,7 +157,7 @@ def check_decisions_in_tensorboard(folder: Path, line: dict[str, Any]) -> None:
     events = EventAccumulator(str(folder / files.TENSORBOARD / "maml" / "maml-000"))
     events.Reload()
     assert [decision["decision"] for decision in line["decisions"]] == ["continue", "continue", COMPLETE]
-    shown = {key: [(e.step, e.value) for e in events.Scalars(f"asha/{key}")] for key in ("rung", "rank")}
+    shown = {key: [(e.step, e.value) for e in events.Scalars(f"stopping/{key}")] for key in ("rung", "rank")}
     assert shown["rung"] == [(100, 0), (300, 1), (900, 2)]
     assert shown["rank"] == [(d["tasks_seen"], d["rank"]) for d in line["decisions"][:2]]
 

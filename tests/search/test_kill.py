@@ -249,6 +249,6 @@ def check_results(folder: Path, algorithms: Collection[str] = tuple(SPACE["algor
     for line in files.read_lines(folder / files.TRIALS):
         events = EventAccumulator(str(folder / files.TENSORBOARD / line["algorithm"] / line["trial"]))
         events.Reload()
-        steps = [event.step for event in events.Scalars("meta_validation/accuracy")]
+        steps = [event.step for event in events.Scalars("accuracy/meta_validation")]
         assert steps == sorted(set(steps))
         assert steps[-1] == line["tasks_seen"]

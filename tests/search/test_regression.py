@@ -98,6 +98,6 @@ def check_tensorboard(folder: Path) -> None:
     events = EventAccumulator(str(folder / files.TENSORBOARD / line["algorithm"] / line["trial"]))
     events.Reload()
     tags = events.Tags()["scalars"]
-    assert {"meta_validation/error", "meta_train/error"} <= set(tags)
+    assert {"error/meta_validation", "error/meta_train"} <= set(tags)
     assert not [tag for tag in tags if "accuracy" in tag]
-    assert events.Scalars("meta_validation/error")[-1].value == pytest.approx(line["val_error"])
+    assert events.Scalars("error/meta_validation")[-1].value == pytest.approx(line["val_error"])

@@ -290,12 +290,15 @@ def test_decisions_stand_in_the_journal_and_in_trials_jsonl_but_scores_of_tasks_
     assert Ledger(tmp_path, keep=2).trials == ledger.trials
     shown = scalars(ledger.trials[second].details[100], sign=1)
     assert shown == {
-        "asha/rung": 0,
-        "asha/rank": 2,
-        "asha/cutoff": 0.55,
-        "asha/margin": pytest.approx(-0.05),
+        "stopping/rung": 0,
+        "stopping/rank": 2,
+        "stopping/cutoff": 0.55,
+        "stopping/margin": pytest.approx(-0.05),
     }
-    assert scalars({"cutoff": -0.3, "margin": -0.1}, sign=-1) == {"asha/cutoff": 0.3, "asha/margin": -0.1}
+    assert scalars({"cutoff": -0.3, "margin": -0.1}, sign=-1) == {
+        "stopping/cutoff": 0.3,
+        "stopping/margin": -0.1,
+    }
 
 
 def test_a_twin_is_beyond_doubt(tmp_path: Path, space: SearchSpace) -> None:

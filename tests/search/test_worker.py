@@ -100,7 +100,7 @@ def test_a_stopped_trial_repeats_its_reports_and_goes_on_bit_for_bit(
     assert numbers(again) == numbers(whole)
     events = EventAccumulator(str(tmp_path / "stopped" / files.TENSORBOARD / "maml" / NAME))
     events.Reload()
-    for tag in ("meta_validation/accuracy", "meta_train/loss"):
+    for tag in ("accuracy/meta_validation", "loss/meta_train"):
         steps = [event.step for event in events.Scalars(tag)]
         assert steps == sorted(set(steps))
         assert steps[-1] == 32

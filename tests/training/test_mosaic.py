@@ -74,7 +74,7 @@ def test_a_trained_run_shows_its_tasks(tmp_path: Path, algorithm: str, steps: li
     config = small.config(algorithm)
     known = {"task_batch_size": 4} if algorithm == "protonet" else config.hyperparameters
     runs.train_run(config.model_copy(update={"hyperparameters": known}), splits, tmp_path)
-    accumulator = EventAccumulator(str(tmp_path / files.TENSORBOARD / "adaptation"), {"tensors": 0})
+    accumulator = EventAccumulator(str(tmp_path / files.TENSORBOARD), {"tensors": 0})
     accumulator.Reload()
     run = runs.open_run(tmp_path, splits)
     few = tasks_of.frozen(splits, "meta_validation", small.TASK, mosaic.SHOWN, "search")

@@ -21,7 +21,7 @@ from metabench.search.journal.ledger import WORK
 from metabench.search.propose import warm
 from metabench.storage import files, models, records, remote
 from metabench.storage.remote import lease
-from metabench.storage.tensorboard import Events
+from metabench.storage.tensorboard import Events, tag
 
 Resume = Literal["auto", "never", "must"]
 
@@ -142,7 +142,7 @@ def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
         space.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
     )
     events = Events(folder / files.TENSORBOARD)
-    events.hparams_root(parameters, [f"meta_validation/{metric}", "meta_validation/loss"])
+    events.hparams_root(parameters, [f"meta_test/{metric}", f"meta_validation/{metric}"])
     events.layout(_layout(metric))
     events.text("search", f"```yaml\n{text}```")
     events.text("run card", _card(space))
@@ -152,19 +152,28 @@ def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
 
 def _layout(metric: Metric) -> dict[str, dict[str, list[str] | tuple[str, str, str]]]:
     """Return the charts of TensorBoard's custom scalars: patterns of tags, or a value with its interval."""
-    validation = f"meta_validation/{metric}"
+    validation = tag(f"meta_validation/{metric}")
+
+    def band(split: str) -> tuple[str, str, str]:
+        value, low, high = (tag(f"{split}/{metric}{end}") for end in ("", "/low", "/high"))
+        return value, low, high
+
     return {
+        "result": {f"meta-test {metric} with its interval": band("meta_test")},
         "meta-validation": {
-            f"{metric} with its interval": (validation, f"{validation}/low", f"{validation}/high"),
-            "loss": ["meta_validation/loss"],
+            f"{metric} with its interval": band("meta_validation"),
+            "loss": [tag("meta_validation/loss")],
         },
         "search": {
-            "best so far": [r"incumbent/.*"],
+            "best so far": [rf"{metric}/so_far/.*"],
             "trials": [r"trials/.*"],
             "trials at rungs": [r"rungs/.*"],
             "tasks spent": [r"spent/tasks/.*"],
         },
-        "early stopping": {"score and cut-off": [validation, "asha/cutoff"], "margin": ["asha/margin"]},
+        "early stopping": {
+            "score and cut-off": [validation, "stopping/cutoff"],
+            "margin": ["stopping/margin"],
+        },
         "learning rates": {"learned inner rates": [r"lr/inner/?.*"], "outer rate": [r"lr/outer/?.*"]},
     }
 

@@ -42,6 +42,7 @@ INVALIDATES_CHOICE = (
     "algorithms",
     "networks",
     "shared",
+    "finish",
 )
 """What the choice of a setting rests on."""
 
@@ -61,6 +62,8 @@ def reconcile(
     described = {**described, "space": space.model_dump(mode="json")}
     old, new = (flatten({key: record.get(key) for key in described}) for record in (before, described))
     changed = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
+    if accept and "finish" in before and _is_tested(folder):
+        changed["finish"] = [before.pop("finish"), None]  # what was left out goes on
     if not changed:
         return space
     _refuse(folder, old, new, list(changed), accept)
@@ -77,6 +80,11 @@ def reconcile(
     record = {**before, **described, "changes": [*before.get("changes", []), change]}
     files.write_json(folder / files.SEARCH, record)
     return space
+
+
+def _is_tested(folder: Path) -> bool:
+    opened = records.optional(folder / files.META_TEST, models.META_TEST)
+    return opened is not None and opened["finished"] is not None
 
 
 def _replay(folder: Path, space: SearchSpace, seed: int, say: Callable[[str], None]) -> list[str]:

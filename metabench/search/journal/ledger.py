@@ -312,14 +312,17 @@ class Ledger:
 
         They stay in the trials' own files: in memory, and in the journal, they would outweigh all else.
         """
+        scores = [line.get("val_scores", []) for line in self.made(name) if line["tasks_seen"] == tasks_seen]
+        return scores[-1] if scores else []
+
+    def made(self, name: str) -> list[dict[str, Any]]:
+        """Read the reports that a trial's worker has written down; [] where they are gone."""
         work = self.folder / WORK / name
         remote.refresh(work, skip=lambda path: f"/{files.STATE}/" in path)
         try:
-            lines = records.lines(work / files.REPORTS, models.REPORT)
+            return records.lines(work / files.REPORTS, models.REPORT)
         except MetabenchError:
             return []  # damaged: whoever goes on with that trial finds out, and makes them again
-        scores = [line.get("val_scores", []) for line in lines if line["tasks_seen"] == tasks_seen]
-        return scores[-1] if scores else []
 
     def _add(self, event: dict[str, Any]) -> Trial:
         event = files.plain(event)

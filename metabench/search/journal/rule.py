@@ -62,6 +62,9 @@ SCORES = "val_scores"
 """A report's scores of single tasks: decided with, and left in the trial's own reports."""
 
 
+CUT_SHORT = "ended before its first report: the search was asked to finish"
+"""The error of a trial of which nothing is known."""
+
 SPARE = 2
 """How many more wait than may ever go on, in place of those among the best that diverge later."""
 
@@ -143,8 +146,7 @@ def decide(
         if details["doubtful"] and budget.borderline_tasks is not None and seen not in trial.borderline:
             ledger.mark_borderline(name, seen, len(others), details)
             return REEVALUATE
-    kept = {key: report[key] for key in report if key != SCORES}
-    ledger.record(name, {**kept, "val_tasks": len(scores)}, decision, details)
+    _record(ledger, name, report, decision, details)
     return decision
 
 
@@ -222,6 +224,36 @@ def stop_waiting(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials:
                 _settle(ledger, budget, each.trial, PRUNED, rank(each, others, budget.reduction_factor))
 
 
+def cut_short(ledger: Ledger, budget: BudgetConfig) -> None:
+    """End every trial where it is: none runs any more, and none is going to.
+
+    What a worker has written down is heard, told or not: the state that the trial has is of that report.
+    """
+    for algorithm in {trial.algorithm for trial in ledger.unfinished()}:
+        stop_waiting(ledger, budget, algorithm, 0)
+    for trial in ledger.unfinished():
+        made = [report for report in ledger.made(trial.name) if report["tasks_seen"] > trial.tasks_seen]
+        if not made and not trial.reports:
+            ledger.fail(trial.name, CUT_SHORT)
+            continue
+        seen = made[-1]["tasks_seen"] if made else trial.tasks_seen
+        details = {"rung": sum(rung < seen for rung in spaces.rungs(budget)), "is_cut_short": True}
+        if not made:
+            ledger.settle(trial.name, PRUNED, details)
+            continue
+        *_, last = made
+        decision = COMPLETE if seen >= budget.tasks else PRUNED if last["finite"] else DIVERGED
+        _record(ledger, trial.name, last, decision, details)
+
+
+def _record(
+    ledger: Ledger, name: str, report: dict[str, Any], decision: str, details: dict[str, Any]
+) -> None:
+    """Write a report down without the scores of single tasks."""
+    kept = {key: report[key] for key in report if key != SCORES}
+    ledger.record(name, {**kept, "val_tasks": len(report.get(SCORES, ()))}, decision, details)
+
+
 def _waiting(ledger: Ledger, algorithm: str) -> dict[int, set[str]]:
     """Return which trials of an algorithm wait, by the tasks that they have seen."""
     waiting: dict[int, set[str]] = {}
@@ -288,7 +320,7 @@ def _decision_details(ledger: Ledger, seen: int, ranked: RungRank, scores: Seque
 def scalars(details: Mapping[str, Any], sign: int) -> dict[str, float]:
     """Name what a decision rests on as TensorBoard shows it; the cut-off as accuracy or error."""
     return {
-        f"asha/{key}": float(details[key]) * (sign if key == "cutoff" else 1)
+        f"stopping/{key}": float(details[key]) * (sign if key == "cutoff" else 1)
         for key in ("rung", "cutoff", "margin", "rank")
         if details.get(key) is not None
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,10 +27,13 @@ from metabench.search.journal.ledger import (
     incumbent,
     look,
 )
+from metabench.search.progress import view
 from metabench.storage import files, models, records
+from metabench.storage.files import Damaged
 
 STATES = (RUNNING, WAITING, COMPLETE, PRUNED, DIVERGED, FAILED)
-STAGES = ("search", "confirmation", "final runs", "meta-test", "finished")
+*BEFORE, _, _, _, _ = view.PHASES
+STAGES = (*[*view.PHASES][len(BEFORE) :], view.FINISHED)
 
 FRESH_SECONDS = 300
 """How old the driver's snapshot may be while it still shows that a driver, perhaps elsewhere, is alive."""
@@ -94,17 +98,22 @@ def outlook(metric: Metric, gain: float) -> str:
 
 
 def table(algorithms: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
-    """Show the summaries of algorithms."""
-    shown = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
+    """Show the summaries of algorithms; what none of them has counts in no column, to fit into 80."""
+    shown = Table(box=None, pad_edge=False, collapse_padding=True)
     shown.add_column("algorithm", no_wrap=True, overflow="fold")
-    for name in ("trials", *STATES, "tasks", "seconds", "best"):
+    states = [
+        state
+        for state in STATES
+        if state in (RUNNING, COMPLETE) or any(part[state] for part in algorithms.values())
+    ]
+    for name in ("trials", *states, "tasks", "seconds", "best"):
         shown.add_column(name, justify="right")
     for name, part in algorithms.items():
         best = part["incumbent"] and part["incumbent"][f"val_{metric}"]
         shown.add_row(
             name,
             f"{part['proposed']}/{part['planned']}",
-            *(str(part[state]) for state in STATES),
+            *(str(part[state]) for state in states),
             str(part["tasks_seen"]),
             f"{part['seconds']:.0f}",
             "-" if best is None else metrics.show(metric, best),
@@ -124,16 +133,39 @@ def read(folder: Path) -> dict[str, Any]:
         raise MetabenchError(f"{folder}: holds no search; give the folder of one, such as runs/demo")
     space, metric = SearchSpace.model_validate(record["space"]), metrics.recorded(record)
     snapshot = records.optional(folder / files.RUNNING, models.SNAPSHOT) or {}
-    ledger, final = look(folder, record.get("outside", [])), _final(folder, space)
-    algorithms = {
-        name: summarise(space, ledger, name, metric, n_trials)
-        for name, n_trials in planned(record, space).items()
-    }
+    is_driven = files.is_locked(folder) or _is_fresh(snapshot)
+    if is_driven and not snapshot and not (folder / files.META_TEST).exists():
+        snapshot = {"stage": BEFORE[-1]}  # with the data read, and nothing of its own to say yet
+    ledger = look(folder, record.get("outside", []))
+    standing = stand(folder, space, ledger, metric, planned(record, space), snapshot if is_driven else {})
+    if is_driven and "updated" in snapshot and standing["elapsed"] is not None:
+        standing["elapsed"] += _age(snapshot)
+    return {**standing, "is_driven": is_driven, "changes": len(record.get("changes", []))}
+
+
+def stand(
+    folder: Path,
+    space: SearchSpace,
+    ledger: Ledger,
+    metric: Metric,
+    n_trials: Mapping[str, int],
+    snapshot: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return how a search of so many trials an algorithm stands, and what its driver says of itself."""
+    algorithms = {name: summarise(space, ledger, name, metric, n) for name, n in n_trials.items()}
     meta_test = records.optional(folder / files.META_TEST, models.META_TEST)
+    final = _final(folder, space)
+    reached = _stage(folder, meta_test, algorithms, _is_modelled(space))
+    stage = snapshot.get("stage", reached)
     summary = {
         "folder": str(folder),
-        "stage": _stage(folder, meta_test, algorithms, _is_modelled(space)),
-        "is_driven": files.is_locked(folder) or _is_fresh(snapshot),
+        "stage": stage,
+        "reached": reached,
+        "phases": view.merged(
+            _phases(folder, space, algorithms, final, meta_test), snapshot.get("phases", {})
+        ),
+        "elapsed": snapshot.get("elapsed"),
+        "workers": snapshot.get("workers", []),
         "metric": metric.name,
         "rungs": rungs(space.budget),
         "algorithms": algorithms,
@@ -144,25 +176,75 @@ def read(folder: Path) -> dict[str, Any]:
         },
         "nodes": snapshot.get("nodes", []),
         "slots": snapshot.get("slots"),
-        "changes": len(record.get("changes", [])),
         "meta_test": meta_test,
     }
-    return {**summary, "expected": _expected(summary, _tasks_left(space, ledger, summary))}
+    left = _tasks_left(space, ledger, summary)
+    return {**summary, "expected": _expected(summary, left, snapshot.get("until"))}
+
+
+def _phases(
+    folder: Path,
+    space: SearchSpace,
+    algorithms: Mapping[str, Mapping[str, Any]],
+    final: Mapping[str, Any],
+    meta_test: Mapping[str, Any] | None,
+) -> dict[str, dict[str, Any]]:
+    """Count what is done of each phase, and what is to be done at most, from the files."""
+    tried = sum(part["proposed"] - part[RUNNING] for part in algorithms.values())
+    planned = sum(part["planned"] for part in algorithms.values())
+    candidates = sum(min(space.budget.confirm_top, part["planned"]) for part in algorithms.values())
+    confirmed, tested = (
+        len(list(folder.glob(each))) for each in (f"{files.CONFIRM}/*.json", f"{files.FINAL}/*/{files.TEST}")
+    )
+    n_runs = final["planned"] if meta_test is None else final["started"]
+    counts = {
+        "search": (tried, planned),
+        "confirmation": (confirmed, confirmed if (folder / files.CHOSEN).exists() else candidates),
+        "final runs": (final["ended"], n_runs),
+        "meta-test": (tested, n_runs),
+    }
+    return {name: {"done": done, "total": total} for name, (done, total) in counts.items()}
 
 
 def _final(folder: Path, space: SearchSpace) -> dict[str, Any]:
-    runs = [path for path in sorted((folder / files.FINAL).glob("*")) if (path / files.CONFIG).exists()]
-    last = [(records.lines(path / files.REPORTS, models.REPORT) or [{}])[-1] for path in runs]
-    ended = [line.get("tasks_seen", 0) >= space.budget.tasks or not line.get("finite", True) for line in last]
+    last = last_reports(folder)
+    ended = [
+        line.get("tasks_seen", 0) >= space.budget.tasks or not line.get("finite", True)
+        for line in last.values()
+    ]
     return {
         "planned": n_variants(space.budget)
         * space.budget.seeds
         * len(space.algorithms),  # at most: a default may be the choice too
-        "started": len(runs),
+        "started": len(last),
         "ended": sum(ended),
-        "tasks_seen": sum(line.get("tasks_seen", 0) for line in last),
-        "seconds": sum(line.get("seconds", 0.0) for line in last),
+        "tasks_seen": sum(line.get("tasks_seen", 0) for line in last.values()),
+        "seconds": sum(line.get("seconds", 0.0) for line in last.values()),
     }
+
+
+def last_reports(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the last report of each final run that has begun."""
+    runs = [path for path in sorted((folder / files.FINAL).glob("*")) if (path / files.CONFIG).exists()]
+    return {path.name: _last_report(path / files.REPORTS, *_stamp(path / files.REPORTS)) for path in runs}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=1024)
+def _last_report(path: Path, written: int, size: int) -> dict[str, Any]:
+    """Read the last of a run's reports; once, as long as there are no others."""
+    try:
+        lines = records.lines(path, models.REPORT)
+    except Damaged:  # whoever goes on with the run finds out, and makes them again
+        return {}
+    return {key: lines[-1][key] for key in ("tasks_seen", "finite", "seconds")} if lines else {}
 
 
 def _stage(
@@ -183,36 +265,55 @@ def _stage(
 
 def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) -> float:
     """Guess the meta-train tasks that are left, from what ended trials took on average."""
+    final = summary["final_runs"]
+    runs = max(0, final["planned"] * space.budget.tasks - final["tasks_seen"])
+    if summary["stage"] in STAGES[1:]:
+        return float(runs)
     trials = ledger.trials.values()
     ended = [trial.tasks_seen for trial in trials if trial.state != RUNNING]
     usual = statistics.fmean(ended) if ended else space.budget.grace
     running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.state == RUNNING)
-    final = summary["final_runs"]
-    runs = final["planned"] * space.budget.tasks - final["tasks_seen"]
     parts = summary["algorithms"].values()
     ahead = (sum(part["planned"] for part in parts) - len(trials)) * usual + running
     if _is_modelled(space) and space.budget.seconds is None:
-        ahead = _allowed(space, parts) if summary["stage"] == STAGES[0] else 0.0
-    return float(ahead + max(0, runs))
+        ahead = _allowed(space, parts)
+    return float(ahead + runs)
 
 
-def _expected(summary: Mapping[str, Any], tasks_left: float) -> dict[str, Any] | None:
-    """Say how much is left and when it may end; None where that cannot be told or nothing is left."""
-    spent, slots = summary["spent"], summary["slots"]
-    if summary["stage"] in STAGES[3:] or not spent["tasks"] or not spent["seconds"]:
+def _expected(summary: Mapping[str, Any], tasks_left: float, until: str | None) -> dict[str, Any] | None:
+    """Say how much is left and when it may end; None where that cannot be told or nothing is left.
+
+    Args:
+        until: when a search within a time is to end.
+    """
+    stage, spent, slots = summary["stage"], summary["spent"], summary["slots"]
+    if stage == STAGES[4] or not spent["tasks"] or not spent["seconds"]:
         return None
-    seconds = tasks_left * spent["seconds"] / spent["tasks"]
-    end = utc_now() + datetime.timedelta(seconds=seconds / slots) if slots else None
+    now = summary["phases"].get(stage, {})
+    if stage == STAGES[3] and not now.get("seconds"):
+        return None
+    work = 0.0 if stage == STAGES[3] else tasks_left * spent["seconds"] / spent["tasks"]
+    seconds = work / slots if slots else None
+    if stage in (STAGES[1], STAGES[3]) and now.get("done") and now.get("seconds"):
+        seconds = (seconds or 0.0) + now["seconds"] / now["done"] * (now["total"] - now["done"])
+    elif stage == STAGES[3]:
+        seconds = None
+    end = None if seconds is None else utc_now() + datetime.timedelta(seconds=seconds)
+    if until is not None:
+        end = datetime.datetime.fromisoformat(until)
+        seconds = (end - utc_now()).total_seconds()
     return {
         "tasks_left": round(tasks_left),
-        "accelerator_seconds_left": seconds,
-        "end": end and end.isoformat(timespec="minutes"),
+        "accelerator_seconds_left": work,
+        "seconds_left": seconds,
+        "end": end and end.astimezone().isoformat(timespec="minutes"),
     }
 
 
 def _is_fresh(snapshot: Mapping[str, Any]) -> bool:
     """Tell whether the driver, perhaps of another machine, wrote a short while ago."""
-    if "updated" not in snapshot:
-        return False
-    age = utc_now() - datetime.datetime.fromisoformat(snapshot["updated"])
-    return age.total_seconds() < FRESH_SECONDS
+    return "updated" in snapshot and _age(snapshot) < FRESH_SECONDS
+
+
+def _age(snapshot: Mapping[str, Any]) -> float:
+    return (utc_now() - datetime.datetime.fromisoformat(snapshot["updated"])).total_seconds()

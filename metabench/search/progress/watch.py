@@ -1,27 +1,28 @@
-"""What a person sees of a search: a live table on a terminal, else lines; running.json; and TensorBoard."""
+"""What a person sees of a search: what its terminal shows, lines of its trials; running.json; TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.live import Live
 
 import metabench.leaderboard as board
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
 from metabench.core.config import SearchSpace
-from metabench.core.metrics import Metric
+from metabench.core.metrics import METRICS, Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, Happened, Ledger, Trial
-from metabench.search.progress.summary import STATES, outlook, summarise, table
+from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, WORK, Happened, Ledger, Trial
+from metabench.search.progress import summary
+from metabench.search.progress.final_rows import FinalRows, run_folder
+from metabench.search.progress.summary import STATES, outlook, summarise
+from metabench.search.progress.terminal import Terminal
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
 
@@ -39,7 +40,7 @@ NAMED = 3
 
 
 class Watch:
-    """Tell how a search goes, on the error stream, so that the output stays clean for programs."""
+    """Tell how a search goes, on its terminal, in running.json and in TensorBoard."""
 
     def __init__(
         self,
@@ -47,45 +48,47 @@ class Watch:
         space: SearchSpace,
         quiet: bool = False,
         objective: Objective = OBJECTIVES["classification"],
+        terminal: Terminal | None = None,
     ) -> None:
         self.folder = folder
         self.space = space
         self.objective = objective
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, force_jupyter=False)
+        self.terminal = terminal or Terminal(quiet)
+        self.say = self.terminal.say
         self.slots: int | None = None
         self.nodes: Callable[[], list[dict[str, Any]]] = list
         """Returns the nodes of the cluster."""
-        self._live: Live | None = None
+        self.until: datetime.datetime | None = None
+        """When a search within a time is to end."""
         self._written = 0.0
         self._is_stale = False
+        self._ledger: Ledger | None = None  # while it is shown
         self._events: Events | None = None
+        self.rows: FinalRows | None = None
+        """The final runs, once they are known."""
+        self._jobs: dict[str, float] = {}  # what runs, and since when
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the terminal out where Tune pickles its callbacks."""
         return {}
 
-    def say(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text, soft_wrap=True, markup=False)
-
     @contextlib.contextmanager
     def showing(self, ledger: Ledger) -> Iterator[None]:
-        """Show trials while they run."""
-        self._events = Events(self.folder / files.TENSORBOARD / SEARCH_RUN)
-        if self.console.is_terminal and not self.console.quiet:
-            self._live = Live(console=self.console, refresh_per_second=2)
+        """Show what runs, from the search on."""
+        self.terminal.enter(summary.STAGES[0])
+        self._ledger, self._events = ledger, Events(self.folder / files.TENSORBOARD / SEARCH_RUN)
         try:
-            with self._live or contextlib.nullcontext():
-                self._snapshot(ledger)
-                yield
+            self._snapshot(ledger)
+            yield
         finally:
-            self._live = None
             # Who leaves because the storage is out of order is to hear of it, and not of this.
             with contextlib.suppress(OutOfOrder):
                 if self._is_stale:
-                    self._show(ledger)
+                    self._snapshot(ledger)
                 self._events.close()
-                self._events = None
+                if self.rows is not None:
+                    self.rows.close()
+                self._ledger = self._events = self.rows = None
                 remote.remove(self.folder / files.RUNNING)
 
     def refresh(self, ledger: Ledger) -> None:
@@ -99,13 +102,25 @@ class Watch:
         if self._is_stale and time.monotonic() - self._written > pause:
             self._snapshot(ledger)
 
+    def beside(self, jobs: Iterable[str], n_ended: int) -> bool:
+        """Show which jobs run, and how many have ended; let the others follow."""
+        self.terminal.advance(n_ended)
+        self._note(jobs)
+        if self._ledger is not None:
+            self.refresh(self._ledger)
+        return True
+
+    def _note(self, jobs: Iterable[str]) -> None:
+        now = time.monotonic()
+        self._jobs = {name: self._jobs.get(name, now) for name in jobs}
+
     def ended(self, ledger: Ledger, name: str) -> None:
         """Show that a trial ended, and say of the first few that noise may have stopped them."""
         self.refresh(ledger)
         trial = ledger.trials[name]
         # Of who is stopped where it waits, the line that it waits has told all.
         has_waited = trial.status == PRUNED and Happened(WAITS, name, trial.tasks_seen) in ledger.history
-        if self._live is None and not has_waited:
+        if not self.terminal.is_live and not has_waited:
             self.say(self._standing(ledger, trial))
         borderline = (other for other in ledger.of(trial.algorithm) if other.is_borderline)
         if not trial.is_borderline or len(list(itertools.islice(borderline, NAMED + 1))) > NAMED:
@@ -120,7 +135,7 @@ class Watch:
 
     def waits(self, ledger: Ledger, name: str) -> None:
         """Show that a trial waits."""
-        if self._live is None:
+        if not self.terminal.is_live:
             self.say(self._standing(ledger, ledger.trials[name]))
 
     def _standing(self, ledger: Ledger, trial: Trial) -> str:
@@ -171,29 +186,60 @@ class Watch:
             }
             for trial in ledger.unfinished()
         }
-        self._show(ledger)
-        updated = utc_now().isoformat(timespec="seconds")
-        snapshot = {"updated": updated, "slots": self.slots, "nodes": self.nodes(), "trials": running}
+        shown = self.terminal.standing()
+        snapshot = {
+            "updated": utc_now().isoformat(timespec="seconds"),
+            "until": self.until and self.until.isoformat(timespec="seconds"),
+            **{key: shown[key] for key in ("stage", "elapsed", "phases")},
+            "workers": self._workers(ledger),
+            "slots": self.slots,
+            "nodes": self.nodes(),
+            "trials": running,
+        }
+        metric = self.objective.metric
+        standing = summary.stand(self.folder, self.space, ledger, metric, self._planned, snapshot)
+        self.terminal.update(standing, summary.table(standing["algorithms"], metric))
+        if self._events is not None:
+            seen = sum(part["tasks_seen"] for part in standing["algorithms"].values())
+            self._events.scalars(seen, progress(standing["algorithms"], metric, self.slots))
+            self._events.flush()
+        if self.rows is not None:
+            self.rows.catch_up()
         files.write_json(self.folder / files.RUNNING, snapshot)
         self._written = time.monotonic()
         self._is_stale = False
 
+    def _workers(self, ledger: Ledger) -> list[dict[str, Any]]:
+        """Say what runs, how far it is and towards what; of trials, where their last reports were."""
+        ways: dict[str, tuple[int, int]] = {}
+        if self.terminal.stage == summary.STAGES[0]:
+            running = [trial for trial in ledger.unfinished() if not trial.is_waiting]
+            self._note(trial.name for trial in running)
+            ways = {trial.name: self._way(trial) for trial in running if self._has_begun(trial)}
+        elif self.terminal.stage == summary.STAGES[2]:
+            tasks = self.space.budget.tasks
+            reports = summary.last_reports(self.folder)
+            ways = {name: (line.get("tasks_seen", 0), tasks) for name, line in reports.items()}
+        now = time.monotonic()
+        return [
+            {"name": name, "seconds": now - since}
+            | (dict(zip(("tasks_seen", "to"), ways[name], strict=True)) if name in ways else {})
+            for name, since in self._jobs.items()
+        ]
+
+    def _way(self, trial: Trial) -> tuple[int, int]:
+        """Return the tasks that a trial has seen, and at how many it reports next."""
+        rungs = spaces.rungs(self.space.budget)
+        return trial.tasks_seen, next((rung for rung in rungs if rung > trial.tasks_seen), rungs[-1])
+
+    def _has_begun(self, trial: Trial) -> bool:
+        """Tell whether a worker trains already, and is not being started; in storage that is not seen."""
+        is_stored = remote.mirror_of(self.folder) is not None
+        return bool(trial.reports) or is_stored or (self.folder / WORK / trial.name).exists()
+
     @functools.cached_property
     def _planned(self) -> dict[str, int]:
         return spaces.planned(self.space)
-
-    def _show(self, ledger: Ledger) -> None:
-        metric = self.objective.metric
-        summaries = {
-            algorithm: summarise(self.space, ledger, algorithm, metric, n_trials)
-            for algorithm, n_trials in self._planned.items()
-        }
-        if self._live is not None:
-            self._live.update(table(summaries, metric))
-        if self._events is not None:
-            seen = sum(part["tasks_seen"] for part in summaries.values())
-            self._events.scalars(seen, progress(summaries, metric, self.slots))
-            self._events.flush()
 
 
 def progress(
@@ -210,7 +256,7 @@ def progress(
         values[f"spent/tasks/{algorithm}"] = float(part["tasks_seen"])
         values[f"spent/seconds/{algorithm}"] = part["seconds"]
         if part["incumbent"] is not None:
-            values[f"incumbent/{algorithm}"] = part["incumbent"][f"val_{metric}"]
+            values[f"{metric}/so_far/{algorithm}"] = part["incumbent"][f"val_{metric}"]
     return values
 
 
@@ -222,11 +268,19 @@ def write_leaderboard(folder: Path) -> None:
         return
     events = Events(folder / files.TENSORBOARD / LEADERBOARD_RUN)
     events.text("leaderboard", board.as_markdown(leaderboard, in_parts=True))
-    metric = leaderboard["metric"]["name"]
+    events.close()
+    metric = METRICS[leaderboard["metric"]["name"]]
     for row in leaderboard["rows"]:
-        name = f"meta_test/{row['algorithm']}-{row['variant']}"
-        if row.get(metric) is not None:
-            values = {name: row[metric], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
-            values[f"{name}/one_at_a_time"] = row.get(f"{metric}_one_at_a_time")
-            events.scalars(0, {tag: value for tag, value in values.items() if value is not None})
+        if row.get(metric.name) is not None:
+            show_result(folder, row, metric)
+
+
+def show_result(folder: Path, row: Mapping[str, Any], metric: Metric) -> None:
+    """Add a row's result, with its interval, to the row's run of TensorBoard."""
+    name = f"meta_test/{metric}"
+    values = {name: row[metric.name], f"{name}/low": row.get("ci_low"), f"{name}/high": row.get("ci_high")}
+    values[f"{name}/one_at_a_time"] = row.get(f"{metric}_one_at_a_time")
+    events = Events(run_folder(folder, f"{row['algorithm']}-{row['variant']}"))
+    seen = int(row.get("training_tasks") or 0)
+    events.scalars(seen, {key: value for key, value in values.items() if value is not None})
     events.close()

@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from metabench.core import MetabenchError, signals
 from metabench.core.config import SearchSpace
+from metabench.search.journal import rule
 from metabench.search.journal.ledger import ENDED, WAITS, Ledger
 from metabench.search.journal.rule import HasRoom, always, scalars
 from metabench.search.progress.watch import Watch
@@ -48,20 +49,23 @@ def explore(
     seed: int,
     trainable: Callable[..., None] = run_trial,
     has_room: HasRoom = always,
+    is_cut: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run what is left of every algorithm's trials."""
+    """Run what is left of every algorithm's trials, until that is cut short."""
     endings = Endings(ledger, watch)
     retries = RetryPolicy()
     ledger.gpus = cluster.gpus
     for _ in range(ROUNDS):
         searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder), has_room=has_room)
-        if not searcher.remaining():
+        if is_cut():
+            rule.cut_short(ledger, space.budget)
+        if is_cut() or not searcher.remaining():
             searcher.finish()
             endings.catch_up()
             return
-        _fit(folder, searcher, cluster, endings, retries, trainable)
-        while not searcher.left and searcher.remaining():
-            _fit(folder, searcher, cluster, endings, retries, trainable)
+        _fit(folder, searcher, cluster, endings, retries, trainable, is_cut)
+        while not searcher.left and searcher.remaining() and not is_cut():
+            _fit(folder, searcher, cluster, endings, retries, trainable, is_cut)
     lost = ", ".join(trial.name for trial in ledger.unfinished() if not trial.is_waiting)
     raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
 
@@ -73,6 +77,7 @@ def _fit(
     endings: Endings,
     retries: RetryPolicy,
     trainable: Callable[..., None],
+    is_cut: Callable[[], bool],
 ) -> None:
     """Run Tune once over what is left, or as much of it as one start of Tune may run."""
     space = searcher.space
@@ -96,7 +101,7 @@ def _fit(
     _without_usage()
     _without_credentials()
     try:
-        _tuner(folder, bound, cluster, TuneSearcher(searcher), scheduler, endings).fit()
+        _tuner(folder, bound, cluster, TuneSearcher(searcher), scheduler, endings, Cut(is_cut)).fit()
     except TuneError as error:
         raise _cause(error) from None
     finally:
@@ -113,6 +118,7 @@ def _tuner(
     searcher: TuneSearcher,
     scheduler: RungScheduler,
     endings: Endings,
+    cut: Cut,
 ) -> tune.Tuner:
     return tune.Tuner(
         # Asked for each trial, since nodes may turn out to be out of order.
@@ -130,6 +136,7 @@ def _tuner(
             name="experiment",
             storage_path=str((folder / files.RAY).absolute()),
             callbacks=[endings],
+            stop=cut,
             verbose=0,
         ),
     )
@@ -165,6 +172,25 @@ def _cause(error: BaseException) -> BaseException:
 
 def _name(trial: Any) -> str:
     return f"{trial.config['trial']}-{trial.trial_id}"
+
+
+class Cut(tune.Stopper):
+    """Ends all trials, where they are, once what is left of them is to be left out."""
+
+    def __init__(self, is_cut: Callable[[], bool]) -> None:
+        self.is_cut = is_cut
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave all out of what Tune pickles and nobody reads."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no trial by what it reports; that is the scheduler's."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether all are to end."""
+        return self.is_cut()
 
 
 class TuneSearcher(Searcher):

@@ -30,6 +30,7 @@ def run_all(
     cluster: Cluster,
     done: Callable[[str, Any], None],
     progress: Callable[[str], int] = lambda name: 0,
+    beside: Callable[[list[str], int], bool] = lambda running, n_ended: True,
 ) -> dict[str, str]:
     """Call a function once a job, as many at once as the cluster has room for, and return the errors by job.
 
@@ -38,6 +39,7 @@ def run_all(
     Args:
         done: called with name and result as each job ends well.
         progress: tells how far a job has got that goes on where it was when it is started again.
+        beside: called each second with those that run, and how many have ended; False: leave out the rest.
     """
     retries, waiting = RetryPolicy(), deque(jobs)
     pending, errors = dict[Any, str](), dict[str, str]()
@@ -46,24 +48,31 @@ def run_all(
         for name in [waiting.popleft() for _ in range(min(len(waiting), cluster.slots - len(pending)))]:
             pending[_start(function, jobs[name], cluster)] = name
         signals.check()
+        if not beside(list(pending.values()), len(jobs) - len(pending) - len(waiting)):
+            for reference in pending:
+                ray.cancel(reference, force=True)
+            break
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)
         if not ready:
             continue
         name = pending.pop(ready[0])
         outcome = _outcome(ready[0])
-        if outcome.problem:
-            if cluster.excluded is None:
-                raise OutOfOrder(outcome.problem)
-            cluster.excluded.add(outcome.node, outcome.problem)
-        elif not outcome.is_node_death:
-            if not outcome.error:
-                done(name, outcome.result)
-                continue
-            if not outcome.is_death or not retries.is_allowed(name, progress(name)):
-                errors[name] = outcome.error
-                continue
-        waiting.appendleft(name)
+        if _starts_again(outcome, cluster) or (outcome.is_death and retries.is_allowed(name, progress(name))):
+            waiting.appendleft(name)
+        elif outcome.error:
+            errors[name] = outcome.error
+        else:
+            done(name, outcome.result)
     return errors
+
+
+def _starts_again(outcome: Outcome, cluster: Cluster) -> bool:
+    """Tell whether what came of a job says nothing of the job; its node is left out from now on."""
+    if outcome.problem:
+        if cluster.excluded is None:
+            raise OutOfOrder(outcome.problem)
+        cluster.excluded.add(outcome.node, outcome.problem)
+    return bool(outcome.problem) or outcome.is_node_death
 
 
 def _outcome(reference: Any) -> Outcome:

@@ -41,6 +41,8 @@ LEAVING_SECONDS = 10
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its name for listening to other machines
     "RAY_enable_metrics_collection": "0",
+    # Processes for trials import what these need while the driver goes on, and not once they are asked.
+    "RAY_preload_python_modules": "metabench.search.ray.worker",
 }
 
 

@@ -43,6 +43,8 @@ def choose(
         for trial in trials
         if records.recover(folder / files.CONFIRM / f"{trial.name}.json", models.CONFIRMED, watch.say) is None
     }
+    n_all = sum(map(len, candidates.values()))
+    watch.terminal.enter("confirmation", n_all, n_all - len(jobs))
     watch.say(f"confirming {len(jobs)} settings on {space.budget.confirm_tasks} fresh meta-validation tasks")
 
     def done(name: str, result: dict[str, Any]) -> None:
@@ -50,7 +52,7 @@ def choose(
             watch.say(f"{name}: {note}")
         files.write_json(folder / files.CONFIRM / f"{name}.json", result)
 
-    errors = run_all(confirm_trial, jobs, cluster, done)
+    errors = run_all(confirm_trial, jobs, cluster, done, beside=watch.beside)
     if errors:
         listed = "\n".join(f"  {name}: {error.splitlines()[-1]}" for name, error in errors.items())
         raise MetabenchError(

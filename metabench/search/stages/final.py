@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -17,6 +18,8 @@ from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
 from metabench.search import space as spaces
 from metabench.search.folder import changes, is_of_workers
+from metabench.search.progress.final_rows import FinalRows
+from metabench.search.progress.finish import FINAL, Finish
 from metabench.search.progress.watch import Watch
 from metabench.search.ray import worker
 from metabench.search.ray.cluster import Cluster
@@ -24,7 +27,6 @@ from metabench.search.ray.jobs import run_all
 from metabench.search.space.automatic import REPORTS
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
-from metabench.storage.tensorboard import Events
 from metabench.training import evaluate
 from metabench.training import run as runs
 
@@ -61,41 +63,70 @@ def plan(space: SearchSpace, chosen: dict[str, Any], seed: int) -> list[Run]:
     return planned
 
 
-def train_all(folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch) -> None:
-    """Train the final runs that are not finished; one that fails leaves its error and stops no other."""
-    final = folder / files.FINAL
+def train_all(
+    folder: Path, planned: list[Run], objective: Objective, cluster: Cluster, watch: Watch
+) -> list[Run]:
+    """Train the final runs that are not finished, and return those that are to be tested: all, as a rule.
+
+    One that fails leaves its error and stops no other. Once one has ended, the others may be left out.
+    """
+    final, finish = folder / files.FINAL, Finish(folder, watch.say)
     _set_aside(folder, planned, watch)
-    open_runs = [
-        run for run in planned if run.copy_of is None and not _is_trained(final / run.name, objective)
-    ]
+    trained = [run for run in planned if run.copy_of is None and _is_trained(final / run.name, objective)]
+    ended = [run.name for run in trained]
+
+    def is_cut() -> bool:
+        return bool(ended) and finish.is_cut(FINAL)
+
+    open_runs = [] if is_cut() else [run for run in planned if run.copy_of is None and run not in trained]
+    watch.rows = FinalRows(folder, objective.metric, {run.name: run.config for run in planned})
     place = remote.canonical_url(folder)
     jobs = {run.name: (run.config.model_dump(mode="json"), place, run.name) for run in open_runs}
+    watch.terminal.enter("final runs", len(trained) + len(jobs), len(trained))
     watch.say(f"training {len(jobs)} final runs of {planned[0].config.tasks} tasks")
-    counted = iter(range(1, len(jobs) + 1))
 
-    def done(name: str, trained: tuple[float | None, str]) -> None:
-        score, note = trained
-        if note:
-            watch.say(f"{name}: {note}")
+    def done(name: str, result: tuple[float | None, str]) -> None:
+        ended.append(name)
         remote.remove(final / name / files.ERROR)
-        reached = "diverged"
-        if score is not None:
-            reached = f"{metrics.tell(objective.metric, objective.metric.sign * score)} on meta-validation"
-        watch.say(f"[{next(counted)}/{len(jobs)}] {name}: {reached}")
+        _tell(watch, name, result, f"[{len(ended) - len(trained)}/{len(jobs)}] ")
 
-    def progress(name: str) -> int:
-        remote.refresh(final / name, skip=is_of_workers)
-        return len(
-            records.recover(final / name / files.REPORTS, models.REPORT, watch.say, records.lines) or []
-        )
+    def beside(running: list[str], n_ended: int) -> bool:
+        return watch.beside(running, n_ended) and not is_cut()
 
-    for name, error in run_all(train_one, jobs, cluster, done, progress).items():
+    progress = functools.partial(_n_reports, final, watch)
+    for name, error in run_all(train_one, jobs, cluster, done, progress, beside).items():
         files.write_text(final / name / files.ERROR, error)
         watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / files.ERROR})")
     remote.refresh(folder, skip=is_of_workers)
+    return _with_copies(final, planned, objective if is_cut() else None)
+
+
+def _with_copies(final: Path, planned: list[Run], objective: Objective | None) -> list[Run]:
+    """Copy what is trained once for two rows, and return what to test: with an objective, who is trained."""
+    kept = []
     for run in planned:
-        if run.copy_of is not None and (final / run.copy_of).exists() and not (final / run.name).exists():
-            _copy(final / run.copy_of, final / run.name)
+        source = final / (run.copy_of or run.name)
+        if objective is None or _is_trained(source, objective):
+            kept.append(run)
+            if source.exists() and not (final / run.name).exists():
+                _copy(source, final / run.name)
+    return kept
+
+
+def _tell(watch: Watch, name: str, result: tuple[float | None, str], count: str) -> None:
+    """Say how a final run ended."""
+    (score, note), metric = result, watch.objective.metric
+    if note:
+        watch.say(f"{name}: {note}")
+    reached = (
+        "diverged" if score is None else f"{metrics.tell(metric, metric.sign * score)} on meta-validation"
+    )
+    watch.say(f"{count}{name}: {reached}")
+
+
+def _n_reports(final: Path, watch: Watch, name: str) -> int:
+    remote.refresh(final / name, skip=is_of_workers)
+    return len(records.recover(final / name / files.REPORTS, models.REPORT, watch.say, records.lines) or [])
 
 
 def _is_trained(folder: Path, objective: Objective) -> bool:
@@ -126,14 +157,9 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
     device = worker.prepare()
     run = RunConfig.model_validate(config)
     splits = worker.splits(run.task, run.network, place)
-    search = remote.work_in(place)
-    folder = search / files.FINAL / name
+    folder = remote.work_in(place) / files.FINAL / name
     remote.refresh(folder)
     damaged: list[str] = []
-    board = search / files.TENSORBOARD / "_final" / name
-    events = Events(board)
-    events.hparams_run({"algorithm": run.algorithm, **run.hyperparameters}, name.rpartition("-seed")[0])
-    events.close()
 
     def train() -> None:
         runs.train_run(
@@ -141,7 +167,6 @@ def train_one(config: dict[str, Any], place: str, name: str) -> tuple[float | No
             splits,
             folder,
             device=device,
-            tensorboard=board,
             damaged=damaged.append,
             traces=worker.traces(),
         )
@@ -183,6 +208,7 @@ def test_all(
         if (before := records.recover(final / name / files.TEST, models.TEST, watch.say)) is None
         or before["tasks_hash"] != cuts[int(task.options["fold"]) if len(cuts) > 1 else 0][1].hash
     }
+    watch.terminal.enter("meta-test", len(tested), len(tested) - len(jobs))
     of_each = " of each fold" if len(cuts) > 1 else ""
     watch.say(f"testing {len(jobs)} final runs on {n_tasks} meta-test tasks{of_each}")
 
@@ -190,7 +216,7 @@ def test_all(
         if note:
             watch.say(f"{name}: {note}")
 
-    errors = run_all(test_one, jobs, cluster, done)
+    errors = run_all(test_one, jobs, cluster, done, beside=watch.beside)
     for name, error in errors.items():
         watch.say(f"{name}: not tested: {error.splitlines()[-1]}")
     remote.refresh(folder, skip=is_of_workers)

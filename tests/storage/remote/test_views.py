@@ -47,7 +47,7 @@ def test_tensorboard_follows_a_folder_in_object_storage(here: Path, url: str) ->
     )
     try:
         data = f"http://127.0.0.1:{port}/data"
-        scalars = f"{data}/plugin/scalars/scalars?run=maml/maml-000&tag=meta_validation/accuracy"
+        scalars = f"{data}/plugin/scalars/scalars?run=maml/maml-000&tag=accuracy/meta_validation"
         asked(f"{data}/runs", "maml/maml-000")
         asked(scalars, "10, 0.5]")
         events.scalars(20, {"meta_validation/accuracy": 0.75})
