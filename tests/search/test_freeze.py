@@ -179,6 +179,14 @@ def test_seconds_are_spent_and_not_overspent(tmp_path: Path) -> None:
     assert any(trial.status == COMPLETE for trial in searcher.ledger.of(NAME))
 
 
+def test_the_leaders_way_to_the_full_budget_is_kept_for_it(tmp_path: Path) -> None:
+    timed = {"unit": "seconds", "seconds": 11.0, "trials": 1000}  # one full run takes 9 of them
+    ledger = search(tmp_path, space_of(**timed), seconds=0.01).ledger
+    assert len(ledger.of(NAME)) <= 3
+    assert ledger.seconds(NAME) <= 11
+    assert any(trial.status == COMPLETE for trial in ledger.of(NAME))
+
+
 def test_with_many_trials_the_model_learns_from_a_bounded_number_of_scores(tmp_path: Path) -> None:
     space = space_of(trials=1000)
     its, ledger = spaces.of(space, NAME), Ledger(tmp_path, keep=2)

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
 from metabench.core.config import SearchSpace
-from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
+from metabench.search.journal.ledger import (
+    COMPLETE,
+    CONTINUE,
+    DIVERGED,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    WAIT,
+    WAITING,
+    Ledger,
+)
+from metabench.search.propose.searcher import FairSearcher
 from metabench.search.ray.failures import MAX_FAILURES
 from metabench.search.ray.scheduler import FATAL, RungScheduler
 from tests.search.played import make_report
@@ -75,3 +87,23 @@ def test_a_trial_that_waits_for_the_others_has_not_failed(tmp_path: Path, space:
     for _ in range(MAX_FAILURES + 1):
         scheduler.failed(name, "ended")
     assert (ledger.trials[name].status, told) == (None, [])
+
+
+def test_a_trial_that_its_worker_would_be_given_next_stays_there(tmp_path: Path, space: SearchSpace) -> None:
+    budget = space.budget.model_copy(update={"scheduler": "freeze_thaw"})
+    only: dict[str, Any] = {"shared": {}, "algorithms": {"maml": {"inner_steps": 1}}, "budget": budget}
+    searcher = FairSearcher(space.model_copy(update=only), Ledger(tmp_path, keep=1), seed=0)
+    scheduler = RungScheduler(searcher.ledger, budget, goes_on=searcher.goes_on)
+    alone = RungScheduler(searcher.ledger, budget)
+    config = searcher.suggest("0")
+    trial, tune_trial = searcher.ledger.trials[config["trial"]], SimpleNamespace(config=config)
+
+    def ask(asked: RungScheduler, rung: int) -> tuple[str, str]:
+        answer = asked.on_trial_result(None, tune_trial, {"report": json.dumps(make_report(rung, 0.5))})
+        return answer, trial.state
+
+    assert ask(scheduler, 100) == (TrialScheduler.CONTINUE, RUNNING)
+    assert ask(alone, 300) == (TrialScheduler.STOP, WAITING)
+    assert searcher.goes_on(trial.name)
+    assert not searcher.goes_on(trial.name), "it runs"
+    assert ask(scheduler, 900) == (TrialScheduler.STOP, COMPLETE)

@@ -187,7 +187,12 @@ def test_a_worker_refuses_data_and_code_that_are_not_those_of_the_search(
 ) -> None:
     loaded = small.splits()
     monkeypatch.setattr(data, "load", lambda task: loaded)
-    right = {"data_fingerprint": loaded.fingerprint, "code": files.code_hash()}
+    space = {"task": {"options": {}}}
+    right: dict[str, Any] = {
+        "data_fingerprint": loaded.fingerprint,
+        "code": files.code_hash(),
+        "space": space,
+    }
     for key, value in {"": "", "data_fingerprint": "f" * 64, "code": "0" * 16}.items():
         place = tmp_path / (key or "right")
         files.write_json(place / files.SEARCH, {**right, key: value})

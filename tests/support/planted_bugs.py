@@ -437,4 +437,25 @@ BUGS = [
         "scaled = logits.double() / temperature", "scaled = logits.double()",
         "predict/test_doubt.py::test_sets_are_as_large_and_right_as_meta_test_says",
     ),
+    # freeze-thaw
+    Bug(
+        "the likelihood of a scale forgets the determinant", "search/journal/gaussian.py",
+        " - np.log(np.diag(root)).sum()", "",
+        "search/test_gaussian.py::test_the_likelihood_is_that_of_a_normal_distribution_and_the_best_factor_is_taken",
+    ),
+    Bug(
+        "what runs is not counted as having scored", "search/journal/freeze.py",
+        "    if len(running):", "    if not len(trials):",
+        "search/test_freeze.py::test_who_runs_counts_as_having_scored_what_is_expected",
+    ),
+    Bug(
+        "nothing is kept for the leader's way", "search/propose/searcher.py",
+        "kept = way if is_kept else 0", "kept = 0",
+        "search/test_freeze.py::test_the_leaders_way_to_the_full_budget_is_kept_for_it",
+    ),
+    Bug(
+        "settings as good as tried are begun again", "search/journal/freeze.py",
+        "if one < ALIKE", "if one <= 1",
+        "search/test_freeze.py::test_a_late_bloomer_comes_back_and_settings_get_better_as_more_is_known",
+    ),
 ]  # fmt: skip

@@ -49,14 +49,14 @@ class Predictor:
             raise Refused("--support: give a folder of folders of pictures, a folder a class")
         shown = _shown(support)
         folders = [one for one in shown if (support / one).is_dir()]
-        found = [one for one in shown if Path(one).suffix.lower() in fitting.SUFFIXES and one not in folders]
-        wrong = fitting.class_problems(support, folders, found)
+        paths = [one for one in shown if Path(one).suffix.lower() in fitting.SUFFIXES and one not in folders]
+        wrong = fitting.class_problems(support, folders, paths)
         if not wrong and len(folders) < 2:
             wrong = [f"{str(support)!r}: holds 1 class; give a folder of pictures for each of 2 or more"]
         if wrong:
             raise Refused("\n".join(f"support: {line}" for line in wrong))
         named = {
-            fitting.plain(one): [support / path for path in found if path.startswith(f"{one}/")]
+            fitting.plain(one): [support / path for path in paths if path.startswith(f"{one}/")]
             for one in folders
         }
         self.classes = sorted(named)

@@ -101,11 +101,11 @@ class FinalRows:
             low, high = stats.bounds(figures[0], math.nan if half is None else half, self.metric.scale)
         name = f"meta_validation/{self.metric}"
         shown = {name: statistics.fmean(figures), f"{name}/low": low, f"{name}/high": high}
-        told = [{**line, **(line.get("logs") or {})} for line in lines]
+        with_logs = [{**line, **(line.get("logs") or {})} for line in lines]
         keys = {**MEANS, **{key: key for key in lines[0].get("logs") or {}}}
         for tag, key in keys.items():
-            values = [float(each[key]) for each in told if each.get(key) is not None]
-            if len(values) == len(told):
+            values = [float(each[key]) for each in with_logs if each.get(key) is not None]
+            if len(values) == len(with_logs):
                 shown[tag] = statistics.fmean(values)
         return shown
 

@@ -105,8 +105,8 @@ def line(standing: Standing) -> str:
         if name == "search" and (count := sum(part[state] for part in algorithms))
     )
     counts = [counted(name, standing["phases"].get(name, {})), *states, *workers(standing)]
-    told = "; ".join(filter(None, counts))
-    return f"{header(standing)}{f': {told}' if told else ''}"
+    details = "; ".join(filter(None, counts))
+    return f"{header(standing)}{f': {details}' if details else ''}"
 
 
 def live(standing: Standing, table: RenderableType | None) -> Group:

@@ -339,8 +339,10 @@ class FairSearcher:
         lengths = {leg.ends - leg.begins for leg in legs}
         short = {n for n in lengths if self._expected(algorithm, n + kept) <= limit}
         short = {n for n in short if self.has_room(algorithm, n + kept)}
-        own = {n for n in lengths if is_kept and self.has_room(algorithm, n)}
-        return [leg for leg in legs if leg.ends - leg.begins in (short | own if leg.trial is best else short)]
+        of_best = {n for n in lengths if is_kept and self.has_room(algorithm, n)}
+        return [
+            leg for leg in legs if leg.ends - leg.begins in (short | of_best if leg.trial is best else short)
+        ]
 
     def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
         """Write down what was chosen, before it is begun."""
