@@ -63,6 +63,8 @@ def run_all(
             errors[name] = outcome.error
         else:
             done(name, outcome.result)
+    else:
+        beside([], len(jobs))
     return errors
 
 
