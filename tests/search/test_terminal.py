@@ -70,6 +70,10 @@ def test_what_is_shown_has_the_words_and_counts_of_status(driven: tuple[Watch, L
         ]
         assert list(view.workers(there)) == list(view.workers(here))
         assert view.header(there).startswith("search, a process drives it, 0:00:0")
+        ledger.record("maml-002", make_report(100, 0.4), "wait", {})
+        watch._snapshot(ledger)
+        for standing in (watch.terminal.standing(), summary.read(watch.folder)):
+            assert view.counted("search", standing["phases"]["search"]) == "2 of 18 trials"
         watch.terminal.enter("confirmation", 4, 1)
         watch.beside(["maml-001"], 2)
         watch._snapshot(ledger)

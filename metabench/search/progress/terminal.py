@@ -105,16 +105,19 @@ class Terminal:
         """Take what is to be shown from now on."""
         self._standing, self._table = standing, table
 
+    def counted(self) -> dict[str, dict[str, Any]]:
+        """Return the phases so far: what is counted in them here, and the seconds that they have taken."""
+        phases = {name: dict(phase) for name, phase in self.phases.items()}
+        phases[self.stage]["seconds"] = time.monotonic() - self._since
+        return phases
+
     def standing(self) -> dict[str, Any]:
         """Return how the search stands at this moment."""
-        now = time.monotonic()
-        phases = view.merged(self._standing.get("phases", {}), self.phases)
-        phases[self.stage]["seconds"] = now - self._since
         return {
             **self._standing,
             "stage": self.stage,
-            "elapsed": now - self.begun,
-            "phases": phases,
+            "elapsed": time.monotonic() - self.begun,
+            "phases": view.merged(self._standing.get("phases", {}), self.counted()),
             "is_live": self.is_live,
         }
 

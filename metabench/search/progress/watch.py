@@ -186,11 +186,12 @@ class Watch:
             }
             for trial in ledger.unfinished()
         }
-        shown = self.terminal.standing()
         snapshot = {
             "updated": utc_now().isoformat(timespec="seconds"),
             "until": self.until and self.until.isoformat(timespec="seconds"),
-            **{key: shown[key] for key in ("stage", "elapsed", "phases")},
+            "stage": self.terminal.stage,
+            "elapsed": time.monotonic() - self.terminal.begun,
+            "phases": self.terminal.counted(),
             "workers": self._workers(ledger),
             "slots": self.slots,
             "nodes": self.nodes(),

@@ -34,7 +34,7 @@ def run_all(
 ) -> dict[str, str]:
     """Call a function once a job, as many at once as the cluster has room for, and return the errors by job.
 
-    A job whose worker dies is started again as long as it gets on; where a node is out of order, elsewhere.
+    One whose worker dies is started again as long as it gets on; where a node is out of order, elsewhere.
 
     Args:
         done: called with name and result as each job ends well.
@@ -52,17 +52,17 @@ def run_all(
             for reference in pending:
                 ray.cancel(reference, force=True)
             break
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=1)
-        if not ready:
+        if not (ready := ray.wait(list(pending), num_returns=1, timeout=1)[0]):
             continue
-        name = pending.pop(ready[0])
-        outcome = _outcome(ready[0])
+        name, outcome = pending.pop(ready[0]), _outcome(ready[0])
         if _starts_again(outcome, cluster) or (outcome.is_death and retries.is_allowed(name, progress(name))):
             waiting.appendleft(name)
         elif outcome.error:
             errors[name] = outcome.error
         else:
             done(name, outcome.result)
+    else:
+        beside([], len(jobs))
     return errors
 
 
