@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits, plugins
 from metabench.core.config import TaskConfig, allowed, folded, setting_problem
+from metabench.core.config.settings import n_folds as of_options
 from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
 
@@ -232,7 +233,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
 
 def n_folds(task: TaskConfig) -> int:
     """Return over how many cuts of the same pictures a task is cross-validated; 1: there is one."""
-    return int(task.options.get("folds") or 1)
+    return of_options(task.options)
 
 
 def of_fold(task: TaskConfig, k: int) -> TaskConfig:

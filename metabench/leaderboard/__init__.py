@@ -100,7 +100,7 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
 def design(sources: Sequence[Search | Run]) -> stats.Design | None:
     """Describe the test tasks by their classes; None where no result is of new ones."""
     results = tests(sources)
-    if not results or "pictures" in results[0]:  # these have no other classes
+    if not results or any("pictures" in result for result in results):  # these have no other classes
         return None
     return stats.design([[int(name) for name in line.split()] for line in results[0]["classes"]])
 

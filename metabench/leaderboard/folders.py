@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
+from metabench.core.config.settings import n_folds
 from metabench.core.metrics import Metric
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
@@ -49,12 +50,12 @@ class Run(NamedTuple):
     @property
     def folds(self) -> int:
         """Return over how many cuts of the pictures its row is cross-validated."""
-        return int(self.task["options"].get("folds") or 1)
+        return n_folds(self.task["options"])
 
     @property
     def fold(self) -> int:
         """Return which of these it was trained and tested on."""
-        return int(self.task["options"].get("fold") or 0)
+        return int(self.task["options"].get("fold") or 0) if self.folds > 1 else 0
 
     @property
     def is_whole(self) -> bool:
@@ -88,7 +89,7 @@ class Search(NamedTuple):
     @property
     def folds(self) -> int:
         """Return over how many cuts of the pictures its rows are cross-validated."""
-        return int(self.task["options"].get("folds") or 1)
+        return n_folds(self.task["options"])
 
     @property
     def metric(self) -> Metric:

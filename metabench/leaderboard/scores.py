@@ -78,8 +78,7 @@ def one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
 
 def gathered(runs: Sequence[Run], figures: str, moved: str) -> Scored | None:
     """Gather some figures of the seeds that were tested, the tasks of all folds beside each other."""
-    n_folds = max((run.folds for run in runs), default=0)
-    tests: dict[int, list[Record]] = {fold: [] for fold in range(n_folds)}
+    tests: dict[int, list[Record]] = {fold: [] for fold in sorted({run.fold for run in runs})}
     for run in runs:
         if run.test is not None:
             tests[run.fold].append(run.test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -204,7 +205,8 @@ def with_defaults(run: Mapping[str, Any]) -> dict[str, Any]:
     """Complete a recorded run with the settings that its algorithm got since, which mean their default."""
     if not algorithms.is_known(run["algorithm"]):
         return dict(run)
-    defaults = vars(algorithms.hparams(run["algorithm"], {}))
+    fields = dataclasses.fields(algorithms.get(run["algorithm"]).hparams)
+    defaults = {one.name: one.default for one in fields if one.default is not dataclasses.MISSING}
     return {**run, "hyperparameters": {**defaults, **run["hyperparameters"]}}
 
 

@@ -66,8 +66,8 @@ def _folder() -> Path:
 
 def run(name: str = "protonet", seed: int = 0, **network: Any) -> Path:
     """Train a run once and return its folder, which tests leave as it is."""
-    folder = _folder() / "-".join([name, str(seed), *map(str, network.values())])
-    if not folder.exists():
+    folder = _folder() / "-".join([name, str(seed), *(f"{key}={network[key]}" for key in sorted(network))])
+    if not (folder / files.CALIBRATION).exists():
         with quickly(CALIBRATED if name in DOUBTED else 10):
             runs.train_run(config(name, seed, **network), splits(), folder)
     return folder

@@ -27,6 +27,12 @@ def folded(name: str) -> str:
     return "".join(one for one in name.lower().replace("+", "p") if one.isalnum())
 
 
+def n_folds(options: Mapping[str, Any]) -> int:
+    """Return over how many cuts of the same pictures options of a data set cross-validate; 1: one."""
+    folds = options.get("folds") if options.get("split_by") == "pictures" else None
+    return folds if type(folds) is int and folds > 1 else 1
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean ...?' for a typo, or ''."""
     by_folded = {folded(one): one for one in allowed}

@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -157,6 +158,10 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return np.lib.format.read_array_header_2_0(file)
 
 
+NAME = re.compile(r".+-[0-9a-f]{20}(\..+)?\.(npy|tmp)")
+"""Of what is kept: the folder may hold files of others."""
+
+
 class Kept(NamedTuple):
     """An array that is kept."""
 
@@ -167,7 +172,7 @@ class Kept(NamedTuple):
 
 def every() -> list[Kept]:
     """List the arrays that are kept, and what killed processes left of such, the longest unused first."""
-    places = [path for path in remote.cache_folder().glob("*") if path.suffix in (".npy", ".tmp")]
+    places = [path for path in remote.cache_folder().glob("*") if NAME.fullmatch(path.name)]
     status = [(path, path.stat()) for path in places if path.is_file()]
     kept_ones = [Kept(path, one.st_blocks * 512, one.st_mtime) for path, one in status]
     return sorted(kept_ones, key=lambda one: one.used)

@@ -62,7 +62,8 @@ def reconcile(
     described = {**described, "space": space.model_dump(mode="json")}
     old, new = (flatten({key: record.get(key) for key in described}) for record in (before, described))
     changed = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
-    if accept and "finish" in before and _is_tested(folder):
+    is_other = any(not key.startswith(("version", "code")) for key in changed)
+    if accept and "finish" in before and (is_other or _is_tested(folder)):
         changed["finish"] = [before.pop("finish"), None]  # what was left out goes on
     if not changed:
         return space
@@ -72,7 +73,7 @@ def reconcile(
     place = f"{files.EARLIER}/{len(before.get('changes', [])) + 1}"
     if any(key.startswith(INVALIDATES_CHOICE) for key in changed):
         move(folder, [files.CHOSEN, files.CONFIRM], place)
-    if any(not key.startswith(("version", "code")) for key in changed):
+    if is_other or "finish" in changed:
         boards = sorted(path.name for path in folder.glob(f"{files.LEADERBOARD}.*"))
         move(folder, [files.META_TEST, *boards], place)
     change = {"date": utc_now().isoformat(timespec="seconds"), "changed": changed}

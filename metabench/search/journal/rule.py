@@ -219,7 +219,7 @@ def stop_waiting(ledger: Ledger, budget: BudgetConfig, algorithm: str, n_trials:
         for each in [each for each in table if each.trial in names and each.score < cutoff]:
             others = [other for other in table if other is not each]
             if budget.scheduler == "freeze_thaw":  # what it waited for was no rank
-                ledger.settle(each.trial, PRUNED, {"rung": sum(rung < seen for rung in spaces.rungs(budget))})
+                ledger.settle(each.trial, PRUNED, ledger.trials[each.trial].details[seen])
             else:
                 _settle(ledger, budget, each.trial, PRUNED, rank(each, others, budget.reduction_factor))
 

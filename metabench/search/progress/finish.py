@@ -68,7 +68,7 @@ class Finish:
             remote.refresh(path)
         self._looked = time.monotonic()
         request = records.recover(path, models.FINISH, self.say)
-        if request is not None and request["stage"] != stage:
+        if request is not None and request["stage"] == SEARCH and stage != SEARCH:
             remote.remove(path)  # the stage that it was meant for has ended by itself
         return request is not None and bool(request["stage"] == stage)
 

@@ -94,8 +94,9 @@ class Terminal:
         if stage == self.stage:
             return
         self.phases[self.stage]["seconds"] = time.monotonic() - self._since
+        # Another thread draws meanwhile: what it looks up is there, and no dict changes its size under it.
+        self.phases = {**self.phases, stage: {} if total is None else {"done": done, "total": total}}
         self.stage, self._since, self._before = stage, time.monotonic(), done
-        self.phases[stage] = {} if total is None else {"done": done, "total": total}
 
     def advance(self, n_ended: int) -> None:
         """Say how much of the phase has been done since it began."""

@@ -354,7 +354,7 @@ class FairSearcher:
             return self._new_trial(algorithm, sampled)
         rung = sum(rung < trial.tasks_seen for rung in self.rungs)
         basis = {"rung": rung, "expected": choice.expected, "promise": choice.promise, "price": choice.price}
-        self.ledger.settle(trial.name, CONTINUE, basis)
+        self.ledger.settle(trial.name, CONTINUE, {**trial.details[trial.tasks_seen], **basis})
         return trial
 
     def _resume(self, algorithm: str) -> Trial | None:

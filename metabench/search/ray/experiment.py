@@ -57,9 +57,9 @@ def explore(
     ledger.gpus = cluster.gpus
     for _ in range(ROUNDS):
         searcher = FairSearcher(space, ledger, seed, warm.earlier_trials(folder), has_room=has_room)
-        if is_cut():
+        if was_cut := is_cut():
             rule.cut_short(ledger, space.budget)
-        if is_cut() or not searcher.remaining():
+        if was_cut or not searcher.remaining():
             searcher.finish()
             endings.catch_up()
             return

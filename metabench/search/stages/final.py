@@ -73,10 +73,12 @@ def train_all(
     final, finish = folder / files.FINAL, Finish(folder, watch.say)
     _set_aside(folder, planned, watch)
     trained = [run for run in planned if run.copy_of is None and _is_trained(final / run.name, objective)]
-    ended = [run.name for run in trained]
+    ended, was_cut = [run.name for run in trained], False
 
     def is_cut() -> bool:
-        return bool(ended) and finish.is_cut(FINAL)
+        nonlocal was_cut
+        was_cut = was_cut or (bool(ended) and finish.is_cut(FINAL))
+        return was_cut
 
     open_runs = [] if is_cut() else [run for run in planned if run.copy_of is None and run not in trained]
     watch.rows = FinalRows(folder, objective.metric, {run.name: run.config for run in planned})
@@ -98,7 +100,7 @@ def train_all(
         files.write_text(final / name / files.ERROR, error)
         watch.say(f"{name} failed: {error.splitlines()[-1]} (see {final / name / files.ERROR})")
     remote.refresh(folder, skip=is_of_workers)
-    return _with_copies(final, planned, objective if is_cut() else None)
+    return _with_copies(final, planned, objective if was_cut else None)
 
 
 def _with_copies(final: Path, planned: list[Run], objective: Objective | None) -> list[Run]:

@@ -40,12 +40,23 @@ def record(function: Callable[..., Any], *args: Any) -> tuple[Any, Recording]:
     """Run a function once; return its result, and the operations that it came down to.
 
     Raises:
-        DependsOnData: where Python decides by what is in an argument.
+        DependsOnData: where Python decides by what is in an argument, or makes a constant of it; and where
+            one tensor stands in two places, which may hold others later.
     """
-    leaves, _ = trees.flatten(args)
+    leaves, form = trees.flatten(args)
+    if len({id(leaf) for leaf in leaves}) < len(leaves):
+        raise DependsOnData("one tensor is two arguments")
     taken = _Operations(leaves)
     with taken:
         result = function(*args)
+    if taken.makes_constants:
+        # A tensor made of a list may have been made of an argument's numbers, which no operation tells.
+        others = [leaf * 1.25 + 0.125 if leaf.is_floating_point() else leaf for leaf in leaves]
+        again = _Operations(others)
+        with again:
+            function(*trees.unflatten(others, form))
+        if not taken.is_as(again):
+            raise DependsOnData("a constant is made of what is in an argument")
     outputs, form = trees.flatten(result)
     lines = taken.needed(outputs)
     return result, Recording(taken.compiled(lines, outputs), form, len(lines))
@@ -71,6 +82,7 @@ class _Operations(TorchDispatchMode):
         self.inputs = [f"i{number}" for number in range(len(inputs))]
         self.functions: dict[Any, str] = {}
         self.n_names = 0
+        self.makes_constants = False
         self.dependent.update(self.inputs)
         for leaf, name in zip(inputs, self.inputs, strict=True):
             self.names[leaf] = name
@@ -98,8 +110,18 @@ class _Operations(TorchDispatchMode):
             if function not in self.functions:
                 self.functions[function] = self._constant(function)
             call = f"{self.functions[function]}({', '.join(taken)})"
+            if function is torch.ops.aten.lift_fresh.default:  # anew each time, as it may be changed in place
+                self.makes_constants = True
+                call = f"{taken[0]}.clone()"
             self.lines.append(_Line(target, sets, call, uses, function._schema.is_mutable))
         return result
+
+    def is_as(self, other: _Operations) -> bool:
+        """Tell whether the same was taken down, constants and all."""
+        if self.lines != other.lines or self.constants.keys() != other.constants.keys():
+            return False
+        pairs = ((value, other.constants[name]) for name, value in self.constants.items())
+        return all(torch.equal(a, b) if isinstance(a, Tensor) else a is b or a == b for a, b in pairs)
 
     def _new(self, letter: str) -> str:
         self.n_names += 1

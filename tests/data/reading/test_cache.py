@@ -33,8 +33,9 @@ def keep(name: str, days: float) -> Path:
 
 def test_what_was_not_used_for_long_is_removed_and_made_again(folder: Path) -> None:
     old, new = keep("old", 40), keep("new", 3)
-    begun = folder / "large-0.there.x.tmp"
+    begun = folder / f"large-{'0' * 20}.there.x.tmp"
     begun.write_bytes(b"half")
+    (folder / "features.npy").write_bytes(b"of somebody else")
     assert [one.path for one in cache.every()] == [old, new, begun]
     assert [one.path for one in cache.prune(30)] == [old]
     mapped = cache.cached("new", "new", lambda: np.zeros(0))
@@ -44,6 +45,7 @@ def test_what_was_not_used_for_long_is_removed_and_made_again(folder: Path) -> N
     assert mapped[999] == 999
     assert cache.cached("old", "old", lambda: np.ones(3)).tolist() == [1, 1, 1]
     assert (folder / "own" / "mine" / "images.npy").exists()
+    assert (folder / "features.npy").exists()
 
 
 def test_the_command_lists_sizes_and_removes_on_demand() -> None:
