@@ -97,6 +97,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def search(space: Any, out: Path, name: str, **options: Any) -> Path:
+        del options["terminal"]  # another object each time
         seen.update(space=space, out=out, name=name, **options)
         return make_run(out / name, "maml", 0, 0.5)
 

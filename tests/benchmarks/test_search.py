@@ -61,10 +61,10 @@ def test_a_run_is_summed_up(script: ModuleType) -> None:
 def test_both_sides_search_the_same_parameters(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     found = arguments(script, monkeypatch, "--algorithm", "maml").parameters
     assert found.keys() == {"inner_steps", "inner_lr", "outer_lr"}
-    assert found["inner_steps"]["choices"] == [1, 2, 3]
+    assert found["inner_steps"]["choices"] == [1, 2]
     assert (found["inner_lr"]["low"], found["inner_lr"]["high"], found["inner_lr"]["log"]) == (
         0.05,
-        2.0,
+        0.5,
         True,
     )
 

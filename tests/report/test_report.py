@@ -148,7 +148,14 @@ def test_a_run_of_regression_is_shown_with_its_functions(tmp_path: Path) -> None
     pictures = {
         picture.name: picture for picture in report.write([tmp_path / "run"], tmp_path / "report.html")
     }
-    assert pictures.keys() == {"leaderboard", "cost", "final_curves", "inner_steps", "episodes_1_maml"}
+    assert pictures.keys() == {
+        "leaderboard",
+        "cost",
+        "speed",
+        "final_curves",
+        "inner_steps",
+        "episodes_1_maml",
+    }
     assert "task 3 has a mean squared error of" in pictures["episodes_1_maml"].alt
     assert "error" in pictures["inner_steps"].title.lower()
     assert "metabench train --config run.json" in (tmp_path / "report.html").read_text()

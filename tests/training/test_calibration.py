@@ -118,7 +118,8 @@ def test_training_again_makes_a_calibration_that_is_missing_damaged_or_of_other_
             assert calibration.of([folder]) is None
             why = "has no calibration" if data is None else "calibration.safetensors is of other weights"
             assert why in inputs.lacks(folder, files.CALIBRATION)
-        runs.train_run(config, trained.splits(), folder, damaged=damaged.append)
+        with trained.quickly(trained.CALIBRATED):
+            runs.train_run(config, trained.splits(), folder, damaged=damaged.append)
         assert path.read_bytes() == whole
         assert len(damaged) == n_damaged
 
