@@ -89,6 +89,17 @@ def test_a_request_for_a_stage_that_has_ended_cuts_no_other(folder: Path) -> Non
     assert not (folder / files.FINISH).exists()
 
 
+def test_a_request_for_the_final_runs_waits_for_them_where_the_trials_are_looked_at_first(
+    folder: Path,
+) -> None:
+    files.write_json(folder / files.CHOSEN, {"maml": None, "maml_pp": None})
+    finish.ask(folder)
+    driver = Finish(folder, print)
+    assert not driver.is_cut(SEARCH)
+    driver._looked = 0.0
+    assert driver.is_cut(FINAL)
+
+
 def test_a_request_that_is_damaged_is_set_aside_and_said(folder: Path) -> None:
     (folder / files.FINISH).write_text('{"stage": "everything"}')
     said: list[str] = []

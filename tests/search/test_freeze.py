@@ -13,7 +13,7 @@ import pytest
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
-from metabench.search.journal.ledger import COMPLETE, CONTINUE, JOURNAL, PRUNED, WAIT, Ledger
+from metabench.search.journal.ledger import COMPLETE, CONTINUE, JOURNAL, PRUNED, WAIT, WORK, Ledger
 from metabench.search.journal.rule import decide
 from metabench.search.propose import points
 from metabench.search.propose.searcher import FairSearcher
@@ -242,3 +242,25 @@ def test_many_that_diverged_leave_room_for_who_did_not(tmp_path: Path) -> None:
     named = freeze.incumbent(ledger, its, space.budget)
     assert named is not None
     assert named.number == 9
+
+
+def test_what_is_settled_forgets_no_noise(tmp_path: Path) -> None:
+    space, rng = space_of(), np.random.default_rng(0)
+    searcher = FairSearcher(space, Ledger(tmp_path, keep=2), seed=3)
+    for count in range(6):
+        config = searcher.suggest(str(count))
+        assert isinstance(config, dict)
+        rung = next(one for one in searcher.rungs if one > searcher.ledger.trials[config["trial"]].tasks_seen)
+        scores = (0.5 + 0.1 * rng.standard_normal(20)).tolist()
+        report = make_report(rung, float(np.mean(scores)), 1.0, scores)
+        files.append_line(tmp_path / WORK / config["trial"] / files.REPORTS, report)
+        decide(searcher.ledger, space.budget, config["trial"], report)
+        searcher.hand_back(str(count))
+    its = spaces.of(space, NAME)
+    before = freeze.believe(searcher.ledger, its, space.budget)
+    searcher.finish()
+    after = freeze.believe(searcher.ledger, its, space.budget)
+    assert before is not None
+    assert after is not None
+    assert after.noise == pytest.approx(before.noise)
+    assert before.noise > 100 * freeze.LEAST_NOISE

@@ -165,6 +165,31 @@ def test_settings_that_python_decides_by_are_composed_each_time() -> None:
     assert traces.n_composed == 3
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda row, x: (torch.tensor([row[0], 1.0]) * x).sum(),
+        lambda row, x: x.new_tensor([row[0], 1.0])[0] * x,
+        lambda row, x: torch.tensor([1.0, 2.0]).mul_(row) * x,
+        lambda row, x: torch.zeros(2).new_tensor([0.0, 0.0]).add_(x),
+    ],
+)
+def test_tensors_made_inside_are_made_anew_each_time(function: Callable[..., torch.Tensor]) -> None:
+    traces, x = TraceCache(), torch.ones(2)
+    for number in (0.5, 2.0, 3.0):
+        row = torch.tensor([number])
+        assert torch.equal(traces.run("makes", function, row, x), function(row, x))
+
+
+def test_one_tensor_in_two_places_may_become_two() -> None:
+    def function(both: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 3 * both["a"] + 5 * both["b"]
+
+    traces, shared = TraceCache(), torch.zeros(2)
+    for both in ({"a": shared, "b": shared}, {"a": torch.ones(2), "b": torch.full((2,), 10.0)}):
+        assert torch.equal(traces.run("shares", function, both), function(both))
+
+
 def test_the_latest_recordings_are_kept_up_to_a_bound() -> None:
     traces = TraceCache(most_operations=5)
     for name in (2, 3, 2, 4):
