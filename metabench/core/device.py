@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +24,17 @@ def pick(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise MetabenchError(f"`device` {name}: not on this machine ({reason}); use cpu or auto") from None
     return device
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def cap(share: float) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits, plugins
-from metabench.core.config import TaskConfig, allowed, folded, setting_problem
-from metabench.core.config.settings import n_folds as of_options
+from metabench.core.config import TaskConfig, allowed, folded, setting_problem, settings
 from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
 
@@ -233,7 +232,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
 
 def n_folds(task: TaskConfig) -> int:
     """Return over how many cuts of the same pictures a task is cross-validated; 1: there is one."""
-    return of_options(task.options)
+    return settings.n_folds(task.options)
 
 
 def of_fold(task: TaskConfig, k: int) -> TaskConfig:
@@ -251,7 +250,9 @@ def cuts(task: TaskConfig, splits: Splits) -> list[tuple[TaskConfig, Splits]]:
     """
     if n_folds(task) == 1:
         return [(task, splits)]
-    return [(one, load(one)) for one in (of_fold(task, k) for k in range(n_folds(task)))]
+    itself = task.options.get("fold", 0)
+    folds = [of_fold(task, k) for k in range(n_folds(task))]
+    return [(one, splits if k == itself else load(one)) for k, one in enumerate(folds)]
 
 
 def sources(task: TaskConfig, root: Path | None = None) -> list[Path]:

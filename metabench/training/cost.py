@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metabench.core import Features, trees
+from metabench.core import Features, device, trees
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.training import features, vectorise
@@ -40,7 +39,7 @@ def of(
     query, n_parameters = drawn.query.x[0, :1], sum(leaf.numel() for leaf in trees.leaves(meta))
     vectorise.prepare(images.device)
     clock = time.thread_time if images.device.type == "cpu" else time.perf_counter
-    with torch.no_grad(), one_thread():
+    with torch.no_grad(), device.one_thread():
         learner = algorithm.adapt(net, meta, buffers, support, h)
         seconds = median(lambda: algorithm.predict(net, learner, query), clock)
         if made_of is not None:
@@ -50,17 +49,6 @@ def of(
             seconds += median(lambda: embedder(picture), clock)
             n_parameters += sum(weight.numel() for weight in backbone.module.parameters())
     return {"picture_seconds": seconds, "network_parameters": n_parameters}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def median(function: Callable[[], Tensor], clock: Callable[[], float] = time.perf_counter) -> float:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabench import data
-from metabench.core import SPLITS, Features, MetabenchError, Split, Splits, seeds
+from metabench.core import SPLITS, Features, MetabenchError, Split, Splits, device, seeds
 from metabench.core.config import NetworkConfig, TaskConfig, field_types, setting_problem
 from metabench.data.reading import cache
 from metabench.data.reading.cache import Array
@@ -134,14 +134,9 @@ def _at_size(splits: Splits, task: TaskConfig, size: int) -> Splits:
 
 def _checksum(embedder: Embedder) -> str:
     """Hash the features of one fixed picture: they change where a module's code does, and no weight."""
-    shape, n_threads = (1, 3, embedder.size, embedder.size), torch.get_num_threads()
-    picture = torch.rand(shape, generator=seeds.generator("picture"))
-    torch.set_num_threads(1)  # sums of as many threads as there are would differ in their last bits
-    try:
-        with torch.no_grad():
-            made = embedder(picture.to(embedder.mean.device)).cpu().numpy()
-    finally:
-        torch.set_num_threads(n_threads)
+    picture = torch.rand(1, 3, embedder.size, embedder.size, generator=seeds.generator("picture"))
+    with device.one_thread(), torch.no_grad():  # sums of several threads differ in their last bits
+        made = embedder(picture.to(embedder.mean.device)).cpu().numpy()
     return hashlib.sha256(made.tobytes()).hexdigest()
 
 

@@ -271,7 +271,8 @@ def read_config(place: Path) -> RunConfig:
     wrong: list[str] = []
     if (config := attempt(wrong, validated, RunConfig, record["run"])) is None:
         raise refusal(path, wrong)
-    return RunConfig.model_validate(with_defaults(config.model_dump()))
+    filled = with_defaults(config.model_dump())["hyperparameters"]
+    return config.model_copy(update={"hyperparameters": filled})
 
 
 def test_run(

@@ -445,53 +445,6 @@ def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None
     assert all(0 < share <= 1 for _, _, share, _ in row["confused"])
 
 
-def test_folds_of_pictures_make_one_row_with_an_interval_over_pictures(tmp_path: Path) -> None:
-    place = finish(make_search(tmp_path, ("maml",)), {"maml": (0.7, 0.6)})
-    options = {"split_by": "pictures", "folds": 2}
-    space = files.read_json(place / files.SEARCH)["space"]
-    change(place / files.SEARCH, space={**space, "task": {**space["task"], "options": options}})
-    rng, strata = np.random.default_rng(0), [row for row in range(12) for _ in range(8)]
-    shown = [
-        {"moved": (rng.normal(0, 0.02, 96) / 4).tolist(), "one_at_a_time": [0.0] * 96, "strata": strata}
-        | {
-            "repeats": 5.0,
-            "classes": files.read_json(place / files.FINAL / "maml-tuned-seed0/test.json")["classes"],
-        }
-        for _ in range(2)
-    ]
-    for variant in ("tuned", "default"):
-        for k in range(2):
-            run = place / files.FINAL / f"maml-{variant}-seed{k}"
-            described = files.read_json(run / files.CONFIG)["run"]
-            task = {**described["task"], "options": {**options, "fold": k}}
-            change(run / files.CONFIG, run={**described, "task": task})
-            change(run / files.TEST, pictures=[shown[k]], tasks_hash=f"{k}" * 64)
-    floor = place / files.FINAL / files.NEAREST_MEAN
-    change(floor, accuracy=[0.3, *accuracies(0.35, 9)[1:], *accuracies(0.4, 8)], pictures=shown)
-    board = leaderboard([place])
-    row = rows(board)["maml", "tuned"]
-    assert (row["ci_over"], row["test_tasks"], row["seeds"], row["class_low"]) == (
-        "seeds and pictures",
-        80,
-        2,
-        None,
-    )
-    results = [
-        files.read_json(place / files.FINAL / f"maml-tuned-seed{k}/test.json")["accuracy"] for k in range(2)
-    ]
-    assert row["accuracy"] == pytest.approx(np.mean(results))
-    spread = sum(
-        8 * np.var([one["moved"][8 * c : 8 * c + 8] for one in shown], axis=1, ddof=1).sum()
-        for c in range(12)
-    )
-    assert row["ci_high"] - row["ci_low"] > 2 * 1.96 * 0.5 * np.sqrt(spread) / 2
-    assert rows(board)["nearest_mean", "baseline"]["ci_over"] == "pictures"
-    assert board["answer"].startswith("With 1 example of each of 5 classes that meta-train also shows, ")
-    assert "Cross-validated: the runs take 2 folds in turn" in as_markdown(board)
-    (place / files.FINAL / "maml-tuned-seed1" / files.TEST).unlink()
-    assert rows(leaderboard([place]))["maml", "tuned"]["accuracy"] is None
-
-
 def test_the_leaderboard_needs_neither_torch_nor_ray() -> None:
     script = "import sys, metabench.leaderboard; assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -158,6 +158,18 @@ def test_what_was_left_out_goes_on_where_that_is_accepted_and_is_recorded(
     assert (folder / files.EARLIER / "1" / files.META_TEST).exists()
 
 
+def test_a_larger_budget_goes_on_where_the_trials_had_been_left_out(folder: Path, space: SearchSpace) -> None:
+    record = files.read_json(folder / files.SEARCH)
+    described = {key: record[key] for key in ("protocol", "seed", "data_fingerprint", "space")}
+    files.write_json(folder / files.SEARCH, {**record, "finish": [{"stage": SEARCH}]})
+    larger = space.model_copy(
+        update={"budget": space.budget.model_copy(update={"trials": space.budget.trials + 2})}
+    )
+    changes.reconcile(folder, larger, {**described, "space": larger.model_dump(mode="json")}, True, print)
+    assert "finish" not in files.read_json(folder / files.SEARCH)
+    assert not Finish(folder, print).is_cut(SEARCH)
+
+
 def endless_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
     """Report once, and train for ever."""
     report = make_report(100, 0.5)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metabench.core.config import SearchSpace
+from metabench.core.config import BudgetConfig, SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, JOURNAL, PRUNED, WAIT, WORK, Ledger
 from metabench.search.journal.rule import decide
 from metabench.search.propose import points
 from metabench.search.propose.searcher import FairSearcher
+from metabench.search.space import AlgorithmSpace
 from metabench.storage import files
 from tests.search import laws, proposals
 from tests.search.played import make_report
@@ -33,6 +34,12 @@ def score_at(values: dict[str, Any], seen: int) -> float | None:
     if values["inner_lr"] > 0.8:
         return None
     return proposals.score(values) * (1 - 20 / seen) + 0.05 * (values["inner_steps"] == 1) * (100 / seen)
+
+
+def gained(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> float | None:
+    belief = freeze.believe(ledger, its, budget)
+    assert belief is not None
+    return freeze.hourly_gain(belief, ledger, its, budget, points.spread(its, 0))
 
 
 def search(folder: Path, space: SearchSpace, workers: int = 1, seconds: float = 1.0) -> FairSearcher:
@@ -214,7 +221,7 @@ def test_a_search_stops_when_too_little_is_expected(tmp_path: Path) -> None:
         searcher = search(tmp_path / str(points_an_hour), space.model_copy(update={"budget": budget}))
         tasks.append(searcher.ledger.tasks(NAME))
         assert any(trial.status == COMPLETE for trial in searcher.ledger.of(NAME))
-        gain = freeze.hourly_gain(searcher.ledger, its, budget, points.spread(its, 0))
+        gain = gained(searcher.ledger, its, budget)
         assert gain is not None
         gains.append(100 * gain)
     assert tasks[0] > tasks[1] >= tasks[2]
@@ -228,7 +235,7 @@ def test_an_algorithm_that_leaves_nothing_to_choose_is_trained_once(tmp_path: Pa
     searcher = search(tmp_path, space)
     assert [trial.status for trial in searcher.ledger.of(NAME)] == [COMPLETE]
     its = spaces.of(space, NAME)
-    assert freeze.hourly_gain(searcher.ledger, its, space.budget, points.spread(its, 0)) == 0
+    assert gained(searcher.ledger, its, space.budget) == 0
 
 
 def test_many_that_diverged_leave_room_for_who_did_not(tmp_path: Path) -> None:

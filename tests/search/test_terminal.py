@@ -84,6 +84,26 @@ def test_what_is_shown_has_the_words_and_counts_of_status(driven: tuple[Watch, L
         assert there["expected"]["seconds_left"] is not None
 
 
+def test_what_an_earlier_driver_did_takes_none_of_the_expected_time(driven: tuple[Watch, Ledger]) -> None:
+    watch, ledger = driven
+    with watch.showing(ledger):
+        ledger.record("maml-001", make_report(100, 0.5), "wait", {})
+        ledger.record("maml-002", make_report(100, 0.4), "wait", {})
+        expected = {}
+        for before in (0, 100):
+            snapshot = {
+                "stage": "meta-test",
+                "phases": {
+                    "meta-test": {"done": before + 1, "before": before, "total": before + 10, "seconds": 10.0}
+                },
+            }
+            stands = summary.stand(
+                watch.folder, watch.space, ledger, METRICS["accuracy"], {"maml": 4}, snapshot
+            )
+            expected[before] = stands["expected"]["seconds_left"]
+    assert expected == {0: 90.0, 100: 90.0}
+
+
 @pytest.mark.parametrize("columns", [80, 140])
 def test_all_of_it_fits_into_a_terminal(driven: tuple[Watch, Ledger], columns: int) -> None:
     watch, ledger = driven

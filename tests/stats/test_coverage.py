@@ -5,8 +5,6 @@ With n draws of a 95 % event, 3 standard errors are 3 * sqrt(0.95 * 0.05 / n): 2
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,13 +14,6 @@ from metabench import stats
 
 REPEATS = 600
 LEAST, MOST = 0.923, 0.977
-
-
-@pytest.fixture(scope="module")
-def coverage() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-        return importlib.import_module("coverage")
 
 
 @pytest.mark.parametrize(

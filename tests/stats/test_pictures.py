@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -11,13 +9,6 @@ import pytest
 
 from metabench import stats
 from metabench.stats.pictures import of_pictures
-
-
-@pytest.fixture(scope="module")
-def coverage() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-        return importlib.import_module("coverage")
 
 
 @pytest.mark.parametrize(

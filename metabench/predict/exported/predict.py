@@ -49,7 +49,8 @@ class Predictor:
             raise Refused("--support: give a folder of folders of pictures, a folder a class")
         shown = _shown(support)
         folders = [one for one in shown if (support / one).is_dir()]
-        paths = [one for one in shown if Path(one).suffix.lower() in fitting.SUFFIXES and one not in folders]
+        paths = [one for one in {*shown} - {*folders} if Path(one).suffix.lower() in fitting.SUFFIXES]
+        paths.sort()
         wrong = fitting.class_problems(support, folders, paths)
         if not wrong and len(folders) < 2:
             wrong = [f"{str(support)!r}: holds 1 class; give a folder of pictures for each of 2 or more"]

@@ -120,7 +120,8 @@ def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief
     mean = _mean(fit, kernel, row, u, np.arange(len(trials)), np.zeros(len(trials)))
     running = np.flatnonzero([_is_running(trial) for trial in trials])
     if len(running):
-        v = gaussian.log_tasks([next_rung(budget, trials[k].tasks_seen) for k in running], budget.tasks)
+        ends = [spaces.next_rung(budget, trials[k].tasks_seen) for k in running]
+        v = gaussian.log_tasks(ends, budget.tasks)
         y = np.append(y, _mean(fit, kernel, row, u, running, v))
         row, u = np.append(row, running), np.append(u, v)
         fit = gaussian.condition(fit.factor, _prior(kernel, row, u, row, u), y, np.full(len(y), noise))
@@ -148,12 +149,7 @@ def _may_be_named(trial: Trial) -> bool:
 
 def reaches(budget: BudgetConfig, trial: Trial) -> int:
     """Return the tasks that a trial has seen, at its next report if it runs."""
-    return next_rung(budget, trial.tasks_seen) if _is_running(trial) else trial.tasks_seen
-
-
-def next_rung(budget: BudgetConfig, seen: int) -> int:
-    """Return the tasks seen at the end of a trial's next leg."""
-    return next((rung for rung in spaces.rungs(budget) if rung > seen), budget.tasks)
+    return spaces.next_rung(budget, trial.tasks_seen) if _is_running(trial) else trial.tasks_seen
 
 
 def _reported(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
@@ -297,18 +293,22 @@ def choose(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequ
 
 
 def hourly_gain(
-    ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig, options: Sequence[Mapping[str, Any]]
+    belief: Belief,
+    ledger: Ledger,
+    its: AlgorithmSpace,
+    budget: BudgetConfig,
+    options: Sequence[Mapping[str, Any]],
 ) -> float | None:
     """Return by how much another hour of one worker is expected to improve the score of what is named.
 
     That hour trains as many as it can to the full budget, those first that promise most for their seconds.
-    None where nothing is known yet.
+    None where no time has been taken yet.
 
     Args:
         options: settings that may be begun.
     """
-    belief, seconds = believe(ledger, its, budget), ledger.seconds(its.algorithm)
-    if belief is None or seconds <= 0:
+    seconds = ledger.seconds(its.algorithm)
+    if seconds <= 0:
         return None
     rate, first = seconds / ledger.tasks(its.algorithm), leader(belief)
     open_ = [
@@ -369,8 +369,8 @@ def legs(
 ) -> list[Leg]:
     """List what may be trained next: who waits, and settings that may be begun."""
     cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
-    ends = [next_rung(budget, trial.tasks_seen) for trial in waiting]
-    first = next_rung(budget, 0)
+    ends = [spaces.next_rung(budget, trial.tasks_seen) for trial in waiting]
+    first = spaces.next_rung(budget, 0)
     return [
         *(Leg(t, t.sampled, t.tasks_seen, end, cost[end]) for t, end in zip(waiting, ends, strict=True)),
         *(Leg(None, sampled, 0, first, cost[first]) for sampled in _untried(belief, its, options)),

@@ -232,16 +232,16 @@ def cut_short(ledger: Ledger, budget: BudgetConfig) -> None:
     for algorithm in {trial.algorithm for trial in ledger.unfinished()}:
         stop_waiting(ledger, budget, algorithm, 0)
     for trial in ledger.unfinished():
-        made = [report for report in ledger.made(trial.name) if report["tasks_seen"] > trial.tasks_seen]
-        if not made and not trial.reports:
+        made = reversed(ledger.made(trial.name))
+        last = next((report for report in made if report["tasks_seen"] > trial.tasks_seen), None)
+        if last is None and not trial.reports:
             ledger.fail(trial.name, CUT_SHORT)
             continue
-        seen = made[-1]["tasks_seen"] if made else trial.tasks_seen
+        seen = trial.tasks_seen if last is None else last["tasks_seen"]
         details = {"rung": sum(rung < seen for rung in spaces.rungs(budget)), "is_cut_short": True}
-        if not made:
+        if last is None:
             ledger.settle(trial.name, PRUNED, details)
             continue
-        *_, last = made
         decision = COMPLETE if seen >= budget.tasks else PRUNED if last["finite"] else DIVERGED
         _record(ledger, trial.name, last, decision, details)
 

@@ -1,1 +1,1 @@
-"""How a search stands: the live table, TensorBoard, and its status."""
+"""How a search stands: in the terminal, in TensorBoard, and as `metabench status` says."""

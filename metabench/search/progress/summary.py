@@ -1,4 +1,4 @@
-"""How a search stands: one summary for the live table, `metabench status`, TensorBoard and the report."""
+"""How a search stands: one summary for the terminal, `metabench status`, TensorBoard and the report."""
 
 from __future__ import annotations
 
@@ -80,8 +80,11 @@ def _believed(space: SearchSpace, ledger: Ledger, algorithm: str) -> tuple[Trial
     from metabench.search.propose import points
 
     its = spaces.of(space, algorithm)
-    gain = freeze.hourly_gain(ledger, its, space.budget, points.spread(its, 0))
-    return freeze.incumbent(ledger, its, space.budget), gain
+    belief = freeze.believe(ledger, its, space.budget)
+    if belief is None:
+        return None, None
+    gain = freeze.hourly_gain(belief, ledger, its, space.budget, points.spread(its, 0))
+    return freeze.leader(belief), gain
 
 
 def _allowed(space: SearchSpace, algorithms: Iterable[Mapping[str, Any]]) -> float:
@@ -294,8 +297,9 @@ def _expected(summary: Mapping[str, Any], tasks_left: float, until: str | None) 
         return None
     work = 0.0 if stage == STAGES[3] else tasks_left * spent["seconds"] / spent["tasks"]
     seconds = work / slots if slots else None
-    if stage in (STAGES[1], STAGES[3]) and now.get("done") and now.get("seconds"):
-        seconds = (seconds or 0.0) + now["seconds"] / now["done"] * (now["total"] - now["done"])
+    done_here = now.get("done", 0) - now.get("before", 0)  # in the seconds of the phase
+    if stage in (STAGES[1], STAGES[3]) and done_here and now.get("seconds"):
+        seconds = (seconds or 0.0) + now["seconds"] / done_here * (now["total"] - now["done"])
     elif stage == STAGES[3]:
         seconds = None
     end = None if seconds is None else utc_now() + datetime.timedelta(seconds=seconds)

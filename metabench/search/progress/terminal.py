@@ -37,7 +37,6 @@ class Terminal:
         self.stage = next(iter(view.PHASES))
         self.phases: dict[str, dict[str, Any]] = {self.stage: {}}
         self._since = self._spoke = self.begun
-        self._before = 0  # done when the phase began
         self._standing: dict[str, Any] = {}
         self._table: RenderableType | None = None
         self._live: Live | None = None
@@ -95,12 +94,14 @@ class Terminal:
             return
         self.phases[self.stage]["seconds"] = time.monotonic() - self._since
         # Another thread draws meanwhile: what it looks up is there, and no dict changes its size under it.
-        self.phases = {**self.phases, stage: {} if total is None else {"done": done, "total": total}}
-        self.stage, self._since, self._before = stage, time.monotonic(), done
+        counted = {} if total is None else {"done": done, "total": total, "before": done}
+        self.phases = {**self.phases, stage: counted}
+        self.stage, self._since = stage, time.monotonic()
 
     def advance(self, n_ended: int) -> None:
         """Say how much of the phase has been done since it began."""
-        self.phases[self.stage]["done"] = self._before + n_ended
+        phase = self.phases[self.stage]
+        phase["done"] = phase["before"] + n_ended
 
     def update(self, standing: dict[str, Any], table: RenderableType | None) -> None:
         """Take what is to be shown from now on."""

@@ -230,8 +230,7 @@ class Watch:
 
     def _way(self, trial: Trial) -> tuple[int, int]:
         """Return the tasks that a trial has seen, and at how many it reports next."""
-        rungs = spaces.rungs(self.space.budget)
-        return trial.tasks_seen, next((rung for rung in rungs if rung > trial.tasks_seen), rungs[-1])
+        return trial.tasks_seen, spaces.next_rung(self.space.budget, trial.tasks_seen)
 
     def _has_begun(self, trial: Trial) -> bool:
         """Tell whether a worker trains already, and is not being started; in storage that is not seen."""

@@ -314,16 +314,16 @@ class FairSearcher:
             return freeze.BLIND if self._is_open(algorithm) else None
         options = study.options(freeze.leader(belief).sampled) if self.left_of(algorithm) else []
         legs = freeze.legs(belief, study.its, budget, options)
-        if self._has_enough(algorithm):
+        if self._has_enough(algorithm, belief):
             legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
         return freeze.choose(belief, study.its, budget, self._affordable(algorithm, belief, legs))
 
-    def _has_enough(self, algorithm: str) -> bool:
+    def _has_enough(self, algorithm: str, belief: Belief) -> bool:
         """Tell whether too little is expected of another hour."""
         budget, its = self.space.budget, self.studies[algorithm].its
         if budget.stop_when is None:
             return False
-        gain = freeze.hourly_gain(self.ledger, its, budget, points.spread(its, 0))
+        gain = freeze.hourly_gain(belief, self.ledger, its, budget, points.spread(its, 0))
         return gain is not None and metrics.points(self.ledger.objective.metric, gain) < budget.stop_when
 
     def _affordable(self, algorithm: str, belief: Belief, legs: Sequence[freeze.Leg]) -> list[freeze.Leg]:

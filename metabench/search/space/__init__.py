@@ -266,6 +266,11 @@ def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     return sum(counts.values()), unreachable
 
 
+def next_rung(budget: BudgetConfig, seen: int) -> int:
+    """Return the tasks seen at the end of a trial's next leg."""
+    return next((rung for rung in rungs(budget) if rung > seen), budget.tasks)
+
+
 def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
     """Say whether a parameter's `when` holds among the values settled so far."""
     return all(values[key] in wanted for key, wanted in _wanted(parameter).items())

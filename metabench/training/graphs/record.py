@@ -1,6 +1,7 @@
 """What a function of tensors comes down to: a list of plain operations, written out as one Python function.
 
-It is taken down while the function runs, so that recording costs little more than running it once.
+It is taken down while the function runs, so that recording costs little more than running it once; or twice,
+where it makes tensors of lists.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Recording(NamedTuple):
 
 
 def record(function: Callable[..., Any], *args: Any) -> tuple[Any, Recording]:
-    """Run a function once; return its result, and the operations that it came down to.
+    """Run a function; return its result, and the operations that it came down to.
 
     Raises:
         DependsOnData: where Python decides by what is in an argument, or makes a constant of it; and where
