@@ -335,7 +335,7 @@ def shares_table(spaces: dict[str, dict[str, list[tuple[float, float, float]]]])
         values = np.array([[one[0] for one in spaces[name][title]] for name in names])
         # Not reached is later than all that was looked at.
         mean = np.exp(np.log(np.where(np.isnan(values), max(RUNS) / np.array(RUNS), values)).mean(0))
-        is_more = np.isnan(values).any(0)
+        is_more = np.isnan(values).any(0).tolist()
         cells.append(
             ", ".join(f"{'> ' * more}{value:.2f}" for more, value in zip(is_more, mean, strict=True))
         )
