@@ -283,6 +283,7 @@ def test_run(
     tasks: frozen.FrozenTasks | None = None,
     other: Splits | None = None,
     traces: TraceCache | None = None,
+    is_diagnosed: bool = True,
 ) -> dict[str, Any]:
     """Score a run on frozen meta-test tasks and record that the split was opened, and how often.
 
@@ -292,6 +293,7 @@ def test_run(
             its weights do not depend on their number.
         other: data to be tested on, in place of the run's own.
         traces: of earlier runs in this process, whatever they were.
+        is_diagnosed: look closely at these tasks, too, as training has at those of meta-validation.
 
     What is not the run's own test stands in a file of its own, named by the data and the tasks' hash.
     """
@@ -308,7 +310,9 @@ def test_run(
     most = max(group.shape.way for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
+    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes)
+    if is_diagnosed:
+        scored["diagnostics"] = diagnostics.diagnose(run.model, split.images, tasks, traces)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -394,7 +398,6 @@ def _scored(
     tasks: frozen.FrozenTasks,
     sure: calibration.Calibration | None,
     shares_classes: bool,
-    traces: TraceCache | None,
 ) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
     judge = None if sure is None else calibration.judge(sure)
@@ -405,7 +408,6 @@ def _scored(
         metric.name: tested.score.tolist(),
         f"{metric}_one_at_a_time": tested.alone.tolist(),
         "loss": tested.loss.tolist(),
-        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks, traces),
         "classes": [" ".join(map(str, one)) for one in classes],
         "class_names": split.classes,
         **(

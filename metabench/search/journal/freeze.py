@@ -12,6 +12,7 @@ What runs counts as having scored what is expected of it, so that no two workers
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -395,7 +396,7 @@ def legs(
     """List what may be trained next: who waits, and settings that may be begun."""
     cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
     rungs = spaces.rungs(budget)
-    onwards, first = dict(zip(rungs, rungs[1:], strict=False)), rungs[0]
+    onwards, first = dict(itertools.pairwise(rungs)), rungs[0]
     begun = [(trial, trial.tasks_seen, onwards[trial.tasks_seen]) for trial in waiting]
     return [
         *(Leg(trial, trial.sampled, seen, end, cost[end]) for trial, seen, end in begun),
