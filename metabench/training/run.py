@@ -216,8 +216,9 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
-        source = sampling.pool(splits.meta_train._replace(images=images), run.config.task)
-        loop.check_kernels(run.config, run.model, source)
+        config, part = run.config, splits.meta_train._replace(images=images)
+        source = sampling.training_pool(part, config.task, config.seed)
+        loop.check_kernels(config, run.model, source)
     return run
 
 

@@ -127,6 +127,7 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
 
     Each task has a generator of its own, named by data set, split, kind of task, pool and position.
     """
+    task = task.evaluated
     data: Split = getattr(splits, split)
     name = name_of(splits.name, split, data, task, pool)
     source = sampling.pool(data, task)
@@ -145,6 +146,7 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
 def name_of(dataset: str, split: str, data: Split, task: TaskConfig, pool: str) -> tuple[object, ...]:
     """Name a pool of tasks by all that they are drawn from."""
     n_classes, n_examples = data.images.shape[:2]
+    task = task.evaluated
     name = (dataset, split, n_classes, n_examples, str(task.way), str(task.shot), task.test_query, pool)
     special = {key: getattr(task, key) for key in ("most_shots", "unlabelled", "distractors", "domains")}
     usual = TaskConfig(dataset=task.dataset)
