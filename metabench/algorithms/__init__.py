@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from metabench.core import Algorithm, MetabenchError, plugins
-from metabench.core.config import allowed, field_types, folded, setting_problem
+from metabench.core.config import TaskConfig, allowed, field_types, folded, setting_problem
 
 
 @cache
@@ -89,6 +89,16 @@ def refusal(name: str, dataset: str, kind: str) -> str:
     """Say that an algorithm cannot learn a data set, and which ones can."""
     able = [other for other in names() if is_known(other) and kind in get(other).kinds]
     return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
+
+
+def unlabelled_problems(name: str, task: TaskConfig) -> list[str]:
+    """Say where an algorithm reads unlabelled images and no task has any."""
+    if not is_known(name) or get(name).taken is None or task.unlabelled or task.evaluated.unlabelled:
+        return []
+    return [
+        f"algorithm {name!r}: unlabelled=0 leaves it no image without a label to learn from; set unlabelled, "
+        "or take an algorithm that reads none, such as protonet or maml"
+    ]
 
 
 def hparams(name: str, values: dict[str, Any]) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from metabench import nets
@@ -99,10 +98,10 @@ ALGORITHMS = {
         predict=inner.predict,
         optimizer=optim.descend,
         taken=lambda learner: learner["taken"],
-        reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, algorithm 2, with the inner loss of Lee 2013 "
-        "(pseudo-labels above a threshold) or of Grandvalet and Bengio 2005 (entropy) beside that of the "
-        "support set. An addition of this project: Li et al. 2019, arXiv 1906.00562, choose pseudo-labels by "
-        "a learnt network and train anew on them. The outer loss is MAML's.",
+        reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, algorithm 2, with the inner loss of Lee "
+        "2013 (pseudo-labels above a threshold) or of Grandvalet and Bengio 2005 (entropy) beside that of "
+        "the support set. An addition of this project: Li et al. 2019, arXiv 1906.00562, choose "
+        "pseudo-labels by a learnt network and train anew on them. The outer loss is MAML's.",
         inner_steps=inner.INNER_STEPS,
         has_recompute=True,
     )

@@ -89,7 +89,7 @@ def soft(h: Tensor, p: Tensor, meta: Tree, scale: Tensor) -> Tensor:
 
 
 def cluster(h: Tensor, p: Tensor, meta: Tree, scale: Tensor) -> Tensor:
-    # eq. 6: z~_jc is proportional to exp(-|h~_j - p_c|^2 / r_c^2 - A(r_c)), with A(r) = log(2 pi) / 2 + log r;
+    # eq. 6: z~_jc is proportional to exp(-|h~_j - p_c|^2 / r_c^2 - A(r_c)), A(r) = log(2 pi) / 2 + log r;
     # r_c = 1 for a class, and log(2 pi) / 2 is the same for all
     log_r = meta["log_radius"]
     distractor = -scale * h.square().sum(-1) * (-2 * log_r).exp() - log_r  # its prototype is the origin
@@ -173,12 +173,12 @@ ALGORITHMS = {
         check=check,
         taken=lambda learner: learner["taken"],
         also_called=("Soft k-Means", "Masked Soft k-Means"),
-        reference="Ren et al. 2018, arXiv 1803.00676, sections 3.1.1 to 3.1.3. Deviations from the authors' code, "
-        "where it is not the paper's equations: the mask is applied once, and not squared; distances to the "
-        "cluster are divided by r^2 and not 2 r^2; its prototype is not refined, and queries are scored over "
-        "the N classes alone. The perceptron of the mask has the two outputs that are used; the statistics "
-        "that it sees are constants, as there. Support and unlabelled images pass through the network "
-        "together, queries as the batch norm mode says; the authors' code trains on all together and "
+        reference="Ren et al. 2018, arXiv 1803.00676, sections 3.1.1 to 3.1.3. Deviations from the authors' "
+        "code, where it is not the paper's equations: the mask is applied once, and not squared; distances "
+        "to the cluster are divided by r^2 and not 2 r^2; its prototype is not refined, and queries are "
+        "scored over the N classes alone. The perceptron of the mask has the two outputs that are used; what "
+        "it sees of the distances are constants, as there. Support and unlabelled images pass through the "
+        "network together, queries as the batch norm mode says; the authors' code trains on all together and "
         "evaluates with running statistics. distance_scale is an addition, without effect at 1.",
     )
 }

@@ -59,6 +59,8 @@ def describe_run(
     kind, shape = data.outline(dataset, described.options if described else task.get("options", {}))
     if dataset and algorithm and kind not in algorithm.kinds:
         wrong.append(algorithms.refusal(name, dataset.name, kind))
+    if described:
+        wrong += algorithms.unlabelled_problems(name, described)
     values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
     h = attempt(wrong, _build_settings, name, values, settings, kind, shape) if algorithm else None
     net = attempt(wrong, _build_network, {**rest["network"], **network}, shape)
