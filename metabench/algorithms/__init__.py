@@ -91,14 +91,16 @@ def refusal(name: str, dataset: str, kind: str) -> str:
     return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
 
 
-def unlabelled_problems(name: str, task: TaskConfig) -> list[str]:
-    """Say where an algorithm reads unlabelled images and no task has any."""
-    if not is_known(name) or get(name).taken is None or task.unlabelled or task.evaluated.unlabelled:
+def unlabelled_problems(name: str, h: Any, task: TaskConfig) -> list[str]:
+    """Say what an algorithm that reads unlabelled images cannot do with those of a task."""
+    if get(name).taken is None:
         return []
-    return [
-        f"algorithm {name!r}: unlabelled=0 leaves it no image without a label to learn from; set unlabelled, "
-        "or take an algorithm that reads none, such as protonet or maml"
-    ]
+    wrong = []
+    if not task.unlabelled and not task.evaluated.unlabelled:
+        wrong.append("unlabelled=0: leaves nothing to refine with; set unlabelled, or take protonet or maml")
+    if task.unlabelled and h.turn_classes:
+        wrong.append("turn_classes=True: unlabelled images have no label to be turned by; leave it out")
+    return wrong
 
 
 def hparams(name: str, values: dict[str, Any]) -> Any:

@@ -48,8 +48,6 @@ def check(document: Mapping[str, Any]) -> list[str]:
     for name in filter(algorithms.is_known, parameters):
         if dataset and kind not in algorithms.get(name).kinds:
             wrong.append(algorithms.refusal(name, dataset.name, kind))
-    if task:
-        wrong += [line for name in parameters for line in algorithms.unlabelled_problems(name, task)]
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
