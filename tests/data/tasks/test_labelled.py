@@ -64,7 +64,6 @@ def test_a_share_of_one_draws_what_was_drawn_before_there_were_shares() -> None:
 
 
 def test_across_domains_queries_too_are_of_examples_with_a_label() -> None:
-    def split() -> Split:
     task = SHARE.model_copy(update={"domains": "across"})
     source = sampling.training_pool(table(n_classes=16, domains=2), task, 0)
     _, tasks = draw(SHAPE, source, n_tasks=100)
