@@ -2,7 +2,7 @@
 
 A search of one algorithm is taken to where it has so many trials, whose reports come from no worker; then the
 driver decides what they and new ones report, and who goes on or begins, as it does for two workers. One
-decision is what it takes from a report to the next. Times are those of the processor, medians and the slowest
+decision is what it takes from a report to the next. Times are those of the processor, means and the slowest
 of some, with TPE as sampler of `asha`; nothing is written.
 """
 
@@ -16,8 +16,8 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import CONTINUE, WAIT, Trial
@@ -39,18 +39,25 @@ ALGORITHM = "maml_pp"
 class Driver:
     """A search whose reports are made up: the better its outer rate, the better a trial scores."""
 
-    def __init__(self, scheduler: str, n_trials: int) -> None:
-        space = spaces.load(SPACE)
-        budget = space.budget.model_copy(
-            update={**BUDGET, "scheduler": scheduler, "trials": 4 * n_trials, "sampler": "random"}
-        )
-        algorithms = {ALGORITHM: space.algorithms[ALGORITHM]}
-        self.space = space.model_copy(update={"budget": budget, "algorithms": algorithms})
-        self.rungs = spaces.rungs(budget)
+    def __init__(self, n_trials: int) -> None:
+        """Begin so many trials at random, and judge them by `asha`."""
         self.ledger = Memory(OBJECTIVES["classification"])
         self.draw = random.Random(0)
         self.running: list[tuple[str, Trial]] = []
+        self.n_steps = 0
+        self.change(scheduler="asha", sampler="random", trials=4 * n_trials)
+        while len(self.ledger.trials) < n_trials:
+            self.step()
+
+    def change(self, **budget: Any) -> None:
+        """Go on with another budget, as a search that is continued."""
+        space = spaces.load(SPACE)
+        algorithms = {ALGORITHM: space.algorithms[ALGORITHM]}
+        changed = space.budget.model_copy(update={**BUDGET, **budget})
+        self.space = space.model_copy(update={"budget": changed, "algorithms": algorithms})
+        self.rungs = spaces.rungs(changed)
         self.searcher = FairSearcher(self.space, self.ledger, 0)
+        self.running.clear()
 
     def report(self, trial: Trial) -> None:
         """Make a trial's next report, and decide it."""
@@ -62,25 +69,11 @@ class Driver:
         report = {"tasks_seen": seen, "finite": True, "val_score": statistics.fmean(scores), SCORES: scores}
         decide(self.ledger, self.space.budget, trial.name, {**report, "seconds": seen / 100})
 
-    def grow(self, n_trials: int) -> None:
-        """Begin trials at random until there are so many; one in three reports twice, one in nine thrice."""
-        study = self.searcher.studies[ALGORITHM]
-        while (number := len(self.ledger.trials)) < n_trials:
-            trial = self.searcher._new_trial(ALGORITHM, study.propose())
-            self.report(trial)
-            for _ in range((number % 3 == 0) + (number % 9 == 0)):
-                if trial.is_waiting:
-                    self.ledger.settle(trial.name, CONTINUE, {"rung": 0})
-                self.report(trial)
-        budget = self.space.budget.model_copy(update={"sampler": "tpe"})
-        space: SearchSpace = self.space.model_copy(update={"budget": budget})
-        self.searcher = FairSearcher(space, self.ledger, 0)
-
-    def step(self, number: int) -> None:
+    def step(self) -> None:
         """Hand out what is next to two workers, and hear the first report."""
-        while len(self.running) < 2 and isinstance(config := self.searcher.suggest(f"{number}"), dict):
-            self.running.append((f"{number}", self.ledger.trials[config["trial"]]))
-            number += 1_000_000
+        while len(self.running) < 2 and isinstance(config := self.searcher.suggest(str(self.n_steps)), dict):
+            self.running.append((str(self.n_steps), self.ledger.trials[config["trial"]]))
+            self.n_steps += 1
         trial_id, trial = self.running.pop(0)
         self.report(trial)
         decision = trial.decisions[trial.tasks_seen]
@@ -92,13 +85,13 @@ class Driver:
 
 def measure(scheduler: str, n_trials: int, n_decisions: int = DECISIONS) -> list[float]:
     """Return the processor's seconds of some decisions after so many trials."""
-    driver = Driver(scheduler, n_trials)
-    driver.grow(n_trials)
-    driver.step(0)  # the first rebuilds what a running search has at hand
+    driver = Driver(n_trials)
+    driver.change(scheduler=scheduler, trials=4 * n_trials)
+    driver.step()  # the first rebuilds what a running search has at hand
     taken = []
-    for number in range(1, n_decisions + 1):
+    for _ in range(n_decisions):
         begun = time.process_time()
-        driver.step(number)
+        driver.step()
         taken.append(time.process_time() - begun)
     return taken
 
@@ -116,7 +109,7 @@ def main() -> int:
     print("|---" * (1 + len(options.schedulers)) + "|")
     for n_trials in options.trials:
         taken = [measure(scheduler, n_trials) for scheduler in options.schedulers]
-        cells = [f"{1e3 * statistics.median(one):.1f} ({1e3 * max(one):.1f})" for one in taken]
+        cells = [f"{1e3 * statistics.fmean(one):.1f} ({1e3 * max(one):.1f})" for one in taken]
         print(f"| {n_trials:,} | {' | '.join(cells)} |", flush=True)
     return 0
 
