@@ -376,7 +376,7 @@ def options_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=100, help="replays of each search, seeds 0, 1, ...")
     parser.add_argument("--trials", type=int, help="settings of a search; all that were recorded")
-    parser.add_argument("--grace", type=int, help="tasks before a trial may be stopped, for the recorded")
+    parser.add_argument("--grace", type=int, help="tasks at the first rung, for the earliest recorded")
     parser.add_argument("--reduction-factor", type=int, help="one in so many goes on, for the recorded")
     parser.add_argument("--validation-tasks", type=int, help="at each rung, for the recorded")
     parser.add_argument(
@@ -401,6 +401,7 @@ def report(path: Path, options: argparse.Namespace) -> tuple[Any, Any]:
     changes = {
         name: getattr(options, name) for name in ("trials", "grace", "reduction_factor", "validation_tasks")
     }
+    changes["grace"] = options.grace or recording.points[0]
     compared = ways(recording, changes, options.workers[0])
     scores = true_scores(recording, compared[-1].scenario, algorithm)
     recorded_scores = [score for score in scores.values() if score is not None]

@@ -57,7 +57,8 @@ def test_regret_is_over_the_seeds_and_of_each_over_the_tasks(script: ModuleType)
 def test_searches_are_run_once_and_read_again(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space = only_maml(SearchSpace.model_validate(SPACE), trials=2, reduction_factor=3)
+    small_network = {**SPACE, "network": {"name": "conv4", "width": 4}}
+    space = only_maml(SearchSpace.model_validate(small_network), trials=2, reduction_factor=3)
     write(tmp_path / "some.jsonl", space, many(3, seed=0))
     words = ["--curves", str(tmp_path / "some.jsonl"), "--out", str(tmp_path / "out"), "--ways", "default"]
     small = [*words, "--seeds", "1", "--trials", "2", "--tasks", "30", "--test-tasks", "10", "--seconds", "2"]
