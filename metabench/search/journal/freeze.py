@@ -419,6 +419,8 @@ def incumbent(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Tria
     Who runs, or has been proposed, since the model was last asked changes nothing of that.
     """
     before = ledger.memo.get(its.algorithm)
-    is_recent = before is not None and before.n_scored == ledger.n_scored[its.algorithm]
-    belief = before.belief if is_recent else believe(ledger, its, budget)
+    if before is None or before.n_scored != ledger.n_scored[its.algorithm]:
+        belief = believe(ledger, its, budget)
+    else:
+        belief = before.belief
     return None if belief is None else leader(belief)
