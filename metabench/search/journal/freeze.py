@@ -12,7 +12,6 @@ What runs counts as having scored what is expected of it, so that no two workers
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -395,9 +394,8 @@ def legs(
 ) -> list[Leg]:
     """List what may be trained next: who waits, and settings that may be begun."""
     cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
-    rungs = spaces.rungs(budget)
-    onwards, first = dict(itertools.pairwise(rungs)), rungs[0]
-    begun = [(trial, trial.tasks_seen, onwards[trial.tasks_seen]) for trial in waiting]
+    onwards = {seen: spaces.next_rung(budget, seen) for seen in {0, *(trial.tasks_seen for trial in waiting)}}
+    begun, first = [(trial, trial.tasks_seen, onwards[trial.tasks_seen]) for trial in waiting], onwards[0]
     return [
         *(Leg(trial, trial.sampled, seen, end, cost[end]) for trial, seen, end in begun),
         *(Leg(None, sampled, 0, first, cost[first]) for sampled in _untried(belief, its, options)),
