@@ -62,13 +62,15 @@ def space_of(recording: Recording, changes: dict[str, Any], options: argparse.Na
 
 
 def search(space: SearchSpace, name: str, seed: int, options: argparse.Namespace) -> Path:
-    """Run a search, or what is left of it, as a command of its own; return its folder."""
-    path = options.out / f"{name}.yaml"
-    files.write_text(path, yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False))
-    command = [sys.executable, "-c", "from metabench.cli import main; main()", "search", str(path)]
-    words = ["--out", str(options.out), "--name", name, "--seed", str(seed), "--quiet"]
-    subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
-    return Path(options.out / name)
+    """Run a search, or what is left of it, as a command of its own; return the run of what it named."""
+    (algorithm,), path = space.algorithms, options.out / f"{name}.yaml"
+    named = Path(options.out) / name / files.FINAL / f"{algorithm}-tuned-seed{seed}"
+    if not (named / files.TEST).exists():
+        files.write_text(path, yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False))
+        command = [sys.executable, "-c", "from metabench.cli import main; main()", "search", str(path)]
+        words = ["--out", str(options.out), "--name", name, "--seed", str(seed), "--quiet"]
+        subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
+    return named
 
 
 def accuracies(folder: Path) -> np.ndarray:
@@ -90,11 +92,10 @@ def reference(recording: Recording, options: argparse.Namespace) -> np.ndarray:
     return accuracies(folder)
 
 
-def outcome(folder: Path, algorithm: str, seed: int, best: np.ndarray) -> Outcome:
-    """Read what a search came to."""
-    trials = look(folder).of(algorithm)
-    named = accuracies(folder / files.FINAL / f"{algorithm}-tuned-seed{seed}")
-    return Outcome(len(trials), sum(trial.seconds for trial in trials), best - named)
+def outcome(named: Path, best: np.ndarray) -> Outcome:
+    """Read what a search came to, which named the setting of a run."""
+    trials = look(named.parents[1]).trials.values()
+    return Outcome(len(trials), sum(trial.seconds for trial in trials), best - accuracies(named))
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> str:
@@ -142,13 +143,12 @@ def main() -> int:
         best = reference(recording, options)
     except MetabenchError as error:
         parser.error(str(error))
-    ((algorithm, _),) = recording.curves.items()
     outcomes: dict[str, list[Outcome]] = {way: [] for way in options.ways}
     for seed in range(options.seeds):
         for way, found in outcomes.items():
             name = f"{way.replace(', ', '-').replace(' ', '-')}-{seed}"
-            folder = search(space_of(recording, WAYS[way], options), name, seed, options)
-            found.append(outcome(folder, algorithm, seed, best))
+            named = search(space_of(recording, WAYS[way], options), name, seed, options)
+            found.append(outcome(named, best))
             print(f"{name}: {100 * found[-1].differences.mean():.2f} points of regret", flush=True)
     print(f"\n{files.environment()['device']}, {datetime.date.today()}\n\n{table(outcomes)}")
     return 0
