@@ -91,6 +91,16 @@ def refusal(name: str, dataset: str, kind: str) -> str:
     return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
 
 
+def fixed_problem(name: str, h: Any) -> str | None:
+    """Say why an algorithm cannot have fixed labels with its settings, or return None."""
+    if not get(name).compares(h):
+        return None
+    return (
+        f"{name}: labels=fixed: it compares with support examples of each class, and has no output for one that "
+        "a task lacks; take shuffled, which to it is the same"
+    )
+
+
 def hparams(name: str, values: dict[str, Any]) -> Any:
     """Build an algorithm's settings from plain values, defaults filled in; all problems come at once."""
     kind = get(name).hparams

@@ -55,5 +55,6 @@ ALGORITHMS = {
         "MAML. Norm layers are not adapted unless adapt_norm asks for it.",
         inner_steps=inner.INNER_STEPS,
         has_recompute=True,
+        compares=lambda h: True,
     )
 }

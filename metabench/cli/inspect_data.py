@@ -45,7 +45,7 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
         raise MetabenchError(f"{splits.name}: holds features, which no picture shows; look at its table")
     data.check(task, splits, [part])
     shape = sampling.Shape(task.ways[0], task.shots[0], task.query)
-    pool = sampling.pool(splits.meta_train, task)
+    pool = sampling.pool(splits.meta_train, task, task.query)
     indices = sampling.sample(seeds.generator("sheet", seed), pool, shape, 1)
     drawn = frozen.gather(splits.meta_train.images, indices, shape)
     names = tuple(splits.meta_train.classes[row] for row in indices.classes[0].tolist())

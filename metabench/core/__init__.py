@@ -49,7 +49,9 @@ class Task(NamedTuple):
 
     support: Support  # or a SemiSupport, where there are images without a label
     query: Query
-    classes: Tensor  # int64 [N], each label's row in the split: what pre-training knows a class by
+    # int64 [N], each label's row in the split: what pre-training knows a class by; with fixed labels one each,
+    # -1 where the task lacks the class
+    classes: Tensor
 
 
 class Split(NamedTuple):
@@ -66,6 +68,16 @@ class Split(NamedTuple):
     weights: Tensor | None = None
     # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
     pictures: Tensor | None = None
+    # classes by their names after `domain/`, in one order, where the same ones are in all splits; else none
+    labels: tuple[str, ...] = ()
+    # int64 [class, example], where a task must not have examples of one group in both support and query
+    groups: Tensor | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """List the classes by their names after `domain/`, by which two domains share them."""
+        pairs = zip(self.classes, self.domains, strict=True)
+        return [name.removeprefix(f"{domain}/") for name, domain in pairs]
 
     @property
     def has_pictures(self) -> bool:
@@ -100,7 +112,7 @@ class Rows(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """A data set cut into meta-train, meta-validation and meta-test by class."""
+    """A data set cut into meta-train, meta-validation and meta-test: by class, by picture or by domain."""
 
     name: str
     meta_train: Split
@@ -116,6 +128,11 @@ class Splits(NamedTuple):
     def shares_classes(self) -> bool:
         """Tell whether meta-test has other pictures of the classes of meta-train, and no new classes."""
         return self.kind == "classification" and self.meta_test.classes == self.meta_train.classes
+
+    @property
+    def is_by_domain(self) -> bool:
+        """Tell whether meta-test has other domains than meta-train, and the same classes."""
+        return bool(self.meta_test.labels) and not self.shares_classes
 
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")
@@ -206,6 +223,8 @@ class Algorithm(NamedTuple):
     has_recompute: bool = False  # whether its setting `recompute` has an effect
     # (h, progress): what task_loss gets for progress: floats to compute with, all else to decide by
     schedule: Callable[[Any, float], Any] = lambda h, progress: progress
+    # (h): whether all it says of a class is a comparison with the class's support examples
+    compares: Callable[[Any], bool] = lambda h: False
 
 
 class Report(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -95,7 +96,7 @@ def get(name: str) -> Dataset:
         )
         return loaded._replace(name=name) if isinstance(loaded, Dataset) else _made_by(name, loaded)
     if not (SETS / f"{name}.py").is_file():
-        return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")
+        return importlib.import_module(f"{__name__}.sets._published").published(SETS / f"{name}.yaml")
     return importlib.import_module(f"{__name__}.sets.{name}").DATASET
 
 
@@ -222,7 +223,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     usual = TaskConfig(dataset=name)
     wrong += [
         f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
-        for key in ("most_shots", "unlabelled", "distractors", "domains")
+        for key in ("most_shots", "unlabelled", "distractors", "domains", "labels")
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
@@ -275,9 +276,12 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         wrong += _size_problems(task, split, part, splits.name)
         if not wrong:
             try:
-                sampling.pool(split, task)
+                sampling.pool(split, task, getattr(task, QUERIES[part]))
             except MetabenchError as error:
                 wrong.append(f"{part}: {error}")
+        if not wrong and split.labels and task.domains == "within":
+            for line in sampling.left_out(split, task, getattr(task, QUERIES[part])):
+                logging.getLogger(__name__).warning("%s: %s: %s", splits.name, part, line)
     if wrong:
         raise MetabenchError("\n".join(wrong))
 
@@ -287,9 +291,12 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
     n_classes, n_examples = split.images.shape[:2]
     smallest = ""
     if split.counts is not None:
-        n_examples = int(split.counts.min())
-        smallest = f" in class {split.classes[int(split.counts.argmin())]!r}"
+        # Within and across domains, classes of too few examples are not drawn.
+        row = int(split.counts.argmin() if task.domains == "any" else split.counts.argmax())
+        n_examples, smallest = int(split.counts[row]), f" in class {split.classes[row]!r}"
     way = task.ways[1]
+    if task.labels == "fixed" and 0 < len(split.labels) < way:
+        wrong.append(f"labels=fixed with way={task.way}: {len(split.labels)} classes in all; lower way")
     if way + task.distractors > n_classes:
         more = f" and distractors={task.distractors}" if task.distractors else ""
         lower = "way or distractors" if task.distractors else "way"

@@ -86,10 +86,13 @@ def build_for(config: RunConfig, about: Inputs) -> Learner:
     if about.kind not in algorithm.kinds:
         raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
+    if is_fixed := config.task.labels == "fixed":
+        n_outputs = len(about.labels)
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
     net = net if about.mean is None else centred(net, about.mean.cpu())
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
     problem = augment.problem(h, about.kind, about.shape)
+    problem = problem or (algorithms.fixed_problem(config.algorithm, h) if is_fixed else None)
     if problem:
         raise MetabenchError(problem)
     return Learner(algorithm, net, h)
@@ -127,7 +130,7 @@ def train(
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
     meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))
-    source = sampling.pool(meta_train, config.task)
+    source = sampling.pool(meta_train, config.task, config.task.query)
     val_images = splits.meta_validation.images.to(device)
     val_tasks = frozen.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
     if meta_train.images.device.type != "cpu":
@@ -240,10 +243,11 @@ def _drawn(config: RunConfig, h: Any, source: Pool, step: int, n_tasks: int) -> 
     generator = seeds.generator("meta-train", config.seed, step)
     distortion = seeds.generator("augment", config.seed, step)
     groups = []
-    for shape, positions in sampling.shapes(config.task, config.task.query, n_tasks, generator):
+    drawn = sampling.shapes(config.task, config.task.query, n_tasks, generator, source.outputs)
+    for shape, positions in drawn:
         indices = sampling.sample(generator, source, shape, len(positions))
-        drawn = frozen.gather(source.split.images, indices, shape)
-        groups.append(augment.tasks(drawn, h, config.task.augment, distortion))
+        tasks = frozen.gather(source.split.images, indices, shape)
+        groups.append(augment.tasks(tasks, h, config.task.augment, distortion))
     return groups
 
 

@@ -216,7 +216,9 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
-        source = sampling.pool(splits.meta_train._replace(images=images), run.config.task)
+        source = sampling.pool(
+            splits.meta_train._replace(images=images), run.config.task, run.config.task.query
+        )
         loop.check_kernels(run.config, run.model, source)
     return run
 
@@ -305,7 +307,7 @@ def test_run(
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     name = _result_name(tasks, usual, splits, tested)
-    most = max(group.shape.way for group in tasks.groups)
+    most = max(group.shape.n_labels for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)

@@ -116,6 +116,11 @@ class TaskConfig(Model):
         description="classes come from any domain, all of a task from one, or support from one domain and "
         "query from another that has classes of the same names",
     )
+    labels: Literal["shuffled", "fixed"] = Field(
+        "shuffled",
+        description="fixed: an output stands for the same class in every task, and there is one for each of "
+        "the classes, those that a task lacks among them; for data whose splits have the same classes",
+    )
     augment: AugmentConfig = AugmentConfig()
 
     @property

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -66,6 +66,8 @@ def make_splits(
         for numbers in (part.counts, part.weights):
             if numbers is not None:
                 digest.update(repr(numbers.tolist()).encode())
+        if part.groups is not None:
+            digest.update(repr(("groups", part.groups.tolist())).encode())
         digest.update(part.images.numpy().data)
     return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest(), **about)
 
@@ -123,6 +125,48 @@ def fold_problems(options: Any) -> list[str]:
     return []
 
 
+def by_domain(
+    domains: Mapping[str, str], parts: Mapping[str, str | None], options: Any
+) -> tuple[Classes, list[str]]:
+    """Split the domains of classes, by seed where no parts are given, and say what is wrong.
+
+    Args:
+        domains: the domain of each class.
+        parts: the split that each class is in, where folders or words say so.
+    """
+    names = sorted(set(domains.values()))
+    dealt = by_seed(names, options, "own domains")
+    if parts:
+        dealt = {part: sorted({domains[one] for one in domains if parts[one] == part}) for part in SPLITS}
+    elif len(names) < len(SPLITS):
+        return dict.fromkeys(SPLITS, []), [
+            f"split_by=domain: {len(names)} domains; three splits need {len(SPLITS)} or more"
+        ]
+    advice = "add domains, or change meta_train and meta_validation"
+    problems = class_problems(dealt, advice, "domains", fewest=1)
+    return {part: sorted(one for one in domains if domains[one] in dealt[part]) for part in SPLITS}, problems
+
+
+def groups_of(
+    names: Mapping[str, Sequence[str]], pattern: str, domains: Mapping[str, str]
+) -> tuple[dict[str, list[str]] | None, list[str]]:
+    """Name the group of each example by what a pattern finds in its name; None where there are no groups."""
+    if not pattern:
+        return None, []
+    try:
+        rule = re.compile(pattern)
+    except re.error as error:
+        return None, [f"group={pattern!r}: is no regular expression: {error}"]
+    matches = {one: [rule.match(name) for name in row] for one, row in names.items()}
+    strange = [name for one, row in names.items() for name, match in zip(row, matches[one], strict=True) if not match]
+    if strange:
+        return None, [f"group={pattern!r}: {len(strange)} names do not match, the first {strange[0]!r}"]
+    return {
+        one: [f"{domains.get(one, '')}/{match[rule.groups and 1]}" for match in row if match]
+        for one, row in matches.items()
+    }, []
+
+
 def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     """Read which classes a YAML file names for each split, and what is wrong with it.
 
@@ -165,26 +209,29 @@ def shares_problems(options: Any) -> list[str]:
     ]
 
 
-def class_problems(classes: Classes, how: str, what: str = "classes") -> list[str]:
-    """Say which class is in two splits, and which split has too few of them, or of tasks."""
+def class_problems(
+    classes: Classes, how: str, what: str = "classes", fewest: int = FEWEST
+) -> list[str]:
+    """Say which class, or domain, is in two splits, and which split has too few of them."""
+    one = {"classes": "class"}.get(what, what.removesuffix("s"))
     if not any(classes.values()):
         return [
-            f"holds no class: meta_train, meta_validation and meta_test need {FEWEST} or more each; {how}"
+            f"holds no {one}: meta_train, meta_validation and meta_test need {fewest} or more each; {how}"
         ]
     homes: dict[str, list[str]] = {}
     for part, names in classes.items():
         for name in names:
             homes.setdefault(name, []).append(part)
     problems = [
-        f"class {name!r} is in {' and in '.join(parts)}; a class may be in one split only"
+        f"{one} {name!r} is in {' and in '.join(parts)}; a {one} may be in one split only"
         for name, parts in sorted(homes.items())
         if len(parts) > 1
     ]
     sizes = ", ".join(f"{part} {len(names)}" for part, names in classes.items())
     return problems + [
-        f"{part} has {len(names)} {what} and needs {FEWEST} or more ({sizes}); {how}"
+        f"{part} has {len(names)} {what} and needs {fewest} or more ({sizes}); {how}"
         for part, names in classes.items()
-        if len(names) < FEWEST
+        if len(names) < fewest
     ]
 
 
@@ -272,6 +319,13 @@ def summary(lines: Iterable[str], what: str) -> list[str]:
     return [f"{len(once)} {what}: {counted}{rest}", *first, f"and {len(once) - len(first)} more"]
 
 
+class Kind(NamedTuple):
+    """What is to be said of a table's splits beside their classes."""
+
+    is_by_domain: bool = False  # whether splits have the same classes, in domains of their own
+    groups: Mapping[str, Sequence[str]] | None = None  # the group of each example of each class
+
+
 def splits_of(
     name: str,
     key: Key,
@@ -281,6 +335,7 @@ def splits_of(
     pictures: Pictures,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
+    kind: Kind | None = None,
 ) -> Splits:
     """Cut a table of images into splits.
 
@@ -295,15 +350,27 @@ def splits_of(
     ordered = _ordered(name, key, table, [position[one] for one in chosen], [counts[one] for one in chosen])
     parts = {}
     start = 0
+    kind = kind or Kind()
     for part in SPLITS:
         names = classes[part]
         images = torch.from_numpy(ordered[start : start + len(names)])
         sizes = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((sizes == table.shape[1]).all())
         homes = tuple(domains[one] if domains else name for one in names)
-        parts[part] = Split(images, tuple(names), homes, None if is_full else sizes)
+        cut = Split(images, tuple(names), homes, None if is_full else sizes)
+        parts[part] = cut._replace(groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None)
         start += len(names)
+    if kind.is_by_domain:
+        labels = tuple(sorted({word for split in parts.values() for word in split.words}))
+        parts = {part: split._replace(labels=labels) for part, split in parts.items()}
     return make_splits(f"{name}/{split}", **parts, pictures=pictures)
+
+
+def _numbered(groups: Sequence[Sequence[str]], n_examples: int) -> torch.Tensor:
+    """Number groups: int64 [class, example], -1 where a class has fewer examples."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(chain(*groups)))}
+    rows = [[numbers[name] for name in row] + [-1] * (n_examples - len(row)) for row in groups]
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:

@@ -48,6 +48,9 @@ def check(document: Mapping[str, Any]) -> list[str]:
     for name in filter(algorithms.is_known, parameters):
         if dataset and kind not in algorithms.get(name).kinds:
             wrong.append(algorithms.refusal(name, dataset.name, kind))
+        elif task and task.labels == "fixed":
+            problem = algorithms.fixed_problem(name, algorithms.hparams(name, {}))
+            wrong += [f"algorithms.{problem}"] if problem else []
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
