@@ -96,8 +96,8 @@ def fixed_problem(name: str, h: Any) -> str | None:
     if not get(name).compares(h):
         return None
     return (
-        f"{name}: labels=fixed: it compares with support examples of each class, and has no output for one that "
-        "a task lacks; take shuffled, which to it is the same"
+        f"{name}: labels=fixed: it compares with support examples of each class, and has no output for one "
+        "that a task lacks; take shuffled, which to it is the same"
     )
 
 

@@ -49,8 +49,8 @@ class Task(NamedTuple):
 
     support: Support  # or a SemiSupport, where there are images without a label
     query: Query
-    # int64 [N], each label's row in the split: what pre-training knows a class by; with fixed labels one each,
-    # -1 where the task lacks the class
+    # int64 [N], each label's row in the split: what pre-training knows a class by; with fixed labels one of
+    # each, -1 where the task lacks the class
     classes: Tensor
 
 

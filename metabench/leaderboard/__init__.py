@@ -97,12 +97,18 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
     return [run.test for source in sources for run in all_runs(source) if run.test is not None]
 
 
-def design(sources: Sequence[Search | Run]) -> stats.Design | None:
-    """Describe the test tasks by their classes; None where no result is of new ones."""
+def design(sources: Sequence[Search | Run]) -> scores.Others | None:
+    """Describe the test tasks by their classes, or by their domains; None where no result is of new ones."""
     results = tests(sources)
     if not results or any("pictures" in result for result in results):  # these have no other classes
         return None
-    return stats.design([[int(name) for name in line.split()] for line in results[0]["classes"]])
+    rows = [[int(name) for name in line.split()] for line in results[0]["classes"]]
+    if not results[0].get("is_by_domain"):
+        return stats.design(rows)
+    names = results[0].get("domains", [])
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    # Of classes from two domains, the queries' stand last.
+    return [numbers[names[task[-1]]] for task in rows] if len(numbers) > 1 else None
 
 
 def entries(sources: Sequence[Search | Run]) -> list[Entry]:
@@ -111,17 +117,17 @@ def entries(sources: Sequence[Search | Run]) -> list[Entry]:
     made = [row for source in sources if isinstance(source, Search) for row in rows.search_entries(source)]
     made += rows.run_entries(rows.group_seeds(source for source in sources if isinstance(source, Run)))
     kept = rows.distinct(made)
-    metric, classes = sources[0].metric, design(sources)
+    metric, others = sources[0].metric, design(sources)
     for entry in kept:
         if entry.scored is not None:
-            entry.row.update(_figures(entry, entry.scored, metric, classes))
+            entry.row.update(_figures(entry, entry.scored, metric, others))
     rows.name_all(kept)
     return kept
 
 
-def _figures(entry: Entry, results: Scored, metric: Metric, classes: stats.Design | None) -> scores.Row:
+def _figures(entry: Entry, results: Scored, metric: Metric, others: scores.Others | None) -> scores.Row:
     """Say what a row's results are, both ways of asking, and how much better it had looked before."""
-    row = scores.intervals(metric, results, classes)
+    row = scores.intervals(metric, results, others)
     row[f"{metric}_together"] = row[metric.name]
     if entry.alone is not None:
         alone = scores.intervals(metric, entry.alone, None)

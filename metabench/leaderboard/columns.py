@@ -130,6 +130,12 @@ def settings(values: Mapping[str, Any]) -> str:
     )
 
 
+def worst(domains: Sequence[tuple[str, float, int]]) -> str:
+    """Show the accuracy of the worst of the domains, and which it is."""
+    name, accuracy, _ = domains[0]
+    return f"{percent(accuracy)} {name}"
+
+
 def verdict(row: Row) -> str:
     """Show in words whether a row can be told from the best."""
     if row.get("rank") is not None and row.get("vs_best") is None:
@@ -168,6 +174,9 @@ COLUMNS = (
     ),
     number("error_one_at_a_time", "One at a time", plain)._replace(beside="error"),
     Column("class_low", "New classes", bounds("class_low", "class_high"), called="class_ci"),
+    Column("domain_low", "New domains", bounds("domain_low", "domain_high"), called="domain_ci"),
+    Column("by_domain", "Worst domain", shown("by_domain", worst), called="worst_domain"),
+    number("zero_step", "Zero-step %", percent),
     Column("vs_best", "From the best", versus("vs_best")),
     Column("vs_default", "Tuned − default", versus("vs_default"), "choice"),
     number("val_accuracy", "Val. %", percent, "choice", called="val"),

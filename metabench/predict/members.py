@@ -69,8 +69,8 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
         raise MetabenchError(f"{place}: was trained for {about.kind}; predictions are of classes")
     if run.read_config(paths[0]).task.labels == "fixed":
         raise MetabenchError(
-            f"{place}: its outputs stand for the classes that it was trained on (labels=fixed), not for those of "
-            "a support set; predict with a run of labels=shuffled"
+            f"{place}: its outputs stand for the classes that it was trained on (labels=fixed), not for "
+            "those of a support set; predict with a run of labels=shuffled"
         )
     trained = [run.open_weights(path, about, device) for path in paths]
     opened = tuple(one._replace(model=evaluate.by_itself(one.model)) for one in trained)

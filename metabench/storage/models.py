@@ -36,11 +36,9 @@ Time = Annotated[float, Field(ge=0, le=1e15)]
 Real = Annotated[float, Field(ge=-1e300, le=1e300)]
 Figures = Annotated[list[Real | None], Field(min_length=1)]
 Moment = Annotated[str, AfterValidator(_moment)]
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
-"""Of a trial, which names a folder."""
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]  # of a trial, which names a folder
 Settings = dict[str, Scalar]
-ClassRows = Annotated[str, Field(pattern=r"^\d+( \d+)*$")]
-"""The classes of a task, by their rows in the split."""
+ClassRows = Annotated[str, Field(pattern=r"^\d+( \d+)*$")]  # classes of a task, by their rows in the split
 
 
 def _is_judged(report: Any) -> Any:
@@ -382,6 +380,9 @@ class _Test(_Baseline):
     error_one_at_a_time: NotRequired[Figures]
     classes: list[ClassRows]
     class_names: list[str]
+    domains: NotRequired[list[str]]
+    is_by_domain: NotRequired[bool]
+    accuracy_zero_step: NotRequired[Figures]
     by_class: NotRequired[_ByClass]
     confused: NotRequired[list[Annotated[list[Whole], Field(min_length=4, max_length=4)]]]
     opened: Moment
@@ -398,7 +399,7 @@ class _Test(_Baseline):
 
 def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
-    figures = ("accuracy", "error", "loss", "accuracy_one_at_a_time", "error_one_at_a_time", "classes")
+    figures = [key for key in test if key.startswith(("accuracy", "error")) or key in ("loss", "classes")]
     judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
     if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
         raise ValueError("there are figures of more tasks than others")
@@ -410,10 +411,10 @@ def _is_consistent(test: Any) -> Any:
         raise ValueError("there are classes without a name, or confusions without a chance")
     if any(len(one["classes"]) != len(test["classes"]) for one in test.get("pictures", [])):
         raise ValueError("there are pictures of other tasks")
-    by_class = test.get("by_class", {})
-    if any(len(by_class[key]) != n_classes for key in by_class if key in ("queries", "hits")):
-        raise ValueError("there are counts of other classes")
-    if by_class and "confused" not in test:
+    counts = {**test.get("by_class", {}), "domains": test.get("domains", test["class_names"])}
+    if any(len(counts[key]) != n_classes for key in counts if key in ("queries", "hits", "domains")):
+        raise ValueError("there are counts or domains of other classes")
+    if "by_class" in test and "confused" not in test:
         raise ValueError("there are counts of classes without their confusions")
     return test
 
@@ -433,7 +434,6 @@ TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterVali
 DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(dict[str, Any])
-
 ANYTHING: Model = TypeAdapter(Any)
 
 BY_NAME = {

@@ -49,7 +49,7 @@ class Episode(NamedTuple):
     support_y: Tensor
     query: Tensor  # [n, ...]
     query_y: Tensor
-    guess: Tensor  # [n]: a label, or a value in regression
+    guess: Tensor  # [n]: a label, from the number of classes on of a class that the task lacks; or a value
     classes: tuple[str, ...]
 
 
@@ -72,8 +72,18 @@ def predict(model: Model, split: Split, tasks: FrozenTasks) -> Iterator[Episode]
         for index, outputs_of_one in enumerate(predicted):
             is_value = query_y.is_floating_point()
             guess = outputs_of_one.flatten() if is_value else outputs_of_one.argmax(-1)
-            chosen = tuple(split.classes[row] for row in block.classes[index].tolist())
-            yield Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
+            chosen = tuple(split.classes[row] for row in group.indices.classes[index].tolist())
+            one = Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
+            labels = group.indices.labels
+            yield one if labels is None else _by_position(one, labels[index])
+
+
+def _by_position(one: Episode, labels: Tensor) -> Episode:
+    """Let labels that are fixed be positions, as they are where labels are shuffled."""
+    n_labels = int(torch.cat([one.guess, labels]).max()) + 1
+    position = torch.full((n_labels,), len(labels)).scatter(0, labels, torch.arange(len(labels)))
+    named = {name: position[getattr(one, name)] for name in ("support_y", "query_y", "guess")}
+    return one._replace(**named)
 
 
 def show(events: Events, model: Model, split: Split, tasks: FrozenTasks) -> None:

@@ -139,7 +139,7 @@ def by_domain(
     if parts:
         dealt = {part: sorted({domains[one] for one in domains if parts[one] == part}) for part in SPLITS}
     elif len(names) < len(SPLITS):
-        return dict.fromkeys(SPLITS, []), [
+        return {part: [] for part in SPLITS}, [
             f"split_by=domain: {len(names)} domains; three splits need {len(SPLITS)} or more"
         ]
     advice = "add domains, or change meta_train and meta_validation"
@@ -158,7 +158,9 @@ def groups_of(
     except re.error as error:
         return None, [f"group={pattern!r}: is no regular expression: {error}"]
     matches = {one: [rule.match(name) for name in row] for one, row in names.items()}
-    strange = [name for one, row in names.items() for name, match in zip(row, matches[one], strict=True) if not match]
+    strange = [
+        name for one, row in names.items() for name, match in zip(row, matches[one], strict=True) if not match
+    ]
     if strange:
         return None, [f"group={pattern!r}: {len(strange)} names do not match, the first {strange[0]!r}"]
     return {
@@ -209,9 +211,7 @@ def shares_problems(options: Any) -> list[str]:
     ]
 
 
-def class_problems(
-    classes: Classes, how: str, what: str = "classes", fewest: int = FEWEST
-) -> list[str]:
+def class_problems(classes: Classes, how: str, what: str = "classes", fewest: int = FEWEST) -> list[str]:
     """Say which class, or domain, is in two splits, and which split has too few of them."""
     one = {"classes": "class"}.get(what, what.removesuffix("s"))
     if not any(classes.values()):
@@ -358,7 +358,9 @@ def splits_of(
         is_full = bool((sizes == table.shape[1]).all())
         homes = tuple(domains[one] if domains else name for one in names)
         cut = Split(images, tuple(names), homes, None if is_full else sizes)
-        parts[part] = cut._replace(groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None)
+        parts[part] = cut._replace(
+            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None
+        )
         start += len(names)
     if kind.is_by_domain:
         labels = tuple(sorted({word for split in parts.values() for word in split.words}))

@@ -94,9 +94,9 @@ class Options:
     )
     group: str = setting(
         "",
-        "a regular expression that the names of image files match, such as `[^_]+`: no task has images of one "
-        "group, which what it matches names (or what its parentheses do), in both support and query; in two "
-        "domains groups are two",
+        "a regular expression that the names of image files match, such as `[^_]+`: what it matches, or "
+        "what its parentheses do, names a group, and no task has images of one in both support and query; in "
+        "two domains groups are two",
     )
 
 

@@ -129,8 +129,8 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
         raise MetabenchError(
             f"domains=across: one domain ({names[0]}) in all"
             if len(names) == 1
-            else f"domains=across: no two of the domains ({', '.join(names[:8])}) share the {need} classes of "
-            f"a task, by their names after `domain/`; the most that two share is {shared}"
+            else f"domains=across: no two of the domains ({', '.join(names[:8])}) share the {need} classes "
+            f"of a task, by their names after `domain/`; the most that two share is {shared}"
         )
     total = torch.stack([weights[place == index].sum() for index in range(len(names))])
     chances = torch.stack([total[a] * total[b] for a, b in pairs])
@@ -160,7 +160,10 @@ def _has_enough(split: Split, task: TaskConfig, query: int) -> Tensor:
         return counts >= n_examples_needed(task, query)
     # What support and unlabelled examples show may be in the largest groups, of which no query can be.
     n_shown = n_examples_needed(task, 0)
-    rows = [groups[:count].unique(return_counts=True)[1] for groups, count in zip(split.groups, counts)]
+    rows = [
+        groups[:count].unique(return_counts=True)[1]
+        for groups, count in zip(split.groups, counts, strict=True)
+    ]
     left = [int(sizes.sum() - sizes.sort(descending=True)[0][:n_shown].sum()) for sizes in rows]
     return torch.tensor(left) >= query
 
@@ -173,8 +176,8 @@ def left_out(split: Split, task: TaskConfig, query: int) -> list[str]:
         able[domain] += enough
     need, n = task.ways[1] + task.distractors, n_examples_needed(task, query)
     return [
-        f"domain {domain!r}: {count} classes have the {n} examples of a task; way={task.way} needs {need}; it is "
-        "left out"
+        f"domain {domain!r}: {count} classes have the {n} examples of a task; way={task.way} needs {need}; "
+        "it is left out"
         for domain, count in able.items()
         if count < need
     ]
@@ -283,7 +286,7 @@ def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices) -
 
 
 def _is_shown(split: Split, shape: Shape, indices: Indices, asked: Tensor) -> Tensor:
-    """Tell of each example of classes [T, N] whether its task shows one of its group: bool [T, N, examples]."""
+    """Tell of each example of classes [T, N] whether its task shows one of its group."""
     assert split.groups is not None, "or nothing is grouped"
     end = shape.max_shots + shape.query
     shown = torch.cat([indices.examples[..., : shape.max_shots], indices.examples[..., end:]], -1)
