@@ -63,6 +63,9 @@ def test_folders_of_splits_may_say_which_domains_they_have(tmp_path: Path) -> No
         ["region4", "region5"],
     ]
     (tmp_path / "test" / "region4").rename(tmp_path / "test" / "region0")
+    assert "class 'region0/class0' is in two splits" in refused(tmp_path, split_by="domain")
+    for row in range(4):
+        (tmp_path / "test" / "region0" / f"class{row}").rename(tmp_path / "test" / "region0" / f"other{row}")
     assert "domain 'region0' is in meta_train and in meta_test" in refused(tmp_path, split_by="domain")
 
 
@@ -117,11 +120,8 @@ def test_a_fixed_label_is_one_class_over_a_thousand_tasks_and_a_shuffled_one_is_
         for half in (tasks.support, tasks.query):
             row = (255 * half.x[..., 0, 0, 0]).round().long()  # pixel 0 is the class, four to a domain
             pairs = set(zip((row % 4).flatten().tolist(), half.y.flatten().tolist(), strict=True))
-            assert pairs == (
-                {(c, c) for c in range(4)}
-                if labels == "fixed"
-                else {(c, y) for c in range(4) for y in (0, 1)}
-            )
+            any_label = {(c, y) for c in range(4) for y in (0, 1)}
+            assert pairs == ({(c, c) for c in range(4)} if labels == "fixed" else any_label)
         drawn[labels] = indices, tasks
     (fixed, tasks), (shuffled, _) = drawn.values()
     assert torch.equal(fixed.examples, shuffled.examples), "labels change no picture"
@@ -141,29 +141,28 @@ def test_fixed_labels_need_classes_that_all_splits_have() -> None:
         sampling.pool(table(), task)
 
 
-@given(
-    seed=st.integers(0, 500),
-    shot=st.integers(1, 3),
-    unlabelled=st.integers(0, 2),
-    n_groups=st.integers(6, 16),
-)
+@given(seed=st.integers(0, 500), shot=st.integers(1, 3), unlabelled=st.integers(0, 2))
 @settings(max_examples=25, deadline=None)
-def test_support_and_query_never_share_a_group(seed: int, shot: int, unlabelled: int, n_groups: int) -> None:
-    groups = torch.randint(n_groups, (6, 20), generator=seeds.generator("groups", seed))
+def test_support_and_query_never_share_a_group(seed: int, shot: int, unlabelled: int) -> None:
+    groups = torch.randint(20, (6, 20), generator=seeds.generator("groups", seed))
     counts = torch.randint(15, 21, (6,), generator=seeds.generator("counts", seed))
     split = table(6, 20, groups=groups, counts=counts)
     source = sampling.pool(split, TaskConfig(dataset="small", way=2))
     shape = Shape(2, shot, 2, unlabelled=unlabelled, distractors=min(unlabelled, 1))
-    try:
-        indices = sampling.sample(seeds.generator("apart", seed), source, shape, 12)
-    except MetabenchError as error:
-        assert "too few examples are of a group that is not in the support set" in str(error)
-        assert n_groups < 12
-        return
+    indices = sampling.sample(seeds.generator("apart", seed), source, shape, 12)
     assert shared(split, shape, indices) == []
     assert bool((indices.examples < counts[indices.classes][..., None]).all())
     for rows in indices.examples.flatten(0, 1).tolist():
         assert len(set(rows)) == len(rows)
+
+
+def test_groups_that_leave_no_query_are_refused() -> None:
+    split = table(6, 20, groups=torch.arange(20).expand(6, -1) // 10)
+    source = sampling.pool(split, TaskConfig(dataset="small", way=2))
+    with pytest.raises(
+        MetabenchError, match="too few examples are of a group that is not in the support set"
+    ):
+        sampling.sample(seeds.generator("none"), source, Shape(2, 2, 11), 2)
 
 
 def shared(split: Split, shape: Shape, indices: Indices) -> list[str]:
@@ -177,9 +176,8 @@ def shared(split: Split, shape: Shape, indices: Indices) -> list[str]:
         asked = set(rows[:, query].flatten().tolist())
         shown = {*rows[:, : query.start].flatten().tolist(), *rows[:, query.stop :].flatten().tolist()}
         if one.distractors is not None and one.distractor_examples is not None:
-            shown |= set(
-                split.groups[one.distractors[0][:, None], one.distractor_examples[0]].flatten().tolist()
-            )
+            others = split.groups[one.distractors[0][:, None], one.distractor_examples[0]]
+            shown |= set(others.flatten().tolist())
         lines += [f"group: {group} is in support and query of task {task}" for group in asked & shown]
     return lines
 
@@ -218,7 +216,7 @@ def test_classes_of_too_few_images_are_not_drawn_and_a_domain_of_too_few_is_left
     ("options", "message"),
     [
         ({"n": 2}, "split_by=domain: 2 domains; three splits need 3 or more"),
-        ({"meta_train": 0.1, "meta_validation": 0.1}, "meta_train has 1 domains"),
+        ({"meta_train": 0.1, "meta_validation": 0.1}, "meta_validation has 0 domains and needs 1 or more"),
         ({"group": "("}, r"group='\(': is no regular expression"),
         ({"group": "[x-z]"}, "184 names do not match, the first 'a0.png'"),
     ],
