@@ -91,7 +91,7 @@ def build_for(config: RunConfig, about: Inputs) -> Learner:
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
     net = net if about.mean is None else centred(net, about.mean.cpu())
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
-    problem = augment.problem(h, about.kind, about.shape)
+    problem = augment.problem(h, about.kind, about.shape, config.task.augment)
     problem = problem or (algorithms.fixed_problem(config.algorithm, h) if is_fixed else None)
     if problem:
         raise MetabenchError(problem)

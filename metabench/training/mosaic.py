@@ -124,7 +124,12 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def colours(image: Tensor) -> NDArray[np.uint8]:
-    """Turn an image [channels, height, width] in [0, 1] into colours, [height, width, 3]."""
+    """Turn an image [channels, height, width] in [0, 1] into colours, [height, width, 3].
+
+    Of bands, which are standardised, the first three are shown, two deviations to either side.
+    """
+    if image.shape[0] not in (1, 3):
+        image = image[:3] / 4 + 0.5
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return pixels if pixels.shape[-1] == 3 else pixels[..., :1].repeat(3, -1)
 

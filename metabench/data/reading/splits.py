@@ -332,7 +332,7 @@ def splits_of(
     table: Array,
     counts: Mapping[str, int],
     classes: Classes,
-    pictures: Pictures,
+    pictures: Pictures | None,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
     kind: Kind | None = None,
@@ -341,7 +341,8 @@ def splits_of(
 
     Args:
         key: what the table depends on.
-        table: uint8 [class, example, C, H, W]; its rows are in the order of counts.
+        table: uint8 [class, example, C, H, W], or float32, whose bands are standardised by meta-train; its
+            rows are in the order of counts.
         counts: examples a class.
         domains: those of the classes; without them all are of one, the data set.
     """
@@ -362,10 +363,35 @@ def splits_of(
             groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None
         )
         start += len(names)
+    if table.dtype.kind == "f":
+        parts = _standardised(parts)
     if kind.is_by_domain:
         labels = tuple(sorted({word for split in parts.values() for word in split.words}))
         parts = {part: split._replace(labels=labels) for part, split in parts.items()}
     return make_splits(f"{name}/{split}", **parts, pictures=pictures)
+
+
+def _standardised(parts: dict[str, Split]) -> dict[str, Split]:
+    """Take from each band its mean over meta-train, and divide it by its deviation there."""
+    train = _examples(parts["meta_train"]).double()
+    mean, scale = train.mean((0, 2, 3)), train.std((0, 2, 3), correction=0)
+    still = [str(band) for band, one in enumerate(scale.tolist()) if one <= 1e-12 * abs(float(mean[band]))]
+    if still:
+        raise MetabenchError(f"images: bands {', '.join(still)} are constant in meta-train; leave them out")
+    made = {}
+    for part, split in parts.items():
+        rows = ((split.images - mean[:, None, None]) / scale[:, None, None]).float()
+        if split.counts is not None:  # beyond them are zeros
+            rows[torch.arange(rows.shape[1]) >= split.counts[:, None]] = 0
+        made[part] = split._replace(images=rows)
+    return made
+
+
+def _examples(split: Split) -> torch.Tensor:
+    """Return the images that there are: [n, C, H, W]."""
+    if split.counts is None:
+        return split.images.flatten(0, 1)
+    return split.images[torch.arange(split.images.shape[1]) < split.counts[:, None]]
 
 
 def _numbered(groups: Sequence[Sequence[str]], n_examples: int) -> torch.Tensor:
@@ -383,7 +409,7 @@ def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int
         return table[rows]
 
     def write(path: Path) -> None:
-        with table_file(path, (len(rows), *table.shape[1:])) as put:
+        with table_file(path, (len(rows), *table.shape[1:]), table.dtype.type) as put:
             for row, source in enumerate(rows):
                 for column in range(sizes[row]):
                     put(row, column, table[source, column])
