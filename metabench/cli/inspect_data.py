@@ -101,11 +101,13 @@ def counted(splits: Splits) -> list[str]:
     """Say how many classes, examples and domains each split has."""
     lines = []
     for part, split in _parts(splits):
-        counts = _counts(split)
+        counts = _counts(split) or [0]
         each = f"{counts[0]}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         shape = "x".join(map(str, split.images.shape[2:]))
         domains = len(set(split.domains))
-        lines.append(f"{part}: {len(counts)} classes of {each} examples, {shape}, in {domains} domains")
+        lines.append(
+            f"{part}: {len(split.classes)} classes of {each} examples, {shape}, in {domains} domains"
+        )
     return lines
 
 

@@ -39,7 +39,8 @@ class Dataset(NamedTuple):
     has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     # whether its options `size` and, where it is there, `channels` say how pictures are made, and no more
     is_resizable: bool = False
-    shares_classes_across_domains: bool = True  # whether classes of one name in two domains are one class
+    # options -> whether classes of one name in two domains are one class
+    shares_classes_across_domains: Callable[[Any], bool] = lambda options: True
     fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
@@ -171,14 +172,15 @@ def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
         wrong.append(f"split={split!r}: unknown.{allowed(split, dataset.splits)}")
     problems = (setting_problem(dataset.options, name, value) for name, value in task.options.items())
     wrong += filter(None, problems)
-    if task.domains == "across" and not dataset.shares_classes_across_domains:
+    options = None if wrong else dataset.options(**task.options)
+    if options and task.domains == "across" and not dataset.shares_classes_across_domains(options):
         wrong.append(
             "domains=across: classes that have the same name in two of its domains are not the same class; "
             "take any or within"
         )
     if wrong:
         raise MetabenchError("\n".join(f"dataset {dataset.name}: {line}" for line in wrong))
-    return dataset, split, dataset.options(**task.options)
+    return dataset, split, options
 
 
 def load(task: TaskConfig, root: Path | None = None) -> Splits:
@@ -289,6 +291,8 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
 def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list[str]:
     wrong = []
     n_classes, n_examples = split.images.shape[:2]
+    if not n_classes:
+        return [f"{part} of {name} has no classes, as its share is 0; for more than a test raise {part}"]
     smallest = ""
     if split.counts is not None:
         # Within and across domains, classes of too few examples are not drawn.
@@ -304,10 +308,11 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
     shots = {"most_shots": task.most_shots} if task.most_shots else {"shot": task.shots[1]}
     needed = {**shots, QUERIES[part]: getattr(task, QUERIES[part]), "unlabelled": task.unlabelled}
     needed = {key: number for key, number in needed.items() if number}
-    if sum(needed.values()) > n_examples:
+    n_needed = sampling.n_examples_needed(task, getattr(task, QUERIES[part]))
+    if n_needed > n_examples:
         asked = " and ".join(f"{key}={number}" for key, number in needed.items())
         wrong.append(
-            f"{asked} need {sum(needed.values())} examples a class: {part} of {name} has only "
+            f"{asked} need {n_needed} examples a class: {part} of {name} has only "
             f"{n_examples}{smallest}; lower {' or '.join(needed)}"
         )
     return wrong

@@ -138,12 +138,12 @@ def by_domain(
     dealt = by_seed(names, options, "own domains")
     if parts:
         dealt = {part: sorted({domains[one] for one in domains if parts[one] == part}) for part in SPLITS}
-    elif len(names) < len(SPLITS):
+    elif len(names) < len(SPLITS) - len(empty(options)):
         return {part: [] for part in SPLITS}, [
             f"split_by=domain: {len(names)} domains; three splits need {len(SPLITS)} or more"
         ]
     advice = "add domains, or change meta_train and meta_validation"
-    problems = class_problems(dealt, advice, "domains", fewest=1)
+    problems = class_problems(dealt, advice, "domains", 1, empty(options))
     return {part: sorted(one for one in domains if domains[one] in dealt[part]) for part in SPLITS}, problems
 
 
@@ -201,6 +201,11 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     return classes, problems
 
 
+def empty(options: Any) -> list[str]:
+    """List the splits that are to have nothing, as where data are only tested on."""
+    return [part for part in SPLITS[:2] if getattr(options, part) == 0]
+
+
 def shares_problems(options: Any) -> list[str]:
     """Say what is wrong with the shares of classes that the splits get."""
     if options.meta_train + options.meta_validation < 1:
@@ -211,8 +216,18 @@ def shares_problems(options: Any) -> list[str]:
     ]
 
 
-def class_problems(classes: Classes, how: str, what: str = "classes", fewest: int = FEWEST) -> list[str]:
-    """Say which class, or domain, is in two splits, and which split has too few of them."""
+def class_problems(
+    classes: Classes,
+    how: str,
+    what: str = "classes",
+    fewest: int = FEWEST,
+    empty: Sequence[str] = (),
+) -> list[str]:
+    """Say which class, or domain, is in two splits, and which split has too few of them.
+
+    Args:
+        empty: splits that may have none.
+    """
     one = {"classes": "class"}.get(what, what.removesuffix("s"))
     if not any(classes.values()):
         return [
@@ -231,7 +246,7 @@ def class_problems(classes: Classes, how: str, what: str = "classes", fewest: in
     return problems + [
         f"{part} has {len(names)} {what} and needs {fewest} or more ({sizes}); {how}"
         for part, names in classes.items()
-        if len(names) < fewest
+        if len(names) < fewest and part not in empty
     ]
 
 

@@ -76,9 +76,11 @@ class Options:
         minimum=0,
         maximum=2**63 - 1,
     )
-    meta_train: float = setting(0.64, "share of the classes or domains, split by seed", above=0, maximum=1)
+    meta_train: float = setting(
+        0.64, "share of the classes or domains, split by seed; 0: none", minimum=0, maximum=1
+    )
     meta_validation: float = setting(
-        0.16, "share of the classes or domains, split by seed", above=0, maximum=1
+        0.16, "share of the classes or domains, split by seed; 0: none", minimum=0, maximum=1
     )
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
 
@@ -341,7 +343,7 @@ def _split(
         plain = {name: name.removeprefix(f"{domains.get(name)}/") for name in names}
         dealt = splits.by_seed(list(dict.fromkeys(plain.values())), options)
         advice = "add classes, or change meta_train and meta_validation"
-        wrong = splits.class_problems(dealt, advice)
+        wrong = splits.class_problems(dealt, advice, empty=splits.empty(options))
         return {
             part: [one for name in dealt[part] for one in names if plain[one] == name] for part in dealt
         }, wrong

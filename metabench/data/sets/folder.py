@@ -63,10 +63,10 @@ class Options:
         maximum=2**63 - 1,
     )
     meta_train: float = setting(
-        0.64, "share of the classes, pictures or domains, split by seed", above=0, maximum=1
+        0.64, "share of the classes, pictures or domains, split by seed; 0: none", minimum=0, maximum=1
     )
     meta_validation: float = setting(
-        0.16, "share of the classes, pictures or domains, split by seed", above=0, maximum=1
+        0.16, "share of the classes, pictures or domains, split by seed; 0: none", minimum=0, maximum=1
     )
     folds: int = setting(
         0,
@@ -383,7 +383,7 @@ def _split(
             "add classes, change meta_train and meta_validation, or take split_by=pictures, which needs 2 "
             "classes in all and says nothing of new ones"
         )
-    wrong += splits.class_problems(classes, advice)
+    wrong += splits.class_problems(classes, advice, empty=splits.empty(options))
     return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
 
 

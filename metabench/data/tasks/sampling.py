@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metabench.core import MetabenchError, Split
@@ -148,8 +149,11 @@ def _labels(split: Split) -> Tensor:
 
 
 def n_examples_needed(task: TaskConfig, query: int) -> int:
-    """Return how many examples of a class a task may need."""
-    return (task.most_shots or task.shots[1]) + query + task.unlabelled
+    """Return how many examples of a class of one domain a task may need."""
+    shots = task.most_shots or task.shots[1]
+    if task.domains == "across" and not task.unlabelled:
+        return max(shots, query)  # support and query are of two
+    return shots + query + task.unlabelled
 
 
 def _has_enough(split: Split, task: TaskConfig, query: int) -> Tensor:
@@ -257,7 +261,9 @@ def _examples(generator: Generator, split: Split, n_examples: int, classes: Tens
     if split.counts is not None:
         is_missing = torch.arange(n_examples) >= split.counts[classes][..., None]
         scores = scores.masked_fill(is_missing, -1)  # below every draw, so that topk takes them last
-    return scores.topk(n_drawn).indices
+    # Where there are too few, the last are to be replaced by another domain's.
+    n_there = min(n_drawn, n_examples)
+    return F.pad(scores.topk(n_there).indices, (0, n_drawn - n_there))
 
 
 def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices) -> Indices:

@@ -15,7 +15,7 @@ from metabench.core.config import AugmentConfig, NetworkConfig, RunConfig, TaskC
 from metabench.data.tasks import frozen
 from metabench.training import loop
 
-N_BANDS, SIDE, N_IMAGES = 5, 16, 192
+N_BANDS, SIDE, N_IMAGES = 5, 16, 190
 SHARES = {"meta_train": 0.5, "meta_validation": 0.25}
 
 
