@@ -69,7 +69,7 @@ class Split(NamedTuple):
     # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
     pictures: Tensor | None = None
     # classes by their names after `domain/`, in one order, where the same ones are in all splits; else none
-    labels: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     # int64 [class, example], where a task must not have examples of one group in both support and query
     groups: Tensor | None = None
 
@@ -132,7 +132,7 @@ class Splits(NamedTuple):
     @property
     def is_by_domain(self) -> bool:
         """Tell whether meta-test has other domains than meta-train, and the same classes."""
-        return bool(self.meta_test.labels) and not self.shares_classes
+        return bool(self.meta_test.shared) and not self.shares_classes
 
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")

@@ -281,7 +281,7 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
                 sampling.pool(split, task, getattr(task, QUERIES[part]))
             except MetabenchError as error:
                 wrong.append(f"{part}: {error}")
-        if not wrong and split.labels and task.domains == "within":
+        if not wrong and split.shared and task.domains == "within":
             for line in sampling.left_out(split, task, getattr(task, QUERIES[part])):
                 logging.getLogger(__name__).warning("%s: %s: %s", splits.name, part, line)
     if wrong:
@@ -299,8 +299,8 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
         row = int(split.counts.argmin() if task.domains == "any" else split.counts.argmax())
         n_examples, smallest = int(split.counts[row]), f" in class {split.classes[row]!r}"
     way = task.ways[1]
-    if task.labels == "fixed" and 0 < len(split.labels) < way:
-        wrong.append(f"labels=fixed with way={task.way}: {len(split.labels)} classes in all; lower way")
+    if task.labels == "fixed" and 0 < len(split.shared) < way:
+        wrong.append(f"labels=fixed with way={task.way}: {len(split.shared)} classes in all; lower way")
     if way + task.distractors > n_classes:
         more = f" and distractors={task.distractors}" if task.distractors else ""
         lower = "way or distractors" if task.distractors else "way"

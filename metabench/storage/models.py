@@ -354,7 +354,7 @@ class _Inputs(TypedDict):
     picture_shape: NotRequired[list[Whole]]
     backbone: NotRequired[str]
     rows: NotRequired[_Rows]
-    labels: NotRequired[list[str]]
+    shared: NotRequired[list[str]]
 
 
 @keys

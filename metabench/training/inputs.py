@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     rows: Rows | None = None  # how a row of numbers does
     features: Features | None = None  # where inputs are features of a frozen backbone
     mean: Tensor | None = None  # of features over meta-train, which stands in no file
-    labels: tuple[str, ...] = ()  # see `core.Split`
+    shared: tuple[str, ...] = ()  # see `core.Split`
 
 
 def of(splits: Splits) -> Inputs:
@@ -38,9 +38,9 @@ def of(splits: Splits) -> Inputs:
         counts = splits.meta_train.counts
         n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())
         mean = table.sum((0, 1)) / n_pictures  # rows beyond the counts are zeros
-    labels = splits.meta_train.labels
+    shared = splits.meta_train.shared
     return Inputs(
-        splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows, features, mean, labels
+        splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows, features, mean, shared
     )
 
 
@@ -49,8 +49,8 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
-        rows, features, _, labels = (record.pop(key) for key in ("rows", "features", "mean", "labels"))
-        record |= {"labels": labels} if labels else {}
+        rows, features, _, shared = (record.pop(key) for key in ("rows", "features", "mean", "shared"))
+        record |= {"shared": shared} if shared else {}
         record |= {} if rows is None else {"rows": rows._asdict()}
         record |= {} if features is None else features._asdict()
         record["pictures"] = record["pictures"] and record["pictures"]._asdict()
@@ -83,5 +83,5 @@ def read(folder: Path) -> Inputs:
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
         None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
         None if shape is None else Features(tuple(shape), record["backbone"]),
-        labels=tuple(record.get("labels", ())),
+        shared=tuple(record.get("shared", ())),
     )

@@ -87,7 +87,7 @@ def build_for(config: RunConfig, about: Inputs) -> Learner:
         raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
     if is_fixed := config.task.labels == "fixed":
-        n_outputs = len(about.labels)
+        n_outputs = len(about.shared)
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
     net = net if about.mean is None else centred(net, about.mean.cpu())
     h = algorithms.hparams(config.algorithm, config.hyperparameters)

@@ -44,8 +44,8 @@ def test_domains_are_in_one_split_each_and_classes_may_be_in_all(tmp_path: Path)
     assert splits.is_by_domain
     assert not splits.shares_classes
     for part in parts(splits):
-        assert part.labels == ("class0", "class1", "class2", "class3")
-        assert set(part.words) <= set(part.labels)
+        assert part.shared == ("class0", "class1", "class2", "class3")
+        assert set(part.words) <= set(part.shared)
     others = {by_domain(tmp_path, seed=seed).fingerprint for seed in range(4)}
     assert len(others | {splits.fingerprint}) > 2
     assert by_domain(tmp_path, **TILES).fingerprint != splits.fingerprint
@@ -83,7 +83,7 @@ def test_a_task_is_of_one_domain_and_its_hash_names_it(tmp_path: Path) -> None:
 def test_one_domain_is_drawn_from_as_data_without_domains_are() -> None:
     split = table()
     plain = sampling.pool(split, TaskConfig(dataset="small", way=3), 2)
-    alone = sampling.pool(split._replace(labels=split.classes), TaskConfig(dataset="small", way=3), 2)
+    alone = sampling.pool(split._replace(shared=split.classes), TaskConfig(dataset="small", way=3), 2)
     shape = Shape(3, 1, 2)
     a, b = (sampling.sample(seeds.generator("one"), source, shape, 9) for source in (plain, alone))
     assert all(torch.equal(x, y) for x, y in zip(*map(_tensors, (a, b)), strict=True))
@@ -132,7 +132,7 @@ def test_a_fixed_label_is_one_class_over_a_thousand_tasks_and_a_shuffled_one_is_
 
 
 def _labelled(split: Split) -> Split:
-    return split._replace(labels=tuple(sorted(set(split.words))))
+    return split._replace(shared=tuple(sorted(set(split.words))))
 
 
 def test_fixed_labels_need_classes_that_all_splits_have() -> None:

@@ -381,8 +381,8 @@ def splits_of(
     if table.dtype.kind == "f":
         parts = _standardised(parts)
     if kind.is_by_domain:
-        labels = tuple(sorted({word for split in parts.values() for word in split.words}))
-        parts = {part: split._replace(labels=labels) for part, split in parts.items()}
+        shared = tuple(sorted({word for split in parts.values() for word in split.words}))
+        parts = {part: split._replace(shared=shared) for part, split in parts.items()}
     return make_splits(f"{name}/{split}", **parts, pictures=pictures)
 
 

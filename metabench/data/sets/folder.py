@@ -281,7 +281,7 @@ def _cut_pictures(problems: list[str], tree: Tree, there: Sorted, options: Optio
             classes=names, domains=tuple(there.domains.get(one, NAME) for one in names)
         )
         is_one = len(set(renamed.words)) == len(names)  # else two domains have one class twice
-        parts[part] = renamed._replace(labels=tuple(sorted(renamed.words)) if is_one else ())
+        parts[part] = renamed._replace(shared=tuple(sorted(renamed.words)) if is_one else ())
     return made._replace(**parts)
 
 

@@ -71,7 +71,7 @@ class Pool(NamedTuple):
     @property
     def outputs(self) -> int:
         """Return how many fixed labels there are; 0 where they are shuffled."""
-        return 0 if self.labels is None else len(self.split.labels)
+        return 0 if self.labels is None else len(self.split.shared)
 
 
 def shapes(
@@ -98,7 +98,7 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
     """
     labels = _labels(split) if task.labels == "fixed" else None
     if task.domains == "any":
-        if split.labels and len(set(split.words)) < len(split.words):
+        if split.shared and len(set(split.words)) < len(split.words):
             raise MetabenchError(
                 "domains=any: the domains have the same classes, and a task could ask for one twice; take "
                 "within, or across"
@@ -140,12 +140,12 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
 
 def _labels(split: Split) -> Tensor:
     """Return the fixed label of each class: int64 [class]."""
-    if not split.labels:
+    if not split.shared:
         raise MetabenchError(
             "labels=fixed: meta-test has classes of its own, for which no output stands; take shuffled, or "
             "data that are split by domain or by picture"
         )
-    return torch.tensor([split.labels.index(word) for word in split.words])
+    return torch.tensor([split.shared.index(word) for word in split.words])
 
 
 def n_examples_needed(task: TaskConfig, query: int) -> int:
