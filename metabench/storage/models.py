@@ -5,42 +5,33 @@ A model has the keys that something reads; others stay as they are.
 
 from __future__ import annotations
 
-import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
+from pydantic import AfterValidator, Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes no other on Python 3.11
 
-from metabench.core.config import RunConfig, Scalar, SearchSpace
+from metabench.core.config import RunConfig, SearchSpace
 from metabench.core.metrics import METRICS
 from metabench.storage import files
+from metabench.storage.fields import (
+    ClassRows,
+    Figures,
+    Groups,
+    Moment,
+    Name,
+    Real,
+    Settings,
+    Time,
+    Whole,
+    keys,
+)
 
 Model = TypeAdapter[Any]
-
-
-def _moment(text: str) -> str:
-    if datetime.datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("must be a time with its zone")
-    return text
 
 
 def as_text(config: Any) -> Any:
     """Write a configuration out, with the settings that there were not when it was recorded."""
     return config.model_dump(mode="json")
-
-
-keys = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
-
-Whole = Annotated[int, Field(ge=0, le=2**53)]
-Time = Annotated[float, Field(ge=0, le=1e15)]
-Real = Annotated[float, Field(ge=-1e300, le=1e300)]
-Figures = Annotated[list[Real | None], Field(min_length=1)]
-Moment = Annotated[str, AfterValidator(_moment)]
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
-"""Of a trial, which names a folder."""
-Settings = dict[str, Scalar]
-ClassRows = Annotated[str, Field(pattern=r"^\d+( \d+)*$")]
-"""The classes of a task, by their rows in the split."""
 
 
 def _is_judged(report: Any) -> Any:
@@ -355,6 +346,7 @@ class _Inputs(TypedDict):
     pictures: _Pictures | None
     picture_shape: NotRequired[list[Whole]]
     backbone: NotRequired[str]
+    has_group: NotRequired[bool]
     rows: NotRequired[_Rows]
 
 
@@ -377,6 +369,9 @@ class _Calibration(TypedDict):
 class _Test(_Baseline):
     loss: NotRequired[Figures]
     calibration: NotRequired[_Calibration]
+    groups: NotRequired[list[Groups]]
+    groups_at_thresholds: NotRequired[list[Groups]]
+    thresholds: NotRequired[Annotated[list[Real], Field(min_length=2, max_length=2)]]
     accuracy_one_at_a_time: NotRequired[Figures]
     error_one_at_a_time: NotRequired[Figures]
     classes: list[ClassRows]
@@ -398,6 +393,7 @@ class _Test(_Baseline):
 def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
     figures = ("accuracy", "error", "loss", "accuracy_one_at_a_time", "error_one_at_a_time", "classes")
+    figures += ("groups", "groups_at_thresholds")
     judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
     if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
         raise ValueError("there are figures of more tasks than others")

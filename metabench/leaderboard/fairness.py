@@ -1,0 +1,83 @@
+"""What rows say of two groups, where it is known who is protected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metabench import stats
+from metabench.leaderboard.scores import Entry, Row, Scored
+
+KEYS = (
+    "balanced_accuracy",
+    *("dp_gap", "dp_low", "dp_high"),  # how far apart the groups' rates of the wanted outcome are
+    *("dp_class_low", "dp_class_high"),  # the same over other tasks' places, such as states
+    "dp_ratio",  # the smaller of these rates over the larger
+    *("eo_gap", "eo_low", "eo_high"),  # of those who deserve the outcome alone
+    *("gap_tasks", "eo_tasks"),  # of which tasks a gap is known
+)
+"""Of a row, beside its accuracy; pooled over tasks."""
+
+THRESHOLDS = "thresholds"
+"""The variant of a row that guesses by a threshold for each group, and so asks for the queries' groups."""
+
+
+def described(groups: Scored | None, classes: stats.Design | None) -> Row:
+    """Return a row's measures with their intervals, over seeds and tasks and over places of tasks."""
+    if groups is None:
+        return {}
+    figures = stats.measures(groups.figures)
+    row: Row = {name: None if x is None else float(x.mean()) for name, x in figures.items()}
+    del row["accuracy"]  # which is a mean over tasks, and not pooled
+    for name in ("dp", "eo"):
+        if (x := figures[f"{name}_gap"]) is not None:
+            row |= dict(
+                zip((f"{name}_low", f"{name}_high"), stats.seeds_and_tasks(x, "share")[1:3], strict=True)
+            )
+    gap = figures["dp_gap"]
+    if gap is not None and classes is not None:
+        around = stats.class_interval(gap, classes, "share")
+        row |= {"dp_class_low": around.low, "dp_class_high": around.high}
+    row["gap_tasks"], row["eo_tasks"] = stats.n_defined(groups.figures[0])
+    return row
+
+
+def at_thresholds(entries: Sequence[Entry], classes: stats.Design | None) -> list[Entry]:
+    """Return a row of each that learns, by thresholds that grant as many of both groups on meta-validation."""
+    made = []
+    for row, *_, adjusted in entries:
+        if adjusted is None:
+            continue
+        right = np.take(adjusted.figures, (0, 3, 4, 7), axis=-1).sum(-1) / adjusted.figures.sum(-1)
+        mean = stats.seeds_and_tasks(right, "share")
+        kept = {
+            key: row[key] for key in ("algorithm", "label", "status", "hyperparameters", "network", "folder")
+        }
+        blank: Row = dict.fromkeys(row)
+        interval = {"ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
+        figures = {
+            "accuracy": mean.mean,
+            "accuracy_together": mean.mean,
+            **interval,
+            "test_tasks": right.shape[1],
+        }
+        if classes is not None:
+            of_places = stats.class_interval(right, classes, "share")
+            figures |= {
+                "class_low": of_places.low,
+                "class_high": of_places.high,
+                "class_over": of_places.over,
+            }
+        made.append(
+            Entry(
+                {
+                    **blank,
+                    **kept,
+                    "variant": f"{row['variant']}, {THRESHOLDS}",
+                    **figures,
+                    **described(adjusted, classes),
+                }
+            )
+        )
+    return made
