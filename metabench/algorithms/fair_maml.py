@@ -106,11 +106,11 @@ ALGORITHMS = {
         reference="Slack, Friedler and Givental 2020, arXiv 1908.09092, section 4: the loss of the inner and "
         "of the outer loop is CE + gamma R, with R for demographic parity or equal opportunity (one_sided). "
         "The authors' code computes something else: from the second inner step on it descends R alone, "
-        "outputs pass the softmax twice, R is averaged over both groups' rows, inner gradients are constants, "
-        "and support and query share rows. The squared and absolute gap, and equalised odds, are additions: "
-        "R as published raises the protected group's rate and lowers nobody's, so that much of it has all "
-        "predicted positive. A group that the rows do not hold costs nothing. At evaluation the groups of the "
-        "support set are known, and those of queries are not.",
+        "outputs pass the softmax twice, R is averaged over both groups' rows, inner gradients are "
+        "constants, and support and query share rows. The squared and absolute gap, and equalised odds, are "
+        "additions: R as published raises the protected group's rate and lowers nobody's, so that much of it "
+        "has all predicted positive. A group that the rows do not hold costs nothing. At evaluation the "
+        "groups of a support set are known, and those of queries are not.",
         kinds=(GROUPED,),
         check=check,
         inner_steps=inner.INNER_STEPS,

@@ -44,7 +44,7 @@ def described(groups: Scored | None, classes: stats.Design | None) -> Row:
 
 
 def at_thresholds(entries: Sequence[Entry], classes: stats.Design | None) -> list[Entry]:
-    """Return a row of each that learns, by thresholds that grant as many of both groups on meta-validation."""
+    """Return a row of each that learns, by thresholds that grant as many of both on meta-validation."""
     made = []
     for row, *_, adjusted in entries:
         if adjusted is None:
