@@ -113,7 +113,7 @@ def points(n_tasks: int = 4, n_inputs: int = 1, device: str = "cpu") -> Task:
 
 
 def grouped(tasks: Task) -> Task:
-    """Say of each example of T tasks whether it is protected: every other one, but none of the first task's."""
+    """Say of each example of T tasks whether it is protected: each other one, and none of the first task."""
     halves = []
     for kind, part in ((GroupedSupport, tasks.support), (GroupedQuery, tasks.query)):
         group = torch.arange(part.y.shape[1], device=part.y.device).remainder(2).repeat(len(part.y), 1)
