@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from metabench import stats
+from metabench.leaderboard.folders import Record
 from metabench.leaderboard.scores import Entry, Row, Scored
 
 KEYS = (
@@ -16,11 +18,12 @@ KEYS = (
     "dp_ratio",  # the smaller of these rates over the larger
     *("eo_gap", "eo_low", "eo_high"),  # of those who deserve the outcome alone
     *("gap_tasks", "eo_tasks"),  # of which tasks a gap is known
+    "by_place",  # [place, queries, protected ones, accuracy, gap], of all seeds
 )
 """Of a row, beside its accuracy; pooled over tasks."""
 
-THRESHOLDS = "thresholds"
-"""The variant of a row that guesses by a threshold for each group, and so asks for the queries' groups."""
+AT_THRESHOLDS = " at thresholds"
+"""Behind the name of a row that guesses by a threshold for each group, and so asks for queries' groups."""
 
 
 def described(groups: Scored | None, classes: stats.Design | None) -> Row:
@@ -43,6 +46,23 @@ def described(groups: Scored | None, classes: stats.Design | None) -> Row:
     return row
 
 
+def by_place(tests: Sequence[Record]) -> Row:
+    """Say how each place that tasks are draws of fares; nothing where groups are not known."""
+    if any("groups" not in test for test in tests):
+        return {}
+    counts: dict[str, list[list[int]]] = {}
+    for test in tests:
+        for line, of_task in zip(test["classes"], test["groups"], strict=True):
+            counts.setdefault(test["class_names"][int(line)], []).append(of_task)
+    return {"by_place": [_place(name, np.array(counts[name])) for name in sorted(counts)]}
+
+
+def _place(name: str, counts: np.ndarray) -> list[Any]:
+    found = stats.measures(counts)
+    accuracy, gap = (None if (x := found[key]) is None else float(x.mean()) for key in ("accuracy", "dp_gap"))
+    return [name, int(counts.sum()), int(counts[:, 4:].sum()), accuracy, gap]
+
+
 def at_thresholds(entries: Sequence[Entry], classes: stats.Design | None) -> list[Entry]:
     """Return a row of each that learns, by thresholds that grant as many of both on meta-validation."""
     made = []
@@ -51,33 +71,17 @@ def at_thresholds(entries: Sequence[Entry], classes: stats.Design | None) -> lis
             continue
         right = np.take(adjusted.figures, (0, 3, 4, 7), axis=-1).sum(-1) / adjusted.figures.sum(-1)
         mean = stats.seeds_and_tasks(right, "share")
-        kept = {
-            key: row[key] for key in ("algorithm", "label", "status", "hyperparameters", "network", "folder")
-        }
-        blank: Row = dict.fromkeys(row)
-        interval = {"ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
-        figures = {
+        said = {
+            "algorithm": f"{row['algorithm']} {row['variant']}{AT_THRESHOLDS}",
+            "variant": "baseline",
+            "status": row["status"],
             "accuracy": mean.mean,
             "accuracy_together": mean.mean,
-            **interval,
+            **dict(zip(("ci_low", "ci_high", "ci_over"), mean[1:], strict=True)),
             "test_tasks": right.shape[1],
         }
         if classes is not None:
-            of_places = stats.class_interval(right, classes, "share")
-            figures |= {
-                "class_low": of_places.low,
-                "class_high": of_places.high,
-                "class_over": of_places.over,
-            }
-        made.append(
-            Entry(
-                {
-                    **blank,
-                    **kept,
-                    "variant": f"{row['variant']}, {THRESHOLDS}",
-                    **figures,
-                    **described(adjusted, classes),
-                }
-            )
-        )
+            bounds = stats.class_interval(right, classes, "share")[1:]
+            said |= dict(zip(("class_low", "class_high", "class_over"), bounds, strict=True))
+        made.append(Entry({**dict.fromkeys(row), **said, **described(adjusted, classes)}))
     return made

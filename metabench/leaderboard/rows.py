@@ -82,7 +82,6 @@ KEYS = (
     "classes",  # that the test tasks have
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
-    *fairness.KEYS,
     "model",  # single, or an ensemble of how many
     *("network", "batch_norm", "hyperparameters"),
     # To find the setting: all trials of the search; of a published one, a run and a baseline none.
@@ -372,6 +371,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
         **_sureness(tested),
+        **fairness.by_place(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 

@@ -10,7 +10,7 @@ from metabench.stats.classes import Design, class_interval, design, weighed
 from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
 from metabench.stats.conformal import most_coverage, temperature, threshold
 from metabench.stats.crossed import CONFIDENCE, Floats
-from metabench.stats.fairness import count, measures, n_defined, thresholds
+from metabench.stats.fairness import count, hypervolume, measures, n_defined, thresholds
 from metabench.stats.intervals import (
     CLASSES,
     FEW_SEEDS,
@@ -51,6 +51,7 @@ __all__ = [
     "count",
     "design",
     "holm",
+    "hypervolume",
     "influences",
     "mean_interval",
     "measures",

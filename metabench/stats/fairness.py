@@ -8,7 +8,7 @@ figure, and their spread gives its intervals (the delta method, or infinitesimal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -70,6 +70,20 @@ def measures(counts: ArrayLike) -> Mapping[str, Floats | None]:
         "dp_ratio": ratio(*rates),
         "eo_gap": gap(*(pooled(granted[..., g], deserving[..., g]) for g in (0, 1))),
     }
+
+
+def hypervolume(points: Iterable[tuple[float, float]], chance: float) -> float:
+    """Return what gaps and accuracies dominate, of all between no gap with no error, and guessing.
+
+    Args:
+        points: (gap, accuracy) each.
+        chance: the accuracy of guessing; what is worse dominates nothing.
+    """
+    area, best, before = 0.0, chance, 0.0
+    for gap, accuracy in [*sorted(points), (1.0, 0.0)]:
+        area += (min(gap, 1.0) - before) * (best - chance)
+        best, before = max(best, accuracy), min(gap, 1.0)
+    return area / (1 - chance)
 
 
 def n_defined(counts: ArrayLike) -> tuple[int, int]:
