@@ -26,6 +26,7 @@ from metabench.training import (
     cost,
     diagnostics,
     evaluate,
+    fairness,
     inputs,
     loop,
     mosaic,
@@ -320,6 +321,8 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
+    if split.has_group:
+        scored |= fairness.counted(run.model, splits, run.config.task, split.images, tasks)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = _opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -353,7 +356,7 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
         )
-    here, there = (frozen.input_shape(one.meta_test.images, one.kind) for one in (splits, tested))
+    here, there = (frozen.input_shape(one.meta_test, one.kind) for one in (splits, tested))
     if here != there:
         takes, has = ("x".join(map(str, shape)) for shape in (here, there))
         raise MetabenchError(
@@ -421,7 +424,7 @@ def _scored(
         "class_names": split.classes,
         **(
             {}
-            if tested.confusion is None
+            if tested.confusion is None or split.labels  # a row of these is a task, and no class
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
         **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
