@@ -29,4 +29,5 @@ def in_turn(pick: Callable[[int, Tensor, Tensor], Tensor], taken: Tensor, b: int
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Return |x_i - y_j|^2 of rows [n, F] and [m, F]: [n, m]."""
-    return (x[:, None] - y).square().sum(-1)
+    squares = x.square().sum(-1)[:, None] + y.square().sum(-1)
+    return (squares - 2 * x @ y.T).clamp(min=0)
