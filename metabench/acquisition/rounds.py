@@ -6,7 +6,7 @@ classes that have any, so that a learner meets neither a distractor nor a class 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ class Labelled(NamedTuple):
     score: NDArray[np.float64]  # [T, R + 1], accuracy of the queries
     classes: NDArray[np.int64]  # [T, R + 1], that have a label
     wasted: NDArray[np.int64]  # [T, R + 1], labels of distractors so far
+    picked: NDArray[np.int64]  # [T, R * b], places in the pool, in turn
 
 
 class Outlook(NamedTuple):
@@ -54,36 +55,30 @@ class Outlook(NamedTuple):
 
 
 def label(
-    model: Model, images: Tensor, tasks: FrozenTasks, name: str, config: LabelConfig
-) -> Labelled:
-    """Ask for labels in frozen tasks of one shape as an acquisition says, and score the learner on the way."""
+    model: Model, images: Tensor, tasks: FrozenTasks, names: Sequence[str], config: LabelConfig
+) -> Iterator[tuple[str, Labelled]]:
+    """Ask for labels in frozen tasks of one shape as each acquisition says, and score the learner on the way."""
     model, in_blocks = blocks(model, images, tasks, config)
-    return label_blocks(model, in_blocks(), tasks.hash, name, config)
-
-
-def label_blocks(
-    model: Model, in_blocks: Iterator[Block], tasks_hash: str, name: str, config: LabelConfig
-) -> Labelled:
-    """Do the same in tasks as `blocks` gives them."""
-    done = []
-    for number, block in enumerate(in_blocks):
-        # What is drawn depends on nothing but the tasks and the acquisition, whatever the learner.
-        generator = seeds.generator("label", tasks_hash, name, number)
-        shape = (config.rounds, len(block.x), config.batch, block.pool_y.shape[1])
-        noise = torch.rand(shape, generator=generator).clamp(1e-7, 1 - 1e-7).to(block.x)
-        done.append(_label(model, block, acquisition.get(name), config, noise))
-    return Labelled(*(np.concatenate(parts) for parts in zip(*done, strict=True)))
+    for name in names:
+        done = []
+        for number, block in enumerate(in_blocks()):
+            # What is drawn depends on nothing but the tasks and the acquisition, whatever the learner.
+            generator = seeds.generator("label", tasks.hash, name, number)
+            shape = (config.rounds, len(block.x), config.batch, block.pool_y.shape[1])
+            noise = torch.rand(shape, generator=generator).clamp(1e-7, 1 - 1e-7).to(block.x)
+            done.append(_label(model, block, acquisition.get(name), config, noise))
+        yield name, Labelled(*(np.concatenate(parts) for parts in zip(*done, strict=True)))
 
 
 def _label(model: Model, block: Block, rule: Acquisition, config: LabelConfig, noise: Tensor) -> Labelled:
     revealed = torch.full_like(block.pool_y, HIDDEN)
     picked = block.pool_y[:, :0]
     rows = torch.arange(len(revealed), device=revealed.device)
-    told: list[Tensor] = []
+    figures: list[Tensor] = []
     for number in range(config.rounds + 1):
         is_last = number == config.rounds
         look = outlook(model, block, rows, revealed, of_pool=rule.acquire is not None and not is_last)
-        told.append(torch.stack([look.score, look.classes.to(look.score), _wasted(revealed).to(look.score)]))
+        figures.append(torch.stack([look.score, look.classes.to(look.score), _wasted(revealed).to(look.score)]))
         if is_last:
             break
         if rule.acquire is None:
@@ -93,8 +88,8 @@ def _label(model: Model, block: Block, rule: Acquisition, config: LabelConfig, n
             picks = vmap(partial(_acquire, rule, config.batch))(view, noise[number])
         revealed = revealed.scatter(1, picks, block.pool_y.gather(1, picks))
         picked = torch.cat([picked, picks], 1)
-    score, classes, wasted = torch.stack(told, -1).double().cpu().numpy()
-    return Labelled(score, classes.astype(int), wasted.astype(int))
+    score, classes, wasted = torch.stack(figures, -1).double().cpu().numpy()
+    return Labelled(score, classes.astype(int), wasted.astype(int), picked.cpu().numpy())
 
 
 def _acquire(rule: Acquisition, b: int, view: View, noise: Tensor) -> Tensor:

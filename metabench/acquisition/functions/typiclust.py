@@ -12,6 +12,9 @@ from metabench.acquisition.functions import _choose as choose
 NEIGHBOURS = 20
 """That density is measured by, at most."""
 
+TIES = 1e-4
+"""By how much chance may move a density, as a share."""
+
 STEPS = 10
 """Of k-means."""
 
@@ -53,6 +56,7 @@ def typicality(x: Tensor, belongs: Tensor) -> Tensor:
 def typiclust(view: View, b: int, noise: Tensor) -> Tensor:
     belongs, c = k_means(view.x, min(len(view.seen_x) + b, len(view.x)))
     sizes, typical = belongs.sum(0), typicality(view.x, belongs)
+    typical = typical * (1 + TIES * noise[0])  # two alone in a cluster are as typical: by chance
     order = typical.argsort().argsort() / len(typical)  # within [0, 1), so that the cluster goes first
     covered = nearest(view.seen_x, c).amax(0) if len(view.seen_x) else torch.zeros_like(sizes)
 
@@ -72,6 +76,6 @@ ACQUISITIONS = {
         "will be labels, of those without one the largest, of it the example of the smallest mean distance "
         "to at most 20 neighbours in it. k-means begins from points far apart, without chance. Features are "
         "the learner's, not those of self-supervision. Clusters without a label that are equally large go by "
-        "their most typical example.",
+        "their most typical example, equally typical ones by chance.",
     )
 }
