@@ -88,7 +88,7 @@ def _label(model: Model, block: Block, rule: Acquisition, config: LabelConfig, n
             picks = vmap(partial(_acquire, rule, config.batch))(view, noise[number])
         revealed = revealed.scatter(1, picks, block.pool_y.gather(1, picks))
         picked = torch.cat([picked, picks], 1)
-    score, classes, wasted = torch.stack(figures, -1).double().cpu().numpy()
+    score, classes, wasted = torch.stack(figures, -1).cpu().numpy()
     return Labelled(score, classes.astype(int), wasted.astype(int), picked.cpu().numpy())
 
 
@@ -208,7 +208,7 @@ def _judged(block: Block, predicted: Tree, classes: Tensor, rows: Tensor) -> Tre
         wide = torch.zeros_like(wide)
     n_queries = y.shape[1]
     log_p = wide[:, :n_queries].log_softmax(-1).clamp(min=LEAST).gather(2, y[..., None])[..., 0]
-    right = (wide[:, :n_queries].argmax(-1) == y).to(wide.dtype).mean(1)
+    right = (wide[:, :n_queries].argmax(-1) == y).double().mean(1)
     p = wide[:, n_queries:].softmax(-1)
     if not classes.shape[1]:
         p = torch.zeros_like(p)
