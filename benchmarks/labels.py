@@ -1,7 +1,7 @@
 """What asking for labels well is worth: one ProtoNet on Omniglot, all acquisitions, four kinds of pools.
 
-Run it as `python benchmarks/labels.py`; METABENCH_DATA names the folder of Omniglot's archives. It goes on where
-it was stopped, and prints Markdown.
+Run it as `python benchmarks/labels.py`; METABENCH_DATA names the folder of Omniglot's archives. It goes on
+where it was stopped, and prints Markdown.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import metabench as mb
 from metabench import acquisition
+from metabench.acquisition import table
 
 POOLS: Mapping[str, dict[str, Any]] = {
     "balanced": {},
@@ -24,8 +25,12 @@ POOLS: Mapping[str, dict[str, Any]] = {
 
 def main() -> None:
     """Train, ask and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/labels"), help="folder of the run and of all labels")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/labels"), help="folder of the run and of all labels"
+    )
     parser.add_argument("--train", type=int, default=6000, help="meta-train tasks")
     parser.add_argument("--tasks", type=int, default=600, help="frozen meta-test tasks")
     asked = parser.parse_args()
@@ -33,7 +38,7 @@ def main() -> None:
         "protonet", "omniglot", way=5, shot=1, query=5, width=32, seed=0, tasks=asked.train,
         validation_tasks=200, reports=5, out=asked.out / "protonet",
     )  # fmt: skip
-    print("| pool | acquisition | 0 asked | 1st round | 3rd | 5th | mean gain over random, points | p | wasted |")
+    print("| pool | acquisition | 0 asked | 1st round | 3rd | 5th | gain over random, points | p | wasted |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, settings in POOLS.items():
         names = [
@@ -47,7 +52,7 @@ def main() -> None:
             at = [f"{100 * row['accuracy'][number].mean:.1f}" for number in (0, 1, 3, 5)]
             gain = row["area_gain"]
             shown = [f"{100 * gain.difference:+.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"]
-            shown = ["", ""] if row["p_holm"] is None else [*shown, f"{row['p_holm']:.3f}"]
+            shown = ["", ""] if row["p_holm"] is None else [*shown, table.shown_p(row["p_holm"])]
             print("|", " | ".join([name, row["acquire"], *at, *shown, f"{row['wasted']:.0%}"]), "|")
 
 

@@ -19,6 +19,8 @@ from metabench.core.config import allowed, folded
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from metabench.core import Tree
+
 REFERENCE = "random"
 """What all others are compared with."""
 
@@ -41,11 +43,14 @@ class View(NamedTuple):
 class Acquisition(NamedTuple):
     """A rule that says what to label next."""
 
-    # (view, b, noise [b, M], uniform on (0, 1)) -> int64 [b], distinct and not taken; None: who knows all labels
+    # (view, b, noise [b, M], uniform on (0, 1)) -> int64 [b], distinct and not taken; None: it knows
+    # all labels, or is learnt
     acquire: Callable[[View, int, Tensor], Tensor] | None
     reference: str  # paper, equation, deviations
     needs_labels: bool = False  # whether it has nothing to go by before the first label
     heads: tuple[str, ...] = ()  # that a learner may have, as `Algorithm.head` says; empty: any
+    # of one that is learnt: (weights, tau, view, b, noise), of which `learning.py` makes the first of all
+    learns: Callable[[Tree, float, View, int, Tensor], Tensor] | None = None
 
 
 @cache

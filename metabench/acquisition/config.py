@@ -9,20 +9,32 @@ from pydantic import Field
 
 from metabench import acquisition, algorithms
 from metabench.core import MetabenchError, Split
-from metabench.core.config import MOST_DRAWN, MOST_EXAMPLES, RunConfig, TaskConfig, attempt
+from metabench.core.config import MOST_DRAWN, MOST_EXAMPLES, MOST_TASKS, RunConfig, TaskConfig, attempt
 from metabench.core.config.base import Model
+
+
+HEADS = {"linear": "linear head", "prototypes": "prototypes"}
+"""What `Algorithm.head` may say, in words."""
 
 
 class LabelConfig(Model):
     """The pool of a task, and the rounds in which labels are asked for."""
 
-    start: int = Field(1, ge=0, le=MOST_EXAMPLES, description="labelled examples a class before the first round")
+    start: int = Field(
+        1, ge=0, le=MOST_EXAMPLES, description="labelled examples a class before the first round"
+    )
     pool: int = Field(10, ge=1, le=MOST_EXAMPLES, description="unlabelled examples a class")
     distractors: int = Field(
-        0, ge=0, le=MOST_EXAMPLES, description="classes outside the task with as many; their labels are wasted"
+        0,
+        ge=0,
+        le=MOST_EXAMPLES,
+        description="classes outside the task with as many; their labels are wasted",
     )
     skew: float = Field(
-        1.0, ge=1, le=1e6, description="how many times as many a task's first class has in the pool as its last"
+        1.0,
+        ge=1,
+        le=1e6,
+        description="how many times as many a task's first class has in the pool as its last",
     )
     rounds: int = Field(5, ge=0, le=1_000, description="rounds, after each of which the learner adapts anew")
     batch: int = Field(1, ge=1, le=MOST_EXAMPLES, description="labels that are asked for in a round")
@@ -30,15 +42,21 @@ class LabelConfig(Model):
         None,
         ge=1,
         le=MOST_EXAMPLES,
-        description="query examples a class; what is left of a class where the run's `test_query` does not fit",
+        description="query examples a class; else those of the run's `test_query` that a class has left",
     )
     tasks: int = Field(600, ge=2, le=MOST_DRAWN, description="frozen tasks, the same for all")
     part: Literal["meta_test", "meta_validation"] = Field(
         "meta_test", description="whose classes; meta_validation where an acquisition is still to be chosen"
     )
+    learn_tasks: int = Field(
+        2000, ge=1, le=MOST_TASKS, description="meta-train tasks that acquisition `learned` learns from"
+    )
+    learn_rate: float = Field(0.01, gt=0, le=1e3, description="its learning rate, Adam's")
+    sets: int = Field(4, ge=2, le=1_000, description="times that it goes through a task, S")
+    tau: float = Field(1.0, gt=0, le=1e6, description="what it divides diversity by, beside quality")
 
     @property
-    def counts(self) -> int:
+    def n_asked(self) -> int:
         """Return how many labels are asked for altogether."""
         return self.rounds * self.batch
 
@@ -65,16 +83,21 @@ def check(config: LabelConfig, acquire: Sequence[str], runs: Mapping[str, RunCon
     first = next(iter(runs.values())).task
     for folder, run in runs.items():
         if (run.task.dataset, run.task.split, run.task.options, run.task.way) != (
-            first.dataset, first.split, first.options, first.way,
+            first.dataset,
+            first.split,
+            first.options,
+            first.way,
         ):
-            wrong.append(f"{folder}: is of other data or ways than the first run; compare those of the same tasks")
+            wrong.append(
+                f"{folder}: is of other data or ways than the first run; compare those of the same tasks"
+            )
     if first.ways[0] != first.ways[1]:
         wrong.append(f"way={first.way}: each run must have been trained for one number of ways")
     elif first.ways[0] == 1:
         wrong.append(f"{first.dataset}: is regression, where there are no labels to ask for; take other runs")
-    elif config.counts > (size := n_pool(config, first.ways[0])):
+    elif config.n_asked > (size := n_pool(config, first.ways[0])):
         wrong.append(
-            f"rounds={config.rounds}, batch={config.batch}: {config.counts} labels, the pool has {size}; "
+            f"rounds={config.rounds}, batch={config.batch}: {config.n_asked} labels, the pool has {size}; "
             "lower `rounds` or `batch`, or raise `pool`"
         )
     if not wrong:
@@ -86,14 +109,18 @@ def check(config: LabelConfig, acquire: Sequence[str], runs: Mapping[str, RunCon
 def _unfit(config: LabelConfig, name: str, runs: Mapping[str, RunConfig]) -> Iterator[str]:
     """Say what keeps an acquisition from asking."""
     about = acquisition.get(name)
-    others = [one for one in acquisition.names() if not acquisition.get(one).needs_labels]
+    every = {one: acquisition.get(one) for one in acquisition.names() if one != "oracle"}
     if about.needs_labels and config.start == 0:
-        yield f"acquire={name} with start=0: nothing to be unsure with; raise `start`, or take {' or '.join(others)}"
+        able = " or ".join(one for one, its in every.items() if not its.needs_labels)
+        yield f"acquire={name} with start=0: nothing to be unsure with; raise `start`, or take {able}"
+    if about.learns is not None and config.rounds == 0:
+        yield f"acquire={name} with rounds=0: nothing to learn; raise `rounds`"
     for run in runs.values():
         head = algorithms.get(run.algorithm).head
         if about.heads and head not in about.heads:
-            able = [one for one in acquisition.names() if head in (acquisition.get(one).heads or (head,))]
-            yield f"acquire={name}: {run.algorithm} has no {' or '.join(about.heads)} head; take {', '.join(able)}"
+            lacking = " or ".join(HEADS[one] for one in about.heads)
+            able = ", ".join(one for one, its in every.items() if head in (its.heads or (head,)))
+            yield f"acquire={name}: {run.algorithm} has no {lacking}; take one of {able}"
 
 
 def task_of(config: LabelConfig, run: TaskConfig, split: Split, name: str) -> TaskConfig:

@@ -117,7 +117,9 @@ def _features(model: Model, block: Block) -> Tensor:
         around = task.support.x
         return normalised_alike(model.net, around).embed(model.meta["theta"], task.query.x)[0]
 
-    tasks = Task(Support(block.x[:, : block.n_around], block.pool_y), Query(block.x, block.query_y), block.query_y)
+    tasks = Task(
+        Support(block.x[:, : block.n_around], block.pool_y), Query(block.x, block.query_y), block.query_y
+    )
     size = vectorise.at_once(model.net, block.x.device)
     parts, _ = vectorise.in_parts(
         lambda part: vectorise.per_task_of(model, embed, vectorise.cut(tasks, part)), len(block.x), size

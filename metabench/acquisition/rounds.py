@@ -6,7 +6,7 @@ classes that have any, so that a learner meets neither a distractor nor a class 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
 
-from metabench import acquisition
 from metabench.acquisition import NO_CLASS, Acquisition, View
 from metabench.acquisition.config import LabelConfig
 from metabench.acquisition.pools import Block, blocks, normalised_alike
@@ -38,7 +37,7 @@ LEAST = -20.0
 class Labelled(NamedTuple):
     """What came of asking, before the first round and after each of R."""
 
-    score: NDArray[np.float64]  # [T, R + 1], accuracy of the queries
+    accuracy: NDArray[np.float64]  # [T, R + 1], of the queries
     classes: NDArray[np.int64]  # [T, R + 1], that have a label
     wasted: NDArray[np.int64]  # [T, R + 1], labels of distractors so far
     picked: NDArray[np.int64]  # [T, R * b], places in the pool, in turn
@@ -55,22 +54,23 @@ class Outlook(NamedTuple):
 
 
 def label(
-    model: Model, images: Tensor, tasks: FrozenTasks, names: Sequence[str], config: LabelConfig
+    model: Model, images: Tensor, tasks: FrozenTasks, rules: Mapping[str, Acquisition], config: LabelConfig
 ) -> Iterator[tuple[str, Labelled]]:
-    """Ask for labels in frozen tasks of one shape as each acquisition says, and score the learner on the way."""
+    """Ask for labels in frozen tasks of one shape as each acquisition says, and score the learner."""
     model, in_blocks = blocks(model, images, tasks, config)
-    for name in names:
+    for name, rule in rules.items():
         done = []
         for number, block in enumerate(in_blocks()):
             # What is drawn depends on nothing but the tasks and the acquisition, whatever the learner.
             generator = seeds.generator("label", tasks.hash, name, number)
             shape = (config.rounds, len(block.x), config.batch, block.pool_y.shape[1])
             noise = torch.rand(shape, generator=generator).clamp(1e-7, 1 - 1e-7).to(block.x)
-            done.append(_label(model, block, acquisition.get(name), config, noise))
+            done.append(ask(model, block, rule, config, noise))
         yield name, Labelled(*(np.concatenate(parts) for parts in zip(*done, strict=True)))
 
 
-def _label(model: Model, block: Block, rule: Acquisition, config: LabelConfig, noise: Tensor) -> Labelled:
+def ask(model: Model, block: Block, rule: Acquisition, config: LabelConfig, noise: Tensor) -> Labelled:
+    """Ask in the tasks of a block, with noise [R, T, b, M] for what is drawn."""
     revealed = torch.full_like(block.pool_y, HIDDEN)
     picked = block.pool_y[:, :0]
     rows = torch.arange(len(revealed), device=revealed.device)
@@ -78,13 +78,15 @@ def _label(model: Model, block: Block, rule: Acquisition, config: LabelConfig, n
     for number in range(config.rounds + 1):
         is_last = number == config.rounds
         look = outlook(model, block, rows, revealed, of_pool=rule.acquire is not None and not is_last)
-        figures.append(torch.stack([look.score, look.classes.to(look.score), _wasted(revealed).to(look.score)]))
+        figures.append(
+            torch.stack([look.score, look.classes.to(look.score), _wasted(revealed).to(look.score)])
+        )
         if is_last:
             break
         if rule.acquire is None:
             picks = _best_of_all(model, block, revealed, config.batch)
         else:
-            view = _view(model, block, revealed, picked, look)
+            view = view_of(model, block, revealed, picked, look)
             picks = vmap(partial(_acquire, rule, config.batch))(view, noise[number])
         revealed = revealed.scatter(1, picks, block.pool_y.gather(1, picks))
         picked = torch.cat([picked, picks], 1)
@@ -101,7 +103,7 @@ def _wasted(revealed: Tensor) -> Tensor:
     return (revealed == NO_CLASS).sum(-1)
 
 
-def _view(model: Model, block: Block, revealed: Tensor, picked: Tensor, look: Outlook) -> View:
+def view_of(model: Model, block: Block, revealed: Tensor, picked: Tensor, look: Outlook) -> View:
     """Show what may be seen of each task: leaves [T, ...]."""
     pool = look.x[:, block.n_start :]
     at = picked[..., None].expand(-1, -1, pool.shape[-1])

@@ -83,8 +83,13 @@ def _gain(a: Any, b: Any) -> stats.Paired:
 
 
 def is_sure(row: Mapping[str, Any]) -> bool:
-    """Tell whether the interval of a row's gain over the whole curve leaves out zero, all rows considered."""
+    """Tell whether a row is surely ahead of random, or behind, over the whole curve, all rows considered."""
     return row["p_holm"] is not None and row["p_holm"] < 1 - stats.CONFIDENCE
+
+
+def shown_p(p: float) -> str:
+    """Show a p with three digits."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,25 +6,27 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from rich.console import Console
 
 from metabench import PROTOCOL, acquisition, data
-from metabench.acquisition import REFERENCE, rounds, table
+from metabench.acquisition import REFERENCE, Acquisition, learning, rounds, table
 from metabench.acquisition import config as configs
 from metabench.acquisition.config import LabelConfig
 from metabench.api import bar
 from metabench.api.runs import Place, Run, load_splits
 from metabench.core import MetabenchError, Splits, utc_now
-from metabench.core.config import validated
+from metabench.core.config import TaskConfig, validated
 from metabench.core.device import pick
 from metabench.data.tasks import frozen
-from metabench.storage import files
+from metabench.storage import files, tensors
 from metabench.training import run as runs
+from metabench.training.vectorise import Model
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -109,9 +111,8 @@ def label_into(
     with files.lock(place):
         lines = _complete(place, described, names, config, splits, device, console)
         record = files.read_json(place / RECORD)
-        asked = [line for line in lines if line["run"] in described]
-        summarised = table.rows(asked, record["labels"], reach)
-        _write(place, summarised, asked)
+        summarised = table.rows(lines, record["labels"], reach)
+        _write(place, summarised, lines)
     return Labels(place, record, summarised)
 
 
@@ -131,29 +132,60 @@ def _complete(
     data.check(task, splits, [config.part])
     tasks = frozen.frozen(splits, config.part, task, config.tasks, POOLS[config.part])
     _claim(place, config, task.way, splits, tasks.hash)
-    lines = files.read_lines(place / SCORES)
+    lines: list[dict[str, Any]] = files.read_lines(place / SCORES)
     for folder, run in described.items():
         runs.refuse_other_data(Path(folder), splits)
         own = splits if run.network == first.network else load_splits(run.task, run.network, console)
         weights = hashlib.sha256((Path(folder) / files.WEIGHTS).read_bytes()).hexdigest()[:16]
-        lines = [line for line in lines if line["run"] != folder or line["weights"] == weights]
-        done = {line["acquire"] for line in lines if line["run"] == folder}
+        known_as = next((line["run"] for line in lines if line["weights"] == weights), folder)
+        lines = [line for line in lines if line["run"] != known_as or line["weights"] == weights]
+        done = {line["acquire"] for line in lines if line["weights"] == weights}
         missing = [name for name in names if name not in done]
-        if not missing:
-            continue
-        chosen = pick(device)
-        model = runs.open_run(Path(folder), own, chosen).model
-        if config.part == "meta_test":
-            opening = runs.opened(Path(folder), own, own) | {"out": place.absolute()}
-            files.append_line(Path(folder) / files.LABELLED, opening)
-        images = getattr(own, config.part).images.to(chosen)
-        for name, came in rounds.label(model, images, tasks, missing, config):
-            line = {"run": folder, "weights": weights, "algorithm": run.algorithm, "acquire": name}
-            line |= {"accuracy": came.score, "classes": came.classes, "wasted": came.wasted, "picked": came.picked}
-            lines.append(files.plain(line))
-            files.append_line(place / SCORES, line)
-            console.print(f"{folder}: {name}: {came.score[:, -1].mean():.2%} at the end", soft_wrap=True)
+        if missing:
+            about = {"run": known_as, "weights": weights, "algorithm": run.algorithm}
+            asking = Asking(place, Path(folder), run.task, own, config, pick(device))
+            for name, came in asking.labelled(tasks, missing, weights):
+                lines.append(files.plain({**about, "acquire": name, **came._asdict()}))
+                files.append_line(place / SCORES, lines[-1])
+                console.print(
+                    f"{folder}: {name}: {came.accuracy[:, -1].mean():.2%} at the end", soft_wrap=True
+                )
     return lines
+
+
+class Asking(NamedTuple):
+    """One run that labels are asked for."""
+
+    place: Path
+    folder: Path
+    task: TaskConfig
+    splits: Splits
+    config: LabelConfig
+    device: torch.device
+
+    def labelled(
+        self, tasks: frozen.FrozenTasks, names: Sequence[str], weights: str
+    ) -> Iterator[tuple[str, rounds.Labelled]]:
+        """Open the run, record that its meta-test was opened, learn what is learnt, and ask."""
+        model = runs.open_run(self.folder, self.splits, self.device).model
+        if self.config.part == "meta_test":
+            opening = runs.opened(self.folder, self.splits, self.splits) | {"out": self.place.absolute()}
+            files.append_line(self.folder / files.LABELLED, opening)
+        rules = {name: self.rule(name, model, weights) for name in names}
+        images = getattr(self.splits, self.config.part).images.to(self.device)
+        yield from rounds.label(model, images, tasks, rules, self.config)
+
+    def rule(self, name: str, model: Model, weights: str) -> Acquisition:
+        """Return an acquisition; one that is learnt with what it learnt, which the folder keeps."""
+        rule = acquisition.get(name)
+        if rule.learns is None:
+            return rule
+        path, split = self.place / f"{name}-{weights}.safetensors", self.splits.meta_train
+        if files.is_missing(path):
+            split = split._replace(images=split.images.to(self.device))
+            described = configs.task_of(self.config, self.task, split, f"meta_train of {self.splits.name}")
+            tensors.save(path, learning.learn(model, split, described, self.config), {"weights": weights})
+        return learning.bound(rule, tensors.load(path, self.device)[0], self.config)
 
 
 def _claim(place: Path, config: LabelConfig, way: Any, splits: Splits, tasks_hash: str) -> None:
@@ -173,7 +205,9 @@ def _claim(place: Path, config: LabelConfig, way: Any, splits: Splits, tasks_has
         files.write_json(path, record | now | files.environment())
         return
     before = files.read_json(path)
-    if different := [key for key, value in record.items() if before.get(key) != json.loads(json.dumps(value))]:
+    if different := [
+        key for key, value in record.items() if before.get(key) != json.loads(json.dumps(value))
+    ]:
         raise MetabenchError(
             f"{place}: holds labels asked for otherwise ({', '.join(different)}); choose another folder"
         )

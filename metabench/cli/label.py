@@ -47,7 +47,7 @@ def _gain(row: Mapping[str, Any]) -> tuple[str, str]:
     if row["p_holm"] is None:
         return "", ""
     difference, low, high = (100 * one for one in row["area_gain"][:3])
-    return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]", f"{row['p_holm']:.3f}"
+    return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]", table.shown_p(row["p_holm"])
 
 
 def _words(labels: labelling.Labels, reach: float) -> Iterator[str]:

@@ -204,7 +204,7 @@ class Algorithm(NamedTuple):
     inner_steps: tuple[str, ...] = ()  # settings; the first that is not negative counts evaluation's steps
     inner_rates: InnerRates | None = None
     has_recompute: bool = False  # whether its setting `recompute` has an effect
-    # how logits follow from features: "linear", weights times them; "prototypes", squared distances; None: otherwise
+    # how logits follow from features: "linear"; "prototypes", by squared distances; None: in another way
     head: str | None = None
     # whether adapt and predict see an example through net.embed(meta["theta"], .) alone
     is_of_features: bool = False

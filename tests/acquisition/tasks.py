@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metabench import algorithms
-from metabench.acquisition import View
+from metabench import acquisition, algorithms
+from metabench.acquisition import Acquisition, View, learning
 from metabench.acquisition.config import LabelConfig, task_of
-from metabench.core import Splits, seeds
+from metabench.acquisition.functions import learned
+from metabench.core import Splits, seeds, trees
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen
 from metabench.training import loop
@@ -27,7 +28,9 @@ def untrained(name: str, splits: Splits, network: NetworkConfig = GROUP, **value
     """Build a learner as it starts."""
     known = {field for field in ("inner_steps", "inner_lr") if field in vars(algorithms.hparams(name, {}))}
     steps = {"inner_steps": 2} if "inner_steps" in known else {}
-    config = small.config(name).model_copy(update={"hyperparameters": {**steps, **values}, "network": network})
+    config = small.config(name).model_copy(
+        update={"hyperparameters": {**steps, **values}, "network": network}
+    )
     learner = loop.build(config, splits)
     return loop.model(learner, loop.start(config, learner))
 
@@ -36,6 +39,15 @@ def drawn(splits: Splits, config: LabelConfig) -> frozen.FrozenTasks:
     """Draw the tasks that a configuration asks for."""
     task = task_of(config, small.TASK, splits.meta_test, "small")
     return frozen.frozen(splits, "meta_test", task, config.tasks, "test")
+
+
+def rule(name: str, n_ways: int = 3, dtype: torch.dtype = torch.float32) -> Acquisition:
+    """Look an acquisition up; one that is learnt as it starts."""
+    about = acquisition.get(name)
+    if about.learns is None:
+        return about
+    weights = learned.init(n_ways, seeds.generator("untrained"))
+    return learning.bound(about, {key: leaf.to(dtype) for key, leaf in trees.items(weights)}, CONFIG)
 
 
 def view(n_pool: int = 12, n_seen: int = 4, n_ways: int = 3, width: int = 5, seed: int = 0) -> View:

@@ -21,7 +21,7 @@ from metabench.training.vectorise import Model
 from tests.acquisition import tasks
 
 BLIND = [name for name in acquisition.names() if name != "oracle"]
-CLASSIFIERS = [name for name in algorithms.names("classification")]
+CLASSIFIERS = algorithms.names("classification")
 BATCH = NetworkConfig(width=4, norm="batch", batch_norm="transductive")
 
 
@@ -46,7 +46,8 @@ def ask(
 ) -> dict[str, Labelled]:
     """Let acquisitions ask in small tasks."""
     model = model or tasks.untrained("protonet", splits)
-    return dict(rounds.label(model, splits.meta_test.images, tasks.drawn(splits, config), names, config))
+    rules = {name: tasks.rule(name) for name in names}
+    return dict(rounds.label(model, splits.meta_test.images, tasks.drawn(splits, config), rules, config))
 
 
 def block_of(splits: Splits, model: Model, config: LabelConfig = tasks.CONFIG) -> tuple[Model, Block]:
@@ -60,12 +61,12 @@ def block_of(splits: Splits, model: Model, config: LabelConfig = tasks.CONFIG) -
 def test_with_the_whole_pool_labelled_all_acquisitions_are_equal(
     splits: Splits, network: NetworkConfig
 ) -> None:
-    """Batch norm moments that came from the labelled examples would tell in which order they were asked for."""
+    """Moments of batch norm that came from the labelled would differ by what was asked for first."""
     config = tasks.CONFIG.model_copy(update={"pool": 2, "distractors": 1, "rounds": 4, "batch": 2})
     labelled = ask(splits, acquisition.names(), config, tasks.untrained("protonet", splits, network))
     for name, each in labelled.items():
-        assert np.array_equal(each.score[:, 0], labelled[REFERENCE].score[:, 0]), name
-        assert np.array_equal(each.score[:, -1], labelled[REFERENCE].score[:, -1]), name
+        assert np.array_equal(each.accuracy[:, 0], labelled[REFERENCE].accuracy[:, 0]), name
+        assert np.array_equal(each.accuracy[:, -1], labelled[REFERENCE].accuracy[:, -1]), name
         assert (each.wasted[:, -1] == 2).all()
         assert [sorted(row) for row in each.picked.tolist()] == [list(range(8))] * 6
 
@@ -76,7 +77,7 @@ def test_before_the_first_label_the_learner_is_the_one_that_a_test_scores(splits
     for name in ("protonet", "maml"):
         model = tasks.untrained(name, splits)
         plain = evaluate.evaluate(model, splits.meta_test.images, tasks.drawn(splits, config))
-        assert np.allclose(ask(splits, ["random"], config, model)["random"].score[:, 0], plain.score)
+        assert np.allclose(ask(splits, ["random"], config, model)["random"].accuracy[:, 0], plain.score)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -86,10 +87,10 @@ def test_every_learner_goes_with_labels_and_distractors_and_classes_without_any(
     config = tasks.CONFIG.model_copy(update={"start": 0, "rounds": 2, "batch": 2, "tasks": 3})
     network = NetworkConfig(name="mlp", width=4, norm="batch")
     (labelled,) = ask(splits, ["random"], config, tasks.untrained(name, splits, network)).values()
-    assert np.allclose(labelled.score[:, 0], 1 / 3)
-    assert np.isfinite(labelled.score).all()
+    assert np.allclose(labelled.accuracy[:, 0], 1 / 3)
+    assert np.isfinite(labelled.accuracy).all()
     # Of a class without a label no query is right.
-    assert (labelled.score <= np.maximum(labelled.classes / 3, 1 / 3) + 1e-9).all()
+    assert (labelled.accuracy <= np.maximum(labelled.classes / 3, 1 / 3) + 1e-9).all()
 
 
 @pytest.mark.parametrize("name", [one for one in CLASSIFIERS if algorithms.get(one).is_of_features])
@@ -100,11 +101,11 @@ def test_a_learner_of_features_says_the_same_of_pictures(
     """In float64, so that no tie falls otherwise."""
     model = tasks.untrained(name, splits, network)
     config = tasks.CONFIG.model_copy(update={"tasks": 3})
-    by_features = ask(splits, ["k_centre", "oracle"], config, model)
+    by_features = ask(splits, ["k_centre", "oracle", "learned"], config, model)
     of_pictures = model._replace(algorithm=model.algorithm._replace(is_of_features=False))
-    for one, each in ask(splits, ["k_centre", "oracle"], config, of_pictures).items():
+    for one, each in ask(splits, ["k_centre", "oracle", "learned"], config, of_pictures).items():
         assert np.array_equal(each.picked, by_features[one].picked)
-        assert np.array_equal(each.score, by_features[one].score)
+        assert np.array_equal(each.accuracy, by_features[one].accuracy)
 
 
 @pytest.mark.parametrize("name", [one for one in CLASSIFIERS if algorithms.get(one).head is not None])
@@ -157,21 +158,21 @@ def test_labels_that_were_not_revealed_change_no_choice(splits: Splits, name: st
     config = tasks.CONFIG.model_copy(update={"tasks": 4})
     model, block = block_of(splits, tasks.untrained("protonet", splits), config)
     noise = torch.rand(3, 4, 1, block.pool_y.shape[1], generator=torch.Generator().manual_seed(0))
-    rule = acquisition.get(name)
-    honest = rounds._label(model, block, rule, config, noise)
+    rule = tasks.rule(name)
+    honest = rounds.ask(model, block, rule, config, noise)
     picked = torch.from_numpy(honest.picked)
     poisoned = ((block.pool_y + 2) % 3).scatter(1, picked, block.pool_y.gather(1, picked))
-    other = rounds._label(model, block._replace(pool_y=poisoned), rule, config, noise)
+    other = rounds.ask(model, block._replace(pool_y=poisoned), rule, config, noise)
     assert np.array_equal(other.picked, honest.picked)
-    assert np.array_equal(other.score, honest.score)
+    assert np.array_equal(other.accuracy, honest.accuracy)
 
 
 def test_the_oracle_is_ahead_of_all_after_one_label(splits: Splits) -> None:
     config = tasks.CONFIG.model_copy(update={"rounds": 1})
     labelled = ask(splits, acquisition.names(), config)
     for name, each in labelled.items():
-        assert (labelled["oracle"].score[:, 1] >= each.score[:, 1]).all(), name
-    assert (labelled["oracle"].score[:, 1] >= labelled["oracle"].score[:, 0]).all()
+        assert (labelled["oracle"].accuracy[:, 1] >= each.accuracy[:, 1]).all(), name
+    assert (labelled["oracle"].accuracy[:, 1] >= labelled["oracle"].accuracy[:, 0]).all()
 
 
 @pytest.mark.parametrize(("skew", "counts"), [(1.0, [4, 4, 4]), (4.0, [4, 2, 1])])
@@ -192,7 +193,9 @@ def test_a_pool_holds_other_pictures_of_the_classes_in_random_order(splits: Spli
     pool = block.x[:, block.n_start : block.n_around].flatten(2)
     rest = torch.cat([block.x[:, : block.n_start], block.x[:, block.n_around :]], 1).flatten(2)
     assert float(torch.cdist(pool, rest).min()) > 0
-    means = torch.stack([block.x[:, block.n_around :].flatten(2)[:, 3 * k : 3 * k + 3].mean(1) for k in range(3)], 1)
+    means = torch.stack(
+        [block.x[:, block.n_around :].flatten(2)[:, 3 * k : 3 * k + 3].mean(1) for k in range(3)], 1
+    )
     nearest = torch.cdist(pool, means).argmin(-1)
     is_ours = block.pool_y >= 0
     assert torch.equal(nearest[is_ours], block.pool_y[is_ours])
