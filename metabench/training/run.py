@@ -324,14 +324,15 @@ def test_run(
     if split.has_group:
         scored |= fairness.counted(run.model, splits, run.config.task, split.images, tasks)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
-    result = _opened(folder, splits, tested) | scored
+    result = opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result
 
 
-def _opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
+def opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
     """Describe the opening of data's meta-test: which, when, for what time, and by which code."""
     before = [_read_opening(path) for path in folder.glob("test*.json")]
+    before += files.read_lines(folder / files.LABELLED)
     same = [one for one in before if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint]
     return {
         "protocol": PROTOCOL,
