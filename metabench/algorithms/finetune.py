@@ -200,6 +200,7 @@ ALGORITHMS = {
         "copies are additions. " + COPIES,
         inner_steps=("inner_steps",),
         compares=lambda h: h.classifier == "prototype",
+        head="linear",
     ),
     "baseline_pp": Algorithm(
         hparams=CosineSettings,

@@ -11,6 +11,7 @@ from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes
 from metabench.stats.conformal import most_coverage, temperature, threshold
 from metabench.stats.crossed import CONFIDENCE, Floats
 from metabench.stats.domains import domain_interval, paired_domains
+from metabench.stats.fairness import count, hypervolume, measures, n_defined, thresholds
 from metabench.stats.intervals import (
     CLASSES,
     FEW_SEEDS,
@@ -48,12 +49,16 @@ __all__ = [
     "Scale",
     "bounds",
     "class_interval",
+    "count",
     "design",
     "domain_interval",
     "holm",
+    "hypervolume",
     "influences",
     "mean_interval",
+    "measures",
     "most_coverage",
+    "n_defined",
     "p_best",
     "paired",
     "paired_classes",
@@ -66,5 +71,6 @@ __all__ = [
     "tasks_half_width",
     "temperature",
     "threshold",
+    "thresholds",
     "weighed",
 ]

@@ -21,7 +21,18 @@ from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
-from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training import (
+    calibration,
+    cost,
+    diagnostics,
+    evaluate,
+    fairness,
+    inputs,
+    loop,
+    mosaic,
+    resume,
+    unlabelled,
+)
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
@@ -216,10 +227,9 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
-        source = sampling.pool(
-            splits.meta_train._replace(images=images), run.config.task, run.config.task.query
-        )
-        loop.check_kernels(run.config, run.model, source)
+        config, part = run.config, splits.meta_train._replace(images=images)
+        source = sampling.training_pool(part, config.task, config.seed)
+        loop.check_kernels(config, run.model, source)
     return run
 
 
@@ -312,15 +322,18 @@ def test_run(
     images = tested.meta_test.images.to(device)
     tested = tested._replace(meta_test=tested.meta_test._replace(images=images))
     scored = _scored(run, tested, tasks, calibration.of([folder]), traces)
+    if tested.meta_test.has_group:
+        scored |= fairness.counted(run.model, splits, run.config.task, images, tasks)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, images, tasks)
-    result = _opened(folder, splits, tested) | scored
+    result = opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result
 
 
-def _opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
+def opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
     """Describe the opening of data's meta-test: which, when, for what time, and by which code."""
     before = [_read_opening(path) for path in folder.glob("test*.json")]
+    before += files.read_lines(folder / files.LABELLED)
     same = [one for one in before if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint]
     return {
         "protocol": PROTOCOL,
@@ -345,7 +358,7 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
         )
-    here, there = (frozen.input_shape(one.meta_test.images, one.kind) for one in (splits, tested))
+    here, there = (frozen.input_shape(one.meta_test, one.kind) for one in (splits, tested))
     if here != there:
         takes, has = ("x".join(map(str, shape)) for shape in (here, there))
         raise MetabenchError(
@@ -416,10 +429,11 @@ def _scored(
         **_zero_step(run, split, tasks),
         **(
             {}
-            if tested.confusion is None
+            if tested.confusion is None or split.labels  # a row of these is a task, and no class
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
         **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if data.shares_classes else {}),
+        **unlabelled.compare(run.model, split.images, tasks),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metabench.core import MetabenchError, Split
+from metabench.core import MetabenchError, Split, seeds
 from metabench.core.config import TaskConfig
 
 TRIES = 100
@@ -24,7 +24,13 @@ class Shape(NamedTuple):
     most_shots: int = 0  # of a class, where they are unbalanced; 0: every class has `shot`
     unlabelled: int = 0  # examples without a label, of each class of the task and of each distractor
     distractors: int = 0  # classes of which a task has unlabelled examples only
+    columns: int = 0  # of a row that is a task: how many say label and group; 0: a row is a class
     outputs: int = 0  # labels there are, where they are fixed; 0: as many as ways
+
+    @property
+    def n_rows(self) -> int:
+        """Return how many rows of the split a task is drawn from: a class each, or the one that it is."""
+        return 1 if self.columns else self.way
 
     @property
     def n_labels(self) -> int:
@@ -66,6 +72,8 @@ class Pool(NamedTuple):
     rows: Tensor | None = None
     pairs: tuple[tuple[int, int], ...] = ()  # domains of support and query that share enough names
     chances: Tensor | None = None  # of each group or pair
+    # bool [class, example]: support and query are of these, what is unlabelled of the rest; None: no matter
+    labelled: Tensor | None = None
     labels: Tensor | None = None  # int64 [class], where labels are fixed
 
     @property
@@ -75,10 +83,15 @@ class Pool(NamedTuple):
 
 
 def shapes(
-    task: TaskConfig, query: int, n_tasks: int, generator: Generator, outputs: int = 0
+    task: TaskConfig, query: int, n_tasks: int, generator: Generator, columns: int = 0, outputs: int = 0
 ) -> list[tuple[Shape, Tensor]]:
-    """Draw the ways and shots of T tasks; return each shape that occurs with the positions of its tasks."""
-    rest = (query, task.most_shots or 0, task.unlabelled, task.distractors, outputs)
+    """Draw the ways and shots of T tasks; return each shape that occurs with the positions of its tasks.
+
+    Args:
+        columns: as `Split.n_columns`.
+        outputs: as `Pool.outputs`.
+    """
+    rest = (query, task.most_shots or 0, task.unlabelled, task.distractors, columns, outputs)
     (low, high), (fewest, most) = task.ways, task.shots
     if low == high and fewest == most:
         return [(Shape(low, fewest, *rest), torch.arange(n_tasks))]
@@ -172,6 +185,24 @@ def _has_enough(split: Split, task: TaskConfig, query: int) -> Tensor:
     return torch.tensor(left) >= query
 
 
+def training_pool(split: Split, task: TaskConfig, seed: int) -> Pool:
+    """Prepare meta-train: the examples that have a label are the same in all of a run's tasks."""
+    source = pool(split, task, task.query)
+    if task.labelled == 1:
+        return source
+    n_classes, n_examples = split.images.shape[:2]
+    counts = torch.full((n_classes,), n_examples) if split.counts is None else split.counts
+    chosen = _examples(seeds.generator("labelled", seed), split, torch.arange(n_classes), n_examples)
+    n_first = torch.tensor([n_labelled(count, task.labelled) for count in counts.tolist()])
+    is_first = torch.arange(n_examples) < n_first[:, None]
+    return source._replace(labelled=torch.zeros_like(is_first).scatter(1, chosen, is_first))
+
+
+def n_labelled(n_examples: int, share: float) -> int:
+    """Return how many examples of a class have a label."""
+    return round(n_examples * share)
+
+
 def left_out(split: Split, task: TaskConfig, query: int) -> list[str]:
     """Name the domains that no task is drawn from, as they have too few classes of enough examples."""
     has_enough = _has_enough(split, task, query).tolist()
@@ -202,19 +233,19 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
 
     No class that is drawn has fewer examples than support, query and unlabelled need together.
     """
-    split, (n_classes, n_examples) = source.split, source.split.images.shape[:2]
-    n_drawn = shape.way + shape.distractors
+    split, n_drawn = source.split, shape.n_rows + shape.distractors
+    labelled = source.labelled
+    rest = None if labelled is None else ~labelled
     query_classes = None
     if source.domains == "across":
         drawn, queries = _across(generator, source, n_drawn, n_tasks)
         query_classes = queries[:, : shape.way]
     else:
-        drawn = _classes(generator, source, n_classes, n_drawn, n_tasks)
-    classes, others = drawn[:, : shape.way], drawn[:, shape.way :]
-    n_needed = shape.max_shots + shape.query + shape.unlabelled
-    examples = _examples(generator, split, n_examples, classes, n_needed)
+        drawn = _classes(generator, source, n_drawn, n_tasks)
+    classes, others = drawn[:, : shape.n_rows], drawn[:, shape.n_rows :]
+    examples = _of_classes(generator, source, shape, classes)
     if query_classes is not None and shape.query:
-        queries = _examples(generator, split, n_examples, query_classes, shape.query)
+        queries = _examples(generator, split, query_classes, shape.query, labelled)
         examples = torch.cat(
             [examples[..., : shape.max_shots], queries, examples[..., shape.max_shots + shape.query :]], -1
         )
@@ -225,7 +256,7 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
         n_unlabelled = n_drawn * shape.unlabelled
         indices = indices._replace(
             distractors=others,
-            distractor_examples=_examples(generator, split, n_examples, others, shape.unlabelled),
+            distractor_examples=_examples(generator, split, others, shape.unlabelled, rest),
             order=torch.rand(n_tasks, n_unlabelled, generator=generator).argsort(1),
         )
     if source.labels is not None:
@@ -233,8 +264,17 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
     return indices if split.groups is None else _apart(generator, source, shape, indices)
 
 
-def _classes(generator: Generator, source: Pool, n_classes: int, n_drawn: int, n_tasks: int) -> Tensor:
-    keys = torch.rand(n_tasks, n_classes, generator=generator)
+def _of_classes(generator: Generator, source: Pool, shape: Shape, classes: Tensor) -> Tensor:
+    """Draw what a task has of each of its classes: support, query and unlabelled."""
+    n_needed, labelled = shape.max_shots + shape.query, source.labelled
+    if labelled is None:
+        return _examples(generator, source.split, classes, n_needed + shape.unlabelled)
+    parts = ((n_needed, labelled), (shape.unlabelled, ~labelled))
+    return torch.cat([_examples(generator, source.split, classes, *part) for part in parts], -1)
+
+
+def _classes(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> Tensor:
+    keys = torch.rand(n_tasks, len(source.split.images), generator=generator)
     weights = source.split.weights
     if weights is not None:
         # Efraimidis and Spirakis 2006: the largest u^(1/w) are a sample without replacement by weight.
@@ -256,11 +296,23 @@ def _across(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> t
     return first.gather(1, names), second.gather(1, names)
 
 
-def _examples(generator: Generator, split: Split, n_examples: int, classes: Tensor, n_drawn: int) -> Tensor:
+def _examples(
+    generator: Generator, split: Split, classes: Tensor, n_drawn: int, allowed: Tensor | None = None
+) -> Tensor:
+    n_examples = split.images.shape[1]
     scores = torch.rand(*classes.shape, n_examples, generator=generator)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed[classes], -1)  # below every draw, so that topk takes them last
     if split.counts is not None:
         is_missing = torch.arange(n_examples) >= split.counts[classes][..., None]
-        scores = scores.masked_fill(is_missing, -1)  # below every draw, so that topk takes them last
+        scores = scores.masked_fill(is_missing, -1)
+    if split.labels:
+        # Learners that compare with examples of each label need one; else it is the draw that it would be.
+        labels = split.images[classes, :, -split.n_columns].to(scores.device)
+        for label in range(len(split.labels)):
+            is_of = (labels == label) & (scores >= 0)
+            first = scores.where(is_of, -1.0).argmax(-1, keepdim=True)
+            scores = scores.scatter_add(-1, first, torch.ones_like(scores[..., :1]))
     # Where there are too few, the last are to be replaced by another domain's.
     n_there = min(n_drawn, n_examples)
     return F.pad(scores.topk(n_there).indices, (0, n_drawn - n_there))
@@ -276,6 +328,8 @@ def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices) -
         asked = some.classes if some.query_classes is None else some.query_classes
         scores = torch.rand(*asked.shape, n_examples, generator=generator)
         is_barred = _is_shown(split, shape, some, asked)
+        if source.labelled is not None:
+            is_barred = is_barred | ~source.labelled[asked]
         if split.counts is not None:
             is_barred = is_barred | (torch.arange(n_examples) >= split.counts[asked][..., None])
         best = scores.masked_fill(is_barred, -1).topk(shape.query)
@@ -283,7 +337,7 @@ def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices) -
         left = left[(best.values < 0).flatten(1).any(1)]
         if not len(left):
             return indices._replace(examples=examples)
-        examples[left] = _examples(generator, split, n_examples, indices.classes[left], examples.shape[2])
+        examples[left] = _of_classes(generator, source, shape, indices.classes[left])
     name = split.classes[int(indices.classes[left[0], 0])]
     raise MetabenchError(
         f"group: in {TRIES} draws of {name!r} and others, too few examples are of a group that is not in the "
