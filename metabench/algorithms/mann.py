@@ -155,13 +155,13 @@ ALGORITHMS = {
         optimizer=optim.descend,
         check=check,
         also_called=("Memory-Augmented Neural Network",),
-        reference="Santoro et al. 2016, arXiv 1605.06065, section 3: an LSTM and a memory with least recently "
-        "used access, which are shown a label one step after its example. Deviations: the loss is that of "
-        "queries, each of which ends a sequence of its own, and not of every step, whose labels are partly "
-        "known by how often each was shown; the example before is seen again beside its label, by the heads "
-        "past the controller, too; what is written is a vector of its own, not the key; the n-th head writes "
-        "over the n-th least used row alone; cosine_scale sharpens reading, and 1 is as published; examples "
-        "are embedded by the network and come in the order of their sums, so that the support set's own "
-        "order does not matter.",
+        reference="Santoro et al. 2016, arXiv 1605.06065, section 3: an LSTM and a memory with least "
+        "recently used access, which are shown a label one step after its example. Deviations: the loss is "
+        "that of queries, each of which ends a sequence of its own, and not of every step, whose labels are "
+        "partly known by how often each was shown; the example before is seen again beside its label, by the "
+        "heads past the controller, too; what is written is a vector of its own, not the key; the n-th head "
+        "writes over the n-th least used row alone; cosine_scale sharpens reading, and 1 is as published; "
+        "examples are embedded by the network and come in the order of their sums, so that the support "
+        "set's own order does not matter.",
     )
 }
