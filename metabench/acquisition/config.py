@@ -12,7 +12,6 @@ from metabench.core import MetabenchError, Split
 from metabench.core.config import MOST_DRAWN, MOST_EXAMPLES, MOST_TASKS, RunConfig, TaskConfig, attempt
 from metabench.core.config.base import Model
 
-
 HEADS = {"linear": "linear head", "prototypes": "prototypes"}
 """What `Algorithm.head` may say, in words."""
 
