@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metabench.core import MetabenchError, Split, Splits, plugins
-from metabench.core.config import TaskConfig, allowed, folded, setting_problem, settings
+from metabench.core import GROUPED, MetabenchError, Split, Splits, plugins
+from metabench.core.config import SEPARATE, TaskConfig, allowed, folded, setting_problem, settings
 from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
 
@@ -35,6 +35,8 @@ class Dataset(NamedTuple):
     is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
     # options, which may be wrong -> classification or regression
     kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
+    # options, which may be wrong -> whether it is known of each example who is protected
+    has_group: Callable[[Mapping[str, Any]], bool] = lambda options: False
     has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     # whether its options `size` and, where it is there, `channels` say how pictures are made, and no more
     is_resizable: bool = False
@@ -127,6 +129,11 @@ def outline(dataset: Dataset | None, options: Mapping[str, Any]) -> tuple[str, t
     kind = "classification" if dataset is None else dataset.kind_of(options)
     is_of_pictures = kind == "classification" and (dataset is None or dataset.has_pictures)
     return kind, (1, 28, 28) if is_of_pictures else (1,)
+
+
+def kinds(dataset: Dataset, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the kinds of learners that can learn a data set, before files are read."""
+    return (dataset.kind_of(options), GROUPED) if dataset.has_group(options) else (dataset.kind_of(options),)
 
 
 def file_name(dataset: str) -> str:
@@ -222,7 +229,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     usual = TaskConfig(dataset=name)
     wrong += [
         f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
-        for key in ("most_shots", "unlabelled", "distractors", "domains")
+        for key in ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains")
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
@@ -268,6 +275,7 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         parts: the splits that tasks are drawn from.
     """
     wrong = task_problems(task, splits.name, splits.kind)
+    wrong += _label_problems(task, splits)
     if wrong:
         raise MetabenchError("\n".join(wrong))
     for part in parts:
@@ -275,32 +283,88 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         wrong += _size_problems(task, split, part, splits.name)
         if not wrong:
             try:
-                sampling.pool(split, task)
+                sampling.pool(split, task if part == "meta_train" else task.evaluated)
             except MetabenchError as error:
                 wrong.append(f"{part}: {error}")
     if wrong:
         raise MetabenchError("\n".join(wrong))
 
 
+def _label_problems(task: TaskConfig, splits: Splits) -> list[str]:
+    """Say what is wrong with a task whose examples have labels of their own, if they have."""
+    labels = splits.meta_train.labels
+    if not labels:
+        return []
+    wrong = []
+    if task.ways != (len(labels),) * 2:
+        wrong.append(
+            f"way={task.way}: every task of {splits.name} has the labels {', '.join(labels)}; set way to "
+            f"{len(labels)}"
+        )
+    if task.shots[0] < len(labels):
+        wrong.append(
+            f"shot={task.shot}: is rows of a task here, one of each label among them; raise it to "
+            f"{len(labels)} or more"
+        )
+    usual = TaskConfig(dataset=splits.name)
+    return wrong + [
+        f"{key}={getattr(task, key)}: an example of {splits.name} has its own label; this is for tasks of "
+        "classes; leave it out"
+        for key in ("most_shots", "unlabelled", "distractors", "domains")
+        if getattr(task, key) != getattr(usual, key)
+    ]
+
+
 def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list[str]:
     wrong = []
     n_classes, n_examples = split.images.shape[:2]
-    smallest = ""
+    is_training, smallest = part == "meta_train", ""
+    each, cure = ("rows a task", ", or raise smallest") if split.labels else ("examples a class", "")
     if split.counts is not None:
         n_examples = int(split.counts.min())
-        smallest = f" in class {split.classes[int(split.counts.argmin())]!r}"
-    way = task.ways[1]
-    if way + task.distractors > n_classes:
-        more = f" and distractors={task.distractors}" if task.distractors else ""
-        lower = "way or distractors" if task.distractors else "way"
+        what = "task" if split.labels else "class"
+        smallest = f" in {what} {split.classes[int(split.counts.argmin())]!r}"
+    drawn, way = task if is_training else task.evaluated, task.ways[1]
+    keys = ("unlabelled", "distractors")
+    unlabelled, distractors = (
+        key if is_training or getattr(task, f"test_{key}") is None else f"test_{key}" for key in keys
+    )
+    if (1 if split.labels else way) + drawn.distractors > n_classes:
+        more = f" and {distractors}={drawn.distractors}" if drawn.distractors else ""
+        lower = f"way or {distractors}" if drawn.distractors else "way"
         wrong.append(f"way={way}{more}: {part} of {name} has only {n_classes} classes; lower {lower}")
     shots = {"most_shots": task.most_shots} if task.most_shots else {"shot": task.shots[1]}
-    needed = {**shots, QUERIES[part]: getattr(task, QUERIES[part]), "unlabelled": task.unlabelled}
-    needed = {key: number for key, number in needed.items() if number}
+    needed = {**shots, QUERIES[part]: getattr(task, QUERIES[part])}
+    beside = {unlabelled: drawn.unlabelled} if drawn.unlabelled else {}
+    if drawn.labelled < 1:
+        return wrong + _share_problems(drawn.labelled, n_examples, needed, beside, f"{name}{smallest}")
+    needed |= beside
     if sum(needed.values()) > n_examples:
-        asked = " and ".join(f"{key}={number}" for key, number in needed.items())
         wrong.append(
-            f"{asked} need {sum(needed.values())} examples a class: {part} of {name} has only "
-            f"{n_examples}{smallest}; lower {' or '.join(needed)}"
+            f"{_listed(needed)} need {sum(needed.values())} {each}: {part} of {name} has only "
+            f"{n_examples}{smallest}; lower {' or '.join(needed)}{cure}"
         )
     return wrong
+
+
+def _share_problems(
+    share: float, n_examples: int, needed: Mapping[str, int], beside: Mapping[str, int], where: str
+) -> list[str]:
+    """Say where a class has too few examples with a label, or too few without one."""
+    n_labelled = sampling.n_labelled(n_examples, share)
+    rest, wrong = n_examples - n_labelled, []
+    if sum(needed.values()) > n_labelled:
+        wrong.append(
+            f"labelled={share}: {where} has {n_labelled} labelled examples a class; {_listed(needed)} need "
+            f"{sum(needed.values())}; lower {' or '.join(needed)}, or raise labelled"
+        )
+    if sum(beside.values()) > rest:
+        wrong.append(
+            f"labelled={share}: {where} has {rest} examples a class without a label; {_listed(beside)} needs "
+            f"more; lower {' or '.join(beside)} or labelled"
+        )
+    return wrong
+
+
+def _listed(values: Mapping[str, int]) -> str:
+    return " and ".join(f"{key}={value}" for key, value in values.items())

@@ -83,7 +83,7 @@ def build(config: RunConfig, splits: Splits) -> Learner:
 def build_for(config: RunConfig, about: Inputs) -> Learner:
     """Do the same of what is known of the data alone."""
     algorithm = algorithms.get(config.algorithm)
-    if about.kind not in algorithm.kinds:
+    if not {*about.kinds} & {*algorithm.kinds}:
         raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
@@ -127,7 +127,7 @@ def train(
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
     meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))
-    source = sampling.pool(meta_train, config.task)
+    source = sampling.training_pool(meta_train, config.task, config.seed)
     val_images = splits.meta_validation.images.to(device)
     val_tasks = frozen.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
     if meta_train.images.device.type != "cpu":
@@ -240,7 +240,9 @@ def _drawn(config: RunConfig, h: Any, source: Pool, step: int, n_tasks: int) -> 
     generator = seeds.generator("meta-train", config.seed, step)
     distortion = seeds.generator("augment", config.seed, step)
     groups = []
-    for shape, positions in sampling.shapes(config.task, config.task.query, n_tasks, generator):
+    for shape, positions in sampling.shapes(
+        config.task, config.task.query, n_tasks, generator, source.split.n_columns
+    ):
         indices = sampling.sample(generator, source, shape, len(positions))
         drawn = frozen.gather(source.split.images, indices, shape)
         groups.append(augment.tasks(drawn, h, config.task.augment, distortion))

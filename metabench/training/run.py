@@ -21,7 +21,18 @@ from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
-from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training import (
+    calibration,
+    cost,
+    diagnostics,
+    evaluate,
+    fairness,
+    inputs,
+    loop,
+    mosaic,
+    resume,
+    unlabelled,
+)
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
@@ -216,8 +227,9 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
-        source = sampling.pool(splits.meta_train._replace(images=images), run.config.task)
-        loop.check_kernels(run.config, run.model, source)
+        config, part = run.config, splits.meta_train._replace(images=images)
+        source = sampling.training_pool(part, config.task, config.seed)
+        loop.check_kernels(config, run.model, source)
     return run
 
 
@@ -309,6 +321,8 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
+    if split.has_group:
+        scored |= fairness.counted(run.model, splits, run.config.task, split.images, tasks)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
     result = opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
@@ -343,7 +357,7 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
         )
-    here, there = (frozen.input_shape(one.meta_test.images, one.kind) for one in (splits, tested))
+    here, there = (frozen.input_shape(one.meta_test, one.kind) for one in (splits, tested))
     if here != there:
         takes, has = ("x".join(map(str, shape)) for shape in (here, there))
         raise MetabenchError(
@@ -411,10 +425,11 @@ def _scored(
         "class_names": split.classes,
         **(
             {}
-            if tested.confusion is None
+            if tested.confusion is None or split.labels  # a row of these is a task, and no class
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
         **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
+        **unlabelled.compare(run.model, split.images, tasks),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),

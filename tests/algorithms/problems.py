@@ -8,7 +8,20 @@ import torch
 import torch.nn.functional as F
 
 from metabench import algorithms, nets
-from metabench.core import Net, Objective, Query, Split, Support, Task, Tree, objectives, seeds, trees
+from metabench.core import (
+    GroupedQuery,
+    GroupedSupport,
+    Net,
+    Objective,
+    Query,
+    Split,
+    Support,
+    Task,
+    Tree,
+    objectives,
+    seeds,
+    trees,
+)
 from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.data.tasks import frozen, sampling
 
@@ -73,13 +86,17 @@ def smooth_network(batch_norm: str = "transductive") -> Net:
     )
 
 
-def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
-    """Draw tasks from seeded noise images whose classes differ in their mean image."""
+def tasks(n_tasks: int = 4, device: str = "cpu", **beside: int) -> Task:
+    """Draw tasks from seeded noise images whose classes differ in their mean image.
+
+    Args:
+        beside: unlabelled images of each class, and distractors.
+    """
     generator = seeds.generator("problem")
     prototypes = torch.rand(CLASSES, 1, 1, SIZE, SIZE, generator=generator)
     noise = torch.rand(CLASSES, 6, 1, SIZE, SIZE, generator=generator)
     images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8).to(device)
-    shape, names = sampling.Shape(WAY, SHOT, QUERY), tuple(map(str, range(CLASSES)))
+    shape, names = sampling.Shape(WAY, SHOT, QUERY, **beside), tuple(map(str, range(CLASSES)))
     source = sampling.pool(Split(images, names, ("noise",) * CLASSES), TaskConfig(dataset="noise"))
     return double(frozen.gather(images, sampling.sample(generator, source, shape, n_tasks), shape))
 
@@ -97,6 +114,16 @@ def points(n_tasks: int = 4, n_inputs: int = 1, device: str = "cpu") -> Task:
         halves.append((x.to(device), (x @ line + 0.1 * draw(n_points, 1)).to(device)))
     classes = torch.zeros(n_tasks, 1, dtype=torch.int64, device=device)
     return Task(Support(*halves[0]), Query(*halves[1]), classes)
+
+
+def grouped(tasks: Task) -> Task:
+    """Say of each example of T tasks whether it is protected: each other one, and none of the first task."""
+    halves = []
+    for kind, part in ((GroupedSupport, tasks.support), (GroupedQuery, tasks.query)):
+        group = torch.arange(part.y.shape[1], device=part.y.device).remainder(2).repeat(len(part.y), 1)
+        group[0] = 0
+        halves.append(kind(part.x, part.y, group))
+    return Task(halves[0], halves[1], tasks.classes)  # type: ignore[arg-type]
 
 
 def double(task: Task) -> Task:

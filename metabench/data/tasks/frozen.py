@@ -19,7 +19,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from metabench import __version__
-from metabench.core import MetabenchError, Query, SemiSupport, Split, Splits, Support, Task, device, seeds
+from metabench.core import (
+    GroupedQuery,
+    GroupedSupport,
+    MetabenchError,
+    Query,
+    SemiSupport,
+    Split,
+    Splits,
+    Support,
+    Task,
+    device,
+    seeds,
+)
 from metabench.core.config import TaskConfig
 from metabench.data.tasks import sampling
 from metabench.data.tasks.sampling import Indices, Shape
@@ -33,6 +45,7 @@ NAMES = {"distractor_examples": "distracting"}
 
 Part = Literal["meta_validation", "meta_test"]
 Pool = Literal["search", "confirm", "calibration", "test"]
+Beside = Literal["unlabelled", "distractors"]
 
 
 class Group(NamedTuple):
@@ -50,9 +63,11 @@ class FrozenTasks(NamedTuple):
     hash: str
 
 
-def input_shape(images: Tensor, kind: str) -> tuple[int, ...]:
+def input_shape(split: Split, kind: str) -> tuple[int, ...]:
     """Return the shape of one input of a kind of data set: an image, features, or a point."""
-    return (images.shape[-1] - 1,) if kind == "regression" else tuple(images.shape[2:])
+    beside = split.n_columns + (kind == "regression")
+    shape = tuple(split.images.shape[2:])
+    return (shape[0] - beside,) if beside else shape
 
 
 def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
@@ -77,12 +92,24 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
         return Task(
             Support(support[..., :-1], support[..., -1:]), Query(query[..., :-1], query[..., -1:]), classes
         )
+    if shape.columns:
+        return _labelled(support, query, labels.expand(len(classes), -1), shape.columns)
     query_y = labels.repeat_interleave(n_query).expand(len(classes), -1)
     labelled = Support(support, support_y)
     if indices.order is not None:
         beside = SemiSupport(support, support_y, _unlabelled(images, indices, shape))
         labelled = cast(Support, beside)  # what reads x and y alone takes either
     return Task(labelled, Query(query, query_y), classes)
+
+
+def _labelled(support: Tensor, query: Tensor, labels: Tensor, n_columns: int) -> Task:
+    """Take T tasks of rows [T, n, D + columns] apart: inputs, labels, and groups where there are any."""
+    kinds = (GroupedSupport, GroupedQuery) if n_columns > 1 else (Support, Query)
+    halves: list[Any] = [
+        kind(rows[..., :-n_columns], *rows[..., -n_columns:].long().unbind(-1))
+        for kind, rows in zip(kinds, (support, query), strict=True)
+    ]
+    return Task(*halves, labels)
 
 
 def _cut(images: Tensor, classes: Tensor, examples: Tensor) -> Tensor:
@@ -127,13 +154,14 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
 
     Each task has a generator of its own, named by data set, split, kind of task, pool and position.
     """
+    task = task.evaluated
     data: Split = getattr(splits, split)
     name = name_of(splits.name, split, data, task, pool)
     source = sampling.pool(data, task)
     by_shape: dict[Shape, list[tuple[int, Indices]]] = {}
     for index in range(n_tasks):
         generator = seeds.generator("frozen", *name, index)
-        ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator)
+        ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator, data.n_columns)
         by_shape.setdefault(shape, []).append((index, sampling.sample(generator, source, shape, 1)))
     groups = tuple(
         Group(shape, torch.tensor([index for index, _ in drawn]), sampling.join([one for _, one in drawn]))
@@ -145,6 +173,7 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
 def name_of(dataset: str, split: str, data: Split, task: TaskConfig, pool: str) -> tuple[object, ...]:
     """Name a pool of tasks by all that they are drawn from."""
     n_classes, n_examples = data.images.shape[:2]
+    task = task.evaluated
     name = (dataset, split, n_classes, n_examples, str(task.way), str(task.shot), task.test_query, pool)
     special = {key: getattr(task, key) for key in ("most_shots", "unlabelled", "distractors", "domains")}
     usual = TaskConfig(dataset=task.dataset)
@@ -217,6 +246,31 @@ def between(tasks: FrozenTasks, start: int, stop: float = math.inf) -> FrozenTas
         if chosen.any():
             groups.append(Group(group.shape, group.positions[chosen], sampling.part(group.indices, chosen)))
     return FrozenTasks(tuple(groups), tasks.hash)
+
+
+def is_own(group: Group) -> Tensor:
+    """Tell which unlabelled examples, as they are shown, are of their task's classes: bool [T, (N+D)*U]."""
+    assert group.indices.order is not None, "or there are no unlabelled examples"
+    return group.indices.order < group.shape.way * group.shape.unlabelled
+
+
+def without(tasks: FrozenTasks, part: Beside) -> FrozenTasks:
+    """Leave distractors, or all that is unlabelled, out of tasks that are else the very same."""
+    return tasks._replace(groups=tuple(_without(group, part) for group in tasks.groups))
+
+
+def _without(group: Group, part: Beside) -> Group:
+    indices, shape = group.indices, group.shape._replace(distractors=0)
+    if part == "unlabelled":
+        rest = dict.fromkeys(("distractors", "distractor_examples", "order"))
+        examples = indices.examples[:, :, : shape.max_shots + shape.query]
+        return group._replace(
+            shape=shape._replace(unlabelled=0), indices=indices._replace(examples=examples, **rest)
+        )
+    named = sampling.tensors(indices)
+    rest = {name: named[name][:, :0] for name in ("distractors", "distractor_examples")}
+    order = named["order"][is_own(group)].view(len(group.positions), -1)
+    return group._replace(shape=shape, indices=indices._replace(order=order, **rest))
 
 
 def write(path: Path, splits: Splits, part: Part, task: TaskConfig, pool: str, tasks: FrozenTasks) -> None:
