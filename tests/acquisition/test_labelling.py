@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "nothing to be unsure with": (
         "protonet",
         ["--acquire", "entropy", "--start", "0"],
-        "--acquire=entropy with start=0: nothing to be unsure with; raise --start, or take k_centre or learned",
+        "--acquire=entropy with start=0: nothing to be unsure with; raise --start, or take k_centre",
     ),
     "a pool that is too large": (
         "protonet",
