@@ -128,6 +128,11 @@ def test_groups_are_remembered_where_the_data_are_not(runs: list[Any]) -> None:
     assert opened.config.algorithm == "fair_maml"
 
 
+def test_predicting_without_groups_is_refused_in_one_line(runs: list[Any]) -> None:
+    with pytest.raises(MetabenchError, match="fair_maml adapts to the groups of its support set"):
+        mb.load(runs[0])
+
+
 def test_data_without_groups_are_refused_before_a_file_is_opened() -> None:
     for dataset in ("omniglot", {"name": "table", "options": {"path": "none.csv", "label": "kind"}}):
         with pytest.raises(MetabenchError, match=r"'fair_maml': .* has no column of groups; take data whose"):
