@@ -500,4 +500,4 @@ BUGS = [
         'frame.groupby(STATE)[CRIME].transform("median")', "frame[CRIME].median()",
         "data/sets/test_groups.py::test_communities_are_what_is_known_of_them",
     ),
-]
+]  # fmt: skip
