@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from metabench.core import GROUPED, Algorithm, MetabenchError, plugins
-from metabench.core.config import allowed, field_types, folded, setting_problem
+from metabench.core.config import TaskConfig, allowed, field_types, folded, setting_problem
 
 
 @cache
@@ -100,6 +100,18 @@ def refusals(name: str, dataset: str, kinds: Sequence[str]) -> list[str]:
         ]
     able = [other for other in names() if is_known(other) and kinds[0] in get(other).kinds]
     return [f"algorithm {name!r}: not for {kinds[0]} ({dataset}). For {kinds[0]}: {', '.join(able)}"]
+
+
+def unlabelled_problems(name: str, h: Any, task: TaskConfig) -> list[str]:
+    """Say what an algorithm that reads unlabelled images cannot do with those of a task."""
+    if get(name).taken is None:
+        return []
+    wrong = []
+    if not task.unlabelled and not task.evaluated.unlabelled:
+        wrong.append("unlabelled=0: leaves nothing to refine with; set unlabelled, or take protonet or maml")
+    if task.unlabelled and h.turn_classes:
+        wrong.append("turn_classes=True: unlabelled images have no label to be turned by; leave it out")
+    return wrong
 
 
 def hparams(name: str, values: dict[str, Any]) -> Any:

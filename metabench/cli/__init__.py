@@ -237,13 +237,48 @@ def test(
     ] = None,
     split: Split = None,
     option: Options = None,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Unlabelled images of each class, other than the run's.")
+    ] = None,
+    distractors: Annotated[
+        int | None, typer.Option(min=0, help="Further classes that have as many, other than the run's.")
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench.cli import run as commands
 
-    commands.test(run, tasks, task_list, (dataset, split, option or []), device, json)
+    beside = {"test_unlabelled": unlabelled, "test_distractors": distractors}
+    commands.test(run, tasks, task_list, (dataset, split, option or []), beside, device, json)
+
+
+@app.command(cls=ModelCommand)
+@guarded("The same command goes on with the acquisitions that are left.")
+@takes_models
+def label(
+    run: Annotated[
+        list[Path], typer.Argument(help="Run folders, of the same data and ways.", show_default=False)
+    ],
+    acquire: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=r"What says which labels to ask for, with commas. \[default: random,entropy,k_centre,oracle]"
+        ),
+    ] = None,
+    *,
+    labels: Annotated[dict[str, Any], From("LabelConfig", module="metabench.acquisition.config")],
+    reach: Annotated[float, typer.Option(help="Accuracy whose number of labels is said.")] = 0.9,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of what comes out; named after the first run if not given.")
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Score runs while acquisitions ask for labels of a pool: how good is the learner after how many?"""
+    from metabench.cli.label import label as show_labels
+
+    show_labels(run, parts(acquire), labels, reach, out, device, json)
 
 
 @app.command()

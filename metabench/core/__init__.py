@@ -233,6 +233,12 @@ class Algorithm(NamedTuple):
     inner_steps: tuple[str, ...] = ()  # settings; the first that is not negative counts evaluation's steps
     inner_rates: InnerRates | None = None
     has_recompute: bool = False  # whether its setting `recompute` has an effect
+    # (learner of a SemiSupport): how far each unlabelled image counted for the task's classes, [M] of 0 to 1
+    taken: Callable[[Tree], Tensor] | None = None  # None: it reads none
+    # how logits follow from features: "linear"; "prototypes", by squared distances; None: in another way
+    head: str | None = None
+    # whether adapt and predict see an example through net.embed(meta["theta"], .) alone
+    is_of_features: bool = False
     # (h, progress): what task_loss gets for progress: floats to compute with, all else to decide by
     schedule: Callable[[Any, float], Any] = lambda h, progress: progress
 

@@ -31,6 +31,7 @@ from metabench.training import (
     loop,
     mosaic,
     resume,
+    unlabelled,
 )
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
@@ -226,8 +227,9 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
-        source = sampling.pool(splits.meta_train._replace(images=images), run.config.task)
-        loop.check_kernels(run.config, run.model, source)
+        config, part = run.config, splits.meta_train._replace(images=images)
+        source = sampling.training_pool(part, config.task, config.seed)
+        loop.check_kernels(config, run.model, source)
     return run
 
 
@@ -322,14 +324,15 @@ def test_run(
     if split.has_group:
         scored |= fairness.counted(run.model, splits, run.config.task, split.images, tasks)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
-    result = _opened(folder, splits, tested) | scored
+    result = opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result
 
 
-def _opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
+def opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
     """Describe the opening of data's meta-test: which, when, for what time, and by which code."""
     before = [_read_opening(path) for path in folder.glob("test*.json")]
+    before += files.read_lines(folder / files.LABELLED)
     same = [one for one in before if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint]
     return {
         "protocol": PROTOCOL,
@@ -426,6 +429,7 @@ def _scored(
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
         **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
+        **unlabelled.compare(run.model, split.images, tasks),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),
