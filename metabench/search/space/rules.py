@@ -39,20 +39,18 @@ def check(document: Mapping[str, Any]) -> list[str]:
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     wrong = _check_task(task) + _check_folds(task, _items(document.get("budget"))) if task else []
-    kind, shape = data.outline(dataset, task.options if task else {})
+    _, shape = data.outline(dataset, task.options if task else {})
     for where, described in networks.items():
         lines: list[str] = []
         if network := _valid(NetworkConfig.model_validate, described):
             attempt(lines, nets.check, network, shape)
         wrong += [line.replace("network", where, 1) for line in lines]
-    for name in filter(algorithms.is_known, parameters):
-        if dataset and not {*data.kinds(dataset, task.options if task else {})} & {
-            *algorithms.get(name).kinds
-        }:
-            wrong.append(algorithms.refusal(name, dataset.name, kind))
-        elif task and task.labels == "fixed":
+    for name in filter(algorithms.is_known, parameters) if dataset and task else ():
+        refused = algorithms.refusals(name, dataset.name, data.kinds(dataset, task.options))
+        if not refused and task.labels == "fixed":
             problem = algorithms.fixed_problem(name, algorithms.hparams(name, {}))
-            wrong += [f"algorithms.{problem}"] if problem else []
+            refused = [f"algorithms.{problem}"] if problem else []
+        wrong += refused
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
