@@ -45,7 +45,9 @@ def check(document: Mapping[str, Any]) -> list[str]:
         if network := _valid(NetworkConfig.model_validate, described):
             attempt(lines, nets.check, network, shape)
         wrong += [line.replace("network", where, 1) for line in lines]
-    for name in filter(algorithms.is_known, parameters) if dataset and task else ():
+    for name in filter(algorithms.is_known, parameters):
+        if dataset is None or task is None:
+            break
         refused = algorithms.refusals(name, dataset.name, data.kinds(dataset, task.options))
         if not refused and task.labels == "fixed":
             problem = algorithms.fixed_problem(name, algorithms.hparams(name, {}))
