@@ -118,11 +118,13 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=optim.descend,
+        is_of_features=True,
         also_called=("Matching Networks", "Matching Nets", "MatchingNet"),
         reference="Vinyals et al. 2016, arXiv 1606.04080, equation 1, section 2.1.1 and, for full_context, "
         "appendices A.1 and A.2. The published attention has the raw cosine, within [-1, 1], which leaves it "
         "nearly flat and barely trains; cosine_scale sharpens it, and 1 is as published. With full_context "
         "both LSTMs have the features' width, as the sums ask for; the query's starts from h = f'(x) and "
         "c = 0, and the support's reads the examples in the order given, class by class.",
+        compares=lambda h: True,
     )
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metabench.core import MetabenchError, Split, Splits, plugins
+from metabench.core import GROUPED, MetabenchError, Split, Splits, plugins
 from metabench.core.config import SEPARATE, TaskConfig, allowed, folded, setting_problem, settings
 from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
@@ -35,10 +36,13 @@ class Dataset(NamedTuple):
     is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
     # options, which may be wrong -> classification or regression
     kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
+    # options, which may be wrong -> whether it is known of each example who is protected
+    has_group: Callable[[Mapping[str, Any]], bool] = lambda options: False
     has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     # whether its options `size` and, where it is there, `channels` say how pictures are made, and no more
     is_resizable: bool = False
-    shares_classes_across_domains: bool = True  # whether classes of one name in two domains are one class
+    # options -> whether classes of one name in two domains are one class
+    shares_classes_across_domains: Callable[[Any], bool] = lambda options: True
     fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
@@ -95,7 +99,7 @@ def get(name: str) -> Dataset:
         )
         return loaded._replace(name=name) if isinstance(loaded, Dataset) else _made_by(name, loaded)
     if not (SETS / f"{name}.py").is_file():
-        return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")
+        return importlib.import_module(f"{__name__}.sets._published").published(SETS / f"{name}.yaml")
     return importlib.import_module(f"{__name__}.sets.{name}").DATASET
 
 
@@ -127,6 +131,11 @@ def outline(dataset: Dataset | None, options: Mapping[str, Any]) -> tuple[str, t
     kind = "classification" if dataset is None else dataset.kind_of(options)
     is_of_pictures = kind == "classification" and (dataset is None or dataset.has_pictures)
     return kind, (1, 28, 28) if is_of_pictures else (1,)
+
+
+def kinds(dataset: Dataset, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the kinds of learners that can learn a data set, before files are read."""
+    return (dataset.kind_of(options), GROUPED) if dataset.has_group(options) else (dataset.kind_of(options),)
 
 
 def file_name(dataset: str) -> str:
@@ -170,14 +179,15 @@ def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
         wrong.append(f"split={split!r}: unknown.{allowed(split, dataset.splits)}")
     problems = (setting_problem(dataset.options, name, value) for name, value in task.options.items())
     wrong += filter(None, problems)
-    if task.domains == "across" and not dataset.shares_classes_across_domains:
+    options = None if wrong else dataset.options(**task.options)
+    if options and task.domains == "across" and not dataset.shares_classes_across_domains(options):
         wrong.append(
             "domains=across: classes that have the same name in two of its domains are not the same class; "
             "take any or within"
         )
     if wrong:
         raise MetabenchError("\n".join(f"dataset {dataset.name}: {line}" for line in wrong))
-    return dataset, split, dataset.options(**task.options)
+    return dataset, split, options
 
 
 def load(task: TaskConfig, root: Path | None = None) -> Splits:
@@ -222,7 +232,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     usual = TaskConfig(dataset=name)
     wrong += [
         f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
-        for key in ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains")
+        for key in ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains", "labels")
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
@@ -268,6 +278,7 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         parts: the splits that tasks are drawn from.
     """
     wrong = task_problems(task, splits.name, splits.kind)
+    wrong += _label_problems(task, splits)
     if wrong:
         raise MetabenchError("\n".join(wrong))
     for part in parts:
@@ -275,26 +286,63 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         wrong += _size_problems(task, split, part, splits.name)
         if not wrong:
             try:
-                sampling.pool(split, task if part == "meta_train" else task.evaluated)
+                drawn = task if part == "meta_train" else task.evaluated
+                sampling.pool(split, drawn, getattr(task, QUERIES[part]))
             except MetabenchError as error:
                 wrong.append(f"{part}: {error}")
+        if not wrong and split.shared and task.domains == "within":
+            for line in sampling.left_out(split, task, getattr(task, QUERIES[part])):
+                logging.getLogger(__name__).warning("%s: %s: %s", splits.name, part, line)
     if wrong:
         raise MetabenchError("\n".join(wrong))
+
+
+def _label_problems(task: TaskConfig, splits: Splits) -> list[str]:
+    """Say what is wrong with a task whose examples have labels of their own, if they have."""
+    labels = splits.meta_train.labels
+    if not labels:
+        return []
+    wrong = []
+    if task.ways != (len(labels),) * 2:
+        wrong.append(
+            f"way={task.way}: every task of {splits.name} has the labels {', '.join(labels)}; set way to "
+            f"{len(labels)}"
+        )
+    if task.shots[0] < len(labels):
+        wrong.append(
+            f"shot={task.shot}: is rows of a task here, one of each label among them; raise it to "
+            f"{len(labels)} or more"
+        )
+    usual = TaskConfig(dataset=splits.name)
+    return wrong + [
+        f"{key}={getattr(task, key)}: an example of {splits.name} has its own label; this is for tasks of "
+        "classes; leave it out"
+        for key in ("most_shots", "unlabelled", "distractors", "domains")
+        if getattr(task, key) != getattr(usual, key)
+    ]
 
 
 def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list[str]:
     wrong = []
     n_classes, n_examples = split.images.shape[:2]
+    if not n_classes:
+        return [f"{part} of {name} has no classes, as its share is 0; for more than a test raise {part}"]
     is_training, smallest = part == "meta_train", ""
+    each, cure = ("rows a task", ", or raise smallest") if split.labels else ("examples a class", "")
     if split.counts is not None:
-        n_examples = int(split.counts.min())
-        smallest = f" in class {split.classes[int(split.counts.argmin())]!r}"
+        # Within and across domains, classes of too few examples are not drawn.
+        is_least = task.domains == "any" or task.labelled < 1
+        row = int(split.counts.argmin() if is_least else split.counts.argmax())
+        what = "task" if split.labels else "class"
+        n_examples, smallest = int(split.counts[row]), f" in {what} {split.classes[row]!r}"
     drawn, way = task if is_training else task.evaluated, task.ways[1]
     keys = ("unlabelled", "distractors")
     unlabelled, distractors = (
         key if is_training or getattr(task, f"test_{key}") is None else f"test_{key}" for key in keys
     )
-    if way + drawn.distractors > n_classes:
+    if task.labels == "fixed" and 0 < len(split.shared) < way:
+        wrong.append(f"labels=fixed with way={task.way}: {len(split.shared)} classes in all; lower way")
+    if (1 if split.labels else way) + drawn.distractors > n_classes:
         more = f" and {distractors}={drawn.distractors}" if drawn.distractors else ""
         lower = f"way or {distractors}" if drawn.distractors else "way"
         wrong.append(f"way={way}{more}: {part} of {name} has only {n_classes} classes; lower {lower}")
@@ -304,10 +352,11 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
     if drawn.labelled < 1:
         return wrong + _share_problems(drawn.labelled, n_examples, needed, beside, f"{name}{smallest}")
     needed |= beside
-    if sum(needed.values()) > n_examples:
+    n_needed = sampling.n_examples_needed(drawn, getattr(task, QUERIES[part]))
+    if n_needed > n_examples:
         wrong.append(
-            f"{_listed(needed)} need {sum(needed.values())} examples a class: {part} of {name} has only "
-            f"{n_examples}{smallest}; lower {' or '.join(needed)}"
+            f"{_listed(needed)} need {n_needed} {each}: {part} of {name} has only "
+            f"{n_examples}{smallest}; lower {' or '.join(needed)}{cure}"
         )
     return wrong
 

@@ -10,8 +10,8 @@ from typing import Any
 from metabench import CalledPackage, stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import Metric
+from metabench.leaderboard import fairness, notes, rows, scores
 from metabench.leaderboard import folders as reading
-from metabench.leaderboard import notes, rows, scores
 from metabench.leaderboard import published as references
 from metabench.leaderboard.folders import Record, Run, Search, all_runs
 from metabench.leaderboard.scores import Entry, Scored
@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 sys.modules[__name__].__class__ = CalledPackage
+
+MOST_CLASSES = 10**9
+"""Of a fold, of whose classes none is another's."""
 
 FORMATS = {"table": as_table, "json": as_json, "csv": as_csv, "md": as_markdown, "latex": as_latex}
 
@@ -66,7 +69,12 @@ def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[s
     measured = entries(sources)
     compared = scores.compare(measured, metric)
     scores.rank(measured, compared, metric)
-    beside = rows.chance(metric, task) + (references.entries(task) if published else [])
+    others = design(sources)
+    beside = (
+        rows.chance(metric, task)
+        + fairness.at_thresholds(measured, others if isinstance(others, stats.Design) else None)
+        + (references.entries(task) if published else [])
+    )
     rows.name_all(beside)
     plain = files.plain([entry.row for entry in measured + beside])  # NaN would have no place in an order
     statuses = {row["status"] for row in plain}
@@ -97,12 +105,28 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
     return [run.test for source in sources for run in all_runs(source) if run.test is not None]
 
 
-def design(sources: Sequence[Search | Run]) -> stats.Design | None:
-    """Describe the test tasks by their classes; None where no result is of new ones."""
-    results = tests(sources)
-    if not results or any("pictures" in result for result in results):  # these have no other classes
+def design(sources: Sequence[Search | Run]) -> scores.Others | None:
+    """Describe the test tasks, of all folds beside each other, by classes, domains or what each is drawn of.
+
+    None where no result is of new ones.
+    """
+    tested = [run for source in sources for run in all_runs(source) if run.test is not None]
+    first = {run.fold: run.test for run in reversed(tested) if run.test is not None}
+    if not first or any("pictures" in result for result in first.values()):  # these have no other classes
         return None
-    return stats.design([[int(name) for name in line.split()] for line in results[0]["classes"]])
+    # As many names as fit between two folds: they test other classes.
+    rows = [
+        [fold * MOST_CLASSES + int(name) for name in line.split()]
+        for fold, result in sorted(first.items())
+        for line in result["classes"]
+    ]
+    (result, *_) = first.values()
+    if not result.get("is_by_domain"):
+        return stats.design(rows)
+    names = result.get("domains", [])
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    # Of classes from two domains, the queries' stand last.
+    return [numbers[names[task[-1]]] for task in rows] if len(numbers) > 1 else None
 
 
 def entries(sources: Sequence[Search | Run]) -> list[Entry]:
@@ -111,17 +135,19 @@ def entries(sources: Sequence[Search | Run]) -> list[Entry]:
     made = [row for source in sources if isinstance(source, Search) for row in rows.search_entries(source)]
     made += rows.run_entries(rows.group_seeds(source for source in sources if isinstance(source, Run)))
     kept = rows.distinct(made)
-    metric, classes = sources[0].metric, design(sources)
+    metric, others = sources[0].metric, design(sources)
     for entry in kept:
         if entry.scored is not None:
-            entry.row.update(_figures(entry, entry.scored, metric, classes))
+            entry.row.update(_figures(entry, entry.scored, metric, others))
+            if isinstance(others, stats.Design):
+                entry.row.update(fairness.described(entry.groups, others))
     rows.name_all(kept)
     return kept
 
 
-def _figures(entry: Entry, results: Scored, metric: Metric, classes: stats.Design | None) -> scores.Row:
+def _figures(entry: Entry, results: Scored, metric: Metric, others: scores.Others | None) -> scores.Row:
     """Say what a row's results are, both ways of asking, and how much better it had looked before."""
-    row = scores.intervals(metric, results, classes)
+    row = scores.intervals(metric, results, others)
     row[f"{metric}_together"] = row[metric.name]
     if entry.alone is not None:
         alone = scores.intervals(metric, entry.alone, None)

@@ -16,7 +16,7 @@ from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.config.settings import flatten
 from metabench.core.metrics import ERROR, Metric
-from metabench.leaderboard import beside
+from metabench.leaderboard import beside, fairness
 from metabench.leaderboard.folders import (
     BASELINES,
     Record,
@@ -32,8 +32,10 @@ from metabench.leaderboard.scores import (
     Entry,
     Row,
     Scored,
+    by_group,
     figures_of,
     influences,
+    of_domains,
     one_at_a_time,
     scored,
     versus,
@@ -80,6 +82,9 @@ KEYS = (
     *("seed_low", "seed_high"),  # t interval of the seeds' means: training again, these very tasks
     *("class_low", "class_high", "class_over"),  # of other test classes
     "classes",  # that the test tasks have
+    *("domain_low", "domain_high", "domain_over"),  # of other domains, where these are split
+    "by_domain",  # [domain, accuracy, queries] of each, the worst first
+    "zero_step",  # accuracy before any inner step, where labels are fixed
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
     "model",  # single, or an ensemble of how many
@@ -131,7 +136,7 @@ def search_entries(search: Search) -> list[Entry]:
                 continue
             if described := describe(search, algorithm, runs, metric):
                 row = _search_row(search, algorithm, variant, runs, metric) | described
-                entries.append(Entry(row, scored(runs, metric), one_at_a_time(runs, metric)))
+                entries.append(Entry(row, scored(runs, metric), one_at_a_time(runs, metric), *by_group(runs)))
     entries += [_baseline(search, name, algorithm, metric) for name, algorithm in floors.items()]
     return entries
 
@@ -293,12 +298,12 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
     row |= {**_training(runs, gpus=0), **_tested(runs)}  # a device of its own
-    results, alone = scored(runs, metric), one_at_a_time(runs, metric)
+    results, alone, groups = scored(runs, metric), one_at_a_time(runs, metric), by_group(runs)
     if baseline:  # training again changes nothing
         row |= {**FREE, "seeds": None, "seeds_planned": None, "batch_norm": None}
         results = results and results._replace(figures=results.figures[:1], is_trained=False)
         alone = results
-    return Entry(row, results, alone)
+    return Entry(row, results, alone, *groups)
 
 
 def _labels(groups: Sequence[list[Run]]) -> list[str | None]:
@@ -370,8 +375,10 @@ def _tested(runs: Sequence[Run]) -> Row:
         "network_parameters": int(costs[0]["network_parameters"]) if costs else None,
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
+        **of_domains(tested),
         **_sureness(tested),
         **beside.unlabelled(runs),
+        **fairness.by_place(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metabench import PROTOCOL, __version__, algorithms, nets, stats
-from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
+from metabench.core import MetabenchError, Objective, Report, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
@@ -23,14 +23,12 @@ from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
 from metabench.training import (
     calibration,
-    cost,
     diagnostics,
-    evaluate,
     inputs,
     loop,
     mosaic,
     resume,
-    unlabelled,
+    testing,
 )
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
@@ -318,21 +316,23 @@ def test_run(
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     name = _result_name(tasks, usual, splits, tested)
-    most = max(group.shape.way for group in tasks.groups)
+    most = max(group.shape.n_labels for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
-    split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes)
+    images = tested.meta_test.images.to(device)
+    tested = tested._replace(meta_test=tested.meta_test._replace(images=images))
+    result = opened(folder, splits, tested)
+    result |= testing.scored(run.model, run.config, splits, tested, tasks, calibration.of([folder]))
     if is_diagnosed:
-        scored["diagnostics"] = diagnostics.diagnose(run.model, split.images, tasks, traces)
-    scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
-    result = _opened(folder, splits, tested) | scored
+        result["diagnostics"] = diagnostics.diagnose(run.model, images, tasks, traces)
+    result |= {"config_hash": config_hash(run.config), "weights": dict(run.record)}
     files.write_json(folder / name, result)
     return result
 
 
-def _opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
+def opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
     """Describe the opening of data's meta-test: which, when, for what time, and by which code."""
     before = [_read_opening(path) for path in folder.glob("test*.json")]
+    before += files.read_lines(folder / files.LABELLED)
     same = [one for one in before if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint]
     return {
         "protocol": PROTOCOL,
@@ -357,7 +357,7 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
         )
-    here, there = (frozen.input_shape(one.meta_test.images, one.kind) for one in (splits, tested))
+    here, there = (frozen.input_shape(one.meta_test, one.kind) for one in (splits, tested))
     if here != there:
         takes, has = ("x".join(map(str, shape)) for shape in (here, there))
         raise MetabenchError(
@@ -401,40 +401,6 @@ def _read_opening(path: Path) -> dict[str, Any]:
         return dict(records.read(path, models.TEST))
     except Damaged:
         return {"times_opened": 1}
-
-
-def _scored(
-    run: Run,
-    split: Split,
-    tasks: frozen.FrozenTasks,
-    sure: calibration.Calibration | None,
-    shares_classes: bool,
-) -> dict[str, Any]:
-    algorithm, net, *_, h = run.model
-    judge = None if sure is None else calibration.judge(sure)
-    tested, classes = evaluate.test(run.model, split.images, tasks, judge), frozen.classes_of(tasks)
-    metric = net.objective.metric
-    return {
-        "algorithm": run.config.algorithm,
-        metric.name: tested.score.tolist(),
-        f"{metric}_one_at_a_time": tested.alone.tolist(),
-        "loss": tested.loss.tolist(),
-        "classes": [" ".join(map(str, one)) for one in classes],
-        "class_names": split.classes,
-        **(
-            {}
-            if tested.confusion is None
-            else evaluate.by_class(tested.confusion, classes, len(split.classes))
-        ),
-        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
-        **unlabelled.compare(run.model, split.images, tasks),
-        "tasks": len(tested.score),
-        "tasks_hash": tasks.hash,
-        **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),
-        "batch_norm": algorithm.batch_norm(net, h),
-        "config_hash": config_hash(run.config),
-        "weights": dict(run.record),
-    }
 
 
 def refuse_other_data(place: Path, splits: Splits) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from metabench.core import Algorithm, Logs, MetabenchError, Net, Query, Task, Tree, trees
+from metabench.core import Algorithm, Logs, MetabenchError, Net, Task, Tree, trees
 from metabench.core import device as memory
 from metabench.training.graphs.trace import Numbers, TraceCache
 
@@ -61,7 +61,7 @@ def in_parts(function: Callable[[slice], Result], n_tasks: int, size: int) -> tu
 def cut(tasks: Task, part: slice) -> Task:
     """Return some of T tasks."""
     support = type(tasks.support)(*[leaf[part] for leaf in tasks.support])
-    query = Query(*[leaf[part] for leaf in tasks.query])
+    query = type(tasks.query)(*[leaf[part] for leaf in tasks.query])
     return Task(support, query, tasks.classes[part])
 
 

@@ -8,7 +8,20 @@ import torch
 import torch.nn.functional as F
 
 from metabench import algorithms, nets
-from metabench.core import Net, Objective, Query, Split, Support, Task, Tree, objectives, seeds, trees
+from metabench.core import (
+    GroupedQuery,
+    GroupedSupport,
+    Net,
+    Objective,
+    Query,
+    Split,
+    Support,
+    Task,
+    Tree,
+    objectives,
+    seeds,
+    trees,
+)
 from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.data.tasks import frozen, sampling
 
@@ -101,6 +114,16 @@ def points(n_tasks: int = 4, n_inputs: int = 1, device: str = "cpu") -> Task:
         halves.append((x.to(device), (x @ line + 0.1 * draw(n_points, 1)).to(device)))
     classes = torch.zeros(n_tasks, 1, dtype=torch.int64, device=device)
     return Task(Support(*halves[0]), Query(*halves[1]), classes)
+
+
+def grouped(tasks: Task) -> Task:
+    """Say of each example of T tasks whether it is protected: each other one, and none of the first task."""
+    halves = []
+    for kind, part in ((GroupedSupport, tasks.support), (GroupedQuery, tasks.query)):
+        group = torch.arange(part.y.shape[1], device=part.y.device).remainder(2).repeat(len(part.y), 1)
+        group[0] = 0
+        halves.append(kind(part.x, part.y, group))
+    return Task(halves[0], halves[1], tasks.classes)  # type: ignore[arg-type]
 
 
 def double(task: Task) -> Task:
