@@ -114,7 +114,7 @@ def test_a_fixed_label_is_one_class_over_a_thousand_tasks_and_a_shuffled_one_is_
     drawn = {}
     for labels in ("fixed", "shuffled"):
         source = sampling.pool(split, task.model_copy(update={"labels": labels}), 2)
-        ((shape, _),) = sampling.shapes(task, 2, 1000, seeds.generator("shapes"), source.outputs)
+        ((shape, _),) = sampling.shapes(task, 2, 1000, seeds.generator("shapes"), outputs=source.outputs)
         indices = sampling.sample(seeds.generator("fixed"), source, shape, 1000)
         tasks = frozen.gather(split.images, indices, shape)
         for half in (tasks.support, tasks.query):
