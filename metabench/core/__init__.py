@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from metabench.core.metrics import Metric
 
@@ -20,6 +20,18 @@ Tree = Any
 
 Logs = Mapping[str, Any]
 """Names to scalar tensors."""
+
+
+class Labelled(Protocol):
+    """What has inputs with labels: any support set, whatever else is in it, and any queries."""
+
+    @property
+    def x(self) -> Tensor:
+        """Return the inputs."""
+
+    @property
+    def y(self) -> Tensor:
+        """Return their labels."""
 
 
 class Support(NamedTuple):

@@ -280,7 +280,7 @@ def _not_yet(board: Board, metric: Metric) -> str:
 
 def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metric: Metric) -> str:
     """Name the best row with its figure, and what that figure is of."""
-    examples, judged = _examples(task, metric)
+    examples, judged = _examples(task, metric, learner)
     if best["variant"] == BASELINE:
         floor = f"{_who(best)}, which learns nothing: {judged} {_show(metric)(best[metric.name])}"
         beside = f"best learner: {_who(learner)}, {_judged(task, learner, metric)}"
@@ -291,12 +291,14 @@ def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metri
     return f"{examples}, {who} {leads} {judged} {_judged(task, best, metric)}."
 
 
-def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
+def _examples(task: Mapping[str, Any], metric: Metric, learner: Row) -> tuple[str, str]:
     """Put ways and shots into words, and the figure that follows."""
     shots = _count(task["shot"])
     examples = f"{shots} example{'' if shots == '1' else 's'}"
     if metric.unit != "%":
         return f"With {examples} of a new function", "mean squared error (lower is better)"
+    if learner.get("by_place") or {"label", "task"} <= (task.get("options") or {}).keys():
+        return f"With {examples} of a new task, whose rows have their own labels", "accuracy"
     which = "classes that meta-train also shows" if _has_same_classes(task) else "new classes"
     which = "classes of a new domain" if _is_by_domain(task) else which
     return f"With {examples} of each of {_count(task['way'])} {which}", "accuracy"

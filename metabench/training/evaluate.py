@@ -115,7 +115,8 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
 def _by_position(confusion: NDArray[np.float64], tasks: FrozenTasks) -> None:
     """Let confusions of fixed labels begin with those of a task's classes, in the order of its classes."""
     for group in (one for one in tasks.groups if one.indices.labels is not None):
-        for place, labels in zip(group.positions.tolist(), group.indices.labels.tolist(), strict=True):
+        fixed = sampling.tensors(group.indices)["labels"].tolist()
+        for place, labels in zip(group.positions.tolist(), fixed, strict=True):
             order = [*labels, *(label for label in range(len(confusion[place])) if label not in labels)]
             confusion[place] = confusion[place][np.ix_(order, order)]
 

@@ -83,8 +83,8 @@ def build(config: RunConfig, splits: Splits) -> Learner:
 def build_for(config: RunConfig, about: Inputs) -> Learner:
     """Do the same of what is known of the data alone."""
     algorithm = algorithms.get(config.algorithm)
-    if not {*about.kinds} & {*algorithm.kinds}:
-        raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
+    if refusals := algorithms.refusals(config.algorithm, about.data, about.kinds):
+        raise MetabenchError(refusals[0])
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
     if is_fixed := config.task.labels == "fixed":
         n_outputs = len(about.shared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def _by_position(one: Episode, labels: Tensor) -> Episode:
     """Let labels that are fixed be positions, as they are where labels are shuffled."""
     n_labels = int(torch.cat([one.guess, labels]).max()) + 1
     position = torch.full((n_labels,), len(labels)).scatter(0, labels, torch.arange(len(labels)))
-    named = {name: position[getattr(one, name)] for name in ("support_y", "query_y", "guess")}
+    named: dict[str, Any] = {name: position[getattr(one, name)] for name in ("support_y", "query_y", "guess")}
     return one._replace(**named)
 
 

@@ -82,7 +82,7 @@ class Bands:
 
     def look(self, block: Array, rows: Sequence[int]) -> bool:
         """Look at the numbers of images, whose rows are for the message; say whether all are finite."""
-        is_finite = np.isfinite(block.reshape(len(block), -1).astype(np.float32)).all(1)
+        is_finite = np.asarray(np.isfinite(block.reshape(len(block), -1).astype(np.float32)).all(1))
         self.strange += [row for row, finite in zip(rows, is_finite.tolist(), strict=True) if not finite]
         return not self.strange
 

@@ -104,7 +104,8 @@ def _turned(colour: Tensor, angle: float) -> Tensor:
 def _frequencies(size: int) -> tuple[Tensor, Tensor]:
     """Return cycles a pixel of each Fourier coefficient, down and across: [H, W // 2 + 1]."""
     down, across = torch.fft.fftfreq(size, dtype=torch.float64), torch.fft.rfftfreq(size, dtype=torch.float64)
-    return torch.meshgrid(down, across, indexing="ij")
+    rows, columns = torch.meshgrid(down, across, indexing="ij")
+    return rows, columns
 
 
 def _filtered(noise: Tensor, gain: Tensor) -> Tensor:

@@ -105,9 +105,10 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
 
 def _relabelled(task: Task, labels: Tensor, outputs: int) -> Task:
     """Give T tasks, whose labels are positions, fixed labels [T, N] of so many."""
+    support: Any = task.support
     absent = torch.full((len(labels), outputs), -1, device=labels.device)
     return Task(
-        task.support._replace(y=labels.gather(1, task.support.y)),
+        support._replace(y=labels.gather(1, support.y)),
         task.query._replace(y=labels.gather(1, task.query.y)),
         absent.scatter(1, labels, task.classes),
     )
@@ -120,7 +121,7 @@ def _labelled(support: Tensor, query: Tensor, labels: Tensor, n_columns: int) ->
         kind(rows[..., :-n_columns], *rows[..., -n_columns:].long().unbind(-1))
         for kind, rows in zip(kinds, (support, query), strict=True)
     ]
-    return Task(*halves, labels)
+    return Task(halves[0], halves[1], labels)
 
 
 def _cut(images: Tensor, classes: Tensor, examples: Tensor) -> Tensor:
@@ -283,7 +284,7 @@ def without(tasks: FrozenTasks, part: Beside) -> FrozenTasks:
 def _without(group: Group, part: Beside) -> Group:
     indices, shape = group.indices, group.shape._replace(distractors=0)
     if part == "unlabelled":
-        rest = dict.fromkeys(("distractors", "distractor_examples", "order"))
+        rest: dict[str, Any] = dict.fromkeys(("distractors", "distractor_examples", "order"))
         examples = indices.examples[:, :, : shape.max_shots + shape.query]
         return group._replace(
             shape=shape._replace(unlabelled=0), indices=indices._replace(examples=examples, **rest)
