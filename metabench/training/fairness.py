@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
 from metabench import stats
-from metabench.core import Splits, Task, Tree
+from metabench.core import GroupedQuery, Splits, Task, Tree
 from metabench.core.config import TaskConfig
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
@@ -26,8 +26,9 @@ def outcomes(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
     def look(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        p = algorithm.predict(net, learner, task.query.x).softmax(-1)[:, 1]
-        return {"p": p, "y": task.query.y, "group": task.query[2]}
+        query = cast(GroupedQuery, task.query)
+        p = algorithm.predict(net, learner, query.x).softmax(-1)[:, 1]
+        return {"p": p, "y": query.y, "group": query.group}
 
     seen = evaluate.over(look, model, images, tasks)
     return {"p": seen["p"], "y": seen["y"].astype(np.int64), "group": seen["group"].astype(np.int64)}

@@ -109,7 +109,7 @@ def _labelled(support: Tensor, query: Tensor, labels: Tensor, n_columns: int) ->
         kind(rows[..., :-n_columns], *rows[..., -n_columns:].long().unbind(-1))
         for kind, rows in zip(kinds, (support, query), strict=True)
     ]
-    return Task(*halves, labels)
+    return Task(halves[0], halves[1], labels)
 
 
 def _cut(images: Tensor, classes: Tensor, examples: Tensor) -> Tensor:

@@ -45,8 +45,10 @@ def check(document: Mapping[str, Any]) -> list[str]:
         if network := _valid(NetworkConfig.model_validate, described):
             attempt(lines, nets.check, network, shape)
         wrong += [line.replace("network", where, 1) for line in lines]
-    for name in filter(algorithms.is_known, parameters) if dataset and task else ():
-        wrong += algorithms.refusals(name, dataset.name, data.kinds(dataset, task.options))
+    if dataset and task:
+        kinds = data.kinds(dataset, task.options)
+        for name in filter(algorithms.is_known, parameters):
+            wrong += algorithms.refusals(name, dataset.name, kinds)
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
