@@ -50,10 +50,11 @@ def evaluate(
     def score(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        outputs, y = algorithm.predict(net, learner, task.query.x), task.query.y
+        query: Any = task.query
+        outputs, y = algorithm.predict(net, learner, query.x), query.y
         figures = {"score": net.objective.score(outputs, y), "loss": net.objective.loss(outputs, y)}
-        if isinstance(task.query, GroupedQuery):
-            place = 4 * task.query.group + 2 * y + outputs.argmax(-1)
+        if isinstance(query, GroupedQuery):
+            place = 4 * query.group + 2 * y + outputs.argmax(-1)
             figures["groups"] = (place[:, None] == torch.arange(8, device=y.device)).sum(0)
         return figures
 
