@@ -102,6 +102,16 @@ def refusals(name: str, dataset: str, kinds: Sequence[str]) -> list[str]:
     return [f"algorithm {name!r}: not for {kinds[0]} ({dataset}). For {kinds[0]}: {', '.join(able)}"]
 
 
+def fixed_problem(name: str, h: Any) -> str | None:
+    """Say why an algorithm cannot have fixed labels with its settings, or return None."""
+    if not get(name).compares(h):
+        return None
+    return (
+        f"{name}: labels=fixed: it compares with support examples of each class, and has no output for one "
+        "that a task lacks; take shuffled, which to it is the same"
+    )
+
+
 def unlabelled_problems(name: str, h: Any, task: TaskConfig) -> list[str]:
     """Say what an algorithm that reads unlabelled images cannot do with those of a task."""
     if get(name).taken is None:

@@ -13,7 +13,15 @@ from typing import Any
 
 from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
-from metabench.core.config import NetworkConfig, RunConfig, TaskConfig, attempt, setting_problem, validated
+from metabench.core.config import (
+    AugmentConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    attempt,
+    setting_problem,
+    validated,
+)
 from metabench.data.tasks import augment
 
 REPORTS = 10
@@ -88,7 +96,7 @@ def _build_settings(
 ) -> Any:
     _check(algorithms.get(name).hparams, settings, "hyperparameters")
     h = algorithms.hparams(name, {**recorded, **settings})
-    if problem := augment.problem(h, kind, shape):
+    if problem := augment.problem(h, kind, shape, task.augment if task else AugmentConfig()):
         raise MetabenchError(f"hyperparameters.{problem}")
     if task and (wrong := algorithms.unlabelled_problems(name, h, task)):
         raise MetabenchError("\n".join(f"algorithm {name!r}: {line}" for line in wrong))

@@ -67,6 +67,11 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
     about = inputs.read(paths[0])
     if about.kind != "classification":
         raise MetabenchError(f"{place}: was trained for {about.kind}; predictions are of classes")
+    if run.read_config(paths[0]).task.labels == "fixed":
+        raise MetabenchError(
+            f"{place}: its outputs stand for the classes that it was trained on (labels=fixed), not for "
+            "those of a support set; predict with a run of labels=shuffled"
+        )
     trained = [run.open_weights(path, about, device) for path in paths]
     if trained[0].model.algorithm.kinds == (GROUPED,):
         raise MetabenchError(

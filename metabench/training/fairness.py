@@ -1,15 +1,15 @@
-"""What a run grants to two groups: counts by task, at equal odds and by a threshold for each group."""
+"""What a run grants to two groups: counts by task, of its guesses and by a threshold for each group."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from metabench import stats
-from metabench.core import GroupedQuery, Splits, Task, Tree
+from metabench.core import Splits, Task, Tree
 from metabench.core.config import TaskConfig
 from metabench.data.tasks import frozen
 from metabench.data.tasks.frozen import FrozenTasks
@@ -25,8 +25,8 @@ def outcomes(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
 
     def look(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model
+        query: Any = task.query
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        query = cast(GroupedQuery, task.query)
         p = algorithm.predict(net, learner, query.x).softmax(-1)[:, 1]
         return {"p": p, "y": query.y, "group": query.group}
 

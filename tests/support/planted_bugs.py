@@ -255,6 +255,59 @@ BUGS = [
         "algorithms/test_snail.py::"
         "test_queries_that_share_their_steps_get_what_each_gets_at_the_end_of_its_own_sequence",
     ),
+    Bug(
+        "MANN reads its memory by keys of no length", "algorithms/mann.py",
+        "F.normalize(keys, dim=-1)", "keys",
+        "algorithms/test_mann.py::test_a_step_writes_reads_and_lets_usage_fade_by_the_papers_equations",
+    ),
+    Bug(
+        "MANN writes over the rows that are used most", "algorithms/mann.py",
+        "usage.argsort(stable=True)", "usage.argsort(stable=True, descending=True)",
+        "algorithms/test_mann.py::test_exactly_n_rows_are_used_least_and_they_are_the_least_used",
+    ),
+    Bug(
+        "MANN's memory is not emptied before it is written", "algorithms/mann.py",
+        "(1 - w_lu.sum(0))[:, None]", "1.0",
+        "algorithms/test_mann.py::test_a_step_writes_reads_and_lets_usage_fade_by_the_papers_equations",
+    ),
+    # unlabelled images
+    Bug(
+        "the mask is applied twice", "algorithms/soft_kmeans.py",
+        "* torch.sigmoid(-gamma * (d - beta))", "* torch.sigmoid(-gamma * (d - beta)) ** 2",
+        "algorithms/test_unlabelled.py::test_the_mask_counts_once",
+    ),
+    Bug(
+        "unlabelled images add nothing to the weight of a prototype", "algorithms/soft_kmeans.py",
+        "total = belongs.sum(0) + weights.sum(0)", "total = belongs.sum(0)",
+        "algorithms/test_unlabelled.py::test_of_blobs_far_apart_a_prototype_is_the_mean_of_all_of_its_class",
+    ),
+    Bug(
+        "the distractors' cluster has no logarithm of its radius", "algorithms/soft_kmeans.py",
+        "(-2 * log_r).exp() - log_r", "(-2 * log_r).exp() + log_r",
+        "algorithms/test_unlabelled.py::"
+        "test_a_cluster_of_no_radius_or_far_away_takes_nothing_and_a_wide_one_takes_what_is_far",
+    ),
+    Bug(
+        "gradients flow into pseudo-labels that are unsure", "algorithms/maml_semi.py",
+        ".amax(-1) * is_sure(logits, threshold)", ".amax(-1)",
+        "algorithms/test_unlabelled.py::"
+        "test_pseudo_labels_are_the_likeliest_classes_of_sure_images_and_constants",
+    ),
+    Bug(
+        "unlabelled images count from the first inner step", "algorithms/maml_semi.py",
+        "reads and step >= h.warm_up", "reads",
+        "algorithms/test_unlabelled.py::test_where_unlabelled_images_count_nothing_it_is_maml",
+    ),
+    Bug(
+        "unlabelled images are drawn from labelled ones", "data/tasks/sampling.py",
+        "(shape.unlabelled, rest)", "(shape.unlabelled, labelled)",
+        "data/tasks/test_labelled.py::test_an_example_has_a_label_in_every_task_or_in_none",
+    ),
+    Bug(
+        "a class of the task passes for a distractor", "training/unlabelled.py",
+        "(is_own, ~is_own)", "(~is_own, is_own)",
+        "training/test_unlabelled.py::test_figures_and_what_was_taken_are_those_of_the_same_tasks",
+    ),
     # what all of them stand on
     Bug(
         "query statistics leak where the support's are asked for", "algorithms/_inner_loop.py",

@@ -46,9 +46,11 @@ def check(document: Mapping[str, Any]) -> list[str]:
             attempt(lines, nets.check, network, shape)
         wrong += [line.replace("network", where, 1) for line in lines]
     if dataset and task:
-        kinds = data.kinds(dataset, task.options)
-        for name in filter(algorithms.is_known, parameters):
-            wrong += algorithms.refusals(name, dataset.name, kinds)
+        wrong += [
+            line
+            for name in filter(algorithms.is_known, parameters)
+            for line in _check_algorithm(name, dataset, task)
+        ]
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
@@ -77,6 +79,14 @@ def _check_folds(task: TaskConfig, budget: Mapping[Any, Any]) -> list[str]:
     if not isinstance(seeds, int) or seeds % folds == 0:
         return []
     return [f"budget.seeds={seeds}: full runs take the {folds} folds in turn; give a multiple of {folds}"]
+
+
+def _check_algorithm(name: str, dataset: data.Dataset, task: TaskConfig) -> list[str]:
+    wrong = algorithms.refusals(name, dataset.name, data.kinds(dataset, task.options))
+    if wrong or task.labels != "fixed":
+        return wrong
+    problem = algorithms.fixed_problem(name, algorithms.hparams(name, {}))
+    return [f"algorithms.{problem}"] if problem else []
 
 
 def _valid(validate: Callable[[Any], Any], value: Any) -> Any:
