@@ -174,6 +174,7 @@ def write_report(events: Events, report: Report, objective: Objective) -> None:
         f"{prefix}/{objective.metric}/low": low,
         f"{prefix}/{objective.metric}/high": high,
         f"{prefix}/loss": report.val_loss,
+        **{name: value for name, value in report.logs.items() if name.startswith(prefix)},
         "system/seconds": report.seconds,
         "system/peak_memory_bytes": report.peak_memory,
     }
