@@ -141,7 +141,7 @@ def test_a_distractor_that_was_asked_for_changes_nothing_for_the_learner(splits:
 
 
 def test_a_label_changes_no_moments(splits: Splits) -> None:
-    """With batch norm and pictures: a start alone says the same of the pool whichever moments it has itself."""
+    """With batch norm, of pictures: all are normalised by the start and the whole pool."""
     model = tasks.untrained("protonet", splits, BATCH)
     model = model._replace(algorithm=model.algorithm._replace(is_of_features=False))
     model, block = block_of(splits, model)
