@@ -189,7 +189,7 @@ def _predict(model: Model, block: Block, tasks: Task, of_pool: bool) -> Tree:
         net = normalised_alike(net, around)
         labelled: Any = Support(task.support.x, task.support.y)
         if algorithm.taken is not None:  # who reads unlabelled examples gets the pool
-            labelled = SemiSupport(*labelled, around[block.n_start :])
+            labelled = SemiSupport(labelled.x, labelled.y, around[block.n_start :])
         learner = algorithm.adapt(net, meta, buffers, labelled, h)
         if not of_pool:
             return {"logits": algorithm.predict(net, learner, task.query.x), "x": around[:0].flatten(1)}
