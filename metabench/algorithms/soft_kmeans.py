@@ -172,6 +172,7 @@ ALGORITHMS = {
         optimizer=optim.descend,
         check=check,
         taken=lambda learner: learner["taken"],
+        is_of_features=True,
         also_called=("Masked Soft k-Means",),
         reference="Ren et al. 2018, arXiv 1803.00676, sections 3.1.1 to 3.1.3. Deviations from the authors' "
         "code, where it is not the paper's equations: the mask is applied once, and not squared; distances "

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metabench import PROTOCOL, __version__, algorithms, nets, stats
-from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
+from metabench.core import MetabenchError, Objective, Report, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
@@ -23,15 +23,12 @@ from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
 from metabench.training import (
     calibration,
-    cost,
     diagnostics,
-    evaluate,
-    fairness,
     inputs,
     loop,
     mosaic,
     resume,
-    unlabelled,
+    testing,
 )
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
@@ -317,14 +314,13 @@ def test_run(
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     name = _result_name(tasks, usual, splits, tested)
-    most = max(group.shape.way for group in tasks.groups)
+    most = max(group.shape.n_labels for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
-    split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
-    if split.has_group:
-        scored |= fairness.counted(run.model, splits, run.config.task, split.images, tasks)
-    scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
-    result = opened(folder, splits, tested) | scored
+    images = tested.meta_test.images.to(device)
+    tested = tested._replace(meta_test=tested.meta_test._replace(images=images))
+    result = opened(folder, splits, tested)
+    result |= testing.scored(run.model, run.config, splits, tested, tasks, calibration.of([folder]), traces)
+    result |= {"config_hash": config_hash(run.config), "weights": dict(run.record)}
     files.write_json(folder / name, result)
     return result
 
@@ -401,42 +397,6 @@ def _read_opening(path: Path) -> dict[str, Any]:
         return dict(records.read(path, models.TEST))
     except Damaged:
         return {"times_opened": 1}
-
-
-def _scored(
-    run: Run,
-    split: Split,
-    tasks: frozen.FrozenTasks,
-    sure: calibration.Calibration | None,
-    shares_classes: bool,
-    traces: TraceCache | None,
-) -> dict[str, Any]:
-    algorithm, net, *_, h = run.model
-    judge = None if sure is None else calibration.judge(sure)
-    tested, classes = evaluate.test(run.model, split.images, tasks, judge), frozen.classes_of(tasks)
-    metric = net.objective.metric
-    return {
-        "algorithm": run.config.algorithm,
-        metric.name: tested.score.tolist(),
-        f"{metric}_one_at_a_time": tested.alone.tolist(),
-        "loss": tested.loss.tolist(),
-        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks, traces),
-        "classes": [" ".join(map(str, one)) for one in classes],
-        "class_names": split.classes,
-        **(
-            {}
-            if tested.confusion is None or split.labels  # a row of these is a task, and no class
-            else evaluate.by_class(tested.confusion, classes, len(split.classes))
-        ),
-        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
-        **unlabelled.compare(run.model, split.images, tasks),
-        "tasks": len(tested.score),
-        "tasks_hash": tasks.hash,
-        **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),
-        "batch_norm": algorithm.batch_norm(net, h),
-        "config_hash": config_hash(run.config),
-        "weights": dict(run.record),
-    }
 
 
 def refuse_other_data(place: Path, splits: Splits) -> None:

@@ -21,6 +21,7 @@ LAWS = "algorithms/test_laws.py::"
 ORACLES = "algorithms/test_oracles.py::"
 CONFORMANCE = "algorithms/test_conformance.py::"
 METRIC = "algorithms/test_metric.py::"
+FAIR = "algorithms/test_fair_maml.py::"
 
 BUGS = [
     # the inner loop
@@ -510,5 +511,46 @@ BUGS = [
         "settings as good as tried are begun again", "search/journal/freeze.py",
         "if one < ALIKE", "if one <= 1",
         "search/test_freeze.py::test_a_late_bloomer_comes_back_and_settings_get_better_as_more_is_known",
+    ),
+    # fairness
+    Bug(
+        "rates are means over the rows of both groups", "algorithms/fair_maml.py",
+        "rest, protected = members @ p / sizes.clamp(min=1)", "rest, protected = members @ p / len(p)",
+        FAIR + "test_more_rows_of_the_others_change_nothing_as_they_do_in_the_authors_code",
+    ),
+    Bug(
+        "the softmax is taken twice", "algorithms/fair_maml.py",
+        "p = outputs.softmax(-1)[:, 1]", "p = outputs.softmax(-1).softmax(-1)[:, 1]",
+        FAIR + "test_what_is_published_is_one_less_the_mean_probability_of_the_protected",
+    ),
+    Bug(
+        "a group that is not there pays as if none of it were granted anything", "algorithms/fair_maml.py",
+        "torch.where(is_defined, term, torch.zeros_like(term))", "term",
+        FAIR + "test_a_group_that_is_not_there_costs_nothing_and_moves_nothing",
+    ),
+    Bug(
+        "a pooled ratio is a mean of tasks' ratios", "stats/fairness.py",
+        "ratio + (numerator - ratio * denominator) / whole", "numerator / np.maximum(denominator, 1)",
+        "stats/test_fairness.py::test_pooled_measures_are_those_of_fairlearn_on_all_rows",
+    ),
+    Bug(
+        "the influence of a ratio forgets its denominator", "stats/fairness.py",
+        "(low - least - least / most * (high - most)) / most", "(low - least) / most",
+        "stats/test_fairness.py::test_each_measure_goes_as_its_tasks_say_to_first_order",
+    ),
+    Bug(
+        "support sets may lack a label", "data/tasks/sampling.py",
+        "    if split.labels:\n", "    if not split.labels:\n",
+        "data/sets/test_groups.py::test_every_support_set_has_a_row_of_each_label_and_is_otherwise_drawn_as_ever",
+    ),
+    Bug(
+        "who is protected turns the wrong way", "data/sets/zafar.py",
+        "(densities[0] - densities[1]).sigmoid()", "(densities[1] - densities[0]).sigmoid()",
+        "data/sets/test_groups.py::test_the_plane_ties_the_group_to_the_outcome_by_its_angle",
+    ),
+    Bug(
+        "the median of crime is of all states", "data/sets/communities.py",
+        'frame.groupby(STATE)[CRIME].transform("median")', "frame[CRIME].median()",
+        "data/sets/test_groups.py::test_communities_are_what_is_known_of_them",
     ),
 ]  # fmt: skip
