@@ -285,7 +285,7 @@ BUGS = [
         "the distractors' cluster has no logarithm of its radius", "algorithms/soft_kmeans.py",
         "(-2 * log_r).exp() - log_r", "(-2 * log_r).exp() + log_r",
         "algorithms/test_unlabelled.py::"
-        "test_a_cluster_of_no_radius_or_far_away_takes_nothing_and_a_wide_one_takes_what_is_far",
+        "test_the_cluster_is_a_normal_density_of_its_radius_at_the_origin_and_classes_are_of_radius_one",
     ),
     Bug(
         "gradients flow into pseudo-labels that are unsure", "algorithms/maml_semi.py",
