@@ -34,8 +34,8 @@ def task_loss(
 
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
     phi = meta["theta"]
-    for _ in range(h.inner_steps):
-        gradient, _ = inner.gradient(partial(inner.support_loss, net), phi, {}, support, "first")
+    for batch in inner.batches(support, h.inner_steps):
+        gradient, _ = inner.gradient(partial(inner.support_loss, net), phi, {}, batch, "first")
         phi = trees.map(lambda w, g: w - h.inner_lr * g, phi, gradient)
     return inner.adapted(net, phi, support)
 
@@ -50,7 +50,7 @@ ALGORITHMS = {
         optimizer=lambda h: optim.still(),
         reference="All layers of a randomly initialised network descend the support loss; every task "
         "starts from the same initialisation, which the run's seed draws and nothing improves.",
-        kinds=("classification", "regression"),
+        kinds=("classification", "regression", "control"),
         inner_steps=("inner_steps",),
         is_trained=False,
     )

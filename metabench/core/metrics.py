@@ -18,15 +18,18 @@ class Metric(NamedTuple):
         return self.name
 
     @property
-    def scale(self) -> Literal["share", "positive"]:
-        """Return between which ends its figures lie, as intervals have to know."""
-        return "share" if self.unit == "%" else "positive"
+    def scale(self) -> Literal["share", "positive"] | None:
+        """Return between which ends its figures lie, as intervals have to know; None: there are none."""
+        if self.unit == "%":
+            return "share"
+        return "positive" if self.sign < 0 else None  # an error is at least 0, a return may be any number
 
 
 ACCURACY = Metric("accuracy", 1, "%", True)
 ERROR = Metric("error", -1, "", False)
+RETURN = Metric("return", 1, "", False)
 
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, ERROR)}
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, ERROR, RETURN)}
 
 
 def recorded(config: Mapping[str, Any]) -> Metric:

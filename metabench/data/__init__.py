@@ -33,7 +33,7 @@ class Dataset(NamedTuple):
     options: type  # frozen dataclass of settings
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
-    # options, which may be wrong -> classification or regression
+    # options, which may be wrong -> classification, regression or control
     kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
     has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     # whether its options `size` and, where it is there, `channels` say how pictures are made, and no more
@@ -55,7 +55,10 @@ QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": 
 """Splits to the setting that says how many queries a class are drawn from them."""
 
 
-KINDS = ("classification", "regression")
+KINDS = ("classification", "regression", "control")
+
+ONE = {"regression": "function", "control": "environment"}
+"""What a task is of, where it is not of classes."""
 
 MODULE = "module:"
 """What a data set's name begins with that a function of somebody's makes."""
@@ -218,15 +221,15 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
         return [f"way={task.way}: {name} is classification; way must be >= 2"]
     wrong = []
     if task.ways != (1, 1):
-        wrong.append(f"way={task.way}: {name} is regression, where a task is one function; set way to 1")
+        wrong.append(f"way={task.way}: {name} is {kind}, where a task is one {ONE[kind]}; set way to 1")
     usual = TaskConfig(dataset=name)
     wrong += [
-        f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
+        f"{key}={getattr(task, key)}: {name} is {kind}; this is for tasks of classes; leave it out"
         for key in ("most_shots", "unlabelled", "distractors", "domains")
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
-        wrong.append(f"shot={task.shot}: {name} is regression; give one number of points")
+        wrong.append(f"shot={task.shot}: {name} is {kind}; give one number")
     return wrong
 
 
@@ -290,6 +293,8 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
         n_examples = int(split.counts.min())
         smallest = f" in class {split.classes[int(split.counts.argmin())]!r}"
     way = task.ways[1]
+    if split.has_environments:  # whose trajectories are made as they are needed
+        return []
     if way + task.distractors > n_classes:
         more = f" and distractors={task.distractors}" if task.distractors else ""
         lower = "way or distractors" if task.distractors else "way"

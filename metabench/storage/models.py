@@ -349,7 +349,7 @@ class _Rows(TypedDict):
 @keys
 class _Inputs(TypedDict):
     data: str
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "control"]
     shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
     n_classes: Whole
     pictures: _Pictures | None

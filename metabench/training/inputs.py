@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metabench import PROTOCOL
 from metabench.core import Features, MetabenchError, Pictures, Rows, Splits
+from metabench.core.control import Environment
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
 
@@ -20,24 +21,26 @@ class Inputs(NamedTuple):
     """What is learnt from."""
 
     data: str  # name and split
-    kind: str  # of the data: classification or regression
+    kind: str  # of the data: classification, regression or control
     shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
     n_classes: int  # of meta-train
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
     rows: Rows | None = None  # how a row of numbers does
     features: Features | None = None  # where inputs are features of a frozen backbone
     mean: Tensor | None = None  # of features over meta-train, which stands in no file
+    environment: Environment | None = None  # of control, and in no file either
 
 
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
     table, features = splits.meta_train.images, splits.features
-    shape, mean = frozen.input_shape(table, splits.kind), None
+    shape, mean = frozen.input_shape(splits), None
     if features is not None:
         counts = splits.meta_train.counts
         n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())
         mean = table.sum((0, 1)) / n_pictures  # rows beyond the counts are zeros
-    return Inputs(splits.name, splits.kind, shape, len(table), splits.pictures, splits.rows, features, mean)
+    rest = splits.pictures, splits.rows, features, mean, splits.environment
+    return Inputs(splits.name, splits.kind, shape, len(table), *rest)
 
 
 def write(folder: Path, splits: Splits) -> None:
@@ -45,7 +48,7 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
-        rows, features, _ = (record.pop(key) for key in ("rows", "features", "mean"))
+        rows, features, *_ = (record.pop(key) for key in ("rows", "features", "mean", "environment"))
         record |= {} if rows is None else {"rows": rows._asdict()}
         record |= {} if features is None else features._asdict()
         record["pictures"] = record["pictures"] and record["pictures"]._asdict()

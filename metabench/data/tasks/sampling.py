@@ -11,6 +11,10 @@ from metabench.core import MetabenchError, Split
 from metabench.core.config import TaskConfig
 
 
+SEEDS = 2**31 - 1
+"""Numbers among which a trajectory of control has one, of which all its chance is made."""
+
+
 class Shape(NamedTuple):
     """What T tasks that are computed together have in common."""
 
@@ -36,7 +40,8 @@ class Indices(NamedTuple):
     """Which classes and examples make up T tasks; the position along N is the label."""
 
     classes: Tensor  # int64 [T, N]
-    # int64 [T, N, max_shots + Q + U], distinct along the last axis: support, query, unlabelled
+    # int64 [T, N, max_shots + Q + U], distinct along the last axis: support, query, unlabelled; of control
+    # the seeds of trajectories
     examples: Tensor
     shots: Tensor | None = None  # int64 [T, N], where the support is unbalanced; its sum is N * K
     query_classes: Tensor | None = None  # int64 [T, N], where queries come from another domain
@@ -175,6 +180,8 @@ def _across(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> t
 
 
 def _examples(generator: Generator, split: Split, n_examples: int, classes: Tensor, n_drawn: int) -> Tensor:
+    if split.has_environments:
+        return torch.randint(SEEDS, (*classes.shape, n_drawn), generator=generator)
     scores = torch.rand(*classes.shape, n_examples, generator=generator)
     if split.counts is not None:
         is_missing = torch.arange(n_examples) >= split.counts[classes][..., None]
