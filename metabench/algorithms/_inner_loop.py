@@ -62,7 +62,7 @@ def support_loss(net: Net, params: Tree, support: Support, moments: Tree = None)
 
 
 def batches(support: Support, steps: int) -> list[Support]:
-    """Return what each inner step descends: all of the support set, or, of control, trajectories of its own."""
+    """Return what each inner step descends: the support set, or, of control, trajectories of its own."""
     if not isinstance(support.y, Moves):
         return [support] * steps
     leaves, form = trees.flatten(support)

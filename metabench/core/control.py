@@ -1,4 +1,4 @@
-"""Tasks of control: an environment as pure functions, what acting in it needs and leaves, and how it is judged.
+"""Tasks of control: environments as pure functions, what acting needs and leaves, and how it is judged.
 
 Letters beside those of `core`: M trajectories, H time steps, D parameters of an environment, O numbers of an
 observation, A numbers of an action (or actions to choose from).
@@ -27,7 +27,6 @@ class Environment(NamedTuple):
     observe: Callable[[Tensor, Tensor], Tensor]  # (parameters, state) -> [O]
     # (parameters, state, action, uniform [n_world]) -> state, reward [], whether it ends [], 0 or 1
     step: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-    best: Callable[[Tensor, Tensor], Tensor]  # (parameters, state) -> action of one who knows the parameters
     horizon: int
     n_observed: int  # O
     n_actions: int  # A
@@ -130,4 +129,4 @@ SURROGATES: Mapping[str, Callable[[Tensor, Moves], Tensor]] = {
 """The setting `surrogate` to losses with the same first derivative, and others of second order."""
 
 BASELINES = ("linear", "time", "zero")
-"""What is subtracted of returns: a linear function of observation and time, the mean at each time, nothing."""
+"""What is subtracted of returns: linear in observation and time, the mean at each time, nothing."""

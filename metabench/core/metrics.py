@@ -1,4 +1,4 @@
-"""How an accuracy or an error is named, which way it is better, and how people see it."""
+"""How what tasks are judged by is named, which way it is better, and how people see it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ RETURN = Metric("return", 1, "", False)
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, ERROR, RETURN)}
 
+PLAIN = tuple(metric for metric in METRICS.values() if metric.unit != "%")
+"""Those that are plain numbers."""
+
 
 def recorded(config: Mapping[str, Any]) -> Metric:
     """Return what the record of a search or of a run says that its tasks are judged by.
@@ -43,7 +46,7 @@ def recorded(config: Mapping[str, Any]) -> Metric:
 
 
 def show(metric: Metric, value: float | None, digits: int = 1) -> str:
-    """Show an accuracy in percent, and an error as a plain number of three significant digits.
+    """Show an accuracy in percent, and all else as a plain number of three significant digits.
 
     Args:
         digits: of percents behind the point.
@@ -59,12 +62,12 @@ def tell(metric: Metric, value: float, digits: int = 1) -> str:
 
 
 def gap(metric: Metric, value: float) -> str:
-    """Show a difference without its sign: of accuracies in points of percent, of errors as a number."""
+    """Show a difference without its sign: of accuracies in points of percent, of others as a number."""
     return f"{100 * abs(value):.1f} points" if metric.unit == "%" else plain(abs(value))
 
 
 def points(metric: Metric, value: float) -> float:
-    """Return a difference in points of accuracy, or in units of the error."""
+    """Return a difference in points of accuracy, or in units of the error or the return."""
     return 100 * value if metric.unit == "%" else value
 
 

@@ -271,6 +271,11 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         parts: the splits that tasks are drawn from.
     """
     wrong = task_problems(task, splits.name, splits.kind)
+    if splits.environment is not None and splits.environment.baseline != "zero" and task.shots[0] < 2:
+        wrong.append(
+            f"shot={task.shot}: one trajectory is its own baseline, and nothing is left to learn from; raise "
+            "shot, or set the option baseline to zero"
+        )
     if wrong:
         raise MetabenchError("\n".join(wrong))
     for part in parts:

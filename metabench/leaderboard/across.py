@@ -38,6 +38,12 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
     if len(groups) < 2:
         only = setting(sources[0].task)
         raise MetabenchError(f"only one setting, {only}; `metabench leaderboard` ranks within a setting")
+    endless = [group[0] for group in groups.values() if group[0].metric.scale is None]
+    if endless:
+        raise MetabenchError(
+            f"{setting(endless[0].task)}: ranks across settings come with ratios of errors, and a "
+            f"{endless[0].metric} has no zero; leave it out, or compare within it by `metabench leaderboard`"
+        )
     tested = [_tested(group) for group in groups.values()]
     parts = list(zip(tested, [group[0].metric for group in groups.values()], strict=True))
     names = [name for name in tested[0] if all(name in rows for rows in tested)]

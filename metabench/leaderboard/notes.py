@@ -25,6 +25,14 @@ MOST_ANSWERED = 3
 LEAST_LOSS = {"%": 0.01, "": 0.05}
 """What a user who asks one at a time has to lose for a warning: accuracy, or that share of an error."""
 
+NAMES = {"accuracy": "Accuracy", "error": "Mean squared error", "return": "Return"}
+"""What a metric is called in a sentence."""
+
+EXAMPLES = {"return": "trajectory"}
+NEW = {"error": "of a new function", "return": "a step in a new environment"}
+ASKED = {"error": "points", "return": "trajectories"}
+"""What a task has for support, of what, and for queries, where these are no classes."""
+
 STANDS = {"finished": "", "running": ", still running", "untested": ", not all tested yet"}
 """A board's status, as its title says it."""
 
@@ -90,8 +98,8 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
     trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
     if not trained:
         return []
-    judged = "Accuracy" if metric.unit == "%" else "Mean squared error"
-    better = "" if metric.unit == "%" else ", lower is better"
+    judged = NAMES[metric.name]
+    better = "" if metric.unit == "%" else f", {_better(metric)}"
     over = ", or over ".join(sorted(trained))
     floors = {row["ci_over"] for row in rows if row["ci_over"] and not row["seeds"]} or {TASKS}
     of_floors = f"baselines over {', or over '.join(sorted(floors))}"
@@ -165,7 +173,7 @@ def loses(row: Row, metric: Metric) -> bool:
     together, alone = row.get(metric.name), _alone(row, metric)
     if together is None or alone is None:
         return False
-    least = LEAST_LOSS[metric.unit] * (1 if metric.unit == "%" else together)
+    least = LEAST_LOSS[metric.unit] * (1 if metric.unit == "%" else abs(together))
     return bool(metric.sign * (together - alone) >= least > 0)
 
 
@@ -177,7 +185,7 @@ def _alone(row: Row, metric: Metric) -> float | None:
 def _asked(task: Mapping[str, Any], metric: Metric) -> str:
     """Name what is asked in a task, with how many there are."""
     if metric.unit != "%":
-        return f"{task['test_query']} points"
+        return f"{task['test_query']} {ASKED[metric.name]}"
     ways = task["way"]
     counts = [ways] if isinstance(ways, int) else [ways["low"], ways["high"]]
     return "–".join(str(way * task["test_query"]) for way in counts) + " pictures"
@@ -278,11 +286,15 @@ def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metri
 def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
     """Put ways and shots into words, and the figure that follows."""
     shots = _count(task["shot"])
-    examples = f"{shots} example{'' if shots == '1' else 's'}"
+    examples = f"{shots} {EXAMPLES.get(metric.name, 'example')}{'' if shots == '1' else 's'}"
     if metric.unit != "%":
-        return f"With {examples} of a new function", "mean squared error (lower is better)"
+        return f"With {examples} {NEW[metric.name]}", f"{NAMES[metric.name].lower()} ({_better(metric)})"
     which = "classes that meta-train also shows" if _has_same_classes(task) else "new classes"
     return f"With {examples} of each of {_count(task['way'])} {which}", "accuracy"
+
+
+def _better(metric: Metric) -> str:
+    return f"{'higher' if metric.sign > 0 else 'lower'} is better"
 
 
 def _judged(task: Mapping[str, Any], row: Row, metric: Metric) -> str:

@@ -53,6 +53,7 @@ def _is_judged(report: Any) -> Any:
 class _Reported(TypedDict):
     val_accuracy: NotRequired[Real | None]
     val_error: NotRequired[Real | None]
+    val_return: NotRequired[Real | None]
     val_ci: NotRequired[Real | None]
     val_loss: NotRequired[Real | None]
     val_scores: NotRequired[list[Real | None]]
@@ -257,8 +258,10 @@ class _Chosen(TypedDict):
     is_default: NotRequired[bool]
     val_accuracy: NotRequired[Real | None]
     val_error: NotRequired[Real | None]
+    val_return: NotRequired[Real | None]
     confirm_accuracy: NotRequired[Real | None]
     confirm_error: NotRequired[Real | None]
+    confirm_return: NotRequired[Real | None]
 
 
 @keys
@@ -282,8 +285,11 @@ def _is_scored(result: Any) -> Any:
     return result
 
 
+_Returns = TypedDict("_Returns", {"return": NotRequired[Figures]})  # a word that no class can have
+
+
 @keys
-class _Scores(TypedDict):
+class _Scores(_Returns):
     accuracy: NotRequired[Figures]
     error: NotRequired[Figures]
 
@@ -379,6 +385,7 @@ class _Test(_Baseline):
     calibration: NotRequired[_Calibration]
     accuracy_one_at_a_time: NotRequired[Figures]
     error_one_at_a_time: NotRequired[Figures]
+    return_one_at_a_time: NotRequired[Figures]
     classes: list[ClassRows]
     class_names: list[str]
     by_class: NotRequired[_ByClass]
@@ -397,7 +404,7 @@ class _Test(_Baseline):
 
 def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
-    figures = ("accuracy", "error", "loss", "accuracy_one_at_a_time", "error_one_at_a_time", "classes")
+    figures = [*METRICS, *(f"{metric}_one_at_a_time" for metric in METRICS), "loss", "classes"]
     judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
     if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
         raise ValueError("there are figures of more tasks than others")

@@ -1,4 +1,4 @@
-"""Acting in environments: trajectories are collected first, and are then a support and a query set like any other.
+"""Acting in environments: trajectories are collected first, and are then support and query sets like others.
 
 Nothing here is differentiated; what is learnt of trajectories is the matter of objective and algorithm.
 """
@@ -15,8 +15,17 @@ from torch import Tensor
 from torch.func import vmap
 
 from metabench import algorithms, nets
-from metabench.core import Algorithm, MetabenchError, Net, Query, Support, Task, Tree, device, seeds, trees
-from metabench.core.control import SURROGATES, Chances, Environment, Moves, Start, act, log_prob
+from metabench.core import Algorithm, MetabenchError, Net, Query, Support, Task, device, seeds, trees
+from metabench.core.control import (
+    SURROGATES,
+    Chances,
+    Environment,
+    Moves,
+    Start,
+    act,
+    log_prob,
+    mean_return,
+)
 from metabench.core.objectives import OBJECTIVES
 
 RIDGE = 1e-5
@@ -38,9 +47,9 @@ def policy(net: Net, environment: Environment) -> Net:
     return net._replace(objective=objective, environment=environment)
 
 
-def training_steps(algorithm: Algorithm, h: Any) -> int:
-    """Return how many inner steps meta-training takes: the setting that evaluation falls back to."""
-    return int(getattr(h, algorithm.inner_steps[-1])) if algorithm.inner_steps else 0
+def training_steps(h: Any) -> int:
+    """Return how many inner steps meta-training takes."""
+    return int(getattr(h, "inner_steps", 0))
 
 
 def evaluation_steps(algorithm: Algorithm, h: Any) -> int:
@@ -66,8 +75,7 @@ def draw(environment: Environment | None, tasks: Task, steps: int) -> Task:
 
 def _chances(environment: Environment, start: Start, name: str) -> Chances:
     """Draw the chance of M trajectories of each of T tasks, from what names them: [T, M, ...]."""
-    like, (n_tasks, n_trajectories) = start.parameters, start.seeds.shape
-    horizon = environment.horizon
+    like, n_trajectories, horizon = start.parameters, start.seeds.shape[1], environment.horizon
     shapes = (
         (n_trajectories, environment.n_start),
         (n_trajectories, horizon, environment.n_actions),
@@ -146,6 +154,17 @@ def roll(environment: Environment, policy: Callable[[Tensor], Tensor], chances: 
     return Query(x.flatten(0, 1), cast(Tensor, moves))
 
 
+def by_chance(environment: Environment, tasks: Task) -> Tensor:
+    """Return the mean return [T] of a policy whose outputs are all zero, which looks at nothing."""
+    n_outputs = environment.n_actions * (1 if environment.is_discrete else 2)
+
+    def returned(chances: Chances) -> Tensor:
+        moves = roll(environment, lambda x: x.new_zeros(len(x), n_outputs), chances).y
+        return mean_return(None, cast(Moves, moves))
+
+    return vmap(returned)(cast(Chances, draw(environment, tasks, 0).query))
+
+
 def _stepped(environment: Environment, *now: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     state, reward, done = environment.step(*now)
     for name, one in {"reward": reward, "end": done}.items():
@@ -208,4 +227,4 @@ BASELINES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "time": _time,
     "zero": _zero,
 }
-"""Values [M, H] of states: (observations [M, H, O], returns to go, is_on); fitted on what they are then subtracted of."""
+"""Values [M, H] by observations [M, H, O], fitted on the returns to go that they are then subtracted of."""

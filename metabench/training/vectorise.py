@@ -120,7 +120,7 @@ def meta_gradient(
         of_tasks = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
         return trees.map(lambda leaf: leaf.sum(0), of_tasks)
 
-    tasks = rollouts.draw(net.environment, tasks, rollouts.training_steps(algorithm, h))
+    tasks = rollouts.draw(net.environment, tasks, rollouts.training_steps(h))
     n_tasks, row = len(tasks.classes), numbers.on(tasks.support[0])
     prepare(row.device)
     name = "meta-gradient", identity(model), numbers.static

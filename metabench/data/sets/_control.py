@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
 from metabench.core import Split, Splits, seeds, setting
 from metabench.core.control import BASELINES, SURROGATES, Environment
@@ -18,13 +20,12 @@ SHARE = 10
 
 @dataclass(frozen=True)
 class Settings:
-    """How returns become a loss, the same for all algorithms that are compared."""
+    """How many environments there are, and how returns become a loss: alike for all that are compared."""
 
     environments: int = setting(
         20_000, "environments in meta-train; a tenth of that in each of the other splits", minimum=SHARE
     )
     seed: int = setting(0, "draws the environments", minimum=0, maximum=2**63 - 1)
-    horizon: int = setting(100, "steps of a trajectory", minimum=1, maximum=1_000)
     gamma: float = setting(
         0.99, "discount of rewards in learning; returns are reported without", minimum=0, maximum=1
     )
@@ -40,21 +41,35 @@ class Settings:
         choices=tuple(SURROGATES),
     )
     log_std: float = setting(
-        0.0, "logarithm of a policy's first standard deviation, where actions are numbers", maximum=5
+        0.0,
+        "logarithm of a policy's first standard deviation, where actions are numbers",
+        minimum=-10,
+        maximum=5,
+    )
+    oracle: bool = setting(
+        False, "show an environment's parameters beside the observation: who sees them need not adapt"
     )
 
 
-def learning(options: Settings) -> dict[str, Any]:
-    """Return the fields of `Environment` that are settings."""
-    names = {one.name for one in fields(Settings)} & {*Environment._fields}
-    return {name: getattr(options, name) for name in names}
+def environment(options: Settings, n_parameters: int, n_observed: int, **about: Any) -> Environment:
+    """Make an environment of what it is and of how options have it learnt."""
+    names = {one.name for one in fields(options)} & {*Environment._fields}
+    learnt = {name: getattr(options, name) for name in names}
+    if options.oracle:
+        about["observe"] = partial(_observe_all, about["observe"])
+        n_observed += n_parameters
+    return Environment(n_observed=n_observed, **about, **learnt)
+
+
+def _observe_all(observe: Callable[[Tensor, Tensor], Tensor], parameters: Tensor, state: Tensor) -> Tensor:
+    return torch.cat([observe(parameters, state), parameters])
 
 
 def splits(
     name: str,
     environment: Environment,
     options: Settings,
-    draw: Callable[[int, Any], Tensor],
+    draw: Callable[[int, Generator], Tensor],
     describe: Callable[[list[float]], str],
     meta_test: Tensor | None = None,
 ) -> Splits:
@@ -62,15 +77,16 @@ def splits(
 
     Args:
         draw: how many, by which generator -> float64 [n, D].
-        describe: parameters -> words.
+        describe: parameters -> words, which say all that differs between environments of other options.
         meta_test: others in place of drawn ones.
     """
-    few = options.environments // SHARE
+    few, family = options.environments // SHARE, name.partition("/")[0]
     counts = {"meta_train": options.environments, "meta_validation": few, "meta_test": few}
-    family = name.partition("/")[0]
+    tables = {part: draw(n, seeds.generator(family, options.seed, part)) for part, n in counts.items()}
+    if meta_test is not None:
+        tables["meta_test"] = meta_test
     parts = {}
-    for part, n in counts.items():
-        table = draw(n, seeds.generator(family, options.seed, part)) if part != "meta_test" or meta_test is None else meta_test
-        names = tuple(f"{part} {row}: {describe(one)}" for row, one in enumerate(table.tolist()))
-        parts[part] = Split(table.float(), names, (family,) * len(table))
+    for part, table in tables.items():
+        names = (f"{part} {row}: {describe(one)}" for row, one in enumerate(table.tolist()))
+        parts[part] = Split(table.float(), tuple(names), (family,) * len(table))
     return make_splits(name, **parts, kind="control", environment=environment)

@@ -29,10 +29,10 @@ NEAR = 0.01
 
 @dataclass(frozen=True)
 class Options(control.Settings):
-    """How the point walks, and what it sees."""
+    """When a walk ends, beside what all environments have."""
 
+    horizon: int = setting(100, "steps of a trajectory", minimum=1, maximum=1_000)
     stop_at_goal: bool = setting(True, "whether a trajectory ends at the goal, as the authors' does")
-    goal_in_observation: bool = setting(False, "show the goal: the task of an oracle, which need not adapt")
 
 
 def reset(goal: Tensor, chance: Tensor) -> Tensor:
@@ -40,9 +40,9 @@ def reset(goal: Tensor, chance: Tensor) -> Tensor:
     return torch.zeros_like(goal)
 
 
-def observe(is_shown: bool, goal: Tensor, place: Tensor) -> Tensor:
-    """See one's place, and the goal where it is shown."""
-    return torch.cat([place, goal]) if is_shown else place
+def observe(goal: Tensor, place: Tensor) -> Tensor:
+    """See one's place."""
+    return place
 
 
 def step(stops: bool, goal: Tensor, place: Tensor, action: Tensor, chance: Tensor) -> tuple[Tensor, ...]:
@@ -53,23 +53,18 @@ def step(stops: bool, goal: Tensor, place: Tensor, action: Tensor, chance: Tenso
     return place, -away.square().sum().sqrt(), is_there.to(place.dtype)
 
 
-def best(goal: Tensor, place: Tensor) -> Tensor:
-    """Walk straight along each axis."""
-    return (goal - place) / SPEED
-
-
 @cache
 def environment(options: Options) -> Environment:
     """Return the environment that options describe; of the same, the very same."""
-    return Environment(
+    return control.environment(
+        options,
+        n_parameters=2,
         reset=reset,
-        observe=partial(observe, options.goal_in_observation),
+        observe=observe,
         step=partial(step, options.stop_at_goal),
-        best=best,
-        n_observed=4 if options.goal_in_observation else 2,
+        n_observed=2,
         n_actions=2,
         is_discrete=False,
-        **control.learning(options),
     )
 
 

@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 from metabench.core import MetabenchError, Split
 from metabench.core.config import TaskConfig
 
-
 SEEDS = 2**31 - 1
 """Numbers among which a trajectory of control has one, of which all its chance is made."""
 
