@@ -65,8 +65,8 @@ ALGORITHMS = {
         predict=inner.predict,
         optimizer=optim.descend,
         also_called=("pretrained",),
-        reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5: the baseline trained on all tasks "
-        "at once, by the loss of their queries, and fine-tuned on a new task's support set.",
+        reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5: the baseline trained on all "
+        "tasks at once, by the loss of their queries, and fine-tuned on a new task's support set.",
         kinds=("regression", "control"),
         inner_steps=("eval_steps",),
     ),
