@@ -167,7 +167,7 @@ def by_chance(environment: Environment, tasks: Task) -> Tensor:
 
 def _stepped(environment: Environment, *now: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     state, reward, done = environment.step(*now)
-    for name, one in {"reward": reward, "end": done}.items():
+    for name, one in {"a reward": reward, "an end": done}.items():
         if one.shape:
             raise MetabenchError(
                 f"environment: step returned {name} of shape {list(one.shape)}; [] is needed, one number of "

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
 from metabench import algorithms, data
-from metabench.core import Task, seeds, trees
-from metabench.core.control import SURROGATES, Chances, Environment, Moves, log_prob
+from metabench.core import MetabenchError, Task, seeds, trees
+from metabench.core.config import NetworkConfig
+from metabench.core.control import SURROGATES, Chances, Environment, Moves, log_prob, mean_return
 from metabench.data.tasks import frozen
 from metabench.training import loop, rollouts, vectorise
+from metabench.training.graphs.trace import TraceCache
 from metabench.training.vectorise import Model
 from tests.support import small
 
@@ -166,25 +172,118 @@ def test_what_follows_an_end_changes_nothing() -> None:
         assert float(first - loss(outputs, changed)) == 0
 
 
-def walked(goals: Tensor, policy: Any, **options: Any) -> Tensor:
-    """Return the mean return of a policy of place and goal, without chance."""
-    environment = (
-        data.get("navigation")
-        .load(None, "uniform", data.get("navigation").options(environments=10, oracle=True, **options))
-        .environment
-    )
-    total = []
-    for goal in goals:
-        chances = Chances(goal, goal.new_zeros(1, 0), goal.new_zeros(1, 100, 2), goal.new_zeros(1, 100, 0))
-        acts = lambda x: torch.cat([policy(x[:, :2], x[:, 2:]), x.new_zeros(len(x), 2)], -1)  # noqa: E731
-        moves = cast(Moves, rollouts.roll(cast(Environment, environment), acts, chances).y)
-        total.append((moves.reward * moves.is_on).sum())
-    return torch.stack(total).mean()
+def walked(goals: Tensor, policy: Any) -> float:
+    """Return the mean return of a policy of place and goal, which leaves nothing to chance."""
+    options = data.get("navigation").options(environments=10, oracle=True)
+    environment = data.get("navigation").load(None, "uniform", options).environment
+    nothing = (goals.new_zeros(1, *shape) for shape in ((0,), (100, 2), (100, 0)))
+
+    def acts(x: Tensor) -> Tensor:
+        return torch.cat([policy(x[:, :2], x[:, 2:]), x.new_zeros(len(x), 2)], -1)
+
+    def returned(goal: Tensor, *chances: Tensor) -> Tensor:
+        return mean_return(None, cast(Any, rollouts.roll(environment, acts, Chances(goal, *chances)).y))
+
+    return float(vmap(returned, in_dims=(0, None, None, None))(goals, *nothing).mean())
 
 
 def test_published_goals_give_the_returns_that_are_known_of_them() -> None:
-    splits = data.load(small.acting("maml", "navigation").task.model_copy(update={"split": "published"}))
-    torch.testing.assert_close(splits.meta_test.images.double(), GOALS, atol=1e-7, rtol=0)
+    task = small.acting().task.model_copy(update={"split": "published"})
+    torch.testing.assert_close(data.load(task).meta_test.images.double(), GOALS, atol=1e-7, rtol=0)
     # Straight to the goal, as computed apart from this package; and standing still, at the goal's distance.
-    assert float(walked(GOALS, lambda place, goal: (goal - place) * 10)) == pytest.approx(-0.544, abs=5e-4)
-    assert float(walked(GOALS, lambda place, goal: 0 * place)) == pytest.approx(-100 * float(GOALS.norm(dim=1).mean()))
+    assert walked(GOALS, lambda place, goal: (goal - place) * 10) == pytest.approx(-0.544, abs=5e-4)
+    away = float(GOALS.norm(dim=1).mean())
+    assert walked(GOALS, lambda place, goal: 0 * place) == pytest.approx(-100 * away)
+
+
+@pytest.mark.parametrize("name", ["maml", "anil", "meta_sgd", "alpha_maml"])
+def test_the_meta_gradient_is_the_slope_of_the_loss_on_what_was_collected(name: str) -> None:
+    model, tasks = problem(name, inner_steps=2, inner_lr=0.1)
+    fixed = part(collected(model, tasks), 0)
+    net = model.net._replace(environment=None)
+
+    def loss(meta: Any) -> Tensor:
+        return model.algorithm.task_loss(net, meta, model.buffers, fixed, model.h, 0.5)[0]
+
+    slope = grad(loss)(model.meta)
+    generator = seeds.generator("direction")
+    way = trees.map(
+        lambda leaf: 1e-5 * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype), model.meta
+    )
+    ahead, behind = (loss(trees.map(move, model.meta, way)) for move in (torch.add, torch.sub))
+    # The difference errs by 1e-10 of third derivatives, and by 1e-16 / 1e-5 of rounding.
+    assert float(trees.dot(slope, way)) == pytest.approx(float(ahead - behind) / 2, rel=1e-5)
+
+
+def test_without_an_inner_step_or_rate_the_meta_gradient_is_that_of_joint_training() -> None:
+    joint, tasks = problem("joint")
+    expected = vectorise.meta_gradient(joint, tasks, 0.5)
+    for values in ({"inner_lr": 0.0}, {"inner_steps": 0}):
+        h = algorithms.hparams("maml", {"inner_steps": 2, **values})
+        mean = vectorise.meta_gradient(joint._replace(algorithm=algorithms.get("maml"), h=h), tasks, 0.5)
+        torch.testing.assert_close(mean.gradient, expected.gradient, atol=1e-12, rtol=1e-9)
+        torch.testing.assert_close(mean.logs["return"], expected.logs["return"])
+
+
+def test_each_inner_step_descends_what_was_done_after_the_step_before() -> None:
+    model, tasks = problem(inner_steps=2, inner_lr=0.3)
+    task = part(collected(model, tasks), 0)
+    net, h = model.net, model.h
+    first = cast(Moves, task.support[1]).log_prob[0]
+    theta = {"params": model.meta["theta"]}
+    x = task.support[0].view(2, 5, 10, 2)
+
+    def log_probs(learner: Any, step: int) -> Tensor:
+        outputs = model.algorithm.predict(net, learner, x[step].flatten(0, 1)).view(5, 10, -1)
+        return log_prob(outputs, cast(Moves, task.support[1]).action[step])
+
+    torch.testing.assert_close(first, log_probs(theta, 0))
+    one = model.algorithm.adapt(net, model.meta, {}, task.support, dataclasses.replace(h, eval_steps=1))
+    torch.testing.assert_close(cast(Moves, task.support[1]).log_prob[1], log_probs(one, 1))
+    assert float((log_probs(theta, 1) - log_probs(one, 1)).abs().max()) > 1e-3
+
+
+def test_recorded_steps_give_the_same_numbers() -> None:
+    model, tasks = problem(inner_steps=1)
+    traces = TraceCache()
+    plain, first, again = (
+        vectorise.meta_gradient(model, tasks, 0.5, traces=each) for each in (None, traces, traces)
+    )
+    assert traces.n_composed == 1
+    for one in (first, again):
+        torch.testing.assert_close(one.gradient, plain.gradient, atol=1e-12, rtol=1e-12)
+
+
+def test_frozen_tasks_are_kept_as_seeds_and_read_again(tmp_path: Path) -> None:
+    config = small.acting()
+    splits = data.load(config.task)
+    tasks = frozen.frozen(splits, "meta_test", config.task, 5, "test")
+    frozen.write(tmp_path / "tasks.safetensors", splits, "meta_test", config.task, "test", tasks)
+    again = frozen.read(tmp_path / "tasks.safetensors", splits, "meta_test")
+    assert again.hash == tasks.hash
+    assert torch.equal(again.groups[0].indices.examples, tasks.groups[0].indices.examples)
+    other = config.task.model_copy(update={"options": {**config.task.options, "stop_at_goal": False}})
+    assert frozen.frozen(data.load(other), "meta_test", other, 5, "test").hash != tasks.hash
+
+
+def test_what_cannot_be_learnt_from_is_refused_in_one_sentence() -> None:
+    config = small.acting()
+    splits = data.load(config.task)
+    messages = {
+        "way=5: navigation/uniform is control, where a task is one environment; set way to 1": {"way": 5},
+        "shot=1: one trajectory is its own baseline": {"shot": 1},
+        "unlabelled=3: navigation/uniform is control; this is for tasks of classes": {"unlabelled": 3},
+    }
+    for message, change in messages.items():
+        with pytest.raises(MetabenchError, match=f"^{re.escape(message)}"):
+            data.check(config.task.model_copy(update=change), splits)
+    batch = config.model_copy(update={"network": NetworkConfig(name="mlp", width=8)})
+    with pytest.raises(MetabenchError, match=r"^network.norm='batch': observations make no batch; set norm"):
+        loop.build(batch, splits)
+    with pytest.raises(MetabenchError, match=r"not for control .* For control: alpha_"):
+        loop.build(config.model_copy(update={"algorithm": "protonet"}), splits)
+    environment = cast(Environment, splits.environment)
+    wrong = environment._replace(step=lambda *now: (now[1], torch.zeros(1), torch.zeros(())))
+    chances = Chances(torch.zeros(2), torch.zeros(3, 0), torch.zeros(3, 10, 2), torch.zeros(3, 10, 0))
+    with pytest.raises(MetabenchError, match=r"step returned a reward of shape \[1\]; \[\] is needed"):
+        rollouts.roll(wrong, lambda x: x.new_zeros(3, 4), chances)
