@@ -20,12 +20,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "quickdraw": {"examples_per_class": 20},
     "omniglot": {},
     "sinusoid": {"functions": 100},
+    "navigation": {"environments": 20},
+    "bandit": {"environments": 20},
 }
 OTHER: dict[str, dict[str, Any]] = {
     "glyphs": {"n_classes": 30, "n_examples": 14, "seed": 1},
     "quickdraw": {"examples_per_class": 25},
     "omniglot": {"rotations": False},
     "sinusoid": {"functions": 100, "seed": 1},
+    "navigation": {"environments": 20, "horizon": 50},
+    "bandit": {"environments": 20, "arms": 3},
 }
 OWN = {"array", "folder", "mixture", "table"}
 """Data sets without files of their own, which have tests of their own."""
@@ -54,8 +58,8 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 def test_the_folder_is_the_registry() -> None:
     expected = (
-        "array cifar_fs cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw sinusoid "
-        "table tiered_imagenet"
+        "array bandit cifar_fs cub fc100 folder glyphs mini_imagenet mixture navigation omniglot quickdraw "
+        "sinusoid table tiered_imagenet"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())

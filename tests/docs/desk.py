@@ -67,7 +67,9 @@ LETTERS = "data/omniglot/images_background.zip"
 def shrink(found: dict[str, Any]) -> dict[str, Any]:
     """Return a search space with a small network and budget, on built-in data where its own may be absent."""
     task = {**found["task"], "query": 2, "test_query": 3}
-    if task["dataset"] not in ("glyphs", "sinusoid", "folder"):
+    if task["dataset"] == "navigation":
+        task = {**task, "shot": 2, "options": {"environments": 50, "horizon": 4}}
+    elif task["dataset"] not in ("glyphs", "sinusoid", "folder"):
         task = {**task, "dataset": "glyphs", "split": None, "options": {}}
     network = {**found.get("network", {}), "width": 4}
     kept = {key: value for key, value in found["budget"].items() if key not in ("rungs", "borderline_tasks")}
