@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sinusoid": {"functions": 100},
     "navigation": {"environments": 20},
     "bandit": {"environments": 20},
+    "tabular": {"environments": 20},
 }
 OTHER: dict[str, dict[str, Any]] = {
     "glyphs": {"n_classes": 30, "n_examples": 14, "seed": 1},
@@ -30,6 +31,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "sinusoid": {"functions": 100, "seed": 1},
     "navigation": {"environments": 20, "horizon": 50},
     "bandit": {"environments": 20, "arms": 3},
+    "tabular": {"environments": 20, "states": 3},
 }
 OWN = {"array", "folder", "mixture", "table"}
 """Data sets without files of their own, which have tests of their own."""
@@ -59,7 +61,7 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 def test_the_folder_is_the_registry() -> None:
     expected = (
         "array bandit cifar_fs cub fc100 folder glyphs mini_imagenet mixture navigation omniglot quickdraw "
-        "sinusoid table tiered_imagenet"
+        "sinusoid table tabular tiered_imagenet"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())

@@ -116,5 +116,6 @@ def acting(algorithm: str = "maml", dataset: str = "navigation", tasks: int = 24
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "navigation": {"environments": 100, "horizon": 10},
     "bandit": {"environments": 100},
+    "tabular": {"environments": 100, "states": 4, "actions": 3, "horizon": 5},
 }
 """Options of data sets of control by which they are small."""
