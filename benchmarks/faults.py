@@ -1,7 +1,7 @@
 """Run a small real search over and over, do random faults to it, and check that what must hold does.
 
     python -m benchmarks.faults                 two hundred faults; exit status 1 where a law is broken
-    python -m benchmarks.faults --faults 20 --scenes storage --json
+    python -m benchmarks.faults --faults 20 --scenes storage --schedulers freeze_thaw --json
 
 Each search runs through the command line: on this machine with a small disk of its own, on several nodes that
 come and go, or in object storage behind a network that can be out of order. Faults are drawn from a seeded
@@ -36,6 +36,8 @@ from tests.search.test_kill import SPACE
 
 SCENES: dict[str, type[Scene]] = {"disk": Scene, "nodes": ManyNodes, "storage": Stored}
 
+SCHEDULERS = ("asha", "freeze_thaw")
+
 AT_ONCE = 10
 """Faults of one search."""
 
@@ -59,10 +61,13 @@ LAWS = {
 class Campaign:
     """What was done, and what was found."""
 
-    def __init__(self, seed: int, wanted: int, names: list[str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, seed: int, wanted: int, names: list[str], schedulers: list[str], say: Callable[[str], None]
+    ) -> None:
         self.draw = random.Random(seed)
         self.wanted = wanted
         self.names = names
+        self.schedulers = schedulers
         self.say = say
         self.done: collections.Counter[tuple[str, str]] = collections.Counter()
         self.broken: dict[str, list[str]] = {law: [] for law in LAWS}
@@ -73,8 +78,9 @@ class Campaign:
         """Search until enough faults were done."""
         while self.done.total() < self.wanted:
             name = self.names[self.searches % len(self.names)]
+            scheduler = self.schedulers[self.searches // len(self.names) % len(self.schedulers)]
             place = Path(tempfile.mkdtemp(prefix="mbf", dir="/tmp"))
-            (place / "space.yaml").write_text(yaml.safe_dump(space()))
+            (place / "space.yaml").write_text(yaml.safe_dump(space(scheduler)))
             before = sum(map(len, self.broken.values()))
             with SCENES[name](place, place / "space.yaml", self.searches % SEEDS, self.draw) as scene:
                 try:
@@ -87,7 +93,9 @@ class Campaign:
             shutil.rmtree(place, ignore_errors=True)
             self.searches += 1
             broken = sum(map(len, self.broken.values()))
-            self.say(f"{self.searches} searches, {self.done.total()} faults, {broken} broken laws")
+            self.say(
+                f"{self.searches} searches ({scheduler}), {self.done.total()} faults, {broken} broken laws"
+            )
 
     def found(self) -> dict[str, Any]:
         """Return the result for programs."""
@@ -200,9 +208,9 @@ class Search:
             campaign.damaged += sum(damaged for _, _, damaged in again)
 
 
-def space() -> dict[str, Any]:
+def space(scheduler: str) -> dict[str, Any]:
     """Return two algorithms with rungs at 10, 30 and 90 tasks."""
-    return {**SPACE, "budget": {**SPACE["budget"], "tasks": 90, "trials": 4}}
+    return {**SPACE, "budget": {**SPACE["budget"], "tasks": 90, "trials": 4, "scheduler": scheduler}}
 
 
 def whole(lines: bytes) -> list[bytes]:
@@ -249,14 +257,16 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=200, help="how many at least")
     parser.add_argument("--seed", type=int, default=0, help="of the faults and their moments")
     parser.add_argument("--scenes", default=",".join(SCENES), help="where: disk, nodes, storage")
+    parser.add_argument("--schedulers", default=",".join(SCHEDULERS), help="in turn: asha, freeze_thaw")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
-    names = given.scenes.split(",")
-    if unknown := [name for name in names if name not in SCENES]:
-        parser.error(f"--scenes {unknown[0]}: must be among {', '.join(SCENES)}")
+    names, schedulers = given.scenes.split(","), given.schedulers.split(",")
+    for option, chosen, known in (("scenes", names, SCENES), ("schedulers", schedulers, SCHEDULERS)):
+        if unknown := [name for name in chosen if name not in known]:
+            parser.error(f"--{option} {unknown[0]}: must be among {', '.join(known)}")
     torch.set_num_threads(1)
     campaign = Campaign(
-        given.seed, given.faults, names, lambda line: print(line, file=sys.stderr, flush=True)
+        given.seed, given.faults, names, schedulers, lambda line: print(line, file=sys.stderr, flush=True)
     )
     campaign.run()
     found = campaign.found()

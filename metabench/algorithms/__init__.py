@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from metabench.core import Algorithm, MetabenchError, plugins
-from metabench.core.config import allowed, field_types, folded, setting_problem
+from metabench.core.config import TaskConfig, allowed, field_types, folded, setting_problem
 
 
 @cache
@@ -89,6 +89,18 @@ def refusal(name: str, dataset: str, kind: str) -> str:
     """Say that an algorithm cannot learn a data set, and which ones can."""
     able = [other for other in names() if is_known(other) and kind in get(other).kinds]
     return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
+
+
+def unlabelled_problems(name: str, h: Any, task: TaskConfig) -> list[str]:
+    """Say what an algorithm that reads unlabelled images cannot do with those of a task."""
+    if get(name).taken is None:
+        return []
+    wrong = []
+    if not task.unlabelled and not task.evaluated.unlabelled:
+        wrong.append("unlabelled=0: leaves nothing to refine with; set unlabelled, or take protonet or maml")
+    if task.unlabelled and h.turn_classes:
+        wrong.append("turn_classes=True: unlabelled images have no label to be turned by; leave it out")
+    return wrong
 
 
 def hparams(name: str, values: dict[str, Any]) -> Any:

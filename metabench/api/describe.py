@@ -60,7 +60,7 @@ def describe_run(
     if dataset and algorithm and kind not in algorithm.kinds:
         wrong.append(algorithms.refusal(name, dataset.name, kind))
     values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
-    h = attempt(wrong, _build_settings, name, values, settings, kind, shape) if algorithm else None
+    h = attempt(wrong, _build_settings, name, values, settings, kind, shape, described) if algorithm else None
     net = attempt(wrong, _build_network, {**rest["network"], **network}, shape)
     wrong += [f"reports={n_reports}: must be >= 1"] if n_reports is not None and n_reports < 1 else []
     if wrong:
@@ -84,11 +84,14 @@ def _build_settings(
     settings: Mapping[str, Any],
     kind: str,
     shape: tuple[int, ...],
+    task: TaskConfig | None,
 ) -> Any:
     _check(algorithms.get(name).hparams, settings, "hyperparameters")
     h = algorithms.hparams(name, {**recorded, **settings})
     if problem := augment.problem(h, kind, shape):
         raise MetabenchError(f"hyperparameters.{problem}")
+    if task and (wrong := algorithms.unlabelled_problems(name, h, task)):
+        raise MetabenchError("\n".join(f"algorithm {name!r}: {line}" for line in wrong))
     return h
 
 

@@ -17,7 +17,15 @@ from metabench.api import bar
 from metabench.api.describe import describe_run, named
 from metabench.api.results import Result
 from metabench.core import MetabenchError, Splits, metrics
-from metabench.core.config import NetworkConfig, RunConfig, TaskConfig, allowed, field_types, validated
+from metabench.core.config import (
+    SEPARATE,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    allowed,
+    field_types,
+    validated,
+)
 from metabench.core.config.documents import as_document
 from metabench.core.device import pick
 from metabench.core.metrics import Metric
@@ -241,6 +249,8 @@ def test(
     dataset: Place | Mapping[str, Any] | None = None,
     split: str | None = None,
     options: Mapping[str, Any] | None = None,
+    unlabelled: int | None = None,
+    distractors: int | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> Result:
@@ -251,6 +261,7 @@ def test(
         task_list: file of `metabench datasets tasks` with the tasks to take instead.
         dataset, split, options: other data to be tested on, as for `train`; of the run's own data set, what
             is not given stays as it was.
+        unlabelled, distractors: others than the run's own tasks of meta-test have.
         device: auto, cpu, cuda or cuda:1; auto takes a GPU where there is one.
         quiet: show no progress.
     """
@@ -260,6 +271,8 @@ def test(
         for key, value in {"split": split, "options": options}.items()
         if value and key not in asked
     }
+    beside = {"test_unlabelled": unlabelled, "test_distractors": distractors}
+    asked |= {key: value for key, value in beside.items() if value is not None}
     place = None if task_list is None else files.path_of(task_list, "task_list")
     return score(files.path_of(run, "run"), tasks, place, asked, device, bar.plain_console(quiet))
 
@@ -275,7 +288,7 @@ def score(
     """Score a run on meta-test.
 
     Args:
-        asked: dataset, split and options to be tested on, where they are not the run's own.
+        asked: fields of the task to be tested on, where they are not the run's own.
     """
     if n_tasks < 2:
         raise MetabenchError(f"tasks={n_tasks}: must be >= 2")
@@ -290,7 +303,13 @@ def score(
             tested = features.load(task, config.network)
     if task_list is None and tested.kind == splits.kind:
         data.check(task, tested, ["meta_test"])
-    listed = None if task_list is None else frozen.read(task_list, tested, "meta_test")
+    is_beside = any(key in asked for key in SEPARATE)
+    if task_list is None:
+        listed = frozen.frozen(tested, "meta_test", task, n_tasks, "test") if is_beside else None
+    elif is_beside:
+        raise MetabenchError("`task_list`: says which unlabelled images there are; leave out the others")
+    else:
+        listed = frozen.read(task_list, tested, "meta_test")
     record = runs.test_run(folder, splits, n_tasks, chosen, listed, tested)
     return Result(OBJECTIVES[splits.kind].metric, record)
 

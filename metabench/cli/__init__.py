@@ -237,13 +237,20 @@ def test(
     ] = None,
     split: Split = None,
     option: Options = None,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Unlabelled images of each class, other than the run's.")
+    ] = None,
+    distractors: Annotated[
+        int | None, typer.Option(min=0, help="Further classes that have as many, other than the run's.")
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Adapt and predict on frozen meta-test tasks, and record that the meta-test split was opened."""
     from metabench.cli import run as commands
 
-    commands.test(run, tasks, task_list, (dataset, split, option or []), device, json)
+    beside = {"test_unlabelled": unlabelled, "test_distractors": distractors}
+    commands.test(run, tasks, task_list, (dataset, split, option or []), beside, device, json)
 
 
 @app.command()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -139,6 +141,7 @@ def test(
     n_tasks: int,
     task_list: Path | None,
     asked: tuple[str | None, str | None, Sequence[str]],
+    beside: Mapping[str, int | None],
     device: str,
     as_json: bool,
 ) -> None:
@@ -146,6 +149,7 @@ def test(
 
     Args:
         asked: data set, split and options to be tested on, where they are not the run's own.
+        beside: unlabelled images of the tasks, where there are not as many as the run's own have.
     """
     name, split, pairs = asked
     options = {}
@@ -154,6 +158,7 @@ def test(
         options = parse_settings(kinds, pairs, "--option")
     typed = {"dataset": name, "split": split, "options": options}
     other = {key: value for key, value in typed.items() if value}
+    other |= {key: value for key, value in beside.items() if value is not None}
     result = api.score(folder, n_tasks, task_list, other, device, stderr)
     _print_test(folder, result, as_json)
 
@@ -173,6 +178,8 @@ def _print_test(folder: Path, tested: Result, as_json: bool) -> None:
     typer.echo(f"{folder}: {result['algorithm']}, {figure}")
     typer.echo(f"  {_alone(together, alone, metric)}")
     for line in _classes(result):
+        typer.echo(f"  {line}")
+    for line in _unlabelled(result, metric):
         typer.echo(f"  {line}")
     for line in _diagnosis(result["diagnostics"], metric):
         typer.echo(f"  {line}")
@@ -199,6 +206,20 @@ def _classes(result: Mapping[str, Any]) -> Iterator[str]:
     if confused := mistakes.get("confused"):
         listed = (f"{true} for {guess} {share:.0%} of {cases:,}" for true, guess, share, cases in confused)
         yield f"most often taken for another: {', '.join(listed)}"
+
+
+def _unlabelled(result: Mapping[str, Any], metric: Metric) -> Iterator[str]:
+    """Say what unlabelled images are for, on the very same tasks, and which of them were taken."""
+    for part, name in (("unlabelled", "unlabelled images"), ("distractors", "distractors")):
+        if (figures := result.get(f"{metric}_without_{part}")) is not None:
+            gain = stats.mean_interval(np.subtract(result[metric.name], figures))
+            mean, low, high = (f"{100 * one:+.2f}" for one in gain[:3])
+            figure = metrics.tell(metric, statistics.fmean(figures), 2)
+            yield f"without {name}: {figure}; they make {mean} points, 95 % interval [{low}, {high}]"
+    if (seen := result.get("unlabelled")) and seen["auroc"] is not None:
+        own, others = (f"{seen[key]:.2f}" for key in ("taken", "taken_distractors"))
+        area = f"AUROC {seen['auroc']:.3f}"
+        yield f"counted as the task's classes': {own} of their images, {others} of distractors; {area}"
 
 
 def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:

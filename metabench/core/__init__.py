@@ -214,6 +214,8 @@ class Algorithm(NamedTuple):
     inner_steps: tuple[str, ...] = ()  # settings; the first that is not negative counts evaluation's steps
     inner_rates: InnerRates | None = None
     has_recompute: bool = False  # whether its setting `recompute` has an effect
+    # (learner of a SemiSupport): how far each unlabelled image counted for the task's classes, [M] of 0 to 1
+    taken: Callable[[Tree], Tensor] | None = None  # None: it reads none
     # (h, progress): what task_loss gets for progress: floats to compute with, all else to decide by
     schedule: Callable[[Any, float], Any] = lambda h, progress: progress
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metabench.core import MetabenchError, Split, Splits, plugins
-from metabench.core.config import TaskConfig, allowed, folded, setting_problem, settings
+from metabench.core.config import SEPARATE, TaskConfig, allowed, folded, setting_problem, settings
 from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
 
@@ -225,7 +225,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     usual = TaskConfig(dataset=name)
     wrong += [
         f"{key}={getattr(task, key)}: {name} is {kind}; this is for tasks of classes; leave it out"
-        for key in ("most_shots", "unlabelled", "distractors", "domains")
+        for key in ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains")
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
@@ -283,7 +283,7 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         wrong += _size_problems(task, split, part, splits.name)
         if not wrong:
             try:
-                sampling.pool(split, task)
+                sampling.pool(split, task if part == "meta_train" else task.evaluated)
             except MetabenchError as error:
                 wrong.append(f"{part}: {error}")
     if wrong:
@@ -293,24 +293,53 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
 def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list[str]:
     wrong = []
     n_classes, n_examples = split.images.shape[:2]
-    smallest = ""
+    is_training, smallest = part == "meta_train", ""
     if split.counts is not None:
         n_examples = int(split.counts.min())
         smallest = f" in class {split.classes[int(split.counts.argmin())]!r}"
-    way = task.ways[1]
     if split.has_environments:  # whose trajectories are made as they are needed
         return []
-    if way + task.distractors > n_classes:
-        more = f" and distractors={task.distractors}" if task.distractors else ""
-        lower = "way or distractors" if task.distractors else "way"
+    drawn, way = task if is_training else task.evaluated, task.ways[1]
+    keys = ("unlabelled", "distractors")
+    unlabelled, distractors = (
+        key if is_training or getattr(task, f"test_{key}") is None else f"test_{key}" for key in keys
+    )
+    if way + drawn.distractors > n_classes:
+        more = f" and {distractors}={drawn.distractors}" if drawn.distractors else ""
+        lower = f"way or {distractors}" if drawn.distractors else "way"
         wrong.append(f"way={way}{more}: {part} of {name} has only {n_classes} classes; lower {lower}")
     shots = {"most_shots": task.most_shots} if task.most_shots else {"shot": task.shots[1]}
-    needed = {**shots, QUERIES[part]: getattr(task, QUERIES[part]), "unlabelled": task.unlabelled}
-    needed = {key: number for key, number in needed.items() if number}
+    needed = {**shots, QUERIES[part]: getattr(task, QUERIES[part])}
+    beside = {unlabelled: drawn.unlabelled} if drawn.unlabelled else {}
+    if drawn.labelled < 1:
+        return wrong + _share_problems(drawn.labelled, n_examples, needed, beside, f"{name}{smallest}")
+    needed |= beside
     if sum(needed.values()) > n_examples:
-        asked = " and ".join(f"{key}={number}" for key, number in needed.items())
         wrong.append(
-            f"{asked} need {sum(needed.values())} examples a class: {part} of {name} has only "
+            f"{_listed(needed)} need {sum(needed.values())} examples a class: {part} of {name} has only "
             f"{n_examples}{smallest}; lower {' or '.join(needed)}"
         )
     return wrong
+
+
+def _share_problems(
+    share: float, n_examples: int, needed: Mapping[str, int], beside: Mapping[str, int], where: str
+) -> list[str]:
+    """Say where a class has too few examples with a label, or too few without one."""
+    n_labelled = sampling.n_labelled(n_examples, share)
+    rest, wrong = n_examples - n_labelled, []
+    if sum(needed.values()) > n_labelled:
+        wrong.append(
+            f"labelled={share}: {where} has {n_labelled} labelled examples a class; {_listed(needed)} need "
+            f"{sum(needed.values())}; lower {' or '.join(needed)}, or raise labelled"
+        )
+    if sum(beside.values()) > rest:
+        wrong.append(
+            f"labelled={share}: {where} has {rest} examples a class without a label; {_listed(beside)} needs "
+            f"more; lower {' or '.join(beside)} or labelled"
+        )
+    return wrong
+
+
+def _listed(values: Mapping[str, int]) -> str:
+    return " and ".join(f"{key}={value}" for key, value in values.items())

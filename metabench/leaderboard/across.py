@@ -14,7 +14,7 @@ import numpy as np
 import metabench.leaderboard as leaderboard
 from metabench.core import MetabenchError
 from metabench.core.metrics import Metric
-from metabench.leaderboard.folders import TASK_KEYS, Run, Search
+from metabench.leaderboard.folders import TASK_KEYS, Run, Search, evaluated
 from metabench.leaderboard.notes import loses, setting
 from metabench.leaderboard.rows import BASELINE, short_name
 from metabench.leaderboard.scores import with_results
@@ -33,7 +33,8 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
     protocol = _protocol(sources)
     groups: dict[str, list[Search | Run]] = {}
     for source in sources:
-        key = [[source.task.get(key) for key in TASK_KEYS], source.config["data_fingerprint"]]
+        task = evaluated(source.task)
+        key = [[task.get(key) for key in TASK_KEYS], source.config["data_fingerprint"]]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(source)
     if len(groups) < 2:
         only = setting(sources[0].task)

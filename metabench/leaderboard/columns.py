@@ -77,6 +77,14 @@ def versus(key: str) -> Callable[[Row], str]:
     return show
 
 
+def gain(row: Row) -> str:
+    """Show what unlabelled images gain, with its interval."""
+    if row.get("gain") is None:
+        return ""
+    mean, low, high = (signed(row[key], row) for key in ("gain", "gain_low", "gain_high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def optimism(key: str) -> Callable[[Row], str]:
     """Show by how much an earlier figure looked better than the test, in its units."""
     return lambda row: signed(row.get(key), row)
@@ -174,6 +182,9 @@ COLUMNS = (
         number(f"{metric}_one_at_a_time", "One at a time", plain)._replace(beside=metric.name)
         for metric in PLAIN
     ),
+    number("accuracy_without_unlabelled", "Without unlabelled %", percent, called="without_unlabelled"),
+    number("accuracy_without_distractors", "Without distractors %", percent, called="without_distractors"),
+    Column("gain", "By unlabelled", gain),
     Column("class_low", "New classes", bounds("class_low", "class_high"), called="class_ci"),
     Column("vs_best", "From the best", versus("vs_best")),
     Column("vs_default", "Tuned − default", versus("vs_default"), "choice"),
@@ -197,6 +208,7 @@ COLUMNS = (
     number("parameters", "Parameters", count, "cost"),
     number("network_parameters", "With the backbone", count, "cost")._replace(beside="parameters"),
     number("picture_seconds", "ms a picture", lambda seconds: f"{1000 * seconds:.1f}", "cost"),
+    number("labelled", "Labelled %", percent, "cost")._replace(if_shared="say"),
     words("network", "Network", "cost", if_shared="hide"),
     words("model", "Model", "cost", if_shared="say"),
     words("batch_norm", "Batch norm", "cost", if_shared="say"),
@@ -210,6 +222,9 @@ COLUMNS = (
     Column("seed_low", "CI of seeds", bounds("seed_low", "seed_high"), "asked", called="seed_ci"),
     Column("one_low", "CI one at a time", bounds("one_low", "one_high"), "asked", called="one_ci"),
     words("ci_over", "CI over", "asked"),
+    number("taken", "Taken", plain, "asked"),
+    number("taken_distractors", "Taken of distractors", plain, "asked"),
+    number("taken_auroc", "AUROC of that", plain, "asked"),
     number("calibration_error", "Calibration error", plain, "asked"),
     number("coverage", "Coverage of 90 % sets", percent, "asked"),
     number("set_size", "Set size", plain, "asked"),

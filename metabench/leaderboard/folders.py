@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
+from metabench.core.config import TaskConfig
 from metabench.core.config.settings import n_folds
 from metabench.core.metrics import Metric
 from metabench.storage import files, models, records
@@ -27,6 +28,11 @@ TASK_KEYS = (
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
 
 BASELINES = (files.NEAREST_MEAN, files.ZERO)
+
+
+def evaluated(task: Record) -> Record:
+    """Return a recorded task as meta-test has it."""
+    return TaskConfig.model_validate(task).evaluated.model_dump(mode="json")
 
 
 class Run(NamedTuple):
@@ -264,7 +270,7 @@ def refuse_mixture(sources: Sequence[Search | Run]) -> None:
 
 def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
     """Yield what results must have in common: where it stands, what it is, and its value."""
-    task = source.task
+    task = evaluated(source.task)
     yield source.folder, "protocol", str(source.config["protocol"])
     for key in TASK_KEYS:
         yield source.folder, key, str(task.get(key))

@@ -42,7 +42,7 @@ def cells() -> dict[str, Any]:
 
 def figures(task: Mapping[str, Any]) -> tuple[Figure, ...]:
     """List what was published for a task: the same data, ways and shots, and nothing special about it."""
-    special = ("most_shots", "unlabelled", "distractors")
+    special = ("most_shots", "unlabelled", "distractors", "test_unlabelled", "labelled")
     published = cells().get(task["dataset"])
     if published is None or any(task.get(key) for key in special) or task.get("domains", "any") != "any":
         return ()

@@ -16,6 +16,7 @@ from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.config.settings import flatten
 from metabench.core.metrics import PLAIN, Metric
+from metabench.leaderboard import beside
 from metabench.leaderboard.folders import (
     BASELINES,
     Record,
@@ -75,6 +76,7 @@ KEYS = (
     "ci_over",  # what the interval speaks of: "seeds and tasks", or "tasks" where there is one seed
     # Of probabilities and 90 % sets by the runs' own calibration, each query alone; a mean over seeds.
     *("calibration_error", "coverage", "set_size"),
+    *beside.KEYS,
     *("seed_low", "seed_high"),  # t interval of the seeds' means: training again, these very tasks
     *("class_low", "class_high", "class_over"),  # of other test classes
     "classes",  # that the test tasks have
@@ -369,6 +371,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
         **_sureness(tested),
+        **beside.unlabelled(runs),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 

@@ -380,7 +380,19 @@ class _Calibration(TypedDict):
 
 
 @keys
+class _Unlabelled(TypedDict):
+    of_each_class: Whole
+    distractors: Whole
+    taken: Real | None
+    taken_distractors: Real | None
+    auroc: Real | None
+
+
+@keys
 class _Test(_Baseline):
+    accuracy_without_unlabelled: NotRequired[Figures]
+    accuracy_without_distractors: NotRequired[Figures]
+    unlabelled: NotRequired[_Unlabelled]
     loss: NotRequired[Figures]
     calibration: NotRequired[_Calibration]
     accuracy_one_at_a_time: NotRequired[Figures]
@@ -405,6 +417,7 @@ class _Test(_Baseline):
 def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
     figures = [*METRICS, *(f"{metric}_one_at_a_time" for metric in METRICS), "loss", "classes"]
+    figures += ["accuracy_without_unlabelled", "accuracy_without_distractors"]
     judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
     if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
         raise ValueError("there are figures of more tasks than others")

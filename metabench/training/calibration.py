@@ -69,7 +69,7 @@ def write(folder: Path, model: Model, splits: Splits, task: TaskConfig, device: 
 def _plain(task: TaskConfig) -> TaskConfig:
     """Return the kind of task that a user has, whose support set has no unlabelled pictures."""
     n_queries = min(task.test_query, max(1, QUERIES // task.ways[1]))
-    return task.model_copy(update={"unlabelled": 0, "distractors": 0, "test_query": n_queries})
+    return task.evaluated.model_copy(update={"unlabelled": 0, "distractors": 0, "test_query": n_queries})
 
 
 def outputs(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> Outputs:

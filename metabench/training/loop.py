@@ -129,7 +129,7 @@ def train(
     learner = build(config, splits)
     state = start(config, learner, device) if state is None else state
     meta_train = splits.meta_train._replace(images=splits.meta_train.images.to(device))
-    source = sampling.pool(meta_train, config.task)
+    source = sampling.training_pool(meta_train, config.task, config.seed)
     val_images = splits.meta_validation.images.to(device)
     val_tasks = frozen.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
     if meta_train.images.device.type != "cpu":

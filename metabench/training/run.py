@@ -21,7 +21,17 @@ from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
-from metabench.training import calibration, cost, diagnostics, evaluate, inputs, loop, mosaic, resume
+from metabench.training import (
+    calibration,
+    cost,
+    diagnostics,
+    evaluate,
+    inputs,
+    loop,
+    mosaic,
+    resume,
+    unlabelled,
+)
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
 from metabench.training.vectorise import Model
@@ -216,8 +226,9 @@ def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
-        source = sampling.pool(splits.meta_train._replace(images=images), run.config.task)
-        loop.check_kernels(run.config, run.model, source)
+        config, part = run.config, splits.meta_train._replace(images=images)
+        source = sampling.training_pool(part, config.task, config.seed)
+        loop.check_kernels(config, run.model, source)
     return run
 
 
@@ -414,6 +425,7 @@ def _scored(
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
         **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
+        **unlabelled.compare(run.model, split.images, tasks),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
         **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),

@@ -75,13 +75,17 @@ def smooth_network(batch_norm: str = "transductive") -> Net:
     )
 
 
-def tasks(n_tasks: int = 4, device: str = "cpu") -> Task:
-    """Draw tasks from seeded noise images whose classes differ in their mean image."""
+def tasks(n_tasks: int = 4, device: str = "cpu", **beside: int) -> Task:
+    """Draw tasks from seeded noise images whose classes differ in their mean image.
+
+    Args:
+        beside: unlabelled images of each class, and distractors.
+    """
     generator = seeds.generator("problem")
     prototypes = torch.rand(CLASSES, 1, 1, SIZE, SIZE, generator=generator)
     noise = torch.rand(CLASSES, 6, 1, SIZE, SIZE, generator=generator)
     images = ((0.6 * prototypes + 0.4 * noise) * 255).to(torch.uint8).to(device)
-    shape, names = sampling.Shape(WAY, SHOT, QUERY), tuple(map(str, range(CLASSES)))
+    shape, names = sampling.Shape(WAY, SHOT, QUERY, **beside), tuple(map(str, range(CLASSES)))
     source = sampling.pool(Split(images, names, ("noise",) * CLASSES), TaskConfig(dataset="noise"))
     return double(frozen.gather(images, sampling.sample(generator, source, shape, n_tasks), shape))
 

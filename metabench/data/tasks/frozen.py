@@ -34,6 +34,7 @@ NAMES = {"distractor_examples": "distracting"}
 
 Part = Literal["meta_validation", "meta_test"]
 Pool = Literal["search", "confirm", "calibration", "test"]
+Beside = Literal["unlabelled", "distractors"]
 
 
 class Group(NamedTuple):
@@ -135,6 +136,7 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
 
     Each task has a generator of its own, named by data set, split, kind of task, pool and position.
     """
+    task = task.evaluated
     data: Split = getattr(splits, split)
     name = name_of(splits.name, split, data, task, pool)
     source = sampling.pool(data, task)
@@ -153,6 +155,7 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
 def name_of(dataset: str, split: str, data: Split, task: TaskConfig, pool: str) -> tuple[object, ...]:
     """Name a pool of tasks by all that they are drawn from."""
     n_classes, n_examples = data.images.shape[:2]
+    task = task.evaluated
     name = (dataset, split, n_classes, n_examples, str(task.way), str(task.shot), task.test_query, pool)
     special = {key: getattr(task, key) for key in ("most_shots", "unlabelled", "distractors", "domains")}
     usual = TaskConfig(dataset=task.dataset)
@@ -225,6 +228,31 @@ def between(tasks: FrozenTasks, start: int, stop: float = math.inf) -> FrozenTas
         if chosen.any():
             groups.append(Group(group.shape, group.positions[chosen], sampling.part(group.indices, chosen)))
     return FrozenTasks(tuple(groups), tasks.hash)
+
+
+def is_own(group: Group) -> Tensor:
+    """Tell which unlabelled examples, as they are shown, are of their task's classes: bool [T, (N+D)*U]."""
+    assert group.indices.order is not None, "or there are no unlabelled examples"
+    return group.indices.order < group.shape.way * group.shape.unlabelled
+
+
+def without(tasks: FrozenTasks, part: Beside) -> FrozenTasks:
+    """Leave distractors, or all that is unlabelled, out of tasks that are else the very same."""
+    return tasks._replace(groups=tuple(_without(group, part) for group in tasks.groups))
+
+
+def _without(group: Group, part: Beside) -> Group:
+    indices, shape = group.indices, group.shape._replace(distractors=0)
+    if part == "unlabelled":
+        rest = dict.fromkeys(("distractors", "distractor_examples", "order"))
+        examples = indices.examples[:, :, : shape.max_shots + shape.query]
+        return group._replace(
+            shape=shape._replace(unlabelled=0), indices=indices._replace(examples=examples, **rest)
+        )
+    named = sampling.tensors(indices)
+    rest = {name: named[name][:, :0] for name in ("distractors", "distractor_examples")}
+    order = named["order"][is_own(group)].view(len(group.positions), -1)
+    return group._replace(shape=shape, indices=indices._replace(order=order, **rest))
 
 
 def write(path: Path, splits: Splits, part: Part, task: TaskConfig, pool: str, tasks: FrozenTasks) -> None:

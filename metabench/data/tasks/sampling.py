@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metabench.core import MetabenchError, Split
+from metabench.core import MetabenchError, Split, seeds
 from metabench.core.config import TaskConfig
 
 SEEDS = 2**31 - 1
@@ -59,6 +59,8 @@ class Pool(NamedTuple):
     rows: Tensor | None = None
     pairs: tuple[tuple[int, int], ...] = ()  # domains of support and query that share enough names
     chances: Tensor | None = None  # of each group or pair
+    # bool [class, example]: support and query are of these, what is unlabelled of the rest; None: no matter
+    labelled: Tensor | None = None
 
 
 def shapes(task: TaskConfig, query: int, n_tasks: int, generator: Generator) -> list[tuple[Shape, Tensor]]:
@@ -109,6 +111,24 @@ def pool(split: Split, task: TaskConfig) -> Pool:
     return Pool(split, task.domains, rows=rows, pairs=pairs, chances=chances)
 
 
+def training_pool(split: Split, task: TaskConfig, seed: int) -> Pool:
+    """Prepare meta-train: the examples that have a label are the same in all of a run's tasks."""
+    source = pool(split, task)
+    if task.labelled == 1:
+        return source
+    n_classes, n_examples = split.images.shape[:2]
+    counts = torch.full((n_classes,), n_examples) if split.counts is None else split.counts
+    chosen = _examples(seeds.generator("labelled", seed), split, torch.arange(n_classes), n_examples)
+    n_first = torch.tensor([n_labelled(count, task.labelled) for count in counts.tolist()])
+    is_first = torch.arange(n_examples) < n_first[:, None]
+    return source._replace(labelled=torch.zeros_like(is_first).scatter(1, chosen, is_first))
+
+
+def n_labelled(n_examples: int, share: float) -> int:
+    """Return how many examples of a class have a label."""
+    return round(n_examples * share)
+
+
 def _rows(split: Split, names: tuple[str, ...]) -> Tensor:
     """Return the row of every class name in every domain: int64 [domain, name], -1 where there is none."""
     words = [
@@ -126,19 +146,24 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
 
     No class has fewer examples than support, query and unlabelled need together.
     """
-    split, (n_classes, n_examples) = source.split, source.split.images.shape[:2]
-    n_drawn = shape.way + shape.distractors
+    split, n_drawn = source.split, shape.way + shape.distractors
+    labelled = source.labelled
+    rest = None if labelled is None else ~labelled
     query_classes = None
     if source.domains == "across":
         drawn, queries = _across(generator, source, n_drawn, n_tasks)
         query_classes = queries[:, : shape.way]
     else:
-        drawn = _classes(generator, source, n_classes, n_drawn, n_tasks)
+        drawn = _classes(generator, source, n_drawn, n_tasks)
     classes, others = drawn[:, : shape.way], drawn[:, shape.way :]
-    n_needed = shape.max_shots + shape.query + shape.unlabelled
-    examples = _examples(generator, split, n_examples, classes, n_needed)
+    n_needed = shape.max_shots + shape.query
+    if labelled is None:
+        examples = _examples(generator, split, classes, n_needed + shape.unlabelled)
+    else:
+        parts = ((n_needed, labelled), (shape.unlabelled, rest))
+        examples = torch.cat([_examples(generator, split, classes, *part) for part in parts], -1)
     if query_classes is not None and shape.query:
-        queries = _examples(generator, split, n_examples, query_classes, shape.query)
+        queries = _examples(generator, split, query_classes, shape.query, labelled)
         examples = torch.cat(
             [examples[..., : shape.max_shots], queries, examples[..., shape.max_shots + shape.query :]], -1
         )
@@ -149,14 +174,14 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
         n_unlabelled = n_drawn * shape.unlabelled
         indices = indices._replace(
             distractors=others,
-            distractor_examples=_examples(generator, split, n_examples, others, shape.unlabelled),
+            distractor_examples=_examples(generator, split, others, shape.unlabelled, rest),
             order=torch.rand(n_tasks, n_unlabelled, generator=generator).argsort(1),
         )
     return indices
 
 
-def _classes(generator: Generator, source: Pool, n_classes: int, n_drawn: int, n_tasks: int) -> Tensor:
-    keys = torch.rand(n_tasks, n_classes, generator=generator)
+def _classes(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> Tensor:
+    keys = torch.rand(n_tasks, len(source.split.images), generator=generator)
     weights = source.split.weights
     if weights is not None:
         # Efraimidis and Spirakis 2006: the largest u^(1/w) are a sample without replacement by weight.
@@ -178,13 +203,18 @@ def _across(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> t
     return first.gather(1, names), second.gather(1, names)
 
 
-def _examples(generator: Generator, split: Split, n_examples: int, classes: Tensor, n_drawn: int) -> Tensor:
+def _examples(
+    generator: Generator, split: Split, classes: Tensor, n_drawn: int, allowed: Tensor | None = None
+) -> Tensor:
     if split.has_environments:
         return torch.randint(SEEDS, (*classes.shape, n_drawn), generator=generator)
+    n_examples = split.images.shape[1]
     scores = torch.rand(*classes.shape, n_examples, generator=generator)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed[classes], -1)  # below every draw, so that topk takes them last
     if split.counts is not None:
         is_missing = torch.arange(n_examples) >= split.counts[classes][..., None]
-        scores = scores.masked_fill(is_missing, -1)  # below every draw, so that topk takes them last
+        scores = scores.masked_fill(is_missing, -1)
     return scores.topk(n_drawn).indices
 
 

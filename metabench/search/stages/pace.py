@@ -29,7 +29,7 @@ def time_one(
     # In the middle of a run, as what schedules leave out at its ends takes less.
     state = loop.start(run, learner, device)._replace(tasks_seen=run.tasks // 2)
     split = splits.meta_train._replace(images=splits.meta_train.images.to(device))
-    source = sampling.pool(split, run.task)
+    source = sampling.training_pool(split, run.task, run.seed)
     training = 0.0
     if learner.algorithm.is_trained:
         batch = learner.h.task_batch_size
