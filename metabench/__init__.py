@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from metabench import predict as predict
     from metabench.api.boards import Board as Board
     from metabench.api.boards import leaderboard as leaderboard
+    from metabench.api.labelling import Labels as Labels
+    from metabench.api.labelling import label as label
     from metabench.api.results import Result as Result
     from metabench.api.runs import Run as Run
     from metabench.api.runs import test as test
@@ -32,6 +34,7 @@ PACKAGES = (*CALLED, "data", "predict")
 NAMES = {
     **dict.fromkeys(("load", "FewShotClassifier"), "metabench.predict"),
     **dict.fromkeys(("train", "test", "Run"), "metabench.api.runs"),
+    **dict.fromkeys(("label", "Labels"), "metabench.api.labelling"),
     "Result": "metabench.api.results",
     "Board": "metabench.api.boards",
     "MetabenchError": "metabench.core",

@@ -24,6 +24,7 @@ FLOORS = {
     "data": 2,
     "leaderboard": 2,
     "training": 3,
+    "acquisition": 4,
     "search": 4,
     "predict": 4,
     "report": 5,

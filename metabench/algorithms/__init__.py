@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from metabench.core import Algorithm, MetabenchError, plugins
+from metabench.core import GROUPED, Algorithm, MetabenchError, plugins
 from metabench.core.config import TaskConfig, allowed, field_types, folded, setting_problem
 
 
@@ -87,6 +87,11 @@ def steps_at_evaluation(algorithm: Algorithm, values: Mapping[str, Any]) -> int:
 
 def refusal(name: str, dataset: str, kind: str) -> str:
     """Say that an algorithm cannot learn a data set, and which ones can."""
+    if kind == "classification" and get(name).kinds == (GROUPED,):
+        return (
+            f"algorithm {name!r}: {dataset} has no column of groups; take data whose examples have one, such "
+            "as a table with `group`, or another algorithm"
+        )
     able = [other for other in names() if is_known(other) and kind in get(other).kinds]
     return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
 

@@ -171,6 +171,7 @@ ALGORITHMS = {
         "hypergradient is that of dot_sum.",
         kinds=("classification", "regression", "control"),
         inner_steps=inner.INNER_STEPS,
+        head="linear",
         inner_rates=InnerRates("alpha", first="inner_lr"),
         has_recompute=True,
         check=check,

@@ -199,6 +199,7 @@ ALGORITHMS = {
         "of frozen features (squared Euclidean distance, no gradient steps), fine-tuning of layers and "
         "copies are additions. " + COPIES,
         inner_steps=("inner_steps",),
+        head="linear",
     ),
     "baseline_pp": Algorithm(
         hparams=CosineSettings,

@@ -142,5 +142,6 @@ ALGORITHMS = {
         "lambda I)^-1 grad L_Q. The logged loss is the query's, the gradient that of a surrogate.",
         kinds=("classification", "regression"),
         inner_steps=inner.INNER_STEPS,
+        head="linear",
     )
 }

@@ -69,6 +69,8 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=lambda h: optim.still(),
+        head="linear",
+        is_of_features=True,
         also_called=("Logistic regression",),
         reference="Multinomial logistic regression on the support set's features, without an intercept, "
         "minimised by Boehning's bound (1992); nothing is learnt across tasks, so it is of use on a frozen "

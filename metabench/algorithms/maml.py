@@ -71,6 +71,7 @@ MAML = Algorithm(
     kinds=("classification", "regression", "control"),
     inner_steps=inner.INNER_STEPS,
     has_recompute=True,
+    head="linear",
 )
 
 
@@ -92,6 +93,7 @@ ALGORITHMS = {
         task_loss=partial(task_loss, part="head"),
         adapt=partial(adapt, part="head"),
         check=check_anil,
+        is_of_features=True,
         reference="Raghu et al. 2020, arXiv 1909.09157, section 4: the inner loop moves the head alone. "
         "Support and query pass through the body apart, as the batch norm mode says, and not together.",
     ),

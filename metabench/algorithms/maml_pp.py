@@ -212,6 +212,7 @@ ALGORITHMS = {
         "code never does; the test score is a single model's, not an ensemble of five.",
         kinds=("classification", "regression"),
         inner_steps=inner.INNER_STEPS,
+        head="linear",
         inner_rates=InnerRates("alpha", first="inner_lr", is_per_step=True),
         has_recompute=True,
         batch_norm=batch_norm,

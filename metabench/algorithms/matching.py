@@ -118,6 +118,7 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=optim.descend,
+        is_of_features=True,
         also_called=("Matching Networks", "Matching Nets", "MatchingNet"),
         reference="Vinyals et al. 2016, arXiv 1606.04080, equation 1, section 2.1.1 and, for full_context, "
         "appendices A.1 and A.2. The published attention has the raw cosine, within [-1, 1], which leaves it "

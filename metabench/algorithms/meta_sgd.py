@@ -98,6 +98,7 @@ ALGORITHMS = {
         "inner_lr_spread spreads them; their signs are free, as in the paper.",
         kinds=("classification", "regression", "control"),
         inner_steps=inner.INNER_STEPS,
+        head="linear",
         inner_rates=InnerRates("alpha", first="inner_lr"),
         has_recompute=True,
     )

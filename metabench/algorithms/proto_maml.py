@@ -54,6 +54,7 @@ ALGORITHMS = {
         "paper's experiments take first-order inner gradients; second order is the default here, as for "
         "MAML. Norm layers are not adapted unless adapt_norm asks for it.",
         inner_steps=inner.INNER_STEPS,
+        head="linear",
         has_recompute=True,
     )
 }

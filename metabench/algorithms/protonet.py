@@ -53,6 +53,8 @@ PROTONET = Algorithm(
     adapt=adapt,
     predict=predict,
     optimizer=optim.descend,
+    head="prototypes",
+    is_of_features=True,
     also_called=("Prototypical Networks", "Prototypical Nets", "ProtoNets"),
     reference="Snell, Swersky and Zemel 2017, arXiv 1703.05175, equations 1 and 2. Support and query "
     "pass through the network apart, as the batch norm mode says; the authors' code trains on them "

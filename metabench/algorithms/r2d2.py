@@ -82,6 +82,8 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=optimizer,
+        head="linear",
+        is_of_features=True,
         reference="Bertinetto et al. 2019, arXiv 1805.08136, section 3.2: ridge regression by the Woodbury "
         "identity, then Y' = alpha X' W + beta under the cross-entropy. lambda is learnt through its "
         "logarithm, so that it stays positive. beta moves all classes alike, so the cross-entropy neither "

@@ -121,5 +121,6 @@ ALGORITHMS = {
         "with_support are the authors' two.",
         kinds=("classification", "regression"),
         inner_steps=inner.INNER_STEPS,
+        head="linear",
     )
 }

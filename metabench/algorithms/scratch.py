@@ -81,6 +81,7 @@ ALGORITHMS = {
         "starts from the same initialisation, which the run's seed draws and nothing improves.",
         kinds=("classification", "regression", "control"),
         inner_steps=("inner_steps",),
+        head="linear",
         is_trained=False,
     ),
 }

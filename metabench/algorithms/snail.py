@@ -135,6 +135,7 @@ ALGORITHMS = {
         adapt=adapt,
         predict=predict,
         optimizer=optim.descend,
+        is_of_features=True,
         reference="Mishra et al. 2018, arXiv 1707.03141, section 3 and the few-shot architecture of the "
         "appendix: attention, convolutions, attention, convolutions, attention, linear output, the loss at "
         "the last step alone. Each query ends a sequence of its own. Deviations: all blocks share one width, "

@@ -56,8 +56,9 @@ def describe_run(
     algorithm = attempt(wrong, algorithms.get, name) if name else None
     dataset = attempt(wrong, data.get, task["dataset"]) if task["dataset"] else None
     described = attempt(wrong, _describe_task, dataset, rest["task"], task) if dataset else None
-    kind, shape = data.outline(dataset, described.options if described else task.get("options", {}))
-    if dataset and algorithm and kind not in algorithm.kinds:
+    options = described.options if described else task.get("options", {})
+    kind, shape = data.outline(dataset, options)
+    if dataset and algorithm and not {*data.kinds(dataset, options)} & {*algorithm.kinds}:
         wrong.append(algorithms.refusal(name, dataset.name, kind))
     values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
     h = attempt(wrong, _build_settings, name, values, settings, kind, shape, described) if algorithm else None

@@ -253,6 +253,34 @@ def test(
     commands.test(run, tasks, task_list, (dataset, split, option or []), beside, device, json)
 
 
+@app.command(cls=ModelCommand)
+@guarded("The same command goes on with the acquisitions that are left.")
+@takes_models
+def label(
+    run: Annotated[
+        list[Path], typer.Argument(help="Run folders, of the same data and ways.", show_default=False)
+    ],
+    acquire: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=r"What says which labels to ask for, with commas. \[default: random,entropy,k_centre,oracle]"
+        ),
+    ] = None,
+    *,
+    labels: Annotated[dict[str, Any], From("LabelConfig", module="metabench.acquisition.config")],
+    reach: Annotated[float, typer.Option(help="Accuracy whose number of labels is said.")] = 0.9,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of what comes out; named after the first run if not given.")
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Score runs while acquisitions ask for labels of a pool: how good is the learner after how many?"""
+    from metabench.cli.label import label as show_labels
+
+    show_labels(run, parts(acquire), labels, reach, out, device, json)
+
+
 @app.command()
 @guarded()
 def predict(

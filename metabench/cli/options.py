@@ -6,6 +6,7 @@ The models, and the libraries behind them, are only imported when such a command
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,17 +23,16 @@ OPTION = inspect.Parameter.KEYWORD_ONLY
 class From:
     """Marks a parameter of a command: a dict of those of a model's fields that were typed."""
 
-    model: str  # its name in metabench.core.config
+    model: str  # its name
     fields: tuple[str, ...] = ()  # only these; else all
     names: Mapping[str, str] = field(default_factory=dict)  # of options that are not called as their fields
     help: Mapping[str, str] = field(default_factory=dict)  # by field, in place of the model's
     default: str = ""  # what stands for a field that is not typed, in place of the model's default
+    module: str = "metabench.core.config"  # where the model is
 
     def items(self) -> dict[str, tuple[str, Any]]:
         """Return options to the names of their fields, and what the model says of those."""
-        from metabench.core import config
-
-        fields = getattr(config, self.model).model_fields
+        fields = getattr(importlib.import_module(self.module), self.model).model_fields
         return {self.names.get(name, name): (name, fields[name]) for name in self.fields or fields}
 
     def parameter(self, option: str, name: str, about: Any) -> inspect.Parameter:

@@ -40,6 +40,14 @@ class SemiSupport(NamedTuple):
     unlabelled: Tensor  # [(N + D)*U, C, H, W], in random order
 
 
+class GroupedSupport(NamedTuple):
+    """A support set of people, or of what is theirs, some of whom are protected."""
+
+    x: Tensor  # [K, D], without the group
+    y: Tensor  # [K], int64, 1 for the outcome that is wanted
+    group: Tensor  # [K], int64, 1 for who is protected
+
+
 class Query(NamedTuple):
     """The labelled examples that adaptation is judged on."""
 
@@ -47,19 +55,30 @@ class Query(NamedTuple):
     y: Tensor  # [N*Q], int64 in [0, N); regression: [Q, 1]; control: `control.Moves` of [Q, H]
 
 
+class GroupedQuery(NamedTuple):
+    """The examples that adaptation is judged on, of two groups; a prediction sees x alone."""
+
+    x: Tensor  # [Q, D]
+    y: Tensor  # [Q]
+    group: Tensor  # [Q]
+
+
 class Task(NamedTuple):
     """One N-way K-shot problem; after vectorisation every leaf has a leading [T]."""
 
-    support: Support  # or a SemiSupport, where there are images without a label
-    query: Query
-    classes: Tensor  # int64 [N], each label's row in the split: what pre-training knows a class by
+    support: Support  # or a SemiSupport, where there are images without a label, or a GroupedSupport
+    query: Query  # or a GroupedQuery
+    # int64 [N], each label's row in the split: what pre-training knows a class by; where examples have labels
+    # of their own, the labels
+    classes: Tensor
 
 
 class Split(NamedTuple):
-    """The examples of one split, one class a row: pictures, features, or a function's points."""
+    """The examples of one split, one class a row: pictures, features, a function's points, a task's rows."""
 
     # uint8 [class, example, C, H, W]; features: float [class, example, D], taken as they are;
-    # regression: float [function, point, D + 1], target last; control: float [environment, D], its parameters
+    # regression: float [function, point, D + 1], target last; with `labels`: float [task, row, D + 1], label
+    # last, or [task, row, D + 2], label and group last; control: float [environment, D], its parameters
     images: Tensor
     classes: tuple[str, ...]
     domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
@@ -69,6 +88,13 @@ class Split(NamedTuple):
     weights: Tensor | None = None
     # what images were before a frozen backbone: tasks are hashed by these, so that they are the same tasks
     pictures: Tensor | None = None
+    labels: tuple[str, ...] = ()  # of examples that have their own: a row is a task then, and no class
+    has_group: bool = False  # whether it is known of these examples who is protected
+
+    @property
+    def n_columns(self) -> int:
+        """Return how many numbers of an example are its label and its group, and no input."""
+        return bool(self.labels) + self.has_group
 
     @property
     def has_pictures(self) -> bool:
@@ -126,6 +152,9 @@ class Splits(NamedTuple):
         """Tell whether meta-test has other pictures of the classes of meta-train, and no new classes."""
         return self.kind == "classification" and self.meta_test.classes == self.meta_train.classes
 
+
+GROUPED = "grouped classification"
+"""The kind of learners that are told of each example whether it is of the protected group."""
 
 SPLITS = ("meta_train", "meta_validation", "meta_test")
 """The fields of `Splits` that hold classes."""
@@ -216,6 +245,10 @@ class Algorithm(NamedTuple):
     has_recompute: bool = False  # whether its setting `recompute` has an effect
     # (learner of a SemiSupport): how far each unlabelled image counted for the task's classes, [M] of 0 to 1
     taken: Callable[[Tree], Tensor] | None = None  # None: it reads none
+    # how logits follow from features: "linear"; "prototypes", by squared distances; None: in another way
+    head: str | None = None
+    # whether adapt and predict see an example through net.embed(meta["theta"], .) alone
+    is_of_features: bool = False
     # (h, progress): what task_loss gets for progress: floats to compute with, all else to decide by
     schedule: Callable[[Any, float], Any] = lambda h, progress: progress
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metabench.core import MetabenchError, Split, Splits, plugins
+from metabench.core import GROUPED, MetabenchError, Split, Splits, plugins
 from metabench.core.config import SEPARATE, TaskConfig, allowed, folded, setting_problem, settings
 from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
@@ -35,6 +35,8 @@ class Dataset(NamedTuple):
     is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
     # options, which may be wrong -> classification, regression or control
     kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
+    # options, which may be wrong -> whether it is known of each example who is protected
+    has_group: Callable[[Mapping[str, Any]], bool] = lambda options: False
     has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     # whether its options `size` and, where it is there, `channels` say how pictures are made, and no more
     is_resizable: bool = False
@@ -130,6 +132,11 @@ def outline(dataset: Dataset | None, options: Mapping[str, Any]) -> tuple[str, t
     kind = "classification" if dataset is None else dataset.kind_of(options)
     is_of_pictures = kind == "classification" and (dataset is None or dataset.has_pictures)
     return kind, (1, 28, 28) if is_of_pictures else (1,)
+
+
+def kinds(dataset: Dataset, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the kinds of learners that can learn a data set, before files are read."""
+    return (dataset.kind_of(options), GROUPED) if dataset.has_group(options) else (dataset.kind_of(options),)
 
 
 def file_name(dataset: str) -> str:
@@ -276,6 +283,7 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
             f"shot={task.shot}: one trajectory is its own baseline, and nothing is left to learn from; raise "
             "shot, or set the option baseline to zero"
         )
+    wrong += _label_problems(task, splits)
     if wrong:
         raise MetabenchError("\n".join(wrong))
     for part in parts:
@@ -290,13 +298,40 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         raise MetabenchError("\n".join(wrong))
 
 
+def _label_problems(task: TaskConfig, splits: Splits) -> list[str]:
+    """Say what is wrong with a task whose examples have labels of their own, if they have."""
+    labels = splits.meta_train.labels
+    if not labels:
+        return []
+    wrong = []
+    if task.ways != (len(labels),) * 2:
+        wrong.append(
+            f"way={task.way}: every task of {splits.name} has the labels {', '.join(labels)}; set way to "
+            f"{len(labels)}"
+        )
+    if task.shots[0] < len(labels):
+        wrong.append(
+            f"shot={task.shot}: is rows of a task here, one of each label among them; raise it to "
+            f"{len(labels)} or more"
+        )
+    usual = TaskConfig(dataset=splits.name)
+    return wrong + [
+        f"{key}={getattr(task, key)}: an example of {splits.name} has its own label; this is for tasks of "
+        "classes; leave it out"
+        for key in ("most_shots", "unlabelled", "distractors", "domains")
+        if getattr(task, key) != getattr(usual, key)
+    ]
+
+
 def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list[str]:
     wrong = []
     n_classes, n_examples = split.images.shape[:2]
     is_training, smallest = part == "meta_train", ""
+    each, cure = ("rows a task", ", or raise smallest") if split.labels else ("examples a class", "")
     if split.counts is not None:
         n_examples = int(split.counts.min())
-        smallest = f" in class {split.classes[int(split.counts.argmin())]!r}"
+        what = "task" if split.labels else "class"
+        smallest = f" in {what} {split.classes[int(split.counts.argmin())]!r}"
     if split.has_environments:  # whose trajectories are made as they are needed
         return []
     drawn, way = task if is_training else task.evaluated, task.ways[1]
@@ -304,7 +339,7 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
     unlabelled, distractors = (
         key if is_training or getattr(task, f"test_{key}") is None else f"test_{key}" for key in keys
     )
-    if way + drawn.distractors > n_classes:
+    if (1 if split.labels else way) + drawn.distractors > n_classes:
         more = f" and {distractors}={drawn.distractors}" if drawn.distractors else ""
         lower = f"way or {distractors}" if drawn.distractors else "way"
         wrong.append(f"way={way}{more}: {part} of {name} has only {n_classes} classes; lower {lower}")
@@ -316,8 +351,8 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
     needed |= beside
     if sum(needed.values()) > n_examples:
         wrong.append(
-            f"{_listed(needed)} need {sum(needed.values())} examples a class: {part} of {name} has only "
-            f"{n_examples}{smallest}; lower {' or '.join(needed)}"
+            f"{_listed(needed)} need {sum(needed.values())} {each}: {part} of {name} has only "
+            f"{n_examples}{smallest}; lower {' or '.join(needed)}{cure}"
         )
     return wrong
 

@@ -10,8 +10,8 @@ from typing import Any
 from metabench import CalledPackage, stats
 from metabench.core import MetabenchError
 from metabench.core.metrics import Metric
+from metabench.leaderboard import fairness, notes, rows, scores
 from metabench.leaderboard import folders as reading
-from metabench.leaderboard import notes, rows, scores
 from metabench.leaderboard import published as references
 from metabench.leaderboard.folders import Record, Run, Search, all_runs
 from metabench.leaderboard.scores import Entry, Scored
@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 sys.modules[__name__].__class__ = CalledPackage
+
+MOST_CLASSES = 10**9
+"""Of a fold, of whose classes none is another's."""
 
 FORMATS = {"table": as_table, "json": as_json, "csv": as_csv, "md": as_markdown, "latex": as_latex}
 
@@ -66,7 +69,11 @@ def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[s
     measured = entries(sources)
     compared = scores.compare(measured, metric)
     scores.rank(measured, compared, metric)
-    beside = rows.chance(metric, task) + (references.entries(task) if published else [])
+    beside = (
+        rows.chance(metric, task)
+        + fairness.at_thresholds(measured, design(sources))
+        + (references.entries(task) if published else [])
+    )
     rows.name_all(beside)
     plain = files.plain([entry.row for entry in measured + beside])  # NaN would have no place in an order
     statuses = {row["status"] for row in plain}
@@ -98,11 +105,22 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
 
 
 def design(sources: Sequence[Search | Run]) -> stats.Design | None:
-    """Describe the test tasks by their classes; None where no result is of new ones."""
-    results = tests(sources)
-    if not results or any("pictures" in result for result in results):  # these have no other classes
+    """Describe the test tasks, of all folds beside each other, by their classes or by what each is a draw of.
+
+    None where no result is of new ones.
+    """
+    tested = [run for source in sources for run in all_runs(source) if run.test is not None]
+    first = {run.fold: run.test for run in reversed(tested) if run.test is not None}
+    if not first or any("pictures" in result for result in first.values()):  # these have no other classes
         return None
-    return stats.design([[int(name) for name in line.split()] for line in results[0]["classes"]])
+    # As many names as fit between two folds: they test other classes.
+    return stats.design(
+        [
+            [fold * MOST_CLASSES + int(name) for name in line.split()]
+            for fold, result in sorted(first.items())
+            for line in result["classes"]
+        ]
+    )
 
 
 def entries(sources: Sequence[Search | Run]) -> list[Entry]:
@@ -115,6 +133,7 @@ def entries(sources: Sequence[Search | Run]) -> list[Entry]:
     for entry in kept:
         if entry.scored is not None:
             entry.row.update(_figures(entry, entry.scored, metric, classes))
+            entry.row.update(fairness.described(entry.groups, classes))
     rows.name_all(kept)
     return kept
 

@@ -76,6 +76,12 @@ def about(board: Board, common: Sequence[str]) -> str:
         )
     if any(row.get("picture_seconds") for row in rows):
         sentences.append("ms a picture: to classify one once adapted, of one thread; the median of several.")
+    if any(row.get("dp_gap") is not None for row in rows):
+        sentences.append(
+            "Parity gap: how far apart the rates are at which both groups are granted the outcome, pooled "
+            "over tasks; opportunity gap: of those who deserve it alone. At thresholds: a threshold for each "
+            "group, of equal rates on meta-validation, which has to be told the group of whom it predicts."
+        )
     if board["status"] != "finished":
         sentences.append(f"Rows without an {metric} show the best meta-validation {metric} so far.")
     sentences += _untested(rows)

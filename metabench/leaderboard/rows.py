@@ -16,7 +16,7 @@ from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.config.settings import flatten
 from metabench.core.metrics import PLAIN, Metric
-from metabench.leaderboard import beside
+from metabench.leaderboard import beside, fairness
 from metabench.leaderboard.folders import (
     BASELINES,
     Record,
@@ -32,6 +32,7 @@ from metabench.leaderboard.scores import (
     Entry,
     Row,
     Scored,
+    by_group,
     figures_of,
     influences,
     one_at_a_time,
@@ -131,7 +132,7 @@ def search_entries(search: Search) -> list[Entry]:
                 continue
             if described := describe(search, algorithm, runs, metric):
                 row = _search_row(search, algorithm, variant, runs, metric) | described
-                entries.append(Entry(row, scored(runs, metric), one_at_a_time(runs, metric)))
+                entries.append(Entry(row, scored(runs, metric), one_at_a_time(runs, metric), *by_group(runs)))
     entries += [_baseline(search, name, algorithm, metric) for name, algorithm in floors.items()]
     return entries
 
@@ -293,12 +294,12 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
     row |= {**_training(runs, gpus=0), **_tested(runs)}  # a device of its own
-    results, alone = scored(runs, metric), one_at_a_time(runs, metric)
+    results, alone, groups = scored(runs, metric), one_at_a_time(runs, metric), by_group(runs)
     if baseline:  # training again changes nothing
         row |= {**FREE, "seeds": None, "seeds_planned": None, "batch_norm": None}
         results = results and results._replace(figures=results.figures[:1], is_trained=False)
         alone = results
-    return Entry(row, results, alone)
+    return Entry(row, results, alone, *groups)
 
 
 def _labels(groups: Sequence[list[Run]]) -> list[str | None]:
@@ -372,6 +373,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         **mistakes(tested),
         **_sureness(tested),
         **beside.unlabelled(runs),
+        **fairness.by_place(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},
     }
 

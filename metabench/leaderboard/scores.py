@@ -59,6 +59,8 @@ class Entry(NamedTuple):
     row: Row
     scored: Scored | None = None
     alone: Scored | None = None  # each query by itself
+    groups: Scored | None = None  # [seeds, T, 8], counts by group, label and guess
+    adjusted: Scored | None = None  # the same by a threshold for each group
 
 
 def figures_of(test: Record, metric: Metric) -> stats.Floats:
@@ -74,6 +76,11 @@ def scored(runs: Sequence[Run], metric: Metric) -> Scored | None:
 def one_at_a_time(runs: Sequence[Run], metric: Metric) -> Scored | None:
     """Gather the figures of queries that were asked one at a time; None where an older result lacks them."""
     return gathered(runs, f"{metric}_one_at_a_time", "one_at_a_time")
+
+
+def by_group(runs: Sequence[Run]) -> tuple[Scored | None, Scored | None]:
+    """Gather counts by group, and those by a threshold for each; None where groups are not known."""
+    return gathered(runs, "groups", ""), gathered(runs, "groups_at_thresholds", "")
 
 
 def gathered(runs: Sequence[Run], figures: str, moved: str) -> Scored | None:

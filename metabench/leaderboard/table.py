@@ -16,6 +16,7 @@ from rich.text import Text
 
 from metabench.core import MetabenchError
 from metabench.core.metrics import METRICS
+from metabench.leaderboard import fairness
 from metabench.leaderboard.columns import COLUMNS, WHO, Column, choose
 from metabench.leaderboard.notes import about, title
 from metabench.leaderboard.rows import TUNED, keys
@@ -24,7 +25,7 @@ from metabench.storage import files
 Board = Mapping[str, Any]
 
 PAIRS = ("vs_default", "vs_best")
-LISTS = ("hardest", "confused")
+LISTS = ("hardest", "confused", "by_place")
 VERSUS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "p_holm", "higher", "verdict")
 MOST_WORDS = 24  # characters of a column of words that have to fit; more may be broken
 NARROW = 10  # a heading of a difference that is longer takes two lines
@@ -58,6 +59,7 @@ def as_csv(board: Board, asked: Sequence[str] = ()) -> str:
     _refuse_choice(asked)
     text = io.StringIO()
     names = [key for key in keys(METRICS[board["metric"]["name"]]) if key not in PAIRS]
+    names += [key for key in fairness.KEYS if any(key in row for row in board["rows"])]
     names += [f"{key}_{part}" for key in PAIRS for part in VERSUS]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
@@ -70,7 +72,7 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without nested values: last its hyperparameters as JSON, and the parts of comparisons."""
     settings = row["hyperparameters"]
     plain = {key: value for key, value in row.items() if key not in (*PAIRS, "hyperparameters")}
-    plain |= {key: row[key] and json.dumps(row[key]) for key in LISTS}
+    plain |= {key: row[key] and json.dumps(row[key]) for key in LISTS if key in row}
     plain["hyperparameters"] = None if settings is None else json.dumps(settings)
     return plain | {f"{key}_{part}": (row.get(key) or {}).get(part) for key in PAIRS for part in VERSUS}
 

@@ -10,6 +10,7 @@ from metabench.stats.classes import Design, class_interval, design, weighed
 from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
 from metabench.stats.conformal import most_coverage, temperature, threshold
 from metabench.stats.crossed import CONFIDENCE, Floats
+from metabench.stats.fairness import count, hypervolume, measures, n_defined, thresholds
 from metabench.stats.intervals import (
     CLASSES,
     FEW_SEEDS,
@@ -47,11 +48,15 @@ __all__ = [
     "Scale",
     "bounds",
     "class_interval",
+    "count",
     "design",
     "holm",
+    "hypervolume",
     "influences",
     "mean_interval",
+    "measures",
     "most_coverage",
+    "n_defined",
     "p_best",
     "paired",
     "paired_classes",
@@ -63,5 +68,6 @@ __all__ = [
     "tasks_half_width",
     "temperature",
     "threshold",
+    "thresholds",
     "weighed",
 ]

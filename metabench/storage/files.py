@@ -38,6 +38,7 @@ INPUTS = "inputs.json"
 CALIBRATION = "calibration.safetensors"
 STATE = "state"
 TEST = "test.json"
+LABELLED = "labelled.jsonl"  # openings of meta-test by `metabench label`
 DIAGNOSTICS = "diagnostics.json"
 
 # A search folder: many trials, and the runs that came of them.

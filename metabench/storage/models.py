@@ -5,42 +5,30 @@ A model has the keys that something reads; others stay as they are.
 
 from __future__ import annotations
 
-import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
+from pydantic import AfterValidator, Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes no other on Python 3.11
 
-from metabench.core.config import RunConfig, Scalar, SearchSpace
+from metabench.core.config import RunConfig, SearchSpace
 from metabench.core.metrics import METRICS
-from metabench.storage import files
+from metabench.storage import files, results
+from metabench.storage.fields import (
+    Moment,
+    Name,
+    Real,
+    Settings,
+    Time,
+    Whole,
+    keys,
+)
 
 Model = TypeAdapter[Any]
-
-
-def _moment(text: str) -> str:
-    if datetime.datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("must be a time with its zone")
-    return text
 
 
 def as_text(config: Any) -> Any:
     """Write a configuration out, with the settings that there were not when it was recorded."""
     return config.model_dump(mode="json")
-
-
-keys = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
-
-Whole = Annotated[int, Field(ge=0, le=2**53)]
-Time = Annotated[float, Field(ge=0, le=1e15)]
-Real = Annotated[float, Field(ge=-1e300, le=1e300)]
-Figures = Annotated[list[Real | None], Field(min_length=1)]
-Moment = Annotated[str, AfterValidator(_moment)]
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
-"""Of a trial, which names a folder."""
-Settings = dict[str, Scalar]
-ClassRows = Annotated[str, Field(pattern=r"^\d+( \d+)*$")]
-"""The classes of a task, by their rows in the split."""
 
 
 def _is_judged(report: Any) -> Any:
@@ -273,68 +261,6 @@ class _Opened(TypedDict):
     gpus: NotRequired[Time | None]
 
 
-def _is_of_pictures(one: Any) -> Any:
-    if len({len(one[key]) for key in ("moved", "one_at_a_time", "strata")}) > 1:
-        raise ValueError("there are figures of more pictures than others")
-    return one
-
-
-def _is_scored(result: Any) -> Any:
-    if not METRICS.keys() & result.keys():
-        raise ValueError(f"neither of {', '.join(METRICS)} is there")
-    return result
-
-
-_Returns = TypedDict("_Returns", {"return": NotRequired[Figures]})  # a word that no class can have
-
-
-@keys
-class _Scores(_Returns):
-    accuracy: NotRequired[Figures]
-    error: NotRequired[Figures]
-
-
-@keys
-class _Confirmed(_Scores):
-    trial: Name
-
-
-@keys
-class _ByPicture(TypedDict):
-    moved: list[Real]
-    one_at_a_time: list[Real]
-    strata: list[Whole]
-    repeats: Time
-    classes: list[ClassRows]
-
-
-@keys
-class _Baseline(_Scores):
-    protocol: int
-    tasks_hash: str
-    pictures: NotRequired[
-        Annotated[list[Annotated[_ByPicture, AfterValidator(_is_of_pictures)]], Field(min_length=1)]
-    ]
-
-
-@keys
-class _Point(TypedDict):
-    step: Whole
-    mean: Real | None
-    ci_low: Real | None
-    ci_high: Real | None
-
-
-@keys
-class _Diagnosis(TypedDict):
-    tasks: Whole
-    worst_tenth: Real | None
-    calibration_error: Real | None
-    over_steps: list[_Point] | None
-    diverged: Real | None
-    followed: NotRequired[Whole]
-
-
 @keys
 class _Pictures(TypedDict):
     background: Literal["white", "black"]
@@ -361,80 +287,8 @@ class _Inputs(TypedDict):
     pictures: _Pictures | None
     picture_shape: NotRequired[list[Whole]]
     backbone: NotRequired[str]
+    has_group: NotRequired[bool]
     rows: NotRequired[_Rows]
-
-
-@keys
-class _ByClass(TypedDict):
-    queries: list[Time]
-    hits: list[Time]
-
-
-@keys
-class _Calibration(TypedDict):
-    temperature: Real
-    calibration_error: Real | None
-    level: Real
-    coverage: list[Real]
-    set_size: list[Real]
-
-
-@keys
-class _Unlabelled(TypedDict):
-    of_each_class: Whole
-    distractors: Whole
-    taken: Real | None
-    taken_distractors: Real | None
-    auroc: Real | None
-
-
-@keys
-class _Test(_Baseline):
-    accuracy_without_unlabelled: NotRequired[Figures]
-    accuracy_without_distractors: NotRequired[Figures]
-    unlabelled: NotRequired[_Unlabelled]
-    loss: NotRequired[Figures]
-    calibration: NotRequired[_Calibration]
-    accuracy_one_at_a_time: NotRequired[Figures]
-    error_one_at_a_time: NotRequired[Figures]
-    return_one_at_a_time: NotRequired[Figures]
-    classes: list[ClassRows]
-    class_names: list[str]
-    by_class: NotRequired[_ByClass]
-    confused: NotRequired[list[Annotated[list[Whole], Field(min_length=4, max_length=4)]]]
-    opened: Moment
-    times_opened: Whole
-    batch_norm: str | None
-    config_hash: str
-    code: str
-    commit: str | None
-    data_fingerprint: NotRequired[str]
-    weights: NotRequired[dict[str, Real]]
-    diagnostics: NotRequired[_Diagnosis]
-    cost: NotRequired[dict[Literal["picture_seconds", "network_parameters"], Time]]
-
-
-def _is_consistent(test: Any) -> Any:
-    """Compare how much there is of what belongs together."""
-    figures = [*METRICS, *(f"{metric}_one_at_a_time" for metric in METRICS), "loss", "classes"]
-    figures += ["accuracy_without_unlabelled", "accuracy_without_distractors"]
-    judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
-    if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
-        raise ValueError("there are figures of more tasks than others")
-    n_classes = len(test["class_names"])
-    pairs = test.get("confused", [])
-    places = [int(place) for line in test["classes"] for place in line.split()]
-    places += [place for pair in pairs for place in pair[:2]]
-    if max(places, default=0) >= n_classes or not all(pair[3] for pair in pairs):
-        raise ValueError("there are classes without a name, or confusions without a chance")
-    if any(len(one["classes"]) != len(test["classes"]) for one in test.get("pictures", [])):
-        raise ValueError("there are pictures of other tasks")
-    by_class = test.get("by_class", {})
-    if any(len(by_class[key]) != n_classes for key in by_class if key in ("queries", "hits")):
-        raise ValueError("there are counts of other classes")
-    if by_class and "confused" not in test:
-        raise ValueError("there are counts of classes without their confusions")
-    return test
 
 
 SEARCH: Model = TypeAdapter(_Search)
@@ -445,11 +299,11 @@ EVENT: Model = TypeAdapter(Event)
 SNAPSHOT: Model = TypeAdapter(_Snapshot)
 FINISH: Model = TypeAdapter(_Finish)
 CHOSEN: Model = TypeAdapter(dict[str, _Chosen | None])
-CONFIRMED: Model = TypeAdapter(Annotated[_Confirmed, AfterValidator(_is_scored)])
+CONFIRMED: Model = TypeAdapter(results.Confirmed)
 META_TEST: Model = TypeAdapter(_Opened)
-BASELINE: Model = TypeAdapter(Annotated[_Baseline, AfterValidator(_is_scored)])
-TEST: Model = TypeAdapter(Annotated[_Test, AfterValidator(_is_scored), AfterValidator(_is_consistent)])
-DIAGNOSIS: Model = TypeAdapter(_Diagnosis)
+BASELINE: Model = TypeAdapter(results.Baseline)
+TEST: Model = TypeAdapter(results.Test)
+DIAGNOSIS: Model = TypeAdapter(results.Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(dict[str, Any])
 

@@ -83,7 +83,7 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
     def score(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        x, y = task.query
+        x, y = task.query[:2]
         outputs = algorithm.predict(net, learner, x)
         alone = (
             vmap(lambda one: algorithm.predict(net, learner, one[None])[0])(x) if is_transductive else outputs

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metabench import PROTOCOL
-from metabench.core import Features, MetabenchError, Pictures, Rows, Splits
+from metabench.core import GROUPED, Features, MetabenchError, Pictures, Rows, Splits
 from metabench.core.control import Environment
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
@@ -23,24 +23,41 @@ class Inputs(NamedTuple):
     data: str  # name and split
     kind: str  # of the data: classification, regression or control
     shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
-    n_classes: int  # of meta-train
+    n_classes: int  # of meta-train, or the labels of examples that have their own
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
     rows: Rows | None = None  # how a row of numbers does
     features: Features | None = None  # where inputs are features of a frozen backbone
     mean: Tensor | None = None  # of features over meta-train, which stands in no file
-    environment: Environment | None = None  # of control, and in no file either
+    has_group: bool = False  # whether a learner is told who of a support set is protected
+    environment: Environment | None = None  # of control, which stands in no file either
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of learners that can learn it."""
+        return (self.kind, GROUPED) if self.has_group else (self.kind,)
 
 
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
     table, features = splits.meta_train.images, splits.features
     shape, mean = frozen.input_shape(splits), None
+    n_classes = len(splits.meta_train.labels) or len(table)
     if features is not None:
         counts = splits.meta_train.counts
         n_pictures = table.shape[:2].numel() if counts is None else int(counts.sum())
         mean = table.sum((0, 1)) / n_pictures  # rows beyond the counts are zeros
-    rest = splits.pictures, splits.rows, features, mean, splits.environment
-    return Inputs(splits.name, splits.kind, shape, len(table), *rest)
+    return Inputs(
+        splits.name,
+        splits.kind,
+        shape,
+        n_classes,
+        splits.pictures,
+        splits.rows,
+        features,
+        mean,
+        splits.meta_train.has_group,
+        splits.environment,
+    )
 
 
 def write(folder: Path, splits: Splits) -> None:
@@ -48,7 +65,9 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
-        rows, features, *_ = (record.pop(key) for key in ("rows", "features", "mean", "environment"))
+        beside = ("rows", "features", "mean", "has_group", "environment")
+        rows, features, _, has_group, _ = (record.pop(key) for key in beside)
+        record |= {"has_group": True} if has_group else {}
         record |= {} if rows is None else {"rows": rows._asdict()}
         record |= {} if features is None else features._asdict()
         record["pictures"] = record["pictures"] and record["pictures"]._asdict()
@@ -81,4 +100,5 @@ def read(folder: Path) -> Inputs:
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
         None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
         None if shape is None else Features(tuple(shape), record["backbone"]),
+        has_group=record.get("has_group", False),
     )

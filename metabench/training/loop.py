@@ -83,7 +83,7 @@ def build(config: RunConfig, splits: Splits) -> Learner:
 def build_for(config: RunConfig, about: Inputs) -> Learner:
     """Do the same of what is known of the data alone."""
     algorithm = algorithms.get(config.algorithm)
-    if about.kind not in algorithm.kinds:
+    if not {*about.kinds} & {*algorithm.kinds}:
         raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
     n_outputs = n_outputs if about.environment is None else about.environment.n_actions
@@ -243,7 +243,9 @@ def _drawn(config: RunConfig, h: Any, source: Pool, step: int, n_tasks: int) -> 
     generator = seeds.generator("meta-train", config.seed, step)
     distortion = seeds.generator("augment", config.seed, step)
     groups = []
-    for shape, positions in sampling.shapes(config.task, config.task.query, n_tasks, generator):
+    for shape, positions in sampling.shapes(
+        config.task, config.task.query, n_tasks, generator, source.split.n_columns
+    ):
         indices = sampling.sample(generator, source, shape, len(positions))
         drawn = frozen.gather(source.split.images, indices, shape)
         groups.append(augment.tasks(drawn, h, config.task.augment, distortion))

@@ -26,6 +26,7 @@ from metabench.training import (
     cost,
     diagnostics,
     evaluate,
+    fairness,
     inputs,
     loop,
     mosaic,
@@ -320,15 +321,18 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
     scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
+    if split.has_group:
+        scored |= fairness.counted(run.model, splits, run.config.task, split.images, tasks)
     scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
-    result = _opened(folder, splits, tested) | scored
+    result = opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result
 
 
-def _opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
+def opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
     """Describe the opening of data's meta-test: which, when, for what time, and by which code."""
     before = [_read_opening(path) for path in folder.glob("test*.json")]
+    before += files.read_lines(folder / files.LABELLED)
     same = [one for one in before if one.get("data_fingerprint", splits.fingerprint) == tested.fingerprint]
     return {
         "protocol": PROTOCOL,
@@ -421,7 +425,7 @@ def _scored(
         "class_names": split.classes,
         **(
             {}
-            if tested.confusion is None
+            if tested.confusion is None or split.labels  # a row of these is a task, and no class
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
         **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),

@@ -8,7 +8,20 @@ import torch
 import torch.nn.functional as F
 
 from metabench import algorithms, data, nets
-from metabench.core import Net, Objective, Query, Split, Support, Task, Tree, objectives, seeds, trees
+from metabench.core import (
+    GroupedQuery,
+    GroupedSupport,
+    Net,
+    Objective,
+    Query,
+    Split,
+    Support,
+    Task,
+    Tree,
+    objectives,
+    seeds,
+    trees,
+)
 from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.training import loop, vectorise
@@ -115,6 +128,16 @@ def acted(name: str, dataset: str, device: str = "cpu", n_tasks: int = 2, **valu
     drawn = frozen.gather(splits.meta_test.images.to(device), group.indices, group.shape)
     tasks = vectorise.per_task_of(model, lambda model, task: task, drawn)
     return model.net._replace(environment=None), tasks
+
+
+def grouped(tasks: Task) -> Task:
+    """Say of each example of T tasks whether it is protected: each other one, and none of the first task."""
+    halves = []
+    for kind, part in ((GroupedSupport, tasks.support), (GroupedQuery, tasks.query)):
+        group = torch.arange(part.y.shape[1], device=part.y.device).remainder(2).repeat(len(part.y), 1)
+        group[0] = 0
+        halves.append(kind(part.x, part.y, group))
+    return Task(halves[0], halves[1], tasks.classes)  # type: ignore[arg-type]
 
 
 def double(task: Task) -> Task:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metabench import algorithms
-from metabench.core import Algorithm, MetabenchError, Net, Task, Tree, seeds, trees
+from metabench.core import GROUPED, Algorithm, MetabenchError, Net, Task, Tree, seeds, trees
 from metabench.training import vectorise
 from tests.algorithms import problems
 
@@ -66,6 +66,7 @@ def begin(
     known = {field.name for field in dataclasses.fields(algorithms.get(name).hparams)}
     short = {key: value for key, value in SHORT.items() if key in known}
     algorithm, h, meta, buffers = problems.start(name, net, device, **{**short, **values})
+    tasks = problems.grouped(tasks) if GROUPED in algorithm.kinds else tasks
     meta, buffers = (trees.map(lambda leaf: leaf.to(dtype), tree) for tree in (meta, buffers))
     return Start(algorithm, net, h, meta, buffers, problems.cast(tasks, dtype))
 
@@ -151,7 +152,7 @@ def check_evaluation(s: Start, is_independent: bool) -> None:
 
 
 @pytest.mark.parametrize(("norm", "batch_norm", "dtype"), CASES)
-@pytest.mark.parametrize("name", able("classification"))
+@pytest.mark.parametrize("name", [*able("classification"), *able(GROUPED)])
 def test_classification(name: str, norm: str, batch_norm: str, dtype: torch.dtype, device: str) -> None:
     net = problems.network(batch_norm, norm)
     s = begin(name, net, problems.tasks(2, device), device, dtype)

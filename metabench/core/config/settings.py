@@ -28,8 +28,8 @@ def folded(name: str) -> str:
 
 
 def n_folds(options: Mapping[str, Any]) -> int:
-    """Return over how many cuts of the same pictures options of a data set cross-validate; 1: one."""
-    folds = options.get("folds") if options.get("split_by") == "pictures" else None
+    """Return over how many cuts of the same pictures, or tasks, options of a data set cross-validate."""
+    folds = options.get("folds") if options.get("split_by", "pictures") == "pictures" else None
     return folds if type(folds) is int and folds > 1 else 1
 
 

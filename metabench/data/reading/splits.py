@@ -66,6 +66,8 @@ def make_splits(
         for numbers in (part.counts, part.weights):
             if numbers is not None:
                 digest.update(repr(numbers.tolist()).encode())
+        if part.labels:
+            digest.update(repr((part.labels, part.has_group)).encode())
         digest.update(part.images.numpy().data)
     return Splits(name, parts[0], parts[1], parts[2], digest.hexdigest(), **about)
 
@@ -98,8 +100,8 @@ def by_seed(names: Sequence[str], options: Any, what: str = "own classes") -> Cl
     return dict(zip(SPLITS, (shuffled[:first], shuffled[first:second], shuffled[second:]), strict=True))
 
 
-def by_fold(names: Sequence[str], options: Any, what: str) -> Classes:
-    """Shuffle pictures by a hash of each; meta-validation is the same in every fold."""
+def by_fold(names: Sequence[str], options: Any, what: str = "own classes") -> Classes:
+    """Shuffle pictures, or tasks, by a hash of each; meta-validation is the same in every fold."""
     shuffled = sorted(names, key=lambda name: (seeds.seed(what, options.seed, name), name))
     first = round(len(names) * options.meta_validation)
     left = shuffled[first:]
@@ -109,10 +111,10 @@ def by_fold(names: Sequence[str], options: Any, what: str) -> Classes:
 
 
 def fold_problems(options: Any) -> list[str]:
-    """Say what is wrong with the folds of a cut of pictures."""
+    """Say what is wrong with the folds of a cut of pictures, or of all that a data set has."""
     if options.folds == 0 and options.fold == 0:
         return []
-    if options.split_by != "pictures":
+    if getattr(options, "split_by", "pictures") != "pictures":
         return [
             f"folds={options.folds} and split_by={options.split_by!r}: folds are of pictures; set split_by"
         ]

@@ -1,4 +1,4 @@
-"""Table: your own rows of numbers as CSV or Parquet, to tell classes apart, or to predict a number."""
+"""Table: your own rows of numbers as CSV or Parquet, to tell classes apart, or predict a number or label."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ ROW_NUMBER = re.compile(r"Unnamed: \d+(_level_\d+)?")
 PARQUET = b"PAR1"
 """What a Parquet file begins with."""
 
+ROLES = ("label", "target", "task", "group")
+"""Options that name a column."""
+
 SHOWN = 5
 """Columns that a message names."""
 
@@ -40,9 +43,21 @@ class Options:
         "a .csv or .parquet file, a row an example; absolute, or relative to where you are, the space's "
         "file, or METABENCH_DATA",
     )
-    label: str = setting("", "column of the class, for classification; a class goes to one split")
+    label: str = setting(
+        "", "column of the class, for classification; a class goes to one split, unless there is `task`"
+    )
     target: str = setting("", "column of the number to predict, for regression; needs `task`")
-    task: str = setting("", "for regression: column of the task, such as a place; a task goes to one split")
+    task: str = setting(
+        "",
+        "column of the task, such as a place, for regression, or for rows that have their own label in every "
+        "task; a task goes to one split",
+    )
+    group: str = setting(
+        "",
+        "with label and task: column of who is protected, for fairness; no input unless `group_as_feature`",
+    )
+    protected: str = setting("", "the values of `group` that are protected, by commas; empty: 1 of 0 and 1")
+    group_as_feature: bool = setting(False, "whether learners see the group, as an input of 0 and 1")
     features: str = setting("", "columns of the inputs, by commas; empty: all other columns of numbers")
     leave_out: str = setting("", "columns that are no inputs, by commas, where `features` is empty")
     separator: str = setting(",", "what stands between two values of a .csv file; tab for a tabulator")
@@ -61,46 +76,75 @@ class Options:
     seed: int = setting(0, "splits classes or tasks", minimum=0, maximum=2**63 - 1)
     meta_train: float = setting(0.64, "share of the classes or tasks, split by seed", above=0, maximum=1)
     meta_validation: float = setting(0.16, "the same for meta-validation", above=0, maximum=1)
+    folds: int = setting(
+        0,
+        "into how many parts goes what meta_validation leaves of the classes or tasks; each is meta-test of "
+        "a run in turn, the others meta-train; 0: one cut by shares",
+        minimum=0,
+        maximum=1000,
+    )
+    fold: int = setting(0, "with folds: which of them is meta-test, from 0", minimum=0)
 
 
 class Columns(NamedTuple):
     """What the columns of a table are for."""
 
-    group: str  # of the class, or of the task
+    unit: str  # of the class, or of the task
     inputs: list[str]
     target: str | None
+    label: str | None = None  # of rows in tasks, each with its own
+    group: str | None = None  # of who is protected
+
+    @property
+    def units(self) -> str:
+        """Name what is split."""
+        return "classes" if self.target is None and self.label is None else "tasks"
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
     """Read the table; all that is wrong is reported at once."""
-    problems = splits.shares_problems(options) + _role_problems(options)
+    problems = _role_problems(options)
     path = attempt(problems, splits.locate, root, options.path)
     frame = None if path is None else attempt(problems, _read, path, options)
     if frame is None or problems:
         splits.refuse(NAME, problems)
+    return of_frame(f"{NAME}/{split}", frame, options)
+
+
+def of_frame(name: str, frame: DataFrame, options: Options) -> Splits:
+    """Make splits of a table that was read; all that is wrong is reported at once."""
+    problems = splits.fold_problems(options) + splits.shares_problems(options)
     columns = _columns(frame, options, problems)
     if columns is not None and options.skip:
         frame, columns = _complete(frame, columns)
     if columns is None or problems:
         splits.refuse(NAME, problems)
+    units = _units(frame[columns.unit], columns, problems)
+    units = {one: rows for one, rows in units.items() if len(rows) >= options.smallest}
+    beside, labels = _labels(frame, columns, units, options, problems)
+    if options.group_as_feature and columns.group and not problems:
+        frame = frame.assign(**{columns.group: beside[:, -1]})
+        columns.inputs.append(columns.group)
     values = _numbers(frame, columns, options, problems)
-    groups = _groups(frame[columns.group], columns, problems)
-    groups = {name: rows for name, rows in groups.items() if len(rows) >= options.smallest}
-    classes = splits.by_seed([*groups], options)
-    what = "classes" if columns.target is None else "tasks"
+    cut = splits.by_fold if options.folds else splits.by_seed
+    parts = cut([*units], options)
+    what = columns.units
     advice = f"give a table of more {what}, or change meta_train, meta_validation or smallest"
-    problems = problems or splits.class_problems(classes, advice, what)
+    problems = problems or splits.class_problems(parts, advice, what)
     if problems:
         splits.refuse(NAME, problems)
     mean, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
     if options.standardise:
-        mean, scale = _moments(values, columns, [row for one in classes["meta_train"] for row in groups[one]])
-    values = (values - mean) / scale
+        mean, scale = _moments(values, columns, [row for one in parts["meta_train"] for row in units[one]])
+    values = np.concatenate([(values - mean) / scale, beside], axis=1)
     moments = (tuple(one[: len(columns.inputs)].tolist()) for one in (mean, scale))
-    parts = {part: _split(values, groups, classes[part]) for part in SPLITS}
+    made = {
+        part: _split(values, units, parts[part])._replace(labels=labels, has_group=columns.group is not None)
+        for part in SPLITS
+    }
     kind = "classification" if columns.target is None else "regression"
     rows = Rows(tuple(columns.inputs), *moments)
-    return splits.make_splits(f"{NAME}/{split}", **parts, kind=kind, rows=rows)
+    return splits.make_splits(name, **made, kind=kind, rows=rows)
 
 
 def _role_problems(options: Options) -> list[str]:
@@ -112,9 +156,13 @@ def _role_problems(options: Options) -> list[str]:
         ]
     if options.target and not options.task:
         return [f"target={options.target!r}: needs task, the column that says which rows are one task"]
-    if options.label and options.task:
-        return [f"task={options.task!r}: is for regression; with label the classes make the tasks"]
-    return []
+    if options.group and not (options.label and options.task):
+        return [f"group={options.group!r}: needs label and task, the columns of what is predicted, and where"]
+    return [
+        f"{key}={getattr(options, key)!r}: needs group, the column of who is protected"
+        for key in ("protected", "group_as_feature")
+        if getattr(options, key) and not options.group
+    ]
 
 
 def _read(path: Path, options: Options) -> DataFrame:
@@ -127,7 +175,7 @@ def _read(path: Path, options: Options) -> DataFrame:
     if is_parquet != (path.suffix.lower() == ".parquet"):
         actual = "Parquet" if is_parquet else "no Parquet, perhaps CSV"
         raise MetabenchError(f"{path}: is {actual} inside, whatever its name says; rename it")
-    words = {one: str for one in (options.label, options.task) if one}
+    words = {one: str for one in (options.label, options.task, options.group) if one}
     try:
         if is_parquet:
             return pd.read_parquet(path)
@@ -145,7 +193,7 @@ def _read(path: Path, options: Options) -> DataFrame:
 def _columns(frame: DataFrame, options: Options, problems: list[str]) -> Columns | None:
     """Say what each column is for, and add to the problems those that are not there or hold no numbers."""
     frame.columns = [str(one) for one in frame.columns]
-    roles = {key: getattr(options, key) for key in ("label", "target", "task") if getattr(options, key)}
+    roles = {key: getattr(options, key) for key in ROLES if getattr(options, key)}
     inputs, left = (
         [one.strip() for one in text.split(",") if one.strip()]
         for text in (options.features, options.leave_out)
@@ -158,7 +206,7 @@ def _columns(frame: DataFrame, options: Options, problems: list[str]) -> Columns
     if problems:
         return None
     twice = [name for name in inputs if name in roles.values()]
-    problems += [f"features: {name!r} is to be predicted, or the task; leave it out" for name in twice]
+    problems += [f"features: {name!r} is {_role(name, roles)}; leave it out" for name in twice]
     numbers = [str(one) for one in frame.select_dtypes(["number", "bool"]).columns]
     target = options.target or None
     for key, name in [*(("features", one) for one in inputs), *([("target", target)] if target else [])]:
@@ -174,15 +222,23 @@ def _columns(frame: DataFrame, options: Options, problems: list[str]) -> Columns
         splits.note(NAME, [*notes, *([f"inputs: {_some(inputs)}"] if inputs else [])])
         if not inputs:
             problems.append(f"has no column of numbers beside {_some(list(roles.values()))}; give features")
-    return Columns(options.label or options.task, inputs, target)
+    in_tasks = options.label if options.label and options.task else None
+    return Columns(options.task or options.label, inputs, target, in_tasks, options.group or None)
+
+
+def _role(name: str, roles: Mapping[str, str]) -> str:
+    return (
+        "the group (see group_as_feature)" if roles.get("group") == name else "to be predicted, or the task"
+    )
 
 
 def _complete(frame: DataFrame, columns: Columns) -> tuple[DataFrame, Columns]:
     """Leave out what lacks values, and say so: rows by what is not an input, then columns of inputs."""
-    whole = frame.dropna(subset=[columns.group, *([columns.target] if columns.target else [])])
+    beside = [one for one in (columns.target, columns.label, columns.group) if one]
+    whole = frame.dropna(subset=[columns.unit, *beside])
     lacking = [one for one in columns.inputs if whole[one].isna().any()]
     n_rows = len(frame) - len(whole)
-    notes = [f"left out: {n_rows} rows without {columns.target or columns.group!r}"] if n_rows else []
+    notes = [f"left out: {n_rows} rows without {beside[0] if beside else columns.unit!r}"] if n_rows else []
     notes += [f"left out, as values are missing: {_some(lacking)}"] if lacking else []
     splits.note(NAME, notes)
     return whole, columns._replace(inputs=[one for one in columns.inputs if one not in lacking])
@@ -226,23 +282,95 @@ def _numbers(frame: DataFrame, columns: Columns, options: Options, problems: lis
     return values
 
 
-def _groups(column: Any, columns: Columns, problems: list[str]) -> dict[str, list[int]]:
+def _units(column: Any, columns: Columns, problems: list[str]) -> dict[str, list[int]]:
     """Return the rows of each class or task, by name."""
     import pandas as pd
 
+    numbers = pd.to_numeric(column, errors="coerce")
+    if columns.units == "classes" and numbers.notna().all() and (numbers % 1 != 0).any():
+        what = f"{columns.unit!r} holds numbers with a point, no classes"
+        problems.append(f"{what}; for such a number give target")
+    units: dict[str, list[int]] = {}
+    for row, value in enumerate(_names(column, problems)):
+        units.setdefault(fitting.plain(value), []).append(row)
+    return {one: units[one] for one in sorted(units)}
+
+
+def _names(column: Any, problems: list[str]) -> list[str]:
+    """Return the values of a column as words: 1, where it is a number that is whole."""
+    import pandas as pd
+
     if missing := int(column.isna().sum()):
-        what = f"{columns.group!r} is missing in {missing} of {len(column)} rows"
+        what = f"{column.name!r} is missing in {missing} of {len(column)} rows"
         problems.append(f"{what}; fill it in or remove them")
     numbers = pd.to_numeric(column, errors="coerce")
-    has_points = bool(numbers.notna().all() and (numbers % 1 != 0).any())
-    if has_points and columns.target is None:
-        what = f"{columns.group!r} holds numbers with a point, no classes"
-        problems.append(f"{what}; for such a number give target")
-    whole = column.dtype.kind == "f" and not problems and not has_points
-    groups: dict[str, list[int]] = {}
-    for row, value in enumerate(column.tolist()):
-        groups.setdefault(fitting.plain(str(int(value) if whole else value)), []).append(row)
-    return {one: groups[one] for one in sorted(groups)}
+    whole = column.dtype.kind == "f" and bool(numbers.notna().all() and (numbers % 1 == 0).all())
+    return [str(int(value) if whole else value) for value in column.tolist()]
+
+
+def _labels(
+    frame: DataFrame,
+    columns: Columns,
+    units: Mapping[str, list[int]],
+    options: Options,
+    problems: list[str],
+) -> tuple[Array, tuple[str, ...]]:
+    """Return label and group of each row, [row, 0 to 2], and what the labels mean; the last is wanted."""
+    if columns.label is None:
+        return np.zeros((len(frame), 0)), ()
+    words = _names(frame[columns.label], problems)
+    labels = sorted(set(words), key=lambda one: (len(one), one) if one.isdigit() else (0, one))
+    if len(labels) < 2 or (columns.group and len(labels) > 2):
+        needed = "fairness needs 2" if columns.group else "at least 2 are needed"
+        problems.append(f"label {columns.label!r}: {len(labels)} values; {needed}")
+        return np.zeros((len(frame), 0)), ()
+    codes = np.array([labels.index(word) for word in words])
+    lacking = [one for one, rows in units.items() if len({*codes[rows]}) < len(labels)]
+    if lacking:
+        problems.append(
+            f"label {columns.label!r}: not every label is in {_some(lacking)}; leave them out, or raise "
+            "smallest"
+        )
+    if columns.group is None:
+        return codes[:, None], tuple(labels)
+    is_protected = _is_protected(_names(frame[columns.group], problems), columns.group, options, problems)
+    if not problems:
+        splits.note(NAME, _undefined(codes, is_protected, columns.group, units))
+    return np.stack([codes, is_protected], axis=1), tuple(labels)
+
+
+def _is_protected(words: Sequence[str], group: str, options: Options, problems: list[str]) -> Array:
+    values = sorted(set(words))
+    listed = [one.strip() for one in options.protected.split(",") if one.strip()] or ["1"]
+    if not options.protected and not {*values} <= {"0", "1"}:
+        problems.append(
+            f"group {group!r}: {len(values)} values ({_some(values)}); say which are protected, such as "
+            f"protected={values[-1]}"
+        )
+    elif options.protected and (strange := [one for one in listed if one not in values]):
+        problems.append(
+            f"protected={options.protected!r}: {_some(strange)} is no value of {group!r}; there are "
+            f"{_some(values)}"
+        )
+    return np.array([word in listed for word in words])
+
+
+def _undefined(y: Array, is_protected: Array, group: str, units: Mapping[str, list[int]]) -> list[str]:
+    """Say in which tasks no gap, or none among who deserves the outcome, can be measured."""
+    alone = [one for one, rows in units.items() if len({*is_protected[rows]}) < 2]
+    unequal = [
+        one for one, rows in units.items() if one not in alone and not (is_protected & (y == 1))[rows].any()
+    ]
+    sizes = {one: f"{one} ({len(rows)} rows)" for one, rows in units.items()}
+    lines = (
+        (alone, "one value only", "gaps are undefined there; they count for accuracy alone"),
+        (unequal, "no protected row of the wanted label", "equal opportunity is undefined there"),
+    )
+    return [
+        f"group {group!r}: {what} in {_some([sizes[one] for one in names])}; {so}"
+        for names, what, so in lines
+        if names
+    ]
 
 
 def _moments(values: Array, columns: Columns, rows: list[int]) -> tuple[Array, Array]:
@@ -255,20 +383,21 @@ def _moments(values: Array, columns: Columns, rows: list[int]) -> tuple[Array, A
     return mean, np.where(is_constant, 1.0, scale)
 
 
-def _split(values: Array, groups: Mapping[str, list[int]], names: Sequence[str]) -> Split:
+def _split(values: Array, units: Mapping[str, list[int]], names: Sequence[str]) -> Split:
     """Return float32 [class, row, D], zeros where a class or task has fewer rows."""
-    sizes = [len(groups[name]) for name in names]
+    sizes = [len(units[name]) for name in names]
     table = np.zeros((len(names), max(sizes), values.shape[1]), np.float32)
     for place, name in enumerate(names):
-        table[place, : sizes[place]] = values[groups[name]]
+        table[place, : sizes[place]] = values[units[name]]
     counts = None if len(set(sizes)) == 1 else torch.tensor(sizes, dtype=torch.int64)
     return Split(torch.from_numpy(table), tuple(names), (NAME,) * len(names), counts)
 
 
 DATASET = Dataset(
     name=NAME,
-    summary="your own table, .csv or .parquet (option path): classes of rows of numbers (label), or "
-    "regression where each value of a column is a task (target, task)",
+    summary="your own table, .csv or .parquet (option path): classes of rows of numbers (label), or tasks "
+    "that each value of a column makes: regression (target, task), or rows with labels (label, task), of "
+    "people of whom some are protected (group)",
     size="as many rows and columns as there are",
     licence="yours",
     url="",
@@ -279,5 +408,6 @@ DATASET = Dataset(
     sources=splits.sources,
     anchor=splits.anchor,
     kind_of=lambda options: "regression" if options.get("target") else "classification",
+    has_group=lambda options: bool(options.get("group")),
     has_pictures=False,
 )

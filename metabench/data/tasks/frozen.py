@@ -19,7 +19,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from metabench import __version__
-from metabench.core import MetabenchError, Query, SemiSupport, Split, Splits, Support, Task, device, seeds
+from metabench.core import (
+    GroupedQuery,
+    GroupedSupport,
+    MetabenchError,
+    Query,
+    SemiSupport,
+    Split,
+    Splits,
+    Support,
+    Task,
+    device,
+    seeds,
+)
 from metabench.core.config import TaskConfig
 from metabench.core.control import Start
 from metabench.data.tasks import sampling
@@ -56,8 +68,9 @@ def input_shape(splits: Splits) -> tuple[int, ...]:
     """Return the shape of one input of a data set: an image, features, a point, or an observation."""
     if splits.environment is not None:
         return (splits.environment.n_observed,)
-    shape = splits.meta_train.images.shape
-    return (shape[-1] - 1,) if splits.kind == "regression" else tuple(shape[2:])
+    beside = splits.meta_train.n_columns + (splits.kind == "regression")
+    shape = tuple(splits.meta_train.images.shape[2:])
+    return (shape[0] - beside,) if beside else shape
 
 
 def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
@@ -86,12 +99,24 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
         return Task(
             Support(support[..., :-1], support[..., -1:]), Query(query[..., :-1], query[..., -1:]), classes
         )
+    if shape.columns:
+        return _labelled(support, query, labels.expand(len(classes), -1), shape.columns)
     query_y = labels.repeat_interleave(n_query).expand(len(classes), -1)
     labelled = Support(support, support_y)
     if indices.order is not None:
         beside = SemiSupport(support, support_y, _unlabelled(images, indices, shape))
         labelled = cast(Support, beside)  # what reads x and y alone takes either
     return Task(labelled, Query(query, query_y), classes)
+
+
+def _labelled(support: Tensor, query: Tensor, labels: Tensor, n_columns: int) -> Task:
+    """Take T tasks of rows [T, n, D + columns] apart: inputs, labels, and groups where there are any."""
+    kinds = (GroupedSupport, GroupedQuery) if n_columns > 1 else (Support, Query)
+    halves: list[Any] = [
+        kind(rows[..., :-n_columns], *rows[..., -n_columns:].long().unbind(-1))
+        for kind, rows in zip(kinds, (support, query), strict=True)
+    ]
+    return Task(*halves, labels)
 
 
 def _cut(images: Tensor, classes: Tensor, examples: Tensor) -> Tensor:
@@ -143,7 +168,7 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
     by_shape: dict[Shape, list[tuple[int, Indices]]] = {}
     for index in range(n_tasks):
         generator = seeds.generator("frozen", *name, index)
-        ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator)
+        ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator, data.n_columns)
         by_shape.setdefault(shape, []).append((index, sampling.sample(generator, source, shape, 1)))
     groups = tuple(
         Group(shape, torch.tensor([index for index, _ in drawn]), sampling.join([one for _, one in drawn]))

@@ -23,6 +23,12 @@ class Shape(NamedTuple):
     most_shots: int = 0  # of a class, where they are unbalanced; 0: every class has `shot`
     unlabelled: int = 0  # examples without a label, of each class of the task and of each distractor
     distractors: int = 0  # classes of which a task has unlabelled examples only
+    columns: int = 0  # of a row that is a task: how many say label and group; 0: a row is a class
+
+    @property
+    def n_rows(self) -> int:
+        """Return how many rows of the split a task is drawn from: a class each, or the one that it is."""
+        return 1 if self.columns else self.way
 
     @property
     def max_shots(self) -> int:
@@ -63,9 +69,15 @@ class Pool(NamedTuple):
     labelled: Tensor | None = None
 
 
-def shapes(task: TaskConfig, query: int, n_tasks: int, generator: Generator) -> list[tuple[Shape, Tensor]]:
-    """Draw the ways and shots of T tasks; return each shape that occurs with the positions of its tasks."""
-    rest = (query, task.most_shots or 0, task.unlabelled, task.distractors)
+def shapes(
+    task: TaskConfig, query: int, n_tasks: int, generator: Generator, columns: int = 0
+) -> list[tuple[Shape, Tensor]]:
+    """Draw the ways and shots of T tasks; return each shape that occurs with the positions of its tasks.
+
+    Args:
+        columns: as `Split.n_columns`.
+    """
+    rest = (query, task.most_shots or 0, task.unlabelled, task.distractors, columns)
     (low, high), (fewest, most) = task.ways, task.shots
     if low == high and fewest == most:
         return [(Shape(low, fewest, *rest), torch.arange(n_tasks))]
@@ -146,7 +158,7 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
 
     No class has fewer examples than support, query and unlabelled need together.
     """
-    split, n_drawn = source.split, shape.way + shape.distractors
+    split, n_drawn = source.split, shape.n_rows + shape.distractors
     labelled = source.labelled
     rest = None if labelled is None else ~labelled
     query_classes = None
@@ -155,7 +167,7 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
         query_classes = queries[:, : shape.way]
     else:
         drawn = _classes(generator, source, n_drawn, n_tasks)
-    classes, others = drawn[:, : shape.way], drawn[:, shape.way :]
+    classes, others = drawn[:, : shape.n_rows], drawn[:, shape.n_rows :]
     n_needed = shape.max_shots + shape.query
     if labelled is None:
         examples = _examples(generator, split, classes, n_needed + shape.unlabelled)
@@ -215,6 +227,13 @@ def _examples(
     if split.counts is not None:
         is_missing = torch.arange(n_examples) >= split.counts[classes][..., None]
         scores = scores.masked_fill(is_missing, -1)
+    if split.labels:
+        # Learners that compare with examples of each label need one; else it is the draw that it would be.
+        labels = split.images[classes, :, -split.n_columns].to(scores.device)
+        for label in range(len(split.labels)):
+            is_of = (labels == label) & (scores >= 0)
+            first = scores.where(is_of, -1.0).argmax(-1, keepdim=True)
+            scores = scores.scatter_add(-1, first, torch.ones_like(scores[..., :1]))
     return scores.topk(n_drawn).indices
 
 

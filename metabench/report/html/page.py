@@ -15,7 +15,7 @@ from metabench import __version__
 from metabench.core import utc_now
 from metabench.leaderboard import notes
 from metabench.report.html import reproduce, tables
-from metabench.report.html.pictures import Drawn, Omitted, Picture, adaptation, leaderboard, search
+from metabench.report.html.pictures import Drawn, Omitted, Picture, adaptation, fairness, leaderboard, search
 from metabench.report.html.reading import Results
 from metabench.report.html.style import COLOURS
 from metabench.report.html.svg import Rendered
@@ -35,7 +35,12 @@ class Section(NamedTuple):
 def sections(results: Results) -> list[Section]:
     """Draw and tabulate all that a report shows."""
     board = tables.of_board(results)
-    rows = [board["result"], *tables.classes(results)]
+    rows = [
+        *fairness.draw_parity(results),
+        board["result"],
+        *tables.classes(results),
+        *tables.places(results),
+    ]
     chosen = [board[part] for part in ("choice", "setting") if board[part].rows]
     budget = [tables.budget(results)] if results.searches else []
     tried = [tables.trials(results)] if results.trials else []

@@ -111,6 +111,33 @@ def classes(results: Results) -> list[Table]:
     return tables
 
 
+def places(results: Results) -> list[Table]:
+    """Show how the most accurate row, and the one of the smallest gap, fare in each place of tasks."""
+    rows = [row for row in results.board["rows"] if row.get("by_place") and row["dp_gap"] is not None]
+    if not rows:
+        return []
+    best, fairest = rows[0], min(rows, key=lambda row: float(row["dp_gap"]))
+    shown = [best] if best is fairest else [best, fairest]
+    columns = [("place", False), ("queries", True), ("protected", True)]
+    columns += [
+        (f"{results.name(row)}: {what}", True) for row in shown for what in ("accuracy, %", "gap, points")
+    ]
+    cells = []
+    for of_place in zip(*(row["by_place"] for row in shown), strict=True):
+        name, n_queries, n_protected, *_ = of_place[0]
+        cells.append([Cell(name), Cell(count(n_queries), n_queries), Cell(count(n_protected), n_protected)])
+        cells[-1] += [
+            Cell("" if figure is None else f"{100 * figure:.1f}", figure)
+            for one in of_place
+            for figure in one[3:]
+        ]
+    caption = (
+        "The places that meta-test tasks are draws of, all seeds together: a gap is empty where one of the "
+        "groups has no query."
+    )
+    return [Table("places", "By place", caption, columns, cells)]
+
+
 def _settings_cell(results: Results, row: Mapping[str, Any]) -> Cell:
     values, names = row.get("hyperparameters") or {}, results.searched(row)
     searched = {name: value for name, value in values.items() if name in names}

@@ -21,8 +21,9 @@ from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, Ledger, Trial, look
 from metabench.storage import files, models, records
+from metabench.storage.fields import Real, Settings, Time, Whole, keys
 from metabench.storage.files import Damaged
-from metabench.storage.models import Real, Settings, Time, Whole, as_text, keys
+from metabench.storage.models import as_text
 
 FORMAT = 1
 """Raised when files are laid out otherwise."""

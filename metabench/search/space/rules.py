@@ -46,7 +46,9 @@ def check(document: Mapping[str, Any]) -> list[str]:
             attempt(lines, nets.check, network, shape)
         wrong += [line.replace("network", where, 1) for line in lines]
     for name in filter(algorithms.is_known, parameters):
-        if dataset and kind not in algorithms.get(name).kinds:
+        if dataset and not {*data.kinds(dataset, task.options if task else {})} & {
+            *algorithms.get(name).kinds
+        }:
             wrong.append(algorithms.refusal(name, dataset.name, kind))
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}

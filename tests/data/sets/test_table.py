@@ -143,7 +143,7 @@ def test_own_table_is_learnt_by_maml_and_by_ridge_on_one_board(
         ({}, {}, "label and target are not set"),
         ({}, {"label": "kind", "target": "width"}, "label and target are both set"),
         ({}, {"target": "width"}, "needs task"),
-        ({}, {"label": "kind", "task": "place"}, "task='place': is for regression"),
+        ({}, {"target": "width", "task": "kind", "group": "place"}, "group='place': needs label and task"),
         ({}, {"label": "knid"}, "label='knid': no such column. Did you mean 'kind'?"),
         (
             {},

@@ -20,7 +20,8 @@ from metabench.training.graphs.record import record
 from metabench.training.graphs.trace import TraceCache
 from tests.support import small
 
-TRAINED = [name for name in algorithms.names() if algorithms.get(name).is_trained]
+UNGROUPED = sorted({*algorithms.names("classification"), *algorithms.names("regression")})
+TRAINED = [name for name in UNGROUPED if algorithms.get(name).is_trained]
 
 
 CONVOLVED = ("maml", "maml_pp", "protonet")

@@ -138,7 +138,7 @@ def _ranking_key(rows: Sequence[Row], metric: Metric) -> tuple[list[Line2D], lis
     kinds = {
         "tuned, or a run": ("o", style.INK, bool(variants - {DEFAULT, BASELINE})),
         "published setting": ("o", style.PAPER, DEFAULT in variants),
-        "learns nothing": ("D", style.PAPER, BASELINE in variants),
+        "baseline": ("D", style.PAPER, BASELINE in variants),
         "not tested yet": ("x", style.INK, any(row.get(metric.name) is None for row in rows)),
     }
     handles = {

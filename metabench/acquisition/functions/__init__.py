@@ -1,0 +1,1 @@
+"""The acquisitions, one file a family; the folder is the registry."""
