@@ -230,9 +230,12 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     if task.ways != (1, 1):
         wrong.append(f"way={task.way}: {name} is {kind}, where a task is one {ONE[kind]}; set way to 1")
     usual = TaskConfig(dataset=name)
+    of_classes = ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains")
+    if kind == "control":
+        of_classes += ("labelled",)
     wrong += [
         f"{key}={getattr(task, key)}: {name} is {kind}; this is for tasks of classes; leave it out"
-        for key in ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains")
+        for key in of_classes
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
