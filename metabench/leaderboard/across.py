@@ -39,12 +39,8 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
     if len(groups) < 2:
         only = setting(sources[0].task)
         raise MetabenchError(f"only one setting, {only}; `metabench leaderboard` ranks within a setting")
-    endless = [group[0] for group in groups.values() if group[0].metric.scale is None]
-    if endless:
-        raise MetabenchError(
-            f"{setting(endless[0].task)}: ranks across settings come with ratios of errors, and a "
-            f"{endless[0].metric} has no zero; leave it out, or compare within it by `metabench leaderboard`"
-        )
+    for group in groups.values():
+        _refuse_without_zero(group[0])
     tested = [_tested(group) for group in groups.values()]
     parts = list(zip(tested, [group[0].metric for group in groups.values()], strict=True))
     names = [name for name in tested[0] if all(name in rows for rows in tested)]
@@ -63,6 +59,14 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
         ],
         **_ranking(names, np.array([[_cost(rows[name], of) for rows, of in parts] for name in names])),
     }
+
+
+def _refuse_without_zero(source: Search | Run) -> None:
+    if source.metric.scale is None:
+        raise MetabenchError(
+            f"{setting(source.task)}: ranks across settings come with ratios of errors, and a {source.metric} "
+            "has no zero; leave it out, or compare within it by `metabench leaderboard`"
+        )
 
 
 def _protocol(sources: Sequence[Search | Run]) -> str:

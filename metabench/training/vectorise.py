@@ -102,7 +102,6 @@ def meta_gradient(
         traces: where the operations are recorded, to be replayed from then on.
     """
     algorithm, net, meta, buffers, h = model
-
     numbers = Numbers(h, algorithm.schedule(h, progress))
 
     def summed(row: Tensor, meta: Tree, buffers: Tree, tasks: Task) -> Tree:

@@ -80,7 +80,6 @@ def environment(options: Options) -> Environment:
         reset=reset,
         observe=partial(observe, options.states),
         step=partial(step, options.states, options.actions),
-        horizon=options.horizon,
         n_actions=options.actions,
         is_discrete=True,
         n_world=2,

@@ -104,7 +104,7 @@ def test_transitions_and_rewards_are_those_of_the_table() -> None:
 
 def test_tables_are_drawn_as_they_say() -> None:
     drawn = tabular.draw(4, 3, 2_000, seeds.generator("tables"))
-    likely, means = drawn[:, :48].view(-1, 4), drawn[:, 48:]
+    likely, means = drawn[:, :48].reshape(-1, 4), drawn[:, 48:]
     # A component of a uniform distribution over four has mean 1/4 and variance 3/80.
     assert likely.mean(0).tolist() == pytest.approx([0.25] * 4, abs=4 * (3 / 80 / len(likely)) ** 0.5)
     assert float(likely.var()) == pytest.approx(3 / 80, rel=0.05)
