@@ -33,14 +33,13 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
     protocol = _protocol(sources)
     groups: dict[str, list[Search | Run]] = {}
     for source in sources:
+        _refuse_without_zero(source)
         task = evaluated(source.task)
         key = [[task.get(key) for key in TASK_KEYS], source.config["data_fingerprint"]]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(source)
     if len(groups) < 2:
         only = setting(sources[0].task)
         raise MetabenchError(f"only one setting, {only}; `metabench leaderboard` ranks within a setting")
-    for group in groups.values():
-        _refuse_without_zero(group[0])
     tested = [_tested(group) for group in groups.values()]
     parts = list(zip(tested, [group[0].metric for group in groups.values()], strict=True))
     names = [name for name in tested[0] if all(name in rows for rows in tested)]
@@ -64,7 +63,7 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
 def _refuse_without_zero(source: Search | Run) -> None:
     if source.metric.scale is None:
         raise MetabenchError(
-            f"{setting(source.task)}: ranks across settings come with ratios of errors, and a {source.metric} "
+            f"{setting(source.task)}: ranks across settings come with ratios of errors; a {source.metric} "
             "has no zero; leave it out, or compare within it by `metabench leaderboard`"
         )
 

@@ -48,7 +48,8 @@ def bounds(low: str, high: str) -> Callable[[Row], str]:
 
     def show(row: Row) -> str:
         number = plain if _is_plain(row) else percent
-        return "" if row.get(low) is None else f"{number(row[low])}–{number(row[high])}"
+        to = "–" if row.get(low) is None or row[low] >= 0 else " to "  # no dash before a minus
+        return "" if row.get(low) is None else f"{number(row[low])}{to}{number(row[high])}"
 
     return show
 

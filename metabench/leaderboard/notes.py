@@ -28,7 +28,7 @@ LEAST_LOSS = {"%": 0.01, "": 0.05}
 NAMES = {"accuracy": "Accuracy", "error": "Mean squared error", "return": "Return"}
 """What a metric is called in a sentence."""
 
-EXAMPLES = {"return": "trajectory"}
+EXAMPLES = {"return": ("trajectory", "trajectories")}
 NEW = {"error": "of a new function", "return": "a step in a new environment"}
 ASKED = {"error": "points", "return": "trajectories"}
 """What a task has for support, of what, and for queries, where these are no classes."""
@@ -292,7 +292,8 @@ def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metri
 def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
     """Put ways and shots into words, and the figure that follows."""
     shots = _count(task["shot"])
-    examples = f"{shots} {EXAMPLES.get(metric.name, 'example')}{'' if shots == '1' else 's'}"
+    one, many = EXAMPLES.get(metric.name, ("example", "examples"))
+    examples = f"{shots} {one if shots == '1' else many}"
     if metric.unit != "%":
         return f"With {examples} {NEW[metric.name]}", f"{NAMES[metric.name].lower()} ({_better(metric)})"
     which = "classes that meta-train also shows" if _has_same_classes(task) else "new classes"
