@@ -63,7 +63,8 @@ def support_loss(net: Net, params: Tree, support: Support, moments: Tree = None)
 
 def batches(support: Support, steps: int) -> list[Support]:
     """Return what each inner step descends: the support set, or, of control, trajectories of its own."""
-    if not isinstance(support.y, Moves):
+    y: Any = support.y
+    if not isinstance(y, Moves):
         return [support] * steps
     leaves, form = trees.flatten(support)
     return [trees.unflatten([leaf[step] for leaf in leaves], form) for step in range(steps)]

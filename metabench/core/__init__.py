@@ -164,8 +164,8 @@ class Objective(NamedTuple):
     """What a prediction is judged by: the loss that is descended, and the figure that is reported."""
 
     metric: Metric
-    loss: Callable[[Tensor, Tensor], Tensor]  # (outputs [n, O], y [n] or [n, O]) -> scalar
-    score: Callable[[Tensor, Tensor], Tensor]  # (outputs, y) -> scalar
+    loss: Callable[[Tensor, Any], Tensor]  # (outputs [n, O], y [n] or [n, O], or Moves) -> scalar
+    score: Callable[[Tensor, Any], Tensor]  # (outputs, y) -> scalar
 
 
 HEAD = "head"

@@ -81,8 +81,8 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     max_shots, n_query = shape.max_shots, shape.query
     if images.dim() == 2:
         parameters = images[classes[:, 0]].to(torch.get_default_dtype())
-        halves = (Start(parameters, part) for part in examples[:, 0].split([max_shots, n_query], -1))
-        return Task(*cast(tuple[Support, Query], tuple(halves)), classes)
+        start, judged = (Start(parameters, part) for part in examples[:, 0].split([max_shots, n_query], -1))
+        return Task(cast(Support, start), cast(Query, judged), classes)
     labels = torch.arange(shape.way, device=images.device)
     if indices.shots is None:
         support = _cut(images, classes[:, :, None], examples[:, :, :max_shots]).flatten(1, 2)
