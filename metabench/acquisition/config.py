@@ -9,9 +9,9 @@ from pydantic import Field
 
 from metabench import acquisition, algorithms
 from metabench.core import MetabenchError, Split
-from metabench.core.config import MOST_DRAWN, MOST_EXAMPLES, MOST_TASKS, RunConfig, TaskConfig, attempt
+from metabench.core.config import MOST_DRAWN, MOST_TASKS, RunConfig, TaskConfig, attempt
 from metabench.core.config.base import Model
-
+from metabench.core.config.task import MOST_EXAMPLES
 
 HEADS = {"linear": "linear head", "prototypes": "prototypes"}
 """What `Algorithm.head` may say, in words."""
@@ -133,5 +133,6 @@ def task_of(config: LabelConfig, run: TaskConfig, split: Split, name: str) -> Ta
             f"pool={config.pool}: {name} has {smallest} examples a class; start={start}, query={query} leave "
             f"{max(0, smallest - start - query)}; lower it"
         )
-    changes = {"shot": start, "test_query": query, "unlabelled": config.pool, "most_shots": None}
-    return run.model_copy(update={**changes, "distractors": config.distractors})
+    beside = {"unlabelled": config.pool, "distractors": config.distractors, "labelled": 1.0}
+    usual = dict.fromkeys(("most_shots", "test_unlabelled", "test_distractors"))
+    return run.model_copy(update={"shot": start, "test_query": query, **beside, **usual})

@@ -114,12 +114,12 @@ def _features(model: Model, block: Block) -> Tensor:
     """Embed all examples of each task: [T, n, F]."""
 
     def embed(model: Model, task: Task) -> Tensor:
-        around = task.support.x
-        return normalised_alike(model.net, around).embed(model.meta["theta"], task.query.x)[0]
+        theta = model.meta["theta"]
+        around, moments = model.net.embed(theta, task.support.x)
+        return torch.cat([around, model.net.embed(theta, task.query.x, moments or None)[0]])
 
-    tasks = Task(
-        Support(block.x[:, : block.n_around], block.pool_y), Query(block.x, block.query_y), block.query_y
-    )
+    around, query = block.x.split([block.n_around, block.query_y.shape[1]], 1)
+    tasks = Task(Support(around, block.pool_y), Query(query, block.query_y), block.query_y)
     size = vectorise.at_once(model.net, block.x.device)
     parts, _ = vectorise.in_parts(
         lambda part: vectorise.per_task_of(model, embed, vectorise.cut(tasks, part)), len(block.x), size

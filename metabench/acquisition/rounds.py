@@ -187,7 +187,10 @@ def _predict(model: Model, block: Block, tasks: Task, of_pool: bool) -> Tree:
         algorithm, net, meta, buffers, h = model
         around = task.support.unlabelled  # type: ignore[attr-defined]
         net = normalised_alike(net, around)
-        learner = algorithm.adapt(net, meta, buffers, Support(task.support.x, task.support.y), h)
+        labelled: Any = Support(task.support.x, task.support.y)
+        if algorithm.taken is not None:  # who reads unlabelled examples gets the pool
+            labelled = SemiSupport(labelled.x, labelled.y, around[block.n_start :])
+        learner = algorithm.adapt(net, meta, buffers, labelled, h)
         if not of_pool:
             return {"logits": algorithm.predict(net, learner, task.query.x), "x": around[:0].flatten(1)}
         seen = torch.cat([task.query.x, around[block.n_start :]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -85,15 +85,31 @@ def steps_at_evaluation(algorithm: Algorithm, values: Mapping[str, Any]) -> int:
     return next((count for count in counts if count >= 0), 0)
 
 
-def refusal(name: str, dataset: str, kind: str) -> str:
-    """Say that an algorithm cannot learn a data set, and which ones can."""
-    if kind == "classification" and get(name).kinds == (GROUPED,):
-        return (
+def refusals(name: str, dataset: str, kinds: Sequence[str]) -> list[str]:
+    """Say that an algorithm cannot learn a data set of these kinds, and which ones can; nothing if it can.
+
+    Args:
+        kinds: of learners that can learn it, that of the data first.
+    """
+    if {*kinds} & {*get(name).kinds}:
+        return []
+    if kinds[0] == "classification" and get(name).kinds == (GROUPED,):
+        return [
             f"algorithm {name!r}: {dataset} has no column of groups; take data whose examples have one, such "
             "as a table with `group`, or another algorithm"
-        )
-    able = [other for other in names() if is_known(other) and kind in get(other).kinds]
-    return f"algorithm {name!r}: not for {kind} ({dataset}). For {kind}: {', '.join(able)}"
+        ]
+    able = [other for other in names() if is_known(other) and kinds[0] in get(other).kinds]
+    return [f"algorithm {name!r}: not for {kinds[0]} ({dataset}). For {kinds[0]}: {', '.join(able)}"]
+
+
+def fixed_problem(name: str, h: Any) -> str | None:
+    """Say why an algorithm cannot have fixed labels with its settings, or return None."""
+    if not get(name).compares(h):
+        return None
+    return (
+        f"{name}: labels=fixed: it compares with support examples of each class, and has no output for one "
+        "that a task lacks; take shuffled, which to it is the same"
+    )
 
 
 def unlabelled_problems(name: str, h: Any, task: TaskConfig) -> list[str]:

@@ -15,7 +15,7 @@ from torch.profiler import record_function
 from metabench import nets
 from metabench.algorithms import _checkpoint as recompute
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import HEAD, Aux, Net, Support, Tree, setting, trees
+from metabench.core import HEAD, Aux, Labelled, Net, Tree, setting, trees
 from metabench.core.control import Moves
 
 
@@ -55,13 +55,13 @@ def partition(net: Net, theta: Tree, adapt_norm: bool, part: str = "all") -> tup
     return fast, slow
 
 
-def support_loss(net: Net, params: Tree, support: Support, moments: Tree = None) -> tuple[Tensor, Tree]:
+def support_loss(net: Net, params: Tree, support: Labelled, moments: Tree = None) -> tuple[Tensor, Tree]:
     """Return the mean loss on the support set and the batch norm moments that were used."""
     predicted, moments = nets.apply(net, params, support.x, moments)
     return net.objective.loss(predicted, support.y), moments
 
 
-def batches(support: Support, steps: int) -> list[Support]:
+def batches(support: Labelled, steps: int) -> list[Any]:
     """Return what each inner step descends: the support set, or, of control, trajectories of its own."""
     y: Any = support.y
     if not isinstance(y, Moves):
@@ -82,10 +82,10 @@ class OrderedSettings(Settings):
 
 
 def gradient(
-    loss: Callable[[Tree, Support], tuple[Tensor, Tree]],
+    loss: Callable[[Tree, Any], tuple[Tensor, Tree]],
     fast: Tree,
     slow: Tree,
-    support: Support,
+    support: Labelled,
     derivative: str,
     clip: Any = 0,
     checkpoint: bool = False,
@@ -98,7 +98,7 @@ def gradient(
         checkpoint: compute it again where it is differentiated, and keep nothing for that.
     """
 
-    def of(fast: Tree, slow: Tree, support: Support) -> tuple[Tree, Tree]:
+    def of(fast: Tree, slow: Tree, support: Labelled) -> tuple[Tree, Tree]:
         return grad(lambda layers: loss({**slow, **layers}, support), has_aux=True)(fast)
 
     if derivative == "first":
@@ -121,7 +121,7 @@ def init_body(net: Net, generator: Generator) -> Tree:
     return {name: layer for name, layer in net.init(generator).items() if name != HEAD}
 
 
-def adapted(net: Net, params: Tree, support: Support, moments: Tree = None) -> Tree:
+def adapted(net: Net, params: Tree, support: Labelled, moments: Tree = None) -> Tree:
     """Return a learner: parameters, and what queries are normalised with beside or instead of each other.
 
     Args:

@@ -199,6 +199,7 @@ ALGORITHMS = {
         "of frozen features (squared Euclidean distance, no gradient steps), fine-tuning of layers and "
         "copies are additions. " + COPIES,
         inner_steps=("inner_steps",),
+        compares=lambda h: h.classifier == "prototype",
         head="linear",
     ),
     "baseline_pp": Algorithm(
@@ -213,5 +214,6 @@ ALGORITHMS = {
         "that predictions repeat. Logits are cosines times a factor, as in the paper; the authors' code also "
         "learns a length for each class. Fine-tuning of layers and copies are additions. " + COPIES,
         inner_steps=("inner_steps",),
+        compares=lambda h: True,
     ),
 }

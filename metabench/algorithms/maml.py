@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from metabench import nets
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, trees
+from metabench.core import HEAD, Algorithm, Aux, Labelled, Net, Support, Task, Tree, trees
 
 
 def init(net: Net, h: inner.Settings, generator: Generator) -> tuple[Tree, Tree]:
@@ -18,7 +18,7 @@ def init(net: Net, h: inner.Settings, generator: Generator) -> tuple[Tree, Tree]
 
 
 def descend(
-    net: Net, theta: Tree, support: Support, h: inner.Settings, steps: int, derivative: str, part: str
+    net: Net, theta: Tree, support: Labelled, h: inner.Settings, steps: int, derivative: str, part: str
 ) -> Tree:
     fast, slow = inner.partition(net, theta, h.adapt_norm, part)
     loss, constants, seen = partial(inner.support_loss, net), slow, None
@@ -34,7 +34,7 @@ def descend(
     return {**slow, **fast}
 
 
-def head_loss(net: Net, params: Tree, support: Support) -> tuple[Tensor, Tree]:
+def head_loss(net: Net, params: Tree, support: Labelled) -> tuple[Tensor, Tree]:
     return net.objective.loss(nets.outputs(net, params[HEAD], params["features"]), support.y), {}
 
 

@@ -103,6 +103,7 @@ ALGORITHMS = {
         "the support set. An addition of this project: Li et al. 2019, arXiv 1906.00562, choose "
         "pseudo-labels by a learnt network and train anew on them. The outer loss is MAML's.",
         inner_steps=inner.INNER_STEPS,
+        head="linear",
         has_recompute=True,
     )
 }

@@ -46,6 +46,7 @@ ALGORITHMS = {
         optimizer=lambda h: optim.still(),
         reference="Cosine to the mean of each class's normalised support images; nothing is learnt.",
         is_trained=False,
+        compares=lambda h: True,
         batch_norm=lambda net, h: None,
     )
 }

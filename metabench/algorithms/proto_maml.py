@@ -56,5 +56,6 @@ ALGORITHMS = {
         inner_steps=inner.INNER_STEPS,
         head="linear",
         has_recompute=True,
+        compares=lambda h: True,
     )
 }

@@ -172,7 +172,8 @@ ALGORITHMS = {
         optimizer=optim.descend,
         check=check,
         taken=lambda learner: learner["taken"],
-        also_called=("Soft k-Means", "Masked Soft k-Means"),
+        is_of_features=True,
+        also_called=("Masked Soft k-Means",),
         reference="Ren et al. 2018, arXiv 1803.00676, sections 3.1.1 to 3.1.3. Deviations from the authors' "
         "code, where it is not the paper's equations: the mask is applied once, and not squared; distances "
         "to the cluster are divided by r^2 and not 2 r^2; its prototype is not refined, and queries are "

@@ -13,7 +13,15 @@ from typing import Any
 
 from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
-from metabench.core.config import NetworkConfig, RunConfig, TaskConfig, attempt, setting_problem, validated
+from metabench.core.config import (
+    AugmentConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    attempt,
+    setting_problem,
+    validated,
+)
 from metabench.data.tasks import augment
 
 REPORTS = 10
@@ -41,9 +49,8 @@ def describe_run(
     """Build a run's configuration from what was asked for; all problems are reported at once.
 
     Args:
-        recorded: a run to take the rest from; of its data set's options and its algorithm's settings nothing,
-            where another data set or algorithm is asked for. Its reports come as they came, unless they or
-            the tasks are asked for.
+        recorded: a run to take the rest from, but no options for another data set nor settings for another
+            algorithm; its reports come as they came, unless they or the tasks are asked for.
     """
     # A default is left to the model: from a file, 15 would be 15.0, and the configuration's hash another.
     before = {} if recorded is None else recorded.model_dump(exclude_defaults=True)
@@ -58,8 +65,8 @@ def describe_run(
     described = attempt(wrong, _describe_task, dataset, rest["task"], task) if dataset else None
     options = described.options if described else task.get("options", {})
     kind, shape = data.outline(dataset, options)
-    if dataset and algorithm and not {*data.kinds(dataset, options)} & {*algorithm.kinds}:
-        wrong.append(algorithms.refusal(name, dataset.name, kind))
+    if dataset and algorithm:
+        wrong += algorithms.refusals(name, dataset.name, data.kinds(dataset, options))
     values = recorded.hyperparameters if recorded is not None and name == recorded.algorithm else {}
     h = attempt(wrong, _build_settings, name, values, settings, kind, shape, described) if algorithm else None
     net = attempt(wrong, _build_network, {**rest["network"], **network}, shape)
@@ -89,7 +96,7 @@ def _build_settings(
 ) -> Any:
     _check(algorithms.get(name).hparams, settings, "hyperparameters")
     h = algorithms.hparams(name, {**recorded, **settings})
-    if problem := augment.problem(h, kind, shape):
+    if problem := augment.problem(h, kind, shape, task.augment if task else AugmentConfig()):
         raise MetabenchError(f"hyperparameters.{problem}")
     if task and (wrong := algorithms.unlabelled_problems(name, h, task)):
         raise MetabenchError("\n".join(f"algorithm {name!r}: {line}" for line in wrong))

@@ -22,7 +22,7 @@ Shape = Annotated[
     dict[str, Any],
     From(
         "TaskConfig",
-        ("way", "shot", "test_query", "most_shots", "unlabelled", "distractors", "domains"),
+        ("way", "shot", "test_query", "most_shots", "unlabelled", "distractors", "domains", "labels"),
         names={"test_query": "query"},
         help={"test_query": "Query examples a class."},
     ),

@@ -46,7 +46,7 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
         raise MetabenchError(f"{splits.name}: holds {rows}, which no picture shows; look at its table")
     data.check(task, splits, [part])
     shape = sampling.Shape(task.ways[0], task.shots[0], task.query)
-    pool = sampling.pool(splits.meta_train, task)
+    pool = sampling.pool(splits.meta_train, task, task.query)
     indices = sampling.sample(seeds.generator("sheet", seed), pool, shape, 1)
     drawn = frozen.gather(splits.meta_train.images, indices, shape)
     names = tuple(splits.meta_train.classes[row] for row in indices.classes[0].tolist())
@@ -102,11 +102,13 @@ def counted(splits: Splits) -> list[str]:
     """Say how many classes, examples and domains each split has."""
     lines = []
     for part, split in _parts(splits):
-        counts = _counts(split)
+        counts = _counts(split) or [0]
         each = f"{counts[0]}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         shape = "x".join(map(str, split.images.shape[2:]))
         domains = len(set(split.domains))
-        lines.append(f"{part}: {len(counts)} classes of {each} examples, {shape}, in {domains} domains")
+        lines.append(
+            f"{part}: {len(split.classes)} classes of {each} examples, {shape}, in {domains} domains"
+        )
     return lines
 
 

@@ -53,8 +53,8 @@ def _gain(row: Mapping[str, Any]) -> tuple[str, str]:
 def _words(labels: labelling.Labels, reach: float) -> Iterator[str]:
     """Say below the table what it means, and where the rest is."""
     yield (
-        f"accuracies in percent over {labels.record['config']['tasks']} tasks; gains are of the mean over all "
-        "numbers of labels, in points, paired, with 95 % intervals over tasks; p is adjusted for all rows"
+        f"accuracies in percent over {labels.record['config']['tasks']} tasks; gains are of the mean over "
+        "all numbers of labels, in points, paired, with 95 % intervals over tasks; p is adjusted for all rows"
     )
     sure = [row for row in labels.rows if table.is_sure(row)]
     if not sure:

@@ -156,7 +156,7 @@ def test(
     if pairs:
         kinds = data.get(name or runs.read_config(folder).task.dataset).options
         options = parse_settings(kinds, pairs, "--option")
-    typed = {"dataset": name, "split": split, "options": options}
+    typed: dict[str, Any] = {"dataset": name, "split": split, "options": options}
     other = {key: value for key, value in typed.items() if value}
     other |= {key: value for key, value in beside.items() if value is not None}
     result = api.score(folder, n_tasks, task_list, other, device, stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from metabench.core.metrics import Metric
 
@@ -22,6 +22,18 @@ Tree = Any
 
 Logs = Mapping[str, Any]
 """Names to scalar tensors."""
+
+
+class Labelled(Protocol):
+    """What has inputs with labels: any support set, whatever else is in it, and any queries."""
+
+    @property
+    def x(self) -> Tensor:
+        """Return the inputs."""
+
+    @property
+    def y(self) -> Tensor:
+        """Return their labels."""
 
 
 class Support(NamedTuple):
@@ -68,8 +80,8 @@ class Task(NamedTuple):
 
     support: Support  # or a SemiSupport, where there are images without a label, or a GroupedSupport
     query: Query  # or a GroupedQuery
-    # int64 [N], each label's row in the split: what pre-training knows a class by; where examples have labels
-    # of their own, the labels
+    # int64 [N], each label's row in the split: what pre-training knows a class by; with fixed labels one of
+    # each, -1 where the task lacks the class; where examples have labels of their own, the labels
     classes: Tensor
 
 
@@ -90,6 +102,16 @@ class Split(NamedTuple):
     pictures: Tensor | None = None
     labels: tuple[str, ...] = ()  # of examples that have their own: a row is a task then, and no class
     has_group: bool = False  # whether it is known of these examples who is protected
+    # classes by their names after `domain/`, in one order, where the same ones are in all splits; else none
+    shared: tuple[str, ...] = ()
+    # int64 [class, example], where a task must not have examples of one group in both support and query
+    groups: Tensor | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """List the classes by their names after `domain/`, by which two domains share them."""
+        pairs = zip(self.classes, self.domains, strict=True)
+        return [name.removeprefix(f"{domain}/") for name, domain in pairs]
 
     @property
     def n_columns(self) -> int:
@@ -134,7 +156,7 @@ class Rows(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """A data set cut into meta-train, meta-validation and meta-test by class."""
+    """A data set cut into meta-train, meta-validation and meta-test: by class, by picture or by domain."""
 
     name: str
     meta_train: Split
@@ -151,6 +173,11 @@ class Splits(NamedTuple):
     def shares_classes(self) -> bool:
         """Tell whether meta-test has other pictures of the classes of meta-train, and no new classes."""
         return self.kind == "classification" and self.meta_test.classes == self.meta_train.classes
+
+    @property
+    def is_by_domain(self) -> bool:
+        """Tell whether meta-test has other domains than meta-train, and the same classes."""
+        return bool(self.meta_test.shared) and not self.shares_classes
 
 
 GROUPED = "grouped classification"
@@ -251,6 +278,8 @@ class Algorithm(NamedTuple):
     is_of_features: bool = False
     # (h, progress): what task_loss gets for progress: floats to compute with, all else to decide by
     schedule: Callable[[Any, float], Any] = lambda h, progress: progress
+    # (h): whether all it says of a class is a comparison with the class's support examples
+    compares: Callable[[Any], bool] = lambda h: False
 
 
 class Report(NamedTuple):

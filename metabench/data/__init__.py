@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -40,7 +41,8 @@ class Dataset(NamedTuple):
     has_pictures: bool = True  # whether classes are of pictures, not of rows of numbers
     # whether its options `size` and, where it is there, `channels` say how pictures are made, and no more
     is_resizable: bool = False
-    shares_classes_across_domains: bool = True  # whether classes of one name in two domains are one class
+    # options -> whether classes of one name in two domains are one class
+    shares_classes_across_domains: Callable[[Any], bool] = lambda options: True
     fetch: Callable[[Path, str, Any, Order], None] | None = None  # (root, split, options, order)
     # (root, split, options) -> the files and folders that loading reads, where they are there
     sources: Callable[[Path | None, str, Any], list[Path]] = lambda root, split, options: []
@@ -100,7 +102,7 @@ def get(name: str) -> Dataset:
         )
         return loaded._replace(name=name) if isinstance(loaded, Dataset) else _made_by(name, loaded)
     if not (SETS / f"{name}.py").is_file():
-        return importlib.import_module(f"{__name__}.sets.folder").published(SETS / f"{name}.yaml")
+        return importlib.import_module(f"{__name__}.sets._published").published(SETS / f"{name}.yaml")
     return importlib.import_module(f"{__name__}.sets.{name}").DATASET
 
 
@@ -180,14 +182,15 @@ def configure(task: TaskConfig) -> tuple[Dataset, str, Any]:
         wrong.append(f"split={split!r}: unknown.{allowed(split, dataset.splits)}")
     problems = (setting_problem(dataset.options, name, value) for name, value in task.options.items())
     wrong += filter(None, problems)
-    if task.domains == "across" and not dataset.shares_classes_across_domains:
+    options = None if wrong else dataset.options(**task.options)
+    if options and task.domains == "across" and not dataset.shares_classes_across_domains(options):
         wrong.append(
             "domains=across: classes that have the same name in two of its domains are not the same class; "
             "take any or within"
         )
     if wrong:
         raise MetabenchError("\n".join(f"dataset {dataset.name}: {line}" for line in wrong))
-    return dataset, split, dataset.options(**task.options)
+    return dataset, split, options
 
 
 def load(task: TaskConfig, root: Path | None = None) -> Splits:
@@ -230,7 +233,7 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
     if task.ways != (1, 1):
         wrong.append(f"way={task.way}: {name} is {kind}, where a task is one {ONE[kind]}; set way to 1")
     usual = TaskConfig(dataset=name)
-    of_classes = ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains")
+    of_classes = ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains", "labels")
     if kind == "control":
         of_classes += ("labelled",)
     wrong += [
@@ -294,9 +297,13 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         wrong += _size_problems(task, split, part, splits.name)
         if not wrong:
             try:
-                sampling.pool(split, task if part == "meta_train" else task.evaluated)
+                drawn = task if part == "meta_train" else task.evaluated
+                sampling.pool(split, drawn, getattr(task, QUERIES[part]))
             except MetabenchError as error:
                 wrong.append(f"{part}: {error}")
+        if not wrong and split.shared and task.domains == "within":
+            for line in sampling.left_out(split, task, getattr(task, QUERIES[part])):
+                logging.getLogger(__name__).warning("%s: %s: %s", splits.name, part, line)
     if wrong:
         raise MetabenchError("\n".join(wrong))
 
@@ -329,12 +336,16 @@ def _label_problems(task: TaskConfig, splits: Splits) -> list[str]:
 def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list[str]:
     wrong = []
     n_classes, n_examples = split.images.shape[:2]
+    if not n_classes:
+        return [f"{part} of {name} has no classes, as its share is 0; for more than a test raise {part}"]
     is_training, smallest = part == "meta_train", ""
     each, cure = ("rows a task", ", or raise smallest") if split.labels else ("examples a class", "")
     if split.counts is not None:
-        n_examples = int(split.counts.min())
+        # Within and across domains, classes of too few examples are not drawn.
+        is_least = task.domains == "any" or task.labelled < 1
+        row = int(split.counts.argmin() if is_least else split.counts.argmax())
         what = "task" if split.labels else "class"
-        smallest = f" in {what} {split.classes[int(split.counts.argmin())]!r}"
+        n_examples, smallest = int(split.counts[row]), f" in {what} {split.classes[row]!r}"
     if split.has_environments:  # whose trajectories are made as they are needed
         return []
     drawn, way = task if is_training else task.evaluated, task.ways[1]
@@ -342,6 +353,8 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
     unlabelled, distractors = (
         key if is_training or getattr(task, f"test_{key}") is None else f"test_{key}" for key in keys
     )
+    if task.labels == "fixed" and 0 < len(split.shared) < way:
+        wrong.append(f"labels=fixed with way={task.way}: {len(split.shared)} classes in all; lower way")
     if (1 if split.labels else way) + drawn.distractors > n_classes:
         more = f" and {distractors}={drawn.distractors}" if drawn.distractors else ""
         lower = f"way or {distractors}" if drawn.distractors else "way"
@@ -352,9 +365,10 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
     if drawn.labelled < 1:
         return wrong + _share_problems(drawn.labelled, n_examples, needed, beside, f"{name}{smallest}")
     needed |= beside
-    if sum(needed.values()) > n_examples:
+    n_needed = sampling.n_examples_needed(drawn, getattr(task, QUERIES[part]))
+    if n_needed > n_examples:
         wrong.append(
-            f"{_listed(needed)} need {sum(needed.values())} {each}: {part} of {name} has only "
+            f"{_listed(needed)} need {n_needed} {each}: {part} of {name} has only "
             f"{n_examples}{smallest}; lower {' or '.join(needed)}{cure}"
         )
     return wrong

@@ -69,9 +69,10 @@ def assemble(sources: Sequence[Search | Run], published: bool = False) -> dict[s
     measured = entries(sources)
     compared = scores.compare(measured, metric)
     scores.rank(measured, compared, metric)
+    others = design(sources)
     beside = (
         rows.chance(metric, task)
-        + fairness.at_thresholds(measured, design(sources))
+        + fairness.at_thresholds(measured, others if isinstance(others, stats.Design) else None)
         + (references.entries(task) if published else [])
     )
     rows.name_all(beside)
@@ -104,8 +105,8 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
     return [run.test for source in sources for run in all_runs(source) if run.test is not None]
 
 
-def design(sources: Sequence[Search | Run]) -> stats.Design | None:
-    """Describe the test tasks, of all folds beside each other, by their classes or by what each is a draw of.
+def design(sources: Sequence[Search | Run]) -> scores.Others | None:
+    """Describe the test tasks, of all folds beside each other, by classes, domains or what each is drawn of.
 
     None where no result is of new ones.
     """
@@ -114,13 +115,18 @@ def design(sources: Sequence[Search | Run]) -> stats.Design | None:
     if not first or any("pictures" in result for result in first.values()):  # these have no other classes
         return None
     # As many names as fit between two folds: they test other classes.
-    return stats.design(
-        [
-            [fold * MOST_CLASSES + int(name) for name in line.split()]
-            for fold, result in sorted(first.items())
-            for line in result["classes"]
-        ]
-    )
+    rows = [
+        [fold * MOST_CLASSES + int(name) for name in line.split()]
+        for fold, result in sorted(first.items())
+        for line in result["classes"]
+    ]
+    (result, *_) = first.values()
+    if not result.get("is_by_domain"):
+        return stats.design(rows)
+    names = result.get("domains", [])
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    # Of classes from two domains, the queries' stand last.
+    return [numbers[names[task[-1]]] for task in rows] if len(numbers) > 1 else None
 
 
 def entries(sources: Sequence[Search | Run]) -> list[Entry]:
@@ -129,18 +135,19 @@ def entries(sources: Sequence[Search | Run]) -> list[Entry]:
     made = [row for source in sources if isinstance(source, Search) for row in rows.search_entries(source)]
     made += rows.run_entries(rows.group_seeds(source for source in sources if isinstance(source, Run)))
     kept = rows.distinct(made)
-    metric, classes = sources[0].metric, design(sources)
+    metric, others = sources[0].metric, design(sources)
     for entry in kept:
         if entry.scored is not None:
-            entry.row.update(_figures(entry, entry.scored, metric, classes))
-            entry.row.update(fairness.described(entry.groups, classes))
+            entry.row.update(_figures(entry, entry.scored, metric, others))
+            if isinstance(others, stats.Design):
+                entry.row.update(fairness.described(entry.groups, others))
     rows.name_all(kept)
     return kept
 
 
-def _figures(entry: Entry, results: Scored, metric: Metric, classes: stats.Design | None) -> scores.Row:
+def _figures(entry: Entry, results: Scored, metric: Metric, others: scores.Others | None) -> scores.Row:
     """Say what a row's results are, both ways of asking, and how much better it had looked before."""
-    row = scores.intervals(metric, results, classes)
+    row = scores.intervals(metric, results, others)
     row[f"{metric}_together"] = row[metric.name]
     if entry.alone is not None:
         alone = scores.intervals(metric, entry.alone, None)

@@ -143,6 +143,12 @@ def settings(values: Mapping[str, Any]) -> str:
     )
 
 
+def worst(domains: Sequence[tuple[str, float, int]]) -> str:
+    """Show the accuracy of the worst of the domains, and which it is."""
+    name, accuracy, _ = domains[0]
+    return f"{percent(accuracy)} {name}"
+
+
 def verdict(row: Row) -> str:
     """Show in words whether a row can be told from the best."""
     if row.get("rank") is not None and row.get("vs_best") is None:
@@ -187,6 +193,9 @@ COLUMNS = (
     number("accuracy_without_distractors", "Without distractors %", percent, called="without_distractors"),
     Column("gain", "By unlabelled", gain),
     Column("class_low", "New classes", bounds("class_low", "class_high"), called="class_ci"),
+    Column("domain_low", "New domains", bounds("domain_low", "domain_high"), called="domain_ci"),
+    Column("by_domain", "Worst domain", shown("by_domain", worst), called="worst_domain"),
+    number("zero_step", "Zero-step %", percent),
     number("balanced_accuracy", "Balanced %", percent),
     number("dp_gap", "Parity gap", percent),
     Column("dp_low", "95 % CI of the gap", bounds("dp_low", "dp_high"), called="dp_ci"),

@@ -112,6 +112,10 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
     notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; {of_floors}."]
     if any(row.get("class_low") is not None for row in rows):
         notes.append('"New classes": the interval for other test classes than these.')
+    if any(row.get("domain_low") is not None for row in rows):
+        notes.append(
+            '"New domains": the interval for other domains than these, each of which counts as one figure.'
+        )
     one = [_who(row) for row in rows if row["seeds"] == 1]
     if one:
         notes.append(f"One seed, whose interval and rank say nothing of training again: {_named(one)}.")
@@ -138,6 +142,8 @@ def _on_comparisons(rows: Rows) -> list[str]:
 
 
 def _on_same_classes(task: Mapping[str, Any]) -> list[str]:
+    if _is_by_domain(task):
+        return ["Meta-test shows classes of meta-train in other domains: this says nothing of new classes."]
     if not _has_same_classes(task):
         return []
     lines = ["Meta-test shows other pictures of the classes of meta-train: this says nothing of new classes."]
@@ -151,6 +157,10 @@ def _on_same_classes(task: Mapping[str, Any]) -> list[str]:
 
 def _has_same_classes(task: Mapping[str, Any]) -> bool:
     return (task.get("options") or {}).get("split_by") == "pictures"
+
+
+def _is_by_domain(task: Mapping[str, Any]) -> bool:
+    return (task.get("options") or {}).get("split_by") == "domain"
 
 
 def _on_asking(board: Board, metric: Metric) -> list[str]:
@@ -278,7 +288,7 @@ def _not_yet(board: Board, metric: Metric) -> str:
 
 def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metric: Metric) -> str:
     """Name the best row with its figure, and what that figure is of."""
-    examples, judged = _examples(task, metric)
+    examples, judged = _examples(task, metric, learner)
     if best["variant"] == BASELINE:
         floor = f"{_who(best)}, which learns nothing: {judged} {_show(metric)(best[metric.name])}"
         beside = f"best learner: {_who(learner)}, {_judged(task, learner, metric)}"
@@ -289,14 +299,17 @@ def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metri
     return f"{examples}, {who} {leads} {judged} {_judged(task, best, metric)}."
 
 
-def _examples(task: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
+def _examples(task: Mapping[str, Any], metric: Metric, learner: Row) -> tuple[str, str]:
     """Put ways and shots into words, and the figure that follows."""
     shots = _count(task["shot"])
     one, many = EXAMPLES.get(metric.name, ("example", "examples"))
     examples = f"{shots} {one if shots == '1' else many}"
     if metric.unit != "%":
         return f"With {examples} {NEW[metric.name]}", f"{NAMES[metric.name].lower()} ({_better(metric)})"
+    if learner.get("by_place") or {"label", "task"} <= (task.get("options") or {}).keys():
+        return f"With {examples} of a new task, whose rows have their own labels", "accuracy"
     which = "classes that meta-train also shows" if _has_same_classes(task) else "new classes"
+    which = "classes of a new domain" if _is_by_domain(task) else which
     return f"With {examples} of each of {_count(task['way'])} {which}", "accuracy"
 
 

@@ -35,6 +35,7 @@ from metabench.leaderboard.scores import (
     by_group,
     figures_of,
     influences,
+    of_domains,
     one_at_a_time,
     scored,
     versus,
@@ -81,6 +82,9 @@ KEYS = (
     *("seed_low", "seed_high"),  # t interval of the seeds' means: training again, these very tasks
     *("class_low", "class_high", "class_over"),  # of other test classes
     "classes",  # that the test tasks have
+    *("domain_low", "domain_high", "domain_over"),  # of other domains, where these are split
+    "by_domain",  # [domain, accuracy, queries] of each, the worst first
+    "zero_step",  # accuracy before any inner step, where labels are fixed
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
     "model",  # single, or an ensemble of how many
@@ -371,6 +375,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "network_parameters": int(costs[0]["network_parameters"]) if costs else None,
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
+        **of_domains(tested),
         **_sureness(tested),
         **beside.unlabelled(runs),
         **fairness.by_place(tested),

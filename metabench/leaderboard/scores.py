@@ -12,6 +12,8 @@ from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import Record, Run
 
 Row = dict[str, Any]
+Others = stats.Design | list[int]
+"""What tasks are of and others would be of: classes, or a domain each."""
 
 LEVEL = 1 - stats.CONFIDENCE
 
@@ -120,28 +122,48 @@ def with_results(entries: Sequence[Entry]) -> list[tuple[Row, Scored]]:
     return [(entry.row, entry.scored) for entry in entries if entry.scored is not None]
 
 
-def intervals(metric: Metric, scores: Scored, design: stats.Design | None) -> Row:
+def intervals(metric: Metric, scores: Scored, others: Others | None) -> Row:
     """Describe a row's mean, and each of its intervals with what it speaks of."""
     x = scores.figures if scores.is_trained else scores.figures[:1]
     mean = stats.seeds_and_tasks(x, metric.scale)
     if scores.pictures is not None:
-        design = None  # other classes are none of its business
+        others = None  # other classes are none of its business
         mean = stats.picture_interval(x, scores.pictures, metric.scale, scores.is_trained)
     row: Row = {metric.name: mean.mean, "ci_low": mean.low, "ci_high": mean.high, "ci_over": mean.over}
     row["test_tasks"] = x.shape[1]
     if len(x) > 1:
         again = stats.seed_interval(x, metric.scale)
         row |= {"seed_low": again.low, "seed_high": again.high}
-    if design is not None:
-        of_others = stats.class_interval(x, design, metric.scale)
-        row |= {**of_classes(of_others), "classes": design.n_classes}
+    if isinstance(others, list):
+        row |= interval_of("domain", stats.domain_interval(x, others, metric.scale))
+    elif others is not None:
+        row |= interval_of("class", stats.class_interval(x, others, metric.scale))
+        row["classes"] = others.n_classes
     return row
 
 
-def of_classes(interval: stats.Interval | None) -> Row:
-    """Name the bounds of an interval for other test classes; None where classes were not recorded."""
+def of_domains(tests: Sequence[Record]) -> Row:
+    """Say what is right of the queries of each domain, the worst first, and before any inner step."""
+    row: Row = {}
+    if all("accuracy_zero_step" in test for test in tests):
+        row["zero_step"] = float(np.mean([test["accuracy_zero_step"] for test in tests]))
+    if any("domains" not in test or "by_class" not in test for test in tests):
+        return row
+    figures = []
+    for domain in dict.fromkeys(tests[0]["domains"]):
+        rows = [place for place, name in enumerate(tests[0]["domains"]) if name == domain]
+        queries, hits = (
+            sum(test["by_class"][key][place] for test in tests for place in rows)
+            for key in ("queries", "hits")
+        )
+        figures += [[domain, hits / queries, queries]] if queries else []
+    return row | {"by_domain": sorted(figures, key=lambda figure: float(figure[1]))}
+
+
+def interval_of(which: str, interval: stats.Interval | None) -> Row:
+    """Name the bounds of an interval for other test classes or domains; None where they are not known."""
     low, high, over = (None, None, None) if interval is None else interval[1:]
-    return {"class_low": low, "class_high": high, "class_over": over}
+    return {f"{which}_low": low, f"{which}_high": high, f"{which}_over": over}
 
 
 def versus(a: Scored, b: Scored, metric: Metric) -> Row:

@@ -25,7 +25,7 @@ from metabench.storage import files
 Board = Mapping[str, Any]
 
 PAIRS = ("vs_default", "vs_best")
-LISTS = ("hardest", "confused", "by_place")
+LISTS = ("hardest", "confused", "by_place", "by_domain")
 VERSUS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "p_holm", "higher", "verdict")
 MOST_WORDS = 24  # characters of a column of words that have to fit; more may be broken
 NARROW = 10  # a heading of a difference that is longer takes two lines

@@ -19,9 +19,10 @@ from metabench.leaderboard.scores import (
     ALIKE,
     IDENTICAL,
     Entry,
+    Others,
     Row,
     Scored,
-    of_classes,
+    interval_of,
     tests,
     verdict,
     with_results,
@@ -100,11 +101,12 @@ def sentence(answer: dict[str, Any]) -> str:
     else:
         opening = "These networks, not their settings: " if about_networks else ""
         words = [f"{opening}{better} is better than {worse} by {apart} ({facts})."]
-    if answer["class_low"] is not None:
-        is_sure = answer["class_low"] > 0 or answer["class_high"] < 0
-        on_others = f"interval over {answer['class_over']} {_bounds(answer, 'class', gain)}"
-        holds = "" if is_alike else f" that {'would' if is_sure else 'may not'} hold"
-        words.append(f"On other test classes{holds}: {on_others}.")
+    for which, name in (("class", "test classes"), ("domain", "domains")):
+        if answer[f"{which}_low"] is not None:
+            is_sure = answer[f"{which}_low"] > 0 or answer[f"{which}_high"] < 0
+            on_others = f"interval over {answer[f'{which}_over']} {_bounds(answer, which, gain)}"
+            holds = "" if is_alike else f" that {'would' if is_sure else 'may not'} hold"
+            words.append(f"On other {name}{holds}: {on_others}.")
     if about_networks:
         words.append("With one seed, nothing is said of training again.")
     if any(notes.loses(side, metric) for side in (a, b)):
@@ -135,14 +137,19 @@ def _answer(
     b: tuple[Row, Scored],
     board: Sequence[Scored],
     metric: Metric,
-    design: stats.Design | None,
+    others: Others | None,
 ) -> dict[str, Any]:
     """Compare two rows as their board does, where all pairs are tested together, and alone."""
     (row, first), (other, second) = a, b
     results = tests(board, metric)
     pair = results[first.key, second.key]
     trained = (first.is_trained, second.is_trained)
-    of_others = design and stats.paired_classes(first.figures, second.figures, design, trained, metric.scale)
+    sides = (first.figures, second.figures)
+    of_classes = of_domains = None
+    if isinstance(others, list):
+        of_domains = stats.paired_domains(*sides, others, trained, metric.scale)
+    elif others is not None:
+        of_classes = stats.paired_classes(*sides, others, trained, metric.scale)
     is_of_networks = first.is_one_network or second.is_one_network
     return {
         "a": _described(row, metric),
@@ -150,7 +157,8 @@ def _answer(
         "test_tasks": first.figures.shape[1],
         "tasks_hash": row["tasks_hash"],
         **pair,
-        **of_classes(of_others),
+        **interval_of("class", of_classes),
+        **interval_of("domain", of_domains),
         "about": NETWORKS if is_of_networks else SETTINGS,
         "verdict_alone": verdict(pair["difference"], pair["p"], metric, is_of_networks),
         "pairs": sum(not math.isnan(test["p"]) for test in results.values()) // 2,  # both ways

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench import stats
-from metabench.core import Features, MetabenchError
+from metabench.core import GROUPED, Features, MetabenchError
 from metabench.core.config import nearest
 from metabench.leaderboard import folders
 from metabench.leaderboard.folders import Run, Search
@@ -67,7 +67,17 @@ def open_members(place: str | Path, row: str | None, device: str) -> Members:
     about = inputs.read(paths[0])
     if about.kind != "classification":
         raise MetabenchError(f"{place}: was trained for {about.kind}; predictions are of classes")
+    if run.read_config(paths[0]).task.labels == "fixed":
+        raise MetabenchError(
+            f"{place}: its outputs stand for the classes that it was trained on (labels=fixed), not for "
+            "those of a support set; predict with a run of labels=shuffled"
+        )
     trained = [run.open_weights(path, about, device) for path in paths]
+    if trained[0].model.algorithm.kinds == (GROUPED,):
+        raise MetabenchError(
+            f"{place}: {trained[0].config.algorithm} adapts to the groups of its support set, of which "
+            "predictions are told nothing; take a run of another learner"
+        )
     opened = tuple(one._replace(model=evaluate.by_itself(one.model)) for one in trained)
     sure = calibration.of(paths)
     notes += _on_predictions(paths, trained, opened, sure is not None, about)

@@ -10,6 +10,7 @@ from metabench.stats.classes import Design, class_interval, design, weighed
 from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
 from metabench.stats.conformal import most_coverage, temperature, threshold
 from metabench.stats.crossed import CONFIDENCE, Floats
+from metabench.stats.domains import domain_interval, paired_domains
 from metabench.stats.fairness import count, hypervolume, measures, n_defined, thresholds
 from metabench.stats.intervals import (
     CLASSES,
@@ -50,6 +51,7 @@ __all__ = [
     "class_interval",
     "count",
     "design",
+    "domain_interval",
     "holm",
     "hypervolume",
     "influences",
@@ -60,6 +62,7 @@ __all__ = [
     "p_best",
     "paired",
     "paired_classes",
+    "paired_domains",
     "paired_se",
     "picture_interval",
     "rank_ranges",

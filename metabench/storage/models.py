@@ -289,6 +289,7 @@ class _Inputs(TypedDict):
     backbone: NotRequired[str]
     has_group: NotRequired[bool]
     rows: NotRequired[_Rows]
+    shared: NotRequired[list[str]]
 
 
 SEARCH: Model = TypeAdapter(_Search)
@@ -306,7 +307,6 @@ TEST: Model = TypeAdapter(results.Test)
 DIAGNOSIS: Model = TypeAdapter(results.Diagnosis)
 INPUTS: Model = TypeAdapter(_Inputs)
 ORIGIN: Model = TypeAdapter(dict[str, Any])
-
 ANYTHING: Model = TypeAdapter(Any)
 
 BY_NAME = {

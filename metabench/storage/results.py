@@ -112,6 +112,9 @@ class _Test(_Baseline):
     return_one_at_a_time: NotRequired[Figures]
     classes: list[ClassRows]
     class_names: list[str]
+    domains: NotRequired[list[str]]
+    is_by_domain: NotRequired[bool]
+    accuracy_zero_step: NotRequired[Figures]
     by_class: NotRequired[_ByClass]
     confused: NotRequired[list[Annotated[list[Whole], Field(min_length=4, max_length=4)]]]
     opened: Moment
@@ -130,7 +133,7 @@ def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
     figures = [*METRICS, *(f"{metric}_one_at_a_time" for metric in METRICS)]
     figures += ["loss", "classes", "groups", "groups_at_thresholds"]
-    figures += ["accuracy_without_unlabelled", "accuracy_without_distractors"]
+    figures += ["accuracy_without_unlabelled", "accuracy_without_distractors", "accuracy_zero_step"]
     judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
     if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
         raise ValueError("there are figures of more tasks than others")
@@ -142,10 +145,10 @@ def _is_consistent(test: Any) -> Any:
         raise ValueError("there are classes without a name, or confusions without a chance")
     if any(len(one["classes"]) != len(test["classes"]) for one in test.get("pictures", [])):
         raise ValueError("there are pictures of other tasks")
-    by_class = test.get("by_class", {})
-    if any(len(by_class[key]) != n_classes for key in by_class if key in ("queries", "hits")):
-        raise ValueError("there are counts of other classes")
-    if by_class and "confused" not in test:
+    counts = {**test.get("by_class", {}), "domains": test.get("domains", test["class_names"])}
+    if any(len(counts[key]) != n_classes for key in counts if key in ("queries", "hits", "domains")):
+        raise ValueError("there are counts or domains of other classes")
+    if "by_class" in test and "confused" not in test:
         raise ValueError("there are counts of classes without their confusions")
     return test
 

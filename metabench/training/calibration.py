@@ -74,7 +74,7 @@ def _plain(task: TaskConfig) -> TaskConfig:
 
 def outputs(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> Outputs:
     """Predict the queries of frozen tasks."""
-    most = max(group.shape.way for group in tasks.groups)
+    most = max(group.shape.n_labels for group in tasks.groups)
     n_queries = max(group.shape.way * group.shape.query for group in tasks.groups)
 
     def look(model: Model, task: Task) -> Tree:

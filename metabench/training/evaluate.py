@@ -61,7 +61,8 @@ class Tested(NamedTuple):
     score: NDArray[np.float64]  # [T], of all queries of a task together
     alone: NDArray[np.float64]  # [T], of each query by itself
     loss: NDArray[np.float64]  # [T]
-    confusion: NDArray[np.float64] | None  # [T, N, N], queries by label and guess; None in regression
+    # [T, N, N], queries by position and guess, classes that a task lacks behind its own; None in regression
+    confusion: NDArray[np.float64] | None
     right: NDArray[np.float64] | None  # [T, 2, Q], each query's, together and by itself; NaN: no such query
     judged: dict[str, NDArray[np.float64]]  # what a `Judge` says of each task
 
@@ -76,7 +77,7 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
     Both are the same unless queries are normalised by each other's moments.
     """
     objective = model.net.objective
-    most = max(group.shape.way for group in tasks.groups)
+    most = max(group.shape.n_labels for group in tasks.groups)
     n_queries = max(group.shape.way * group.shape.query for group in tasks.groups)
     is_transductive = model.algorithm.batch_norm(model.net, model.h) == "transductive"
 
@@ -105,7 +106,19 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
 
     scored = over(score, model, images, tasks)
     figures, alone, loss = (scored.pop(name) for name in Tested._fields[:3])
-    return Tested(figures, alone, loss, scored.pop("confusion", None), scored.pop("right", None), scored)
+    confusion = scored.pop("confusion", None)
+    if confusion is not None:
+        _by_position(confusion, tasks)
+    return Tested(figures, alone, loss, confusion, scored.pop("right", None), scored)
+
+
+def _by_position(confusion: NDArray[np.float64], tasks: FrozenTasks) -> None:
+    """Let confusions of fixed labels begin with those of a task's classes, in the order of its classes."""
+    for group in (one for one in tasks.groups if one.indices.labels is not None):
+        fixed = sampling.tensors(group.indices)["labels"].tolist()
+        for place, labels in zip(group.positions.tolist(), fixed, strict=True):
+            order = [*labels, *(label for label in range(len(confusion[place])) if label not in labels)]
+            confusion[place] = confusion[place][np.ix_(order, order)]
 
 
 def by_picture(tested: Tested, tasks: FrozenTasks, split: Split) -> dict[str, Any]:
@@ -150,7 +163,7 @@ def by_class(
     """
     times, chances = np.zeros((2, n_classes, n_classes))
     for counts, rows in zip(confusion, classes, strict=True):
-        way = int(counts.any(1).sum())  # tasks of fewer ways have no queries of the labels beyond
+        way = int(counts.any(1).sum())  # no queries are of the labels beyond, which a task lacks
         label, guess = np.ix_(rows[:way], rows[:way])
         times[label, guess] += counts[:way, :way]
         chances[label, guess] += counts[:way].sum(1, keepdims=True)
@@ -165,7 +178,11 @@ def by_class(
 
 
 def nearest_mean(images: Tensor, tasks: FrozenTasks) -> Tested:
-    """Score the nearest class mean of raw inputs by cosine: the floor for anything that learns."""
+    """Score the nearest class mean of raw inputs by cosine: the floor for anything that learns.
+
+    It knows of no class that a task lacks, also where labels are fixed.
+    """
+    tasks = frozen.shuffled(tasks)
     most = max(group.shape.way for group in tasks.groups)
     net = nets.build(NetworkConfig(name="mlp"), most, tuple(images.shape[2:]))  # only for the ways
     return test(Model(algorithms.get("nearest_mean"), net, {}, {}, None), images, tasks)

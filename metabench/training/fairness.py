@@ -25,9 +25,10 @@ def outcomes(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, Any]
 
     def look(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model
+        query: Any = task.query
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        p = algorithm.predict(net, learner, task.query.x).softmax(-1)[:, 1]
-        return {"p": p, "y": task.query.y, "group": task.query[2]}
+        p = algorithm.predict(net, learner, query.x).softmax(-1)[:, 1]
+        return {"p": p, "y": query.y, "group": query.group}
 
     seen = evaluate.over(look, model, images, tasks)
     return {"p": seen["p"], "y": seen["y"].astype(np.int64), "group": seen["group"].astype(np.int64)}

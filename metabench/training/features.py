@@ -75,6 +75,16 @@ def embedded(
     """
     if network.freeze != "all":
         return splits
+    if (
+        splits.pictures is None
+        and splits.meta_train.images.is_floating_point()
+        and splits.meta_train.has_pictures
+    ):
+        n_bands = splits.meta_train.images.shape[2]
+        raise MetabenchError(
+            f"network.freeze=all: images of {splits.name} have {n_bands} bands, and the backbone takes "
+            "colours; leave it out, and take conv4"
+        )
     if splits.kind != "classification" or not splits.meta_train.has_pictures:
         raise MetabenchError(
             f"network.freeze=all: {splits.name} holds no pictures for a backbone; leave it out, and take the "

@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
     features: Features | None = None  # where inputs are features of a frozen backbone
     mean: Tensor | None = None  # of features over meta-train, which stands in no file
     has_group: bool = False  # whether a learner is told who of a support set is protected
+    shared: tuple[str, ...] = ()  # see `core.Split`
     environment: Environment | None = None  # of control, which stands in no file either
 
     @property
@@ -56,6 +57,7 @@ def of(splits: Splits) -> Inputs:
         features,
         mean,
         splits.meta_train.has_group,
+        splits.meta_train.shared,
         splits.environment,
     )
 
@@ -65,9 +67,10 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
-        beside = ("rows", "features", "mean", "has_group", "environment")
-        rows, features, _, has_group, _ = (record.pop(key) for key in beside)
+        keys = ("rows", "features", "mean", "has_group", "shared", "environment")
+        rows, features, _, has_group, shared, _ = (record.pop(key) for key in keys)
         record |= {"has_group": True} if has_group else {}
+        record |= {"shared": shared} if shared else {}
         record |= {} if rows is None else {"rows": rows._asdict()}
         record |= {} if features is None else features._asdict()
         record["pictures"] = record["pictures"] and record["pictures"]._asdict()
@@ -100,5 +103,6 @@ def read(folder: Path) -> Inputs:
         None if pictures is None else Pictures(**{key: pictures[key] for key in Pictures._fields}),
         None if rows is None else Rows(*(tuple(rows[key]) for key in Rows._fields)),
         None if shape is None else Features(tuple(shape), record["backbone"]),
+        shared=tuple(record.get("shared", ())),
         has_group=record.get("has_group", False),
     )

@@ -83,15 +83,18 @@ def build(config: RunConfig, splits: Splits) -> Learner:
 def build_for(config: RunConfig, about: Inputs) -> Learner:
     """Do the same of what is known of the data alone."""
     algorithm = algorithms.get(config.algorithm)
-    if not {*about.kinds} & {*algorithm.kinds}:
-        raise MetabenchError(algorithms.refusal(config.algorithm, about.data, about.kind))
+    if refusals := algorithms.refusals(config.algorithm, about.data, about.kinds):
+        raise MetabenchError(refusals[0])
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
     n_outputs = n_outputs if about.environment is None else about.environment.n_actions
+    if is_fixed := config.task.labels == "fixed":
+        n_outputs = len(about.shared)
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
     net = net if about.mean is None else centred(net, about.mean.cpu())
     net = net if about.environment is None else rollouts.policy(net, about.environment)
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
-    problem = augment.problem(h, about.kind, about.shape)
+    problem = augment.problem(h, about.kind, about.shape, config.task.augment)
+    problem = problem or (algorithms.fixed_problem(config.algorithm, h) if is_fixed else None)
     if problem:
         raise MetabenchError(problem)
     return Learner(algorithm, net, h)
@@ -243,12 +246,11 @@ def _drawn(config: RunConfig, h: Any, source: Pool, step: int, n_tasks: int) -> 
     generator = seeds.generator("meta-train", config.seed, step)
     distortion = seeds.generator("augment", config.seed, step)
     groups = []
-    for shape, positions in sampling.shapes(
-        config.task, config.task.query, n_tasks, generator, source.split.n_columns
-    ):
+    shapes = (source.split.n_columns, source.outputs)
+    for shape, positions in sampling.shapes(config.task, config.task.query, n_tasks, generator, *shapes):
         indices = sampling.sample(generator, source, shape, len(positions))
-        drawn = frozen.gather(source.split.images, indices, shape)
-        groups.append(augment.tasks(drawn, h, config.task.augment, distortion))
+        tasks = frozen.gather(source.split.images, indices, shape)
+        groups.append(augment.tasks(tasks, h, config.task.augment, distortion))
     return groups
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class Episode(NamedTuple):
     support_y: Tensor
     query: Tensor  # [n, ...]
     query_y: Tensor
-    guess: Tensor  # [n]: a label, or a value in regression
+    guess: Tensor  # [n]: a label, from the number of classes on of a class that the task lacks; or a value
     classes: tuple[str, ...]
 
 
@@ -72,8 +72,18 @@ def predict(model: Model, split: Split, tasks: FrozenTasks) -> Iterator[Episode]
         for index, outputs_of_one in enumerate(predicted):
             is_value = query_y.is_floating_point()
             guess = outputs_of_one.flatten() if is_value else outputs_of_one.argmax(-1)
-            chosen = tuple(split.classes[row] for row in block.classes[index].tolist())
-            yield Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
+            chosen = tuple(split.classes[row] for row in group.indices.classes[index].tolist())
+            one = Episode(x[index], y[index], query[index], query_y[index], guess, chosen)
+            labels = group.indices.labels
+            yield one if labels is None else _by_position(one, labels[index])
+
+
+def _by_position(one: Episode, labels: Tensor) -> Episode:
+    """Let labels that are fixed be positions, as they are where labels are shuffled."""
+    n_labels = int(torch.cat([one.guess, labels]).max()) + 1
+    position = torch.full((n_labels,), len(labels)).scatter(0, labels, torch.arange(len(labels)))
+    named: dict[str, Any] = {name: position[getattr(one, name)] for name in ("support_y", "query_y", "guess")}
+    return one._replace(**named)
 
 
 def show(events: Events, model: Model, split: Split, tasks: FrozenTasks) -> None:
@@ -114,7 +124,12 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def colours(image: Tensor) -> NDArray[np.uint8]:
-    """Turn an image [channels, height, width] in [0, 1] into colours, [height, width, 3]."""
+    """Turn an image [channels, height, width] in [0, 1] into colours, [height, width, 3].
+
+    Of bands, which are standardised, the first three are shown, two deviations to either side.
+    """
+    if image.shape[0] not in (1, 3):
+        image = image[:3] / 4 + 0.5
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return pixels if pixels.shape[-1] == 3 else pixels[..., :1].repeat(3, -1)
 

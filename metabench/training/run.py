@@ -317,13 +317,14 @@ def test_run(
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     name = _result_name(tasks, usual, splits, tested)
-    most = max(group.shape.way for group in tasks.groups)
+    most = max(group.shape.n_labels for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
-    split = tested.meta_test._replace(images=tested.meta_test.images.to(device))
-    scored = _scored(run, split, tasks, calibration.of([folder]), tested.shares_classes, traces)
-    if split.has_group:
-        scored |= fairness.counted(run.model, splits, run.config.task, split.images, tasks)
-    scored["cost"] = cost.of(run.model, run.config.network, splits.features, split.images, tasks)
+    images = tested.meta_test.images.to(device)
+    tested = tested._replace(meta_test=tested.meta_test._replace(images=images))
+    scored = _scored(run, tested, tasks, calibration.of([folder]), traces)
+    if tested.meta_test.has_group:
+        scored |= fairness.counted(run.model, splits, run.config.task, images, tasks)
+    scored["cost"] = cost.of(run.model, run.config.network, splits.features, images, tasks)
     result = opened(folder, splits, tested) | scored
     files.write_json(folder / name, result)
     return result
@@ -405,13 +406,13 @@ def _read_opening(path: Path) -> dict[str, Any]:
 
 def _scored(
     run: Run,
-    split: Split,
+    data: Splits,
     tasks: frozen.FrozenTasks,
     sure: calibration.Calibration | None,
-    shares_classes: bool,
     traces: TraceCache | None,
 ) -> dict[str, Any]:
     algorithm, net, *_, h = run.model
+    split = data.meta_test
     judge = None if sure is None else calibration.judge(sure)
     tested, classes = evaluate.test(run.model, split.images, tasks, judge), frozen.classes_of(tasks)
     metric = net.objective.metric
@@ -423,12 +424,15 @@ def _scored(
         "diagnostics": diagnostics.diagnose(run.model, split.images, tasks, traces),
         "classes": [" ".join(map(str, one)) for one in classes],
         "class_names": split.classes,
+        **({"domains": split.domains} if len(set(split.domains)) > 1 else {}),
+        **({"is_by_domain": True} if data.is_by_domain else {}),
+        **_zero_step(run, split, tasks),
         **(
             {}
             if tested.confusion is None or split.labels  # a row of these is a task, and no class
             else evaluate.by_class(tested.confusion, classes, len(split.classes))
         ),
-        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if shares_classes else {}),
+        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if data.shares_classes else {}),
         **unlabelled.compare(run.model, split.images, tasks),
         "tasks": len(tested.score),
         "tasks_hash": tasks.hash,
@@ -437,6 +441,14 @@ def _scored(
         "config_hash": config_hash(run.config),
         "weights": dict(run.record),
     }
+
+
+def _zero_step(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Score what is guessed before any inner step, where outputs stand for fixed classes."""
+    if run.config.task.labels != "fixed" or not run.model.algorithm.inner_steps:
+        return {}
+    at_first = diagnostics.over_steps(run.model)[0]
+    return {"accuracy_zero_step": evaluate.evaluate(at_first, split.images, tasks).score.tolist()}
 
 
 def refuse_other_data(place: Path, splits: Splits) -> None:

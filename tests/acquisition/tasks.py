@@ -41,7 +41,7 @@ def drawn(splits: Splits, config: LabelConfig) -> frozen.FrozenTasks:
     return frozen.frozen(splits, "meta_test", task, config.tasks, "test")
 
 
-def rule(name: str, n_ways: int = 3, dtype: torch.dtype = torch.float32) -> Acquisition:
+def rule(name: str, n_ways: int = 3, dtype: torch.dtype | None = None) -> Acquisition:
     """Look an acquisition up; one that is learnt as it starts."""
     about = acquisition.get(name)
     if about.learns is None:

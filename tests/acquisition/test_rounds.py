@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from metabench.acquisition import pools as pooling
 from metabench.acquisition.config import LabelConfig, in_pool
 from metabench.acquisition.pools import Block
 from metabench.acquisition.rounds import HIDDEN, Labelled
-from metabench.core import Splits, Support
+from metabench.core import SemiSupport, Splits, Support
 from metabench.core.config import NetworkConfig
 from metabench.training import evaluate
 from metabench.training.vectorise import Model
@@ -114,8 +115,10 @@ def test_differences_of_logits_are_affine_in_features_where_a_head_is_declared(
 ) -> None:
     network = NetworkConfig(name="mlp", width=3, norm="none")
     model, block = block_of(splits, tasks.untrained(name, splits, network))
-    support = Support(block.x[0, :3], block.start_y[0])
     algorithm, net, meta, buffers, h = model
+    support: Any = Support(block.x[0, :3], block.start_y[0])
+    if algorithm.taken is not None:
+        support = SemiSupport(*support, block.x[0, 3 : block.n_around])
     net = net._replace(way=3)
     learner = algorithm.adapt(net, meta, buffers, support, h)
     logits = algorithm.predict(net, learner, block.x[0]).double()

@@ -33,6 +33,7 @@ COMMANDS = [
         "search",
         "train",
         "test",
+        "label",
         "predict",
         "simulate",
         "status",

@@ -30,6 +30,7 @@ SMALLER: dict[str, list[str]] = {
         *("--query", "2", "--test-query", "3"),
     ],
     "test": ["--tasks", "4"],
+    "label": ["--tasks", "4", "--pool", "3", "--query", "2"],
     "simulate": ["--repeats", "1"],
     "datasets tasks": ["--tasks", "4", "--way", "5"],
 }
@@ -67,7 +68,9 @@ LETTERS = "data/omniglot/images_background.zip"
 def shrink(found: dict[str, Any]) -> dict[str, Any]:
     """Return a search space with a small network and budget, on built-in data where its own may be absent."""
     task = {**found["task"], "query": 2, "test_query": 3}
-    if task["dataset"] == "navigation":
+    if task["dataset"] == "communities":
+        task = {**task, "dataset": "zafar", "options": {"tasks": 40, "people": 30}}
+    elif task["dataset"] == "navigation":
         task = {**task, "shot": 2, "options": {"environments": 50, "horizon": 4}}
     elif task["dataset"] not in ("glyphs", "sinusoid", "folder"):
         task = {**task, "dataset": "glyphs", "split": None, "options": {}}

@@ -1,4 +1,4 @@
-"""Rows of searches and runs whose classes are cut by pictures, into folds."""
+"""Rows of searches and runs whose classes are cut by pictures, or whose tasks are cut, into folds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metabench import stats
 from metabench.leaderboard import as_markdown, leaderboard
 from metabench.storage import files
 from tests.leaderboard.folders import accuracies, change, finish, make_search
@@ -79,3 +80,37 @@ def test_an_option_of_that_name_of_other_data_is_no_fold(tmp_path: Path) -> None
     space = files.read_json(place / files.SEARCH)["space"]
     change(place / files.SEARCH, space={**space, "task": {**space["task"], "options": {"folds": "three"}}})
     assert rows(leaderboard([place]))["maml", "tuned"]["seeds"] == 2
+
+
+def test_folds_of_tasks_make_one_row_whose_places_are_those_of_all_folds(tmp_path: Path) -> None:
+    place = finish(make_search(tmp_path, ("maml",)), {"maml": (0.7, 0.6)})
+    options, rng = {"folds": 2}, np.random.default_rng(0)
+    space = files.read_json(place / files.SEARCH)["space"]
+    change(place / files.SEARCH, space={**space, "task": {**space["task"], "options": options}})
+    counts = [rng.multinomial(10, rng.dirichlet(np.ones(8)), 40) for _ in range(2)]
+    for variant in ("tuned", "default"):
+        for k in range(2):
+            run = place / files.FINAL / f"maml-{variant}-seed{k}"
+            described = files.read_json(run / files.CONFIG)["run"]
+            task = {**described["task"], "options": {**options, "fold": k}}
+            change(run / files.CONFIG, run={**described, "task": task})
+            lines = [str(number % 4) for number in range(40)]
+            names = [f"fold {k}, place {number}" for number in range(12)]
+            change(run / files.TEST, groups=counts[k].tolist(), classes=lines, class_names=names)
+            change(run / files.TEST, tasks_hash=f"{k}" * 64)
+    change(place / files.FINAL / files.NEAREST_MEAN, accuracy=[*accuracies(0.35, 9), *accuracies(0.4, 8)])
+    board = leaderboard([place])
+    row = rows(board)["maml", "tuned"]
+    assert (row["test_tasks"], row["classes"]) == (80, 8), "four places of each fold"
+    figures = stats.measures(np.concatenate(counts))
+    for name in ("dp_gap", "eo_gap", "dp_ratio", "balanced_accuracy"):
+        assert row[name] == pytest.approx(figures[name].mean()), name
+    over_tasks = stats.mean_interval(figures["dp_gap"], "share")
+    assert (row["dp_low"], row["dp_high"]) == pytest.approx((over_tasks.low, over_tasks.high))
+    places = stats.design([[k * 4 + number % 4] for k in range(2) for number in range(40)])
+    over_places = stats.class_interval(figures["dp_gap"][None], places, "share")
+    assert (row["dp_class_low"], row["dp_class_high"]) == pytest.approx((over_places.low, over_places.high))
+    assert [one[0] for one in row["by_place"]][:2] == ["fold 0, place 0", "fold 0, place 1"]
+    assert sum(one[1] for one in row["by_place"]) == 800
+    first = stats.measures(counts[0][::4])
+    assert row["by_place"][0][3:] == pytest.approx([first["accuracy"].mean(), first["dp_gap"].mean()])

@@ -21,6 +21,7 @@ LAWS = "algorithms/test_laws.py::"
 ORACLES = "algorithms/test_oracles.py::"
 CONFORMANCE = "algorithms/test_conformance.py::"
 METRIC = "algorithms/test_metric.py::"
+FAIR = "algorithms/test_fair_maml.py::"
 
 BUGS = [
     # the inner loop
@@ -252,6 +253,59 @@ BUGS = [
         "((column < row) & (column < n))", "(column < row)",
         "algorithms/test_snail.py::"
         "test_queries_that_share_their_steps_get_what_each_gets_at_the_end_of_its_own_sequence",
+    ),
+    Bug(
+        "MANN reads its memory by keys of no length", "algorithms/mann.py",
+        "F.normalize(keys, dim=-1)", "keys",
+        "algorithms/test_mann.py::test_a_step_writes_reads_and_lets_usage_fade_by_the_papers_equations",
+    ),
+    Bug(
+        "MANN writes over the rows that are used most", "algorithms/mann.py",
+        "usage.argsort(stable=True)", "usage.argsort(stable=True, descending=True)",
+        "algorithms/test_mann.py::test_exactly_n_rows_are_used_least_and_they_are_the_least_used",
+    ),
+    Bug(
+        "MANN's memory is not emptied before it is written", "algorithms/mann.py",
+        "(1 - w_lu.sum(0))[:, None]", "1.0",
+        "algorithms/test_mann.py::test_a_step_writes_reads_and_lets_usage_fade_by_the_papers_equations",
+    ),
+    # unlabelled images
+    Bug(
+        "the mask is applied twice", "algorithms/soft_kmeans.py",
+        "* torch.sigmoid(-gamma * (d - beta))", "* torch.sigmoid(-gamma * (d - beta)) ** 2",
+        "algorithms/test_unlabelled.py::test_the_mask_counts_once",
+    ),
+    Bug(
+        "unlabelled images add nothing to the weight of a prototype", "algorithms/soft_kmeans.py",
+        "total = belongs.sum(0) + weights.sum(0)", "total = belongs.sum(0)",
+        "algorithms/test_unlabelled.py::test_of_blobs_far_apart_a_prototype_is_the_mean_of_all_of_its_class",
+    ),
+    Bug(
+        "the distractors' cluster has no logarithm of its radius", "algorithms/soft_kmeans.py",
+        "(-2 * log_r).exp() - log_r", "(-2 * log_r).exp() + log_r",
+        "algorithms/test_unlabelled.py::"
+        "test_a_cluster_of_no_radius_or_far_away_takes_nothing_and_a_wide_one_takes_what_is_far",
+    ),
+    Bug(
+        "gradients flow into pseudo-labels that are unsure", "algorithms/maml_semi.py",
+        ".amax(-1) * is_sure(logits, threshold)", ".amax(-1)",
+        "algorithms/test_unlabelled.py::"
+        "test_pseudo_labels_are_the_likeliest_classes_of_sure_images_and_constants",
+    ),
+    Bug(
+        "unlabelled images count from the first inner step", "algorithms/maml_semi.py",
+        "reads and step >= h.warm_up", "reads",
+        "algorithms/test_unlabelled.py::test_where_unlabelled_images_count_nothing_it_is_maml",
+    ),
+    Bug(
+        "unlabelled images are drawn from labelled ones", "data/tasks/sampling.py",
+        "(shape.unlabelled, rest)", "(shape.unlabelled, labelled)",
+        "data/tasks/test_labelled.py::test_an_example_has_a_label_in_every_task_or_in_none",
+    ),
+    Bug(
+        "a class of the task passes for a distractor", "training/unlabelled.py",
+        "(is_own, ~is_own)", "(~is_own, is_own)",
+        "training/test_unlabelled.py::test_figures_and_what_was_taken_are_those_of_the_same_tasks",
     ),
     # what all of them stand on
     Bug(
@@ -508,5 +562,46 @@ BUGS = [
         "a pair of state and action is another's", "data/sets/tabular.py",
         "(state * n_actions + action)[None]", "(action * n_states + state)[None]",
         "data/sets/test_environments.py::test_transitions_and_rewards_are_those_of_the_table",
+    ),
+    # fairness
+    Bug(
+        "rates are means over the rows of both groups", "algorithms/fair_maml.py",
+        "rest, protected = members @ p / sizes.clamp(min=1)", "rest, protected = members @ p / len(p)",
+        FAIR + "test_more_rows_of_the_others_change_nothing_as_they_do_in_the_authors_code",
+    ),
+    Bug(
+        "the softmax is taken twice", "algorithms/fair_maml.py",
+        "p = outputs.softmax(-1)[:, 1]", "p = outputs.softmax(-1).softmax(-1)[:, 1]",
+        FAIR + "test_what_is_published_is_one_less_the_mean_probability_of_the_protected",
+    ),
+    Bug(
+        "a group that is not there pays as if none of it were granted anything", "algorithms/fair_maml.py",
+        "torch.where(is_defined, term, torch.zeros_like(term))", "term",
+        FAIR + "test_a_group_that_is_not_there_costs_nothing_and_moves_nothing",
+    ),
+    Bug(
+        "a pooled ratio is a mean of tasks' ratios", "stats/fairness.py",
+        "ratio + (numerator - ratio * denominator) / whole", "numerator / np.maximum(denominator, 1)",
+        "stats/test_fairness.py::test_pooled_measures_are_those_of_fairlearn_on_all_rows",
+    ),
+    Bug(
+        "the influence of a ratio forgets its denominator", "stats/fairness.py",
+        "(low - least - least / most * (high - most)) / most", "(low - least) / most",
+        "stats/test_fairness.py::test_each_measure_goes_as_its_tasks_say_to_first_order",
+    ),
+    Bug(
+        "support sets may lack a label", "data/tasks/sampling.py",
+        "    if split.labels:\n", "    if not split.labels:\n",
+        "data/sets/test_groups.py::test_every_support_set_has_a_row_of_each_label_and_is_otherwise_drawn_as_ever",
+    ),
+    Bug(
+        "who is protected turns the wrong way", "data/sets/zafar.py",
+        "(densities[0] - densities[1]).sigmoid()", "(densities[1] - densities[0]).sigmoid()",
+        "data/sets/test_groups.py::test_the_plane_ties_the_group_to_the_outcome_by_its_angle",
+    ),
+    Bug(
+        "the median of crime is of all states", "data/sets/communities.py",
+        'frame.groupby(STATE)[CRIME].transform("median")', "frame[CRIME].median()",
+        "data/sets/test_groups.py::test_communities_are_what_is_known_of_them",
     ),
 ]  # fmt: skip

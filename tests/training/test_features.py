@@ -14,7 +14,7 @@ from torch.func import grad
 import metabench
 from metabench import algorithms
 from metabench.core import MetabenchError, Task, seeds, trees
-from metabench.core.config import NetworkConfig
+from metabench.core.config import AugmentConfig, NetworkConfig
 from metabench.data.tasks import augment, frozen, sampling
 from metabench.storage import files
 from metabench.training import loop, vectorise
@@ -97,6 +97,6 @@ def test_a_network_for_pictures_refuses_features(name: str) -> None:
 
 def test_features_are_not_augmented() -> None:
     h = algorithms.hparams("maml", {"augment": "both"})
-    assert augment.problem(h, "classification", (10,)) == (
+    assert augment.problem(h, "classification", (10,), AugmentConfig()) == (
         "augment='both': only images can be augmented; leave it out for features"
     )

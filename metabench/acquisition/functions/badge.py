@@ -41,8 +41,8 @@ ACQUISITIONS = {
     "badge": Acquisition(
         badge,
         "Ash et al. 2020, arXiv 1906.03671, algorithm 1: gradients of the last layer under the guessed "
-        "label, (p - e) f', then k-means++ among them, as in the authors' code from the largest on. For prototypes "
-        "the gradient is theirs, (p_k - e_k)(f - c_k), but for a factor.",
+        "label, (p - e) f', then k-means++ among them, as in the authors' code from the largest on. For "
+        "prototypes the gradient is theirs, (p_k - e_k)(f - c_k), but for a factor.",
         needs_labels=True,
         heads=("linear", "prototypes"),
     )

@@ -30,7 +30,7 @@ ACQUISITIONS = {
     "k_centre": Acquisition(
         k_centre,
         "Sener and Savarese 2018, arXiv 1708.00489, algorithm 1 (k-centre-greedy), with squared "
-        "distances, which order alike. Distractors that were asked for count as centres. With nothing labelled the first "
-        "is the example nearest to the pool's mean.",
+        "distances, which order alike. Distractors that were asked for count as centres. With nothing "
+        "labelled the first is the example nearest to the pool's mean.",
     )
 }

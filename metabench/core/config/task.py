@@ -122,6 +122,11 @@ class TaskConfig(Model):
         description="classes come from any domain, all of a task from one, or support from one domain and "
         "query from another that has classes of the same names",
     )
+    labels: Literal["shuffled", "fixed"] = Field(
+        "shuffled",
+        description="fixed: an output stands for the same class in every task, and there is one for each of "
+        "the classes, those that a task lacks among them; for data whose splits have the same classes",
+    )
     augment: AugmentConfig = AugmentConfig()
 
     @property
@@ -145,11 +150,7 @@ class TaskConfig(Model):
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # Tasks that do not use these fields read, and hash, as where there are none.
-        return {
-            key: value
-            for key, value in handler(self).items()
-            if key not in SEPARATE or value != SEPARATE[key]
-        }
+        return {key: value for key, value in handler(self).items() if key not in LATER or value != LATER[key]}
 
     @model_validator(mode="after")
     def _together(self) -> TaskConfig:
@@ -172,6 +173,9 @@ class TaskConfig(Model):
 
 SEPARATE = {"test_unlabelled": None, "test_distractors": None, "labelled": 1.0}
 """What may tell meta-training's tasks from others, with the values by which it does not."""
+
+LATER = {**SEPARATE, "labels": "shuffled"}
+"""Fields that tasks had not at first, with the values that mean what tasks were then."""
 
 
 def ends(count: int | Between) -> tuple[int, int]:

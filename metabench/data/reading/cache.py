@@ -133,22 +133,24 @@ def locked(path: Path, say: Callable[[str], None] = lambda line: None, waiting: 
 
 
 @contextmanager
-def table_file(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[int, int, Array], None]]:
-    """Write an .npy file of uint8 [class, example, ...] image by image, in any order.
+def table_file(
+    path: Path, shape: tuple[int, ...], kind: type[np.generic] = np.uint8
+) -> Iterator[Callable[[int, int, Array], None]]:
+    """Write an .npy file of [class, example, ...] image by image, in any order.
 
     Images that are never put are zeros and take no space. Writing, not mapping: a full disk is an error.
     """
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        start, n_bytes = file.tell(), math.prod(shape[2:])
+        start, n_bytes = file.tell(), math.prod(shape[2:]) * np.dtype(kind).itemsize
 
         def put(row: int, column: int, image: Array) -> None:
             file.seek(start + (row * shape[1] + column) * n_bytes)
             file.write(image.tobytes())
 
         yield put
-        file.truncate(start + math.prod(shape))
+        file.truncate(start + math.prod(shape) * np.dtype(kind).itemsize)
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -219,7 +221,7 @@ def _mapped(path: Path) -> Array | None:
         with path.open("rb") as file:
             shape, is_fortran, kind = read_header(file)
             start = file.tell()
-            end = start + math.prod(shape) * kind.itemsize
+            end = start + math.prod(shape) * np.dtype(kind).itemsize
             if kind.hasobject or os.fstat(file.fileno()).st_size < end:
                 return None
             how = mmap.MAP_PRIVATE | MAP_NORESERVE

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -66,6 +66,8 @@ def make_splits(
         for numbers in (part.counts, part.weights):
             if numbers is not None:
                 digest.update(repr(numbers.tolist()).encode())
+        if part.groups is not None:
+            digest.update(repr(("groups", part.groups.tolist())).encode())
         if part.labels:
             digest.update(repr((part.labels, part.has_group)).encode())
         digest.update(part.images.numpy().data)
@@ -125,6 +127,50 @@ def fold_problems(options: Any) -> list[str]:
     return []
 
 
+def by_domain(
+    domains: Mapping[str, str], parts: Mapping[str, str | None], options: Any
+) -> tuple[Classes, list[str]]:
+    """Split the domains of classes, by seed where no parts are given, and say what is wrong.
+
+    Args:
+        domains: the domain of each class.
+        parts: the split that each class is in, where folders or words say so.
+    """
+    names = sorted(set(domains.values()))
+    dealt = by_seed(names, options, "own domains")
+    if parts:
+        dealt = {part: sorted({domains[one] for one in domains if parts[one] == part}) for part in SPLITS}
+    elif len(names) < len(SPLITS) - len(empty(options)):
+        return {part: [] for part in SPLITS}, [
+            f"split_by=domain: {len(names)} domains; three splits need {len(SPLITS)} or more"
+        ]
+    advice = "add domains, or change meta_train and meta_validation"
+    problems = class_problems(dealt, advice, "domains", 1, empty(options))
+    return {part: sorted(one for one in domains if domains[one] in dealt[part]) for part in SPLITS}, problems
+
+
+def groups_of(
+    names: Mapping[str, Sequence[str]], pattern: str, domains: Mapping[str, str]
+) -> tuple[dict[str, list[str]] | None, list[str]]:
+    """Name the group of each example by what a pattern finds in its name; None where there are no groups."""
+    if not pattern:
+        return None, []
+    try:
+        rule = re.compile(pattern)
+    except re.error as error:
+        return None, [f"group={pattern!r}: is no regular expression: {error}"]
+    matches = {one: [rule.match(name) for name in row] for one, row in names.items()}
+    strange = [
+        name for one, row in names.items() for name, match in zip(row, matches[one], strict=True) if not match
+    ]
+    if strange:
+        return None, [f"group={pattern!r}: {len(strange)} names do not match, the first {strange[0]!r}"]
+    return {
+        one: [f"{domains.get(one, '')}/{match[rule.groups and 1]}" for match in row if match]
+        for one, row in matches.items()
+    }, []
+
+
 def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     """Read which classes a YAML file names for each split, and what is wrong with it.
 
@@ -157,6 +203,11 @@ def by_list(path: Path, available: Iterable[str]) -> tuple[Classes, list[str]]:
     return classes, problems
 
 
+def empty(options: Any) -> list[str]:
+    """List the splits that are to have nothing, as where data are only tested on."""
+    return [part for part in SPLITS[:2] if getattr(options, part) == 0]
+
+
 def shares_problems(options: Any) -> list[str]:
     """Say what is wrong with the shares of classes that the splits get."""
     if options.meta_train + options.meta_validation < 1:
@@ -167,26 +218,37 @@ def shares_problems(options: Any) -> list[str]:
     ]
 
 
-def class_problems(classes: Classes, how: str, what: str = "classes") -> list[str]:
-    """Say which class is in two splits, and which split has too few of them, or of tasks."""
+def class_problems(
+    classes: Classes,
+    how: str,
+    what: str = "classes",
+    fewest: int = FEWEST,
+    empty: Sequence[str] = (),
+) -> list[str]:
+    """Say which class, or domain, is in two splits, and which split has too few of them.
+
+    Args:
+        empty: splits that may have none.
+    """
+    one = {"classes": "class"}.get(what, what.removesuffix("s"))
     if not any(classes.values()):
         return [
-            f"holds no class: meta_train, meta_validation and meta_test need {FEWEST} or more each; {how}"
+            f"holds no {one}: meta_train, meta_validation and meta_test need {fewest} or more each; {how}"
         ]
     homes: dict[str, list[str]] = {}
     for part, names in classes.items():
         for name in names:
             homes.setdefault(name, []).append(part)
     problems = [
-        f"class {name!r} is in {' and in '.join(parts)}; a class may be in one split only"
+        f"{one} {name!r} is in {' and in '.join(parts)}; a {one} may be in one split only"
         for name, parts in sorted(homes.items())
         if len(parts) > 1
     ]
     sizes = ", ".join(f"{part} {len(names)}" for part, names in classes.items())
     return problems + [
-        f"{part} has {len(names)} {what} and needs {FEWEST} or more ({sizes}); {how}"
+        f"{part} has {len(names)} {what} and needs {fewest} or more ({sizes}); {how}"
         for part, names in classes.items()
-        if len(names) < FEWEST
+        if len(names) < fewest and part not in empty
     ]
 
 
@@ -274,21 +336,30 @@ def summary(lines: Iterable[str], what: str) -> list[str]:
     return [f"{len(once)} {what}: {counted}{rest}", *first, f"and {len(once) - len(first)} more"]
 
 
+class Kind(NamedTuple):
+    """What is to be said of a table's splits beside their classes."""
+
+    is_by_domain: bool = False  # whether splits have the same classes, in domains of their own
+    groups: Mapping[str, Sequence[str]] | None = None  # the group of each example of each class
+
+
 def splits_of(
     name: str,
     key: Key,
     table: Array,
     counts: Mapping[str, int],
     classes: Classes,
-    pictures: Pictures,
+    pictures: Pictures | None,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
+    kind: Kind | None = None,
 ) -> Splits:
     """Cut a table of images into splits.
 
     Args:
         key: what the table depends on.
-        table: uint8 [class, example, C, H, W]; its rows are in the order of counts.
+        table: uint8 [class, example, C, H, W], or float32, whose bands are standardised by meta-train; its
+            rows are in the order of counts.
         counts: examples a class.
         domains: those of the classes; without them all are of one, the data set.
     """
@@ -297,15 +368,54 @@ def splits_of(
     ordered = _ordered(name, key, table, [position[one] for one in chosen], [counts[one] for one in chosen])
     parts = {}
     start = 0
+    kind = kind or Kind()
     for part in SPLITS:
         names = classes[part]
         images = torch.from_numpy(ordered[start : start + len(names)])
         sizes = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((sizes == table.shape[1]).all())
         homes = tuple(domains[one] if domains else name for one in names)
-        parts[part] = Split(images, tuple(names), homes, None if is_full else sizes)
+        cut = Split(images, tuple(names), homes, None if is_full else sizes)
+        parts[part] = cut._replace(
+            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None
+        )
         start += len(names)
+    if table.dtype.kind == "f":
+        parts = _standardised(parts)
+    if kind.is_by_domain:
+        shared = tuple(sorted({word for split in parts.values() for word in split.words}))
+        parts = {part: split._replace(shared=shared) for part, split in parts.items()}
     return make_splits(f"{name}/{split}", **parts, pictures=pictures)
+
+
+def _standardised(parts: dict[str, Split]) -> dict[str, Split]:
+    """Take from each band its mean over meta-train, and divide it by its deviation there."""
+    train = _examples(parts["meta_train"]).double()
+    mean, scale = train.mean((0, 2, 3)), train.std((0, 2, 3), correction=0)
+    still = [str(band) for band, one in enumerate(scale.tolist()) if one <= 1e-12 * abs(float(mean[band]))]
+    if still:
+        raise MetabenchError(f"images: bands {', '.join(still)} are constant in meta-train; leave them out")
+    made = {}
+    for part, split in parts.items():
+        rows = ((split.images - mean[:, None, None]) / scale[:, None, None]).float()
+        if split.counts is not None:  # beyond them are zeros
+            rows[torch.arange(rows.shape[1]) >= split.counts[:, None]] = 0
+        made[part] = split._replace(images=rows)
+    return made
+
+
+def _examples(split: Split) -> torch.Tensor:
+    """Return the images that there are: [n, C, H, W]."""
+    if split.counts is None:
+        return split.images.flatten(0, 1)
+    return split.images[torch.arange(split.images.shape[1]) < split.counts[:, None]]
+
+
+def _numbered(groups: Sequence[Sequence[str]], n_examples: int) -> torch.Tensor:
+    """Number groups: int64 [class, example], -1 where a class has fewer examples."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(chain(*groups)))}
+    rows = [[numbers[name] for name in row] + [-1] * (n_examples - len(row)) for row in groups]
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:
@@ -316,7 +426,7 @@ def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int
         return table[rows]
 
     def write(path: Path) -> None:
-        with table_file(path, (len(rows), *table.shape[1:])) as put:
+        with table_file(path, (len(rows), *table.shape[1:]), table.dtype.type) as put:
             for row, source in enumerate(rows):
                 for column in range(sizes[row]):
                     put(row, column, table[source, column])

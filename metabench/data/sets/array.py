@@ -6,11 +6,11 @@ import math
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from metabench.core.config import attempt
 from metabench.data import Dataset
 from metabench.data.reading import archives, fitting, splits
 from metabench.data.reading.cache import Array, Key, checksum, kept, read_header, table_file
+from metabench.data.reading.scaling import Bands, Scale, Seen
 from metabench.data.reading.splits import Classes
 from metabench.storage import remote
 
@@ -33,12 +34,6 @@ BLOCK = 2**26
 
 PIECE = 2**20
 """Bytes of an archive that are unpacked at once."""
-
-WHITES = (1, 255, 1023, 4095, 16383, 65535)
-"""What is white in images of usual depths."""
-
-DARK = 16
-"""The largest number of uint8 below which images come out nearly black."""
 
 LONGEST_WORD = 1000
 """Letters of a label at most."""
@@ -63,22 +58,40 @@ class Options:
     split_by: str = setting(
         "auto",
         "classes are split by the array `split` (a word an image: meta_train, meta_validation or meta_test), "
-        "or by seed; auto: by the array where there is one",
-        choices=("auto", "split", "seed"),
+        "or by seed; domain: the domains are split, with all their classes, which others may have, too; "
+        "auto: by the array where there is one",
+        choices=("auto", "split", "seed", "domain"),
+    )
+    domain: str = setting(
+        "", "name of an array that says which domain an image is of, by a word or a whole number"
+    )
+    group: str = setting(
+        "",
+        "name of an array of words or whole numbers: no task has images of one group in both support and "
+        "query",
     )
     seed: int = setting(
-        0, "splits classes, and chooses examples where not all are taken", minimum=0, maximum=2**63 - 1
+        0,
+        "splits classes, or domains, and chooses examples where not all are taken",
+        minimum=0,
+        maximum=2**63 - 1,
     )
-    meta_train: float = setting(0.64, "share of the classes, split by seed", above=0, maximum=1)
-    meta_validation: float = setting(0.16, "share of the classes, split by seed", above=0, maximum=1)
+    meta_train: float = setting(
+        0.64, "share of the classes or domains, split by seed; 0: none", minimum=0, maximum=1
+    )
+    meta_validation: float = setting(
+        0.16, "share of the classes or domains, split by seed; 0: none", minimum=0, maximum=1
+    )
     examples_per_class: int = setting(0, "images of a class, at most; 0: all", minimum=0)
 
 
-class Scale(NamedTuple):
-    """Which numbers are black and white, 0 where the type says it."""
+class Sorted(NamedTuple):
+    """Which images are of which class, split, domain and group."""
 
-    black: float
-    white: float
+    rows: dict[str, list[int]]  # of each class
+    classes: Classes
+    domains: dict[str, str]  # of each class, where there are any
+    groups: dict[str, list[str]] | None  # of each image of each class
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
@@ -87,18 +100,14 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     path = attempt(problems, splits.locate, root, options.path)
     if path is None:
         splits.refuse(NAME, problems)
-    arrays, wrong = _open_all(path)
-    problems += wrong + _shape_problems(arrays)
-    classes: Classes = {}
-    rows: dict[str, list[int]] = {}
+    asked = tuple(name for name in (options.domain, options.group) if name)
+    arrays, wrong = _open_all(path, asked)
+    problems += wrong + _shape_problems(arrays) + _band_problems(arrays, options)
+    there = Sorted({}, {}, {}, None)
     if "labels" in arrays and not problems:
-        names, problems = _names(arrays["labels"])
-        for row, name in enumerate(names):
-            rows.setdefault(name, []).append(row)
-        classes, wrong = _split(names, sorted(rows), arrays.get("split"), options)
-        problems += wrong
-    rows = {name: splits.choose(name, rows[name], options) for name in sorted(rows)}
-    files = [path / f"{name}.npy" for name in NAMES] if path.is_dir() else [path]
+        there, problems = _sort(arrays, options)
+    rows = there.rows
+    files = [path / f"{name}.npy" for name in (*NAMES, *asked)] if path.is_dir() else [path]
     source, scale = checksum([file for file in files if file.is_file()]), (options.black, options.white)
     key = Key(source, (VERSION, rows, scale))
     table = None
@@ -106,7 +115,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         if rows and "images" in arrays:
             table = _table(path, arrays["images"], key, list(rows.values()), Scale(*scale))
         elif "images" in arrays and not _image_problems(arrays["images"]):
-            seen = Seen(Scale(*scale), arrays["images"].dtype)
+            seen = _seen(arrays["images"], Scale(*scale))
             seen.look(_read_images(path), range(len(arrays["images"])))
             problems += seen.problems()
     except archives.Refused as error:
@@ -115,10 +124,12 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         splits.refuse(NAME, problems)
     counts = {name: len(row) for name, row in rows.items()}
     pictures = Pictures(black=options.black, white=options.white, has_scaled_bytes=True)
-    return splits.splits_of(NAME, key, table, counts, classes, pictures)
+    kind = splits.Kind(options.split_by == "domain", there.groups)
+    about = None if table.dtype.kind == "f" else pictures
+    return splits.splits_of(NAME, key, table, counts, there.classes, about, "own", there.domains, kind)
 
 
-def _open_all(path: Path) -> tuple[dict[str, Array], list[str]]:
+def _open_all(path: Path, asked: tuple[str, ...]) -> tuple[dict[str, Array], list[str]]:
     """Open what is there, and say what cannot be read.
 
     Of images, and of labels that cannot be right, only the shape and the type are read.
@@ -129,8 +140,8 @@ def _open_all(path: Path) -> tuple[dict[str, Array], list[str]]:
     problems: list[str] = []
     try:
         with _place(path) as place:
-            problems += _missing(path, place)
-            for name in (name for name in NAMES if (place / f"{name}.npy").exists()):
+            problems += _missing(path, place, asked)
+            for name in (name for name in (*NAMES, *asked) if (place / f"{name}.npy").exists()):
                 try:
                     arrays[name] = _open(place / f"{name}.npy", arrays.get("images"))
                 except archives.DAMAGE as error:
@@ -151,10 +162,12 @@ def _place(path: Path) -> Iterator[Path | zipfile.Path]:
         yield zipfile.Path(archive)
 
 
-def _missing(path: Path, place: Path | zipfile.Path) -> list[str]:
-    missing = [name for name in NAMES[:2] if not (place / f"{name}.npy").exists()]
+def _missing(path: Path, place: Path | zipfile.Path, asked: tuple[str, ...]) -> list[str]:
+    missing = [name for name in (*NAMES[:2], *asked) if not (place / f"{name}.npy").exists()]
     if path.is_dir():
-        advice = "is not there; the folder must hold images.npy and labels.npy"
+        advice = (
+            f"is not there; the folder must hold {' and '.join(f'{one}.npy' for one in (*NAMES[:2], *asked))}"
+        )
         return [f"{path / name}.npy: {advice}" for name in missing]
     members = [one.name.removesuffix(".npy") for one in place.iterdir() if one.name.endswith(".npy")]
     inside = ", ".join(sorted(members)) or "nothing"
@@ -212,9 +225,8 @@ def _shape_problems(arrays: Mapping[str, Array]) -> list[str]:
     images = arrays.get("images")
     if images is not None:
         problems += _image_problems(images)
-    for name in NAMES[1:]:
-        array = arrays.get(name)
-        if array is None:
+    for name, array in arrays.items():
+        if name == "images":
             continue
         if array.dtype.kind not in ("US" if name == "split" else "iuUS"):
             kinds = "words" if name == "split" else "whole numbers or words"
@@ -234,7 +246,7 @@ def _image_problems(images: Array) -> list[str]:
 def _layout(images: Array) -> tuple[tuple[int, ...], list[str]]:
     """Return the order of axes that makes [n, C, H, W] of images with a channel axis, or what is wrong."""
     shape = list(images.shape)
-    wanted = "must be [n, H, W], [n, H, W, C] or [n, C, H, W] with C of 1 or 3"
+    wanted = "must be [n, H, W], [n, H, W, C] or [n, C, H, W], with C of 1 or 3, or square images of other C"
     if images.ndim not in (3, 4) or 0 in shape:
         return (), [f"images: shape {shape}; {wanted}, none of them 0"]
     if images.ndim == 3:
@@ -242,38 +254,99 @@ def _layout(images: Array) -> tuple[tuple[int, ...], list[str]]:
     is_first, is_last = shape[1] in CHANNELS, shape[3] in CHANNELS
     if is_first and is_last:
         return (), [f"images: shape {shape}: the channels may be the second or the last axis; {wanted}"]
+    if not is_first and not is_last:  # bands, not colours
+        is_first, is_last = (shape[2] == shape[3] != shape[1]), (shape[1] == shape[2] != shape[3])
     if not is_first and not is_last:
         return (), [f"images: shape {shape}; {wanted}"]
     return ((0, 1, 2, 3) if is_first else (0, 3, 1, 2)), []
 
 
-def _names(labels: Array) -> tuple[list[str], list[str]]:
+def _band_problems(arrays: Mapping[str, Array], options: Options) -> list[str]:
+    """Say what is wrong with options for images of bands, which are neither grey nor in colour."""
+    images = arrays.get("images")
+    wrong = []
+    if images is not None and _is_of_bands(images) and (options.black or options.white):
+        wrong.append(
+            "black and white: are of pictures; bands are standardised each by meta-train; leave them out"
+        )
+    if options.split_by == "domain" and not options.domain:
+        wrong.append("split_by=domain: domain is not set; give the name of the array that holds the domains")
+    return wrong
+
+
+def _is_of_bands(images: Array) -> bool:
+    axes, wrong = _layout(images)
+    return not wrong and len(axes) == 4 and images.shape[axes[1]] not in CHANNELS
+
+
+def _seen(images: Array, scale: Scale) -> Seen | Bands:
+    return Bands() if _is_of_bands(images) else Seen(scale, images.dtype)
+
+
+def _names(labels: Array, what: str = "labels") -> tuple[list[str], list[str]]:
     """Return the label of each image as a word."""
     try:
         words = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
         written = [str(word) for word in words.tolist()]
         "".join(written).encode()
     except (UnicodeError, ValueError) as error:
-        return [], [f"labels: words that are not Unicode: {error}"]
+        return [], [f"{what}: words that are not Unicode: {error}"]
     names = [fitting.plain(word) for word in written]
     changed = [word for word in written if word.strip() not in ("", word)]
     if changed:
-        blanks = f"{len(changed)} labels have blanks around them, which are left out: {changed[0]!r}"
+        blanks = f"{len(changed)} {what} have blanks around them, which are left out: {changed[0]!r}"
         splits.note(NAME, [f"{blanks} is {fitting.plain(changed[0])!r}"])
-    return names, [f"labels: image {names.index('')} has an empty label"] if "" in names else []
+    return names, [f"{what}: image {names.index('')} has an empty label"] if "" in names else []
+
+
+def _sort(arrays: Mapping[str, Array], options: Options) -> tuple[Sorted, list[str]]:
+    """Sort images into classes, and classes into splits; say what is wrong with them."""
+    names, problems = _names(arrays["labels"])
+    domains: dict[str, str] = {}
+    if options.domain:
+        words, wrong = _names(arrays[options.domain], options.domain)
+        problems += wrong
+        names = [f"{word}/{name}" for word, name in zip(words, names, strict=False)]
+        domains = dict(zip(names, words, strict=False))
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    classes, wrong = _split(names, sorted(rows), arrays.get("split"), options, domains)
+    rows = {name: splits.choose(name, rows[name], options) for name in sorted(rows)}
+    problems += wrong
+    groups = None
+    if options.group:
+        words, wrong = _names(arrays[options.group], options.group)
+        problems += wrong
+        groups = {
+            name: [f"{domains.get(name, '')}/{words[row]}" for row in some]
+            for name, some in rows.items()
+            if words
+        }
+    return Sorted(rows, classes, domains, groups), problems
 
 
 def _split(
-    labels: list[str], names: list[str], split: Array | None, options: Options
+    labels: list[str],
+    names: list[str],
+    split: Array | None,
+    options: Options,
+    domains: Mapping[str, str],
 ) -> tuple[Classes, list[str]]:
     """Return the classes of each split, and what is wrong with them."""
+    if options.split_by == "domain":
+        return splits.by_domain(domains, {}, options)
     classes: Classes = {part: [] for part in SPLITS}
     if options.split_by == "split" and split is None:
         return classes, ["split_by=split: there is no array `split`"]
     if options.split_by == "seed" or split is None:
-        classes = splits.by_seed(names, options)
+        plain = {name: name.removeprefix(f"{domains.get(name)}/") for name in names}
+        dealt = splits.by_seed(list(dict.fromkeys(plain.values())), options)
         advice = "add classes, or change meta_train and meta_validation"
-        return classes, splits.class_problems(classes, advice)
+        wrong = splits.class_problems(dealt, advice, empty=splits.empty(options))
+        return {
+            part: [one for name in dealt[part] for one in names if plain[one] == name] for part in dealt
+        }, wrong
     words, problems = _names(split)
     parts = {word: splits.part_of(word) for word in dict.fromkeys(words)}
     problems += [
@@ -288,7 +361,9 @@ def _split(
 
 
 def _table(path: Path, like: Array, key: object, rows: list[list[int]], scale: Scale) -> Array:
-    """Sort images by class, or read the cache: uint8 [class, example, C, H, W], zeros where one has fewer.
+    """Sort images by class, or read the cache: [class, example, C, H, W], zeros where one has fewer.
+
+    Pictures are uint8; bands, which have no black and white, are float32 as they are.
 
     Args:
         like: has the images' shape.
@@ -297,66 +372,23 @@ def _table(path: Path, like: Array, key: object, rows: list[list[int]], scale: S
     image = like[:0].transpose(axes).shape[1:]
     shape = (len(rows), max(map(len, rows)), *(image if len(image) == 3 else (1, *image)))
     size = max(1, BLOCK // (math.prod(image) * like.itemsize))
+    kind = np.float32 if _is_of_bands(like) else np.uint8
 
     def write(place: Path) -> None:
-        images, seen = _read_images(path), Seen(scale, like.dtype)
-        with table_file(place, shape) as put:
+        images, seen = _read_images(path), _seen(like, scale)
+        with table_file(place, shape, kind) as put:
             for row, chosen in enumerate(rows):
                 for start in range(0, len(chosen), size):
                     some = chosen[start : start + size]
                     block = images[some].transpose(axes)
                     if not seen.look(block, some):
                         continue
-                    for column, one in enumerate(fitting.scaled(block, seen.black, seen.white), start):
+                    for column, one in enumerate(seen.scaled(block), start):
                         put(row, column, one)
         if problems := seen.problems():
             raise archives.Refused(*problems)
 
     return kept(NAME, key, write)
-
-
-class Seen:
-    """The numbers of images: whether they lie between black and white, and what they become."""
-
-    def __init__(self, scale: Scale, kind: np.dtype[Any]) -> None:
-        """Take the usual white of a type where none is set."""
-        self.kind, self.black, self.is_set = kind, scale.black, bool(scale.white)
-        self.white = scale.white or fitting.WHITE.get(kind.str[1:], 0)
-        self.low, self.high = math.inf, -math.inf
-        self.outside: list[int] = []
-
-    def look(self, block: Array, rows: Sequence[int]) -> bool:
-        """Look at the numbers of images, whose rows are for the message; say whether all can be scaled."""
-        flat = block.reshape(len(block), -1)
-        low, high = flat.min(1), flat.max(1)
-        # What is no number makes both bounds that, and is not inside.
-        self.low, self.high = (
-            float(np.minimum(self.low, low.min())),
-            float(np.maximum(self.high, high.max())),
-        )
-        is_inside = (low >= self.black) & (high <= self.white)
-        self.outside += [row for row, inside in zip(rows, is_inside.tolist(), strict=True) if not inside]
-        return not self.outside and self.white > self.black
-
-    def problems(self) -> list[str]:
-        """Say what is wrong with the numbers, and which black and white would mend it."""
-        said = f"images: {self.kind} in [{self.low:g}, {self.high:g}]"
-        white = next((one for one in WHITES if self.high <= one), self.high)
-        black = f" and black={-white if self.low >= -white else self.low:g}" * (self.low < 0)
-        cure = f"set the number that is white, such as white={white:g}{black}"
-        if math.isnan(self.high):
-            cure = "put numbers in place of what is none"
-        if not self.white:
-            return [f"{said}: of this type it is not clear which number is white; {cure}"]
-        if self.white <= self.black:
-            return [f"black={self.black:g} and white={self.white:g}: white must be the larger"]
-        if self.outside:
-            beyond = f"{len(self.outside)} images, the first image {min(self.outside)}"
-            return [f"{said}: {beyond}, are not within [{self.black:g}, {self.white:g}]; {cure}"]
-        if self.kind == np.uint8 and 0 < self.high < DARK and not self.is_set:
-            as_is = "white=255 to take them as they are"
-            return [f"{said}, of 255: nearly black; set white={self.high:g}, or {as_is}"]
-        return []
 
 
 DATASET = Dataset(

@@ -1,15 +1,10 @@
-"""Folder: any folder or archive of images, `class/image.png` or `split/class/image.png`.
-
-Published splits of images that may not be passed on are read by it, too: a file of YAML says which classes
-they have, and what is known of their images.
-"""
+"""Folder: any folder or archive of images, `class/image.png` or `split/class/image.png`."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from posixpath import basename, dirname
 from typing import NamedTuple
@@ -19,7 +14,6 @@ from metabench.core.config import attempt
 from metabench.data import Dataset
 from metabench.data.reading import archives, splits
 from metabench.data.reading import images as _images
-from metabench.data.reading import published as _published
 from metabench.data.reading.images import Form, Tree, class_name, grouped
 from metabench.data.reading.splits import Classes
 
@@ -57,19 +51,22 @@ class Options:
     split_by: str = setting(
         "auto",
         "classes are split by the folders above them, by seed, or by a list; pictures: each class's pictures "
-        "are split by seed, so that a few classes are enough, and nothing is said of new ones; "
+        "are split by seed, so that a few classes are enough, and nothing is said of new ones; domain: the "
+        "folders of domains are split, with all their classes, which other domains may have, too; "
         "auto: by folders named train, val and test (or alike) where there are such, else by seed",
-        choices=("auto", "folder", "seed", "list", "pictures"),
+        choices=("auto", "folder", "seed", "list", "pictures", "domain"),
     )
     seed: int = setting(
         0,
-        "splits classes, or pictures, and chooses examples where not all are taken",
+        "splits classes, pictures or domains, and chooses examples where not all are taken",
         minimum=0,
         maximum=2**63 - 1,
     )
-    meta_train: float = setting(0.64, "share of the classes, or pictures, split by seed", above=0, maximum=1)
+    meta_train: float = setting(
+        0.64, "share of the classes, pictures or domains, split by seed; 0: none", minimum=0, maximum=1
+    )
     meta_validation: float = setting(
-        0.16, "share of the classes, or pictures, split by seed", above=0, maximum=1
+        0.16, "share of the classes, pictures or domains, split by seed; 0: none", minimum=0, maximum=1
     )
     folds: int = setting(
         0,
@@ -93,20 +90,14 @@ class Options:
     domains: bool = setting(
         False,
         "folders of domains stand above those of classes: domain/class/image or split/domain/class/image; a "
-        "class may be in several, and goes to one split with all of them",
+        "class may be in several, and goes to one split with all of them; split_by=domain implies it",
     )
-
-
-@dataclass(frozen=True)
-class PublishedOptions:
-    """Where the images of a published split are, and how they are made alike."""
-
-    path: str = setting(
+    group: str = setting(
         "",
-        f"folder or archive of the images, {PATH}; empty: the folder of METABENCH_DATA that has the data "
-        "set's name",
+        "a regular expression that the names of image files match, such as `[^_]+`: what it matches, or "
+        "what its parentheses do, names a group, and no task has images of one in both support and query; in "
+        "two domains groups are two",
     )
-    size: int = SIZE
 
 
 class Survey(NamedTuple):
@@ -133,6 +124,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
 
     Hidden files are left alone, and so are files beside the folders of classes that are no images.
     """
+    options = _with_domains(options)
     problems = splits.shares_problems(options)
     if bool(options.list.strip()) != (options.split_by == "list"):
         problems.append(f"list={options.list!r} and split_by={options.split_by!r}: one needs the other")
@@ -159,11 +151,20 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     # Folders that are splits are decoded in the splits' order; else the table must not depend on the seed.
     used = dict.fromkeys(chosen if there.is_split else sorted(chosen)) or sorted(there.images)
     images = {one: splits.choose(one, there.images[one], options, basename) for one in used}
-    return _cut(NAME, problems + there.problems + wrong, tree, images, form, classes, domains=there.domains)
+    names = {one: list(map(basename, row)) for one, row in images.items()}
+    groups, strange = splits.groups_of(names, options.group, there.domains)
+    problems += there.problems + wrong + strange
+    kind = splits.Kind(options.split_by == "domain", groups)
+    return cut(NAME, problems, tree, images, form, classes, domains=there.domains, kind=kind)
+
+
+def _with_domains(options: Options) -> Options:
+    return replace(options, domains=options.domains or options.split_by == "domain")
 
 
 def survey(root: Path | None, options: Options) -> Survey:
     """Look at some images of a folder or archive; refuse one in which there is nothing to look at."""
+    options = _with_domains(options)
     place = splits.locate(root, options.path)
     tree = _images.look_through(place, LIMITS)
     there = _sort(tree, options)
@@ -228,7 +229,7 @@ def _leave_out(tree: Tree, there: Sorted, options: Options, form: Form) -> list[
     return [name.removeprefix(f"{there.domains.get(name)}/") for name in small]
 
 
-def _cut(
+def cut(
     name: str,
     problems: list[str],
     tree: Tree,
@@ -237,6 +238,7 @@ def _cut(
     classes: Classes,
     split: str = "own",
     domains: Mapping[str, str] | None = None,
+    kind: splits.Kind | None = None,
 ) -> Splits:
     """Decode the images of each class, and cut them into splits, or refuse all that is wrong."""
     rows, table = list(images.values()), None
@@ -248,7 +250,7 @@ def _cut(
     if problems or table is None:
         splits.refuse(name, problems)
     counts = {one: len(row) for one, row in images.items()}
-    return splits.splits_of(name, key, table, counts, classes, form.pictures, split, domains)
+    return splits.splits_of(name, key, table, counts, classes, form.pictures, split, domains, kind)
 
 
 def _cut_pictures(problems: list[str], tree: Tree, there: Sorted, options: Options, form: Form) -> Splits:
@@ -256,6 +258,10 @@ def _cut_pictures(problems: list[str], tree: Tree, there: Sorted, options: Optio
     problems = [*problems, *there.problems]
     if there.is_split:
         problems.append("split_by=pictures: the folders are splits already; use folder or auto")
+    if options.group:
+        problems.append(
+            "group and split_by=pictures: pictures of one group would be in two splits; leave one out"
+        )
     if len(there.images) < splits.FEWEST:
         problems.append(f"split_by=pictures: {len(there.images)} classes; add folders of classes")
     images: dict[str, list[str]] = {}
@@ -267,14 +273,16 @@ def _cut_pictures(problems: list[str], tree: Tree, there: Sorted, options: Optio
         images |= {f"{part}/{name}": sorted(dealt[part]) for part in SPLITS}
     advice = "add pictures, or change meta_train, meta_validation or folds"
     empty = [f"{one!r} has no picture; {advice}" for one, row in images.items() if not row]
-    cut = _cut(NAME, problems + empty, tree, images, form, classes)
+    made = cut(NAME, problems + empty, tree, images, form, classes)
     parts = {}
     for part in SPLITS:
         names = tuple(one.removeprefix(f"{part}/") for one in classes[part])
-        parts[part] = getattr(cut, part)._replace(
+        renamed = getattr(made, part)._replace(
             classes=names, domains=tuple(there.domains.get(one, NAME) for one in names)
         )
-    return cut._replace(**parts)
+        is_one = len(set(renamed.words)) == len(names)  # else two domains have one class twice
+        parts[part] = renamed._replace(shared=tuple(sorted(renamed.words)) if is_one else ())
+    return made._replace(**parts)
 
 
 def _sort(tree: Tree, options: Options) -> Sorted:
@@ -347,6 +355,8 @@ def _split(
     by_name: dict[str, list[str]] = {}
     for one in sorted(there.images):
         by_name.setdefault(one.removeprefix(f"{there.domains.get(one)}/"), []).append(one)
+    if options.split_by == "domain":
+        return splits.by_domain(there.domains, there.parts if there.is_split else {}, options)
     classes: Classes = {part: [] for part in SPLITS}
     wrong: list[str] = []
     if there.is_split and options.split_by in ("seed", "list"):
@@ -373,60 +383,8 @@ def _split(
             "add classes, change meta_train and meta_validation, or take split_by=pictures, which needs 2 "
             "classes in all and says nothing of new ones"
         )
-    wrong += splits.class_problems(classes, advice)
+    wrong += splits.class_problems(classes, advice, empty=splits.empty(options))
     return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
-
-
-@cache
-def published(path: Path) -> Dataset:
-    """Make a data set of a published split of images that may not be passed on.
-
-    Args:
-        path: a file of YAML that says what is known of it; its name is that of the data set.
-    """
-    about = splits.read_list(path.read_text("utf-8"))
-    lists, are_grouped = about["classes"], isinstance(about["classes"]["meta_train"], dict)
-    groups: splits.Groups = lists if are_grouped else {part: {path.stem: lists[part]} for part in SPLITS}
-    numbers = {key: int(about[key]) for key in ("fewest", "most", "total", "largest")}
-    images = _published.Published(
-        name=path.stem,
-        split=about["split"],
-        classes=splits.sorted_classes(groups),
-        domains=splits.group_of(groups),
-        has_other_classes=about["has_other_classes"] == "true",
-        get=about["get"],
-        layouts=about["layouts"],
-        **numbers,
-    )
-    return Dataset(
-        name=images.name,
-        **{key: about[key] for key in ("summary", "size", "licence", "url", "citation")},
-        splits=(images.split,),
-        options=PublishedOptions,
-        is_resizable=True,
-        load=partial(_load_published, images),
-        is_available=partial(_published.is_available, images),
-        sources=partial(splits.sources, default=images.name),
-        anchor=splits.anchor,
-    )
-
-
-def _load_published(
-    images: _published.Published, root: Path | None, split: str, options: PublishedOptions
-) -> Splits:
-    """Decode the images of a split, or read them from the cache; all that is wrong is told at once."""
-    problems: list[str] = []
-    path = options.path.strip() or (str(root / images.name) if root else "")
-    place = attempt(problems, splits.locate, root, path)
-    if place is None:
-        default = (root or Path("METABENCH_DATA")) / images.name
-        if not options.path.strip():
-            unset = f"METABENCH_DATA is not set; set it to the folder that holds {images.name}/"
-            problems = [f"{default} is not there" if root else f"{unset}, or the option path"]
-        splits.refuse(images.name, [*problems, *_published.advice(images, default)])
-    tree, by_class = _published.find(images, place)
-    form = Form((3, options.size, options.size), Pictures())
-    return _cut(images.name, [], tree, by_class, form, images.classes, images.split, images.domains)
 
 
 DATASET = Dataset(

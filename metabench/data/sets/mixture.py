@@ -142,6 +142,8 @@ def _join(parts: Sequence[tuple[Source, Split]], options: Options) -> Split:
     classes: list[str] = []
     domains: list[str] = []
     for source, part in parts:
+        if part.images.is_floating_point():
+            raise MetabenchError(f"{NAME}: {source.task.dataset} holds bands; a mixture is of pictures")
         n_classes, n_examples = part.images.shape[:2]
         alike = resized(part.images, options.size, options.channels)
         images.append(F.pad(alike, (0, 0) * 3 + (0, most - n_examples)))

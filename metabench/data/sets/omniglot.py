@@ -56,6 +56,12 @@ class Options:
 
     rotations: bool = setting(True, "add meta-train characters turned by 90, 180 and 270 degrees as classes")
     resize: str = setting("box", "Pillow's filter from 105 to 28 pixels; MAML took lanczos", choices=RESIZES)
+    domain: str = setting(
+        "alphabet",
+        "what a domain is: an alphabet, or one of the 20 who drew each, by number; of a drawer there is one "
+        "drawing a character, so that domains=across asks for characters in another hand",
+        choices=("alphabet", "drawer"),
+    )
 
 
 @cache
@@ -119,8 +125,17 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         turned = torch.cat([torch.rot90(chunk, degrees // 90, (3, 4)) for degrees in turns])
         classes = [f"{name}/{degrees}" if degrees else name for degrees in turns for name in listed]
         parts[part] = Split(turned, tuple(classes), tuple(name.split("/")[0] for name in classes))
+    if options.domain == "drawer":
+        parts = {part: _by_drawer(one) for part, one in parts.items()}
     pictures = Pictures(resize=options.resize, is_inverted=True)
     return splits.make_splits(f"{NAME}/{split}", **parts, pictures=pictures)
+
+
+def _by_drawer(split: Split) -> Split:
+    """Make each drawing a class of the domain of who drew it."""
+    drawers = [f"drawer{number:02}" for number in range(1, N_DRAWINGS + 1)]
+    names = tuple(f"{drawer}/{name}" for name in split.classes for drawer in drawers)
+    return Split(split.images.flatten(0, 1)[:, None], names, tuple(drawers * len(split.classes)))
 
 
 def sources(root: Path | None, split: str, options: object) -> list[Path]:
@@ -201,7 +216,8 @@ DATASET = Dataset(
     options=Options,
     load=load,
     is_available=lambda root: len(sources(root, "", None)) == len(UNPACKED),
-    shares_classes_across_domains=False,  # character01 of two alphabets
+    # character01 of two alphabets
+    shares_classes_across_domains=lambda options: options.domain == "drawer",
     fetch=fetch,
     sources=sources,
 )

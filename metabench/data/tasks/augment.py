@@ -28,12 +28,17 @@ HALVES: Mapping[str, tuple[str, ...]] = {
 OFF = {"augment": "none", "turn_classes": False, "support_copies": 0}
 
 
-def problem(h: Any, kind: str, shape: tuple[int, ...]) -> str | None:
+def problem(h: Any, kind: str, shape: tuple[int, ...], config: AugmentConfig) -> str | None:
     """Say why settings cannot augment inputs of a kind and shape, or return None."""
     asked = [f"{name}={getattr(h, name)!r}" for name, off in OFF.items() if getattr(h, name, off) != off]
     if asked and len(shape) != 3:
         others = "features" if kind == "classification" else kind
         return f"{asked[0]}: only images can be augmented; leave it out for {others}"
+    if getattr(h, "augment", "none") != "none" and config.lights and shape[0] not in (1, 3):
+        return (
+            f"contrast={config.contrast:g} and brightness={config.brightness:g}: inputs have {shape[0]} "
+            "channels, and light is of pictures, which have 1 or 3; leave both out"
+        )
     if getattr(h, "turn_classes", False) and shape[-1] != shape[-2]:
         size = f"{shape[-2]} x {shape[-1]}"
         return f"turn_classes=True: images of {size} pixels cannot be turned; make them square"

@@ -106,7 +106,19 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     if indices.order is not None:
         beside = SemiSupport(support, support_y, _unlabelled(images, indices, shape))
         labelled = cast(Support, beside)  # what reads x and y alone takes either
-    return Task(labelled, Query(query, query_y), classes)
+    task = Task(labelled, Query(query, query_y), classes)
+    return task if indices.labels is None else _relabelled(task, indices.labels, shape.outputs)
+
+
+def _relabelled(task: Task, labels: Tensor, outputs: int) -> Task:
+    """Give T tasks, whose labels are positions, fixed labels [T, N] of so many."""
+    support: Any = task.support
+    absent = torch.full((len(labels), outputs), -1, device=labels.device)
+    return Task(
+        support._replace(y=labels.gather(1, support.y)),
+        task.query._replace(y=labels.gather(1, task.query.y)),
+        absent.scatter(1, labels, task.classes),
+    )
 
 
 def _labelled(support: Tensor, query: Tensor, labels: Tensor, n_columns: int) -> Task:
@@ -116,7 +128,7 @@ def _labelled(support: Tensor, query: Tensor, labels: Tensor, n_columns: int) ->
         kind(rows[..., :-n_columns], *rows[..., -n_columns:].long().unbind(-1))
         for kind, rows in zip(kinds, (support, query), strict=True)
     ]
-    return Task(*halves, labels)
+    return Task(halves[0], halves[1], labels)
 
 
 def _cut(images: Tensor, classes: Tensor, examples: Tensor) -> Tensor:
@@ -164,11 +176,12 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
     task = task.evaluated
     data: Split = getattr(splits, split)
     name = name_of(splits.name, split, data, task, pool)
-    source = sampling.pool(data, task)
+    source = sampling.pool(data, task, task.test_query)
     by_shape: dict[Shape, list[tuple[int, Indices]]] = {}
     for index in range(n_tasks):
         generator = seeds.generator("frozen", *name, index)
-        ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator, data.n_columns)
+        columns, outputs = data.n_columns, source.outputs
+        ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator, columns, outputs)
         by_shape.setdefault(shape, []).append((index, sampling.sample(generator, source, shape, 1)))
     groups = tuple(
         Group(shape, torch.tensor([index for index, _ in drawn]), sampling.join([one for _, one in drawn]))
@@ -245,6 +258,15 @@ def pictures_of(tasks: FrozenTasks, split: Split) -> PicturesOf:
     return PicturesOf(queries, support, torch.arange(n_classes).repeat_interleave(counts).numpy())
 
 
+def shuffled(tasks: FrozenTasks) -> FrozenTasks:
+    """Return the same tasks with positions for labels, where these are fixed."""
+    groups = [
+        Group(shape._replace(outputs=0), positions, indices._replace(labels=None))
+        for shape, positions, indices in tasks.groups
+    ]
+    return tasks._replace(groups=tuple(groups))
+
+
 def between(tasks: FrozenTasks, start: int, stop: float = math.inf) -> FrozenTasks:
     """Return the tasks at positions [start, stop) of a list, under the hash of the whole."""
     groups = []
@@ -269,7 +291,7 @@ def without(tasks: FrozenTasks, part: Beside) -> FrozenTasks:
 def _without(group: Group, part: Beside) -> Group:
     indices, shape = group.indices, group.shape._replace(distractors=0)
     if part == "unlabelled":
-        rest = dict.fromkeys(("distractors", "distractor_examples", "order"))
+        rest: dict[str, Any] = dict.fromkeys(("distractors", "distractor_examples", "order"))
         examples = indices.examples[:, :, : shape.max_shots + shape.query]
         return group._replace(
             shape=shape._replace(unlabelled=0), indices=indices._replace(examples=examples, **rest)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metabench.core import MetabenchError, Split, seeds
 from metabench.core.config import TaskConfig
+
+TRIES = 100
+"""How often a task's pictures are drawn at most, until support and query have no group in common."""
 
 SEEDS = 2**31 - 1
 """Numbers among which a trajectory of control has one, of which all its chance is made."""
@@ -24,11 +28,17 @@ class Shape(NamedTuple):
     unlabelled: int = 0  # examples without a label, of each class of the task and of each distractor
     distractors: int = 0  # classes of which a task has unlabelled examples only
     columns: int = 0  # of a row that is a task: how many say label and group; 0: a row is a class
+    outputs: int = 0  # labels there are, where they are fixed; 0: as many as ways
 
     @property
     def n_rows(self) -> int:
         """Return how many rows of the split a task is drawn from: a class each, or the one that it is."""
         return 1 if self.columns else self.way
+
+    @property
+    def n_labels(self) -> int:
+        """Return how many labels a task's classes are told apart by."""
+        return self.outputs or self.way
 
     @property
     def max_shots(self) -> int:
@@ -42,7 +52,7 @@ class Shape(NamedTuple):
 
 
 class Indices(NamedTuple):
-    """Which classes and examples make up T tasks; the position along N is the label."""
+    """Which classes and examples make up T tasks; the position along N is the label, if none is fixed."""
 
     classes: Tensor  # int64 [T, N]
     # int64 [T, N, max_shots + Q + U], distinct along the last axis: support, query, unlabelled; of control
@@ -53,6 +63,7 @@ class Indices(NamedTuple):
     distractors: Tensor | None = None  # int64 [T, D], classes
     distractor_examples: Tensor | None = None  # int64 [T, D, U], examples of these
     order: Tensor | None = None  # int64 [T, (N + D) * U], in which the unlabelled examples are shown
+    labels: Tensor | None = None  # int64 [T, N], where they are fixed, and the position along N says nothing
 
 
 class Pool(NamedTuple):
@@ -67,17 +78,24 @@ class Pool(NamedTuple):
     chances: Tensor | None = None  # of each group or pair
     # bool [class, example]: support and query are of these, what is unlabelled of the rest; None: no matter
     labelled: Tensor | None = None
+    labels: Tensor | None = None  # int64 [class], where labels are fixed
+
+    @property
+    def outputs(self) -> int:
+        """Return how many fixed labels there are; 0 where they are shuffled."""
+        return 0 if self.labels is None else len(self.split.shared)
 
 
 def shapes(
-    task: TaskConfig, query: int, n_tasks: int, generator: Generator, columns: int = 0
+    task: TaskConfig, query: int, n_tasks: int, generator: Generator, columns: int = 0, outputs: int = 0
 ) -> list[tuple[Shape, Tensor]]:
     """Draw the ways and shots of T tasks; return each shape that occurs with the positions of its tasks.
 
     Args:
         columns: as `Split.n_columns`.
+        outputs: as `Pool.outputs`.
     """
-    rest = (query, task.most_shots or 0, task.unlabelled, task.distractors, columns)
+    rest = (query, task.most_shots or 0, task.unlabelled, task.distractors, columns, outputs)
     (low, high), (fewest, most) = task.ways, task.shots
     if low == high and fewest == most:
         return [(Shape(low, fewest, *rest), torch.arange(n_tasks))]
@@ -89,43 +107,91 @@ def shapes(
     ]
 
 
-def pool(split: Split, task: TaskConfig) -> Pool:
-    """Prepare a split for drawing a kind of task from it; refuse what no task can be drawn from."""
-    need = task.ways[1] + task.distractors
+def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
+    """Prepare a split for drawing a kind of task from it; refuse what no task can be drawn from.
+
+    Args:
+        query: examples a class; of one domain only classes that have enough examples are drawn.
+    """
+    labels = _labels(split) if task.labels == "fixed" else None
     if task.domains == "any":
-        return Pool(split, task.domains)
+        if split.shared and len(set(split.words)) < len(split.words):
+            raise MetabenchError(
+                "domains=any: the domains have the same classes, and a task could ask for one twice; take "
+                "within, or across"
+            )
+        return Pool(split, task.domains, labels=labels)
+    need = task.ways[1] + task.distractors
     names = tuple(dict.fromkeys(split.domains))
     place = torch.tensor([names.index(domain) for domain in split.domains])
     weights = torch.ones(len(split.domains)) if split.weights is None else split.weights
+    has_enough = _has_enough(split, task, query)
     if task.domains == "within":
-        groups = [place == index for index in range(len(names))]
+        groups = [(place == index) & has_enough for index in range(len(names))]
         kept = tuple(group for group in groups if int(group.sum()) >= need)
         if not kept:
             largest = max(int(group.sum()) for group in groups)
             raise MetabenchError(
                 f"domains=within: no domain has the {need} classes of a task; the largest has {largest}; "
                 "lower way or distractors"
+                + ("" if has_enough.all() else ", or the examples a class that they need")
             )
         chances = torch.stack([weights[group].sum() for group in kept])
-        return Pool(split, task.domains, groups=kept, chances=chances)
-    rows = _rows(split, names)
+        return Pool(split, task.domains, groups=kept, chances=chances, labels=labels)
+    rows = _rows(split, names, has_enough)
     has = rows >= 0
     both = [(a, b) for a in range(len(names)) for b in range(len(names)) if a != b]
     pairs = tuple((a, b) for a, b in both if int((has[a] & has[b]).sum()) >= need)
     if not pairs:
         shared = max((int((has[a] & has[b]).sum()) for a, b in both), default=0)
         raise MetabenchError(
-            f"domains=across: no two of the domains ({', '.join(names[:8])}) share the {need} classes of a "
-            f"task, by their names after `domain/`; the most that two share is {shared}"
+            f"domains=across: one domain ({names[0]}) in all"
+            if len(names) == 1
+            else f"domains=across: no two of the domains ({', '.join(names[:8])}) share the {need} classes "
+            f"of a task, by their names after `domain/`; the most that two share is {shared}"
         )
     total = torch.stack([weights[place == index].sum() for index in range(len(names))])
     chances = torch.stack([total[a] * total[b] for a, b in pairs])
-    return Pool(split, task.domains, rows=rows, pairs=pairs, chances=chances)
+    return Pool(split, task.domains, rows=rows, pairs=pairs, chances=chances, labels=labels)
+
+
+def _labels(split: Split) -> Tensor:
+    """Return the fixed label of each class: int64 [class]."""
+    if not split.shared:
+        raise MetabenchError(
+            "labels=fixed: meta-test has classes of its own, for which no output stands; take shuffled, or "
+            "data that are split by domain or by picture"
+        )
+    return torch.tensor([split.shared.index(word) for word in split.words])
+
+
+def n_examples_needed(task: TaskConfig, query: int) -> int:
+    """Return how many examples of a class of one domain a task may need."""
+    shots = task.most_shots or task.shots[1]
+    if task.domains == "across" and not task.unlabelled:
+        return max(shots, query)  # support and query are of two
+    return shots + query + task.unlabelled
+
+
+def _has_enough(split: Split, task: TaskConfig, query: int) -> Tensor:
+    """Tell of each class whether it has the examples of a task, in enough groups: bool [class]."""
+    n_classes, n_examples = split.images.shape[:2]
+    counts = torch.full((n_classes,), n_examples) if split.counts is None else split.counts
+    if split.groups is None:
+        return counts >= n_examples_needed(task, query)
+    # What support and unlabelled examples show may be in the largest groups, of which no query can be.
+    n_shown = n_examples_needed(task, 0)
+    rows = [
+        groups[:count].unique(return_counts=True)[1]
+        for groups, count in zip(split.groups, counts, strict=True)
+    ]
+    left = [int(sizes.sum() - sizes.sort(descending=True)[0][:n_shown].sum()) for sizes in rows]
+    return torch.tensor(left) >= query
 
 
 def training_pool(split: Split, task: TaskConfig, seed: int) -> Pool:
     """Prepare meta-train: the examples that have a label are the same in all of a run's tasks."""
-    source = pool(split, task)
+    source = pool(split, task, task.query)
     if task.labelled == 1:
         return source
     n_classes, n_examples = split.images.shape[:2]
@@ -141,22 +207,35 @@ def n_labelled(n_examples: int, share: float) -> int:
     return round(n_examples * share)
 
 
-def _rows(split: Split, names: tuple[str, ...]) -> Tensor:
-    """Return the row of every class name in every domain: int64 [domain, name], -1 where there is none."""
-    words = [
-        name.removeprefix(f"{domain}/") for name, domain in zip(split.classes, split.domains, strict=True)
+def left_out(split: Split, task: TaskConfig, query: int) -> list[str]:
+    """Name the domains that no task is drawn from, as they have too few classes of enough examples."""
+    has_enough = _has_enough(split, task, query).tolist()
+    able = dict.fromkeys(split.domains, 0)
+    for domain, enough in zip(split.domains, has_enough, strict=True):
+        able[domain] += enough
+    need, n = task.ways[1] + task.distractors, n_examples_needed(task, query)
+    return [
+        f"domain {domain!r}: {count} classes have the {n} examples of a task; way={task.way} needs {need}; "
+        "it is left out"
+        for domain, count in able.items()
+        if count < need
     ]
+
+
+def _rows(split: Split, names: tuple[str, ...], has_enough: Tensor) -> Tensor:
+    """Return the row of every class name in every domain: int64 [domain, name], -1 where there is none."""
+    words = split.words
     columns = {word: column for column, word in enumerate(dict.fromkeys(words))}
     rows = torch.full((len(names), len(columns)), -1)
     for row, (word, domain) in enumerate(zip(words, split.domains, strict=True)):
-        rows[names.index(domain), columns[word]] = row
+        rows[names.index(domain), columns[word]] = row if has_enough[row] else -1
     return rows
 
 
 def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> Indices:
     """Draw tasks: distinct classes, then distinct examples of each, as the pool and the shape say.
 
-    No class has fewer examples than support, query and unlabelled need together.
+    No class that is drawn has fewer examples than support, query and unlabelled need together.
     """
     split, n_drawn = source.split, shape.n_rows + shape.distractors
     labelled = source.labelled
@@ -168,12 +247,7 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
     else:
         drawn = _classes(generator, source, n_drawn, n_tasks)
     classes, others = drawn[:, : shape.n_rows], drawn[:, shape.n_rows :]
-    n_needed = shape.max_shots + shape.query
-    if labelled is None:
-        examples = _examples(generator, split, classes, n_needed + shape.unlabelled)
-    else:
-        parts = ((n_needed, labelled), (shape.unlabelled, rest))
-        examples = torch.cat([_examples(generator, split, classes, *part) for part in parts], -1)
+    examples = _of_classes(generator, source, shape, classes)
     if query_classes is not None and shape.query:
         queries = _examples(generator, split, query_classes, shape.query, labelled)
         examples = torch.cat(
@@ -189,7 +263,18 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
             distractor_examples=_examples(generator, split, others, shape.unlabelled, rest),
             order=torch.rand(n_tasks, n_unlabelled, generator=generator).argsort(1),
         )
-    return indices
+    if source.labels is not None:
+        indices = indices._replace(labels=source.labels[classes])
+    return indices if split.groups is None else _apart(generator, source, shape, indices)
+
+
+def _of_classes(generator: Generator, source: Pool, shape: Shape, classes: Tensor) -> Tensor:
+    """Draw what a task has of each of its classes: support, query and unlabelled."""
+    n_needed, labelled = shape.max_shots + shape.query, source.labelled
+    if labelled is None:
+        return _examples(generator, source.split, classes, n_needed + shape.unlabelled)
+    parts = ((n_needed, labelled), (shape.unlabelled, ~labelled))
+    return torch.cat([_examples(generator, source.split, classes, *part) for part in parts], -1)
 
 
 def _classes(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> Tensor:
@@ -234,7 +319,52 @@ def _examples(
             is_of = (labels == label) & (scores >= 0)
             first = scores.where(is_of, -1.0).argmax(-1, keepdim=True)
             scores = scores.scatter_add(-1, first, torch.ones_like(scores[..., :1]))
-    return scores.topk(n_drawn).indices
+    # Where there are too few, the last are to be replaced by another domain's.
+    n_there = min(n_drawn, n_examples)
+    return F.pad(scores.topk(n_there).indices, (0, n_drawn - n_there))
+
+
+def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices) -> Indices:
+    """Draw queries anew, of groups that their task shows nothing of; all of a task where too few are left."""
+    split, query = source.split, slice(shape.max_shots, shape.max_shots + shape.query)
+    n_examples, examples = split.images.shape[1], indices.examples.clone()
+    left = torch.arange(len(examples))
+    for _ in range(TRIES):
+        some = part(indices._replace(examples=examples), left)
+        asked = some.classes if some.query_classes is None else some.query_classes
+        scores = torch.rand(*asked.shape, n_examples, generator=generator)
+        is_barred = _is_shown(split, shape, some, asked)
+        if source.labelled is not None:
+            is_barred = is_barred | ~source.labelled[asked]
+        if split.counts is not None:
+            is_barred = is_barred | (torch.arange(n_examples) >= split.counts[asked][..., None])
+        best = scores.masked_fill(is_barred, -1).topk(shape.query)
+        examples[left, :, query] = best.indices
+        left = left[(best.values < 0).flatten(1).any(1)]
+        if not len(left):
+            return indices._replace(examples=examples)
+        examples[left] = _of_classes(generator, source, shape, indices.classes[left])
+    name = split.classes[int(indices.classes[left[0], 0])]
+    raise MetabenchError(
+        f"group: in {TRIES} draws of {name!r} and others, too few examples are of a group that is not in the "
+        "support set; lower shot or the queries, or make the groups smaller"
+    )
+
+
+def _is_shown(split: Split, shape: Shape, indices: Indices, asked: Tensor) -> Tensor:
+    """Tell of each example of classes [T, N] whether its task shows one of its group."""
+    assert split.groups is not None, "or nothing is grouped"
+    end = shape.max_shots + shape.query
+    shown = torch.cat([indices.examples[..., : shape.max_shots], indices.examples[..., end:]], -1)
+    groups = split.groups[indices.classes[..., None], shown].flatten(1)
+    if indices.distractors is not None and indices.distractor_examples is not None:
+        others = split.groups[indices.distractors[..., None], indices.distractor_examples]
+        groups = torch.cat([groups, others.flatten(1)], 1)
+    of_classes = split.groups[asked]
+    is_shown = torch.zeros(of_classes.shape, dtype=torch.bool)
+    for column in groups.unbind(1):  # all at once would take as many times the memory
+        is_shown |= of_classes == column[:, None, None]
+    return is_shown
 
 
 def _shots(generator: Generator, shape: Shape, n_tasks: int) -> Tensor:

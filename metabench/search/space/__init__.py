@@ -114,7 +114,7 @@ def _check_together(space: SearchSpace) -> list[str]:
         for sampled in [*its.published, *(_published(its, changes) for changes in ends)]:
             h = attempt(wrong, its.build, sampled)
             if h is not None:
-                problem = augment.problem(h, kind, shape)
+                problem = augment.problem(h, kind, shape, space.task.augment)
                 problems = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
                 wrong += [f"{algorithm}: {line}" for line in problems]
     return [f"algorithms.{line}" for line in dict.fromkeys(wrong)]

@@ -39,17 +39,18 @@ def check(document: Mapping[str, Any]) -> list[str]:
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     wrong = _check_task(task) + _check_folds(task, _items(document.get("budget"))) if task else []
-    kind, shape = data.outline(dataset, task.options if task else {})
+    _, shape = data.outline(dataset, task.options if task else {})
     for where, described in networks.items():
         lines: list[str] = []
         if network := _valid(NetworkConfig.model_validate, described):
             attempt(lines, nets.check, network, shape)
         wrong += [line.replace("network", where, 1) for line in lines]
-    for name in filter(algorithms.is_known, parameters):
-        if dataset and not {*data.kinds(dataset, task.options if task else {})} & {
-            *algorithms.get(name).kinds
-        }:
-            wrong.append(algorithms.refusal(name, dataset.name, kind))
+    if dataset and task:
+        wrong += [
+            line
+            for name in filter(algorithms.is_known, parameters)
+            for line in _check_algorithm(name, dataset, task)
+        ]
     merged = {name: {**shared, **block} for name, block in parameters.items()}
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
@@ -78,6 +79,14 @@ def _check_folds(task: TaskConfig, budget: Mapping[Any, Any]) -> list[str]:
     if not isinstance(seeds, int) or seeds % folds == 0:
         return []
     return [f"budget.seeds={seeds}: full runs take the {folds} folds in turn; give a multiple of {folds}"]
+
+
+def _check_algorithm(name: str, dataset: data.Dataset, task: TaskConfig) -> list[str]:
+    wrong = algorithms.refusals(name, dataset.name, data.kinds(dataset, task.options))
+    if wrong or task.labels != "fixed":
+        return wrong
+    problem = algorithms.fixed_problem(name, algorithms.hparams(name, {}))
+    return [f"algorithms.{problem}"] if problem else []
 
 
 def _valid(validate: Callable[[Any], Any], value: Any) -> Any:

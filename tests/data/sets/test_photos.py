@@ -20,7 +20,7 @@ from metabench.core import MetabenchError, Splits
 from metabench.core.config import TaskConfig
 from metabench.data.reading import archives
 from metabench.data.reading.published import Published
-from metabench.data.sets import folder
+from metabench.data.sets import _published
 
 SETS = ("mini_imagenet", "tiered_imagenet", "cub")
 PARTS = ("meta_train", "meta_validation", "meta_test")
@@ -47,8 +47,8 @@ def change_photos(name: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) ->
     photos, dataset = photos_of(name)._replace(**changes), data.get(name)
     functions: dict[str, Any] = {key: getattr(dataset, key) for key in ("load", "is_available")}
     changed = {key: partial(function.func, photos) for key, function in functions.items()}
-    unchanged, other = folder.published, dataset._replace(**changed)
-    monkeypatch.setattr(folder, "published", lambda path: other if path.stem == name else unchanged(path))
+    unchanged, other = _published.published, dataset._replace(**changed)
+    monkeypatch.setattr(_published, "published", lambda path: other if path.stem == name else unchanged(path))
 
 
 def shrink(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,11 +170,13 @@ def test_a_function_is_not_an_image_to_augment() -> None:
 
 
 def test_copies_of_what_is_no_image_are_refused_before_training() -> None:
-    problem = augment.problem(finetune.LinearSettings(support_copies=4), "classification", (8,))
+    problem = augment.problem(
+        finetune.LinearSettings(support_copies=4), "classification", (8,), AugmentConfig()
+    )
     assert problem == "support_copies=4: only images can be augmented; leave it out for features"
 
 
 def test_images_that_are_not_square_are_not_turned() -> None:
-    problem = augment.problem(settings(turn_classes=True), "classification", (1, 4, 6))
+    problem = augment.problem(settings(turn_classes=True), "classification", (1, 4, 6), AugmentConfig())
     assert problem is not None
     assert "square" in problem

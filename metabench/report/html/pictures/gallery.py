@@ -154,7 +154,8 @@ def _draw_episode(axis: Axes, one: Episode, top: float, grid: Grid) -> None:
             x, guess = grid.n_support + 0.5 + column, int(one.guess[index])
             _draw_image(axis, one.query[index], x, y)
             if guess != label:
-                words = f"taken for {_letter(guess)}" if grid.margin else f"→ {_letter(guess)}"
+                letter = _letter(guess) if guess < len(one.classes) else "none of these"
+                words = f"taken for {letter}" if grid.margin else f"→ {letter}"
                 axis.text(x + 0.5, y + 1.1, words, ha="center", va="center", fontsize=8)
             left, right, low, high = x + 0.04, x + 0.96, y + 0.04, y + 0.96
             frame = HIT if guess == label else MISS
