@@ -34,6 +34,19 @@ METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, ER
 PLAIN = tuple(metric for metric in METRICS.values() if metric.unit != "%")
 """Those that are plain numbers."""
 
+NAMES = {"accuracy": "Accuracy", "error": "Mean squared error", "return": "Return"}
+"""What a metric is called in a sentence."""
+
+EXAMPLES = {"return": ("trajectory", "trajectories")}
+NEW = {"error": "of a new function", "return": "a step in a new environment"}
+ASKED = {"error": "points", "return": "trajectories"}
+"""What a task has for support, of what, and for queries, where these are no classes."""
+
+
+def better(metric: Metric) -> str:
+    """Say which way a metric is better."""
+    return f"{'higher' if metric.sign > 0 else 'lower'} is better"
+
 
 def recorded(config: Mapping[str, Any]) -> Metric:
     """Return what the record of a search or of a run says that its tasks are judged by.

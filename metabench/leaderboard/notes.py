@@ -25,14 +25,6 @@ MOST_ANSWERED = 3
 LEAST_LOSS = {"%": 0.01, "": 0.05}
 """What a user who asks one at a time has to lose for a warning: accuracy, or that share of an error."""
 
-NAMES = {"accuracy": "Accuracy", "error": "Mean squared error", "return": "Return"}
-"""What a metric is called in a sentence."""
-
-EXAMPLES = {"return": ("trajectory", "trajectories")}
-NEW = {"error": "of a new function", "return": "a step in a new environment"}
-ASKED = {"error": "points", "return": "trajectories"}
-"""What a task has for support, of what, and for queries, where these are no classes."""
-
 STANDS = {"finished": "", "running": ", still running", "untested": ", not all tested yet"}
 """A board's status, as its title says it."""
 
@@ -104,8 +96,8 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
     trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
     if not trained:
         return []
-    judged = NAMES[metric.name]
-    better = "" if metric.unit == "%" else f", {_better(metric)}"
+    judged = metrics.NAMES[metric.name]
+    better = "" if metric.unit == "%" else f", {metrics.better(metric)}"
     over = ", or over ".join(sorted(trained))
     floors = {row["ci_over"] for row in rows if row["ci_over"] and not row["seeds"]} or {TASKS}
     of_floors = f"baselines over {', or over '.join(sorted(floors))}"
@@ -201,7 +193,7 @@ def _alone(row: Row, metric: Metric) -> float | None:
 def _asked(task: Mapping[str, Any], metric: Metric) -> str:
     """Name what is asked in a task, with how many there are."""
     if metric.unit != "%":
-        return f"{task['test_query']} {ASKED[metric.name]}"
+        return f"{task['test_query']} {metrics.ASKED[metric.name]}"
     ways = task["way"]
     counts = [ways] if isinstance(ways, int) else [ways["low"], ways["high"]]
     return "–".join(str(way * task["test_query"]) for way in counts) + " pictures"
@@ -302,19 +294,16 @@ def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metri
 def _examples(task: Mapping[str, Any], metric: Metric, learner: Row) -> tuple[str, str]:
     """Put ways and shots into words, and the figure that follows."""
     shots = _count(task["shot"])
-    one, many = EXAMPLES.get(metric.name, ("example", "examples"))
+    one, many = metrics.EXAMPLES.get(metric.name, ("example", "examples"))
     examples = f"{shots} {one if shots == '1' else many}"
     if metric.unit != "%":
-        return f"With {examples} {NEW[metric.name]}", f"{NAMES[metric.name].lower()} ({_better(metric)})"
+        judged = f"{metrics.NAMES[metric.name].lower()} ({metrics.better(metric)})"
+        return f"With {examples} {metrics.NEW[metric.name]}", judged
     if learner.get("by_place") or {"label", "task"} <= (task.get("options") or {}).keys():
         return f"With {examples} of a new task, whose rows have their own labels", "accuracy"
     which = "classes that meta-train also shows" if _has_same_classes(task) else "new classes"
     which = "classes of a new domain" if _is_by_domain(task) else which
     return f"With {examples} of each of {_count(task['way'])} {which}", "accuracy"
-
-
-def _better(metric: Metric) -> str:
-    return f"{'higher' if metric.sign > 0 else 'lower'} is better"
 
 
 def _judged(task: Mapping[str, Any], row: Row, metric: Metric) -> str:
