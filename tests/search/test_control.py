@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from metabench import data
 from metabench.core.config import SearchSpace
+from metabench.data.tasks import frozen
 from metabench.report import write
 from metabench.search import search
-from metabench.storage import files, records
+from metabench.search.stages import final
+from metabench.storage import files, models, records
+from tests.support import small
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -44,6 +48,18 @@ SPACE: dict[str, Any] = {
     },
     "algorithms": {"maml": {}, "joint": {}},
 }
+
+
+def test_the_floor_of_a_board_of_control_acts_by_chance(tmp_path: Path) -> None:
+    task = small.acting(dataset="bandit").task
+    splits = data.load(task)
+    tasks = frozen.frozen(splits, "meta_test", task, 200, "test")
+    final._write_baseline(tmp_path, [(splits, tasks)])
+    record = records.read(tmp_path / files.ZERO, models.BASELINE)
+    assert len(record["return"]) == 200
+    arms = splits.meta_test.images[tasks.groups[0].indices.classes[:, 0]].mean(1)
+    # 1,200 pulls of an arm that chance alone takes; each varies by less than a half.
+    assert statistics.fmean(record["return"]) == pytest.approx(float(arms.mean()), abs=4 * 0.5 / 1200**0.5)
 
 
 @pytest.mark.slow
