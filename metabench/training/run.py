@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metabench import PROTOCOL, __version__, algorithms, nets, stats
-from metabench.core import MetabenchError, Objective, Report, Split, Splits, trees, utc_now
+from metabench.core import MetabenchError, Objective, Report, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
 from metabench.core.objectives import OBJECTIVES
@@ -23,15 +23,12 @@ from metabench.storage.files import Damaged
 from metabench.storage.tensorboard import INNER_RATES, Events, inner_rates
 from metabench.training import (
     calibration,
-    cost,
     diagnostics,
-    evaluate,
-    fairness,
     inputs,
     loop,
     mosaic,
     resume,
-    unlabelled,
+    testing,
 )
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
@@ -321,11 +318,9 @@ def test_run(
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     images = tested.meta_test.images.to(device)
     tested = tested._replace(meta_test=tested.meta_test._replace(images=images))
-    scored = _scored(run, tested, tasks, calibration.of([folder]), traces)
-    if tested.meta_test.has_group:
-        scored |= fairness.counted(run.model, splits, run.config.task, images, tasks)
-    scored["cost"] = cost.of(run.model, run.config.network, splits.features, images, tasks)
-    result = opened(folder, splits, tested) | scored
+    result = opened(folder, splits, tested)
+    result |= testing.scored(run.model, run.config, splits, tested, tasks, calibration.of([folder]), traces)
+    result |= {"config_hash": config_hash(run.config), "weights": dict(run.record)}
     files.write_json(folder / name, result)
     return result
 
@@ -402,53 +397,6 @@ def _read_opening(path: Path) -> dict[str, Any]:
         return dict(records.read(path, models.TEST))
     except Damaged:
         return {"times_opened": 1}
-
-
-def _scored(
-    run: Run,
-    data: Splits,
-    tasks: frozen.FrozenTasks,
-    sure: calibration.Calibration | None,
-    traces: TraceCache | None,
-) -> dict[str, Any]:
-    algorithm, net, *_, h = run.model
-    split = data.meta_test
-    judge = None if sure is None else calibration.judge(sure)
-    tested, classes = evaluate.test(run.model, split.images, tasks, judge), frozen.classes_of(tasks)
-    metric = net.objective.metric
-    return {
-        "algorithm": run.config.algorithm,
-        metric.name: tested.score.tolist(),
-        f"{metric}_one_at_a_time": tested.alone.tolist(),
-        "loss": tested.loss.tolist(),
-        "diagnostics": diagnostics.diagnose(run.model, split.images, tasks, traces),
-        "classes": [" ".join(map(str, one)) for one in classes],
-        "class_names": split.classes,
-        **({"domains": split.domains} if len(set(split.domains)) > 1 else {}),
-        **({"is_by_domain": True} if data.is_by_domain else {}),
-        **_zero_step(run, split, tasks),
-        **(
-            {}
-            if tested.confusion is None or split.labels  # a row of these is a task, and no class
-            else evaluate.by_class(tested.confusion, classes, len(split.classes))
-        ),
-        **({"pictures": [evaluate.by_picture(tested, tasks, split)]} if data.shares_classes else {}),
-        **unlabelled.compare(run.model, split.images, tasks),
-        "tasks": len(tested.score),
-        "tasks_hash": tasks.hash,
-        **({} if sure is None else {"calibration": calibration.judgement(sure, tested.judged)}),
-        "batch_norm": algorithm.batch_norm(net, h),
-        "config_hash": config_hash(run.config),
-        "weights": dict(run.record),
-    }
-
-
-def _zero_step(run: Run, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    """Score what is guessed before any inner step, where outputs stand for fixed classes."""
-    if run.config.task.labels != "fixed" or not run.model.algorithm.inner_steps:
-        return {}
-    at_first = diagnostics.over_steps(run.model)[0]
-    return {"accuracy_zero_step": evaluate.evaluate(at_first, split.images, tasks).score.tolist()}
 
 
 def refuse_other_data(place: Path, splits: Splits) -> None:

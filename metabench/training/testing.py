@@ -1,0 +1,71 @@
+"""What a run's learner scores on frozen meta-test tasks, and all that stands beside the scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.core import Split, Splits
+from metabench.core.config import RunConfig
+from metabench.data.tasks import frozen
+from metabench.training import calibration, cost, diagnostics, evaluate, fairness, unlabelled
+from metabench.training.graphs.trace import TraceCache
+from metabench.training.vectorise import Model
+
+
+def scored(
+    model: Model,
+    config: RunConfig,
+    trained: Splits,
+    tested: Splits,
+    tasks: frozen.FrozenTasks,
+    sure: calibration.Calibration | None,
+    traces: TraceCache | None,
+) -> dict[str, Any]:
+    """Return the scores of single tasks, of classes and pictures, and what they cost.
+
+    Args:
+        trained: the run's own data, on whose meta-validation thresholds are chosen.
+        tested: data whose meta-test tasks are drawn from.
+        sure: the run's calibration, where it has one.
+        traces: of earlier runs in this process, whatever they were.
+    """
+    algorithm, net, *_, h = model
+    split, metric = tested.meta_test, net.objective.metric
+    judge = None if sure is None else calibration.judge(sure)
+    result, classes = evaluate.test(model, split.images, tasks, judge), frozen.classes_of(tasks)
+    record = {
+        "algorithm": config.algorithm,
+        metric.name: result.score.tolist(),
+        f"{metric}_one_at_a_time": result.alone.tolist(),
+        "loss": result.loss.tolist(),
+        "diagnostics": diagnostics.diagnose(model, split.images, tasks, traces),
+        "classes": [" ".join(map(str, one)) for one in classes],
+        "class_names": split.classes,
+        "tasks": len(result.score),
+        "tasks_hash": tasks.hash,
+        "batch_norm": algorithm.batch_norm(net, h),
+        "cost": cost.of(model, config.network, trained.features, split.images, tasks),
+        **_by_domain(model, config, tested, tasks),
+        **unlabelled.compare(model, split.images, tasks),
+    }
+    if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
+        record |= evaluate.by_class(result.confusion, classes, len(split.classes))
+    if tested.shares_classes:
+        record["pictures"] = [evaluate.by_picture(result, tasks, split)]
+    if sure is not None:
+        record["calibration"] = calibration.judgement(sure, result.judged)
+    if split.has_group:
+        record |= fairness.counted(model, trained, config.task, split.images, tasks)
+    return record
+
+
+def _by_domain(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Say of which domains classes are, and score what is guessed before any step where labels are fixed."""
+    split: Split = tested.meta_test
+    record: dict[str, Any] = {"domains": split.domains} if len(set(split.domains)) > 1 else {}
+    if tested.is_by_domain:
+        record["is_by_domain"] = True
+    if config.task.labels == "fixed" and model.algorithm.inner_steps:
+        at_first = diagnostics.over_steps(model)[0]
+        record["accuracy_zero_step"] = evaluate.evaluate(at_first, split.images, tasks).score.tolist()
+    return record
