@@ -66,11 +66,11 @@ def draw(environment: Environment | None, tasks: Task, steps: int) -> Task:
     if environment is None:
         return tasks
     support, query = cast(Start, tasks.support), cast(Start, tasks.query)
-    inner = [_chances(environment, support, f"step {step}") for step in range(steps)]
+    # Of one step at least, as its shapes are those of none.
+    drawn = [_chances(environment, support, f"step {step}")[1:] for step in range(max(steps, 1))]
+    inner = [torch.stack(each, 1)[:, :steps] for each in zip(*drawn, strict=True)]
     judged = _chances(environment, query, "judged")
-    none = [leaf[:, None][:, :0] for leaf in _chances(environment, support, "step 0")[1:]]
-    stacked = [torch.stack(each, 1) for each in zip(*(one[1:] for one in inner), strict=True)] or none
-    return Task(cast(Support, Chances(support.parameters, *stacked)), cast(Query, judged), tasks.classes)
+    return Task(cast(Support, Chances(support.parameters, *inner)), cast(Query, judged), tasks.classes)
 
 
 def _chances(environment: Environment, start: Start, name: str) -> Chances:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from metabench import algorithms, data
+from metabench.algorithms import _inner_loop as inner
 from metabench.core import MetabenchError, Task, seeds, trees
 from metabench.core.config import NetworkConfig
 from metabench.core.control import SURROGATES, Chances, Environment, Moves, log_prob, mean_return
@@ -245,6 +247,12 @@ def test_each_inner_step_descends_what_was_done_after_the_step_before() -> None:
     one = model.algorithm.adapt(net, model.meta, {}, task.support, dataclasses.replace(h, eval_steps=1))
     torch.testing.assert_close(cast(Moves, task.support[1]).log_prob[1], log_probs(one, 1))
     assert float((log_probs(theta, 1) - log_probs(one, 1)).abs().max()) > 1e-3
+    two = model.algorithm.adapt(net, model.meta, {}, task.support, dataclasses.replace(h, eval_steps=2))
+    slope, _ = inner.gradient(
+        partial(inner.support_loss, net), one["params"], {}, part(task.support, 1), "first"
+    )
+    expected = trees.map(lambda w, g: w - 0.3 * g, one["params"], slope)
+    torch.testing.assert_close(two["params"], expected)
 
 
 def test_recorded_steps_give_the_same_numbers() -> None:
