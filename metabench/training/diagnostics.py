@@ -53,7 +53,7 @@ def diagnose(
         over_steps: accuracy (or error) after 0, 1, ... inner steps, and after a few more up to those that
             evaluation takes; None without an inner loop.
         diverged: share of tasks whose support loss is higher after the inner loop than before, or not
-            finite; None without an inner loop.
+            finite; of control, whose return is lower; None without an inner loop.
     """
     tasks = frozen.between(tasks, 0, TASKS)
     metric = model.net.objective.metric
@@ -105,11 +105,12 @@ def _score(
         algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         outputs = algorithm.predict(net, learner, task.query.x)
-        at_support = algorithm.predict(net, learner, task.support.x)
-        figures = {
-            "score": net.objective.score(outputs, task.query.y),
-            "support_loss": net.objective.loss(at_support, task.support.y),
-        }
+        score = net.objective.score(outputs, task.query.y)
+        if net.environment is None:
+            at_support = algorithm.predict(net, learner, task.support.x)
+            figures = {"score": score, "support_loss": net.objective.loss(at_support, task.support.y)}
+        else:  # each step descends a loss of its own trajectories, which says nothing about the others'
+            figures = {"score": score, "support_loss": -score}
         if net.objective.metric.unit == "%":
             figures |= binned(outputs, task.query.y)
         return figures
