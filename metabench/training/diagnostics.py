@@ -63,13 +63,10 @@ def diagnose(
         "tasks": len(scored["score"]),
         "worst_tenth": metric.sign * float(np.sort(metric.sign * scored["score"])[:n_worst].mean()),
         "calibration_error": calibration_error(scored) if "count" in scored else None,
-        "followed": 0,
-        "over_steps": None,
-        "diverged": None,
     }
     steps = over_steps(model)
     if len(steps) == 1:
-        return diagnosis
+        return diagnosis | {"followed": 0, "over_steps": None, "diverged": None}
     evaluated = algorithms.steps_at_evaluation(model.algorithm, vars(model.h))
     few = frozen.between(tasks, 0, FOLLOWED)
     as_evaluated = {key: values[:FOLLOWED] for key, values in scored.items()}
@@ -78,12 +75,9 @@ def diagnose(
         for step, changed in steps.items()
     }
     before, after = followed[0]["support_loss"], as_evaluated["support_loss"]
-    return {
-        **diagnosis,
-        "followed": len(before),
-        "over_steps": [_point(step, each["score"], metric) for step, each in followed.items()],
-        "diverged": float((~(after <= before)).mean()),  # also where either is NaN
-    }
+    points = [_point(step, each["score"], metric) for step, each in followed.items()]
+    diverged = float((~(after <= before)).mean())  # also where either is NaN
+    return diagnosis | {"followed": len(before), "over_steps": points, "diverged": diverged}
 
 
 def over_steps(model: Model) -> dict[int, Model]:

@@ -309,14 +309,11 @@ def test_run(
     """
     memory.raise_malloc_thresholds()
     run = open_run(folder, splits, device)
-    refuse_other_data(folder, splits)
     tested = other or splits
-    _refuse_other_shape(folder, splits, tested)
-    _refuse_other_backbone(folder, tested)
+    _refuse_others(folder, splits, tested)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
-    name = _result_name(tasks, usual, splits, tested)
     most = max(group.shape.n_labels for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
     images = tested.meta_test.images.to(device)
@@ -326,7 +323,7 @@ def test_run(
     if is_diagnosed:
         result["diagnostics"] = diagnostics.diagnose(run.model, images, tasks, traces)
     result |= {"config_hash": config_hash(run.config), "weights": dict(run.record)}
-    files.write_json(folder / name, result)
+    files.write_json(folder / _result_name(tasks, usual, splits, tested), result)
     return result
 
 
@@ -350,6 +347,13 @@ def _result_name(tasks: frozen.FrozenTasks, usual: frozen.FrozenTasks, splits: S
     if tested.fingerprint != splits.fingerprint:
         return f"test-{tested.name.replace('/', '-')}-{tasks.hash[:12]}.json"
     return files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
+
+
+def _refuse_others(folder: Path, splits: Splits, tested: Splits) -> None:
+    """Refuse data that are not the run's own, and others that it cannot be tested on."""
+    refuse_other_data(folder, splits)
+    _refuse_other_shape(folder, splits, tested)
+    _refuse_other_backbone(folder, tested)
 
 
 def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:

@@ -29,23 +29,21 @@ def scored(
     algorithm, net, *_, h = model
     split, metric = tested.meta_test, net.objective.metric
     judge = None if sure is None else calibration.judge(sure)
-    result, classes = evaluate.test(model, split.images, tasks, judge), frozen.classes_of(tasks)
+    result = evaluate.test(model, split.images, tasks, judge)
     record = {
         "algorithm": config.algorithm,
         metric.name: result.score.tolist(),
         f"{metric}_one_at_a_time": result.alone.tolist(),
         "loss": result.loss.tolist(),
-        "classes": [" ".join(map(str, one)) for one in classes],
-        "class_names": split.classes,
         "tasks": len(result.score),
         "tasks_hash": tasks.hash,
         "batch_norm": algorithm.batch_norm(net, h),
         "cost": cost.of(model, config.network, trained.features, split.images, tasks),
-        **_by_domain(model, config, tested, tasks),
+        **_of_classes(model, config, tested, tasks),
         **unlabelled.compare(model, split.images, tasks),
     }
     if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
-        record |= evaluate.by_class(result.confusion, classes, len(split.classes))
+        record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
     if tested.shares_classes:
         record["pictures"] = [evaluate.by_picture(result, tasks, split)]
     if sure is not None:
@@ -55,10 +53,13 @@ def scored(
     return record
 
 
-def _by_domain(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    """Say of which domains classes are, and score what is guessed before any step where labels are fixed."""
+def _of_classes(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Say which classes tasks have, and of which domains; score what is guessed before any step where labels are fixed."""
     split: Split = tested.meta_test
-    record: dict[str, Any] = {"domains": split.domains} if len(set(split.domains)) > 1 else {}
+    rows = [" ".join(map(str, one)) for one in frozen.classes_of(tasks)]
+    record: dict[str, Any] = {"classes": rows, "class_names": split.classes}
+    if len(set(split.domains)) > 1:
+        record["domains"] = split.domains
     if tested.is_by_domain:
         record["is_by_domain"] = True
     if config.task.labels == "fixed" and model.algorithm.inner_steps:

@@ -366,23 +366,20 @@ def splits_of(
     position = {one: row for row, one in enumerate(counts)}
     chosen = [one for part in SPLITS for one in classes[part]]
     ordered = _ordered(name, key, table, [position[one] for one in chosen], [counts[one] for one in chosen])
-    parts = {}
-    start = 0
-    kind = kind or Kind()
+    parts, start = {}, 0
+    is_by_domain, grouped = kind or Kind()
     for part in SPLITS:
         names = classes[part]
         images = torch.from_numpy(ordered[start : start + len(names)])
         sizes = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((sizes == table.shape[1]).all())
         homes = tuple(domains[one] if domains else name for one in names)
-        cut = Split(images, tuple(names), homes, None if is_full else sizes)
-        parts[part] = cut._replace(
-            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None
-        )
+        groups = _numbered([grouped[one] for one in names], table.shape[1]) if grouped else None
+        parts[part] = Split(images, tuple(names), homes, None if is_full else sizes, groups=groups)
         start += len(names)
     if table.dtype.kind == "f":
         parts = _standardised(parts)
-    if kind.is_by_domain:
+    if is_by_domain:
         shared = tuple(sorted({word for split in parts.values() for word in split.words}))
         parts = {part: split._replace(shared=shared) for part, split in parts.items()}
     return make_splits(f"{name}/{split}", **parts, pictures=pictures)

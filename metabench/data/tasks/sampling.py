@@ -121,23 +121,34 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
                 "within, or across"
             )
         return Pool(split, task.domains, labels=labels)
-    need = task.ways[1] + task.distractors
+    has_enough = _has_enough(split, task, query)
+    by_domain = _within if task.domains == "within" else _across_pairs
+    return by_domain(split, has_enough, task.ways[1] + task.distractors)._replace(labels=labels)
+
+
+def _homes(split: Split) -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """Return the domains, which of them each class is of, and how often classes are drawn."""
     names = tuple(dict.fromkeys(split.domains))
     place = torch.tensor([names.index(domain) for domain in split.domains])
-    weights = torch.ones(len(split.domains)) if split.weights is None else split.weights
-    has_enough = _has_enough(split, task, query)
-    if task.domains == "within":
-        groups = [(place == index) & has_enough for index in range(len(names))]
-        kept = tuple(group for group in groups if int(group.sum()) >= need)
-        if not kept:
-            largest = max(int(group.sum()) for group in groups)
-            raise MetabenchError(
-                f"domains=within: no domain has the {need} classes of a task; the largest has {largest}; "
-                "lower way or distractors"
-                + ("" if has_enough.all() else ", or the examples a class that they need")
-            )
-        chances = torch.stack([weights[group].sum() for group in kept])
-        return Pool(split, task.domains, groups=kept, chances=chances, labels=labels)
+    return names, place, torch.ones(len(place)) if split.weights is None else split.weights
+
+
+def _within(split: Split, has_enough: Tensor, need: int) -> Pool:
+    names, place, weights = _homes(split)
+    groups = [(place == index) & has_enough for index in range(len(names))]
+    kept = tuple(group for group in groups if int(group.sum()) >= need)
+    if not kept:
+        largest = max(int(group.sum()) for group in groups)
+        raise MetabenchError(
+            f"domains=within: no domain has the {need} classes of a task; the largest has {largest}; "
+            "lower way or distractors"
+            + ("" if has_enough.all() else ", or the examples a class that they need")
+        )
+    return Pool(split, "within", groups=kept, chances=torch.stack([weights[group].sum() for group in kept]))
+
+
+def _across_pairs(split: Split, has_enough: Tensor, need: int) -> Pool:
+    names, place, weights = _homes(split)
     rows = _rows(split, names, has_enough)
     has = rows >= 0
     both = [(a, b) for a in range(len(names)) for b in range(len(names)) if a != b]
@@ -152,7 +163,7 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
         )
     total = torch.stack([weights[place == index].sum() for index in range(len(names))])
     chances = torch.stack([total[a] * total[b] for a, b in pairs])
-    return Pool(split, task.domains, rows=rows, pairs=pairs, chances=chances, labels=labels)
+    return Pool(split, "across", rows=rows, pairs=pairs, chances=chances)
 
 
 def _labels(split: Split) -> Tensor:
