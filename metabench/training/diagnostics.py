@@ -67,17 +67,28 @@ def diagnose(
     steps = over_steps(model)
     if len(steps) == 1:
         return diagnosis | {"followed": 0, "over_steps": None, "diverged": None}
-    evaluated = algorithms.steps_at_evaluation(model.algorithm, vars(model.h))
-    few = frozen.between(tasks, 0, FOLLOWED)
-    as_evaluated = {key: values[:FOLLOWED] for key, values in scored.items()}
-    followed = {
-        step: as_evaluated if step == evaluated else _score(changed, images, few, traces)
-        for step, changed in steps.items()
-    }
-    before, after = followed[0]["support_loss"], as_evaluated["support_loss"]
+    followed = _follow(model, steps, images, frozen.between(tasks, 0, FOLLOWED), scored, traces)
+    before, after = followed[0]["support_loss"], scored["support_loss"][:FOLLOWED]
     points = [_point(step, each["score"], metric) for step, each in followed.items()]
     diverged = float((~(after <= before)).mean())  # also where either is NaN
     return diagnosis | {"followed": len(before), "over_steps": points, "diverged": diverged}
+
+
+def _follow(
+    model: Model,
+    steps: Mapping[int, Model],
+    images: Tensor,
+    tasks: FrozenTasks,
+    scored: Mapping[str, NDArray[np.float64]],
+    traces: TraceCache | None,
+) -> dict[int, dict[str, NDArray[np.float64]]]:
+    """Score tasks after so many inner steps; after those of evaluation they are `scored`, among others."""
+    evaluated = algorithms.steps_at_evaluation(model.algorithm, vars(model.h))
+    as_evaluated = {key: values[:FOLLOWED] for key, values in scored.items()}
+    return {
+        step: as_evaluated if step == evaluated else _score(changed, images, tasks, traces)
+        for step, changed in steps.items()
+    }
 
 
 def over_steps(model: Model) -> dict[int, Model]:

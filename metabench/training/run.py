@@ -309,22 +309,25 @@ def test_run(
     """
     memory.raise_malloc_thresholds()
     run = open_run(folder, splits, device)
-    tested = other or splits
+    tested = _on(device, other or splits)
     _refuse_others(folder, splits, tested)
     n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
     usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     tasks = tasks or usual
     most = max(group.shape.n_labels for group in tasks.groups)
     run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
-    images = tested.meta_test.images.to(device)
-    tested = tested._replace(meta_test=tested.meta_test._replace(images=images))
     result = opened(folder, splits, tested)
     result |= testing.scored(run.model, run.config, splits, tested, tasks, calibration.of([folder]))
     if is_diagnosed:
-        result["diagnostics"] = diagnostics.diagnose(run.model, images, tasks, traces)
+        result["diagnostics"] = diagnostics.diagnose(run.model, tested.meta_test.images, tasks, traces)
     result |= {"config_hash": config_hash(run.config), "weights": dict(run.record)}
     files.write_json(folder / _result_name(tasks, usual, splits, tested), result)
     return result
+
+
+def _on(device: torch.device | str, splits: Splits) -> Splits:
+    """Move what is tested to a device."""
+    return splits._replace(meta_test=splits.meta_test._replace(images=splits.meta_test.images.to(device)))
 
 
 def opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
