@@ -21,13 +21,10 @@ def scored(
     sure: calibration.Calibration | None,
     traces: TraceCache | None,
 ) -> dict[str, Any]:
-    """Return the scores of single tasks, of classes and pictures, and what they cost.
+    """Return the scores of tasks, classes and pictures, and what they cost.
 
     Args:
         trained: the run's own data, on whose meta-validation thresholds are chosen.
-        tested: data whose meta-test tasks are drawn from.
-        sure: the run's calibration, where it has one.
-        traces: of earlier runs in this process, whatever they were.
     """
     algorithm, net, *_, h = model
     split, metric = tested.meta_test, net.objective.metric

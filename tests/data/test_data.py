@@ -29,7 +29,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "sinusoid": {"functions": 100, "seed": 1},
     "terrain": {"n_domains": 4, "n_examples": 3, "size": 16, "split_by": "domain"},
 }
-OWN = {"array", "folder", "mixture", "table"}
+OWN = {"array", "communities", "folder", "mixture", "table", "zafar"}
 """Data sets without files of their own, which have tests of their own."""
 
 PHOTOS = {"cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"}
@@ -57,8 +57,8 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 def test_the_folder_is_the_registry() -> None:
     expected = (
-        "array cifar_fs cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw sinusoid "
-        "table terrain tiered_imagenet"
+        "array cifar_fs communities cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw sinusoid "
+        "table terrain tiered_imagenet zafar"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())

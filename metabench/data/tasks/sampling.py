@@ -134,8 +134,13 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
             )
         chances = torch.stack([weights[group].sum() for group in kept])
         return Pool(split, task.domains, groups=kept, chances=chances, labels=labels)
-    rows = _rows(split, names, has_enough)
-    has = rows >= 0
+    total = torch.stack([weights[place == index].sum() for index in range(len(names))])
+    return _paired(split, need, _rows(split, names, has_enough), total)._replace(labels=labels)
+
+
+def _paired(split: Split, need: int, rows: Tensor, total: Tensor) -> Pool:
+    """Pair the domains that share enough classes, each as likely as the weights [domain] of both say."""
+    names, has = tuple(dict.fromkeys(split.domains)), rows >= 0
     both = [(a, b) for a in range(len(names)) for b in range(len(names)) if a != b]
     pairs = tuple((a, b) for a, b in both if int((has[a] & has[b]).sum()) >= need)
     if not pairs:
@@ -146,9 +151,8 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
             else f"domains=across: no two of the domains ({', '.join(names[:8])}) share the {need} classes "
             f"of a task, by their names after `domain/`; the most that two share is {shared}"
         )
-    total = torch.stack([weights[place == index].sum() for index in range(len(names))])
     chances = torch.stack([total[a] * total[b] for a, b in pairs])
-    return Pool(split, task.domains, rows=rows, pairs=pairs, chances=chances, labels=labels)
+    return Pool(split, "across", rows=rows, pairs=pairs, chances=chances)
 
 
 def _labels(split: Split) -> Tensor:
