@@ -21,11 +21,7 @@ def scored(
     sure: calibration.Calibration | None,
     traces: TraceCache | None,
 ) -> dict[str, Any]:
-    """Return the scores of tasks, classes and pictures, and what they cost.
-
-    Args:
-        trained: the run's own data, on whose meta-validation thresholds are chosen.
-    """
+    """Return the scores of tasks, classes and pictures, and what they cost; thresholds are of `trained`."""
     algorithm, net, *_, h = model
     split, metric = tested.meta_test, net.objective.metric
     judge = None if sure is None else calibration.judge(sure)

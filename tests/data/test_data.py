@@ -57,8 +57,8 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 def test_the_folder_is_the_registry() -> None:
     expected = (
-        "array cifar_fs communities cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw sinusoid "
-        "table terrain tiered_imagenet zafar"
+        "array cifar_fs communities cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw "
+        "sinusoid table terrain tiered_imagenet zafar"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())
