@@ -8,7 +8,6 @@ from metabench.core import Split, Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
 from metabench.training import calibration, cost, diagnostics, evaluate, fairness, unlabelled
-from metabench.training.graphs.trace import TraceCache
 from metabench.training.vectorise import Model
 
 
@@ -19,9 +18,14 @@ def scored(
     tested: Splits,
     tasks: frozen.FrozenTasks,
     sure: calibration.Calibration | None,
-    traces: TraceCache | None,
 ) -> dict[str, Any]:
-    """Return the scores of tasks, classes and pictures, and what they cost; thresholds are of `trained`."""
+    """Return the scores of single tasks, of classes and pictures, and what they cost.
+
+    Args:
+        trained: the run's own data, on whose meta-validation thresholds are chosen.
+        tested: data whose meta-test tasks are drawn from.
+        sure: the run's calibration, where it has one.
+    """
     algorithm, net, *_, h = model
     split, metric = tested.meta_test, net.objective.metric
     judge = None if sure is None else calibration.judge(sure)
@@ -31,7 +35,6 @@ def scored(
         metric.name: result.score.tolist(),
         f"{metric}_one_at_a_time": result.alone.tolist(),
         "loss": result.loss.tolist(),
-        "diagnostics": diagnostics.diagnose(model, split.images, tasks, traces),
         "classes": [" ".join(map(str, one)) for one in classes],
         "class_names": split.classes,
         "tasks": len(result.score),

@@ -21,6 +21,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "omniglot": {},
     "sinusoid": {"functions": 100},
     "terrain": {"n_domains": 4, "n_examples": 3, "size": 16},
+    "navigation": {"environments": 20},
+    "bandit": {"environments": 20},
+    "tabular": {"environments": 20},
 }
 OTHER: dict[str, dict[str, Any]] = {
     "glyphs": {"n_classes": 30, "n_examples": 14, "seed": 1},
@@ -28,8 +31,11 @@ OTHER: dict[str, dict[str, Any]] = {
     "omniglot": {"rotations": False},
     "sinusoid": {"functions": 100, "seed": 1},
     "terrain": {"n_domains": 4, "n_examples": 3, "size": 16, "split_by": "domain"},
+    "navigation": {"environments": 20, "horizon": 50},
+    "bandit": {"environments": 20, "arms": 3},
+    "tabular": {"environments": 20, "states": 3},
 }
-OWN = {"array", "communities", "folder", "mixture", "table", "zafar"}
+OWN = {"array", "folder", "mixture", "table"}
 """Data sets without files of their own, which have tests of their own."""
 
 PHOTOS = {"cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"}
@@ -57,8 +63,8 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 def test_the_folder_is_the_registry() -> None:
     expected = (
-        "array cifar_fs communities cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw "
-        "sinusoid table terrain tiered_imagenet zafar"
+        "array bandit cifar_fs communities cub fc100 folder glyphs mini_imagenet mixture navigation omniglot "
+        "quickdraw sinusoid table tabular terrain tiered_imagenet zafar"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())
