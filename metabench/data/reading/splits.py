@@ -366,28 +366,35 @@ def splits_of(
     position = {one: row for row, one in enumerate(counts)}
     chosen = [one for part in SPLITS for one in classes[part]]
     ordered = _ordered(name, key, table, [position[one] for one in chosen], [counts[one] for one in chosen])
-    parts, start = {}, 0
-    is_by_domain, grouped = kind or Kind()
+    parts, start, kind = {}, 0, kind or Kind()
     for part in SPLITS:
         names = classes[part]
         images = torch.from_numpy(ordered[start : start + len(names)])
         sizes = torch.tensor([counts[one] for one in names], dtype=torch.int64)
         is_full = bool((sizes == table.shape[1]).all())
         homes = tuple(domains[one] if domains else name for one in names)
-        groups = _numbered([grouped[one] for one in names], table.shape[1]) if grouped else None
-        parts[part] = Split(images, tuple(names), homes, None if is_full else sizes, groups=groups)
+        cut = Split(images, tuple(names), homes, None if is_full else sizes)
+        parts[part] = cut._replace(
+            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None
+        )
         start += len(names)
     if table.dtype.kind == "f":
         parts = _standardised(parts)
-    if is_by_domain:
-        shared = tuple(sorted({word for split in parts.values() for word in split.words}))
-        parts = {part: split._replace(shared=shared) for part, split in parts.items()}
+    parts = _sharing(parts) if kind.is_by_domain else parts
     return make_splits(f"{name}/{split}", **parts, pictures=pictures)
+
+
+def _sharing(parts: dict[str, Split]) -> dict[str, Split]:
+    """Let splits of domains know all classes that any of them has."""
+    shared = tuple(sorted({word for split in parts.values() for word in split.words}))
+    return {part: split._replace(shared=shared) for part, split in parts.items()}
 
 
 def _standardised(parts: dict[str, Split]) -> dict[str, Split]:
     """Take from each band its mean over meta-train, and divide it by its deviation there."""
     train = _examples(parts["meta_train"]).double()
+    if not len(train):
+        raise MetabenchError("images: bands are standardised by meta-train, which has none; raise meta_train")
     mean, scale = train.mean((0, 2, 3)), train.std((0, 2, 3), correction=0)
     still = [str(band) for band, one in enumerate(scale.tolist()) if one <= 1e-12 * abs(float(mean[band]))]
     if still:
