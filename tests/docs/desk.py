@@ -70,6 +70,8 @@ def shrink(found: dict[str, Any]) -> dict[str, Any]:
     task = {**found["task"], "query": 2, "test_query": 3}
     if task["dataset"] == "communities":
         task = {**task, "dataset": "zafar", "options": {"tasks": 40, "people": 30}}
+    elif task["dataset"] == "navigation":
+        task = {**task, "shot": 2, "options": {"environments": 50, "horizon": 4}}
     elif task["dataset"] not in ("glyphs", "sinusoid", "folder"):
         task = {**task, "dataset": "glyphs", "split": None, "options": {}}
     network = {**found.get("network", {}), "width": 4}
