@@ -92,6 +92,8 @@ def test_k_centre_reaches_at_most_twice_the_least_radius(n_seen: int) -> None:
 
 def test_k_centre_picks_what_is_farthest_from_all_that_has_a_label() -> None:
     view = tasks.view()
+    twins = torch.stack([torch.full((5,), 9.0), torch.full((5,), 9.1)]).double()
+    view = view._replace(x=torch.cat([twins, view.x[2:]]), taken=torch.arange(12) == 3)
     apart = torch.cdist(view.x, view.seen_x).amin(1).masked_fill(view.taken, -1)
     first, second = k_centre.k_centre(view, 2, tasks.noise(2, 12)).tolist()
     assert first == int(apart.argmax())
