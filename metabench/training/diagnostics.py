@@ -70,10 +70,14 @@ def diagnose(
     steps = over_steps(model)
     if len(steps) == 1:
         return diagnosis
+    evaluated = algorithms.steps_at_evaluation(model.algorithm, vars(model.h))
     few = frozen.between(tasks, 0, FOLLOWED)
-    followed = {step: _score(changed, images, few, traces) for step, changed in steps.items()}
-    before = followed[0]["support_loss"]
-    after = scored["support_loss"][: len(before)]
+    as_evaluated = {key: values[:FOLLOWED] for key, values in scored.items()}
+    followed = {
+        step: as_evaluated if step == evaluated else _score(changed, images, few, traces)
+        for step, changed in steps.items()
+    }
+    before, after = followed[0]["support_loss"], as_evaluated["support_loss"]
     return {
         **diagnosis,
         "followed": len(before),

@@ -314,8 +314,9 @@ def _report(
     objective: Objective, state: State, window: Window, evaluation: Evaluation | None, peak_memory: int
 ) -> Report:
     nan = float("nan")
-    mean, half_width, loss, scores = nan, nan, nan, ()
+    mean, half_width, loss, scores, gaps = nan, nan, nan, (), {}
     if evaluation is not None:
+        gaps = {} if evaluation.groups is None else _gaps(evaluation.groups)
         mean = float(evaluation.score.mean())
         half_width = stats.tasks_half_width(evaluation.score, objective.metric.scale)
         loss = float(evaluation.loss.mean())
@@ -332,8 +333,15 @@ def _report(
         train_loss=window.means.get("meta_train/loss", nan),
         seconds=state.seconds,
         peak_memory=peak_memory,
-        logs={name: value for name, value in window.means.items() if not name.startswith("meta_train/")},
+        logs={name: value for name, value in window.means.items() if not name.startswith("meta_train/")}
+        | gaps,
     )
+
+
+def _gaps(groups: stats.Floats) -> dict[str, float]:
+    """Name the pooled measures of two groups that are defined on meta-validation."""
+    measured = {name: x for name, x in stats.measures(groups).items() if x is not None and name != "accuracy"}
+    return {f"meta_validation/{name}": float(x.mean()) for name, x in measured.items()}
 
 
 def save_state(folder: Path, state: State) -> None:

@@ -30,7 +30,7 @@ SMALLER: dict[str, list[str]] = {
         *("--query", "2", "--test-query", "3"),
     ],
     "test": ["--tasks", "4"],
-    "label": ["--tasks", "4", "--pool", "3", "--query", "2"],
+    "label": ["--tasks", "2", "--rounds", "1", "--pool", "3", "--query", "2"],
     "simulate": ["--repeats", "1"],
     "datasets tasks": ["--tasks", "4", "--way", "5"],
 }

@@ -141,6 +141,21 @@ def test_a_group_that_is_asked_for_as_an_input_is_one(tmp_path: Path) -> None:
         assert torch.equal(images[..., 2], images[..., 4])
 
 
+def test_frozen_tasks_are_the_same_again_from_a_file(tmp_path: Path) -> None:
+    splits = load(people(), tmp_path)
+    task = TaskConfig.model_validate({"dataset": "table", **TASK})
+    tasks = frozen.frozen(splits, "meta_test", task, 6, "test")
+    frozen.write(tmp_path / "tasks.safetensors", splits, "meta_test", task, "test", tasks)
+    again = frozen.read(tmp_path / "tasks.safetensors", splits, "meta_test")
+    drawn, same = (
+        frozen.gather(splits.meta_test.images, one.groups[0].indices, one.groups[0].shape)
+        for one in (tasks, again)
+    )
+    assert isinstance(same.query, GroupedQuery)
+    assert all(map(torch.equal, drawn.query, same.query))
+    assert all(map(torch.equal, drawn.support, same.support))
+
+
 def test_without_groups_rows_have_labels_alone_and_any_number_of_them(tmp_path: Path) -> None:
     frame = people().assign(hired=lambda frame: frame.index % 3 + 8)
     splits = load(frame, tmp_path, group="", protected="")
