@@ -84,7 +84,7 @@ def task_loss(net: Net, meta: Tree, buffers: Tree, task: Task, h: Any, progress:
     )
 
 
-def adapt(net: Net, meta: Tree, buffers: Tree, support: GroupedSupport, h: Any) -> Tree:
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Any, h: Any) -> Tree:
     steps = inner.steps_at_evaluation(h)
     phi = maml.descend(fair(net, support, h), meta["theta"], support, h, steps, "first", h.part)
     return inner.adapted(net, phi, support)

@@ -35,15 +35,16 @@ def described(groups: Scored | None, classes: stats.Design | None) -> Row:
     del row["accuracy"]  # which is a mean over tasks, and not pooled
     for name in ("dp", "eo"):
         if (x := figures[f"{name}_gap"]) is not None:
-            row |= dict(
-                zip((f"{name}_low", f"{name}_high"), stats.seeds_and_tasks(x, "share")[1:3], strict=True)
-            )
-    gap = figures["dp_gap"]
-    if gap is not None and classes is not None:
-        around = stats.class_interval(gap, classes, "share")
-        row |= {"dp_class_low": around.low, "dp_class_high": around.high}
+            row |= _bounds(name, stats.seeds_and_tasks(x))
+            if name == "dp" and classes is not None:
+                row |= _bounds("dp_class", stats.class_interval(x, classes))
     row["gap_tasks"], row["eo_tasks"] = stats.n_defined(groups.figures[0])
     return row
+
+
+def _bounds(name: str, around: stats.Interval) -> Row:
+    """Name the bounds of a gap's interval, which is that of the difference it is the size of."""
+    return {f"{name}_low": max(0.0, around.low), f"{name}_high": min(1.0, around.high)}
 
 
 def by_place(tests: Sequence[Record]) -> Row:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metabench import algorithms, nets, stats
-from metabench.core import Split, Task, Tree
+from metabench.core import GroupedQuery, Split, Task, Tree
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.frozen import FrozenTasks, Group
@@ -35,6 +35,7 @@ class Evaluation(NamedTuple):
 
     score: NDArray[np.float64]  # [T], accuracy in [0, 1] or error
     loss: NDArray[np.float64]  # [T]
+    groups: NDArray[np.float64] | None = None  # [T, 8], queries by group, label and guess, where it is known
 
 
 def evaluate(
@@ -49,8 +50,13 @@ def evaluate(
     def score(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        outputs, y = algorithm.predict(net, learner, task.query.x), task.query.y
-        return {"score": net.objective.score(outputs, y), "loss": net.objective.loss(outputs, y)}
+        query: Any = task.query
+        outputs, y = algorithm.predict(net, learner, query.x), query.y
+        figures = {"score": net.objective.score(outputs, y), "loss": net.objective.loss(outputs, y)}
+        if isinstance(query, GroupedQuery):
+            place = 4 * query.group + 2 * y + outputs.argmax(-1)
+            figures["groups"] = (place[:, None] == torch.arange(8, device=y.device)).sum(0)
+        return figures
 
     return Evaluation(**over(score, model, images, tasks, traces))
 

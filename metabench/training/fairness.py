@@ -1,4 +1,4 @@
-"""What a run grants to two groups: counts by task, at equal odds and by a threshold for each group."""
+"""What a run grants to two groups: counts by task, of its guesses and by a threshold for each group."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def counted(
 ) -> Mapping[str, Any]:
     """Count the queries of frozen tasks by group, label and guess, for the result of a test.
 
-    Beside the guesses stand those by a threshold for each group, chosen on meta-validation, as one may who
-    is told of each query's group.
+    Beside the guesses stand those by a threshold for each group, chosen on meta-validation where groups are
+    known there, too, as one may who is told of each query's group.
 
     Args:
         splits: the data of the run, whose meta-validation thresholds are chosen on.
@@ -48,6 +48,8 @@ def counted(
     """
     p, y, group = outcomes(model, images, tasks).values()
     result: dict[str, Any] = {"groups": stats.count(p > 0.5, y, group).tolist()}
+    if not splits.meta_validation.has_group:
+        return result
     before = frozen.frozen(splits, "meta_validation", task, TASKS, "calibration")
     chosen = stats.thresholds(**outcomes(model, splits.meta_validation.images.to(images.device), before))
     if chosen is not None:

@@ -80,6 +80,15 @@ def test_gaps_are_the_same_of_groups_by_their_other_names_and_none_where_nothing
     assert not nobody["dp_gap"].any()
 
 
+def test_the_hypervolume_is_the_area_of_what_is_dominated() -> None:
+    assert stats.hypervolume([(0.0, 1.0)], 0.5) == 1
+    assert stats.hypervolume([], 0.5) == stats.hypervolume([(0.3, 0.4)], 0.5) == 0
+    # To the right of a gap of 0.2 a fifth over chance of a half, and from 0.5 on four fifths.
+    found = stats.hypervolume([(0.5, 0.9), (0.2, 0.6), (0.6, 0.7)], 0.5)
+    assert found == pytest.approx(0.3 * 0.2 + 0.5 * 0.8)
+    assert stats.hypervolume([(0.5, 0.9), (0.2, 0.6)], 0.5) == pytest.approx(found)
+
+
 def test_tasks_without_a_group_are_counted_and_leave_the_gap_as_it_is() -> None:
     guess, y, group = rows()
     empty = np.zeros((3, 8), np.int64)
@@ -112,7 +121,7 @@ def test_intervals_of_a_pooled_gap_cover_the_truth() -> None:
     for seed in range(n_draws):
         figures = stats.measures(stats.count(*rows(seed, 80)))["dp_gap"]
         assert figures is not None
-        interval = stats.mean_interval(figures, "share")
+        interval = stats.mean_interval(figures)
         hits += interval.low <= truth.mean() <= interval.high
     # Of 300 draws at 95 %, between 92 and 98 % with a probability of 99 %.
     assert 0.915 <= hits / n_draws <= 0.985

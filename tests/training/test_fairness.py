@@ -85,6 +85,20 @@ def test_thresholds_are_chosen_on_meta_validation_and_counted_beside(runs: list[
     np.testing.assert_array_equal(plain.reshape(-1, 4, 2).sum(2), adjusted.reshape(-1, 4, 2).sum(2))
 
 
+def test_reports_say_the_gap_on_meta_validation_as_the_counts_do(runs: list[Any]) -> None:
+    config = run.read_config(Path(runs[1].folder))
+    splits = data.load(config.task)
+    tasks = frozen.frozen(splits, "meta_validation", config.task, config.validation_tasks, "search")
+    reports = list(files.read_lines(Path(runs[1].folder) / files.REPORTS))
+    kept = max(reports, key=lambda report: report["val_score"])
+    model = run.open_run(Path(runs[1].folder), splits).model
+    p, y, group = fairness.outcomes(model, splits.meta_validation.images, tasks).values()
+    for name, figures in stats.measures(stats.count(p > 0.5, y, group)).items():
+        if figures is not None and name != "accuracy":
+            assert kept["logs"][f"meta_validation/{name}"] == pytest.approx(figures.mean()), name
+    assert "meta_validation/dp_gap" in kept["logs"]
+
+
 def test_a_board_has_measures_with_intervals_and_a_row_at_thresholds(runs: list[Any]) -> None:
     board = mb.leaderboard(*runs)
     rows = {row["hyperparameters"]["gamma"]: row for row in board.rows if row["variant"] == "run"}

@@ -70,7 +70,7 @@ def test_a_row_of_the_split_is_a_task_with_inputs_label_and_group(tmp_path: Path
             here = frame[frame.place == name]
             wanted = np.stack([here.age, here.income, here.hired == "yes", here.sex == "f"], axis=1)
             assert np.array_equal(rows.numpy(), wanted.astype(np.float32))
-    assert frozen.input_shape(splits.meta_test, splits.kind) == (2,)
+    assert frozen.input_shape(splits) == (2,)
 
 
 def test_a_drawn_task_is_of_one_place_and_its_support_and_query_share_no_row(tmp_path: Path) -> None:
@@ -139,6 +139,21 @@ def test_a_group_that_is_asked_for_as_an_input_is_one(tmp_path: Path) -> None:
     for part in SPLITS:
         images = getattr(splits, part).images
         assert torch.equal(images[..., 2], images[..., 4])
+
+
+def test_frozen_tasks_are_the_same_again_from_a_file(tmp_path: Path) -> None:
+    splits = load(people(), tmp_path)
+    task = TaskConfig.model_validate({"dataset": "table", **TASK})
+    tasks = frozen.frozen(splits, "meta_test", task, 6, "test")
+    frozen.write(tmp_path / "tasks.safetensors", splits, "meta_test", task, "test", tasks)
+    again = frozen.read(tmp_path / "tasks.safetensors", splits, "meta_test")
+    drawn, same = (
+        frozen.gather(splits.meta_test.images, one.groups[0].indices, one.groups[0].shape)
+        for one in (tasks, again)
+    )
+    assert isinstance(same.query, GroupedQuery)
+    assert all(map(torch.equal, drawn.query, same.query))
+    assert all(map(torch.equal, drawn.support, same.support))
 
 
 def test_without_groups_rows_have_labels_alone_and_any_number_of_them(tmp_path: Path) -> None:
