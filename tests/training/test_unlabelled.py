@@ -147,3 +147,14 @@ def test_a_space_without_unlabelled_images_is_refused_for_learners_of_them() -> 
     space = {"task": {"dataset": "glyphs"}, "budget": budget, "algorithms": {"soft_kmeans.mine": {}}}
     with pytest.raises(MetabenchError, match=r"algorithms.soft_kmeans.mine: unlabelled=0: leaves nothing"):
         spaces.check(space, "space")
+
+
+def test_every_row_of_the_shipped_space_learns_from_small_tasks() -> None:
+    space = spaces.load(Path(__file__).parents[2] / "search_spaces" / "omniglot_semi.yaml")
+    for name in space.algorithms:
+        its = spaces.of(space, name)
+        values = {**its.resolve(its.published[0]), "task_batch_size": 4}
+        described = config(name).model_copy(update={"hyperparameters": values, "tasks": 4, "rungs": [4]})
+        ((report, _),) = loop.train(described, small.splits())
+        assert report.finite, name
+        assert report.val_accuracy > 0, name
