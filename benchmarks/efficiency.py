@@ -3,6 +3,10 @@
 Every way of searching plays the same recorded settings. It has found a good one when its incumbent, which is
 the setting that it would name if it stopped there (the best where it got furthest), is at the full budget and
 on every recorded task within half a point of the best recorded. Seconds are those of training and validation.
+
+Regret is that of the setting that would be named, on tasks that no search sees, as a mean over decks: three
+quarters of the settings each, and the tasks in another order, so that other ones are seen. At equal spend
+all are stopped after the same accelerator seconds, whatever they would have gone on to spend.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +47,14 @@ RUNS = (8, 12)
 
 STEPS = 10
 """Moments of a full run at which regret is looked at."""
+
+SPENDS = (1, 2, 4, 8)
+"""Full runs at which all searches are stopped."""
+
+PAUSING, FREEZE_THAW, RANDOM = "TPE, pausing (ours)", "freeze-thaw (ours)", "random, full budget"
+"""Ways with several workers; and by the spend of the first, when it is over, the others are judged too."""
+
+RECORDED = sorted(Path(__file__).parent.glob("curves_*.jsonl"))
 
 
 class Search(NamedTuple):
@@ -100,7 +112,7 @@ class Way(NamedTuple):
 
 
 def ways(recording: Recording, changes: dict[str, int | None], workers: int) -> list[Way]:
-    """List what is compared; the last is what the others are measured by.
+    """List what is compared, of several workers less; the last is what the others are measured by.
 
     Args:
         changes: of the recorded budget.
@@ -110,20 +122,23 @@ def ways(recording: Recording, changes: dict[str, int | None], workers: int) -> 
     full = {"scheduler": "none", "grace": recording.points[-1]}  # validated once, at the end
     asha = {"scheduler": "asha", "pause": True}
     listed: dict[str, dict[str, Any]] = {
-        "freeze-thaw (ours)": {"scheduler": "freeze_thaw", "seconds": ENDLESS},
-        f"TPE, ASHA {one_in}, pausing (ours)": {"sampler": "tpe", **asha},
-        f"TPE, ASHA {one_in}, stopping": {"sampler": "tpe", "scheduler": "asha", "pause": False},
-        f"random, ASHA {one_in}, pausing": {"sampler": "random", **asha},
+        FREEZE_THAW: {"scheduler": "freeze_thaw", "seconds": ENDLESS},
+        PAUSING: {"sampler": "tpe", **asha},
+        "TPE, stopping": {"sampler": "tpe", "scheduler": "asha", "pause": False},
+        "random, pausing": {"sampler": "random", **asha},
         f"random, the best {one_in} at one rung": {"sampler": "random", "scheduler": "top_k"},
         "TPE, full budget": {"sampler": "tpe", **full},
-        "random, full budget": {"sampler": "random", **full},
+        RANDOM: {"sampler": "random", **full},
     }
+    if workers > 1:
+        listed = {title: listed[title] for title in (FREEZE_THAW, PAUSING, RANDOM)}
     scenarios = {
         title: describe(recording, {**changes, "trials": trials, **more}, workers)
         for title, more in listed.items()
     }
-    control = Way(HYPERBAND, describe(recording, {**changes, "trials": trials, **asha}, 1), hyperband)
-    return [control, *(Way(title, scenario) for title, scenario in scenarios.items())]
+    one_by_one = describe(recording, {**changes, "trials": trials, **asha}, 1)
+    control = [Way(HYPERBAND, one_by_one, hyperband)] if workers == 1 else []
+    return [*control, *(Way(title, scenario) for title, scenario in scenarios.items())]
 
 
 def until_found(search: Search, good: set[str]) -> tuple[float, int] | None:
@@ -131,9 +146,15 @@ def until_found(search: Search, good: set[str]) -> tuple[float, int] | None:
     return next(((one.seconds, one.tasks) for one in search.incumbents if one.curve in good), None)
 
 
-def shortfall(search: Search, seconds: float, true: dict[str, float], best: float) -> float:
-    """Return by how much the setting that leads after some seconds falls short of the best recorded."""
-    leading = [one.curve for one in search.incumbents if one.seconds <= seconds * (1 + 1e-9)]
+def shortfall(
+    search: Search, seconds: float, true: dict[str, float], best: float, clock: str = "seconds"
+) -> float:
+    """Return by how much the setting that leads after some seconds falls short of the best recorded.
+
+    Args:
+        clock: seconds of all workers together, or `time`, that on the wall.
+    """
+    leading = [one.curve for one in search.incumbents if getattr(one, clock) <= seconds * (1 + 1e-9)]
     return best - true[leading[-1]] if leading else np.nan
 
 
@@ -190,53 +211,95 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def anytime_table(
-    recording: Recording, ways: Sequence[Way], searches: Sequence[Sequence[Search]], true: dict[str, float]
-) -> str:
-    """Return the table of how far the leader is from the best after so many full runs' worth of seconds."""
-    ((_, recorded),) = recording.curves.items()
-    full = ways[-1].scenario.space.budget
-    run = float(np.mean([sum(leg.seconds for leg in legs(one, full, recording.n_tasks)) for one in recorded]))
-    marks = [count for count in (2, 4, 8, 16, 32) if count < len(recorded)]
-    metric, best = recording.objective.metric, max(true.values())
-    rows = [
-        "| search | " + " | ".join(f"{count} runs ({count * run:,.0f} s)" for count in marks) + " |",
-        "|---" * (len(marks) + 1) + "|",
+class Deck(NamedTuple):
+    """Some of the recorded settings, searched once in each way."""
+
+    searches: dict[str, Search]
+    true: dict[str, float]  # on tasks that no search sees
+    run: float  # seconds of a full run
+
+
+def decks(recording: Recording, changes: dict[str, int | None], workers: int, n_decks: int) -> Iterator[Deck]:
+    """Search decks of three quarters of the settings, with the tasks in another order for each."""
+    ((algorithm, recorded),) = recording.curves.items()
+    size = 3 * len(recorded) // 4
+    for number in range(n_decks):
+        rng = np.random.default_rng(number)
+        picks, order = rng.permutation(len(recorded))[:size], rng.permutation(recording.n_tasks)
+        cards = [reordered(recorded[i], order) for i in sorted(picks)]
+        some = recording._replace(curves={algorithm: tuple(cards)})
+        compared = ways(some, {**changes, "trials": size}, workers)
+        full = compared[-1].scenario.space.budget
+        run = sum(leg.seconds for one in cards for leg in legs(one, full, some.n_tasks)) / size
+        searches = {way.title: way.search(some, way.scenario, number) for way in compared}
+        yield Deck(searches, unseen_scores(cards, full.validation_tasks), run)
+
+
+def reordered(curve: Curve, order: np.ndarray) -> Curve:
+    """Return a curve with its validation tasks in another order."""
+    points = [
+        one._replace(per_task=tuple(np.array(one.per_task)[order])) for one in curve.points if one.per_task
     ]
-    for way, replays in zip(ways, searches, strict=True):
-        cells = []
-        for count in marks:
-            short = [shortfall(search, count * run, true, best) for search in replays]
-            cells.append(spread(short, lambda value: metrics.show(metric, value, 2)))
-        rows.append(f"| {way.title} | {' | '.join(cells)} |")
+    return curve._replace(points=(*points, *curve.points[len(points) :]))  # it may diverge at last
+
+
+def regret(deck: Deck, title: str, n_runs: float, clock: str = "seconds") -> float:
+    """Return by how much what a search names after so many full runs falls short of a deck's best.
+
+    While nobody leads that is as bad as can be.
+    """
+    short = shortfall(deck.searches[title], n_runs * deck.run, deck.true, max(deck.true.values()), clock)
+    return 1.0 if np.isnan(short) else short
+
+
+def regrets(played: Sequence[Deck], clock: str = "seconds") -> dict[str, np.ndarray]:
+    """Return each way's regret over time, [deck, step]."""
+    steps = [step / STEPS for step in range(1, STEPS * max(RUNS) + 1)]
+    return {
+        title: np.array([[regret(deck, title, n_runs, clock) for n_runs in steps] for deck in played])
+        for title in played[0].searches
+    }
+
+
+def equal_spend(played: Sequence[Deck], metric: metrics.Metric) -> dict[str, list[float]]:
+    """Return each way's mean regret where all are stopped: after some full runs, and where pausing ends."""
+    ends = [deck.searches[PAUSING].seconds / deck.run for deck in played]
+    spends = [*([float(count)] * len(played) for count in SPENDS), ends]
+    return {
+        title: [
+            metrics.points(metric, float(np.mean([regret(deck, title, n_runs) for deck, n_runs in pairs])))
+            for pairs in (list(zip(played, each, strict=True)) for each in spends)
+        ]
+        for title in played[0].searches
+    }
+
+
+def spend_table(spaces: dict[str, dict[str, list[float]]]) -> str:
+    """Return the regrets at equal spend by space, and their means over spaces."""
+    marks = ", ".join(f"{count} runs" for count in SPENDS)
+    rows = [
+        f"| points of regret after {marks}, and where pausing ends | {' | '.join([*spaces, 'mean'])} |",
+        "|---" * (len(spaces) + 2) + "|",
+    ]
+    for title in next(iter(spaces.values())):
+        each = np.array([one[title] for one in spaces.values()])
+        cells = [", ".join(f"{value:.2f}" for value in row) for row in (*each, each.mean(0))]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def regrets(
-    recording: Recording, changes: dict[str, int | None], workers: int, n_decks: int, size: int
-) -> dict[str, np.ndarray]:
-    """Return each way's regret over time, [deck, step], on tasks that no search sees.
-
-    Each deck is some of the recorded settings, searched once.
-    """
-    ((algorithm, recorded),) = recording.curves.items()
-    result: dict[str, list[list[float]]] = {}
-    for deck in range(n_decks):
-        picks = np.random.default_rng(deck).permutation(len(recorded))[:size]
-        some = recording._replace(curves={algorithm: [recorded[i] for i in sorted(picks)]})
-        compared = ways(some, {**changes, "trials": size}, workers)
-        deck_curves, full = some.curves[algorithm], compared[-1].scenario.space.budget
-        true = unseen_scores(deck_curves, full.validation_tasks)
-        run = sum(leg.seconds for one in deck_curves for leg in legs(one, full, some.n_tasks)) / size
-        for way in compared:
-            search, n_steps = way.search(some, way.scenario, deck), STEPS * max(RUNS)
-            steps = [
-                shortfall(search, run * step / STEPS, true, max(true.values()))
-                for step in range(1, n_steps + 1)
-            ]
-            result.setdefault(way.title, []).append(steps)
-    # Nobody leads at first: that is as bad as can be.
-    return {title: np.nan_to_num(np.array(one), nan=1.0) for title, one in result.items()}
+def workers_table(
+    recording: Recording, changes: dict[str, int | None], options: argparse.Namespace, random: np.ndarray
+) -> str:
+    """Return what several workers take until the regret is that of random search of one after 8 full runs."""
+    rows = ["| workers | search | accelerator time | time |", "|---" * 4 + "|"]
+    for workers in options.workers[1:]:
+        played = list(decks(recording, changes, workers, options.decks))
+        by_clock = [regrets(played, clock) for clock in ("seconds", "time")]
+        for title in by_clock[0]:
+            cells = [show_share(share(one[title].mean(0), random.mean(0), RUNS[0])) for one in by_clock]
+            rows.append(f"| {workers} | {title} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def share(curve: np.ndarray, random: np.ndarray, n_runs: int) -> float:
@@ -269,8 +332,13 @@ def shares_table(spaces: dict[str, dict[str, list[tuple[float, float, float]]]])
     ]
     for title in next(iter(spaces.values())):
         cells = [", ".join(show_share(*one) for one in spaces[name][title]) for name in names]
-        values = np.log([[one[0] for one in spaces[name][title]] for name in names])
-        cells.append(", ".join(show_share(value) for value in np.exp(values.mean(0))))
+        values = np.array([[one[0] for one in spaces[name][title]] for name in names])
+        # Not reached is later than all that was looked at.
+        mean = np.exp(np.log(np.where(np.isnan(values), max(RUNS) / np.array(RUNS), values)).mean(0))
+        is_more = np.isnan(values).any(0).tolist()
+        cells.append(
+            ", ".join(f"{'> ' * more}{value:.2f}" for more, value in zip(is_more, mean, strict=True))
+        )
         rows.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -300,14 +368,24 @@ def unseen_scores(curves: Sequence[Curve], n_seen: int) -> dict[str, float]:
 def options_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Read the command line."""
     parser.add_argument(
-        "curves", type=Path, nargs="+", help="files that benchmarks/curves.py recorded, of one algorithm each"
+        "curves",
+        type=Path,
+        nargs="*",
+        default=RECORDED,
+        help="files that benchmarks/curves.py recorded, of one algorithm each; else all beside this script",
     )
     parser.add_argument("--repeats", type=int, default=100, help="replays of each search, seeds 0, 1, ...")
     parser.add_argument("--trials", type=int, help="settings of a search; all that were recorded")
-    parser.add_argument("--grace", type=int, help="tasks before a trial may be stopped, for the recorded")
+    parser.add_argument("--grace", type=int, help="tasks at the first rung, for the earliest recorded")
     parser.add_argument("--reduction-factor", type=int, help="one in so many goes on, for the recorded")
     parser.add_argument("--validation-tasks", type=int, help="at each rung, for the recorded")
-    parser.add_argument("--workers", type=int, default=1, help="trials at once")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="trials at once; the tables but one are of the first",
+    )
     parser.add_argument("--decks", type=int, default=30, help="of three quarters of the settings, for shares")
     parser.add_argument("--within", type=float, default=0.005, help="of the best recorded: good")
     options = parser.parse_args()
@@ -316,14 +394,15 @@ def options_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def report(path: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
-    """Print what each way of searching does on one space; return the shares."""
+def report(path: Path, options: argparse.Namespace) -> tuple[Any, Any]:
+    """Print what each way of searching does on one space; return the shares, and regrets at equal spend."""
     recording = curves.read([path])
     ((algorithm, recorded),) = recording.curves.items()
     changes = {
         name: getattr(options, name) for name in ("trials", "grace", "reduction_factor", "validation_tasks")
     }
-    compared = ways(recording, changes, options.workers)
+    changes["grace"] = options.grace or recording.points[0]
+    compared = ways(recording, changes, options.workers[0])
     scores = true_scores(recording, compared[-1].scenario, algorithm)
     recorded_scores = [score for score in scores.values() if score is not None]
     best, worst = max(recorded_scores), min(recorded_scores)
@@ -336,12 +415,17 @@ def report(path: Path, options: argparse.Namespace) -> dict[str, list[tuple[floa
     print(f"{path.name}: {len(recorded)} settings of {algorithm},")
     print(f"best {metrics.tell(metric, best, 2)}, {len(good)} good;")
     rungs, budget = compared[0].scenario.rungs, compared[0].scenario.space.budget
-    print(f"{budget.trials} trials, {budget.validation_tasks} validation tasks, workers: {options.workers};")
+    print(
+        f"{budget.trials} trials, {budget.validation_tasks} validation tasks, workers: {options.workers[0]};"
+    )
     print(f"rungs {', '.join(map(str, rungs))}; {options.repeats} replays\n")
     print(until_table(compared, searches, good))
-    print(f"\n{anytime_table(recording, compared, searches, true)}\n")
-    size = 3 * len(recorded) // 4
-    return shares(regrets(recording, changes, options.workers, options.decks, size))
+    print()
+    played = list(decks(recording, changes, options.workers[0], options.decks))
+    over_time = regrets(played)
+    if options.workers[1:]:
+        print(f"{workers_table(recording, changes, options, over_time[RANDOM])}\n")
+    return shares(over_time), equal_spend(played, metric)
 
 
 def main() -> int:
@@ -353,7 +437,9 @@ def main() -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print(f"{files.environment()['device']}, {datetime.date.today()}\n")
     try:
-        print(shares_table({path.stem: report(path, options) for path in options.curves}))
+        reports = {path.stem: report(path, options) for path in options.curves}
+        print(shares_table({name: one for name, (one, _) in reports.items()}))
+        print(f"\n{spend_table({name: one for name, (_, one) in reports.items()})}")
     except MetabenchError as error:
         parser.error(str(error))
     return 0

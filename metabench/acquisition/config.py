@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from metabench import acquisition, algorithms
+from metabench import acquisition, algorithms, data
 from metabench.core import MetabenchError, Split
 from metabench.core.config import MOST_DRAWN, MOST_TASKS, RunConfig, TaskConfig, attempt
 from metabench.core.config.base import Model
@@ -15,6 +15,10 @@ from metabench.core.config.task import MOST_EXAMPLES
 
 HEADS = {"linear": "linear head", "prototypes": "prototypes"}
 """What `Algorithm.head` may say, in words."""
+
+
+SAME = ("dataset", "split", "options", "way")
+"""Of tasks, what runs that are asked together must have in common."""
 
 
 class LabelConfig(Model):
@@ -82,19 +86,14 @@ def check(config: LabelConfig, acquire: Sequence[str], runs: Mapping[str, RunCon
         attempt(wrong, acquisition.get, name)
     first = next(iter(runs.values())).task
     for folder, run in runs.items():
-        if (run.task.dataset, run.task.split, run.task.options, run.task.way) != (
-            first.dataset,
-            first.split,
-            first.options,
-            first.way,
-        ):
+        if any(getattr(run.task, key) != getattr(first, key) for key in SAME):
             wrong.append(
                 f"{folder}: is of other data or ways than the first run; compare those of the same tasks"
             )
-    if first.ways[0] != first.ways[1]:
+    if (kind := data.get(first.dataset).kind_of(first.options)) != "classification":
+        wrong.append(f"{first.dataset}: is {kind}, where there are no labels to ask for; take other runs")
+    elif first.ways[0] != first.ways[1]:
         wrong.append(f"way={first.way}: each run must have been trained for one number of ways")
-    elif first.ways[0] == 1:
-        wrong.append(f"{first.dataset}: is regression, where there are no labels to ask for; take other runs")
     elif config.n_asked > (size := n_pool(config, first.ways[0])):
         wrong.append(
             f"rounds={config.rounds}, batch={config.batch}: {config.n_asked} labels, the pool has {size}; "
@@ -125,6 +124,8 @@ def _unfit(config: LabelConfig, name: str, runs: Mapping[str, RunConfig]) -> Ite
 
 def task_of(config: LabelConfig, run: TaskConfig, split: Split, name: str) -> TaskConfig:
     """Describe the tasks that are drawn, or refuse a pool that is larger than a class."""
+    if split.n_columns:
+        raise MetabenchError(f"{name}: has tasks of its own, of which no pool can be drawn; take other runs")
     smallest = split.images.shape[1] if split.counts is None else int(split.counts.min())
     start = max(1, config.start)  # drawn in any case, so that tasks are the same from no label on
     query = config.query or min(run.test_query, max(1, smallest - start - config.pool))

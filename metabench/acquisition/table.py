@@ -60,6 +60,8 @@ def _row(line: Line, reference: Line, labels: Sequence[int], reach: float) -> di
     accuracy, base = (np.asarray(one["accuracy"], dtype=np.float64) for one in (line, reference))
     wasted, classes = (np.asarray(line[key], dtype=np.float64) for key in ("wasted", "classes"))
     asked = max(1, labels[-1] - labels[0])
+    gains = [_gain(one, other) for one, other in zip(accuracy.T, base.T, strict=True)]
+    gains[0] = gains[0]._replace(low=0.0, high=0.0)  # of the very same learner
     reached = (n for n, mean in zip(labels, accuracy.mean(0), strict=True) if mean >= reach)
     return {
         "run": line["run"],
@@ -67,7 +69,7 @@ def _row(line: Line, reference: Line, labels: Sequence[int], reach: float) -> di
         "acquire": line["acquire"],
         "labels": list(labels),
         "accuracy": [stats.mean_interval(one, "share") for one in accuracy.T],
-        "gain": [_gain(one, other) for one, other in zip(accuracy.T, base.T, strict=True)],
+        "gain": gains,
         "area": stats.mean_interval(area(accuracy), "share"),
         "area_gain": _gain(area(accuracy), area(base)),
         "p_holm": None,

@@ -16,6 +16,7 @@ from metabench import nets
 from metabench.algorithms import _checkpoint as recompute
 from metabench.algorithms import _outer_loop as optim
 from metabench.core import HEAD, Aux, Labelled, Net, Tree, setting, trees
+from metabench.core.control import Moves
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ def support_loss(net: Net, params: Tree, support: Labelled, moments: Tree = None
     """Return the mean loss on the support set and the batch norm moments that were used."""
     predicted, moments = nets.apply(net, params, support.x, moments)
     return net.objective.loss(predicted, support.y), moments
+
+
+def batches(support: Labelled, steps: int) -> list[Any]:
+    """Return what each inner step descends: the support set, or, of control, trajectories of its own."""
+    y: Any = support.y
+    if not isinstance(y, Moves):
+        return [support] * steps
+    leaves, form = trees.flatten(support)
+    return [trees.unflatten([leaf[step] for leaf in leaves], form) for step in range(steps)]
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ def descend(
     alpha = meta["alpha"] if h.alpha_gradient == "exact" else meta["alpha"].detach()
     directions = []
     loss = partial(inner.support_loss, net)
-    for _ in range(steps):
-        direction, _ = inner.gradient(loss, fast, slow, support, derivative, h.inner_clip, h.recompute)
+    for batch in inner.batches(support, steps):
+        direction, _ = inner.gradient(loss, fast, slow, batch, derivative, h.inner_clip, h.recompute)
         # alg. 2: theta' = theta - alpha * grad L_S(theta)
         fast = trees.map(lambda w, g: w - alpha * g, fast, direction)
         directions.append(direction)
@@ -169,7 +169,7 @@ ALGORITHMS = {
         "over all tensors, with Adam's direction where Adam is the outer optimiser (Baydin et al. 2018, "
         "algorithm 5). Limits on both rates are additions. With first-order inner gradients the exact "
         "hypergradient is that of dot_sum.",
-        kinds=("classification", "regression"),
+        kinds=("classification", "regression", "control"),
         inner_steps=inner.INNER_STEPS,
         head="linear",
         inner_rates=InnerRates("alpha", first="inner_lr"),

@@ -21,12 +21,14 @@ def descend(
     net: Net, theta: Tree, support: Labelled, h: inner.Settings, steps: int, derivative: str, part: str
 ) -> Tree:
     fast, slow = inner.partition(net, theta, h.adapt_norm, part)
-    loss, constants = partial(inner.support_loss, net), slow
+    loss, constants, seen = partial(inner.support_loss, net), slow, None
     if part == "head":
-        # The body stands still, so one pass through it serves every step.
-        loss, constants = partial(head_loss, net), {"features": net.embed(theta, support.x)[0]}
-    for _ in range(steps):
-        direction, _ = inner.gradient(loss, fast, constants, support, derivative, h.inner_clip, h.recompute)
+        loss = partial(head_loss, net)
+    for batch in inner.batches(support, steps):
+        if part == "head" and batch is not seen:
+            # The body stands still, so one pass through it serves every step on the same examples.
+            constants, seen = {"features": net.embed(theta, batch.x)[0]}, batch
+        direction, _ = inner.gradient(loss, fast, constants, batch, derivative, h.inner_clip, h.recompute)
         # sec. 2.2: theta' = theta - alpha * grad L_S(theta)
         fast = trees.map(lambda w, g: w - h.inner_lr * g, fast, direction)
     return {**slow, **fast}
@@ -66,7 +68,7 @@ MAML = Algorithm(
     optimizer=optim.descend,
     reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, algorithm 2. The mean over tasks and examples "
     "replaces the sums; norm layers are not adapted unless adapt_norm asks for it.",
-    kinds=("classification", "regression"),
+    kinds=("classification", "regression", "control"),
     inner_steps=inner.INNER_STEPS,
     has_recompute=True,
     head="linear",

@@ -55,8 +55,8 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
 def descend(net: Net, meta: Tree, support: Support, h: Settings, steps: int, derivative: str) -> Tree:
     fast, slow = inner.partition(net, meta["theta"], h.adapt_norm)
     loss = partial(inner.support_loss, net)
-    for _ in range(steps):
-        direction, _ = inner.gradient(loss, fast, slow, support, derivative, h.inner_clip, h.recompute)
+    for batch in inner.batches(support, steps):
+        direction, _ = inner.gradient(loss, fast, slow, batch, derivative, h.inner_clip, h.recompute)
         # eq. 2: theta' = theta - alpha o grad L_S(theta)
         fast = trees.map(lambda w, a, g: w - a * g, fast, meta["alpha"], direction)
     return {**slow, **fast}
@@ -96,7 +96,7 @@ ALGORITHMS = {
         optimizer=optimizer,
         reference="Li et al. 2017, arXiv 1707.09835, algorithm 1 and equation 2. Rates start alike unless "
         "inner_lr_spread spreads them; their signs are free, as in the paper.",
-        kinds=("classification", "regression"),
+        kinds=("classification", "regression", "control"),
         inner_steps=inner.INNER_STEPS,
         head="linear",
         inner_rates=InnerRates("alpha", first="inner_lr"),

@@ -72,6 +72,16 @@ class Result:
         """Return the error of every task of a regression, [T]."""
         return self._if(metrics.ERROR, np.array(self.record[self.metric.name]))
 
+    @property
+    def mean_return(self) -> float:
+        """Return the mean return over tasks of control."""
+        return self._if(metrics.RETURN, self.together.mean)
+
+    @property
+    def returns(self) -> NDArray[np.float64]:
+        """Return the return of every task of control, [T]."""
+        return self._if(metrics.RETURN, np.array(self.record[self.metric.name]))
+
     def to_pandas(self) -> DataFrame:
         """Return a row for each task: its figures, loss and classes."""
         import pandas as pd

@@ -79,12 +79,16 @@ def show(
     way: Way = 5,
     shot: Shot = 1,
     query: Queries = 5,
+    domains: Annotated[
+        Literal["any", "within", "across"], typer.Option(help="Which domains the task's classes are of.")
+    ] = "any",
     seed: Annotated[int, typer.Option(help="Draws the task.")] = 0,
 ) -> None:
     """Draw one meta-train task, support and query, and count the classes of each split."""
     from metabench.cli import flags, inspect_data
 
-    task = flags.describe_task(name, split, option or [], way=way, shot=shot, query=query)
+    shape = {"way": way, "shot": shot, "query": query, "domains": domains}
+    task = flags.describe_task(name, split, option or [], **shape)
     splits = inspect_data.draw(out, task, seed)
     for line in inspect_data.counted(splits):
         typer.echo(line)

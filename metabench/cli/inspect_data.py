@@ -41,8 +41,9 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
     if out.suffix.lower() not in FORMS:
         raise MetabenchError(f"--out {out}: must end in one of {', '.join(FORMS)}")
     splits, part = data.load(task), "meta_train"
-    if splits.kind == "classification" and not splits.meta_train.has_pictures:
-        raise MetabenchError(f"{splits.name}: holds features, which no picture shows; look at its table")
+    if splits.kind != "regression" and not splits.meta_train.has_pictures:
+        rows = "environments" if splits.kind == "control" else "features"
+        raise MetabenchError(f"{splits.name}: holds {rows}, which no picture shows; look at its table")
     data.check(task, splits, [part])
     shape = sampling.Shape(task.ways[0], task.shots[0], task.query)
     pool = sampling.pool(splits.meta_train, task, task.query)

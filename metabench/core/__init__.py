@@ -15,6 +15,8 @@ from metabench.core.metrics import Metric
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from metabench.core.control import Environment
+
 Tree = Any
 """A nested dict whose leaves are tensors."""
 
@@ -37,8 +39,9 @@ class Labelled(Protocol):
 class Support(NamedTuple):
     """The labelled examples that an algorithm adapts to."""
 
-    x: Tensor  # [N*K, C, H, W], values in [0, 1]; features: [N*K, D]; regression: [K, D]
-    y: Tensor  # [N*K], int64 in [0, N); regression: [K, 1]
+    # [N*K, C, H, W], values in [0, 1]; features: [N*K, D]; regression: [K, D]; control: [S, K*H, O]
+    x: Tensor
+    y: Tensor  # [N*K], int64 in [0, N); regression: [K, 1]; control: `control.Moves` of [S, K, H]
 
 
 class SemiSupport(NamedTuple):
@@ -60,8 +63,8 @@ class GroupedSupport(NamedTuple):
 class Query(NamedTuple):
     """The labelled examples that adaptation is judged on."""
 
-    x: Tensor  # [N*Q, C, H, W], values in [0, 1]; features: [N*Q, D]; regression: [Q, D]
-    y: Tensor  # [N*Q], int64 in [0, N); regression: [Q, 1]
+    x: Tensor  # [N*Q, C, H, W], values in [0, 1]; features: [N*Q, D]; regression: [Q, D]; control: [Q*H, O]
+    y: Tensor  # [N*Q], int64 in [0, N); regression: [Q, 1]; control: `control.Moves` of [Q, H]
 
 
 class GroupedQuery(NamedTuple):
@@ -87,7 +90,7 @@ class Split(NamedTuple):
 
     # uint8 [class, example, C, H, W]; features: float [class, example, D], taken as they are;
     # regression: float [function, point, D + 1], target last; with `labels`: float [task, row, D + 1], label
-    # last, or [task, row, D + 2], label and group last
+    # last, or [task, row, D + 2], label and group last; control: float [environment, D], its parameters
     images: Tensor
     classes: tuple[str, ...]
     domains: tuple[str, ...]  # one a class: alphabet, script, or the data set's name
@@ -119,6 +122,11 @@ class Split(NamedTuple):
     def has_pictures(self) -> bool:
         """Tell whether examples are pictures, not rows of numbers."""
         return self.images.dim() == 5
+
+    @property
+    def has_environments(self) -> bool:
+        """Tell whether rows are the parameters of environments to act in."""
+        return self.images.dim() == 2
 
 
 class Features(NamedTuple):
@@ -155,10 +163,11 @@ class Splits(NamedTuple):
     meta_validation: Split
     meta_test: Split
     fingerprint: str  # sha256 over names and bytes of all three splits
-    kind: str = "classification"  # or "regression"
+    kind: str = "classification"  # or "regression", or "control"
     pictures: Pictures | None = None  # None: no picture becomes such an input
     features: Features | None = None  # where images are features of a frozen backbone
     rows: Rows | None = None  # None: rows of numbers are inputs as they are
+    environment: Environment | None = None  # of control: what rows are the parameters of
 
     @property
     def shares_classes(self) -> bool:
@@ -182,8 +191,8 @@ class Objective(NamedTuple):
     """What a prediction is judged by: the loss that is descended, and the figure that is reported."""
 
     metric: Metric
-    loss: Callable[[Tensor, Tensor], Tensor]  # (outputs [n, O], y [n] or [n, O]) -> scalar
-    score: Callable[[Tensor, Tensor], Tensor]  # (outputs, y) -> scalar
+    loss: Callable[[Tensor, Any], Tensor]  # (outputs [n, O], y [n] or [n, O], or Moves) -> scalar
+    score: Callable[[Tensor, Any], Tensor]  # (outputs, y) -> scalar
 
 
 HEAD = "head"
@@ -210,6 +219,7 @@ class Net(NamedTuple):
     max_activation_numel: int  # numbers in the largest of an example's hidden images
     last_block: tuple[str, ...] = ()  # the layers before the head that are fine-tuned together
     built_of: Hashable = None  # what it was built of: of the same, the same operations; None: not known
+    environment: Environment | None = None  # of control: in which it acts
 
 
 class Aux(NamedTuple):

@@ -1,4 +1,4 @@
-"""How an accuracy or an error is named, which way it is better, and how people see it."""
+"""How what tasks are judged by is named, which way it is better, and how people see it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,34 @@ class Metric(NamedTuple):
         return self.name
 
     @property
-    def scale(self) -> Literal["share", "positive"]:
-        """Return between which ends its figures lie, as intervals have to know."""
-        return "share" if self.unit == "%" else "positive"
+    def scale(self) -> Literal["share", "positive"] | None:
+        """Return between which ends its figures lie, as intervals have to know; None: there are none."""
+        if self.unit == "%":
+            return "share"
+        return "positive" if self.sign < 0 else None  # an error is at least 0, a return may be any number
 
 
 ACCURACY = Metric("accuracy", 1, "%", True)
 ERROR = Metric("error", -1, "", False)
+RETURN = Metric("return", 1, "", False)
 
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, ERROR)}
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, ERROR, RETURN)}
+
+PLAIN = tuple(metric for metric in METRICS.values() if metric.unit != "%")
+"""Those that are plain numbers."""
+
+NAMES = {"accuracy": "Accuracy", "error": "Mean squared error", "return": "Return"}
+"""What a metric is called in a sentence."""
+
+EXAMPLES = {"return": ("trajectory", "trajectories")}
+NEW = {"error": "of a new function", "return": "a step in a new environment"}
+ASKED = {"error": "points", "return": "trajectories"}
+"""What a task has for support, of what, and for queries, where these are no classes."""
+
+
+def better(metric: Metric) -> str:
+    """Say which way a metric is better."""
+    return f"{'higher' if metric.sign > 0 else 'lower'} is better"
 
 
 def recorded(config: Mapping[str, Any]) -> Metric:
@@ -40,7 +59,7 @@ def recorded(config: Mapping[str, Any]) -> Metric:
 
 
 def show(metric: Metric, value: float | None, digits: int = 1) -> str:
-    """Show an accuracy in percent, and an error as a plain number of three significant digits.
+    """Show an accuracy in percent, and all else as a plain number of three significant digits.
 
     Args:
         digits: of percents behind the point.
@@ -56,12 +75,12 @@ def tell(metric: Metric, value: float, digits: int = 1) -> str:
 
 
 def gap(metric: Metric, value: float) -> str:
-    """Show a difference without its sign: of accuracies in points of percent, of errors as a number."""
+    """Show a difference without its sign: of accuracies in points of percent, of others as a number."""
     return f"{100 * abs(value):.1f} points" if metric.unit == "%" else plain(abs(value))
 
 
 def points(metric: Metric, value: float) -> float:
-    """Return a difference in points of accuracy, or in units of the error."""
+    """Return a difference in points of accuracy, or in units of the error or the return."""
     return 100 * value if metric.unit == "%" else value
 
 

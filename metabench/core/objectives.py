@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from metabench.core import Objective
-from metabench.core.metrics import ACCURACY, ERROR
+from metabench.core import Objective, control
+from metabench.core.metrics import ACCURACY, ERROR, RETURN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,4 +34,5 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
 OBJECTIVES: Mapping[str, Objective] = {
     "classification": Objective(ACCURACY, cross_entropy, accuracy),
     "regression": Objective(ERROR, squared_error, squared_error),
+    "control": Objective(RETURN, control.likelihood_ratio, control.mean_return),
 }

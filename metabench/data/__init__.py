@@ -34,7 +34,7 @@ class Dataset(NamedTuple):
     options: type  # frozen dataclass of settings
     load: Callable[[Path | None, str, Any], Splits]  # (root, split, options)
     is_available: Callable[[Path | None], bool] = lambda root: True  # whether the files are under root
-    # options, which may be wrong -> classification or regression
+    # options, which may be wrong -> classification, regression or control
     kind_of: Callable[[Mapping[str, Any]], str] = lambda options: "classification"
     # options, which may be wrong -> whether it is known of each example who is protected
     has_group: Callable[[Mapping[str, Any]], bool] = lambda options: False
@@ -59,7 +59,10 @@ QUERIES = {"meta_train": "query", "meta_validation": "test_query", "meta_test": 
 """Splits to the setting that says how many queries a class are drawn from them."""
 
 
-KINDS = ("classification", "regression")
+KINDS = ("classification", "regression", "control")
+
+ONE = {"regression": "function", "control": "environment"}
+"""What a task is of, where it is not of classes."""
 
 MODULE = "module:"
 """What a data set's name begins with that a function of somebody's makes."""
@@ -228,15 +231,18 @@ def task_problems(task: TaskConfig, name: str, kind: str) -> list[str]:
         return [f"way={task.way}: {name} is classification; way must be >= 2"]
     wrong = []
     if task.ways != (1, 1):
-        wrong.append(f"way={task.way}: {name} is regression, where a task is one function; set way to 1")
+        wrong.append(f"way={task.way}: {name} is {kind}, where a task is one {ONE[kind]}; set way to 1")
     usual = TaskConfig(dataset=name)
+    of_classes = ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains", "labels")
+    if kind == "control":
+        of_classes += ("labelled",)
     wrong += [
-        f"{key}={getattr(task, key)}: {name} is regression; this is for tasks of classes; leave it out"
-        for key in ("most_shots", "unlabelled", "distractors", *SEPARATE, "domains", "labels")
+        f"{key}={getattr(task, key)}: {name} is {kind}; this is for tasks of classes; leave it out"
+        for key in of_classes
         if getattr(task, key) != getattr(usual, key)
     ]
     if task.shots[0] != task.shots[1]:
-        wrong.append(f"shot={task.shot}: {name} is regression; give one number of points")
+        wrong.append(f"shot={task.shot}: {name} is {kind}; give one number")
     return wrong
 
 
@@ -278,6 +284,11 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         parts: the splits that tasks are drawn from.
     """
     wrong = task_problems(task, splits.name, splits.kind)
+    if splits.environment is not None and splits.environment.baseline != "zero" and task.shots[0] < 2:
+        wrong.append(
+            f"shot={task.shot}: one trajectory is its own baseline, and nothing is left to learn from; raise "
+            "shot, or set the option baseline to zero"
+        )
     wrong += _label_problems(task, splits)
     if wrong:
         raise MetabenchError("\n".join(wrong))
@@ -335,6 +346,8 @@ def _size_problems(task: TaskConfig, split: Split, part: str, name: str) -> list
         row = int(split.counts.argmin() if is_least else split.counts.argmax())
         what = "task" if split.labels else "class"
         n_examples, smallest = int(split.counts[row]), f" in {what} {split.classes[row]!r}"
+    if split.has_environments:  # whose trajectories are made as they are needed
+        return []
     drawn, way = task if is_training else task.evaluated, task.ways[1]
     keys = ("unlabelled", "distractors")
     unlabelled, distractors = (

@@ -33,6 +33,7 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
     protocol = _protocol(sources)
     groups: dict[str, list[Search | Run]] = {}
     for source in sources:
+        _refuse_without_zero(source)
         task = evaluated(source.task)
         key = [[task.get(key) for key in TASK_KEYS], source.config["data_fingerprint"]]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(source)
@@ -57,6 +58,14 @@ def across(sources: Sequence[Search | Run]) -> dict[str, Any]:
         ],
         **_ranking(names, np.array([[_cost(rows[name], of) for rows, of in parts] for name in names])),
     }
+
+
+def _refuse_without_zero(source: Search | Run) -> None:
+    if source.metric.scale is None:
+        raise MetabenchError(
+            f"{setting(source.task)}: ranks across settings come with ratios of errors; a {source.metric} "
+            "has no zero; leave it out, or compare within it by `metabench leaderboard`"
+        )
 
 
 def _protocol(sources: Sequence[Search | Run]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from metabench.core import MetabenchError
 from metabench.core.config import nearest
-from metabench.core.metrics import plain
+from metabench.core.metrics import PLAIN, plain
 
 Row = Mapping[str, Any]
 
@@ -47,17 +47,22 @@ def bounds(low: str, high: str) -> Callable[[Row], str]:
     """Show the bounds of an interval, in percent or as plain numbers."""
 
     def show(row: Row) -> str:
-        number = plain if "error" in row else percent
-        return "" if row.get(low) is None else f"{number(row[low])}–{number(row[high])}"
+        number = plain if _is_plain(row) else percent
+        to = "–" if row.get(low) is None or row[low] >= 0 else " to "  # no dash before a minus
+        return "" if row.get(low) is None else f"{number(row[low])}{to}{number(row[high])}"
 
     return show
 
 
 def signed(value: float | None, row: Row) -> str:
-    """Show a difference of errors, or one of accuracies in points of percent."""
+    """Show a difference of plain numbers, or one of accuracies in points of percent."""
     if value is None:
         return ""
-    return plain(value, "+") if "error" in row else f"{100 * value:+.1f}"
+    return plain(value, "+") if _is_plain(row) else f"{100 * value:+.1f}"
+
+
+def _is_plain(row: Row) -> bool:
+    return any(metric.name in row for metric in PLAIN)
 
 
 def versus(key: str) -> Callable[[Row], str]:
@@ -175,12 +180,15 @@ COLUMNS = (
     Column("variant", "Setting", variant, is_number=False),
     Column("rank", "Rank", rank),
     number("accuracy", "Accuracy %", percent),
-    number("error", "Error", plain),
+    *(number(metric.name, metric.name.capitalize(), plain) for metric in PLAIN),
     Column("ci_low", "95 % CI", bounds("ci_low", "ci_high"), called="ci"),
     number("accuracy_one_at_a_time", "One at a time %", percent, called="one_at_a_time")._replace(
         beside="accuracy"
     ),
-    number("error_one_at_a_time", "One at a time", plain)._replace(beside="error"),
+    *(
+        number(f"{metric}_one_at_a_time", "One at a time", plain)._replace(beside=metric.name)
+        for metric in PLAIN
+    ),
     number("accuracy_without_unlabelled", "Without unlabelled %", percent, called="without_unlabelled"),
     number("accuracy_without_distractors", "Without distractors %", percent, called="without_distractors"),
     Column("gain", "By unlabelled", gain),
@@ -200,9 +208,9 @@ COLUMNS = (
     Column("vs_best", "From the best", versus("vs_best")),
     Column("vs_default", "Tuned − default", versus("vs_default"), "choice"),
     number("val_accuracy", "Val. %", percent, "choice", called="val"),
-    number("val_error", "Val.", plain, "choice"),
+    *(number(f"val_{metric}", "Val.", plain, "choice") for metric in PLAIN),
     number("confirm_accuracy", "Confirm %", percent, "choice", called="confirm"),
-    number("confirm_error", "Confirm", plain, "choice"),
+    *(number(f"confirm_{metric}", "Confirm", plain, "choice") for metric in PLAIN),
     Column("val_optimism", "Val. − test", optimism("val_optimism"), "choice"),
     Column("confirm_optimism", "Confirm − test", optimism("confirm_optimism"), "choice"),
     Column("seeds", "Seeds", seeds, "choice", if_shared="say"),

@@ -96,8 +96,8 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
     trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
     if not trained:
         return []
-    judged = "Accuracy" if metric.unit == "%" else "Mean squared error"
-    better = "" if metric.unit == "%" else ", lower is better"
+    judged = metrics.NAMES[metric.name]
+    better = "" if metric.unit == "%" else f", {metrics.better(metric)}"
     over = ", or over ".join(sorted(trained))
     floors = {row["ci_over"] for row in rows if row["ci_over"] and not row["seeds"]} or {TASKS}
     of_floors = f"baselines over {', or over '.join(sorted(floors))}"
@@ -181,7 +181,7 @@ def loses(row: Row, metric: Metric) -> bool:
     together, alone = row.get(metric.name), _alone(row, metric)
     if together is None or alone is None:
         return False
-    least = LEAST_LOSS[metric.unit] * (1 if metric.unit == "%" else together)
+    least = LEAST_LOSS[metric.unit] * (1 if metric.unit == "%" else abs(together))
     return bool(metric.sign * (together - alone) >= least > 0)
 
 
@@ -193,7 +193,7 @@ def _alone(row: Row, metric: Metric) -> float | None:
 def _asked(task: Mapping[str, Any], metric: Metric) -> str:
     """Name what is asked in a task, with how many there are."""
     if metric.unit != "%":
-        return f"{task['test_query']} points"
+        return f"{task['test_query']} {metrics.ASKED[metric.name]}"
     ways = task["way"]
     counts = [ways] if isinstance(ways, int) else [ways["low"], ways["high"]]
     return "–".join(str(way * task["test_query"]) for way in counts) + " pictures"
@@ -294,9 +294,11 @@ def _leads(task: Mapping[str, Any], best: Row, learner: Row, others: Rows, metri
 def _examples(task: Mapping[str, Any], metric: Metric, learner: Row) -> tuple[str, str]:
     """Put ways and shots into words, and the figure that follows."""
     shots = _count(task["shot"])
-    examples = f"{shots} example{'' if shots == '1' else 's'}"
+    one, many = metrics.EXAMPLES.get(metric.name, ("example", "examples"))
+    examples = f"{shots} {one if shots == '1' else many}"
     if metric.unit != "%":
-        return f"With {examples} of a new function", "mean squared error (lower is better)"
+        judged = f"{metrics.NAMES[metric.name].lower()} ({metrics.better(metric)})"
+        return f"With {examples} {metrics.NEW[metric.name]}", judged
     if learner.get("by_place") or {"label", "task"} <= (task.get("options") or {}).keys():
         return f"With {examples} of a new task, whose rows have their own labels", "accuracy"
     which = "classes that meta-train also shows" if _has_same_classes(task) else "new classes"

@@ -15,7 +15,7 @@ import numpy as np
 from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.config.settings import flatten
-from metabench.core.metrics import ERROR, Metric
+from metabench.core.metrics import PLAIN, Metric
 from metabench.leaderboard import beside, fairness
 from metabench.leaderboard.folders import (
     BASELINES,
@@ -107,13 +107,13 @@ KEYS = (
     "source",  # of a published figure
 )
 
-ERROR_KEYS = ("error", "error_together", "error_one_at_a_time", "val_error", "confirm_error")
-"""What rows of regression have besides; there, what is called accuracy is None."""
+FIGURES = ("{}", "{}_together", "{}_one_at_a_time", "val_{}", "confirm_{}")
+"""What rows have besides where tasks are judged by no accuracy; there, what is called accuracy is None."""
 
 
 def keys(metric: Metric) -> tuple[str, ...]:
     """List the keys of a row where tasks are judged by a metric."""
-    return (*KEYS, *ERROR_KEYS) if metric == ERROR else KEYS
+    return (*KEYS, *(one.format(metric) for one in FIGURES)) if metric in PLAIN else KEYS
 
 
 def make_row(metric: Metric, **values: Any) -> Row:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from metabench.core import HEAD, MetabenchError, Net, Objective, Tree, plugins, seeds
 from metabench.core.config import NetworkConfig, nearest
@@ -29,7 +30,11 @@ __all__ = [
     "init_head",
     "is_all_learnt",
     "outputs",
+    "with_deviation",
 ]
+
+LOG_STD = "log_std"
+"""The entry of a policy's last layer that is the logarithm of its actions' deviation."""
 
 NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
     "conv4": conv4,
@@ -110,8 +115,25 @@ def head(params: Tree, features: Tensor) -> Tensor:
 
 
 def outputs(net: Net, params: Tree, features: Tensor) -> Tensor:
-    """Apply a task's last layer to features [n, F]: [n, N], without what is there for tasks of more ways."""
-    return head(params, features)[:, : net.way]
+    """Apply a task's last layer to features [n, F]: [n, N], without what is there for tasks of more ways.
+
+    A policy of continuous actions has the logarithms of its deviations beside them: [n, 2N].
+    """
+    linear = head(params, features)[:, : net.way]
+    if LOG_STD not in params:
+        return linear
+    return torch.cat([linear, params[LOG_STD].expand_as(linear)], -1)
+
+
+def with_deviation(net: Net, log_std: float) -> Net:
+    """Give a network's last layer a deviation for each output, which no input changes."""
+
+    def init(generator: Generator) -> Tree:
+        params = net.init(generator)
+        bias = params[HEAD]["bias"]
+        return {**params, HEAD: {**params[HEAD], LOG_STD: torch.full_like(bias, log_std)}}
+
+    return net._replace(init=init)
 
 
 def apply(net: Net, params: Tree, x: Tensor, moments: Tree = None) -> tuple[Tensor, Tree]:

@@ -55,7 +55,7 @@ def mean_interval(scores: ArrayLike, scale: Scale | None = None) -> Interval:
     return around(float(x.mean()), [task_variance(x)], TASKS, scale, len(x))
 
 
-def tasks_half_width(scores: ArrayLike, scale: Scale) -> float:
+def tasks_half_width(scores: ArrayLike, scale: Scale | None) -> float:
     """Return the half-width over tasks [T] that `bounds` needs: Student's, of equals half their width."""
     x = np.asarray(scores, dtype=np.float64)
     parts = [task_variance(x)]

@@ -41,6 +41,7 @@ def _is_judged(report: Any) -> Any:
 class _Reported(TypedDict):
     val_accuracy: NotRequired[Real | None]
     val_error: NotRequired[Real | None]
+    val_return: NotRequired[Real | None]
     val_ci: NotRequired[Real | None]
     val_loss: NotRequired[Real | None]
     val_scores: NotRequired[list[Real | None]]
@@ -245,8 +246,10 @@ class _Chosen(TypedDict):
     is_default: NotRequired[bool]
     val_accuracy: NotRequired[Real | None]
     val_error: NotRequired[Real | None]
+    val_return: NotRequired[Real | None]
     confirm_accuracy: NotRequired[Real | None]
     confirm_error: NotRequired[Real | None]
+    confirm_return: NotRequired[Real | None]
 
 
 @keys
@@ -278,7 +281,7 @@ class _Rows(TypedDict):
 @keys
 class _Inputs(TypedDict):
     data: str
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "control"]
     shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
     n_classes: Whole
     pictures: _Pictures | None

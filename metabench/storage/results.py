@@ -23,8 +23,11 @@ def _is_scored(result: Any) -> Any:
     return result
 
 
+_Returns = TypedDict("_Returns", {"return": NotRequired[Figures]})  # a word that no class can have
+
+
 @keys
-class _Scores(TypedDict):
+class _Scores(_Returns):
     accuracy: NotRequired[Figures]
     error: NotRequired[Figures]
 
@@ -106,6 +109,7 @@ class _Test(_Baseline):
     thresholds: NotRequired[Annotated[list[Real], Field(min_length=2, max_length=2)]]
     accuracy_one_at_a_time: NotRequired[Figures]
     error_one_at_a_time: NotRequired[Figures]
+    return_one_at_a_time: NotRequired[Figures]
     classes: list[ClassRows]
     class_names: list[str]
     domains: NotRequired[list[str]]
@@ -127,9 +131,9 @@ class _Test(_Baseline):
 
 def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
-    figures: tuple[str, ...] = ("accuracy", "error", "loss", "classes", "groups", "groups_at_thresholds")
-    figures += ("accuracy_one_at_a_time", "error_one_at_a_time")
-    figures += ("accuracy_without_unlabelled", "accuracy_without_distractors", "accuracy_zero_step")
+    figures = [*METRICS, *(f"{metric}_one_at_a_time" for metric in METRICS)]
+    figures += ["loss", "classes", "groups", "groups_at_thresholds"]
+    figures += ["accuracy_without_unlabelled", "accuracy_without_distractors", "accuracy_zero_step"]
     judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
     if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:
         raise ValueError("there are figures of more tasks than others")

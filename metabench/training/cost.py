@@ -35,7 +35,10 @@ def of(
     group = tasks.groups[0]
     drawn = frozen.gather(images, sampling.part(group.indices, slice(0, 1)), group.shape)
     net = vectorise.for_tasks(model.net, drawn)
-    support = type(drawn.support)(*[leaf[0] for leaf in drawn.support])
+    if net.environment is not None:
+        drawn = vectorise.per_task_of(model, lambda model, task: task, drawn)
+    leaves, form = trees.flatten(drawn.support)
+    support = trees.unflatten([leaf[0] for leaf in leaves], form)
     query, n_parameters = drawn.query.x[0, :1], sum(leaf.numel() for leaf in trees.leaves(meta))
     vectorise.prepare(images.device)
     clock = time.thread_time if images.device.type == "cpu" else time.perf_counter

@@ -53,7 +53,7 @@ def diagnose(
         over_steps: accuracy (or error) after 0, 1, ... inner steps, and after a few more up to those that
             evaluation takes; None without an inner loop.
         diverged: share of tasks whose support loss is higher after the inner loop than before, or not
-            finite; None without an inner loop.
+            finite; of control, whose return is lower; None without an inner loop.
     """
     tasks = frozen.between(tasks, 0, TASKS)
     metric = model.net.objective.metric
@@ -70,10 +70,14 @@ def diagnose(
     steps = over_steps(model)
     if len(steps) == 1:
         return diagnosis
+    evaluated = algorithms.steps_at_evaluation(model.algorithm, vars(model.h))
     few = frozen.between(tasks, 0, FOLLOWED)
-    followed = {step: _score(changed, images, few, traces) for step, changed in steps.items()}
-    before = followed[0]["support_loss"]
-    after = scored["support_loss"][: len(before)]
+    as_evaluated = {key: values[:FOLLOWED] for key, values in scored.items()}
+    followed = {
+        step: as_evaluated if step == evaluated else _score(changed, images, few, traces)
+        for step, changed in steps.items()
+    }
+    before, after = followed[0]["support_loss"], as_evaluated["support_loss"]
     return {
         **diagnosis,
         "followed": len(before),
@@ -101,11 +105,12 @@ def _score(
         algorithm, net, meta, buffers, h = model
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
         outputs = algorithm.predict(net, learner, task.query.x)
-        at_support = algorithm.predict(net, learner, task.support.x)
-        figures = {
-            "score": net.objective.score(outputs, task.query.y),
-            "support_loss": net.objective.loss(at_support, task.support.y),
-        }
+        score = net.objective.score(outputs, task.query.y)
+        if net.environment is None:
+            at_support = algorithm.predict(net, learner, task.support.x)
+            figures = {"score": score, "support_loss": net.objective.loss(at_support, task.support.y)}
+        else:  # each step descends a loss of its own trajectories, which says nothing about the others'
+            figures = {"score": score, "support_loss": -score}
         if net.objective.metric.unit == "%":
             figures |= binned(outputs, task.query.y)
         return figures

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metabench import PROTOCOL
 from metabench.core import GROUPED, Features, MetabenchError, Pictures, Rows, Splits
+from metabench.core.control import Environment
 from metabench.data.tasks import frozen
 from metabench.storage import files, models, records
 
@@ -20,7 +21,7 @@ class Inputs(NamedTuple):
     """What is learnt from."""
 
     data: str  # name and split
-    kind: str  # of the data: classification or regression
+    kind: str  # of the data: classification, regression or control
     shape: tuple[int, ...]  # of one input: [C, H, W], or [D]
     n_classes: int  # of meta-train, or the labels of examples that have their own
     pictures: Pictures | None  # how a picture becomes an input, where that can be said
@@ -29,6 +30,7 @@ class Inputs(NamedTuple):
     mean: Tensor | None = None  # of features over meta-train, which stands in no file
     has_group: bool = False  # whether a learner is told who of a support set is protected
     shared: tuple[str, ...] = ()  # see `core.Split`
+    environment: Environment | None = None  # of control, which stands in no file either
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -39,7 +41,7 @@ class Inputs(NamedTuple):
 def of(splits: Splits) -> Inputs:
     """Describe the inputs of a data set."""
     table, features = splits.meta_train.images, splits.features
-    shape, mean = frozen.input_shape(splits.meta_train, splits.kind), None
+    shape, mean = frozen.input_shape(splits), None
     n_classes = len(splits.meta_train.labels) or len(table)
     if features is not None:
         counts = splits.meta_train.counts
@@ -56,6 +58,7 @@ def of(splits: Splits) -> Inputs:
         mean,
         splits.meta_train.has_group,
         splits.meta_train.shared,
+        splits.environment,
     )
 
 
@@ -64,8 +67,8 @@ def write(folder: Path, splits: Splits) -> None:
     path = folder / files.INPUTS
     if records.recover(path, models.INPUTS) is None:
         record = of(splits)._asdict()
-        keys = ("rows", "features", "mean", "has_group", "shared")
-        rows, features, _, has_group, shared = (record.pop(key) for key in keys)
+        keys = ("rows", "features", "mean", "has_group", "shared", "environment")
+        rows, features, _, has_group, shared, _ = (record.pop(key) for key in keys)
         record |= {"has_group": True} if has_group else {}
         record |= {"shared": shared} if shared else {}
         record |= {} if rows is None else {"rows": rows._asdict()}

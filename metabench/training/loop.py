@@ -35,7 +35,7 @@ from metabench.data.tasks.sampling import Pool
 from metabench.nets import layers
 from metabench.nets.frozen import centred
 from metabench.storage import remote, tensors
-from metabench.training import inputs, profile, vectorise
+from metabench.training import inputs, profile, rollouts, vectorise
 from metabench.training.evaluate import Evaluation, evaluate
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
@@ -86,10 +86,12 @@ def build_for(config: RunConfig, about: Inputs) -> Learner:
     if refusals := algorithms.refusals(config.algorithm, about.data, about.kinds):
         raise MetabenchError(refusals[0])
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
+    n_outputs = n_outputs if about.environment is None else about.environment.n_actions
     if is_fixed := config.task.labels == "fixed":
         n_outputs = len(about.shared)
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
     net = net if about.mean is None else centred(net, about.mean.cpu())
+    net = net if about.environment is None else rollouts.policy(net, about.environment)
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
     problem = augment.problem(h, about.kind, about.shape, config.task.augment)
     problem = problem or (algorithms.fixed_problem(config.algorithm, h) if is_fixed else None)
@@ -158,7 +160,8 @@ def check_kernels(config: RunConfig, model: Model, source: Pool) -> None:
     side of a ReLU changes all of a task's gradient.
     """
     device = source.split.images.device
-    if not model.algorithm.is_trained or not layers.has_kernels(device):
+    has_kernels = layers.has_kernels(device) and model.net.environment is None  # policies pass through none
+    if not model.algorithm.is_trained or not has_kernels:
         return
     tasks = _drawn(config, model.h, source, 0, CHECKED)[0]
     by_kernels = _task_gradients(model, tasks)

@@ -293,6 +293,7 @@ def test_run(
     tasks: frozen.FrozenTasks | None = None,
     other: Splits | None = None,
     traces: TraceCache | None = None,
+    is_diagnosed: bool = True,
 ) -> dict[str, Any]:
     """Score a run on frozen meta-test tasks and record that the split was opened, and how often.
 
@@ -302,6 +303,7 @@ def test_run(
             its weights do not depend on their number.
         other: data to be tested on, in place of the run's own.
         traces: of earlier runs in this process, whatever they were.
+        is_diagnosed: look closely at these tasks, too, as training has at those of meta-validation.
 
     What is not the run's own test stands in a file of its own, named by the data and the tasks' hash.
     """
@@ -320,7 +322,9 @@ def test_run(
     images = tested.meta_test.images.to(device)
     tested = tested._replace(meta_test=tested.meta_test._replace(images=images))
     result = opened(folder, splits, tested)
-    result |= testing.scored(run.model, run.config, splits, tested, tasks, calibration.of([folder]), traces)
+    result |= testing.scored(run.model, run.config, splits, tested, tasks, calibration.of([folder]))
+    if is_diagnosed:
+        result["diagnostics"] = diagnostics.diagnose(run.model, images, tasks, traces)
     result |= {"config_hash": config_hash(run.config), "weights": dict(run.record)}
     files.write_json(folder / name, result)
     return result
@@ -354,7 +358,7 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
         )
-    here, there = (frozen.input_shape(one.meta_test, one.kind) for one in (splits, tested))
+    here, there = map(frozen.input_shape, (splits, tested))
     if here != there:
         takes, has = ("x".join(map(str, shape)) for shape in (here, there))
         raise MetabenchError(

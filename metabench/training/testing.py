@@ -8,7 +8,6 @@ from metabench.core import Split, Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
 from metabench.training import calibration, cost, diagnostics, evaluate, fairness, unlabelled
-from metabench.training.graphs.trace import TraceCache
 from metabench.training.vectorise import Model
 
 
@@ -19,7 +18,6 @@ def scored(
     tested: Splits,
     tasks: frozen.FrozenTasks,
     sure: calibration.Calibration | None,
-    traces: TraceCache | None,
 ) -> dict[str, Any]:
     """Return the scores of single tasks, of classes and pictures, and what they cost.
 
@@ -27,7 +25,6 @@ def scored(
         trained: the run's own data, on whose meta-validation thresholds are chosen.
         tested: data whose meta-test tasks are drawn from.
         sure: the run's calibration, where it has one.
-        traces: of earlier runs in this process, whatever they were.
     """
     algorithm, net, *_, h = model
     split, metric = tested.meta_test, net.objective.metric
@@ -38,7 +35,6 @@ def scored(
         metric.name: result.score.tolist(),
         f"{metric}_one_at_a_time": result.alone.tolist(),
         "loss": result.loss.tolist(),
-        "diagnostics": diagnostics.diagnose(model, split.images, tasks, traces),
         "classes": [" ".join(map(str, one)) for one in classes],
         "class_names": split.classes,
         "tasks": len(result.score),

@@ -16,6 +16,7 @@ from torch.func import grad_and_value, vmap
 
 from metabench.core import Algorithm, Logs, MetabenchError, Net, Task, Tree, trees
 from metabench.core import device as memory
+from metabench.training import rollouts
 from metabench.training.graphs.trace import Numbers, TraceCache
 
 MOST = 32
@@ -60,9 +61,9 @@ def in_parts(function: Callable[[slice], Result], n_tasks: int, size: int) -> tu
 
 def cut(tasks: Task, part: slice) -> Task:
     """Return some of T tasks."""
-    support = type(tasks.support)(*[leaf[part] for leaf in tasks.support])
-    query = type(tasks.query)(*[leaf[part] for leaf in tasks.query])
-    return Task(support, query, tasks.classes[part])
+    leaves, form = trees.flatten(tasks)
+    cut: Task = trees.unflatten([leaf[part] for leaf in leaves], form)
+    return cut
 
 
 class Model(NamedTuple):
@@ -79,7 +80,7 @@ def identity(model: Model) -> Hashable:
     """Return what a model's operations depend on, but for its settings."""
     net = model.net
     built = net.embed if net.built_of is None else net.built_of
-    return model.algorithm, built, net.outputs, net.way, net.batch_norm, net.objective
+    return model.algorithm, built, net.outputs, net.way, net.batch_norm, net.objective, net.environment
 
 
 class MetaGradient(NamedTuple):
@@ -101,7 +102,6 @@ def meta_gradient(
         traces: where the operations are recorded, to be replayed from then on.
     """
     algorithm, net, meta, buffers, h = model
-
     numbers = Numbers(h, algorithm.schedule(h, progress))
 
     def summed(row: Tensor, meta: Tree, buffers: Tree, tasks: Task) -> Tree:
@@ -111,12 +111,16 @@ def meta_gradient(
             loss, aux = algorithm.task_loss(net, meta, buffers, task, settings, scheduled)
             return loss, (dict(aux.logs), aux.buffers)
 
-        per_task = vmap(grad_and_value(task_loss, has_aux=True), in_dims=(None, None, 0))
-        gradient, (loss, (logs, new_buffers)) = per_task(meta, buffers, tasks)
+        def one(meta: Tree, buffers: Tree, task: Task) -> Tree:
+            task = rollouts.collect(Model(algorithm, net, meta, buffers, settings), task)
+            return grad_and_value(task_loss, has_aux=True)(meta, buffers, task)
+
+        gradient, (loss, (logs, new_buffers)) = vmap(one, in_dims=(None, None, 0))(meta, buffers, tasks)
         of_tasks = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
         return trees.map(lambda leaf: leaf.sum(0), of_tasks)
 
-    n_tasks, row = len(tasks.classes), numbers.on(tasks.support.x)
+    tasks = rollouts.draw(net.environment, tasks, rollouts.training_steps(h))
+    n_tasks, row = len(tasks.classes), numbers.on(tasks.support[0])
     prepare(row.device)
     name = "meta-gradient", identity(model), numbers.static
     size, run = chunk or at_once(net, row.device), summed
@@ -148,7 +152,7 @@ def grouped_meta_gradient(
 
 def for_tasks(net: Net, tasks: Task) -> Net:
     """Return a network for the ways of T tasks of one shape."""
-    return net if tasks.query.y.is_floating_point() else net._replace(way=tasks.classes.shape[-1])
+    return net._replace(way=tasks.classes.shape[-1]) if net.objective.metric.has_chance else net
 
 
 def per_task(
@@ -165,7 +169,7 @@ def per_task(
             may change as arguments.
         name: by which traces tell functions apart.
     """
-    prepare(tasks.support.x.device)
+    prepare(tasks.classes.device)
     over_tasks = vmap(function, in_dims=(0, *[None] * len(shared)))
     with torch.no_grad():
         if traces is None:
@@ -181,9 +185,12 @@ def per_task_of(
 
     def one(task: Task, row: Tensor, meta: Tree, buffers: Tree) -> Tree:
         h, _ = numbers.filled(row)
-        return function(model._replace(meta=meta, buffers=buffers, h=h), task)
+        filled = model._replace(meta=meta, buffers=buffers, h=h)
+        return function(filled, rollouts.collect(filled, task))
 
-    row = numbers.on(tasks.support.x)
+    steps = rollouts.evaluation_steps(model.algorithm, model.h)
+    tasks = rollouts.draw(model.net.environment, tasks, steps)
+    row = numbers.on(tasks.support[0])
     name = function.__qualname__, identity(model), numbers.static
     return per_task(one, tasks, row, model.meta, model.buffers, traces=traces, name=name)
 

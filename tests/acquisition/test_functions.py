@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,3 +198,9 @@ def test_an_unknown_acquisition_is_refused_with_the_nearest() -> None:
 @pytest.mark.parametrize("name", acquisition.names())
 def test_each_says_where_it_is_from(name: str) -> None:
     assert len(acquisition.get(name).reference) > 40
+
+
+def test_the_guide_has_a_row_for_each() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "label.md").read_text()
+    table = guide.split("## Acquisitions")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == acquisition.names()

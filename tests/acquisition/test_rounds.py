@@ -140,6 +140,23 @@ def test_a_distractor_that_was_asked_for_changes_nothing_for_the_learner(splits:
         assert torch.equal(one.score, other.score)
 
 
+def test_a_label_changes_no_moments(splits: Splits) -> None:
+    """With batch norm, of pictures: all are normalised by the start and the whole pool."""
+    model = tasks.untrained("protonet", splits, BATCH)
+    model = model._replace(algorithm=model.algorithm._replace(is_of_features=False))
+    model, block = block_of(splits, model)
+    net, theta = model.net, model.meta["theta"]
+    look = rounds.outlook(model, block, torch.arange(6), torch.full_like(block.pool_y, HIDDEN), of_pool=True)
+    for task in range(6):
+        around = block.x[task, : block.n_around]
+        features, moments = net.embed(theta, around)
+        assert torch.allclose(look.x[task], features, atol=1e-5)
+        seen = torch.cat([block.x[task, :3], around[3:]])
+        c, pool = net.embed(theta, seen, moments)[0].split([3, len(around) - 3])
+        p = (-torch.cdist(pool, c).square()).softmax(-1)
+        assert torch.allclose(look.p[task], p, atol=1e-4)
+
+
 def test_a_label_counts_as_if_it_had_been_in_the_support_set(splits: Splits) -> None:
     model, block = block_of(splits, tasks.untrained("r2d2", splits))
     at = (block.pool_y >= 0).long().argmax(1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from metabench import algorithms, nets
+from metabench import algorithms, data, nets
 from metabench.core import (
     GroupedQuery,
     GroupedSupport,
@@ -24,6 +24,8 @@ from metabench.core import (
 )
 from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.data.tasks import frozen, sampling
+from metabench.training import loop, vectorise
+from tests.support import small
 
 WAY, SHOT, QUERY, SIZE = 3, 2, 3, 16
 CLASSES = 8
@@ -116,6 +118,18 @@ def points(n_tasks: int = 4, n_inputs: int = 1, device: str = "cpu") -> Task:
     return Task(Support(*halves[0]), Query(*halves[1]), classes)
 
 
+def acted(name: str, dataset: str, device: str = "cpu", n_tasks: int = 2, **values: Any) -> tuple[Net, Task]:
+    """Let a learner act; return its network, to which these tasks are like any others, and the tasks."""
+    config = small.acting(name, dataset, **values)
+    splits = data.load(config.task)
+    learner = loop.build(config, splits)
+    model = loop.model(learner, loop.start(config, learner, device))
+    group = frozen.frozen(splits, "meta_test", config.task, n_tasks, "test").groups[0]
+    drawn = frozen.gather(splits.meta_test.images.to(device), group.indices, group.shape)
+    tasks = vectorise.per_task_of(model, lambda model, task: task, drawn)
+    return model.net._replace(environment=None), tasks
+
+
 def grouped(tasks: Task) -> Task:
     """Say of each example of T tasks whether it is protected: each other one, and none of the first task."""
     halves = []
@@ -133,17 +147,18 @@ def double(task: Task) -> Task:
 
 def cast(task: Task, dtype: torch.dtype) -> Task:
     """Turn all but labels into a floating-point type."""
-    halves = [
-        type(part)(*(leaf.to(dtype) if leaf.is_floating_point() else leaf for leaf in part))
-        for part in task[:2]
-    ]
-    return Task(*halves, task.classes)
+    leaves, form = trees.flatten(task)
+    changed: Task = trees.unflatten(
+        [leaf.to(dtype) if leaf.is_floating_point() else leaf for leaf in leaves], form
+    )
+    return changed
 
 
 def one(many: Task, index: int) -> Task:
     """Take one task out of T."""
-    support, query = (type(part)(*(leaf[index] for leaf in part)) for part in many[:2])
-    return Task(support, query, many.classes[index])
+    leaves, form = trees.flatten(many)
+    chosen: Task = trees.unflatten([leaf[index] for leaf in leaves], form)
+    return chosen
 
 
 def start(name: str, net: Net, device: str = "cpu", **values: Any) -> tuple[Any, Any, Tree, Tree]:

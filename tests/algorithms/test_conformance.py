@@ -143,7 +143,7 @@ def check_evaluation(s: Start, is_independent: bool) -> None:
     vectorised, single = vectorise.per_task(outputs, s.tasks), outputs(problems.one(s.tasks, 0))
     query = s.tasks.query
     together = single["together"]
-    assert together.shape == (query.y.shape[1], s.net.outputs)
+    assert together.shape == (query.x.shape[1], s.net.outputs)
     assert (together.dtype, together.device) == (query.x.dtype, query.x.device)
     assert bool(together.isfinite().all())
     assert is_near(vectorised["together"][0], together)
@@ -164,6 +164,15 @@ def test_classification(name: str, norm: str, batch_norm: str, dtype: torch.dtyp
 @pytest.mark.parametrize("name", able("regression"))
 def test_regression(name: str, dtype: torch.dtype, device: str) -> None:
     s = begin(name, problems.point_network(), problems.points(2, device=device), device, dtype)
+    check_training(s)
+    check_evaluation(s, is_independent=True)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("name", able("control"))
+def test_control(name: str, dtype: torch.dtype, device: str) -> None:
+    net, tasks = problems.acted(name, "bandit", device, eval_steps=3)
+    s = begin(name, net, problems.cast(tasks, dtype), device, dtype)
     check_training(s)
     check_evaluation(s, is_independent=True)
 

@@ -97,6 +97,14 @@ def test_a_cluster_of_no_radius_or_far_away_takes_nothing_and_a_wide_one_takes_w
     assert protonet.predict(identity(), learner, support.x).shape == (N * K, N)  # no class of distractors
 
 
+def test_the_cluster_is_a_normal_density_of_its_radius_at_the_origin_and_classes_are_of_radius_one() -> None:
+    h, p, r = normal(7, F), normal(N, F, name="p"), torch.tensor(3.0, dtype=torch.float64)
+    weights = soft_kmeans.cluster(h, p, {"log_radius": r.log()}, torch.tensor(1.0))
+    classes = (-(h[:, None] - p).square().sum(-1)).exp()
+    far = (-h.square().sum(-1) / r**2).exp() / r
+    assert float((weights - classes / (classes.sum(-1) + far)[:, None]).abs().max()) < ROUNDING
+
+
 def test_equal_prototypes_share_every_image_alike() -> None:
     h, p = normal(7, F), torch.ones(N, F, dtype=torch.float64)
     assert torch.allclose(soft_kmeans.soft(h, p, {}, torch.tensor(1.0)), torch.full((7, N), 1 / N).double())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from metabench.core.config import SearchSpace
+from metabench.core.metrics import METRICS
 from metabench.search.replay.curves import Curve, Point
 from metabench.search.replay.simulate import Incumbent
 from tests.cli.test_simulations import SPACE
@@ -59,7 +61,7 @@ def test_the_tables_have_every_way_and_an_equal_way_has_ratio_one(
     rows = [
         line.split(" | ")
         for line in lines
-        if line.startswith("| ") and not line.startswith(("| search", "| share"))
+        if line.startswith("| ") and not line.startswith(("| search", "| share", "| points"))
     ]
     tables = [rows[start : start + 8] for start in range(0, len(rows), 8)]
     assert len(rows) == 3 * 8
@@ -69,7 +71,39 @@ def test_the_tables_have_every_way_and_an_equal_way_has_ratio_one(
         tables[0][7][1] == "4 of 4"
     )  # all are trained to the end, and validated on the very tasks that count
     assert tables[0][7][5] == "1.00 [1.00, 1.00]"
-    assert 0 < float(tables[2][7][1].split()[0]) <= 1  # random has its regret after 8 runs by then
+    assert 0 < float(tables[1][7][1].split()[0]) <= 1  # random has its regret after 8 runs by then
+    assert len(tables[2][7][1].split(", ")) == 5
+
+
+def test_at_equal_spend_a_search_has_what_it_named_by_then(script: ModuleType) -> None:
+    one, other = Incumbent("a", 1, 10, 10.0), Incumbent("b", 2, 20, 20.0)
+    searches = {
+        script.PAUSING: script.Search([one], 10, 12.0),
+        "longer": script.Search([one, other], 99, 99.0),
+    }
+    deck = script.Deck(searches, {"a": 0.5, "b": 0.75}, 10.0)
+    spent = script.equal_spend([deck], METRICS["accuracy"])
+    # After one run of 10 seconds both name a; after two, the longer search b, but pausing has ended after 12.
+    assert spent == {script.PAUSING: [25.0] * 5, "longer": [25.0, 0.0, 0.0, 0.0, 25.0]}
+
+
+def test_several_workers_have_a_table_of_accelerator_time_and_of_time(
+    script: ModuleType, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "some.jsonl"
+    write(path, space, many(11, seed=0))
+    monkeypatch.setattr(sys, "argv", ["efficiency.py", str(path), "--decks", "2", "--workers", "1", "4"])
+    options = script.options_of(argparse.ArgumentParser())
+    assert script.RECORDED
+    changes = {
+        name: getattr(options, name) for name in ("trials", "grace", "reduction_factor", "validation_tasks")
+    }
+    recording = script.curves.read([path])
+    random = script.regrets(list(script.decks(recording, changes, 1, 2)))[script.RANDOM]
+    *_, last = script.workers_table(recording, changes, options, random).splitlines()
+    workers, title, accelerator, wall = last.strip("| ").split(" | ")
+    assert (workers, title) == ("4", script.RANDOM)
+    assert float(wall) < float(accelerator) <= 1
 
 
 def test_regret_is_on_tasks_that_no_search_sees(script: ModuleType) -> None:

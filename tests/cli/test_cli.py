@@ -146,14 +146,19 @@ def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.
     here = {entry["name"]: entry["is_here"] for entry in json.loads(output("datasets", "--json"))}
     assert [name for name, is_here in here.items() if is_here] == [
         "array",
+        "bandit",
         "folder",
         "glyphs",
         "mixture",
+        "navigation",
         "sinusoid",
         "table",
+        "tabular",
     ]
     kinds = {entry["name"]: entry["kind"] for entry in json.loads(output("datasets", "--json"))}
     assert [name for name, kind in kinds.items() if kind == "regression"] == ["sinusoid"]
+    control = [name for name, kind in kinds.items() if kind == "control"]
+    assert control == ["bandit", "navigation", "tabular"]
     assert "quickdraw (not here)" in output("datasets")
 
 

@@ -20,12 +20,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "quickdraw": {"examples_per_class": 20},
     "omniglot": {},
     "sinusoid": {"functions": 100},
+    "terrain": {"n_domains": 4, "n_examples": 3, "size": 16},
+    "navigation": {"environments": 20},
+    "bandit": {"environments": 20},
+    "tabular": {"environments": 20},
 }
 OTHER: dict[str, dict[str, Any]] = {
     "glyphs": {"n_classes": 30, "n_examples": 14, "seed": 1},
     "quickdraw": {"examples_per_class": 25},
     "omniglot": {"rotations": False},
     "sinusoid": {"functions": 100, "seed": 1},
+    "terrain": {"n_domains": 4, "n_examples": 3, "size": 16, "split_by": "domain"},
+    "navigation": {"environments": 20, "horizon": 50},
+    "bandit": {"environments": 20, "arms": 3},
+    "tabular": {"environments": 20, "states": 3},
 }
 OWN = {"array", "folder", "mixture", "table"}
 """Data sets without files of their own, which have tests of their own."""
@@ -34,7 +42,8 @@ PHOTOS = {"cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"}
 """Data sets of colour, whose tests make files like theirs."""
 
 NAMES = [name for name in data.names() if name not in OWN | PHOTOS]
-IMAGES = [name for name in NAMES if len(data.outline(data.get(name), {})[1]) == 3]
+COLOURED = {"terrain"}
+IMAGES = [name for name in NAMES if len(data.outline(data.get(name), {})[1]) == 3 and name not in COLOURED]
 
 
 def load_or_skip(name: str, options: dict[str, Any]) -> Splits:
@@ -54,8 +63,8 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 def test_the_folder_is_the_registry() -> None:
     expected = (
-        "array cifar_fs cub fc100 folder glyphs mini_imagenet mixture omniglot quickdraw sinusoid "
-        "table tiered_imagenet"
+        "array bandit cifar_fs communities cub fc100 folder glyphs mini_imagenet mixture navigation omniglot "
+        "quickdraw sinusoid table tabular terrain tiered_imagenet zafar"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())

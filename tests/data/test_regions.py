@@ -114,7 +114,7 @@ def test_a_fixed_label_is_one_class_over_a_thousand_tasks_and_a_shuffled_one_is_
     drawn = {}
     for labels in ("fixed", "shuffled"):
         source = sampling.pool(split, task.model_copy(update={"labels": labels}), 2)
-        ((shape, _),) = sampling.shapes(task, 2, 1000, seeds.generator("shapes"), source.outputs)
+        ((shape, _),) = sampling.shapes(task, 2, 1000, seeds.generator("shapes"), outputs=source.outputs)
         indices = sampling.sample(seeds.generator("fixed"), source, shape, 1000)
         tasks = frozen.gather(split.images, indices, shape)
         for half in (tasks.support, tasks.query):
@@ -236,3 +236,54 @@ def test_tasks_that_mix_domains_of_the_same_classes_are_refused(tmp_path: Path) 
         data.check(WITHIN.model_copy(update={"way": 5, "labels": "fixed"}), splits)
     with pytest.raises(MetabenchError, match="meta_validation: domains=across: one domain"):
         data.check(WITHIN.model_copy(update={"domains": "across"}), splits)
+
+
+def test_terrain_has_the_same_textures_in_regions_of_their_own() -> None:
+    few = {"n_domains": 4, "n_examples": 3, "size": 16}
+    splits = data.load(TaskConfig(dataset="terrain", options={**few, "split_by": "domain"}))
+    assert splits.is_by_domain
+    assert [len(set(part.domains)) for part in parts(splits)] == [2, 1, 1]
+    assert {word for part in parts(splits) for word in part.words} == set(splits.meta_test.shared)
+    by_class = data.load(TaskConfig(dataset="terrain", options=few))
+    words = [set(part.words) for part in parts(by_class)]
+    assert [len(one) for one in words] == [4, 2, 2]
+    assert len(set.union(*words)) == 8
+    rows = {
+        name: images
+        for whole in (splits, by_class)
+        for part in parts(whole)
+        for name, images in zip(part.classes, part.images, strict=True)
+    }
+    for part in parts(splits):
+        for name, images in zip(part.classes, part.images, strict=True):
+            assert torch.equal(rows[name], images), "a cut changes no picture"
+
+
+def test_drawers_are_domains_of_one_drawing_a_character(data_root: Path) -> None:
+    if not data.get("omniglot").is_available(data_root):
+        pytest.skip(f"no Omniglot under {data_root}")
+    options = {"domain": "drawer", "rotations": False}
+    task = TaskConfig(
+        dataset="omniglot", options=options, way=20, shot=1, query=1, test_query=1, domains="across"
+    )
+    splits = data.load(task, data_root)
+    data.check(task, splits)
+    (group,) = frozen.frozen(splits, "meta_test", task, 5, "test").groups
+    assert group.indices.query_classes is not None
+    for rows, asked in zip(group.indices.classes.tolist(), group.indices.query_classes.tolist(), strict=True):
+        pairs = [[splits.meta_test.classes[row].split("/", 1) for row in some] for some in (rows, asked)]
+        assert [name for _, name in pairs[0]] == [name for _, name in pairs[1]]
+        homes = [{drawer for drawer, _ in some} for some in pairs]
+        assert [len(home) for home in homes] == [1, 1]
+        assert homes[0] != homes[1]
+    with pytest.raises(MetabenchError, match="are not the same class"):
+        data.configure(task.model_copy(update={"options": {}}))
+
+
+def test_data_that_are_only_tested_on_have_no_meta_train(tmp_path: Path) -> None:
+    splits = load(regions(tmp_path, 2), split_by="domain", meta_train=0, meta_validation=0)
+    assert [len(part.classes) for part in parts(splits)] == [0, 0, 7]
+    data.check(WITHIN, splits, ["meta_test"])
+    assert frozen.frozen(splits, "meta_test", WITHIN, 5, "test").hash
+    with pytest.raises(MetabenchError, match="meta_train of folder/own has no classes, as its share is 0"):
+        data.check(WITHIN, splits)

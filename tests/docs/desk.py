@@ -30,7 +30,7 @@ SMALLER: dict[str, list[str]] = {
         *("--query", "2", "--test-query", "3"),
     ],
     "test": ["--tasks", "4"],
-    "label": ["--tasks", "4", "--pool", "3", "--query", "2"],
+    "label": ["--tasks", "2", "--rounds", "1", "--pool", "3", "--query", "2"],
     "simulate": ["--repeats", "1"],
     "datasets tasks": ["--tasks", "4", "--way", "5"],
 }
@@ -70,6 +70,8 @@ def shrink(found: dict[str, Any]) -> dict[str, Any]:
     task = {**found["task"], "query": 2, "test_query": 3}
     if task["dataset"] == "communities":
         task = {**task, "dataset": "zafar", "options": {"tasks": 40, "people": 30}}
+    elif task["dataset"] == "navigation":
+        task = {**task, "shot": 2, "options": {"environments": 50, "horizon": 4}}
     elif task["dataset"] not in ("glyphs", "sinusoid", "folder"):
         task = {**task, "dataset": "glyphs", "split": None, "options": {}}
     network = {**found.get("network", {}), "width": 4}

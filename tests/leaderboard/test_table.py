@@ -14,7 +14,7 @@ from rich.console import Console
 
 from metabench import leaderboard
 from metabench.core import MetabenchError, metrics
-from metabench.core.metrics import ERROR
+from metabench.core.metrics import PLAIN
 from metabench.leaderboard import fairness
 from metabench.leaderboard.columns import COLUMNS
 from metabench.leaderboard.rows import KEYS, keys
@@ -146,7 +146,8 @@ def test_a_bar_in_a_setting_does_not_break_the_markdown_table(tmp_path: Path) ->
 
 def test_every_column_shows_every_row(finished: dict[str, Any]) -> None:
     of_best = {"verdict", "p", "p_holm", "p_tasks", "higher"}  # parts of vs_best
-    assert {column.key for column in COLUMNS} <= {*keys(ERROR), *fairness.KEYS} | of_best
+    shown = {key for metric in PLAIN for key in keys(metric)} | {*fairness.KEYS}
+    assert {column.key for column in COLUMNS} <= shown | of_best
     assert len({column.name for column in COLUMNS}) == len(COLUMNS)
     assert all(isinstance(column.show(row), str) for column in COLUMNS for row in finished["rows"])
     assert set(leaderboard.FORMATS) == {"table", "json", "csv", "md", "latex"}

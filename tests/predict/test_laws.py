@@ -32,6 +32,7 @@ METRIC = (
     "baseline_pp",
     "nearest_mean",
     "simpleshot",
+    "soft_kmeans",
     "logistic",
 )
 """Learners whose weights hold no output of a class."""

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from metabench.core.config import BudgetConfig, SearchSpace
+from metabench.core.metrics import METRICS
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, JOURNAL, PRUNED, WAIT, WORK, Ledger
 from metabench.search.journal.rule import decide
+from metabench.search.progress import summary
 from metabench.search.propose import points
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.space import AlgorithmSpace
@@ -132,11 +134,13 @@ def test_who_runs_counts_as_having_scored_what_is_expected(tmp_path: Path) -> No
     space = space_of()
     its, ledger = spaces.of(space, NAME), Ledger(tmp_path, keep=2)
     settings = points.spread(its, 0)[:3]
-    for number, sampled in enumerate(settings):
+    for number, sampled in enumerate(settings[:2]):
         ledger.propose(NAME, sampled, its.resolve(sampled), False, 0)
-        if number < 2:
-            decide(ledger, space.budget, f"{NAME}-{number:03d}", make_report(100, 0.4 + number / 10))
+        decide(ledger, space.budget, f"{NAME}-{number:03d}", make_report(100, 0.4 + number / 10))
+    alone = freeze.believe(ledger, its, space.budget)
+    ledger.propose(NAME, settings[2], its.resolve(settings[2]), False, 0)
     belief = freeze.believe(ledger, its, space.budget)
+    assert alone is not None
     assert belief is not None
     assert (len(belief.row), len(belief.trials)) == (3, 3)
     legs = freeze.legs(belief, its, space.budget, settings[2:])
@@ -145,9 +149,6 @@ def test_who_runs_counts_as_having_scored_what_is_expected(tmp_path: Path) -> No
     )
     legs.append(freeze.Leg(None, settings[2], 0, 100, 100.0))
     gain = freeze.gains(belief, its, space.budget, legs)
-    del ledger.trials[f"{NAME}-002"], ledger.of(NAME)[2]
-    alone = freeze.believe(ledger, its, space.budget)
-    assert alone is not None
     assert alone.mean.tolist() == pytest.approx(belief.mean[:2].tolist())
     assert gain[2] < 0.8 * freeze.gains(alone, its, space.budget, legs)[2], "less is to be learnt there"
 
@@ -271,3 +272,30 @@ def test_what_is_settled_forgets_no_noise(tmp_path: Path) -> None:
     assert after is not None
     assert after.noise == pytest.approx(before.noise)
     assert before.noise > 100 * freeze.LEAST_NOISE
+
+
+def test_the_model_is_fitted_once_between_two_events_and_not_to_show_who_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, fits = space_of(trials=20), []
+    fit = freeze.gaussian.fit
+    monkeypatch.setattr(freeze.gaussian, "fit", lambda *args: fits.append(1) or fit(*args))
+    searcher = FairSearcher(space, ledger := Ledger(tmp_path, keep=2), seed=3)
+    n_choices = 0
+    for count in range(12):
+        config = searcher.suggest(str(count))  # what `goes_on` found better is handed out without a fit
+        assert isinstance(config, dict)
+        trial, goes_on = ledger.trials[config["trial"]], True
+        while goes_on:
+            rung = next(one for one in searcher.rungs if one > trial.tasks_seen)
+            report = make_report(rung, score_at(trial.hyperparameters, rung))
+            decide(ledger, space.budget, trial.name, report)
+            goes_on = searcher.goes_on(trial.name)
+            n_choices += 1
+            summary.summarise(space, ledger, NAME, METRICS["accuracy"], 20)
+        searcher.hand_back(str(count))
+    assert 12 <= len(fits) <= n_choices
+    before = len(fits)
+    for _ in range(3):
+        summary.summarise(space, ledger, NAME, METRICS["accuracy"], 20)
+    assert len(fits) == before

@@ -96,3 +96,26 @@ def on_features(algorithm: str = "maml", tasks: int = 24, **values: Any) -> RunC
     kept = {name: value for name, value in described.hyperparameters.items() if name in names}
     network = NetworkConfig(name="mlp", width=8)
     return described.model_copy(update={"task": FEATURES, "network": network, "hyperparameters": kept})
+
+
+def acting(algorithm: str = "maml", dataset: str = "navigation", tasks: int = 24, **values: Any) -> RunConfig:
+    """Describe a run of a few meta-steps in environments of a few steps."""
+    described = config(algorithm, tasks, (8, 16, tasks), **values)
+    names = {field.name for field in dataclasses.fields(algorithms.get(algorithm).hparams)}
+    task = TaskConfig(dataset=dataset, options=ENVIRONMENTS[dataset], way=1, shot=5, query=4, test_query=6)
+    changes = {
+        "task": task,
+        "network": NetworkConfig(name="mlp", width=8, norm="none"),
+        "hyperparameters": {
+            name: value for name, value in described.hyperparameters.items() if name in names
+        },
+    }
+    return described.model_copy(update=changes)
+
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "navigation": {"environments": 100, "horizon": 10},
+    "bandit": {"environments": 100},
+    "tabular": {"environments": 100, "states": 4, "actions": 3, "horizon": 5},
+}
+"""Options of data sets of control by which they are small."""

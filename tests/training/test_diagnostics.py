@@ -155,3 +155,26 @@ def test_only_the_first_tasks_are_followed_over_inner_steps(monkeypatch: pytest.
     assert (found["tasks"], found["followed"]) == (12, 5)
     score = evaluate.evaluate(*args).score
     assert found["over_steps"][2]["mean"] == pytest.approx(score[:5].mean())
+
+
+def test_meta_test_may_be_scored_without_a_diagnosis(tmp_path: Path) -> None:
+    config, splits = small.config(), small.splits()
+    runs.train_run(config, splits, tmp_path)
+    result = runs.test_run(tmp_path, splits, 20, is_diagnosed=False)
+    assert "diagnostics" not in result
+    assert result["accuracy"] == runs.test_run(tmp_path, splits, 20)["accuracy"]
+
+
+def test_the_steps_of_evaluation_are_not_evaluated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_tasks, score = [], diagnostics._score
+    monkeypatch.setattr(diagnostics, "FOLLOWED", 5)
+    monkeypatch.setattr(
+        diagnostics,
+        "_score",
+        lambda model, images, tasks, traces: (
+            n_tasks.append(sum(len(g.positions) for g in tasks.groups)) or score(model, images, tasks, traces)
+        ),
+    )
+    args, _ = prepared(inner_steps=2, inner_lr=0.3)
+    followed = diagnostics.diagnose(*args)["over_steps"]
+    assert n_tasks == [12] + [5] * (len(followed) - 1)

@@ -14,6 +14,7 @@ from metabench import data
 from metabench.core import SPLITS, MetabenchError, Split, Splits, setting
 from metabench.core.config import TaskConfig
 from metabench.core.config.settings import KIND_NAMES
+from metabench.core.control import Environment
 from metabench.data import Dataset
 from metabench.data.reading import saving, splits
 
@@ -97,12 +98,17 @@ def _load(spec: str, make: Callable[..., Any], kind: str, options: Any) -> Split
         splits.refuse(f"dataset={spec!r}", problems)
     parts = {part: getattr(made, part) for part in SPLITS}
     name = f"{data.file_name(spec)}/own"
-    return splits.make_splits(name, **parts, kind=made.kind, pictures=made.pictures, rows=made.rows)
+    about = {key: getattr(made, key) for key in ("kind", "pictures", "rows", "environment")}
+    return splits.make_splits(name, **parts, **about)
 
 
 def _problems(made: Splits) -> list[str]:
     """Say what in splits of somebody's is not as `metabench.core.Split` has it."""
     problems = [] if made.kind in data.KINDS else [f"kind={made.kind!r}; must be {' or '.join(data.KINDS)}"]
+    if (made.kind == "control") != isinstance(made.environment, Environment):
+        problems.append(
+            "environment: must be a metabench.core.control.Environment, of control and nothing else"
+        )
     shapes = set()
     for part in SPLITS:
         one = getattr(made, part)
@@ -110,10 +116,13 @@ def _problems(made: Splits) -> list[str]:
             problems.append(f"{part}: must be a metabench.core.Split whose images are a tensor")
             continue
         n_axes, kind = one.images.dim(), one.images.dtype
-        if (n_axes, kind) not in ((5, torch.uint8), (3, torch.float32)):
-            forms = "uint8 [class, example, C, H, W], or float32 [class, example, D]"
+        forms = "uint8 [class, example, C, H, W], or float32 [class, example, D]"
+        allowed = [(5, torch.uint8), (3, torch.float32)]
+        if made.kind == "control":
+            forms, allowed = "float32 [environment, D]", [(2, torch.float32)]
+        if (n_axes, kind) not in allowed:
             problems.append(f"{part}: images are {kind} {list(one.images.shape)}; must be {forms}")
-        elif n_axes == 3 and not bool(one.images.isfinite().all()):
+        elif n_axes < 5 and not bool(one.images.isfinite().all()):
             problems.append(f"{part}: images hold NaN or infinity")
         if len({len(one.images), len(one.classes), len(one.domains)}) > 1:
             counts = f"{len(one.images)} rows, {len(one.classes)} classes and {len(one.domains)} domains"

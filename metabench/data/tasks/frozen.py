@@ -33,6 +33,7 @@ from metabench.core import (
     seeds,
 )
 from metabench.core.config import TaskConfig
+from metabench.core.control import Start
 from metabench.data.tasks import sampling
 from metabench.data.tasks.sampling import Indices, Shape
 from metabench.storage import files
@@ -63,10 +64,12 @@ class FrozenTasks(NamedTuple):
     hash: str
 
 
-def input_shape(split: Split, kind: str) -> tuple[int, ...]:
-    """Return the shape of one input of a kind of data set: an image, features, or a point."""
-    beside = split.n_columns + (kind == "regression")
-    shape = tuple(split.images.shape[2:])
+def input_shape(splits: Splits) -> tuple[int, ...]:
+    """Return the shape of one input of a data set: an image, features, a point, or an observation."""
+    if splits.environment is not None:
+        return (splits.environment.n_observed,)
+    beside = splits.meta_train.n_columns + (splits.kind == "regression")
+    shape = tuple(splits.meta_train.images.shape[2:])
     return (shape[0] - beside,) if beside else shape
 
 
@@ -76,6 +79,10 @@ def gather(images: Tensor, indices: Indices, shape: Shape) -> Task:
     indices = Indices(**{name: device.to_device_async(index, images.device) for name, index in parts})
     classes, examples = indices.classes, indices.examples
     max_shots, n_query = shape.max_shots, shape.query
+    if images.dim() == 2:
+        parameters = images[classes[:, 0]].to(torch.get_default_dtype())
+        start, judged = (Start(parameters, part) for part in examples[:, 0].split([max_shots, n_query], -1))
+        return Task(cast(Support, start), cast(Query, judged), classes)
     labels = torch.arange(shape.way, device=images.device)
     if indices.shots is None:
         support = _cut(images, classes[:, :, None], examples[:, :, :max_shots]).flatten(1, 2)
@@ -382,6 +389,7 @@ def _group(number: int, shape: dict[str, int], tensors: dict[str, torch.Tensor],
     positions = named.pop("positions")
     indices = Indices(**named)
     n_classes, n_examples = data.images.shape[:2]
+    n_examples = sampling.SEEDS if data.has_environments else n_examples
     limits = {
         **dict.fromkeys(("classes", "query_classes", "distractors"), n_classes),
         **dict.fromkeys(("examples", "distractor_examples"), n_examples),

@@ -14,6 +14,9 @@ from metabench.core.config import TaskConfig
 TRIES = 100
 """How often a task's pictures are drawn at most, until support and query have no group in common."""
 
+SEEDS = 2**31 - 1
+"""Numbers among which a trajectory of control has one, of which all its chance is made."""
+
 
 class Shape(NamedTuple):
     """What T tasks that are computed together have in common."""
@@ -52,7 +55,8 @@ class Indices(NamedTuple):
     """Which classes and examples make up T tasks; the position along N is the label, if none is fixed."""
 
     classes: Tensor  # int64 [T, N]
-    # int64 [T, N, max_shots + Q + U], distinct along the last axis: support, query, unlabelled
+    # int64 [T, N, max_shots + Q + U], distinct along the last axis: support, query, unlabelled; of control
+    # the seeds of trajectories
     examples: Tensor
     shots: Tensor | None = None  # int64 [T, N], where the support is unbalanced; its sum is N * K
     query_classes: Tensor | None = None  # int64 [T, N], where queries come from another domain
@@ -299,6 +303,8 @@ def _across(generator: Generator, source: Pool, n_drawn: int, n_tasks: int) -> t
 def _examples(
     generator: Generator, split: Split, classes: Tensor, n_drawn: int, allowed: Tensor | None = None
 ) -> Tensor:
+    if split.has_environments:
+        return torch.randint(SEEDS, (*classes.shape, n_drawn), generator=generator)
     n_examples = split.images.shape[1]
     scores = torch.rand(*classes.shape, n_examples, generator=generator)
     if allowed is not None:

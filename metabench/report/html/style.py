@@ -165,14 +165,15 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Non
 
 
 def axis_label(metric: Metric, of: str) -> str:
-    """Name an axis of accuracies in percent, or of errors."""
-    return f"{of} accuracy, %" if metric.unit == "%" else f"{of} error"
+    """Name an axis of accuracies in percent, or of plain numbers."""
+    return f"{of} {metric}" + (", %" if metric.unit == "%" else "")
 
 
 def within(metric: Metric, axis: Axes, of: str = "y") -> None:
-    """Keep an axis of shares between none and all, and one of errors above none, once everything is drawn."""
+    """Keep an axis within what its figures can be, as of shares between none and all, once all is drawn."""
     low, high = getattr(axis, f"get_{of}lim")()
-    getattr(axis, f"set_{of}lim")(max(low, 0), min(high, 100) if metric.unit == "%" else high)
+    low = low if metric.scale is None else max(low, 0)
+    getattr(axis, f"set_{of}lim")(low, min(high, 100) if metric.unit == "%" else high)
 
 
 def value(metric: Metric, figure: float | None) -> float:

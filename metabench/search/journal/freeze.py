@@ -23,7 +23,7 @@ from metabench.core.config import BudgetConfig, Choices, Range
 from metabench.search import space as spaces
 from metabench.search.journal import gaussian
 from metabench.search.journal.gaussian import Array, Fit
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial, preference
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
 from metabench.search.space import AlgorithmSpace, grid
 
 PRICE = 1.5
@@ -79,30 +79,51 @@ def floors(its: AlgorithmSpace) -> Array:
 
 def coordinates(its: AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
     """Return settings as points, [n, D], in lengthscales; an inactive parameter stands at its default."""
-    columns = [
-        _column(parameter, [one.get(name, parameter.default) for one in sampled])
-        for name, parameter in its.sampled.items()
-    ]
-    return np.array(columns, dtype=np.float64).reshape(len(columns), len(sampled)).T
+    keys = [(tuple(one.items()), tuple(map(type, one.values()))) for one in sampled]  # True is not 1
+    for key, one in zip(keys, sampled, strict=True):
+        if key not in its.memo:
+            its.memo[key] = [_place(p, one.get(name, p.default)) for name, p in its.sampled.items()]
+    points = [its.memo[key] for key in keys]
+    return np.array(points, dtype=np.float64).reshape(len(points), len(its.sampled))
 
 
-def _column(parameter: Range | Choices, values: Sequence[Any]) -> Array:
+def _place(parameter: Range | Choices, value: Any) -> float:
     if isinstance(parameter, Choices):
-        places: Any = {(type(one), one): grid.place(parameter, one) for one in values}
-        places = {one: -1 if place is None else place for one, place in places.items()}
-        return np.array([FAR * places[type(one), one] for one in values])
+        place: Any = grid.place(parameter, value)
+        return -FAR if place is None else FAR * place
     if parameter.log:
-        return np.asarray(np.log(np.array(values, dtype=np.float64)) / gaussian.LENGTH_LOG)
-    return np.array(values, dtype=np.float64) / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low))
+        return math.log(value) / gaussian.LENGTH_LOG
+    return float(value / (gaussian.LENGTH_LINEAR * (parameter.high - parameter.low)))
+
+
+class Remembered(NamedTuple):
+    """A belief, and of how many events."""
+
+    n_events: int
+    n_scored: int
+    belief: Belief | None
 
 
 def believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
-    """Fit the model to what an algorithm's trials have reported; None where nobody could be named."""
+    """Return what is believed of an algorithm's trials by now; None where nobody could be named."""
+    n_events, before = ledger.n_events[its.algorithm], ledger.memo.get(its.algorithm)
+    if before is None or before.n_events != n_events:
+        belief = _believe(ledger, its, budget)
+        before = Remembered(n_events, ledger.n_scored[its.algorithm], belief)
+        ledger.memo[its.algorithm] = before
+    return before.belief
+
+
+def _believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
+    """Fit the model to what an algorithm's trials have reported."""
     trials = [trial for trial in ledger.of(its.algorithm) if trial.name not in ledger.outside]
     if not any(map(_may_be_named, trials)):
         return None
     reported = _reported(trials)
-    kept = sorted({k for k, _ in reported} | {k for k, trial in enumerate(trials) if _is_running(trial)})
+    running_names = {trial.name for trial in ledger.running()}
+    kept = sorted(
+        {k for k, _ in reported} | {k for k, trial in enumerate(trials) if trial.name in running_names}
+    )
     row = np.searchsorted(kept, [k for k, _ in reported])
     trials = [trials[k] for k in kept]
     # Who diverged counts as scoring what the worst did.
@@ -154,20 +175,24 @@ def reaches(budget: BudgetConfig, trial: Trial) -> int:
 
 def _reported(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
     """List the reports that the model learns from, each with the place of its trial."""
-    reported = [(k, report) for k, trial in enumerate(trials) for report in trial.reports]
-    return _fewer(trials) if len(reported) > MOST_POINTS else reported
+    if sum(len(trial.reports) for trial in trials) > MOST_POINTS:
+        return _fewer(trials)
+    return [(k, report) for k, trial in enumerate(trials) for report in trial.reports]
 
 
 def _fewer(trials: Sequence[Trial]) -> list[tuple[int, dict[str, Any]]]:
     """Choose the last reports of trials, evenly where they are too many, then those before them."""
-    reporting = [k for k, trial in enumerate(trials) if trial.reports]
-    order = sorted(reporting, key=lambda k: (not _may_be_named(trials[k]), preference(trials[k])))
-    last = [(k, trials[k].reports[-1]) for k in order]
-    before = [(k, report) for k in order for report in trials[k].reports[:-1][::-1]]
+    last = [(k, trial.reports[-1]) for k, trial in enumerate(trials) if trial.reports]
+    seen = np.array([report["tasks_seen"] for _, report in last])
+    score = np.array([-math.inf if r["val_score"] is None else r["val_score"] for _, r in last])
+    is_out = np.array([not _may_be_named(trials[k]) for k, _ in last])
+    # As `preference` has it, but that who diverged or failed comes last.
+    last = [last[place] for place in np.lexsort((-score, -seen, is_out))]
     if len(last) > MOST_POINTS:
         best, rest = last[: MOST_POINTS // 2], last[MOST_POINTS // 2 :]
         picks = np.linspace(0, len(rest) - 1, MOST_POINTS - len(best)).astype(int)
-        last = [*best, *(rest[k] for k in picks)]
+        return [*best, *(rest[k] for k in picks)]
+    before = [(k, report) for k, _ in last for report in trials[k].reports[:-1][::-1]]
     return [*last, *before][:MOST_POINTS]
 
 
@@ -369,10 +394,10 @@ def legs(
 ) -> list[Leg]:
     """List what may be trained next: who waits, and settings that may be begun."""
     cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
-    ends = [spaces.next_rung(budget, trial.tasks_seen) for trial in waiting]
-    first = spaces.next_rung(budget, 0)
+    onwards = {seen: spaces.next_rung(budget, seen) for seen in {0, *(trial.tasks_seen for trial in waiting)}}
+    begun, first = [(trial, trial.tasks_seen, onwards[trial.tasks_seen]) for trial in waiting], onwards[0]
     return [
-        *(Leg(t, t.sampled, t.tasks_seen, end, cost[end]) for t, end in zip(waiting, ends, strict=True)),
+        *(Leg(trial, trial.sampled, seen, end, cost[end]) for trial, seen, end in begun),
         *(Leg(None, sampled, 0, first, cost[first]) for sampled in _untried(belief, its, options)),
     ]
 
@@ -387,6 +412,13 @@ def allowance(budget: BudgetConfig, n_trials: int) -> float:
 
 
 def incumbent(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Trial | None:
-    """Return the trial that the model expects most of at the full budget; None where no score is there."""
-    belief = believe(ledger, its, budget)
+    """Return the trial that the model expects most of at the full budget; None where no score is there.
+
+    Who runs, or has been proposed, since the model was last asked changes nothing of that.
+    """
+    before = ledger.memo.get(its.algorithm)
+    if before is None or before.n_scored != ledger.n_scored[its.algorithm]:
+        belief = believe(ledger, its, budget)
+    else:
+        belief = before.belief
     return None if belief is None else leader(belief)

@@ -71,9 +71,12 @@ def similarity(a: Array, b: Array, floors: Array) -> Array:
     for k in np.flatnonzero(smooth):
         squared += (a[:, k, None] - b[None, :, k]) ** 2
     result = np.exp(-0.5 * squared)
-    for k in np.flatnonzero(~smooth):
-        apart = (a[:, k, None] - b[None, :, k]) ** 2
-        result *= floors[k] + (1 - floors[k]) * np.exp(-0.5 * apart)
+    if not smooth.all():  # few values, which many settings share
+        rows, of_a = np.unique(a[:, ~smooth], axis=0, return_inverse=True)
+        columns, of_b = np.unique(b[:, ~smooth], axis=0, return_inverse=True)
+        apart = (rows[:, None, :] - columns[None, :, :]) ** 2
+        left = floors[~smooth] + (1 - floors[~smooth]) * np.exp(-0.5 * apart)
+        result *= left.prod(axis=2)[np.ix_(of_a.ravel(), of_b.ravel())]
     return np.asarray(result)
 
 

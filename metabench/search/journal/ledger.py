@@ -191,6 +191,10 @@ class Ledger:
         self._rungs: dict[tuple[str, int], list[Arrival]] = {}
         self._of: dict[str, list[Trial]] = {}
         self._open: dict[str, Trial] = {}  # not ended, and some who have since they were looked for
+        self._running: dict[str, Trial] = {}
+        self.n_events: Counter[str] = Counter()  # by algorithm
+        self.n_scored: Counter[str] = Counter()  # those events that add a score, or an ending
+        self.memo: dict[str, Any] = {}  # what was worked out of an algorithm's trials, to be kept with these
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
         self._tasks: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
@@ -303,6 +307,10 @@ class Ledger:
         self._open = {name: trial for name, trial in self._open.items() if trial.status is None}
         return sorted(self._open.values(), key=lambda trial: -trial.tasks_seen)
 
+    def running(self) -> list[Trial]:
+        """List the trials that have not ended and do not wait, in the order they set out."""
+        return list(self._running.values())
+
     def rung(self, algorithm: str, tasks_seen: int) -> list[Arrival]:
         """Return the rung table: who arrived at one rung, in order, without those that diverged."""
         return self._rungs.get((algorithm, tasks_seen), [])
@@ -360,11 +368,25 @@ class Ledger:
                 self.trials[name].status = FAILED
                 self.trials[name].error = event["error"]
                 self._note(ENDED, self.trials[name])
-        return self.trials[name]
+        return self._count(self.trials[name], event["event"])
+
+    def _count(self, trial: Trial, event: str) -> Trial:
+        """Keep up to date what depends on how many events there were, and who runs."""
+        self.n_events[trial.algorithm] += 1
+        self.n_scored[trial.algorithm] += event not in ("proposed", "doubted", "resumed")
+        self._run(trial)
+        return trial
+
+    def _run(self, trial: Trial) -> None:
+        if trial.status is None and not trial.is_waiting:
+            self._running.setdefault(trial.name, trial)
+        else:
+            self._running.pop(trial.name, None)
 
     def _reopen(self, trial: Trial) -> None:
         trial.status = None
         self._open[trial.name] = trial
+        self._run(trial)
         self.history.remove(Happened(ENDED, trial.name, trial.tasks_seen))
 
     def _note(self, what: str, trial: Trial) -> None:

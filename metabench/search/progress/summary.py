@@ -46,9 +46,9 @@ def summarise(
     trials = ledger.of(algorithm)
     states = Counter(trial.state for trial in trials)
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
-    best, gain = incumbent(trial for trial in trials if ledger.place(trial) is not None), None
+    best = incumbent(trial for trial in trials if ledger.place(trial) is not None)
     if _is_modelled(space):
-        best, gain = _believed(space, ledger, algorithm)
+        best = _believed(space, ledger, algorithm)
     return {
         "planned": n_trials,
         "proposed": len(trials),
@@ -61,7 +61,6 @@ def summarise(
             "tasks_seen": best.tasks_seen,
             f"val_{metric}": metric.sign * (best.score or 0.0),
         },
-        "hourly_gain": gain,
         "tasks_seen": sum(trial.tasks_seen for trial in trials),
         "seconds": sum(trial.seconds for trial in trials),
         "errors": {trial.name: trial.error.splitlines()[-1] for trial in trials if trial.error},
@@ -72,9 +71,19 @@ def _is_modelled(space: SearchSpace) -> bool:
     return space.budget.scheduler == "freeze_thaw"
 
 
-def _believed(space: SearchSpace, ledger: Ledger, algorithm: str) -> tuple[Trial | None, float | None]:
-    """Return the leader by the model of an algorithm's curves, and what another hour is expected to gain."""
+def _believed(space: SearchSpace, ledger: Ledger, algorithm: str) -> Trial | None:
+    """Return the leader by the model of an algorithm's curves."""
     # Only here, since they import torch, and status of any other search is quick.
+    from metabench.search import space as spaces
+    from metabench.search.journal import freeze
+
+    return freeze.incumbent(ledger, spaces.of(space, algorithm), space.budget)
+
+
+def hourly_gain(space: SearchSpace, ledger: Ledger, algorithm: str) -> float | None:
+    """Return what another hour of a worker is expected to gain; None where no model says it."""
+    if not _is_modelled(space):
+        return None
     from metabench.search import space as spaces
     from metabench.search.journal import freeze
     from metabench.search.propose import points
@@ -82,9 +91,8 @@ def _believed(space: SearchSpace, ledger: Ledger, algorithm: str) -> tuple[Trial
     its = spaces.of(space, algorithm)
     belief = freeze.believe(ledger, its, space.budget)
     if belief is None:
-        return None, None
-    gain = freeze.hourly_gain(belief, ledger, its, space.budget, points.spread(its, 0))
-    return freeze.leader(belief), gain
+        return None
+    return freeze.hourly_gain(belief, ledger, its, space.budget, points.spread(its, 0))
 
 
 def _allowed(space: SearchSpace, algorithms: Iterable[Mapping[str, Any]]) -> float:
@@ -143,6 +151,8 @@ def read(folder: Path) -> dict[str, Any]:
     standing = stand(folder, space, ledger, metric, planned(record, space), snapshot if is_driven else {})
     if is_driven and "updated" in snapshot and standing["elapsed"] is not None:
         standing["elapsed"] += _age(snapshot)
+    for name, part in standing["algorithms"].items():
+        part["hourly_gain"] = hourly_gain(space, ledger, name)
     return {**standing, "is_driven": is_driven, "changes": len(record.get("changes", []))}
 
 

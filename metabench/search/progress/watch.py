@@ -21,7 +21,7 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, WORK, Happened, Ledger, Trial
 from metabench.search.progress import summary
 from metabench.search.progress.final_rows import FinalRows, run_folder
-from metabench.search.progress.summary import STATES, outlook, summarise
+from metabench.search.progress.summary import STATES, hourly_gain, outlook
 from metabench.search.progress.terminal import Terminal
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
@@ -139,7 +139,7 @@ class Watch:
             self.say(self._standing(ledger, ledger.trials[name]))
 
     def _standing(self, ledger: Ledger, trial: Trial) -> str:
-        count: int | str = len(ledger.trials) - sum(not each.is_waiting for each in ledger.unfinished())
+        count: int | str = len(ledger.trials) - len(ledger.running())
         if self.space.budget.seconds is None:
             total = sum(spaces.of(self.space, algorithm).n_trials for algorithm in self.space.algorithms)
             count = f"{count}/{total}"
@@ -165,7 +165,7 @@ class Watch:
                 self.say(
                     f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
                 )
-            gain = summarise(self.space, ledger, algorithm, self.objective.metric, n_trials)["hourly_gain"]
+            gain = hourly_gain(self.space, ledger, algorithm)
             if gain is not None:
                 self.say(f"{algorithm}: {outlook(self.objective.metric, gain)}")
         stopped = [trial for trial in ledger.trials.values() if trial.status == PRUNED]
@@ -214,7 +214,7 @@ class Watch:
         """Say what runs, how far it is and towards what; of trials, where their last reports were."""
         ways: dict[str, tuple[int, int]] = {}
         if self.terminal.stage == summary.STAGES[0]:
-            running = [trial for trial in ledger.unfinished() if not trial.is_waiting]
+            running = ledger.running()
             self._note(trial.name for trial in running)
             ways = {trial.name: self._way(trial) for trial in running if self._has_begun(trial)}
         elif self.terminal.stage == summary.STAGES[2]:

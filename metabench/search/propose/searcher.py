@@ -58,6 +58,8 @@ class Study:
         self.asked: dict[int, optuna.Trial | None] = {}  # None: of a setting that the space has no longer
         self.tried: set[Hashable] = set()
         self._waiting: set[int] = set()  # told as pruned, and perhaps to be told again
+        # A setting, and those around it.
+        self._near: tuple[Mapping[str, Any], dict[Hashable, dict[str, Any]]] | None = None
         self.storage, self.study = samplers.start_study(space.budget.sampler)
         trials = warm.frozen(space, algorithm, earlier)
         self.study.add_trials(trials)
@@ -91,8 +93,9 @@ class Study:
 
     def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
         """List settings that a model may choose from, none that was tried."""
-        near = {self.its.place(one): one for one in points.around(self.its, leader)}
-        return [one for place, one in {**self._points, **near}.items() if place not in self.tried]
+        if self._near is None or self._near[0] != leader:
+            self._near = leader, {self.its.place(one): one for one in points.around(self.its, leader)}
+        return [one for place, one in {**self._points, **self._near[1]}.items() if place not in self.tried]
 
     def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Propose one of the options."""
@@ -187,6 +190,8 @@ class FairSearcher:
         self.trials = {algorithm: study.its.n_trials for algorithm, study in self.studies.items()}
         self.handed: dict[str, str] = {}  # Tune's id of what runs -> our name
         self._heard = 0  # of the ledger's history
+        # By algorithm what a model would have trained next, and after how many events.
+        self._chosen: dict[str, tuple[int, freeze.Choice | None]] = {}
         self.start_round()
 
     def finish(self) -> None:
@@ -200,7 +205,7 @@ class FairSearcher:
         self.catch_up()
         self.handed.clear()
         self.left = n_trials
-        self.unfinished = [trial.name for trial in self.ledger.unfinished() if not trial.is_waiting]
+        self.unfinished = [trial.name for trial in sorted(self.ledger.running(), key=lambda t: -t.tasks_seen)]
 
     def catch_up(self) -> None:
         """Tell the studies what the ledger has noted since, in its order.
@@ -307,7 +312,17 @@ class FairSearcher:
         return None
 
     def _choose(self, algorithm: str) -> freeze.Choice | None:
-        """Return the leg that a model of the curves would have trained next; None where there is none."""
+        """Return the leg that a model of the curves would have trained next; None where there is none.
+
+        It is asked once between two events: where a worker stops for what another trial promises, the same
+        choice is handed out.
+        """
+        n_events = self.ledger.n_events[algorithm]
+        if algorithm not in self._chosen or self._chosen[algorithm][0] != n_events:
+            self._chosen[algorithm] = n_events, self._ask(algorithm)
+        return self._chosen[algorithm][1]
+
+    def _ask(self, algorithm: str) -> freeze.Choice | None:
         study, budget = self.studies[algorithm], self.space.budget
         belief = freeze.believe(self.ledger, study.its, budget)
         if belief is None:
@@ -370,7 +385,7 @@ class FairSearcher:
         return min((trial.tasks_seen for trial in self._running(algorithm)), default=math.inf)
 
     def _running(self, algorithm: str) -> list[Trial]:
-        return [t for t in self.ledger.unfinished() if t.algorithm == algorithm and not t.is_waiting]
+        return [trial for trial in self.ledger.running() if trial.algorithm == algorithm]
 
     def _new_trial(self, algorithm: str, sampled: dict[str, Any]) -> Trial:
         number = len(self.ledger.of(algorithm))

@@ -24,6 +24,9 @@ from metabench.storage import files, models, records
 
 DIFFERENCES_SHOWN = 4
 
+VALIDATED = tuple(f"val_{name}" for name in metrics.METRICS)
+"""What trials are judged by, as their lines name it."""
+
 Earlier = dict[str, list[dict[str, Any]]]
 """Algorithms to their earlier trials: what was sampled, and the scores by tasks seen."""
 
@@ -82,7 +85,7 @@ def _judged(place: str, objective: Objective) -> list[dict[str, Any]]:
     lines = [line for line in check(place).values() if line["status"] in (COMPLETE, PRUNED)]
     other = next((line for line in lines if f"val_{objective.metric}" not in line), None)
     if other is not None:
-        metric = next((key for key in other if key in ("val_accuracy", "val_error")), "nothing known")
+        metric = next((key for key in other if key in VALIDATED), "nothing known")
         raise MetabenchError(
             f"`warm_start` {place}: trials are judged by {metric.removeprefix('val_')} there and by "
             f"{objective.metric} here, which cannot be compared; leave it out"

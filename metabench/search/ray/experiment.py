@@ -66,7 +66,7 @@ def explore(
         _fit(folder, searcher, cluster, endings, retries, trainable, is_cut)
         while not searcher.left and searcher.remaining() and not is_cut():
             _fit(folder, searcher, cluster, endings, retries, trainable, is_cut)
-    lost = ", ".join(trial.name for trial in ledger.unfinished() if not trial.is_waiting)
+    lost = ", ".join(trial.name for trial in ledger.running())
     raise MetabenchError(f"{folder}: these trials never end: {lost}; the same command tries them again")
 
 

@@ -36,7 +36,7 @@ ALPHABET = "".join(character for character in string.printable[:94] if character
 class _Curves(TypedDict):
     curves: int
     space: Annotated[SearchSpace, AfterValidator(as_text)]
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "control"]
     algorithm: str
     queries: Whole | None
     points: Annotated[list[Whole], Field(min_length=1)]

@@ -6,6 +6,7 @@ Also the JSON schema, from which editors complete and check the YAML.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import graphlib
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -160,10 +161,15 @@ class AlgorithmSpace:
     unreachable: Sequence[str]  # parameters whose `when` never holds
     n_trials: int  # settings to try: the budget's, or all there are
 
-    @property
+    @functools.cached_property
     def sampled(self) -> dict[str, Range | Choices]:
         """Return the parameters that are no constants."""
         return {name: one for name, one in self.parameters.items() if isinstance(one, Range | Choices)}
+
+    @functools.cached_property
+    def memo(self) -> dict[Hashable, Any]:
+        """Return where that may be kept which is worked out of single settings."""
+        return {}
 
     def sample(self, value: Callable[[str, Range | Choices], Any]) -> dict[str, Any]:
         """Ask for the value of each parameter whose `when` holds among the values before it."""

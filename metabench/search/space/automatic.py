@@ -53,7 +53,7 @@ STARTING, ENDING, JOB = 15.0, 12.0, 1.0
 """Seconds in which no learner learns: until the first trial, before and after the full runs, in each."""
 
 DIAGNOSED = 500
-"""Tasks that all looking closely at a full run, at its end and in meta-test, takes the time of."""
+"""Tasks that all looking closely at a full run at its end, calibration among it, takes the time of."""
 
 REPORTS = 10
 """Meta-validations of a full run, evenly spaced; the weights of the best one are tested."""

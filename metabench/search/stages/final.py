@@ -27,7 +27,7 @@ from metabench.search.ray.jobs import run_all
 from metabench.search.space.automatic import REPORTS
 from metabench.storage import files, models, records, remote, tensors
 from metabench.storage.files import Damaged
-from metabench.training import evaluate
+from metabench.training import evaluate, rollouts
 from metabench.training import run as runs
 
 
@@ -247,7 +247,7 @@ def _hash(cuts: Cuts) -> str:
 
 
 def _write_baseline(final: Path, cuts: Cuts) -> None:
-    """Score what learns nothing on the meta-test tasks: nearest mean, or predicting zero."""
+    """Score what learns nothing on the meta-test tasks: nearest mean, zero, or acting by chance."""
     kind, scores, pictures = cuts[0][0].kind, [], []
     for splits, tasks in cuts:
         images = splits.meta_test.images
@@ -256,7 +256,11 @@ def _write_baseline(final: Path, cuts: Cuts) -> None:
             scores += tested.score.tolist()
             pictures += [evaluate.by_picture(tested, tasks, splits.meta_test)] * splits.shares_classes
             continue
-        (group,) = tasks.groups  # functions have one shape
+        (group,) = tasks.groups  # functions and environments have one shape
+        if splits.environment is not None:
+            drawn = frozen.gather(images, group.indices, group.shape)
+            scores += rollouts.by_chance(splits.environment, drawn).tolist()
+            continue
         y = frozen.gather(images, group.indices, group.shape).query.y  # [T, Q, 1]
         scores += y.square().mean((1, 2)).tolist()
     name = files.NEAREST_MEAN if kind == "classification" else files.ZERO
@@ -272,12 +276,14 @@ def test_one(task: dict[str, Any], place: str, name: str, n_tasks: int) -> str:
     network = runs.read_config(folder).network
     splits = worker.splits(TaskConfig.model_validate(task), network, place)
     note = ""
+    # Training has looked closely, at meta-validation; a board of many rows asks it of each once.
+    test = functools.partial(runs.test_run, folder, splits, n_tasks, device, is_diagnosed=False)
     try:
-        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
+        test(traces=worker.traces())
     except Damaged as error:
         runs.forget(folder)
         train_one(runs.read_config(folder).model_dump(mode="json"), place, name)
-        runs.test_run(folder, splits, n_tasks, device, traces=worker.traces())
+        test(traces=worker.traces())
         note = f"{error.problem}; trained again"
     return note
 

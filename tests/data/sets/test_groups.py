@@ -70,7 +70,7 @@ def test_a_row_of_the_split_is_a_task_with_inputs_label_and_group(tmp_path: Path
             here = frame[frame.place == name]
             wanted = np.stack([here.age, here.income, here.hired == "yes", here.sex == "f"], axis=1)
             assert np.array_equal(rows.numpy(), wanted.astype(np.float32))
-    assert frozen.input_shape(splits.meta_test, splits.kind) == (2,)
+    assert frozen.input_shape(splits) == (2,)
 
 
 def test_a_drawn_task_is_of_one_place_and_its_support_and_query_share_no_row(tmp_path: Path) -> None:

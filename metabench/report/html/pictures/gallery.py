@@ -51,8 +51,9 @@ def draw(shown: Sequence[Final]) -> Drawn:
             return [
                 Omitted(TITLE, f"the data of {task.dataset} here are others than those it was trained on")
             ]
-        if splits.kind == "classification" and not splits.meta_validation.has_pictures:
-            return [Omitted(TITLE, f"{task.dataset} holds features, which no picture shows")]
+        if splits.kind != "regression" and not splits.meta_validation.has_pictures:
+            rows = "environments" if splits.kind == "control" else "features"
+            return [Omitted(TITLE, f"{task.dataset} holds {rows}, which no picture shows")]
         way = task.ways[1]
         n_tasks = 3 if way == 1 else max(1, min(TASKS, ROWS // way))
         tasks = frozen.frozen(splits, "meta_validation", task, n_tasks, "confirm")

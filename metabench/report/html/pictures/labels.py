@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metabench import acquisition
 from metabench.acquisition import REFERENCE, table
 from metabench.core import metrics
 from metabench.report.html import style
@@ -36,7 +37,7 @@ def _lines(rows: Sequence[Row], width: float) -> Figure:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     figure, axes = style.panels(2 * len(runs), 3.8, width, columns=2, share_y=False)
     labels = list(dict.fromkeys(row["acquire"] for row in rows))
-    looks = style.lines(labels)
+    looks = style.lines(acquisition.names())
     handles: dict[str, Any] = {}
     for number, run in enumerate(runs):
         left, right = axes[2 * number : 2 * number + 2]

@@ -162,7 +162,7 @@ def draw_cost(results: Results) -> Drawn:
     ]
     if not rows:
         return [Omitted(title, "nothing that was trained has been tested yet")]
-    better = "up and to the left" if metric.unit == "%" else "down and to the left"
+    better = "up and to the left" if metric.sign > 0 else "down and to the left"
     caption = (
         f"Better is {better}. The grey line joins the Pareto front: for less than each of its rows had, "
         "nobody was better. Each row has paid for finding its setting, which costs nothing where it is "

@@ -63,7 +63,7 @@ def draw_best(results: Results) -> Drawn:
         return [Omitted(BEST, results.without_trials())]
     groups = results.by_label(results.arrivals)
     best = {label: improvements(arrived, lambda one: float(one.tasks)) for label, arrived in groups.items()}
-    further = "higher" if results.metric.unit == "%" else "lower"
+    further = "higher" if results.metric.sign > 0 else "lower"
     caption = (
         "The best meta-validation figure that each algorithm had reached once its trials had spent so much. "
         f"A line that is {further} further left found a good setting for less; a long flat end says that "

@@ -1,0 +1,76 @@
+"""Returns on the paper's 40 goals by its protocol: 40 trajectories a step, half the rate from the second on.
+
+python benchmarks/navigation.py RUN
+
+RUN is a folder of `metabench train --dataset navigation --split published`, of MAML, first-order MAML or
+joint training. Each goal is met once; what is printed is the mean over goals with 1.96 standard errors,
+as in the authors' result files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metabench import data
+from metabench.algorithms import _inner_loop as inner
+from metabench.core import Net, Task, Tree, seeds, trees
+from metabench.data.tasks import sampling
+from metabench.data.tasks.frozen import FrozenTasks, Group
+from metabench.training import evaluate
+from metabench.training import run as runs
+from metabench.training.vectorise import Model
+
+STEPS, TRAJECTORIES = 4, 40
+
+
+def adapt(net: Net, meta: Tree, buffers: Tree, support: Any, h: Any, steps: int) -> Tree:
+    """Descend by the inner rate once, and by half of it from then on."""
+
+    def loss(params: Tree, batch: Any) -> tuple[torch.Tensor, Tree]:
+        return inner.support_loss(net, params, batch)
+
+    phi = meta["theta"]
+    for step, batch in enumerate(inner.batches(support, steps)):
+        gradient, _ = inner.gradient(loss, phi, {}, batch, "first")
+        rate = h.inner_lr if step == 0 else h.inner_lr / 2
+        phi = trees.map(lambda w, g, rate=rate: w - rate * g, phi, gradient)
+    return {"params": phi}
+
+
+def returns(model: Model, task: Task) -> Tree:
+    """Return the mean return after 0, 1, ... steps: batch k is what the policy walked after k of them."""
+    support, query = (half.y for half in (task.support, task.query))
+    walked = [*support.reward.sum(-1).mean(-1).unbind(), query.reward.sum(-1).mean()]
+    return {str(step): one for step, one in enumerate(walked)}
+
+
+def main() -> None:
+    """Print a line of returns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    folder = parser.parse_args().run
+    splits = data.load(runs.read_config(folder).task)
+    run = runs.open_run(folder, splits)
+    algorithm = run.model.algorithm._replace(
+        adapt=lambda net, meta, buffers, support, h: adapt(net, meta, buffers, support, h, h.eval_steps)
+    )
+    h = type(run.model.h)(**{**vars(run.model.h), "eval_steps": STEPS})
+    n_goals = len(splits.meta_test.classes)
+    drawn = torch.randint(sampling.SEEDS, (n_goals, 1, 2 * TRAJECTORIES), generator=seeds.generator("goals"))
+    indices = sampling.Indices(torch.arange(n_goals)[:, None], drawn)
+    shape = sampling.Shape(1, TRAJECTORIES, TRAJECTORIES)
+    tasks = FrozenTasks((Group(shape, torch.arange(n_goals), indices),), "")
+    figures = evaluate.over(
+        returns, run.model._replace(algorithm=algorithm, h=h), splits.meta_test.images, tasks
+    )
+    words = (f"{one.mean():.2f} +- {1.96 * one.std() / n_goals**0.5:.2f}" for one in figures.values())
+    sys.stdout.write(f"{folder}, after 0 to {STEPS} steps: {', '.join(words)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Tasks of control: environments as pure functions, what acting needs and leaves, and how it is judged.
+
+Letters beside those of `core`: M trajectories, H time steps, D parameters of an environment, O numbers of an
+observation, A numbers of an action (or actions to choose from).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOWEST_LOG_STD = math.log(1e-6)
+"""Below which a policy's standard deviation does not fall, as in the authors' code."""
+
+
+class Environment(NamedTuple):
+    """A family of Markov decision processes, written for one trajectory in one of them.
+
+    All randomness comes in as numbers in (0, 1), so that the same numbers give the same trajectory.
+    """
+
+    reset: Callable[[Tensor, Tensor], Tensor]  # (parameters [D], uniform [n_start]) -> state
+    observe: Callable[[Tensor, Tensor], Tensor]  # (parameters, state) -> [O]
+    # (parameters, state, action, uniform [n_world]) -> state, reward [], whether it ends [], 0 or 1
+    step: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    horizon: int
+    n_observed: int  # O
+    n_actions: int  # A
+    is_discrete: bool  # whether an action is one of A, or A numbers
+    n_start: int = 0
+    n_world: int = 0
+    gamma: float = 0.99  # discount in learning; returns are reported without
+    gae: float = 1.0  # lambda of generalised advantages
+    baseline: str = "linear"
+    surrogate: str = "likelihood_ratio"
+    log_std: float = 0.0  # logarithm of a policy's first standard deviation
+
+
+class Start(NamedTuple):
+    """A half of a task of control before anyone has acted."""
+
+    parameters: Tensor  # [D]
+    seeds: Tensor  # int64 [M], one a trajectory: all chance comes from them
+
+
+class Chances(NamedTuple):
+    """All randomness of M trajectories, or of M for each inner step."""
+
+    parameters: Tensor  # [D]
+    start: Tensor  # [..., M, n_start], uniform
+    action: Tensor  # [..., M, H, A], normal, or of a discrete action Gumbel
+    world: Tensor  # [..., M, H, n_world], uniform
+
+
+class Moves(NamedTuple):
+    """What stands for labels in control: what a policy did, and how good it was; [..., M, H]."""
+
+    action: Tensor  # [..., M, H, A], or int64 [..., M, H]
+    advantage: Tensor  # 0 where the trajectory has ended, as rewards are
+    log_prob: Tensor  # of the action under the policy that took it
+    reward: Tensor
+    is_on: Tensor  # 1 until the trajectory has ended, 0 from then on
+
+
+def log_prob(outputs: Tensor, action: Tensor) -> Tensor:
+    """Return the logarithm of an action's probability, or density; whole numbers are discrete actions.
+
+    Args:
+        outputs: of a policy: mean and logarithm of the deviation [..., 2A], or logits [..., A].
+    """
+    if not action.is_floating_point():
+        return outputs.log_softmax(-1).gather(-1, action[..., None])[..., 0]
+    mean, log_std = outputs.chunk(2, -1)
+    log_std = log_std.clamp(min=LOWEST_LOG_STD)
+    z = (action - mean) / log_std.exp()
+    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def act(outputs: Tensor, chance: Tensor) -> Tensor:
+    """Draw a policy's action [..., A], or int64 [...] where outputs are logits."""
+    if outputs.shape[-1] == chance.shape[-1]:
+        return (outputs + chance).argmax(-1)
+    mean, log_std = outputs.chunk(2, -1)
+    return mean + log_std.clamp(min=LOWEST_LOG_STD).exp() * chance
+
+
+def _log_ratio(outputs: Tensor, y: Moves) -> Tensor:
+    now = log_prob(outputs.view(*y.is_on.shape, -1), y.action)  # [M, H]
+    return (now - y.log_prob) * y.is_on
+
+
+def _mean(of_steps: Tensor, y: Moves) -> Tensor:
+    return -(of_steps * y.is_on).sum() / y.is_on.sum()
+
+
+def log_likelihood(outputs: Tensor, y: Moves) -> Tensor:
+    """Return -mean(log pi A): the authors' loss, whose second derivative is not that of the return."""
+    return _mean((_log_ratio(outputs, y) + y.log_prob) * y.advantage, y)
+
+
+def likelihood_ratio(outputs: Tensor, y: Moves) -> Tensor:
+    """Return -mean(pi / pi_old A); its second derivative leaves out how earlier actions change states."""
+    # Rothfuss et al. 2019, eq. 8
+    return _mean(_log_ratio(outputs, y).exp() * y.advantage, y)
+
+
+def dice(outputs: Tensor, y: Moves) -> Tensor:
+    """Return the loss all of whose derivatives are, in expectation, those of minus the return."""
+    # Farquhar et al. 2019, eq. 12, at its own time step: (e^(c_t) - e^(c_(t-1))) A_t, c = cumsum(log ratio)
+    ratio = _log_ratio(outputs, y)
+    now = ratio.cumsum(-1)
+    return _mean((now.exp() - (now - ratio).exp()) * y.advantage, y)
+
+
+def mean_return(outputs: Any, y: Moves) -> Tensor:
+    """Return the mean over trajectories of the sum of rewards, without discount."""
+    return (y.reward * y.is_on).sum(-1).mean()
+
+
+SURROGATES: Mapping[str, Callable[[Tensor, Moves], Tensor]] = {
+    "log_likelihood": log_likelihood,
+    "likelihood_ratio": likelihood_ratio,
+    "dice": dice,
+}
+"""The setting `surrogate` to losses with the same first derivative, and others of second order."""
+
+BASELINES = ("linear", "time", "zero")
+"""What is subtracted of returns: linear in observation and time, the mean at each time, nothing."""
