@@ -54,7 +54,7 @@ def scored(
 
 
 def _of_classes(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    """Say which classes tasks have, and of which domains; score what is guessed before any step where labels are fixed."""
+    """Say which classes tasks have, of which domains, and what is right before any step of fixed labels."""
     split: Split = tested.meta_test
     rows = [" ".join(map(str, one)) for one in frozen.classes_of(tasks)]
     record: dict[str, Any] = {"classes": rows, "class_names": split.classes}
