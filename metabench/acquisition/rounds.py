@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.functional import pad
 
 from metabench.acquisition import NO_CLASS, Acquisition, View
 from metabench.acquisition.config import LabelConfig
@@ -160,6 +161,9 @@ def outlook(model: Model, block: Block, rows: Tensor, revealed: Tensor, of_pool:
         done, size = vectorise.in_parts(predicted, len(alike), size)
         parts += done
         order.append(alike)
+    width = max(part["x"].shape[2] for part in parts)
+    for part in parts:  # inputs, of states without a label, beside features: zeros change no distance
+        part["x"] = pad(part["x"], (0, width - part["x"].shape[2]))
     back = torch.cat(order).argsort()
     joined = {key: torch.cat([part[key] for part in parts])[back] for key in parts[0]}
     return Outlook(classes=shape[:, 1], **joined)
@@ -181,7 +185,8 @@ def _predict(model: Model, block: Block, tasks: Task, of_pool: bool) -> Tree:
     around = tasks.support.unlabelled  # type: ignore[attr-defined]
     if not tasks.support.y.shape[1]:  # nothing to adapt to, so inputs are all that there is to go by
         n_outputs = block.query_y.shape[1] + of_pool * block.pool_y.shape[1]
-        return {"logits": around.new_zeros(len(around), n_outputs, 0), "x": around.flatten(2)}
+        x = around if of_pool else around[:, :0]
+        return {"logits": around.new_zeros(len(around), n_outputs, 0), "x": x.flatten(2)}
 
     def look(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model

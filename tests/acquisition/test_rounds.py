@@ -221,3 +221,13 @@ def test_a_pool_holds_other_pictures_of_the_classes_in_random_order(splits: Spli
     assert torch.equal(nearest[is_ours], block.pool_y[is_ours])
     assert (block.pool_y.diff(dim=1) < 0).any(1).all(), "class by class, an order would tell labels"
     assert len({tuple(row) for row in block.pool_y.tolist()}) == 6
+
+
+@pytest.mark.parametrize("name", ["maml", "protonet"])
+def test_some_tasks_may_have_labels_of_distractors_alone(splits: Splits, name: str) -> None:
+    config = tasks.CONFIG.model_copy(update={"start": 0, "pool": 2, "rounds": 2, "query": 2})
+    labelled = ask(splits, ["random", "k_centre", "oracle"], config, tasks.untrained(name, splits))
+    after_one = np.concatenate([each.classes[:, 1] for each in labelled.values()])
+    assert set(after_one) == {0, 1}
+    for each in labelled.values():
+        assert np.allclose(each.accuracy[each.classes == 0], 1 / 3)
