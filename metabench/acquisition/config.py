@@ -17,7 +17,7 @@ HEADS = {"linear": "linear head", "prototypes": "prototypes"}
 """What `Algorithm.head` may say, in words."""
 
 
-SAME = ("dataset", "split", "options", "way")
+SAME = ("dataset", "split", "options", "way", "labels", "domains")
 """Of tasks, what runs that are asked together must have in common."""
 
 
@@ -88,10 +88,16 @@ def check(config: LabelConfig, acquire: Sequence[str], runs: Mapping[str, RunCon
     for folder, run in runs.items():
         if any(getattr(run.task, key) != getattr(first, key) for key in SAME):
             wrong.append(
-                f"{folder}: is of other data or ways than the first run; compare those of the same tasks"
+                f"{folder}: is of other data, ways, labels or domains than the first run; compare those of the "
+                "same tasks"
             )
     if (kind := data.get(first.dataset).kind_of(first.options)) != "classification":
         wrong.append(f"{first.dataset}: is {kind}, where there are no labels to ask for; take other runs")
+    elif first.labels == "fixed":
+        wrong.append(
+            "labels=fixed: outputs stand for classes, those without a label among them; take runs with "
+            "shuffled labels"
+        )
     elif first.ways[0] != first.ways[1]:
         wrong.append(f"way={first.way}: each run must have been trained for one number of ways")
     elif config.n_asked > (size := n_pool(config, first.ways[0])):
