@@ -120,7 +120,12 @@ def _unfit(config: LabelConfig, name: str, runs: Mapping[str, RunConfig]) -> Ite
         yield f"acquire={name} with start=0: nothing to be unsure with; raise `start`, or take {able}"
     if about.learns is not None and config.rounds == 0:
         yield f"acquire={name} with rounds=0: nothing to learn; raise `rounds`"
-    for run in runs.values():
+    for folder, run in runs.items():
+        if about.learns is not None and run.task.labelled < 1:
+            yield (
+                f"acquire={name}: learns by all labels of meta-train, of which {folder} sees a share, "
+                f"labelled={run.task.labelled:g}; take other acquisitions, or runs with labelled=1"
+            )
         head = algorithms.get(run.algorithm).head
         if about.heads and head not in about.heads:
             lacking = " or ".join(HEADS[one] for one in about.heads)

@@ -192,6 +192,7 @@ def described(**values: Any) -> Any:
     ("values", "message"),
     [
         ({"labels": "fixed"}, r"^labels=fixed: .*; take runs with shuffled labels$"),
+        ({"labelled": 0.4}, r"^acquire=learned: .* of which a sees a share, labelled=0.4; take other .*=1$"),
     ],
 )
 def test_runs_whose_labels_are_not_for_this_are_refused(values: dict[str, Any], message: str) -> None:
