@@ -88,8 +88,8 @@ def check(config: LabelConfig, acquire: Sequence[str], runs: Mapping[str, RunCon
     for folder, run in runs.items():
         if any(getattr(run.task, key) != getattr(first, key) for key in SAME):
             wrong.append(
-                f"{folder}: is of other data, ways, labels or domains than the first run; compare those of the "
-                "same tasks"
+                f"{folder}: is of other data, ways, labels or domains than the first run; compare those of "
+                "the same tasks"
             )
     if (kind := data.get(first.dataset).kind_of(first.options)) != "classification":
         wrong.append(f"{first.dataset}: is {kind}, where there are no labels to ask for; take other runs")
