@@ -138,7 +138,9 @@ def _best_of_all(model: Model, block: Block, revealed: Tensor, b: int) -> Tensor
         look = outlook(model, block, rows, ahead.flatten(0, 1), of_pool=False)
         taken = revealed > HIDDEN
         score = look.score.view(n_tasks, n_pool).masked_fill(taken, -1)
-        loss = look.loss.view(n_tasks, n_pool).masked_fill(score < score.amax(1, keepdim=True), torch.inf)
+        # As good, a label of a class that had none comes before one that is wasted: no loss is above -LEAST.
+        loss = (look.loss.double() + LEAST * look.classes).view(n_tasks, n_pool)
+        loss = loss.masked_fill(score < score.amax(1, keepdim=True), torch.inf)
         picks.append(loss.argmin(1, keepdim=True))
         revealed = revealed.scatter(1, picks[-1], block.pool_y.gather(1, picks[-1]))
     return torch.cat(picks, 1)

@@ -246,3 +246,4 @@ def test_some_tasks_may_have_labels_of_distractors_alone(splits: Splits, name: s
     assert set(after_one) == {0, 1}
     for each in labelled.values():
         assert np.allclose(each.accuracy[each.classes == 0], 1 / 3)
+    assert (labelled["oracle"].wasted[:, 1] == 0).all()
