@@ -22,6 +22,8 @@ MOST_NAMED = 8
 MOST_ANSWERED = 3
 """Rows that the answer names; more are counted."""
 
+NO_ROW_WHOLE = "no row has been tested on every fold"
+
 LEAST_LOSS = {"%": 0.01, "": 0.05}
 """What a user who asks one at a time has to lose for a warning: accuracy, or that share of an error."""
 
@@ -265,10 +267,12 @@ def _not_yet(board: Board, metric: Metric) -> str:
     rows = [row for row in board["rows"] if row["variant"] not in (BASELINE, PUBLISHED)]
     if not rows:
         return "There are only rows that learn nothing, so there is no answer."
+    n_tested = sum(row.get("seeds") or 0 for row in rows)
     if board["status"] == "finished":
-        return "No learner has a result: every run failed or diverged."
+        return f"No learner has a result: {NO_ROW_WHOLE if n_tested else 'every run failed or diverged'}."
     looked = next((row for row in rows if row.get(f"val_{metric}") is not None), None)
-    sentences = ["Nothing has been tested yet, so there is no answer."]
+    untested = f"So far {NO_ROW_WHOLE}" if n_tested else "Nothing has been tested yet"
+    sentences = [f"{untested}, so there is no answer."]
     if looked is not None:
         figure = _show(metric)(looked[f"val_{metric}"])
         sentences.append(
