@@ -8,7 +8,7 @@ from typing import Any
 from metabench.core import metrics
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import published
-from metabench.leaderboard.rows import BASELINE, FROZEN, PRETRAINED, PUBLISHED
+from metabench.leaderboard.rows import BASELINE, CHANCE, FROZEN, PRETRAINED, PUBLISHED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL, WORSE
 from metabench.stats import FEW_SEEDS, PICTURES, SEEDS_PICTURES, TASKS
 from metabench.stats.many_settings import LEAST_SETTINGS
@@ -328,9 +328,11 @@ def _warnings(rows: Rows, ranked: Rows, learner: Row, metric: Metric) -> list[st
     n_others = len({(row[metric.name], row["ci_low"], row["ci_high"]) for row in ranked}) - 1
     for row in rows:
         floor = row.get(metric.name)
-        if row["variant"] != BASELINE or floor is None or row is ranked[0]:
+        is_chance = row["algorithm"] == CHANCE
+        is_floor = row["variant"] == BASELINE and (is_chance or row.get("rank") is not None)
+        if not is_floor or floor is None or row is ranked[0]:
             continue
-        if row.get("rank") is None:  # chance, which has neither tasks nor an interval
+        if is_chance:
             who, alone = "guessing", learner.get("one_low")
             is_above = [(learner["ci_low"] or 0) > floor, alone is None or alone > floor]
         else:

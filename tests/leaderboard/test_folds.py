@@ -155,3 +155,15 @@ def test_a_fold_that_was_never_trained_leaves_its_row_without_figures(tmp_path: 
     shutil.rmtree(final / "maml-tuned-seed1")
     assert leaderboard([place])["answer"].startswith("No learner has a result: no row has been tested")
     assert rows(leaderboard([final / "maml-tuned-seed0"]))["maml", "run"]["test_tasks"] == 40
+
+
+def test_who_guesses_by_thresholds_is_no_floor_that_a_learner_must_surely_beat(tmp_path: Path) -> None:
+    place, _ = grouped(tmp_path)
+    for run in (place / files.FINAL).glob("maml-*"):
+        right = np.zeros((40, 8), int)
+        right[:, [0, 3, 4, 7]] = 5  # more accurate than any row
+        change(run / files.TEST, groups_at_thresholds=right.tolist())
+    board = leaderboard([place])
+    assert rows(board)["maml tuned at thresholds", "baseline"]["accuracy"] == 1
+    assert "guessing" not in board["answer"]
+    assert "WARNING" not in board["answer"]
