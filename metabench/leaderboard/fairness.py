@@ -72,10 +72,11 @@ def at_thresholds(entries: Sequence[Entry], classes: stats.Design | None) -> lis
             continue
         right = np.take(adjusted.figures, (0, 3, 4, 7), axis=-1).sum(-1) / adjusted.figures.sum(-1)
         mean = stats.seeds_and_tasks(right, "share")
+        label = f" ({row['label']})" if row["label"] else ""
         said = {
-            "algorithm": f"{row['algorithm']} {row['variant']}{AT_THRESHOLDS}",
+            **{key: row[key] for key in ("status", "hyperparameters", "folder")},
+            "algorithm": f"{row['algorithm']} {row['variant']}{label}{AT_THRESHOLDS}",
             "variant": "baseline",
-            "status": row["status"],
             "accuracy": mean.mean,
             "accuracy_together": mean.mean,
             **dict(zip(("ci_low", "ci_high", "ci_over"), mean[1:], strict=True)),

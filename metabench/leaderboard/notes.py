@@ -233,7 +233,7 @@ def _untested(rows: Rows) -> list[str]:
     waiting = [row for row in rows if row.get("status") == "untested"]
     if not waiting:
         return []
-    folders = [folder for row in waiting for folder in row["folder"].split(", ")]
+    folders = dict.fromkeys(folder for row in waiting for folder in row["folder"].split(", "))
     commands = _named([f"`metabench test {folder}`" for folder in folders])
     return [f"Trained, but not tested: {_named([_who(row) for row in waiting])}; do {commands}."]
 

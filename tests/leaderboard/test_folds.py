@@ -12,7 +12,7 @@ from metabench import stats
 from metabench.leaderboard import as_markdown, leaderboard
 from metabench.report.html import page, reading
 from metabench.storage import files
-from tests.leaderboard.folders import accuracies, change, finish, make_search
+from tests.leaderboard.folders import accuracies, change, finish, make_run, make_search
 from tests.leaderboard.test_rows import rows
 
 
@@ -167,3 +167,11 @@ def test_who_guesses_by_thresholds_is_no_floor_that_a_learner_must_surely_beat(t
     assert rows(board)["maml tuned at thresholds", "baseline"]["accuracy"] == 1
     assert "guessing" not in board["answer"]
     assert "WARNING" not in board["answer"]
+
+
+def test_one_of_two_seeds_that_waits_for_its_test_is_named_once(tmp_path: Path) -> None:
+    waiting = make_run(tmp_path / "later", "maml", 1, None)
+    tested = make_run(tmp_path / "first", "maml", 0, 0.7)
+    counts = dict.fromkeys(("groups", "groups_at_thresholds"), [[1] * 8] * 40)
+    change(tested / files.TEST, **counts, classes=["0"] * 40)
+    assert as_markdown(leaderboard([tested, waiting])).count(f"`metabench test {waiting}`") == 1
