@@ -43,7 +43,7 @@ def described(groups: Scored | None, classes: stats.Design | None) -> Row:
 
 
 def _bounds(name: str, around: stats.Interval) -> Row:
-    """Name the bounds of a gap's interval: of the difference it is the size of, or the mean size over seeds."""
+    """Name the bounds of a gap's interval: of the difference it is the size of, or of seeds' mean size."""
     return {f"{name}_low": max(0.0, around.low), f"{name}_high": min(1.0, around.high)}
 
 
