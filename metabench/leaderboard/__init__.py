@@ -108,11 +108,13 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
 def design(sources: Sequence[Search | Run]) -> scores.Others | None:
     """Describe the test tasks, of all folds beside each other, by classes, domains or what each is drawn of.
 
-    None where no result is of new ones.
+    None where no result is of new ones, and until all folds are tested: floors have figures over all before.
     """
     tested = [run for source in sources for run in all_runs(source) if run.test is not None]
     first = {run.fold: run.test for run in reversed(tested) if run.test is not None}
-    if not first or any("pictures" in result for result in first.values()):  # these have no other classes
+    if len(first) < max((run.row_folds for run in tested), default=1):
+        return None
+    if any("pictures" in result for result in first.values()):  # these have no other classes
         return None
     # As many names as fit between two folds: they test other classes.
     rows = [

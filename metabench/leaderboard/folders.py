@@ -42,6 +42,7 @@ class Run(NamedTuple):
     config: Record
     reports: list[Record]
     test: Record | None  # None until meta-test was opened
+    row_folds: int = 1  # that its row needs: a search's all of them, a run by itself its own
 
     @property
     def task(self) -> Record:
@@ -168,7 +169,8 @@ def read_search(folder: Path) -> Search:
     for path in sorted(final.glob("*")):
         match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
         if match and (path / files.CONFIG).is_file():
-            runs.setdefault((match[1], match[2]), []).append(read_run(path))
+            run = read_run(path)
+            runs.setdefault((match[1], match[2]), []).append(run._replace(row_folds=run.folds))
     baselines = {Path(name).stem: records.optional(final / name, models.BASELINE) for name in BASELINES}
     search = Search(
         folder=folder,
