@@ -128,7 +128,8 @@ def design(sources: Sequence[Search | Run]) -> scores.Others | None:
     names = result.get("domains", [])
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     # Of classes from two domains, the queries' stand last.
-    return [numbers[names[task[-1]]] for task in rows] if len(numbers) > 1 else None
+    tested_on = [numbers[names[task[-1]]] for task in rows]
+    return tested_on if len(set(tested_on)) > 1 else None
 
 
 def entries(sources: Sequence[Search | Run]) -> list[Entry]:

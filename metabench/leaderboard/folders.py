@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
-from metabench.core.config import TaskConfig
+from metabench.core.config import LATER, TaskConfig
 from metabench.core.config.settings import n_folds
 from metabench.core.metrics import Metric
 from metabench.storage import files, models, records
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 TASK_KEYS = (
     *("dataset", "split", "options", "way", "shot", "test_query"),
-    *("most_shots", "unlabelled", "distractors", "domains"),
+    *("most_shots", "unlabelled", "distractors", "domains", "labels"),
 )
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
 
@@ -275,7 +275,7 @@ def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
     task = evaluated(source.task)
     yield source.folder, "protocol", str(source.config["protocol"])
     for key in TASK_KEYS:
-        yield source.folder, key, str(task.get(key))
+        yield source.folder, key, str(task.get(key, LATER.get(key)))
     yield source.folder, "data", str(source.config["data_fingerprint"])[:12]
     results = [
         (run.folder, run.test, f" of fold {run.fold}" if run.folds > 1 else "")

@@ -364,6 +364,7 @@ def _refuse_others(folder: Path, splits: Splits, tested: Splits) -> None:
     """Refuse data that are not the run's own, and others that it cannot be tested on."""
     refuse_other_data(folder, splits)
     _refuse_other_shape(folder, splits, tested)
+    _refuse_other_labels(folder, splits, tested)
     _refuse_other_backbone(folder, tested)
 
 
@@ -379,6 +380,17 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         raise MetabenchError(
             f"{folder}: takes inputs of {takes}, and those of {tested.name} are {has}; choose options of the "
             "data set that give the same (folder has size and channels), or other data"
+        )
+
+
+def _refuse_other_labels(folder: Path, splits: Splits, tested: Splits) -> None:
+    """Refuse data whose classes are not those that the outputs of a run of fixed labels stand for."""
+    expected, here = splits.meta_train.shared, tested.meta_test.shared
+    if expected != here and read_config(folder).task.labels == "fixed":
+        listed, there = (", ".join(shared) or "none" for shared in (expected, here))
+        raise MetabenchError(
+            f"{folder}: has labels=fixed for the classes {listed}, and those of {tested.name} are {there}; "
+            "take data of the same classes, or a run of labels=shuffled"
         )
 
 

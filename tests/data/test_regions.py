@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metabench import data
-from metabench.core import MetabenchError, Split, Splits, seeds
+from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
 from metabench.core.config import TaskConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.sampling import Indices, Shape
@@ -206,6 +207,8 @@ def test_classes_of_too_few_images_are_not_drawn_and_a_domain_of_too_few_is_left
     left_out = [line for line in caplog.messages if "it is left out" in line]
     assert len(left_out) == 1
     assert "domain 'region1': 1 classes have the 3 examples of a task; way=2 needs 2" in left_out[0]
+    data.check(WITHIN.model_copy(update={"unlabelled": 6, "test_unlabelled": 0}), splits, ["meta_test"])
+    assert "have the 9 examples" not in caplog.text, "tests have no unlabelled images here"
     for part in ("meta_train", "meta_validation", "meta_test"):
         tasks = frozen.frozen(splits, part, WITHIN, 40, "search")  # type: ignore[arg-type]
         names = {getattr(splits, part).classes[row] for rows in frozen.classes_of(tasks) for row in rows}
@@ -287,3 +290,43 @@ def test_data_that_are_only_tested_on_have_no_meta_train(tmp_path: Path) -> None
     assert frozen.frozen(splits, "meta_test", WITHIN, 5, "test").hash
     with pytest.raises(MetabenchError, match="meta_train of folder/own has no classes, as its share is 0"):
         data.check(WITHIN, splits)
+
+
+def arrays(root: Path, own_words: bool = False) -> dict[str, object]:
+    """Keep an archive of six regions of two classes, two to a split; return the options that name it."""
+    rows = [(region, word, copy) for region in range(6) for word in "ab" for copy in range(4)]
+    words = [f"{word}{region // 2}" if own_words else word for region, word, _ in rows]
+    named = {
+        "labels": np.array(words),
+        "region": np.array([f"r{region}" for region, _, _ in rows]),
+        "split": np.array([SPLITS[region // 2] for region, _, _ in rows]),
+        "images": np.arange(len(rows), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2),
+    }
+    np.savez(root / "mine.npz", **named)
+    return arrays_of(root)
+
+
+def arrays_of(root: Path) -> dict[str, object]:
+    return {"path": str(root / "mine.npz"), "domain": "region"}
+
+
+def of_arrays(options: dict[str, object], **more: object) -> Splits:
+    return data.load(TaskConfig(dataset="array", options={**options, **more}))
+
+
+def test_an_array_of_splits_says_which_domains_they_have(tmp_path: Path) -> None:
+    splits = of_arrays(arrays(tmp_path), split_by="domain")
+    homes = [sorted(set(part.domains)) for part in parts(splits)]
+    assert homes == [["r0", "r1"], ["r2", "r3"], ["r4", "r5"]]
+    there = dict(np.load(tmp_path / "mine.npz"))
+    there["split"][-1] = "meta_train"
+    np.savez(tmp_path / "mine.npz", **there)
+    with pytest.raises(MetabenchError, match="domain 'r5' is in meta_train and in meta_test"):
+        of_arrays(arrays_of(tmp_path), split_by="domain")
+
+
+def test_classes_of_domains_are_compared_by_their_words(tmp_path: Path) -> None:
+    with pytest.raises(MetabenchError, match=r"class 'a' is in meta_train and in .*; split_by=domain"):
+        of_arrays(arrays(tmp_path))
+    splits = of_arrays(arrays(tmp_path, own_words=True))
+    assert [set(part.words) for part in parts(splits)] == [{f"a{k}", f"b{k}"} for k in range(3)]
