@@ -25,6 +25,7 @@ from metabench.core.control import (
     act,
     log_prob,
     mean_return,
+    stepped,
 )
 from metabench.core.objectives import OBJECTIVES
 
@@ -143,7 +144,7 @@ def roll(environment: Environment, policy: Callable[[Tensor], Tensor], chances: 
         x = observe(parameters, state)
         outputs = policy(x)
         action = act(outputs, action_chance[:, time])
-        state, reward, done = vmap(partial(_stepped, environment), in_dims=(None, 0, 0, 0))(
+        state, reward, done = vmap(partial(stepped, environment), in_dims=(None, 0, 0, 0))(
             parameters, state, action, world[:, time]
         )
         steps.append((x, outputs, action, reward * is_on, is_on))
@@ -163,17 +164,6 @@ def by_chance(environment: Environment, tasks: Task) -> Tensor:
         return mean_return(None, cast(Moves, moves))
 
     return vmap(returned)(cast(Chances, draw(environment, tasks, 0).query))
-
-
-def _stepped(environment: Environment, *now: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    state, reward, done = environment.step(*now)
-    for name, one in {"a reward": reward, "an end": done}.items():
-        if one.shape:
-            raise MetabenchError(
-                f"environment: step returned {name} of shape {list(one.shape)}; [] is needed, one number of "
-                "one trajectory"
-            )
-    return state, reward, done
 
 
 def discounted(x: Tensor, rate: float) -> Tensor:
