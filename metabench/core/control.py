@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metabench.core import MetabenchError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,8 +27,8 @@ class Environment(NamedTuple):
 
     reset: Callable[[Tensor, Tensor], Tensor]  # (parameters [D], uniform [n_start]) -> state
     observe: Callable[[Tensor, Tensor], Tensor]  # (parameters, state) -> [O]
-    # (parameters, state, action, uniform [n_world]) -> state, reward [], whether it ends [], 0 or 1
-    step: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    # (parameters, state, action, uniform [n_world]) -> state, reward [], whether it ends []: bool, or 0 or 1
+    step: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Any, Any]]
     horizon: int
     n_observed: int  # O
     n_actions: int  # A
@@ -38,6 +40,22 @@ class Environment(NamedTuple):
     baseline: str = "linear"
     surrogate: str = "likelihood_ratio"
     log_std: float = 0.0  # logarithm of a policy's first standard deviation
+
+
+def stepped(
+    environment: Environment, parameters: Tensor, state: Tensor, action: Tensor, chance: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take a step; return reward and end as numbers of the parameters' type."""
+    state, *numbers = environment.step(parameters, state, action, chance)
+    zero = parameters.new_zeros(())  # makes a truth, or a number of Python's, a tensor where the others are
+    reward, done = (zero + one for one in numbers)
+    for name, one in {"a reward": reward, "an end": done}.items():
+        if one.shape:
+            raise MetabenchError(
+                f"environment: step returned {name} of shape {list(one.shape)}; [] is needed, one number of "
+                "one trajectory"
+            )
+    return state, reward, done
 
 
 class Start(NamedTuple):

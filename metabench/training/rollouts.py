@@ -25,6 +25,7 @@ from metabench.core.control import (
     act,
     log_prob,
     mean_return,
+    stepped,
 )
 from metabench.core.objectives import OBJECTIVES
 
@@ -85,11 +86,18 @@ def _chances(environment: Environment, start: Start, name: str) -> Chances:
     for numbers in start.seeds.tolist():
         generator = seeds.generator("rollouts", name, *numbers)
         u = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-        drawn.append([one.clamp(min=2.0**-53) for one in u])  # 0 has no logarithm
+        drawn.append(u)
     start_u, action_u, world_u = (torch.stack(each) for each in zip(*drawn, strict=True))
+    start_u, world_u = (inside(one, like.dtype) for one in (start_u, world_u))
+    action_u = inside(action_u, torch.float64)
     action = -(-action_u.log()).log() if environment.is_discrete else torch.special.ndtri(action_u)
     chances = (one.to(like.dtype) for one in (start_u, action, world_u))
     return Chances(like, *(device.to_device_async(one, like.device) for one in chances))
+
+
+def inside(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round numbers to a type that has neither their 0 nor their 1, which have no logarithm or quantile."""
+    return u.to(dtype).clamp(2.0**-53, 1 - torch.finfo(dtype).eps / 2)
 
 
 def collect(model: Any, task: Task) -> Task:
@@ -143,7 +151,7 @@ def roll(environment: Environment, policy: Callable[[Tensor], Tensor], chances: 
         x = observe(parameters, state)
         outputs = policy(x)
         action = act(outputs, action_chance[:, time])
-        state, reward, done = vmap(partial(_stepped, environment), in_dims=(None, 0, 0, 0))(
+        state, reward, done = vmap(partial(stepped, environment), in_dims=(None, 0, 0, 0))(
             parameters, state, action, world[:, time]
         )
         steps.append((x, outputs, action, reward * is_on, is_on))
@@ -163,17 +171,6 @@ def by_chance(environment: Environment, tasks: Task) -> Tensor:
         return mean_return(None, cast(Moves, moves))
 
     return vmap(returned)(cast(Chances, draw(environment, tasks, 0).query))
-
-
-def _stepped(environment: Environment, *now: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    state, reward, done = environment.step(*now)
-    for name, one in {"a reward": reward, "an end": done}.items():
-        if one.shape:
-            raise MetabenchError(
-                f"environment: step returned {name} of shape {list(one.shape)}; [] is needed, one number of "
-                "one trajectory"
-            )
-    return state, reward, done
 
 
 def discounted(x: Tensor, rate: float) -> Tensor:

@@ -16,6 +16,7 @@ from metabench import PROTOCOL, __version__, algorithms, nets, stats
 from metabench.core import MetabenchError, Objective, Report, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
+from metabench.core.control import Environment
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
@@ -314,7 +315,8 @@ def test_run(
     is_own = _is_own_test(run.config, tasks, splits, tested)
     tasks = tasks or frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     most = max(group.shape.n_labels for group in tasks.groups)
-    run = run._replace(model=for_ways(folder, run, inputs.of(splits), most))
+    model = for_ways(folder, run, inputs.of(splits), most)
+    run = run._replace(model=model._replace(net=model.net._replace(environment=tested.environment)))
     result = opened(folder, splits, tested)
     result |= testing.scored(run.model, run.config, splits, tested, tasks, calibration.of([folder]))
     if is_diagnosed:
@@ -381,6 +383,19 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
             f"{folder}: takes inputs of {takes}, and those of {tested.name} are {has}; choose options of the "
             "data set that give the same (folder has size and channels), or other data"
         )
+    if splits.environment and tested.environment:
+        here, there = (_actions(one.environment) for one in (splits, tested))
+        if here != there:
+            raise MetabenchError(
+                f"{folder}: chooses {here}, and {tested.name} takes {there}; choose options of the data set "
+                "that give the same, or other data"
+            )
+
+
+def _actions(environment: Environment) -> str:
+    """Say in words what an action is."""
+    n = environment.n_actions
+    return f"one of {n} actions" if environment.is_discrete else f"actions of {n} numbers"
 
 
 def _refuse_other_labels(folder: Path, splits: Splits, tested: Splits) -> None:

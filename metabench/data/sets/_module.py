@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.func import vmap
 
 from metabench import data
 from metabench.core import SPLITS, MetabenchError, Split, Splits, setting
-from metabench.core.config import TaskConfig
+from metabench.core.config import TaskConfig, allowed, attempt
 from metabench.core.config.settings import KIND_NAMES
-from metabench.core.control import Environment
+from metabench.core.control import BASELINES, SURROGATES, Environment, stepped
 from metabench.data import Dataset
 from metabench.data.reading import saving, splits
+
+SIZES = {"horizon": 1, "n_observed": 1, "n_actions": 1, "n_start": 0, "n_world": 0}
+"""Fields of an environment that are whole numbers, to the least that they may be."""
 
 NEEDED = "<needed>"
 """Stands for an option that has no default."""
@@ -134,4 +140,74 @@ def _problems(made: Splits) -> list[str]:
         problems += splits.class_problems(
             {part: [*getattr(made, part).classes] for part in SPLITS}, "add some"
         )
+    if not problems and made.environment is not None:
+        problems += _environment_problems(made.environment, made.meta_train.images[0])
     return problems
+
+
+def _environment_problems(environment: Environment, parameters: Tensor) -> list[str]:
+    """Say what in an environment of somebody's is not as `Environment` has it."""
+    values = environment._asdict()
+    wrong = [
+        f"{name}={values[name]!r}; must be a whole number of at least {least}"
+        for name, least in SIZES.items()
+        if not isinstance(values[name], int) or values[name] < least
+    ]
+    wrong += [
+        f"{name}={values[name]!r}; must be a number from 0 to 1"
+        for name in ("gamma", "gae")
+        if not isinstance(values[name], int | float) or not 0 <= values[name] <= 1
+    ]
+    wrong += [
+        f"{name}={values[name]!r}: unknown.{allowed(str(values[name]), names)}"
+        for name, names in {"baseline": BASELINES, "surrogate": tuple(SURROGATES)}.items()
+        if values[name] not in names
+    ]
+    if not wrong:
+        attempt(wrong, _play, environment, parameters)
+    return [f"environment: {line}" for line in wrong]
+
+
+def _play(environment: Environment, parameters: Tensor) -> None:
+    """Take a step in two trajectories, as learners do; refuse what does not fit."""
+    n = environment.n_actions
+    start, world = (
+        parameters.new_full((2, size), 0.5) for size in (environment.n_start, environment.n_world)
+    )
+    action = torch.tensor([0, n - 1]) if environment.is_discrete else parameters.new_zeros(2, n)
+    state = _called("reset", environment.reset, parameters, chance=start)
+    _observed(environment, parameters, state)
+    now = {"state": state, "action": action, "chance": world}
+    state, _, _ = _called("step", partial(stepped, environment), parameters, **now)
+    _observed(environment, parameters, state)
+
+
+def _observed(environment: Environment, parameters: Tensor, state: Any) -> None:
+    x = _called("observe", environment.observe, parameters, state=state)
+    here, needed = _form(x), f"float32 [{environment.n_observed}]"
+    if here != needed:
+        raise MetabenchError(
+            f"observe returned {here} of a state {_form(state)}; n_observed={environment.n_observed} needs "
+            f"{needed}"
+        )
+
+
+def _called(name: str, function: Callable[..., Any], parameters: Tensor, **now: Any) -> Any:
+    try:
+        return vmap(partial(function, parameters))(*now.values())
+    except MetabenchError as error:
+        raise MetabenchError(str(error).removeprefix("environment: ")) from None
+    except Exception as error:  # whatever somebody's code raises
+        said = (str(error).splitlines() or [""])[0]
+        forms = ", ".join(f"{key} {_form(one)}" for key, one in now.items())
+        raise MetabenchError(
+            f"{name} raised {type(error).__name__}: {said}; it is called under torch.func.vmap, with "
+            f"parameters {_form(parameters[None])}, {forms}, and must take these"
+        ) from error
+
+
+def _form(batch: Any) -> str:
+    """Say the type and shape of what there is of one trajectory."""
+    if not isinstance(batch, Tensor):
+        return type(batch).__name__
+    return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape[1:])}"

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from metabench import data
-from metabench.core import Splits, seeds
-from metabench.core.control import Environment
-from metabench.data.sets import tabular
+from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
+from metabench.core.control import Chances, Environment, Moves, mean_return
+from metabench.data.sets import _module, tabular
+from metabench.training import rollouts
 from tests.support import small
 
 NAMES = [name for name in data.names() if data.get(name).kind_of({}) == "control"]
@@ -144,3 +145,66 @@ def test_who_knows_an_environment_does_better_than_who_does_not() -> None:
     best = [value(*tabular.table(one, 4, 3), 4, 5) for one in tables]
     likely, means = tabular.table(tables.mean(0), 4, 3)
     assert sum(best) / len(best) > value(likely, means, 4, 5) + 1
+
+
+def made(step: Any = None, **changes: Any) -> Splits:
+    """Return splits with an environment of one number on a line, as somebody may have written it."""
+
+    def move(goal: Tensor, state: Tensor, action: Tensor, chance: Tensor) -> Any:
+        state = state + action
+        return state, -(state - goal).square().sum(), (state > goal)[0]
+
+    def make() -> Splits:
+        parts = [
+            Split(torch.full((2, 1), float(k)), (f"{k}a", f"{k}b"), ("line",) * 2) for k in range(len(SPLITS))
+        ]
+        environment = Environment(
+            lambda goal, chance: torch.zeros(1), lambda goal, state: state, step or move, 5, 1, 1, False
+        )
+        return Splits("line", *parts, "", kind="control", environment=environment._replace(**changes))
+
+    vars(make)["kind"] = "control"
+    dataset = _module.of("line", make)
+    return dataset.load(None, "own", dataset.options())
+
+
+@pytest.mark.parametrize("end", [False, 0.0, True, torch.tensor(False)])
+def test_an_end_may_be_a_truth_value_or_a_number(end: Any) -> None:
+    splits = made(lambda goal, state, action, chance: (state, 1.0, end))
+    chances = Chances(torch.zeros(1), torch.zeros(3, 0), torch.zeros(3, 5, 1), torch.zeros(3, 5, 0))
+    moves = rollouts.roll(environment_of(splits), lambda x: x.new_zeros(3, 2), chances).y
+    assert mean_return(None, cast(Moves, moves)) == (1 if end else 5)
+
+
+def test_an_end_that_depends_on_the_state_may_be_a_truth_value() -> None:
+    chances = Chances(torch.zeros(1), torch.zeros(3, 0), torch.ones(3, 5, 1), torch.zeros(3, 5, 0))
+    moves = rollouts.roll(environment_of(made()), lambda x: x.new_zeros(3, 2), chances).y
+    assert mean_return(None, cast(Moves, moves)) == -1  # one step of 1, after which it has ended
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"horizon": 0}, "horizon=0; must be a whole number of at least 1"),
+        ({"n_world": -1}, "n_world=-1; must be a whole number of at least 0"),
+        ({"gamma": 2}, "gamma=2; must be a number from 0 to 1"),
+        ({"baseline": "lin"}, "baseline='lin': unknown. Did you mean 'linear'? Allowed: linear, time, zero"),
+        ({"surrogate": "x"}, "surrogate='x': unknown. Allowed: log_likelihood, likelihood_ratio, dice"),
+        (
+            {"n_observed": 3},
+            "observe returned float32 [1] of a state float32 [1]; n_observed=3 needs float32",
+        ),
+        ({"n_actions": 3}, "observe returned float32 [3] of a state float32 [3]; n_observed=1 needs"),
+        ({"reset": lambda goal, chance: chance[0]}, "reset raised IndexError"),
+        ({"step": lambda *now: (now[1], 0.0)}, "step raised ValueError: not enough values"),
+        ({"step": lambda *now: (now[1], now[1], 0)}, "step returned a reward of shape [1]; [] is needed"),
+        ({"step": lambda *now: (now[1], 0.0, now[1])}, "step returned an end of shape [1]; [] is needed"),
+        ({"step": lambda *now: (now[1] + now[2][:2] @ torch.ones(2), 0.0, 0)}, "action float32 [1], chance"),
+    ],
+)
+def test_each_mistake_in_an_environment_is_one_message(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(MetabenchError) as caught:
+        made(**changes)
+    assert str(caught.value).startswith("dataset='line': environment: ")
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
