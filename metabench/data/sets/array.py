@@ -262,7 +262,7 @@ def _layout(images: Array) -> tuple[tuple[int, ...], list[str]]:
 
 
 def _band_problems(arrays: Mapping[str, Array], options: Options) -> list[str]:
-    """Say what is wrong with names of arrays, and with options for bands, which are neither grey nor colour."""
+    """Say what is wrong with names of arrays, and with options for bands that are no colours."""
     images = arrays.get("images")
     wrong = [
         f"{option}={name!r}: is not of its own; give the name of an array beside {', '.join(NAMES)}"
