@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
-from metabench.core.config import LATER, TaskConfig
+from metabench.core.config import TaskConfig
 from metabench.core.config.settings import n_folds
+from metabench.core.config.task import LATER
 from metabench.core.metrics import Metric
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged

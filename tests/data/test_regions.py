@@ -166,6 +166,20 @@ def test_groups_that_leave_no_query_are_refused() -> None:
         sampling.sample(seeds.generator("none"), source, Shape(2, 2, 11), 2)
 
 
+def test_for_classes_whose_groups_leave_no_query_others_are_drawn() -> None:
+    groups = torch.arange(20) + 100 * torch.arange(8)[:, None]
+    groups[:2] = torch.arange(20) // 10
+    split = table(8, 20, groups=groups)
+    source = sampling.pool(split, TaskConfig(dataset="small", way=2))
+    shape = Shape(2, 8, 11)
+    alone = source._replace(split=table(2, 20, groups=groups[:2]))
+    with pytest.raises(MetabenchError, match="too few examples"):
+        sampling.sample(seeds.generator("both"), alone, shape, 1)
+    indices = sampling.sample(seeds.generator("both"), source, shape, 12)
+    assert shared(split, shape, indices) == []
+    assert not bool((indices.classes < 2).any()), "of 20 images of two groups 11 are of both"
+
+
 def shared(split: Split, shape: Shape, indices: Indices) -> list[str]:
     """Say which group is on both sides of a task."""
     assert split.groups is not None
@@ -220,6 +234,7 @@ def test_classes_of_too_few_images_are_not_drawn_and_a_domain_of_too_few_is_left
     [
         ({"n": 2}, "split_by=domain: 2 domains; three splits need 3 or more"),
         ({"meta_train": 0.1, "meta_validation": 0.1}, "meta_validation has 0 domains and needs 1 or more"),
+        ({"group": "[a-z](x)?"}, "184 names do not match, the first 'a0.png'"),
         ({"group": "("}, r"group='\(': is no regular expression"),
         ({"group": "[x-z]"}, "184 names do not match, the first 'a0.png'"),
     ],
@@ -243,11 +258,13 @@ def test_tasks_that_mix_domains_of_the_same_classes_are_refused(tmp_path: Path) 
 
 def test_terrain_has_the_same_textures_in_regions_of_their_own() -> None:
     few = {"n_domains": 4, "n_examples": 3, "size": 16}
-    splits = data.load(TaskConfig(dataset="terrain", options={**few, "split_by": "domain"}))
+    splits = data.load(TaskConfig(dataset="terrain", options=few))
     assert splits.is_by_domain
+    with pytest.raises(MetabenchError, match="domains=any: the domains have the same classes"):
+        data.check(TaskConfig(dataset="terrain", way=2, query=1, test_query=1), splits)
     assert [len(set(part.domains)) for part in parts(splits)] == [2, 1, 1]
     assert {word for part in parts(splits) for word in part.words} == set(splits.meta_test.shared)
-    by_class = data.load(TaskConfig(dataset="terrain", options=few))
+    by_class = data.load(TaskConfig(dataset="terrain", options={**few, "split_by": "class"}))
     words = [set(part.words) for part in parts(by_class)]
     assert [len(one) for one in words] == [4, 2, 2]
     assert len(set.union(*words)) == 8
@@ -323,6 +340,12 @@ def test_an_array_of_splits_says_which_domains_they_have(tmp_path: Path) -> None
     np.savez(tmp_path / "mine.npz", **there)
     with pytest.raises(MetabenchError, match="domain 'r5' is in meta_train and in meta_test"):
         of_arrays(arrays_of(tmp_path), split_by="domain")
+
+
+@pytest.mark.parametrize("option", ["domain", "group"])
+def test_images_labels_and_splits_are_no_domains_or_groups(tmp_path: Path, option: str) -> None:
+    with pytest.raises(MetabenchError, match=f"{option}='images': is not of its own"):
+        of_arrays(arrays(tmp_path, own_words=True), **{option: "images"})
 
 
 def test_classes_of_domains_are_compared_by_their_words(tmp_path: Path) -> None:

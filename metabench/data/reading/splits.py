@@ -161,7 +161,10 @@ def groups_of(
         return None, [f"group={pattern!r}: is no regular expression: {error}"]
     matches = {one: [rule.match(name) for name in row] for one, row in names.items()}
     strange = [
-        name for one, row in names.items() for name, match in zip(row, matches[one], strict=True) if not match
+        name
+        for one, row in names.items()
+        for name, match in zip(row, matches[one], strict=True)
+        if not match or match[rule.groups and 1] is None
     ]
     if strange:
         return None, [f"group={pattern!r}: {len(strange)} names do not match, the first {strange[0]!r}"]

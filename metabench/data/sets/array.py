@@ -262,9 +262,13 @@ def _layout(images: Array) -> tuple[tuple[int, ...], list[str]]:
 
 
 def _band_problems(arrays: Mapping[str, Array], options: Options) -> list[str]:
-    """Say what is wrong with options for images of bands, which are neither grey nor in colour."""
+    """Say what is wrong with names of arrays, and with options for bands that are no colours."""
     images = arrays.get("images")
-    wrong = []
+    wrong = [
+        f"{option}={name!r}: is not of its own; give the name of an array beside {', '.join(NAMES)}"
+        for option, name in (("domain", options.domain), ("group", options.group))
+        if name in NAMES
+    ]
     if images is not None and _is_of_bands(images) and (options.black or options.white):
         wrong.append(
             "black and white: are of pictures; bands are standardised each by meta-train; leave them out"

@@ -30,7 +30,7 @@ class Options:
     n_examples: int = setting(20, "pictures of each class in each region", minimum=2, maximum=1_000)
     size: int = setting(32, "side in pixels", minimum=8, maximum=256)
     split_by: str = setting(
-        "class",
+        "domain",
         "class: splits have classes of their own, each with all regions; domain: regions of their own, each "
         "with all classes",
         choices=("class", "domain"),
