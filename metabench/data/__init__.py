@@ -16,6 +16,7 @@ from metabench.core.modules import load_object
 from metabench.data.tasks import sampling
 
 if TYPE_CHECKING:
+    from metabench.core.control import Environment
     from metabench.data.reading.fetch import Order
     from metabench.data.reading.saving import from_dataset as from_dataset
     from metabench.data.reading.saving import from_frame as from_frame
@@ -284,11 +285,8 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
         parts: the splits that tasks are drawn from.
     """
     wrong = task_problems(task, splits.name, splits.kind)
-    if splits.environment is not None and splits.environment.baseline != "zero" and task.shots[0] < 2:
-        wrong.append(
-            f"shot={task.shot}: one trajectory is its own baseline, and nothing is left to learn from; raise "
-            "shot, or set the option baseline to zero"
-        )
+    if splits.environment is not None:
+        wrong += _trajectory_problems(task, splits.environment)
     wrong += _label_problems(task, splits)
     if wrong:
         raise MetabenchError("\n".join(wrong))
@@ -306,6 +304,20 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
                 logging.getLogger(__name__).warning("%s: %s: %s", splits.name, part, line)
     if wrong:
         raise MetabenchError("\n".join(wrong))
+
+
+def _trajectory_problems(task: TaskConfig, environment: Environment) -> list[str]:
+    """Say where one trajectory is all that advantages, which are standardised, are taken from."""
+    is_long = environment.horizon > 1
+    if is_long and environment.baseline == "zero":
+        return []
+    advice = ", or set the option baseline to zero" if is_long else ""
+    return [
+        f"{key}={n}: one trajectory is its own baseline, and nothing is left to learn from; raise {key} to 2 "
+        f"or more{advice}"
+        for key, n in {"shot": task.shots[0], "query": task.query}.items()
+        if n < 2
+    ]
 
 
 def _label_problems(task: TaskConfig, splits: Splits) -> list[str]:

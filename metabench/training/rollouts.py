@@ -86,11 +86,18 @@ def _chances(environment: Environment, start: Start, name: str) -> Chances:
     for numbers in start.seeds.tolist():
         generator = seeds.generator("rollouts", name, *numbers)
         u = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-        drawn.append([one.clamp(min=2.0**-53) for one in u])  # 0 has no logarithm
+        drawn.append(u)
     start_u, action_u, world_u = (torch.stack(each) for each in zip(*drawn, strict=True))
+    start_u, world_u = (inside(one, like.dtype) for one in (start_u, world_u))
+    action_u = inside(action_u, torch.float64)
     action = -(-action_u.log()).log() if environment.is_discrete else torch.special.ndtri(action_u)
     chances = (one.to(like.dtype) for one in (start_u, action, world_u))
     return Chances(like, *(device.to_device_async(one, like.device) for one in chances))
+
+
+def inside(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round numbers to a type that has neither their 0 nor their 1, which have no logarithm or quantile."""
+    return u.to(dtype).clamp(2.0**-53, 1 - torch.finfo(dtype).eps / 2)
 
 
 def collect(model: Any, task: Task) -> Task:

@@ -19,6 +19,7 @@ from metabench.algorithms import _inner_loop as inner
 from metabench.core import MetabenchError, Task, seeds, trees
 from metabench.core.config import NetworkConfig
 from metabench.core.control import SURROGATES, Chances, Environment, Moves, log_prob, mean_return
+from metabench.data.sets import tabular
 from metabench.data.tasks import frozen
 from metabench.training import evaluate, loop, rollouts, run, vectorise
 from metabench.training.graphs.trace import TraceCache
@@ -284,6 +285,7 @@ def test_what_cannot_be_learnt_from_is_refused_in_one_sentence() -> None:
     messages = {
         "way=5: navigation/uniform is control, where a task is one environment; set way to 1": {"way": 5},
         "shot=1: one trajectory is its own baseline": {"shot": 1},
+        "query=1: one trajectory is its own baseline": {"query": 1},
         "unlabelled=3: navigation/uniform is control; this is for tasks of classes": {"unlabelled": 3},
     }
     for message, change in messages.items():
@@ -327,7 +329,7 @@ def test_other_data_are_played_in_their_own_environment(trained: Path) -> None:
 
 def test_data_of_other_actions_are_refused(trained: Path) -> None:
     splits = data.load(small.acting().task)
-    wrong = {
+    wrong: dict[str, dict[str, Any]] = {
         "one of 2 actions": {"is_discrete": True},
         "actions of 3 numbers": {"n_actions": 3},
     }
@@ -335,3 +337,30 @@ def test_data_of_other_actions_are_refused(trained: Path) -> None:
         other = splits._replace(environment=cast(Environment, splits.environment)._replace(**change))
         with pytest.raises(MetabenchError, match=f"chooses actions of 2 numbers, and .* takes {words}"):
             run.test_run(trained, splits, 3, other=other)
+
+
+def test_one_trajectory_is_enough_only_without_baseline_and_over_steps() -> None:
+    task = small.acting().task.model_copy(update={"shot": 1, "query": 1})
+    data.check(task, data.load(task.model_copy(update={"options": {**task.options, "baseline": "zero"}})))
+    with pytest.raises(MetabenchError, match=r"query to 2 or more, or set the option baseline to zero$"):
+        data.check(task, data.load(task))
+    for baseline in ("time", "zero"):
+        pulls = {**small.ENVIRONMENTS["bandit"], "baseline": baseline}
+        one = task.model_copy(update={"dataset": "bandit", "options": pulls})
+        with pytest.raises(
+            MetabenchError, match=r"^shot=1: .*2 or more\nquery=1: .*raise query to 2 or more$"
+        ):
+            data.check(one, data.load(one))
+
+
+def test_a_chance_stays_below_one_in_every_type() -> None:
+    u = torch.tensor([0.0, 0.3, 1 - 1e-12], dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        chance = rollouts.inside(u, dtype)
+        assert 0 < chance[0] < chance[1] < chance[2] < 1
+        assert chance[1] == u[1].to(dtype)
+        state = torch.tensor(0)
+        numbers = torch.cat([torch.ones(1, dtype=dtype), torch.zeros(1, dtype=dtype)])
+        assert all(
+            tabular.step(1, 1, numbers, state, state, torch.stack([one, one]))[1].isfinite() for one in chance
+        )
