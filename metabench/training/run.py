@@ -384,10 +384,10 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
             "data set that give the same (folder has size and channels), or other data"
         )
     if splits.environment and tested.environment:
-        here, there = (_actions(one.environment) for one in (splits, tested))
-        if here != there:
+        chosen, taken = map(_actions, (splits.environment, tested.environment))
+        if chosen != taken:
             raise MetabenchError(
-                f"{folder}: chooses {here}, and {tested.name} takes {there}; choose options of the data set "
+                f"{folder}: chooses {chosen}, and {tested.name} takes {taken}; choose options of the data set "
                 "that give the same, or other data"
             )
 

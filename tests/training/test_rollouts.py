@@ -329,7 +329,7 @@ def test_other_data_are_played_in_their_own_environment(trained: Path) -> None:
 
 def test_data_of_other_actions_are_refused(trained: Path) -> None:
     splits = data.load(small.acting().task)
-    wrong = {
+    wrong: dict[str, dict[str, Any]] = {
         "one of 2 actions": {"is_discrete": True},
         "actions of 3 numbers": {"n_actions": 3},
     }
@@ -342,7 +342,7 @@ def test_data_of_other_actions_are_refused(trained: Path) -> None:
 def test_one_trajectory_is_enough_only_without_baseline_and_over_steps() -> None:
     task = small.acting().task.model_copy(update={"shot": 1, "query": 1})
     data.check(task, data.load(task.model_copy(update={"options": {**task.options, "baseline": "zero"}})))
-    with pytest.raises(MetabenchError, match=r"raise query to 2 or more, or set the option baseline to zero$"):
+    with pytest.raises(MetabenchError, match=r"query to 2 or more, or set the option baseline to zero$"):
         data.check(task, data.load(task))
     for baseline in ("time", "zero"):
         pulls = {**small.ENVIRONMENTS["bandit"], "baseline": baseline}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metabench import data
-from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
+from metabench.core import MetabenchError, Split, Splits, seeds
 from metabench.core.control import Chances, Environment, Moves, mean_return
 from metabench.data.sets import _module, tabular
 from metabench.training import rollouts
@@ -155,13 +155,21 @@ def made(step: Any = None, **changes: Any) -> Splits:
         return state, -(state - goal).square().sum(), (state > goal)[0]
 
     def make() -> Splits:
-        parts = [
-            Split(torch.full((2, 1), float(k)), (f"{k}a", f"{k}b"), ("line",) * 2) for k in range(len(SPLITS))
-        ]
+        train, val, test = (
+            Split(torch.full((2, 1), float(k)), (f"{k}a", f"{k}b"), ("line",) * 2) for k in range(3)
+        )
         environment = Environment(
             lambda goal, chance: torch.zeros(1), lambda goal, state: state, step or move, 5, 1, 1, False
         )
-        return Splits("line", *parts, "", kind="control", environment=environment._replace(**changes))
+        return Splits(
+            "line",
+            train,
+            val,
+            test,
+            fingerprint="",
+            kind="control",
+            environment=environment._replace(**changes),
+        )
 
     vars(make)["kind"] = "control"
     dataset = _module.of("line", make)
