@@ -17,7 +17,7 @@ HEADS = {"linear": "linear head", "prototypes": "prototypes"}
 """What `Algorithm.head` may say, in words."""
 
 
-SAME = ("dataset", "split", "options", "way")
+SAME = ("dataset", "split", "options", "way", "labels", "domains")
 """Of tasks, what runs that are asked together must have in common."""
 
 
@@ -88,10 +88,16 @@ def check(config: LabelConfig, acquire: Sequence[str], runs: Mapping[str, RunCon
     for folder, run in runs.items():
         if any(getattr(run.task, key) != getattr(first, key) for key in SAME):
             wrong.append(
-                f"{folder}: is of other data or ways than the first run; compare those of the same tasks"
+                f"{folder}: is of other data, ways, labels or domains than the first run; compare those of "
+                "the same tasks"
             )
     if (kind := data.get(first.dataset).kind_of(first.options)) != "classification":
         wrong.append(f"{first.dataset}: is {kind}, where there are no labels to ask for; take other runs")
+    elif first.labels == "fixed":
+        wrong.append(
+            "labels=fixed: outputs stand for classes, those without a label among them; take runs with "
+            "shuffled labels"
+        )
     elif first.ways[0] != first.ways[1]:
         wrong.append(f"way={first.way}: each run must have been trained for one number of ways")
     elif config.n_asked > (size := n_pool(config, first.ways[0])):
@@ -114,7 +120,12 @@ def _unfit(config: LabelConfig, name: str, runs: Mapping[str, RunConfig]) -> Ite
         yield f"acquire={name} with start=0: nothing to be unsure with; raise `start`, or take {able}"
     if about.learns is not None and config.rounds == 0:
         yield f"acquire={name} with rounds=0: nothing to learn; raise `rounds`"
-    for run in runs.values():
+    for folder, run in runs.items():
+        if about.learns is not None and run.task.labelled < 1:
+            yield (
+                f"acquire={name}: learns by all labels of meta-train, of which {folder} sees a share, "
+                f"labelled={run.task.labelled:g}; take other acquisitions, or runs with labelled=1"
+            )
         head = algorithms.get(run.algorithm).head
         if about.heads and head not in about.heads:
             lacking = " or ".join(HEADS[one] for one in about.heads)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.functional import pad
 
 from metabench.acquisition import NO_CLASS, Acquisition, View
 from metabench.acquisition.config import LabelConfig
@@ -51,6 +52,15 @@ class Outlook(NamedTuple):
     classes: Tensor  # int64 [S], that have a label
     p: Tensor  # [S, M, N], of the pool; empty where nobody asked
     x: Tensor  # [S, N*K + M, F], features of the start and the pool; empty where nobody asked
+
+
+class Shown(NamedTuple):
+    """What a learner may see of a task in a state: the support set, and all that is no query."""
+
+    x: Tensor  # [A, ...]
+    y: Tensor  # [A]
+    around: Tensor  # [N*K + M, ...], start and pool
+    hidden: Tensor  # int64 [H], places in `around` whose labels were not asked for
 
 
 def label(
@@ -128,7 +138,9 @@ def _best_of_all(model: Model, block: Block, revealed: Tensor, b: int) -> Tensor
         look = outlook(model, block, rows, ahead.flatten(0, 1), of_pool=False)
         taken = revealed > HIDDEN
         score = look.score.view(n_tasks, n_pool).masked_fill(taken, -1)
-        loss = look.loss.view(n_tasks, n_pool).masked_fill(score < score.amax(1, keepdim=True), torch.inf)
+        # As good, a label of a class that had none comes before one that is wasted: no loss is above -LEAST.
+        loss = (look.loss.double() + LEAST * look.classes).view(n_tasks, n_pool)
+        loss = loss.masked_fill(score < score.amax(1, keepdim=True), torch.inf)
         picks.append(loss.argmin(1, keepdim=True))
         revealed = revealed.scatter(1, picks[-1], block.pool_y.gather(1, picks[-1]))
     return torch.cat(picks, 1)
@@ -137,7 +149,7 @@ def _best_of_all(model: Model, block: Block, revealed: Tensor, b: int) -> Tensor
 def outlook(model: Model, block: Block, rows: Tensor, revealed: Tensor, of_pool: bool) -> Outlook:
     """Adapt to what is labelled in each of S states, and predict.
 
-    States are computed together with those of as many labels and classes, as a support set has one shape.
+    States are computed together with those of as many labels, classes and hidden labels: of one shape.
 
     Args:
         rows: int64 [S], the task of each.
@@ -146,13 +158,13 @@ def outlook(model: Model, block: Block, rows: Tensor, revealed: Tensor, of_pool:
     """
     y = torch.cat([block.start_y[rows], revealed], 1)
     has_label = (y[..., None] == torch.arange(block.n_ways, device=y.device)).any(1)  # [S, N]
-    shape = torch.stack([(y >= 0).sum(1), has_label.sum(1)], 1)
+    shape = torch.stack([(y >= 0).sum(1), has_label.sum(1), (y == HIDDEN).sum(1)], 1)
     size = vectorise.at_once(model.net, y.device, MOST)
     parts, order = [], []
-    for n_labels, n_classes in torch.unique(shape, dim=0).tolist():
-        alike = (shape == shape.new_tensor([n_labels, n_classes])).all(1).nonzero().flatten()
+    for one in torch.unique(shape, dim=0):
+        alike = (shape == one).all(1).nonzero().flatten()
 
-        def predicted(part: slice, alike: Tensor = alike, n_labels: int = n_labels) -> Tree:
+        def predicted(part: slice, alike: Tensor = alike, n_labels: int = int(one[0])) -> Tree:
             some = alike[part]
             tasks = _support_sets(block, rows[some], y[some], has_label[some], n_labels)
             return _judged(block, _predict(model, block, tasks, of_pool), tasks.classes, rows[some])
@@ -160,6 +172,9 @@ def outlook(model: Model, block: Block, rows: Tensor, revealed: Tensor, of_pool:
         done, size = vectorise.in_parts(predicted, len(alike), size)
         parts += done
         order.append(alike)
+    width = max(part["x"].shape[2] for part in parts)
+    for part in parts:  # inputs, of states without a label, beside features: zeros change no distance
+        part["x"] = pad(part["x"], (0, width - part["x"].shape[2]))
     back = torch.cat(order).argsort()
     joined = {key: torch.cat([part[key] for part in parts])[back] for key in parts[0]}
     return Outlook(classes=shape[:, 1], **joined)
@@ -172,24 +187,26 @@ def _support_sets(block: Block, rows: Tensor, y: Tensor, has_label: Tensor, n_la
     labels = (has_label.cumsum(1) - 1).gather(1, y.gather(1, place))
     x = block.x[rows[:, None], place]
     around, query = block.x[rows].split([block.n_around, block.query_y.shape[1]], 1)
-    support: Any = SemiSupport(x, labels, around)
+    hidden = (y == HIDDEN).nonzero()[:, 1].view(len(rows), -1)
+    support: Any = Shown(x, labels, around, hidden)
     return Task(support, Query(query, block.query_y[rows]), classes)
 
 
 def _predict(model: Model, block: Block, tasks: Task, of_pool: bool) -> Tree:
     """Return logits of the queries, and of the pool, [S, n, classes with a label], and features."""
-    around = tasks.support.unlabelled  # type: ignore[attr-defined]
+    around = tasks.support.around  # type: ignore[attr-defined]
     if not tasks.support.y.shape[1]:  # nothing to adapt to, so inputs are all that there is to go by
         n_outputs = block.query_y.shape[1] + of_pool * block.pool_y.shape[1]
-        return {"logits": around.new_zeros(len(around), n_outputs, 0), "x": around.flatten(2)}
+        x = around if of_pool else around[:, :0]
+        return {"logits": around.new_zeros(len(around), n_outputs, 0), "x": x.flatten(2)}
 
     def look(model: Model, task: Task) -> Tree:
         algorithm, net, meta, buffers, h = model
-        around = task.support.unlabelled  # type: ignore[attr-defined]
+        x, y, around, hidden = task.support  # type: ignore[misc]
         net = normalised_alike(net, around)
-        labelled: Any = Support(task.support.x, task.support.y)
-        if algorithm.taken is not None:  # who reads unlabelled examples gets the pool
-            labelled = SemiSupport(labelled.x, labelled.y, around[block.n_start :])
+        labelled: Any = Support(x, y)
+        if algorithm.taken is not None and len(hidden):  # who reads unlabelled examples gets what is left
+            labelled = SemiSupport(x, y, around[hidden])
         learner = algorithm.adapt(net, meta, buffers, labelled, h)
         if not of_pool:
             return {"logits": algorithm.predict(net, learner, task.query.x), "x": around[:0].flatten(1)}

@@ -102,7 +102,6 @@ ALGORITHMS = {
         adapt=adapt,
         predict=inner.predict,
         optimizer=optim.descend,
-        also_called=("Fair-MAML",),
         reference="Slack, Friedler and Givental 2020, arXiv 1908.09092, section 4: the loss of the inner and "
         "of the outer loop is CE + gamma R, with R for demographic parity or equal opportunity (one_sided). "
         "The authors' code computes something else: from the second inner step on it descends R alone, "

@@ -304,6 +304,10 @@ def score(
     if task_list is None and tested.kind == splits.kind:
         data.check(task, tested, ["meta_test"])
     is_beside = any(key in asked for key in SEPARATE)
+    if is_beside and algorithms.get(config.algorithm).taken is None:
+        raise MetabenchError(
+            f"{folder}: {config.algorithm} learns nothing from unlabelled images; leave their number out"
+        )
     if task_list is None:
         listed = frozen.frozen(tested, "meta_test", task, n_tasks, "test") if is_beside else None
     elif is_beside:

@@ -293,14 +293,14 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
     for part in parts:
         split: Split = getattr(splits, part)
         wrong += _size_problems(task, split, part, splits.name)
+        drawn = task if part == "meta_train" else task.evaluated
         if not wrong:
             try:
-                drawn = task if part == "meta_train" else task.evaluated
                 sampling.pool(split, drawn, getattr(task, QUERIES[part]))
             except MetabenchError as error:
                 wrong.append(f"{part}: {error}")
         if not wrong and split.shared and task.domains == "within":
-            for line in sampling.left_out(split, task, getattr(task, QUERIES[part])):
+            for line in sampling.left_out(split, drawn, getattr(task, QUERIES[part])):
                 logging.getLogger(__name__).warning("%s: %s: %s", splits.name, part, line)
     if wrong:
         raise MetabenchError("\n".join(wrong))

@@ -108,11 +108,13 @@ def tests(sources: Sequence[Search | Run]) -> list[Record]:
 def design(sources: Sequence[Search | Run]) -> scores.Others | None:
     """Describe the test tasks, of all folds beside each other, by classes, domains or what each is drawn of.
 
-    None where no result is of new ones.
+    None where no result is of new ones, and until all folds are tested: floors have figures over all before.
     """
     tested = [run for source in sources for run in all_runs(source) if run.test is not None]
     first = {run.fold: run.test for run in reversed(tested) if run.test is not None}
-    if not first or any("pictures" in result for result in first.values()):  # these have no other classes
+    if len(first) < max((run.row_folds for run in tested), default=1):
+        return None
+    if any("pictures" in result for result in first.values()):  # these have no other classes
         return None
     # As many names as fit between two folds: they test other classes.
     rows = [
@@ -126,7 +128,8 @@ def design(sources: Sequence[Search | Run]) -> scores.Others | None:
     names = result.get("domains", [])
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     # Of classes from two domains, the queries' stand last.
-    return [numbers[names[task[-1]]] for task in rows] if len(numbers) > 1 else None
+    tested_on = [numbers[names[task[-1]]] for task in rows]
+    return tested_on if len(set(tested_on)) > 1 else None
 
 
 def entries(sources: Sequence[Search | Run]) -> list[Entry]:

@@ -43,7 +43,7 @@ def described(groups: Scored | None, classes: stats.Design | None) -> Row:
 
 
 def _bounds(name: str, around: stats.Interval) -> Row:
-    """Name the bounds of a gap's interval, which is that of the difference it is the size of."""
+    """Name the bounds of a gap's interval: of the difference it is the size of, or of seeds' mean size."""
     return {f"{name}_low": max(0.0, around.low), f"{name}_high": min(1.0, around.high)}
 
 
@@ -72,10 +72,11 @@ def at_thresholds(entries: Sequence[Entry], classes: stats.Design | None) -> lis
             continue
         right = np.take(adjusted.figures, (0, 3, 4, 7), axis=-1).sum(-1) / adjusted.figures.sum(-1)
         mean = stats.seeds_and_tasks(right, "share")
+        label = f" ({row['label']})" if row["label"] else ""
         said = {
-            "algorithm": f"{row['algorithm']} {row['variant']}{AT_THRESHOLDS}",
+            **{key: row[key] for key in ("status", "hyperparameters", "folder")},
+            "algorithm": f"{row['algorithm']} {row['variant']}{label}{AT_THRESHOLDS}",
             "variant": "baseline",
-            "status": row["status"],
             "accuracy": mean.mean,
             "accuracy_together": mean.mean,
             **dict(zip(("ci_low", "ci_high", "ci_over"), mean[1:], strict=True)),

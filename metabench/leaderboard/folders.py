@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import TaskConfig
 from metabench.core.config.settings import n_folds
+from metabench.core.config.task import LATER
 from metabench.core.metrics import Metric
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
@@ -23,7 +24,7 @@ Record = dict[str, Any]
 
 TASK_KEYS = (
     *("dataset", "split", "options", "way", "shot", "test_query"),
-    *("most_shots", "unlabelled", "distractors", "domains"),
+    *("most_shots", "unlabelled", "distractors", "domains", "labels"),
 )
 """What meta-test tasks depend on; queries of meta-training are an algorithm's own affair."""
 
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     config: Record
     reports: list[Record]
     test: Record | None  # None until meta-test was opened
+    row_folds: int = 1  # that its row needs: a search's all of them, a run by itself its own
 
     @property
     def task(self) -> Record:
@@ -168,7 +170,8 @@ def read_search(folder: Path) -> Search:
     for path in sorted(final.glob("*")):
         match = re.fullmatch(r"([\w.]+)-(tuned|default)-seed\d+", path.name)
         if match and (path / files.CONFIG).is_file():
-            runs.setdefault((match[1], match[2]), []).append(read_run(path))
+            run = read_run(path)
+            runs.setdefault((match[1], match[2]), []).append(run._replace(row_folds=run.folds))
     baselines = {Path(name).stem: records.optional(final / name, models.BASELINE) for name in BASELINES}
     search = Search(
         folder=folder,
@@ -273,7 +276,7 @@ def _facts(source: Search | Run) -> Iterator[tuple[Path, str, str]]:
     task = evaluated(source.task)
     yield source.folder, "protocol", str(source.config["protocol"])
     for key in TASK_KEYS:
-        yield source.folder, key, str(task.get(key))
+        yield source.folder, key, str(task.get(key, LATER.get(key)))
     yield source.folder, "data", str(source.config["data_fingerprint"])[:12]
     results = [
         (run.folder, run.test, f" of fold {run.fold}" if run.folds > 1 else "")

@@ -8,7 +8,7 @@ from typing import Any
 from metabench.core import metrics
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import published
-from metabench.leaderboard.rows import BASELINE, FROZEN, PRETRAINED, PUBLISHED
+from metabench.leaderboard.rows import BASELINE, CHANCE, FROZEN, PRETRAINED, PUBLISHED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL, WORSE
 from metabench.stats import FEW_SEEDS, PICTURES, SEEDS_PICTURES, TASKS
 from metabench.stats.many_settings import LEAST_SETTINGS
@@ -21,6 +21,8 @@ MOST_NAMED = 8
 
 MOST_ANSWERED = 3
 """Rows that the answer names; more are counted."""
+
+NO_ROW_WHOLE = "no row has been tested on every fold"
 
 LEAST_LOSS = {"%": 0.01, "": 0.05}
 """What a user who asks one at a time has to lose for a warning: accuracy, or that share of an error."""
@@ -231,7 +233,7 @@ def _untested(rows: Rows) -> list[str]:
     waiting = [row for row in rows if row.get("status") == "untested"]
     if not waiting:
         return []
-    folders = [folder for row in waiting for folder in row["folder"].split(", ")]
+    folders = dict.fromkeys(folder for row in waiting for folder in row["folder"].split(", "))
     commands = _named([f"`metabench test {folder}`" for folder in folders])
     return [f"Trained, but not tested: {_named([_who(row) for row in waiting])}; do {commands}."]
 
@@ -265,10 +267,12 @@ def _not_yet(board: Board, metric: Metric) -> str:
     rows = [row for row in board["rows"] if row["variant"] not in (BASELINE, PUBLISHED)]
     if not rows:
         return "There are only rows that learn nothing, so there is no answer."
+    n_tested = sum(row.get("seeds") or 0 for row in rows)
     if board["status"] == "finished":
-        return "No learner has a result: every run failed or diverged."
+        return f"No learner has a result: {NO_ROW_WHOLE if n_tested else 'every run failed or diverged'}."
     looked = next((row for row in rows if row.get(f"val_{metric}") is not None), None)
-    sentences = ["Nothing has been tested yet, so there is no answer."]
+    untested = f"So far {NO_ROW_WHOLE}" if n_tested else "Nothing has been tested yet"
+    sentences = [f"{untested}, so there is no answer."]
     if looked is not None:
         figure = _show(metric)(looked[f"val_{metric}"])
         sentences.append(
@@ -324,9 +328,11 @@ def _warnings(rows: Rows, ranked: Rows, learner: Row, metric: Metric) -> list[st
     n_others = len({(row[metric.name], row["ci_low"], row["ci_high"]) for row in ranked}) - 1
     for row in rows:
         floor = row.get(metric.name)
-        if row["variant"] != BASELINE or floor is None or row is ranked[0]:
+        is_chance = row["algorithm"] == CHANCE
+        is_floor = row["variant"] == BASELINE and (is_chance or row.get("rank") is not None)
+        if not is_floor or floor is None or row is ranked[0]:
             continue
-        if row.get("rank") is None:  # chance, which has neither tasks nor an interval
+        if is_chance:
             who, alone = "guessing", learner.get("one_low")
             is_above = [(learner["ci_low"] or 0) > floor, alone is None or alone > floor]
         else:

@@ -47,6 +47,9 @@ RUN = "run"
 BASELINE = "baseline"
 PUBLISHED = "published"
 
+CHANCE = "chance"
+"""Of the row of guessing, which has neither tasks nor an interval."""
+
 LEARN_NOTHING = frozenset(Path(name).stem for name in BASELINES)
 
 FROZEN = ", frozen"
@@ -185,7 +188,7 @@ def chance(metric: Metric, task: Record) -> list[Entry]:
         return []
     way = task["way"]
     ways = range(way["low"], way["high"] + 1) if isinstance(way, dict) else [way]
-    row = make_row(metric, algorithm="chance", variant=BASELINE, status="finished", **FREE)
+    row = make_row(metric, algorithm=CHANCE, variant=BASELINE, status="finished", **FREE)
     right = statistics.fmean(1 / one for one in ways)  # each as likely
     return [Entry(row | dict.fromkeys(("accuracy", "accuracy_together", "accuracy_one_at_a_time"), right))]
 

@@ -86,14 +86,19 @@ def by_group(runs: Sequence[Run]) -> tuple[Scored | None, Scored | None]:
 
 
 def gathered(runs: Sequence[Run], figures: str, moved: str) -> Scored | None:
-    """Gather some figures of the seeds that were tested, the tasks of all folds beside each other."""
+    """Gather some figures of the seeds that were tested, the tasks of all folds beside each other.
+
+    None until each fold is tested: rows that lack some would stand beside others on other tasks.
+    """
     tests: dict[int, list[Record]] = {fold: [] for fold in sorted({run.fold for run in runs})}
     for run in runs:
         if run.test is not None:
             tests[run.fold].append(run.test)
     n_seeds = min(map(len, tests.values()), default=0)
     folds = [seeds[:n_seeds] for seeds in tests.values()]
-    if not n_seeds or any(figures not in test for seeds in folds for test in seeds):
+    if not n_seeds or len(tests) < runs[0].row_folds:
+        return None
+    if any(figures not in test for seeds in folds for test in seeds):
         return None
     x = np.concatenate([np.array([test[figures] for test in seeds], np.float64) for seeds in folds], axis=1)
     lack = any("pictures" not in test for seeds in folds for test in seeds)

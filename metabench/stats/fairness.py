@@ -29,7 +29,10 @@ def pooled(numerator: Floats, denominator: Floats) -> Floats | None:
 
 
 def gap(a: Floats | None, b: Floats | None) -> Floats | None:
-    """Return what tasks add to the size of a difference of two ratios."""
+    """Return what tasks add to the size of a difference of two ratios, of each seed by itself.
+
+    Over seeds the mean is that of sizes: networks that favour opposite groups are each unfair.
+    """
     if a is None or b is None:
         return None
     difference = a - b

@@ -170,7 +170,7 @@ def by_class(
     times, chances = np.zeros((2, n_classes, n_classes))
     for counts, rows in zip(confusion, classes, strict=True):
         way = int(counts.any(1).sum())  # no queries are of the labels beyond, which a task lacks
-        label, guess = np.ix_(rows[:way], rows[:way])
+        label, guess = np.ix_(rows[-way:], rows[-way:])  # of two domains, the queries' stand last
         times[label, guess] += counts[:way, :way]
         chances[label, guess] += counts[:way].sum(1, keepdims=True)
     queries, hits = chances.diagonal().copy(), times.diagonal().copy()

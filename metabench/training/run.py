@@ -312,9 +312,8 @@ def test_run(
     run = open_run(folder, splits, device)
     tested = _on(device, other or splits)
     _refuse_others(folder, splits, tested)
-    n_tasks = n_tasks if tasks is None else sum(len(group.positions) for group in tasks.groups)
-    usual = frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
-    tasks = tasks or usual
+    is_own = _is_own_test(run.config, tasks, splits, tested)
+    tasks = tasks or frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
     most = max(group.shape.n_labels for group in tasks.groups)
     model = for_ways(folder, run, inputs.of(splits), most)
     run = run._replace(model=model._replace(net=model.net._replace(environment=tested.environment)))
@@ -323,7 +322,7 @@ def test_run(
     if is_diagnosed:
         result["diagnostics"] = diagnostics.diagnose(run.model, tested.meta_test.images, tasks, traces)
     result |= {"config_hash": config_hash(run.config), "weights": dict(run.record)}
-    files.write_json(folder / _result_name(tasks, usual, splits, tested), result)
+    files.write_json(folder / (files.TEST if is_own else _result_name(tasks, splits, tested)), result)
     return result
 
 
@@ -348,16 +347,26 @@ def opened(folder: Path, splits: Splits, tested: Splits) -> dict[str, Any]:
     }
 
 
-def _result_name(tasks: frozen.FrozenTasks, usual: frozen.FrozenTasks, splits: Splits, tested: Splits) -> str:
-    if tested.fingerprint != splits.fingerprint:
-        return f"test-{tested.name.replace('/', '-')}-{tasks.hash[:12]}.json"
-    return files.TEST if tasks.hash == usual.hash else f"test-{tasks.hash[:12]}.json"
+def _is_own_test(config: RunConfig, tasks: frozen.FrozenTasks | None, splits: Splits, tested: Splits) -> bool:
+    """Tell whether tasks, or those of the run where there are none, are what its test is of."""
+    if tasks is None or tested.fingerprint != splits.fingerprint:
+        return tested.fingerprint == splits.fingerprint
+    n_tasks = sum(len(group.positions) for group in tasks.groups)
+    return tasks.hash == frozen.frozen(tested, "meta_test", config.task, n_tasks, "test").hash
+
+
+def _result_name(tasks: frozen.FrozenTasks, splits: Splits, tested: Splits) -> str:
+    """Name the file of a result that is not of the run's own test."""
+    is_other = tested.fingerprint != splits.fingerprint
+    of_data = f"{tested.name.replace('/', '-')}-" if is_other else ""
+    return f"test-{of_data}{tasks.hash[:12]}.json"
 
 
 def _refuse_others(folder: Path, splits: Splits, tested: Splits) -> None:
     """Refuse data that are not the run's own, and others that it cannot be tested on."""
     refuse_other_data(folder, splits)
     _refuse_other_shape(folder, splits, tested)
+    _refuse_other_labels(folder, splits, tested)
     _refuse_other_backbone(folder, tested)
 
 
@@ -387,6 +396,17 @@ def _actions(environment: Environment) -> str:
     """Say in words what an action is."""
     n = environment.n_actions
     return f"one of {n} actions" if environment.is_discrete else f"actions of {n} numbers"
+
+
+def _refuse_other_labels(folder: Path, splits: Splits, tested: Splits) -> None:
+    """Refuse data whose classes are not those that the outputs of a run of fixed labels stand for."""
+    expected, here = splits.meta_train.shared, tested.meta_test.shared
+    if expected != here and read_config(folder).task.labels == "fixed":
+        listed, there = (", ".join(shared) or "none" for shared in (expected, here))
+        raise MetabenchError(
+            f"{folder}: has labels=fixed for the classes {listed}, and those of {tested.name} are {there}; "
+            "take data of the same classes, or a run of labels=shuffled"
+        )
 
 
 def _refuse_other_backbone(folder: Path, splits: Splits) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import metabench as mb
 from metabench import data
 from metabench.acquisition import rounds
+from metabench.acquisition.config import LabelConfig, check
 from metabench.cli import app
 from metabench.storage import files
 from metabench.training import run as runs
@@ -177,5 +178,30 @@ def test_a_mistake_is_one_message_before_anything_starts(folders: dict[str, Path
 
 
 def test_runs_of_other_ways_are_refused_together(folders: dict[str, Path]) -> None:
-    with pytest.raises(mb.MetabenchError, match="functions: is of other data or ways than the first run"):
+    with pytest.raises(mb.MetabenchError, match="functions: is of other data, ways, labels or domains than"):
         mb.label([folders["protonet"], folders["functions"]], quiet=True)
+
+
+def described(**values: Any) -> Any:
+    """Describe a run on tasks that have these settings."""
+    config = small.config("protonet")
+    return config.model_copy(update={"task": config.task.model_copy(update={"dataset": "glyphs", **values})})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"labels": "fixed"}, r"^labels=fixed: .*; take runs with shuffled labels$"),
+        ({"labelled": 0.4}, r"^acquire=learned: .* of which a sees a share, labelled=0.4; take other .*=1$"),
+    ],
+)
+def test_runs_whose_labels_are_not_for_this_are_refused(values: dict[str, Any], message: str) -> None:
+    check(LabelConfig(), ["learned"], {"a": described()})
+    with pytest.raises(mb.MetabenchError, match=message):
+        check(LabelConfig(), ["learned"], {"a": described(**values)})
+
+
+def test_runs_of_other_labels_or_domains_are_refused_together() -> None:
+    for values in ({"labels": "fixed"}, {"domains": "within"}):
+        with pytest.raises(mb.MetabenchError, match=r"^b: is of other data, ways, labels or domains than"):
+            check(LabelConfig(), ["random"], {"a": described(), "b": described(**values)})

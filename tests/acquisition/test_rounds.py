@@ -157,17 +157,32 @@ def test_a_label_changes_no_moments(splits: Splits) -> None:
         assert torch.allclose(look.p[task], p, atol=1e-4)
 
 
-def test_a_label_counts_as_if_it_had_been_in_the_support_set(splits: Splits) -> None:
-    model, block = block_of(splits, tasks.untrained("r2d2", splits))
+ENTROPY = {"unlabelled_loss": "entropy", "unlabelled_weight": 1.0, "warm_up": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("r2d2", {}), ("soft_kmeans", {"refinement": "soft"}), ("maml_semi", ENTROPY)]
+)
+def test_a_label_counts_as_if_it_had_been_in_the_support_set(
+    splits: Splits, name: str, values: dict[str, Any]
+) -> None:
+    """And no longer among the unlabelled examples, of a learner that reads these."""
+    model, block = block_of(splits, tasks.untrained(name, splits, **values))
     at = (block.pool_y >= 0).long().argmax(1)
     revealed = torch.full_like(block.pool_y, HIDDEN)
     revealed = revealed.scatter(1, at[:, None], block.pool_y.gather(1, at[:, None]))
-    look = rounds.outlook(model, block, torch.arange(len(at)), revealed, of_pool=False)
+    look = rounds.outlook(model, block, torch.arange(len(at)), revealed, of_pool=True)
     algorithm, net, meta, buffers, h = model
     for task, place in enumerate(at.tolist()):
         x = torch.cat([block.x[task, :3], block.x[task, 3 + place : 4 + place]])
         y = torch.cat([block.start_y[task], block.pool_y[task, place : place + 1]])
-        learner = algorithm.adapt(net._replace(way=3), meta, buffers, Support(x, y), h)
+        support: Any = Support(x, y)
+        pool = block.x[task, 3 : block.n_around]
+        if algorithm.taken is not None:
+            support = SemiSupport(x, y, torch.cat([pool[:place], pool[place + 1 :]]))
+        learner = algorithm.adapt(net._replace(way=3), meta, buffers, support, h)
+        p = algorithm.predict(net._replace(way=3), learner, pool).softmax(-1)
+        assert torch.allclose(look.p[task], p, atol=1e-5)
         logits = algorithm.predict(net._replace(way=3), learner, block.x[task, block.n_around :])
         right = (logits.argmax(-1) == block.query_y[task]).double().mean()
         assert float(look.score[task]) == pytest.approx(float(right))
@@ -221,3 +236,14 @@ def test_a_pool_holds_other_pictures_of_the_classes_in_random_order(splits: Spli
     assert torch.equal(nearest[is_ours], block.pool_y[is_ours])
     assert (block.pool_y.diff(dim=1) < 0).any(1).all(), "class by class, an order would tell labels"
     assert len({tuple(row) for row in block.pool_y.tolist()}) == 6
+
+
+@pytest.mark.parametrize("name", ["maml", "protonet"])
+def test_some_tasks_may_have_labels_of_distractors_alone(splits: Splits, name: str) -> None:
+    config = tasks.CONFIG.model_copy(update={"start": 0, "pool": 2, "rounds": 2, "query": 2})
+    labelled = ask(splits, ["random", "k_centre", "oracle"], config, tasks.untrained(name, splits))
+    after_one = np.concatenate([each.classes[:, 1] for each in labelled.values()])
+    assert set(after_one) == {0, 1}
+    for each in labelled.values():
+        assert np.allclose(each.accuracy[each.classes == 0], 1 / 3)
+    assert (labelled["oracle"].wasted[:, 1] == 0).all()

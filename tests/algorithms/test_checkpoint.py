@@ -11,14 +11,24 @@ from torch.func import grad, vmap
 
 from metabench import algorithms, nets
 from metabench.algorithms import _checkpoint as recompute
-from metabench.core import MetabenchError, Query, Support, Task, Tree, seeds, trees
+from metabench.core import (
+    GroupedQuery,
+    GroupedSupport,
+    MetabenchError,
+    Query,
+    Support,
+    Task,
+    Tree,
+    seeds,
+    trees,
+)
 from metabench.core.config import NetworkConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.training import vectorise
 from metabench.training.graphs.trace import TraceCache
 from tests.support.counting import held_at_most
 
-SECOND = ["maml", "anil", "boil", "meta_sgd", "alpha_maml", "maml_pp", "proto_maml"]
+SECOND = ["maml", "anil", "boil", "meta_sgd", "alpha_maml", "maml_pp", "proto_maml", "maml_semi", "fair_maml"]
 
 
 def problem(
@@ -32,7 +42,11 @@ def problem(
     meta, buffers = algorithm.init(net, h, generator)
     x = [torch.rand(2, 3 * n, 1, 16, 16, generator=generator) for n in (shot, 2)]
     y = [torch.arange(3).repeat(n).expand(2, -1) for n in (shot, 2)]
-    tasks = Task(Support(x[0], y[0]), Query(x[1], y[1]), torch.zeros(2, 3, dtype=torch.int64))
+    halves: list[Any] = [Support(x[0], y[0]), Query(x[1], y[1])]
+    if name == "fair_maml":
+        groups = [torch.randint(2, one.shape, generator=generator) for one in y]
+        halves = [GroupedSupport(*halves[0], groups[0]), GroupedQuery(*halves[1], groups[1])]
+    tasks = Task(halves[0], halves[1], torch.zeros(2, 3, dtype=torch.int64))
 
     def call(traces: TraceCache | None = None, progress: float = 0.5) -> Tree:
         found = vectorise.meta_gradient(

@@ -26,7 +26,7 @@ OFF = {
 SAME = 1e-12  # float64: the same sums in another order
 STEPPING = [
     name
-    for name in algorithms.names()
+    for name in algorithms.names("classification")
     if any(field.name == "eval_steps" for field in dataclasses.fields(algorithms.get(name).hparams))
 ]
 

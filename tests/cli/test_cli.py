@@ -23,7 +23,7 @@ from metabench import __version__, algorithms, data
 from metabench import search as searching
 from metabench.cli import app, run
 from metabench.cli.base import with_flags
-from metabench.core import signals
+from metabench.core import GROUPED, signals
 from metabench.storage import files, tensors
 from tests.support import small
 
@@ -136,7 +136,8 @@ def test_algorithms_are_listed_with_every_setting() -> None:
     assert all(
         {"name", "type", "default", "help"} <= row.keys() for entry in listed for row in entry["settings"]
     )
-    assert {kind for entry in listed for kind in entry["kinds"]} == {"classification", "regression"}
+    kinds = {"classification", "regression", "control", GROUPED}
+    assert {kind for entry in listed for kind in entry["kinds"]} == kinds
     text = output("algorithms")
     assert all(name in text for name in algorithms.names())
 
@@ -154,6 +155,8 @@ def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.
         "sinusoid",
         "table",
         "tabular",
+        "terrain",
+        "zafar",
     ]
     kinds = {entry["name"]: entry["kind"] for entry in json.loads(output("datasets", "--json"))}
     assert [name for name, kind in kinds.items() if kind == "regression"] == ["sinusoid"]

@@ -32,7 +32,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "quickdraw": {"examples_per_class": 25},
     "omniglot": {"rotations": False},
     "sinusoid": {"functions": 100, "seed": 1},
-    "terrain": {"n_domains": 4, "n_examples": 3, "size": 16, "split_by": "domain"},
+    "terrain": {"n_domains": 4, "n_examples": 3, "size": 16, "split_by": "class"},
     "communities": {"smallest": 30},
     "zafar": {"tasks": 20, "seed": 1},
     "navigation": {"environments": 20, "horizon": 50},

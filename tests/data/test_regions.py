@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metabench import data
-from metabench.core import MetabenchError, Split, Splits, seeds
+from metabench.core import SPLITS, MetabenchError, Split, Splits, seeds
 from metabench.core.config import TaskConfig
 from metabench.data.tasks import frozen, sampling
 from metabench.data.tasks.sampling import Indices, Shape
@@ -165,6 +166,20 @@ def test_groups_that_leave_no_query_are_refused() -> None:
         sampling.sample(seeds.generator("none"), source, Shape(2, 2, 11), 2)
 
 
+def test_for_classes_whose_groups_leave_no_query_others_are_drawn() -> None:
+    groups = torch.arange(20) + 100 * torch.arange(8)[:, None]
+    groups[:2] = torch.arange(20) // 10
+    split = table(8, 20, groups=groups)
+    source = sampling.pool(split, TaskConfig(dataset="small", way=2))
+    shape = Shape(2, 8, 11)
+    alone = source._replace(split=table(2, 20, groups=groups[:2]))
+    with pytest.raises(MetabenchError, match="too few examples"):
+        sampling.sample(seeds.generator("both"), alone, shape, 1)
+    indices = sampling.sample(seeds.generator("both"), source, shape, 12)
+    assert shared(split, shape, indices) == []
+    assert not bool((indices.classes < 2).any()), "of 20 images of two groups 11 are of both"
+
+
 def shared(split: Split, shape: Shape, indices: Indices) -> list[str]:
     """Say which group is on both sides of a task."""
     assert split.groups is not None
@@ -206,6 +221,8 @@ def test_classes_of_too_few_images_are_not_drawn_and_a_domain_of_too_few_is_left
     left_out = [line for line in caplog.messages if "it is left out" in line]
     assert len(left_out) == 1
     assert "domain 'region1': 1 classes have the 3 examples of a task; way=2 needs 2" in left_out[0]
+    data.check(WITHIN.model_copy(update={"unlabelled": 6, "test_unlabelled": 0}), splits, ["meta_test"])
+    assert "have the 9 examples" not in caplog.text, "tests have no unlabelled images here"
     for part in ("meta_train", "meta_validation", "meta_test"):
         tasks = frozen.frozen(splits, part, WITHIN, 40, "search")  # type: ignore[arg-type]
         names = {getattr(splits, part).classes[row] for rows in frozen.classes_of(tasks) for row in rows}
@@ -217,6 +234,7 @@ def test_classes_of_too_few_images_are_not_drawn_and_a_domain_of_too_few_is_left
     [
         ({"n": 2}, "split_by=domain: 2 domains; three splits need 3 or more"),
         ({"meta_train": 0.1, "meta_validation": 0.1}, "meta_validation has 0 domains and needs 1 or more"),
+        ({"group": "[a-z](x)?"}, "184 names do not match, the first 'a0.png'"),
         ({"group": "("}, r"group='\(': is no regular expression"),
         ({"group": "[x-z]"}, "184 names do not match, the first 'a0.png'"),
     ],
@@ -240,11 +258,13 @@ def test_tasks_that_mix_domains_of_the_same_classes_are_refused(tmp_path: Path) 
 
 def test_terrain_has_the_same_textures_in_regions_of_their_own() -> None:
     few = {"n_domains": 4, "n_examples": 3, "size": 16}
-    splits = data.load(TaskConfig(dataset="terrain", options={**few, "split_by": "domain"}))
+    splits = data.load(TaskConfig(dataset="terrain", options=few))
     assert splits.is_by_domain
+    with pytest.raises(MetabenchError, match="domains=any: the domains have the same classes"):
+        data.check(TaskConfig(dataset="terrain", way=2, query=1, test_query=1), splits)
     assert [len(set(part.domains)) for part in parts(splits)] == [2, 1, 1]
     assert {word for part in parts(splits) for word in part.words} == set(splits.meta_test.shared)
-    by_class = data.load(TaskConfig(dataset="terrain", options=few))
+    by_class = data.load(TaskConfig(dataset="terrain", options={**few, "split_by": "class"}))
     words = [set(part.words) for part in parts(by_class)]
     assert [len(one) for one in words] == [4, 2, 2]
     assert len(set.union(*words)) == 8
@@ -287,3 +307,49 @@ def test_data_that_are_only_tested_on_have_no_meta_train(tmp_path: Path) -> None
     assert frozen.frozen(splits, "meta_test", WITHIN, 5, "test").hash
     with pytest.raises(MetabenchError, match="meta_train of folder/own has no classes, as its share is 0"):
         data.check(WITHIN, splits)
+
+
+def arrays(root: Path, own_words: bool = False) -> dict[str, object]:
+    """Keep an archive of six regions of two classes, two to a split; return the options that name it."""
+    rows = [(region, word, copy) for region in range(6) for word in "ab" for copy in range(4)]
+    words = [f"{word}{region // 2}" if own_words else word for region, word, _ in rows]
+    named = {
+        "labels": np.array(words),
+        "region": np.array([f"r{region}" for region, _, _ in rows]),
+        "split": np.array([SPLITS[region // 2] for region, _, _ in rows]),
+        "images": np.arange(len(rows), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2),
+    }
+    np.savez(root / "mine.npz", **named)
+    return arrays_of(root)
+
+
+def arrays_of(root: Path) -> dict[str, object]:
+    return {"path": str(root / "mine.npz"), "domain": "region"}
+
+
+def of_arrays(options: dict[str, object], **more: object) -> Splits:
+    return data.load(TaskConfig(dataset="array", options={**options, **more}))
+
+
+def test_an_array_of_splits_says_which_domains_they_have(tmp_path: Path) -> None:
+    splits = of_arrays(arrays(tmp_path), split_by="domain")
+    homes = [sorted(set(part.domains)) for part in parts(splits)]
+    assert homes == [["r0", "r1"], ["r2", "r3"], ["r4", "r5"]]
+    there = dict(np.load(tmp_path / "mine.npz"))
+    there["split"][-1] = "meta_train"
+    np.savez(tmp_path / "mine.npz", **there)
+    with pytest.raises(MetabenchError, match="domain 'r5' is in meta_train and in meta_test"):
+        of_arrays(arrays_of(tmp_path), split_by="domain")
+
+
+@pytest.mark.parametrize("option", ["domain", "group"])
+def test_images_labels_and_splits_are_no_domains_or_groups(tmp_path: Path, option: str) -> None:
+    with pytest.raises(MetabenchError, match=f"{option}='images': is not of its own"):
+        of_arrays(arrays(tmp_path, own_words=True), **{option: "images"})
+
+
+def test_classes_of_domains_are_compared_by_their_words(tmp_path: Path) -> None:
+    with pytest.raises(MetabenchError, match=r"class 'a' is in meta_train and in .*; split_by=domain"):
+        of_arrays(arrays(tmp_path))
+    splits = of_arrays(arrays(tmp_path, own_words=True))
+    assert [set(part.words) for part in parts(splits)] == [{f"a{k}", f"b{k}"} for k in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from metabench import stats
 from metabench.leaderboard import as_markdown, leaderboard
+from metabench.report.html import page, reading
 from metabench.storage import files
-from tests.leaderboard.folders import accuracies, change, finish, make_search
+from tests.leaderboard.folders import accuracies, change, finish, make_run, make_search
 from tests.leaderboard.test_rows import rows
 
 
@@ -82,8 +84,9 @@ def test_an_option_of_that_name_of_other_data_is_no_fold(tmp_path: Path) -> None
     assert rows(leaderboard([place]))["maml", "tuned"]["seeds"] == 2
 
 
-def test_folds_of_tasks_make_one_row_whose_places_are_those_of_all_folds(tmp_path: Path) -> None:
-    place = finish(make_search(tmp_path, ("maml",)), {"maml": (0.7, 0.6)})
+def grouped(folder: Path) -> tuple[Path, list[np.ndarray]]:
+    """Make a search of two folds of tasks with groups, and return the counts of each fold too."""
+    place = finish(make_search(folder, ("maml",)), {"maml": (0.7, 0.6)})
     options, rng = {"folds": 2}, np.random.default_rng(0)
     space = files.read_json(place / files.SEARCH)["space"]
     change(place / files.SEARCH, space={**space, "task": {**space["task"], "options": options}})
@@ -99,6 +102,11 @@ def test_folds_of_tasks_make_one_row_whose_places_are_those_of_all_folds(tmp_pat
             change(run / files.TEST, groups=counts[k].tolist(), classes=lines, class_names=names)
             change(run / files.TEST, tasks_hash=f"{k}" * 64)
     change(place / files.FINAL / files.NEAREST_MEAN, accuracy=[*accuracies(0.35, 9), *accuracies(0.4, 8)])
+    return place, counts
+
+
+def test_folds_of_tasks_make_one_row_whose_places_are_those_of_all_folds(tmp_path: Path) -> None:
+    place, counts = grouped(tmp_path)
     board = leaderboard([place])
     row = rows(board)["maml", "tuned"]
     assert (row["test_tasks"], row["classes"]) == (80, 8), "four places of each fold"
@@ -116,3 +124,54 @@ def test_folds_of_tasks_make_one_row_whose_places_are_those_of_all_folds(tmp_pat
     assert sum(one[1] for one in row["by_place"]) == 800
     first = stats.measures(counts[0][::4])
     assert row["by_place"][0][3:] == pytest.approx([first["accuracy"].mean(), first["dp_gap"].mean()])
+
+
+def test_rows_have_no_figures_until_each_of_their_folds_is_tested(tmp_path: Path) -> None:
+    place, _ = grouped(tmp_path)
+    final = place / files.FINAL
+    (final / "maml-default-seed1" / files.TEST).unlink()
+    board = leaderboard([place])
+    lacking, whole = (rows(board)["maml", variant] for variant in ("default", "tuned"))
+    assert (lacking["accuracy"], lacking.get("dp_gap"), lacking["seeds"]) == (None, None, 1)
+    assert (whole["test_tasks"], whole["classes"], whole["rank"]) == (80, 8, 1)
+    change(place / files.META_TEST, finished=None)
+    (final / "maml-tuned-seed1" / files.TEST).unlink()
+    board = leaderboard([place])
+    floor = rows(board)["nearest_mean", "baseline"]
+    assert (floor["test_tasks"], floor["class_low"]) == (80, None)
+    assert board["answer"].startswith("So far no row has been tested on every fold, so there is no answer.")
+
+
+def test_a_fold_that_was_never_trained_leaves_its_row_without_figures(tmp_path: Path) -> None:
+    place, _ = grouped(tmp_path)
+    final = place / files.FINAL
+    shutil.rmtree(final / "maml-default-seed1")
+    found = rows(leaderboard([place]))
+    assert found["maml", "default"]["accuracy"] is None
+    assert found["maml", "tuned"]["vs_default"] is None
+    assert found["maml", "tuned"]["test_tasks"] == 80
+    parts = [part for section in page.sections(reading.read([place])) for part in section.parts]
+    assert "By place" in [part.title for part in parts]
+    shutil.rmtree(final / "maml-tuned-seed1")
+    assert leaderboard([place])["answer"].startswith("No learner has a result: no row has been tested")
+    assert rows(leaderboard([final / "maml-tuned-seed0"]))["maml", "run"]["test_tasks"] == 40
+
+
+def test_who_guesses_by_thresholds_is_no_floor_that_a_learner_must_surely_beat(tmp_path: Path) -> None:
+    place, _ = grouped(tmp_path)
+    for run in (place / files.FINAL).glob("maml-*"):
+        right = np.zeros((40, 8), int)
+        right[:, [0, 3, 4, 7]] = 5  # more accurate than any row
+        change(run / files.TEST, groups_at_thresholds=right.tolist())
+    board = leaderboard([place])
+    assert rows(board)["maml tuned at thresholds", "baseline"]["accuracy"] == 1
+    assert "guessing" not in board["answer"]
+    assert "WARNING" not in board["answer"]
+
+
+def test_one_of_two_seeds_that_waits_for_its_test_is_named_once(tmp_path: Path) -> None:
+    waiting = make_run(tmp_path / "later", "maml", 1, None)
+    tested = make_run(tmp_path / "first", "maml", 0, 0.7)
+    counts = dict.fromkeys(("groups", "groups_at_thresholds"), [[1] * 8] * 40)
+    change(tested / files.TEST, **counts, classes=["0"] * 40)
+    assert as_markdown(leaderboard([tested, waiting])).count(f"`metabench test {waiting}`") == 1

@@ -114,6 +114,16 @@ def test_seeds_are_measured_each_by_itself() -> None:
         np.testing.assert_allclose(figures, stats.measures(counts[seed])["eo_gap"], atol=SAME)
 
 
+def test_networks_that_favour_opposite_groups_do_not_cancel() -> None:
+    counts = stats.count(*rows(0))
+    favours_others = counts.reshape(-1, 2, 4)[:, ::-1].reshape(-1, 8)
+    one, both = (stats.measures(one)["dp_gap"] for one in (counts, np.stack([counts, favours_others])))
+    assert one is not None
+    assert both is not None
+    assert both.mean() == pytest.approx(one.mean())
+    assert one.mean() > 0.01
+
+
 def test_intervals_of_a_pooled_gap_cover_the_truth() -> None:
     hits, n_draws = 0, 300
     truth = stats.measures(stats.count(*rows(10_000, 40_000)))["dp_gap"]

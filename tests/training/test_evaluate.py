@@ -143,6 +143,12 @@ def test_the_worst_confusion_is_the_one_that_was_planted() -> None:
     assert counted["by_class"]["hits"] == [3, 0, 2, 0, 3, 3]
 
 
+def test_of_two_domains_the_classes_of_the_queries_are_counted() -> None:
+    counted = evaluate.by_class(np.array([[[3, 0], [1, 2]]], dtype=np.float64), [[0, 1, 4, 5]], 6)
+    assert counted["by_class"] == {"queries": [0, 0, 0, 0, 3, 3], "hits": [0, 0, 0, 0, 3, 2]}
+    assert counted["confused"] == [[5, 4, 1, 3]]
+
+
 def test_rare_confusions_do_not_crowd_out_a_frequent_one() -> None:
     rare = evaluate.MOST_CONFUSED
     confusion = np.array([[[1, 2], [0, 3]]] * 20 + [[[0, 3], [0, 3]]] * rare, dtype=np.float64)

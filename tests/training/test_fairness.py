@@ -111,7 +111,9 @@ def test_a_board_has_measures_with_intervals_and_a_row_at_thresholds(runs: list[
         assert (found["gap_tasks"], found["eo_tasks"]) == stats.n_defined(counts)
         assert sum(place[1] for place in found["by_place"]) == 8 * N_TASKS
     at_thresholds = [row for row in board.rows if row["algorithm"].endswith(" at thresholds")]
-    assert len(at_thresholds) == 2
+    assert {row["name"]: row["hyperparameters"]["gamma"] for row in at_thresholds} == {
+        f"fair_maml run (gamma={gamma}) at thresholds:baseline": gamma for gamma in (0.0, 30.0)
+    }
     assert all(row["variant"] == "baseline" and row["rank"] is None for row in at_thresholds)
     adjusted = np.array(record(runs[0])["groups_at_thresholds"])
     accuracies = {round(row["accuracy"], 9) for row in at_thresholds}

@@ -13,9 +13,11 @@ from metabench import algorithms, leaderboard, predict
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
+from metabench.storage import files
 from metabench.training import evaluate, loop
 from metabench.training import run as runs
 from tests.data.tasks.test_sampling import table
+from tests.leaderboard.folders import change, make_run
 from tests.support import small
 
 WITHIN = small.TASK.model_copy(update={"way": 2, "domains": "within", "labels": "fixed"})
@@ -81,6 +83,30 @@ def test_what_is_recorded_names_domains_and_what_is_right_before_any_step(tmp_pa
     assert json.loads((tmp_path / "inputs.json").read_text())["shared"] == list(data.meta_test.shared)
     with pytest.raises(MetabenchError, match=r"labels=fixed.*predict with a run of labels=shuffled"):
         predict.load(tmp_path).fit([np.zeros((16, 16), np.uint8)] * 2, ["a", "b"])
+    change(tmp_path / files.TEST, classes=result["classes"][:1] * 12)
+    board = leaderboard.leaderboard([tmp_path])
+    assert not any(row.get("domain_low") is not None for row in board["rows"]), (
+        "one domain says nothing of others"
+    )
+    assert "nan" not in leaderboard.as_markdown(board)
+
+
+def test_a_board_does_not_mix_fixed_and_shuffled_labels(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, name, 0, 0.5) for name in ("maml", "reptile"))
+    described = files.read_json(b / files.CONFIG)["run"]
+    described["task"] = {**described["task"], "labels": "fixed"}
+    change(b / files.CONFIG, run=described)
+    with pytest.raises(MetabenchError, match=r"labels: shuffled in .*maml; fixed in .*reptile"):
+        leaderboard.leaderboard([a, b])
+
+
+def test_other_data_are_of_the_same_classes(tmp_path: Path) -> None:
+    own = splits()
+    runs.train_run(config(tasks=4), own, tmp_path, device="cpu")
+    names = ("class0", "class1", "class2", "class4")
+    meta_test = own.meta_test._replace(shared=names)
+    with pytest.raises(MetabenchError, match=r"classes class0, .*, class3, and those of .* are .*, class4;"):
+        runs.test_run(tmp_path, own, 4, "cpu", other=own._replace(meta_test=meta_test))
 
 
 def test_confusions_of_fixed_labels_begin_with_the_task_s_classes() -> None:

@@ -117,6 +117,12 @@ def test_a_run_is_tested_with_other_unlabelled_images_under_a_name_of_its_own(
     assert json.loads((run.folder / files.TEST).read_text())["tasks_hash"] == usual["tasks_hash"]
     with pytest.raises(MetabenchError, match="`task_list`: says which unlabelled images there are"):
         run.test(4, task_list=run.folder / "tasks", unlabelled=1, quiet=True)
+    # What the run's own tasks would need need not be there.
+    few = {"n_classes": 20, "n_examples": 14}
+    assert run.test(4, dataset="glyphs", options=few, unlabelled=0, quiet=True).record["tasks"] == 4
+    other = mb.train("protonet", "glyphs", **settings, validation_tasks=2, task_batch_size=4)
+    with pytest.raises(MetabenchError, match="protonet learns nothing from unlabelled images; leave their"):
+        other.test(4, unlabelled=1, quiet=True)
 
 
 REFUSED = [

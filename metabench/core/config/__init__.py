@@ -20,6 +20,7 @@ from metabench.core.config.settings import parse_pairs as parse_pairs
 from metabench.core.config.settings import parse_settings as parse_settings
 from metabench.core.config.settings import setting_problem as setting_problem
 from metabench.core.config.task import COUNT as COUNT
+from metabench.core.config.task import LATER as LATER
 from metabench.core.config.task import SEPARATE as SEPARATE
 from metabench.core.config.task import AugmentConfig as AugmentConfig
 from metabench.core.config.task import Between as Between

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -128,18 +128,18 @@ def fold_problems(options: Any) -> list[str]:
 
 
 def by_domain(
-    domains: Mapping[str, str], parts: Mapping[str, str | None], options: Any
+    domains: Mapping[str, str], parts: Collection[tuple[str, str | None]], options: Any
 ) -> tuple[Classes, list[str]]:
     """Split the domains of classes, by seed where no parts are given, and say what is wrong.
 
     Args:
         domains: the domain of each class.
-        parts: the split that each class is in, where folders or words say so.
+        parts: each class and a split that it is in, where folders or words say so.
     """
     names = sorted(set(domains.values()))
     dealt = by_seed(names, options, "own domains")
     if parts:
-        dealt = {part: sorted({domains[one] for one in domains if parts[one] == part}) for part in SPLITS}
+        dealt = {part: sorted({domains[one] for one, home in parts if home == part}) for part in SPLITS}
     elif len(names) < len(SPLITS) - len(empty(options)):
         return {part: [] for part in SPLITS}, [
             f"split_by=domain: {len(names)} domains; three splits need {len(SPLITS)} or more"
@@ -161,7 +161,10 @@ def groups_of(
         return None, [f"group={pattern!r}: is no regular expression: {error}"]
     matches = {one: [rule.match(name) for name in row] for one, row in names.items()}
     strange = [
-        name for one, row in names.items() for name, match in zip(row, matches[one], strict=True) if not match
+        name
+        for one, row in names.items()
+        for name, match in zip(row, matches[one], strict=True)
+        if not match or match[rule.groups and 1] is None
     ]
     if strange:
         return None, [f"group={pattern!r}: {len(strange)} names do not match, the first {strange[0]!r}"]
@@ -218,17 +221,23 @@ def shares_problems(options: Any) -> list[str]:
     ]
 
 
+SHARED = "; split_by=domain splits domains, which may have the same classes"
+"""The cure where classes of domains are in two splits."""
+
+
 def class_problems(
     classes: Classes,
     how: str,
     what: str = "classes",
     fewest: int = FEWEST,
     empty: Sequence[str] = (),
+    cure: str = "",
 ) -> list[str]:
     """Say which class, or domain, is in two splits, and which split has too few of them.
 
     Args:
         empty: splits that may have none.
+        cure: what to do where one is in two splits.
     """
     one = {"classes": "class"}.get(what, what.removesuffix("s"))
     if not any(classes.values()):
@@ -240,7 +249,7 @@ def class_problems(
         for name in names:
             homes.setdefault(name, []).append(part)
     problems = [
-        f"{one} {name!r} is in {' and in '.join(parts)}; a {one} may be in one split only"
+        f"{one} {name!r} is in {' and in '.join(parts)}; a {one} may be in one split only{cure}"
         for name, parts in sorted(homes.items())
         if len(parts) > 1
     ]

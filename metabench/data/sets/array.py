@@ -58,8 +58,8 @@ class Options:
     split_by: str = setting(
         "auto",
         "classes are split by the array `split` (a word an image: meta_train, meta_validation or meta_test), "
-        "or by seed; domain: the domains are split, with all their classes, which others may have, too; "
-        "auto: by the array where there is one",
+        "or by seed; domain: the domains are split, by that array where there is one, with all classes, "
+        "which others may have, too; auto: by the array where there is one",
         choices=("auto", "split", "seed", "domain"),
     )
     domain: str = setting(
@@ -262,9 +262,13 @@ def _layout(images: Array) -> tuple[tuple[int, ...], list[str]]:
 
 
 def _band_problems(arrays: Mapping[str, Array], options: Options) -> list[str]:
-    """Say what is wrong with options for images of bands, which are neither grey nor in colour."""
+    """Say what is wrong with names of arrays, and with options for bands that are no colours."""
     images = arrays.get("images")
-    wrong = []
+    wrong = [
+        f"{option}={name!r}: is not of its own; give the name of an array beside {', '.join(NAMES)}"
+        for option, name in (("domain", options.domain), ("group", options.group))
+        if name in NAMES
+    ]
     if images is not None and _is_of_bands(images) and (options.black or options.white):
         wrong.append(
             "black and white: are of pictures; bands are standardised each by meta-train; leave them out"
@@ -334,19 +338,34 @@ def _split(
     domains: Mapping[str, str],
 ) -> tuple[Classes, list[str]]:
     """Return the classes of each split, and what is wrong with them."""
-    if options.split_by == "domain":
-        return splits.by_domain(domains, {}, options)
+    if options.split_by == "domain" and split is None:
+        return splits.by_domain(domains, (), options)
+    plain = {name: name.removeprefix(f"{domains.get(name)}/") for name in names}
     classes: Classes = {part: [] for part in SPLITS}
     if options.split_by == "split" and split is None:
         return classes, ["split_by=split: there is no array `split`"]
     if options.split_by == "seed" or split is None:
-        plain = {name: name.removeprefix(f"{domains.get(name)}/") for name in names}
         dealt = splits.by_seed(list(dict.fromkeys(plain.values())), options)
         advice = "add classes, or change meta_train and meta_validation"
         wrong = splits.class_problems(dealt, advice, empty=splits.empty(options))
         return {
             part: [one for name in dealt[part] for one in names if plain[one] == name] for part in dealt
         }, wrong
+    return _declared(labels, plain, split, options, domains)
+
+
+def _declared(
+    labels: list[str],
+    plain: Mapping[str, str],
+    split: Array,
+    options: Options,
+    domains: Mapping[str, str],
+) -> tuple[Classes, list[str]]:
+    """Return the classes that the array `split` gives each split, and what is wrong with them.
+
+    Args:
+        plain: names of classes after `domain/`, by which two domains share them.
+    """
     words, problems = _names(split)
     parts = {word: splits.part_of(word) for word in dict.fromkeys(words)}
     problems += [
@@ -354,10 +373,14 @@ def _split(
         for word, part in parts.items()
         if part is None and word
     ]
-    for part, name in sorted({(parts[word] or "", name) for word, name in zip(words, labels, strict=False)}):
-        if part:
-            classes[part].append(name)
-    return classes, problems + splits.class_problems(classes, "add classes to it")
+    homes = sorted({(name, parts[word] or "") for word, name in zip(words, labels, strict=False)})
+    if options.split_by == "domain":
+        classes, wrong = splits.by_domain(domains, homes, options)
+        return classes, problems + wrong
+    classes = {part: [name for name, home in homes if home == part] for part in SPLITS}
+    words_of = {part: list(dict.fromkeys(plain[name] for name in row)) for part, row in classes.items()}
+    cure = splits.SHARED if domains else ""
+    return classes, problems + splits.class_problems(words_of, "add classes to it", cure=cure)
 
 
 def _table(path: Path, like: Array, key: object, rows: list[list[int]], scale: Scale) -> Array:

@@ -356,7 +356,7 @@ def _split(
     for one in sorted(there.images):
         by_name.setdefault(one.removeprefix(f"{there.domains.get(one)}/"), []).append(one)
     if options.split_by == "domain":
-        return splits.by_domain(there.domains, there.parts if there.is_split else {}, options)
+        return splits.by_domain(there.domains, there.parts.items() if there.is_split else (), options)
     classes: Classes = {part: [] for part in SPLITS}
     wrong: list[str] = []
     if there.is_split and options.split_by in ("seed", "list"):
@@ -383,7 +383,8 @@ def _split(
             "add classes, change meta_train and meta_validation, or take split_by=pictures, which needs 2 "
             "classes in all and says nothing of new ones"
         )
-    wrong += splits.class_problems(classes, advice, empty=splits.empty(options))
+    cure = splits.SHARED if options.domains else ""
+    wrong += splits.class_problems(classes, advice, empty=splits.empty(options), cure=cure)
     return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
 
 

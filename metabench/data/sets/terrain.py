@@ -30,7 +30,7 @@ class Options:
     n_examples: int = setting(20, "pictures of each class in each region", minimum=2, maximum=1_000)
     size: int = setting(32, "side in pixels", minimum=8, maximum=256)
     split_by: str = setting(
-        "class",
+        "domain",
         "class: splits have classes of their own, each with all regions; domain: regions of their own, each "
         "with all classes",
         choices=("class", "domain"),
@@ -56,7 +56,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
     regions = [f"region{number:02d}" for number in range(options.n_domains)]
     domains = {f"{region}/{one}": region for region in regions for one in CLASSES}
     if options.split_by == "domain":
-        cut, wrong = splits.by_domain(domains, {}, options)
+        cut, wrong = splits.by_domain(domains, (), options)
     else:
         dealt = splits.by_seed([*CLASSES], options)
         cut = {part: [f"{region}/{one}" for region in regions for one in dealt[part]] for part in dealt}

@@ -14,6 +14,9 @@ from metabench.core.config import TaskConfig
 TRIES = 100
 """How often a task's pictures are drawn at most, until support and query have no group in common."""
 
+REDRAWS = 10
+"""How often tasks for which these tries are too few are drawn anew, of other classes."""
+
 SEEDS = 2**31 - 1
 """Numbers among which a trajectory of control has one, of which all its chance is made."""
 
@@ -243,7 +246,7 @@ def _rows(split: Split, names: tuple[str, ...], has_enough: Tensor) -> Tensor:
     return rows
 
 
-def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> Indices:
+def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int, redraws: int = REDRAWS) -> Indices:
     """Draw tasks: distinct classes, then distinct examples of each, as the pool and the shape say.
 
     No class that is drawn has fewer examples than support, query and unlabelled need together.
@@ -276,7 +279,7 @@ def sample(generator: Generator, source: Pool, shape: Shape, n_tasks: int) -> In
         )
     if source.labels is not None:
         indices = indices._replace(labels=source.labels[classes])
-    return indices if split.groups is None else _apart(generator, source, shape, indices)
+    return indices if split.groups is None else _apart(generator, source, shape, indices, redraws)
 
 
 def _of_classes(generator: Generator, source: Pool, shape: Shape, classes: Tensor) -> Tensor:
@@ -335,7 +338,7 @@ def _examples(
     return F.pad(scores.topk(n_there).indices, (0, n_drawn - n_there))
 
 
-def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices) -> Indices:
+def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices, redraws: int) -> Indices:
     """Draw queries anew, of groups that their task shows nothing of; all of a task where too few are left."""
     split, query = source.split, slice(shape.max_shots, shape.max_shots + shape.query)
     n_examples, examples = split.images.shape[1], indices.examples.clone()
@@ -355,6 +358,10 @@ def _apart(generator: Generator, source: Pool, shape: Shape, indices: Indices) -
         if not len(left):
             return indices._replace(examples=examples)
         examples[left] = _of_classes(generator, source, shape, indices.classes[left])
+    if redraws:
+        others = tensors(sample(generator, source, shape, len(left), redraws - 1))
+        whole = tensors(indices._replace(examples=examples))
+        return Indices(**{name: rows.index_copy(0, left, others[name]) for name, rows in whole.items()})
     name = split.classes[int(indices.classes[left[0], 0])]
     raise MetabenchError(
         f"group: in {TRIES} draws of {name!r} and others, too few examples are of a group that is not in the "

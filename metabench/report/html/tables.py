@@ -113,7 +113,7 @@ def classes(results: Results) -> list[Table]:
 
 def places(results: Results) -> list[Table]:
     """Show how the most accurate row, and the one of the smallest gap, fare in each place of tasks."""
-    rows = [row for row in results.board["rows"] if row.get("by_place") and row["dp_gap"] is not None]
+    rows = [row for row in results.board["rows"] if row.get("by_place") and row.get("dp_gap") is not None]
     if not rows:
         return []
     best, fairest = rows[0], min(rows, key=lambda row: float(row["dp_gap"]))

@@ -315,9 +315,9 @@ class FairSearcher:
         """Return the leg that a model of the curves would have trained next; None where there is none.
 
         It is asked once between two events: where a worker stops for what another trial promises, the same
-        choice is handed out.
+        choice is handed out. Events of others count, too: they take of the time that all share.
         """
-        n_events = self.ledger.n_events[algorithm]
+        n_events = self.ledger.n_events.total()
         if algorithm not in self._chosen or self._chosen[algorithm][0] != n_events:
             self._chosen[algorithm] = n_events, self._ask(algorithm)
         return self._chosen[algorithm][1]
