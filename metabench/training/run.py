@@ -387,8 +387,8 @@ def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
         chosen, taken = map(_actions, (splits.environment, tested.environment))
         if chosen != taken:
             raise MetabenchError(
-                f"{folder}: chooses {chosen}, and {tested.name} takes {taken}; choose options of the data set "
-                "that give the same, or other data"
+                f"{folder}: chooses {chosen}, and {tested.name} takes {taken}; choose options of the data "
+                "set that give the same, or other data"
             )
 
 
