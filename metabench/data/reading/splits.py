@@ -248,8 +248,9 @@ def class_problems(
     for part, names in classes.items():
         for name in names:
             homes.setdefault(name, []).append(part)
+    cure = SHARED if domains else ""
     problems = [
-        f"{one} {name!r} is in {' and in '.join(parts)}; a {one} may be in one split only{SHARED if domains else ''}"
+        f"{one} {name!r} is in {' and in '.join(parts)}; a {one} may be in one split only{cure}"
         for name, parts in sorted(homes.items())
         if len(parts) > 1
     ]
