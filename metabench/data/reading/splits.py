@@ -231,13 +231,13 @@ def class_problems(
     what: str = "classes",
     fewest: int = FEWEST,
     empty: Sequence[str] = (),
-    cure: str = "",
+    domains: bool = False,
 ) -> list[str]:
     """Say which class, or domain, is in two splits, and which split has too few of them.
 
     Args:
         empty: splits that may have none.
-        cure: what to do where one is in two splits.
+        domains: whether classes are of domains.
     """
     one = {"classes": "class"}.get(what, what.removesuffix("s"))
     if not any(classes.values()):
@@ -248,6 +248,7 @@ def class_problems(
     for part, names in classes.items():
         for name in names:
             homes.setdefault(name, []).append(part)
+    cure = SHARED if domains else ""
     problems = [
         f"{one} {name!r} is in {' and in '.join(parts)}; a {one} may be in one split only{cure}"
         for name, parts in sorted(homes.items())

@@ -379,8 +379,7 @@ def _declared(
         return classes, problems + wrong
     classes = {part: [name for name, home in homes if home == part] for part in SPLITS}
     words_of = {part: list(dict.fromkeys(plain[name] for name in row)) for part, row in classes.items()}
-    cure = splits.SHARED if domains else ""
-    return classes, problems + splits.class_problems(words_of, "add classes to it", cure=cure)
+    return classes, problems + splits.class_problems(words_of, "add classes to it", domains=bool(domains))
 
 
 def _table(path: Path, like: Array, key: object, rows: list[list[int]], scale: Scale) -> Array:

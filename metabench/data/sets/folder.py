@@ -383,8 +383,7 @@ def _split(
             "add classes, change meta_train and meta_validation, or take split_by=pictures, which needs 2 "
             "classes in all and says nothing of new ones"
         )
-    cure = splits.SHARED if options.domains else ""
-    wrong += splits.class_problems(classes, advice, empty=splits.empty(options), cure=cure)
+    wrong += splits.class_problems(classes, advice, empty=splits.empty(options), domains=options.domains)
     return {part: [one for name in names for one in by_name[name]] for part, names in classes.items()}, wrong
 
 
