@@ -16,7 +16,6 @@ from metabench import PROTOCOL, __version__, algorithms, nets, stats
 from metabench.core import MetabenchError, Objective, Report, Splits, trees, utc_now
 from metabench.core import device as memory
 from metabench.core.config import RunConfig, attempt, refusal, validated
-from metabench.core.control import Environment
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen, sampling
 from metabench.storage import files, models, records, remote, tensors
@@ -28,6 +27,7 @@ from metabench.training import (
     inputs,
     loop,
     mosaic,
+    others,
     resume,
     testing,
 )
@@ -222,7 +222,7 @@ def with_defaults(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def open_run(folder: Path, splits: Splits, device: torch.device | str = "cpu") -> Run:
     """Rebuild the learner of a run folder with the weights of its best meta-validation report."""
-    _refuse_other_backbone(folder, splits)
+    others.refuse_backbone(folder, splits)
     run = open_weights(folder, inputs.of(splits), device)
     if torch.device(device).type != "cpu":
         images = splits.meta_train.images.to(device)
@@ -365,61 +365,10 @@ def _result_name(tasks: frozen.FrozenTasks, splits: Splits, tested: Splits) -> s
 def _refuse_others(folder: Path, splits: Splits, tested: Splits) -> None:
     """Refuse data that are not the run's own, and others that it cannot be tested on."""
     refuse_other_data(folder, splits)
-    _refuse_other_shape(folder, splits, tested)
-    _refuse_other_labels(folder, splits, tested)
-    _refuse_other_backbone(folder, tested)
-
-
-def _refuse_other_shape(folder: Path, splits: Splits, tested: Splits) -> None:
-    """Refuse data that a network of other data cannot take."""
-    if splits.kind != tested.kind:
-        raise MetabenchError(
-            f"{folder}: was trained for {splits.kind}, and {tested.name} is {tested.kind}; take other data"
-        )
-    here, there = map(frozen.input_shape, (splits, tested))
-    if here != there:
-        takes, has = ("x".join(map(str, shape)) for shape in (here, there))
-        raise MetabenchError(
-            f"{folder}: takes inputs of {takes}, and those of {tested.name} are {has}; choose options of the "
-            "data set that give the same (folder has size and channels), or other data"
-        )
-    if splits.environment and tested.environment:
-        chosen, taken = map(_actions, (splits.environment, tested.environment))
-        if chosen != taken:
-            raise MetabenchError(
-                f"{folder}: chooses {chosen}, and {tested.name} takes {taken}; choose options of the data "
-                "set that give the same, or other data"
-            )
-
-
-def _actions(environment: Environment) -> str:
-    """Say in words what an action is."""
-    n = environment.n_actions
-    return f"one of {n} actions" if environment.is_discrete else f"actions of {n} numbers"
-
-
-def _refuse_other_labels(folder: Path, splits: Splits, tested: Splits) -> None:
-    """Refuse data whose classes are not those that the outputs of a run of fixed labels stand for."""
-    expected, here = splits.meta_train.shared, tested.meta_test.shared
-    if expected != here and read_config(folder).task.labels == "fixed":
-        listed, there = (", ".join(shared) or "none" for shared in (expected, here))
-        raise MetabenchError(
-            f"{folder}: has labels=fixed for the classes {listed}, and those of {tested.name} are {there}; "
-            "take data of the same classes, or a run of labels=shuffled"
-        )
-
-
-def _refuse_other_backbone(folder: Path, splits: Splits) -> None:
-    """Refuse features of another backbone than those that a run learnt from."""
-    if splits.features is None:
-        return
-    trained = inputs.read(folder).features
-    expected, here = "" if trained is None else trained.backbone, splits.features.backbone
-    if expected != here:
-        raise MetabenchError(
-            f"{folder}: learnt behind another backbone than features of {splits.name} are of (digest "
-            f"{expected[:12] or 'none'} there, {here[:12]} here); put its weights back"
-        )
+    others.refuse_shape(folder, splits, tested)
+    if read_config(folder).task.labels == "fixed":
+        others.refuse_labels(folder, splits, tested)
+    others.refuse_backbone(folder, tested)
 
 
 def for_ways(folder: Path, run: Run, about: Inputs, most: int) -> Model:
