@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from metabench import acquisition
 from metabench.acquisition import REFERENCE, table
 from metabench.core import metrics
 from metabench.report.html import style
@@ -37,7 +37,7 @@ def _lines(rows: Sequence[Row], width: float) -> Figure:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     figure, axes = style.panels(2 * len(runs), 3.8, width, columns=2, share_y=False)
     labels = list(dict.fromkeys(row["acquire"] for row in rows))
-    looks = style.lines(acquisition.names())
+    looks = style.lines(sorted(labels))
     handles: dict[str, Any] = {}
     for number, run in enumerate(runs):
         left, right = axes[2 * number : 2 * number + 2]
@@ -51,6 +51,8 @@ def _lines(rows: Sequence[Row], width: float) -> Figure:
             handles[row["acquire"]] = _band(left, row, [tuple(one[:3]) for one in row["accuracy"]], look)
             if row["acquire"] != REFERENCE:
                 _band(right, row, [(one.difference, one.low, one.high) for one in row["gain"]], look)
+        for axis in (left, right):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.axhline(0, color=looks[REFERENCE].color, linewidth=1.2)
         style.within(metrics.ACCURACY, left)
     style.legend(figure, [handles[one] for one in labels], labels)
