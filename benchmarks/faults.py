@@ -261,9 +261,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     names, schedulers = given.scenes.split(","), given.schedulers.split(",")
-    for option, chosen, known in (("scenes", names, SCENES), ("schedulers", schedulers, SCHEDULERS)):
-        if unknown := [name for name in chosen if name not in known]:
-            parser.error(f"--{option} {unknown[0]}: must be among {', '.join(known)}")
+    for option, chosen, allowed in (("scenes", names, SCENES), ("schedulers", schedulers, SCHEDULERS)):
+        if unknown := [name for name in chosen if name not in allowed]:
+            parser.error(f"--{option} {unknown[0]}: must be among {', '.join(allowed)}")
     torch.set_num_threads(1)
     campaign = Campaign(
         given.seed, given.faults, names, schedulers, lambda line: print(line, file=sys.stderr, flush=True)

@@ -101,14 +101,14 @@ def outcome(named: Path, best: np.ndarray) -> Outcome:
 def table(outcomes: dict[str, list[Outcome]]) -> str:
     """Return what each way came to, with 95 % intervals: of regret over search seeds, of each over tasks."""
     rows = ["| search | trials | accelerator seconds | points of regret | of each seed |", "|---" * 5 + "|"]
-    for way, found in outcomes.items():
-        regrets = 100 * np.array([one.differences.mean() for one in found])
-        each = [stats.mean_interval(100 * one.differences) for one in found]
+    for way, searched in outcomes.items():
+        regrets = 100 * np.array([one.differences.mean() for one in searched])
+        each = [stats.mean_interval(100 * one.differences) for one in searched]
         interval = stats.mean_interval(regrets)
         cells = [
             way,
-            ", ".join(str(one.trials) for one in found),
-            ", ".join(f"{one.seconds:.0f}" for one in found),
+            ", ".join(str(one.trials) for one in searched),
+            ", ".join(f"{one.seconds:.0f}" for one in searched),
             f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]",
             "; ".join(f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in each),
         ]
@@ -145,11 +145,11 @@ def main() -> int:
         parser.error(str(error))
     outcomes: dict[str, list[Outcome]] = {way: [] for way in options.ways}
     for seed in range(options.seeds):
-        for way, found in outcomes.items():
+        for way, searched in outcomes.items():
             name = f"{way.replace(', ', '-').replace(' ', '-')}-{seed}"
             named = search(space_of(recording, WAYS[way], options), name, seed, options)
-            found.append(outcome(named, best))
-            print(f"{name}: {100 * found[-1].differences.mean():.2f} points of regret", flush=True)
+            searched.append(outcome(named, best))
+            print(f"{name}: {100 * searched[-1].differences.mean():.2f} points of regret", flush=True)
     print(f"\n{files.environment()['device']}, {datetime.date.today()}\n\n{table(outcomes)}")
     return 0
 

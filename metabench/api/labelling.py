@@ -135,7 +135,7 @@ def _complete(
     lines: list[dict[str, Any]] = files.read_lines(place / SCORES)
     for folder, run in described.items():
         runs.refuse_other_data(Path(folder), splits)
-        own = splits if run.network == first.network else load_splits(run.task, run.network, console)
+        its_splits = splits if run.network == first.network else load_splits(run.task, run.network, console)
         weights = hashlib.sha256((Path(folder) / files.WEIGHTS).read_bytes()).hexdigest()[:16]
         known_as = next((line["run"] for line in lines if line["weights"] == weights), folder)
         lines = [line for line in lines if line["run"] != known_as or line["weights"] == weights]
@@ -143,7 +143,7 @@ def _complete(
         missing = [name for name in names if name not in done]
         if missing:
             about = {"run": known_as, "weights": weights, "algorithm": run.algorithm}
-            asking = Asking(place, Path(folder), run.task, own, config, pick(device))
+            asking = Asking(place, Path(folder), run.task, its_splits, config, pick(device))
             for name, came in asking.labelled(tasks, missing, weights):
                 lines.append(files.plain({**about, "acquire": name, **came._asdict()}))
                 files.append_line(place / SCORES, lines[-1])

@@ -59,8 +59,10 @@ def by_place(tests: Sequence[Record]) -> Row:
 
 
 def _place(name: str, counts: np.ndarray) -> list[Any]:
-    found = stats.measures(counts)
-    accuracy, gap = (None if (x := found[key]) is None else float(x.mean()) for key in ("accuracy", "dp_gap"))
+    measured = stats.measures(counts)
+    accuracy, gap = (
+        None if (x := measured[key]) is None else float(x.mean()) for key in ("accuracy", "dp_gap")
+    )
     return [name, int(counts.sum()), int(counts[:, 4:].sum()), accuracy, gap]
 
 

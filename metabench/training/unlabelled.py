@@ -45,16 +45,18 @@ def _taken(model: Model, images: Tensor, tasks: FrozenTasks) -> dict[str, float 
         assert algorithm.taken is not None, "or there is nothing to compare"
         return {"taken": algorithm.taken(algorithm.adapt(net, meta, buffers, task.support, h))}
 
-    own, others, areas = [], [], []
+    of_classes, others, areas = [], [], []
     for group in tasks.groups:
         taken = evaluate.over(take, model, images, frozen.FrozenTasks((group,), tasks.hash))["taken"]
         is_own = frozen.is_own(group).numpy()
         ours, theirs = (taken[where].reshape(len(taken), -1) for where in (is_own, ~is_own))
-        own.append(ours.ravel())
+        of_classes.append(ours.ravel())
         others.append(theirs.ravel())
         if group.shape.distractors:
             above, ties = (sign(ours[:, :, None], theirs[:, None]) for sign in (np.greater, np.equal))
             areas.append((above + 0.5 * ties).mean((1, 2)))
-    means = [float(np.concatenate(each).mean()) if sum(map(len, each)) else None for each in (own, others)]
+    means = [
+        float(np.concatenate(each).mean()) if sum(map(len, each)) else None for each in (of_classes, others)
+    ]
     area = float(np.concatenate(areas).mean()) if areas else None
     return {"taken": means[0], "taken_distractors": means[1], "auroc": area}
