@@ -106,6 +106,8 @@ class Split(NamedTuple):
     shared: tuple[str, ...] = ()
     # int64 [class, example], where a task must not have examples of one group in both support and query
     groups: Tensor | None = None
+    # int64 [class, example], the row of each in somebody's arrays, by which lists of tasks name it; -1: none
+    numbers: Tensor | None = None
 
     @property
     def words(self) -> list[str]:

@@ -351,6 +351,7 @@ class Kind(NamedTuple):
 
     is_by_domain: bool = False  # whether splits have the same classes, in domains of their own
     groups: Mapping[str, Sequence[str]] | None = None  # the group of each example of each class
+    rows: Mapping[str, Sequence[int]] | None = None  # of each example of each class in somebody's arrays
 
 
 def splits_of(
@@ -385,7 +386,8 @@ def splits_of(
         homes = tuple(domains[one] if domains else name for one in names)
         cut = Split(images, tuple(names), homes, None if is_full else sizes)
         parts[part] = cut._replace(
-            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None
+            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None,
+            numbers=_padded([kind.rows[one] for one in names], table.shape[1]) if kind.rows else None,
         )
         start += len(names)
     if table.dtype.kind == "f":
@@ -426,10 +428,15 @@ def _examples(split: Split) -> torch.Tensor:
 
 
 def _numbered(groups: Sequence[Sequence[str]], n_examples: int) -> torch.Tensor:
-    """Number groups: int64 [class, example], -1 where a class has fewer examples."""
+    """Number the groups of examples, as `_padded` does."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(chain(*groups)))}
-    rows = [[numbers[name] for name in row] + [-1] * (n_examples - len(row)) for row in groups]
-    return torch.tensor(rows, dtype=torch.int64)
+    return _padded([[numbers[name] for name in row] for row in groups], n_examples)
+
+
+def _padded(rows: Sequence[Sequence[int]], n_examples: int) -> torch.Tensor:
+    """Return numbers of examples: int64 [class, example], -1 where a class has fewer."""
+    padded = [[*row, *[-1] * (n_examples - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), n_examples)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:
