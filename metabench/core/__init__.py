@@ -274,6 +274,9 @@ class Algorithm(NamedTuple):
     has_recompute: bool = False  # whether its setting `recompute` has an effect
     # (learner of a SemiSupport): how far each unlabelled image counted for the task's classes, [M] of 0 to 1
     taken: Callable[[Tree], Tensor] | None = None  # None: it reads none
+    # (net, meta, buffers, support, h): what it says of each support example before its label is shown, and
+    # the labels, in the order in which it reads them: logits [n, O] and [n]
+    reading: Callable[..., tuple[Tensor, Tensor]] | None = None  # None: it reads them all at once
     # how logits follow from features: "linear"; "prototypes", by squared distances; None: in another way
     head: str | None = None
     # whether adapt and predict see an example through net.embed(meta["theta"], .) alone

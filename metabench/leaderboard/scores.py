@@ -165,6 +165,14 @@ def of_domains(tests: Sequence[Record]) -> Row:
     return row | {"by_domain": sorted(figures, key=lambda figure: float(figure[1]))}
 
 
+def by_instance(tests: Sequence[Record]) -> Row:
+    """Say how right learners that read a sequence are at each instance of a class, the mean over seeds."""
+    if any("by_instance" not in test for test in tests):
+        return {}
+    means = [[mean for mean, *_ in test["by_instance"]] for test in tests]
+    return {"by_instance": np.mean(means, axis=0).tolist()}
+
+
 def interval_of(which: str, interval: stats.Interval | None) -> Row:
     """Name the bounds of an interval for other test classes or domains; None where they are not known."""
     low, high, over = (None, None, None) if interval is None else interval[1:]

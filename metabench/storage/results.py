@@ -115,6 +115,7 @@ class _Test(_Baseline):
     domains: NotRequired[list[str]]
     is_by_domain: NotRequired[bool]
     accuracy_zero_step: NotRequired[Figures]
+    by_instance: NotRequired[list[Annotated[list[Real], Field(min_length=3, max_length=3)]]]
     by_class: NotRequired[_ByClass]
     confused: NotRequired[list[Annotated[list[Whole], Field(min_length=4, max_length=4)]]]
     opened: Moment

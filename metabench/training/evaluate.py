@@ -118,6 +118,36 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
     return Tested(figures, alone, loss, confusion, scored.pop("right", None), scored)
 
 
+def by_instance(model: Model, images: Tensor, tasks: FrozenTasks) -> list[list[float]]:
+    """Say how right a learner that reads a sequence is at the k-th example of a class: mean and interval.
+
+    Support examples count as they are said before their labels are shown, and queries as those that follow.
+    """
+    most = 1 + max(group.shape.max_shots for group in tasks.groups)
+
+    def count(model: Model, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
+        assert algorithm.reading is not None, "or it reads no sequence"
+        logits, y = algorithm.reading(net, meta, buffers, task.support, h)
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
+        asked = algorithm.predict(net, learner, task.query.x)
+        before = torch.ones(len(y), len(y), dtype=torch.bool, device=y.device).tril(-1)
+        instance = ((y[:, None] == y) & before).sum(1)
+        place = torch.cat([instance, (task.query.y[:, None] == y).sum(1)])
+        right = torch.cat([logits.argmax(-1) == y, asked.argmax(-1) == task.query.y])
+        at = place[:, None] == torch.arange(most, device=y.device)
+        return {"right": (at & right[:, None]).sum(0), "all": at.sum(0)}
+
+    counts = over(count, model, images, tasks)
+    of_each = []
+    for right, n_all in zip(counts["right"].T, counts["all"].T, strict=True):
+        is_there = n_all > 0  # unbalanced tasks may have no class of so many
+        if is_there.sum() > 1:
+            shares = right[is_there] / n_all[is_there]
+            of_each.append(stats.mean_interval(shares, model.net.objective.metric.scale))
+    return [[one.mean, one.low, one.high] for one in of_each]
+
+
 def _by_position(confusion: NDArray[np.float64], tasks: FrozenTasks) -> None:
     """Let confusions of fixed labels begin with those of a task's classes, in the order of its classes."""
     for group in (one for one in tasks.groups if one.indices.labels is not None):
