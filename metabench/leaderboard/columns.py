@@ -201,6 +201,7 @@ COLUMNS = (
     Column("domain_low", "New domains", bounds("domain_low", "domain_high"), called="domain_ci"),
     Column("by_domain", "Worst domain", shown("by_domain", worst), called="worst_domain"),
     number("zero_step", "Zero-step %", percent),
+    number("kappa", "Cohen's κ", plain),
     Column("by_instance", "At each instance %", shown("by_instance", at_each)),
     number("balanced_accuracy", "Balanced %", percent),
     number("dp_gap", "Parity gap", percent),

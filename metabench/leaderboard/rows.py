@@ -89,6 +89,7 @@ KEYS = (
     *("domain_low", "domain_high", "domain_over"),  # of other domains, where these are split
     "by_domain",  # [domain, accuracy, queries] of each, the worst first
     "zero_step",  # accuracy before any inner step, where labels are fixed
+    "kappa",  # Cohen's, of guesses and labels where these are fixed; 0: as by chance
     "by_instance",  # accuracy at the 1st, 2nd, ... example of a class, of what reads a sequence
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",

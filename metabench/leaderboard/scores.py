@@ -152,6 +152,9 @@ def of_domains(tests: Sequence[Record]) -> Row:
     row: Row = {}
     if all("accuracy_zero_step" in test for test in tests):
         row["zero_step"] = float(np.mean([test["accuracy_zero_step"] for test in tests]))
+    if all("of_labels" in test for test in tests):
+        kappa = stats.kappa(np.sum([test["of_labels"] for test in tests], axis=0))
+        row["kappa"] = None if np.isnan(kappa) else kappa
     if any("domains" not in test or "by_class" not in test for test in tests):
         return row
     figures = []

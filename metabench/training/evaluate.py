@@ -69,6 +69,8 @@ class Tested(NamedTuple):
     loss: NDArray[np.float64]  # [T]
     # [T, N, N], queries by position and guess, classes that a task lacks behind its own; None in regression
     confusion: NDArray[np.float64] | None
+    # [O, O], queries of all tasks by label and guess, where labels are fixed
+    of_labels: NDArray[np.float64] | None
     right: NDArray[np.float64] | None  # [T, 2, Q], each query's, together and by itself; NaN: no such query
     judged: dict[str, NDArray[np.float64]]  # what a `Judge` says of each task
 
@@ -112,10 +114,11 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
 
     scored = over(score, model, images, tasks)
     figures, alone, loss = (scored.pop(name) for name in Tested._fields[:3])
-    confusion = scored.pop("confusion", None)
+    confusion, of_labels = scored.pop("confusion", None), None
     if confusion is not None:
+        of_labels = confusion.sum(0) if all(group.shape.outputs for group in tasks.groups) else None
         _by_position(confusion, tasks)
-    return Tested(figures, alone, loss, confusion, scored.pop("right", None), scored)
+    return Tested(figures, alone, loss, confusion, of_labels, scored.pop("right", None), scored)
 
 
 def by_instance(model: Model, images: Tensor, tasks: FrozenTasks) -> list[list[float]]:

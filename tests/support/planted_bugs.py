@@ -279,6 +279,11 @@ BUGS = [
         "asked[n : n + 1]", 'learner["steps"][n : n + 1]',
         "training/test_instances.py::test_what_is_said_of_an_example_follows_from_those_before_it",
     ),
+    Bug(
+        "chance of kappa takes guesses for labels", "stats/classes.py",
+        "shares.sum(1) @ shares.sum(0)", "shares.sum(1) @ shares.sum(1)",
+        "stats/test_classes.py::test_kappa_is_sklearns_and_knows_chance",
+    ),
     # tasks that somebody else chose
     Bug(
         "queries of a list are its support", "data/tasks/listed.py",
