@@ -145,7 +145,7 @@ def domains(results: Results) -> list[Table]:
     names = hardest_first(by_row)
     if len(names) < 2:
         return []
-    queries = {name: n for row in results.board["rows"] for name, _, n in row.get("by_domain") or [] if row}
+    queries = {name: n for row in results.board["rows"] for name, _, n in row.get("by_domain") or []}
     cells = [
         [
             Cell(name),
@@ -155,9 +155,7 @@ def domains(results: Results) -> list[Table]:
         for name in names
     ]
     columns = [("domain", False), ("queries", True), *((f"{name}, %", True) for name in by_row)]
-    caption = (
-        "What is right of the queries of each domain of meta-test, all seeds together; the hardest first."
-    )
+    caption = "What is right of each domain's queries in meta-test, all seeds together; the hardest first."
     return [Table("domains-table", "By domain", caption, columns, cells)]
 
 
