@@ -157,6 +157,13 @@ class Rows(NamedTuple):
     scale: tuple[float, ...]
 
 
+class Moments(NamedTuple):
+    """What numbers were standardised by: those of meta-train, of each band, or of inputs and target."""
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
 class Splits(NamedTuple):
     """A data set cut into meta-train, meta-validation and meta-test: by class, by picture or by domain."""
 
@@ -170,6 +177,7 @@ class Splits(NamedTuple):
     features: Features | None = None  # where images are features of a frozen backbone
     rows: Rows | None = None  # None: rows of numbers are inputs as they are
     environment: Environment | None = None  # of control: what rows are the parameters of
+    moments: Moments | None = None  # of numbers that are standardised, or could be
 
     @property
     def shares_classes(self) -> bool:

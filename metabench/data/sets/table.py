@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from metabench.core import SPLITS, MetabenchError, Rows, Split, Splits, setting
+from metabench.core import SPLITS, MetabenchError, Moments, Rows, Split, Splits, setting
 from metabench.core.config import attempt, nearest
 from metabench.data import Dataset
 from metabench.data.reading import fitting, splits
@@ -137,14 +137,14 @@ def of_frame(name: str, frame: DataFrame, options: Options) -> Splits:
     if options.standardise:
         mean, scale = _moments(values, columns, [row for one in parts["meta_train"] for row in units[one]])
     values = np.concatenate([(values - mean) / scale, beside], axis=1)
-    moments = (tuple(one[: len(columns.inputs)].tolist()) for one in (mean, scale))
+    moments = Moments(tuple(mean.tolist()), tuple(scale.tolist()))
     made = {
         part: _split(values, units, parts[part])._replace(labels=labels, has_group=columns.group is not None)
         for part in SPLITS
     }
     kind = "classification" if columns.target is None else "regression"
-    rows = Rows(tuple(columns.inputs), *moments)
-    return splits.make_splits(name, **made, kind=kind, rows=rows)
+    rows = Rows(tuple(columns.inputs), *(one[: len(columns.inputs)] for one in moments))
+    return splits.make_splits(name, **made, kind=kind, rows=rows, moments=moments)
 
 
 def _role_problems(options: Options) -> list[str]:

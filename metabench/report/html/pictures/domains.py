@@ -48,8 +48,8 @@ def draw_domains(results: Results) -> Drawn:
         return []
     caption = (
         "The stronger the colour, the more of a domain's queries are right, all seeds together; the hardest "
-        "domain is above. Domains are few, so that a row that is ahead in one may owe it to chance: the interval "
-        "over domains says how much others would change."
+        "domain is above. Domains are few, so that a row that is ahead in one may owe it to chance: the "
+        "interval over domains says how much others would change."
     )
     said = "; ".join(
         f"{name}: worst in {(low := min(one, key=lambda key: one[key]))} with "
