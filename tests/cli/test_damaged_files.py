@@ -190,7 +190,9 @@ def cases(root: Path, n: int | None = None) -> list[Case]:
         if "-seed" not in name or name.startswith("final/maml_pp-tuned")
     ]
     rng = random.Random(0)
-    return [case for group in every for case in (group if n is None else rng.sample(group, min(n, len(group))))]
+    return [
+        case for group in every for case in (group if n is None else rng.sample(group, min(n, len(group))))
+    ]
 
 
 def metabench(*words: object) -> None:
