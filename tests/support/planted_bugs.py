@@ -284,6 +284,18 @@ BUGS = [
         "shares.sum(1) @ shares.sum(0)", "shares.sum(1) @ shares.sum(1)",
         "stats/test_classes.py::test_kappa_is_sklearns_and_knows_chance",
     ),
+    # other data
+    Bug(
+        "other bands keep the deviation of their own", "data/reading/scaling.py",
+        "- new_mean) / new_scale", "- new_mean) / scale",
+        "data/sets/test_bands.py::test_inputs_and_target_of_rows_move_between_moments_and_labels_stay",
+    ),
+    # domains
+    Bug(
+        "the picture of domains is of another row's", "report/html/pictures/domains.py",
+        "(accuracies[name] - low)", "(shown[0] - low)",
+        "report/html/test_domains.py::test_a_cell_is_the_stronger_the_more_is_right",
+    ),
     # tasks that somebody else chose
     Bug(
         "queries of a list are its support", "data/tasks/listed.py",
