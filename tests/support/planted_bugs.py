@@ -768,7 +768,7 @@ BUGS = [
         "training/test_fixed_labels.py::test_confusions_of_fixed_labels_begin_with_the_task_s_classes",
     ),
     Bug(
-        "bands are standardised by the regions of meta-test", "data/reading/splits.py",
+        "bands are standardised by the regions of meta-test", "data/reading/scaling.py",
         '_examples(parts["meta_train"]).double()', '_examples(parts["meta_test"]).double()',
         "data/sets/test_bands.py::test_each_band_has_mean_0_and_deviation_1_over_meta_train_and_only_there",
     ),
