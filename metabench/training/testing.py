@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from metabench.core import Split, Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
@@ -40,15 +42,13 @@ def scored(
         "batch_norm": algorithm.batch_norm(net, h),
         "cost": cost.of(model, config.network, trained.features, split.images, tasks),
         **_of_classes(model, config, tested, tasks),
+        **_of_readers(model, split.images, tasks),
         **unlabelled.compare(model, split.images, tasks),
     }
+    if result.of_labels is not None:
+        record |= {"label_names": split.shared, "of_labels": result.of_labels.astype(int).tolist()}
     if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
         record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
-    if result.of_labels is not None:
-        record["label_names"] = split.shared
-        record["of_labels"] = result.of_labels.astype(int).tolist()
-    if algorithm.reading is not None:
-        record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
     if tested.shares_classes:
         record["pictures"] = [evaluate.by_picture(result, tasks, split)]
     if sure is not None:
@@ -56,6 +56,13 @@ def scored(
     if split.has_group:
         record |= fairness.counted(model, trained, config.task, split.images, tasks)
     return record
+
+
+def _of_readers(model: Model, images: Tensor, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Score learners that read one example after another at each of a class."""
+    if model.algorithm.reading is None:
+        return {}
+    return {"by_instance": evaluate.by_instance(model, images, tasks)}
 
 
 def _of_classes(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
