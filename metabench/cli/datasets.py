@@ -125,7 +125,10 @@ def tasks(
     task = flags.describe_task(name, split, option or [], **shape)
     if listed is None:
         drawn = inspect_data.write_tasks(out, task, part, tasks or 1000)
-    elif refused := [*(["tasks"] if tasks else []), *(key for key in shape if key != "labels")]:
+    elif refused := [
+        *(["tasks"] if tasks else []),
+        *(key.removeprefix("test_") for key in shape if key != "labels"),
+    ]:
         raise MetabenchError(f"--from: says what `{'` and `'.join(refused)}` would; leave out the latter")
     else:
         drawn = inspect_data.write_listed(out, task, part, listed)

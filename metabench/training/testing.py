@@ -39,16 +39,11 @@ def scored(
         "tasks_hash": tasks.hash,
         "batch_norm": algorithm.batch_norm(net, h),
         "cost": cost.of(model, config.network, trained.features, split.images, tasks),
-        **_of_classes(model, config, tested, tasks),
+        **_of_classes(model, config, tested, tasks, result),
         **unlabelled.compare(model, split.images, tasks),
     }
     if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
         record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
-    if result.of_labels is not None:
-        record["label_names"] = split.shared
-        record["of_labels"] = result.of_labels.astype(int).tolist()
-    if algorithm.reading is not None:
-        record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
     if tested.shares_classes:
         record["pictures"] = [evaluate.by_picture(result, tasks, split)]
     if sure is not None:
@@ -58,8 +53,10 @@ def scored(
     return record
 
 
-def _of_classes(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    """Say which classes tasks have, and of which domains; with fixed labels score the first guesses."""
+def _of_classes(
+    model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks, result: evaluate.Tested
+) -> dict[str, Any]:
+    """Say which classes tasks have, of which domains, and how they are known in the course of a task."""
     split: Split = tested.meta_test
     rows = [" ".join(map(str, one)) for one in frozen.classes_of(tasks)]
     record: dict[str, Any] = {"classes": rows, "class_names": split.classes}
@@ -70,4 +67,8 @@ def _of_classes(model: Model, config: RunConfig, tested: Splits, tasks: frozen.F
     if config.task.labels == "fixed" and model.algorithm.inner_steps:
         at_first = diagnostics.over_steps(model)[0]
         record["accuracy_zero_step"] = evaluate.evaluate(at_first, split.images, tasks).score.tolist()
+    if result.of_labels is not None:
+        record |= {"label_names": split.shared, "of_labels": result.of_labels.astype(int).tolist()}
+    if model.algorithm.reading is not None:
+        record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
     return record

@@ -393,9 +393,7 @@ def splits_of(
             numbers=_padded([kind.rows[one] for one in names], table.shape[1]) if kind.rows else None,
         )
         start += len(names)
-    moments = None
-    if table.dtype.kind == "f":
-        parts, moments = scaling.standardised(parts)
+    parts, moments = scaling.standardised(parts) if table.dtype.kind == "f" else (parts, None)
     parts = _sharing(parts) if kind.is_by_domain else parts
     return make_splits(f"{name}/{split}", **parts, pictures=pictures, moments=moments)
 

@@ -71,27 +71,40 @@ def of_file(
         places: folders and archives that hold pictures, beside the file's own.
     """
     is_table = not path.is_dir() and not archives.is_archive(path)
-    lines, wrong = _read(path) if is_table else (_runs(path), [])
     split: Split = getattr(splits_, part)
-    examples, strange = _found(lines, splits_, part, [path.parent if is_table else path, *places])
-    drawn: list[Drawn] = []
+    try:
+        lines, wrong = _read(path) if is_table else (_runs(path), [])
+        examples, strange = _looked_up(lines, splits_, part, [path.parent if is_table else path, *places])
+    except archives.Refused as error:
+        raise MetabenchError(str(error)) from error
     by_task: dict[str, list[Line]] = {}
     for line in lines:
         by_task.setdefault(line.task, []).append(line)
-    for name, own in by_task.items():
-        if all(line.picture in examples for line in own):
-            problems = _draw(name, own, examples, split, drawn)
-            wrong += problems
+    drawn: list[Drawn] = []
+    for name, its in by_task.items():
+        if all(line.picture in examples for line in its):
+            wrong += _draw(name, its, examples, split, drawn)
     if not (wrong or strange) and len(drawn) < 2:
         wrong = [f"{len(drawn)} tasks; give 2 or more"]
     if wrong or strange:
         splits.refuse(str(path), wrong + strange)
-    task = _described(task, [one.shape for one in drawn])
+    return _frozen(drawn, splits_, part, _described(task, [one.shape for one in drawn]))
+
+
+def _frozen(
+    drawn: Sequence[Drawn], splits_: Splits, part: Part, task: TaskConfig
+) -> tuple[FrozenTasks, TaskConfig]:
+    split: Split = getattr(splits_, part)
     labels = sampling.labels_of(split) if task.labels == "fixed" else None
+    indices = [_indices(one, labels) for one in drawn]
+    if all(
+        torch.equal(one.classes, queries) for one in indices if (queries := one.query_classes) is not None
+    ):
+        indices = [one._replace(query_classes=None) for one in indices]
     by_shape: dict[Shape, list[tuple[int, Indices]]] = {}
-    for position, one in enumerate(drawn):
+    for position, (one, its) in enumerate(zip(drawn, indices, strict=True)):
         shape = one.shape._replace(outputs=0 if labels is None else len(split.shared))
-        by_shape.setdefault(shape, []).append((position, _indices(one, labels)))
+        by_shape.setdefault(shape, []).append((position, its))
     name = frozen.name_of(splits_.name, part, split, task, POOL)
     return frozen.grouped(name, split, by_shape), task
 
@@ -155,7 +168,7 @@ def _runs(path: Path) -> list[Line]:
     return lines
 
 
-def _found(
+def _looked_up(
     lines: Sequence[Line], splits_: Splits, part: Part, places: Sequence[Path]
 ) -> tuple[dict[str, list[Example]], list[str]]:
     """Say which examples of a part each picture is, several where these are alike, and which are none."""
@@ -175,7 +188,7 @@ def _found(
             digests[name] = _digest(fitting.fitted(fitting.opened(file), shape, rule))
         except images.UNREADABLE as error:
             wrong[name] = images.why(error, file)
-    tables = {one: _table(getattr(splits_, one)) for one in (part, *SPLITS)}
+    tables = {one: _table(getattr(splits_, one)) for one in SPLITS}
     there: dict[str, list[Example]] = {}
     for name in wanted:
         if name not in digests:

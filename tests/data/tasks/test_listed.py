@@ -82,6 +82,16 @@ def test_tasks_show_the_pictures_that_their_file_names(tmp_path: Path, task: Tas
     assert torch.equal(block.support.x.flatten(0, 1), support)
     assert torch.equal(block.query.x.flatten(0, 1), query)
     assert block.support.y.tolist() == block.query.y.tolist() == [[0, 1], [0, 1]]
+    named = [[splits.meta_test.classes[row] for row in one] for one in frozen.classes_of(tasks)]
+    assert named == [["test-a", "test-c"], ["test-c", "test-b"]]
+
+
+def test_queries_may_be_of_another_class_than_their_support(tmp_path: Path, task: TaskConfig) -> None:
+    text = BALANCED.replace("two,query,v,test/test-b/0.png", "two,query,v,test/test-a/3.png")
+    tasks, splits = make(tmp_path / "list.csv", task, text)
+    block = frozen.gather(splits.meta_test.images, tasks.groups[0].indices, tasks.groups[0].shape)
+    assert torch.equal(block.query.x[1, 1:], shown(splits, ["test-a/3.png"], tmp_path / "pictures" / "test"))
+    assert block.query.y.tolist() == [[0, 1], [0, 1]]
 
 
 def test_copies_beside_the_table_are_the_same_tasks(tmp_path: Path, task: TaskConfig) -> None:
@@ -204,4 +214,7 @@ def test_an_archive_without_answers_is_refused(tmp_path: Path, task: TaskConfig)
     with zipfile.ZipFile(tmp_path / "all_runs.zip", "w") as archive:
         archive.writestr("run01/test/item01.png", png(0))
     with pytest.raises(MetabenchError, match=r"holds no class_labels.txt; give a .csv file"):
+        listed.of_file(tmp_path / "all_runs.zip", data.load(task), "meta_test", task, [])
+    (tmp_path / "all_runs.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(MetabenchError, match="is truncated or damaged"):
         listed.of_file(tmp_path / "all_runs.zip", data.load(task), "meta_test", task, [])
