@@ -82,8 +82,11 @@ def start(net: Net, h: Settings, like: Tensor) -> Tree:
 
 def least_used(usage: Tensor, n: int) -> Tensor:
     """Return a row of zeros and a one for each of the n rows of the memory that are used least: [n, rows]."""
-    order = usage.argsort(stable=True)[:n]
-    return (order[:, None] == torch.arange(len(usage), device=usage.device)).to(usage.dtype)
+    # By counting those before it, as ONNX does not sort so that equal ones stay in their order.
+    row = torch.arange(len(usage), device=usage.device)
+    less, same = usage[None] < usage[:, None], usage[None] == usage[:, None]
+    place = (less | (same & (row[None] < row[:, None]))).sum(1)
+    return (place[None] == row[:n, None]).to(usage.dtype)
 
 
 def address(keys: Tensor, memory: Tensor, scale: Tensor) -> Tensor:
