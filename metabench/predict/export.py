@@ -129,7 +129,7 @@ def export_model(classifier: FewShotClassifier, folder: str | Path, to: str = "o
     if target.exists() and not (target / ABOUT).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise MetabenchError(f"{folder}: is there already, and no export; remove it, or choose another `out`")
     files.check_writable(target)
-    with _quietly(), torch.no_grad(), layers.plain(torch.device("cpu")):
+    with _quietly(), _traced(classifier, to), torch.no_grad(), layers.plain(torch.device("cpu")):
         program = _program(classifier)
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as made:
@@ -152,6 +152,22 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _traced(classifier: FewShotClassifier, to: str) -> Iterator[None]:
+    """Say in a sentence what of a learner, which may be anybody's, is no graph."""
+    try:
+        yield
+    except (MetabenchError, OSError):
+        raise
+    except Exception as error:  # whatever comes to torch, to ONNX, and to a learner of one's own
+        first = str(error).strip().partition("\n")[0][:200]
+        row, kind = classifier.members.row, type(error).__name__
+        raise MetabenchError(
+            f"{row}: is no graph of {to}: {kind}: {first}; nothing may depend on numbers, and ONNX has fewer "
+            "operators than torch: try `to` torch, or predict without exporting"
+        ) from error
 
 
 def _program(classifier: FewShotClassifier) -> ExportedProgram:

@@ -389,6 +389,17 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
     assert sorted(Path("out").glob("*")) == before
 
 
+def test_what_is_no_graph_is_told(tmp_path: Path) -> None:
+    config = trained.config("protonet")
+    own = {"name": "module", "module": "tests.support.own_networks:InOrder", "width": 32}
+    network = config.network.model_copy(update=own)
+    with trained.quickly():
+        runs.train_run(config.model_copy(update={"network": network}), trained.splits(), tmp_path / "run")
+    with pytest.raises(MetabenchError, match=r"protonet:run: is no graph of onnx: .*: try `to` torch"):
+        export_model(metabench.load(tmp_path / "run"), tmp_path / "out", "onnx")
+    assert not [*(tmp_path / "out").glob("*")]
+
+
 @pytest.mark.usefixtures("here")
 def test_an_unknown_form_and_a_missing_package_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MetabenchError, match=r"`to` onx: no such form. Did you mean 'onnx'\?"):

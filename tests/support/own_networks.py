@@ -36,6 +36,18 @@ def lazy() -> nn.Sequential:
     )
 
 
+class InOrder(nn.Module):
+    """Sorts, in a way that ONNX does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images."""
+        return self.conv(x).mean((2, 3)).sort(dim=1, stable=True).values
+
+
 class Shared(nn.Module):
     """Has parameters of its own, a layer called head that embeds, and a norm layer in two places."""
 
