@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
@@ -31,27 +32,15 @@ def collect(
     adapts = dataclasses.replace(
         model.h, **{model.algorithm.inner_steps[0]: rollouts.training_steps(model.h)}
     )
-    batches = [vectorise.per_task_of(model._replace(h=adapts), _acted, tasks, traces) for tasks in groups]
-    shares = [len(batch.classes) / sum(len(one.classes) for one in batches) for batch in batches]
+    batches = [acted(model._replace(h=adapts), tasks, traces) for tasks in groups]
 
     def averaged(function: Any, meta: Tree, *shared: Any) -> Tree:
-        at, name = model._replace(meta=meta), function.__name__
-        means = [
-            vectorise.averaged(name, function, at, batch, progress, *shared, traces=traces)
-            for batch in batches
-        ]
-        return trees.map(
-            lambda *each: sum(one * share for one, share in zip(each, shares, strict=True)), *means
-        )
+        return _over_groups(function, model._replace(meta=meta), batches, progress, shared, traces)
 
     def gradient(meta: Tree, limit: float | None, weight: Tensor | None) -> Tree:
         like = trees.leaves(meta)[0]
-        numbers = {"limit": limit, "weight": weight}
-        given = {
-            name: torch.as_tensor(one, dtype=like.dtype, device=like.device)
-            for name, one in numbers.items()
-            if one is not None
-        }
+        limits = {"limit": limit, "weight": weight}
+        given = {name: torch.as_tensor(one).to(like) for name, one in limits.items() if one is not None}
         return averaged(_gradient, meta, given)
 
     def judged(meta: Tree) -> tuple[Tensor, Tensor]:
@@ -65,6 +54,29 @@ def collect(
         fisher=lambda meta, v: averaged(_fisher, meta, v),
     )
     return collected, averaged(_logs, model.meta)
+
+
+def acted(model: Model, tasks: Task, traces: TraceCache | None = None) -> Task:
+    """Return what a policy did in T tasks, as it is evaluated: support and query sets of trajectories."""
+    walked: Task = vectorise.per_task_of(model, _acted, tasks, traces)
+    return walked
+
+
+def _over_groups(
+    function: Any,
+    model: Model,
+    batches: Sequence[Task],
+    progress: float,
+    shared: Sequence[Any],
+    traces: TraceCache | None,
+) -> Tree:
+    n_tasks = sum(len(batch.classes) for batch in batches)
+    parts = []
+    for batch in batches:
+        mean = vectorise.averaged(function.__name__, function, model, batch, progress, *shared, traces=traces)
+        share = len(batch.classes) / n_tasks
+        parts.append(trees.map(lambda leaf, share=share: leaf * share, mean))
+    return reduce(partial(trees.map, torch.add), parts)
 
 
 def _acted(model: Model, task: Task) -> Task:
