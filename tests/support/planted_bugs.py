@@ -710,7 +710,8 @@ BUGS = [
     ),
     Bug(
         "policies before an inner step are those after all", "training/again.py",
-        "divergence(*after(model, scheduled, task, steps))", "divergence(*after(model, scheduled, task, n_steps))",
+        "divergence(*after(model, scheduled, task, steps))",
+        "divergence(*after(model, scheduled, task, n_steps))",
         "training/test_again.py::test_the_slope_is_that_of_limited_ratios_and_the_weighted_distance",
     ),
     Bug(
