@@ -40,6 +40,7 @@ class Environment(NamedTuple):
     baseline: str = "linear"
     surrogate: str = "likelihood_ratio"
     log_std: float = 0.0  # logarithm of a policy's first standard deviation
+    is_plane: bool = False  # whether one observes a place in the plane, and parameters are a goal there
 
 
 def stepped(
