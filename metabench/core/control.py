@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LOWEST_LOG_STD = math.log(1e-6)
 """Below which a policy's standard deviation does not fall, as in the authors' code."""
 
+ENVIRONMENT_STEPS = "system/environment_steps"
+"""Under which a report says how many steps in environments its training took until then, at most."""
+
 
 class Environment(NamedTuple):
     """A family of Markov decision processes, written for one trajectory in one of them.
@@ -40,6 +43,8 @@ class Environment(NamedTuple):
     baseline: str = "linear"
     surrogate: str = "likelihood_ratio"
     log_std: float = 0.0  # logarithm of a policy's first standard deviation
+    # parameters -> the largest expected return of a policy that knows them; None: it is not known
+    best: Callable[[Tensor], Tensor] | None = None
     is_plane: bool = False  # whether one observes a place in the plane, and parameters are a goal there
 
 

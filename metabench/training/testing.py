@@ -7,7 +7,7 @@ from typing import Any
 from metabench.core import Split, Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
-from metabench.training import calibration, cost, diagnostics, evaluate, fairness, unlabelled
+from metabench.training import calibration, cost, diagnostics, evaluate, fairness, rollouts, unlabelled
 from metabench.training.vectorise import Model
 
 
@@ -41,6 +41,7 @@ def scored(
         "cost": cost.of(model, config.network, trained.features, split.images, tasks),
         **_of_classes(model, config, tested, tasks),
         **unlabelled.compare(model, split.images, tasks),
+        **_of_environments(tested, tasks),
     }
     if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
         record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
@@ -56,6 +57,15 @@ def scored(
     if split.has_group:
         record |= fairness.counted(model, trained, config.task, split.images, tasks)
     return record
+
+
+def _of_environments(tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Say between which returns those of environments lie."""
+    if tested.environment is None:
+        return {}
+    (group,) = tasks.groups  # of one shape
+    drawn = frozen.gather(tested.meta_test.images, group.indices, group.shape)
+    return rollouts.ends(tested.environment, drawn)
 
 
 def _of_classes(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
