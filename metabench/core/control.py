@@ -151,6 +151,7 @@ def clipped_ratio(outputs: Tensor, y: Moves, limit: Tensor) -> Tensor:
 
 def divergence(outputs: Tensor, y: Moves) -> Tensor:
     """Return KL(policy that acted || policy of these outputs), the mean over the steps that it took."""
+    assert y.outputs is not None, "which whoever collects trajectories keeps"
     old, new = y.outputs, outputs.view_as(y.outputs)
     if not y.action.is_floating_point():
         old, new = old.log_softmax(-1), new.log_softmax(-1)

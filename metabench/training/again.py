@@ -136,7 +136,7 @@ def _fisher(model: Model, scheduled: Any, task: Task, v: Tree) -> Tree:
 
     # J^T M J v, M the second derivative of KL by outputs: where KL is 0, so is what J's own derivative adds.
     # In reverse mode alone: torch's forward mode imports what it warns of.
-    at, pull = vjp(outputs, model.meta)
+    at, pull, *_ = vjp(outputs, model.meta)
     y = cast(Moves, task.query.y)
     moved = grad(lambda u: trees.dot(pull(u)[0], v))(torch.zeros_like(at))
     curved = grad(lambda at: (grad(lambda outputs: divergence(outputs, y))(at) * moved).sum())(at)

@@ -41,13 +41,9 @@ def scored(
         "cost": cost.of(model, config.network, trained.features, split.images, tasks),
         **_of_classes(model, config, tested, tasks),
         **unlabelled.compare(model, split.images, tasks),
+        **_of_guesses(result, split, tasks),
         **_of_environments(tested, tasks),
     }
-    if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
-        record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
-    if result.of_labels is not None:
-        record["label_names"] = split.shared
-        record["of_labels"] = result.of_labels.astype(int).tolist()
     if algorithm.reading is not None:
         record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
     if tested.shares_classes:
@@ -56,6 +52,17 @@ def scored(
         record["calibration"] = calibration.judgement(sure, result.judged)
     if split.has_group:
         record |= fairness.counted(model, trained, config.task, split.images, tasks)
+    return record
+
+
+def _of_guesses(result: evaluate.Tested, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Count what classes, and fixed labels, are taken for."""
+    record: dict[str, Any] = {}
+    if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
+        record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
+    if result.of_labels is not None:
+        record["label_names"] = split.shared
+        record["of_labels"] = result.of_labels.astype(int).tolist()
     return record
 
 

@@ -254,9 +254,8 @@ def test_the_best_return_is_that_of_the_shortest_way_and_of_the_best_arm() -> No
     published = load("navigation", horizon=100, environments=20_000).meta_test.images.double()
     worth = vmap(best(environment_of(load("navigation", horizon=100))))(published)
     assert float(worth.mean()) == pytest.approx(-0.507, abs=4 * float(worth.std()) / len(worth) ** 0.5)
-    assert float(
-        best(environment_of(load("bandit")))(torch.tensor([0.1, 0.7, 0.4, 0.2, 0.5]))
-    ) == pytest.approx(0.7)
+    arms = torch.tensor([0.1, 0.7, 0.4, 0.2, 0.5])
+    assert float(best(environment_of(load("bandit")))(arms)) == pytest.approx(0.7)
 
 
 def test_who_knows_an_environment_does_better_than_who_does_not() -> None:
@@ -361,6 +360,8 @@ def test_an_end_that_depends_on_the_state_may_be_a_truth_value() -> None:
         ),
         ({"n_actions": 3}, "observe returned float32 [3] of a state float32 [3]; n_observed=1 needs"),
         ({"reset": lambda goal, chance: chance[0]}, "reset raised IndexError"),
+        ({"best": lambda goal: goal}, "best returned float32 [1]; [] is needed"),
+        ({"best": lambda goal: goal[3]}, "best raised IndexError"),
         ({"step": lambda *now: (now[1], 0.0)}, "step raised ValueError: not enough values"),
         ({"step": lambda *now: (now[1], now[1], 0)}, "step returned a reward of shape [1]; [] is needed"),
         ({"step": lambda *now: (now[1], 0.0, now[1])}, "step returned an end of shape [1]; [] is needed"),
