@@ -41,13 +41,11 @@ def scored(
         "cost": cost.of(model, config.network, trained.features, split.images, tasks),
         **_of_classes(model, config, tested, tasks),
         **unlabelled.compare(model, split.images, tasks),
-        **_of_guesses(result, split, tasks),
+        **_of_guesses(result, tested, tasks),
         **_of_environments(tested, tasks),
     }
     if algorithm.reading is not None:
         record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
-    if tested.shares_classes:
-        record["pictures"] = [evaluate.by_picture(result, tasks, split)]
     if sure is not None:
         record["calibration"] = calibration.judgement(sure, result.judged)
     if split.has_group:
@@ -55,14 +53,17 @@ def scored(
     return record
 
 
-def _of_guesses(result: evaluate.Tested, split: Split, tasks: frozen.FrozenTasks) -> dict[str, Any]:
-    """Count what classes, and fixed labels, are taken for."""
+def _of_guesses(result: evaluate.Tested, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Count what classes, and fixed labels, are taken for; weigh pictures that tasks share."""
     record: dict[str, Any] = {}
+    split = tested.meta_test
     if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
         record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
     if result.of_labels is not None:
         record["label_names"] = split.shared
         record["of_labels"] = result.of_labels.astype(int).tolist()
+    if tested.shares_classes:
+        record["pictures"] = [evaluate.by_picture(result, tasks, split)]
     return record
 
 
