@@ -11,7 +11,8 @@ import pytest
 import metabench as mb
 from metabench import leaderboard
 from metabench.core import MetabenchError
-from metabench.leaderboard import across
+from metabench.core.control import ENVIRONMENT_STEPS
+from metabench.leaderboard import across, returns
 from metabench.report import write
 from metabench.storage import files
 from tests.support import small
@@ -33,11 +34,21 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[mb.Run]:
     return trained
 
 
+def test_chance_is_no_share_of_the_oracle_and_the_best_is_all_of_it() -> None:
+    ends = {"by_chance": [-9.0, -5.0], "at_best": [-1.0, -1.0]}
+    for mine, share in (([-9.0, -5.0], 0), ([-1.0, -1.0], 1), ([-5.0, -3.0], 0.5), ([-11.0, -9.0], -0.5)):
+        assert returns.of_oracle([{"return": mine, **ends}])["of_oracle"] == pytest.approx(share)
+    assert returns.of_oracle([{"return": [-5.0], "by_chance": [-9.0]}]) == {}
+    counted = [{"logs": {ENVIRONMENT_STEPS: float(n)}} for n in (100, 200)]
+    assert returns.steps(counted) == {"environment_steps": 150}
+    assert returns.steps([{}]) == {}
+
+
 @pytest.mark.slow
 def test_a_board_of_returns_puts_the_highest_first_and_says_so(runs: list[mb.Run], tmp_path: Path) -> None:
     board = mb.leaderboard(*runs)
-    returns = [row["return"] for row in board.rows]
-    assert returns == sorted(returns, reverse=True)
+    ranked = [row["return"] for row in board.rows]
+    assert ranked == sorted(ranked, reverse=True)
     rows = {row["algorithm"]: row for row in board.rows}
     tests = [json.loads((run.folder / files.TEST).read_text()) for run in runs]
     for test in tests:
