@@ -169,8 +169,8 @@ class Collected(NamedTuple):
     Where a policy is judged, it is compared with what acted there once adapted, in an earlier version.
     """
 
-    # (meta, limit of ratios or None, weight of inner_kl or None) -> gradient of loss + weight * inner_kl
-    gradient: Callable[[Tree, float | None, Tensor | None], Tree]
+    # (meta, limit of ratios, weight of inner_kl or None) -> gradient of loss + weight * inner_kl
+    gradient: Callable[[Tree, float, Tensor | None], Tree]
     judged: Callable[
         [Tree], tuple[Tensor, Tensor]
     ]  # of meta: loss, no ratio limited, and kl where it is judged

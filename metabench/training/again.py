@@ -6,7 +6,7 @@ Outputs of a policy after inner steps come from `task_loss`, which sees through 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any, cast
 
@@ -37,11 +37,10 @@ def collect(
     def averaged(function: Any, meta: Tree, *shared: Any) -> Tree:
         return _over_groups(function, model._replace(meta=meta), batches, progress, shared, traces)
 
-    def gradient(meta: Tree, limit: float | None, weight: Tensor | None) -> Tree:
+    def gradient(meta: Tree, limit: float, weight: Tensor | None) -> Tree:
         like = trees.leaves(meta)[0]
-        limits = {"limit": limit, "weight": weight}
-        given = {name: torch.as_tensor(one).to(like) for name, one in limits.items() if one is not None}
-        return averaged(_gradient, meta, given)
+        numbers = [torch.as_tensor(one).to(like) for one in (limit, weight) if one is not None]
+        return averaged(_gradient, meta, *numbers)
 
     def judged(meta: Tree) -> tuple[Tensor, Tensor]:
         figures = averaged(_judged, meta)
@@ -119,13 +118,11 @@ def _inner(model: Model, scheduled: Any, task: Task) -> Tree:
     return {"kl": torch.stack(apart).mean() if apart else trees.leaves(model.meta)[0].new_zeros(())}
 
 
-def _gradient(model: Model, scheduled: Any, task: Task, given: Mapping[str, Tensor]) -> Tree:
+def _gradient(model: Model, scheduled: Any, task: Task, limit: Tensor, weight: Tensor | None = None) -> Tree:
     def loss(meta: Tree) -> Tensor:
         at = model._replace(meta=meta)
-        outputs, y = _last(at, scheduled, task)
-        limit = given.get("limit")
-        loss = likelihood_ratio(outputs, y) if limit is None else clipped_ratio(outputs, y, limit)
-        return loss + given["weight"] * _inner(at, scheduled, task)["kl"] if "weight" in given else loss
+        loss = clipped_ratio(*_last(at, scheduled, task), limit)
+        return loss if weight is None else loss + weight * _inner(at, scheduled, task)["kl"]
 
     return grad(loss)(model.meta)
 
