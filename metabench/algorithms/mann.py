@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.func import vmap
 
 from metabench import nets
 from metabench.algorithms import _inner_loop as inner
@@ -88,33 +87,41 @@ def least_used(usage: Tensor, n: int) -> Tensor:
 
 
 def address(keys: Tensor, memory: Tensor, scale: Tensor) -> Tensor:
-    """Return how much each key [n, D] reads of each row of the memory: [n, rows]."""
+    """Return how much each key [..., n, D] reads of each row of the memory: [..., n, rows]."""
     # eqs. 2 and 3: w^r is the softmax of the cosines of a key and the rows
     # but of rows that hold next to nothing, whose direction would weigh as much as any other's
-    return (scale * F.normalize(keys, dim=-1) @ F.normalize(memory, dim=-1, eps=FAINT).T).softmax(-1)
+    return (scale * F.normalize(keys, dim=-1) @ F.normalize(memory, dim=-1, eps=FAINT).mT).softmax(-1)
 
 
 def step(weights: Tree, state: Tree, f: Tensor) -> tuple[Tree, Tensor]:
-    """Take in an embedded example [F] after the label of the one before; return what its label is said by."""
-    inputs = torch.cat([f, state["f"], state["y"], state["read"].flatten()])
-    hidden, cell = lstm_cell(weights["controller"], inputs, state["hidden"], state["cell"])
+    """Take in an embedded example [F] after the label of the one before; return what its label is said by.
+
+    Or each of several [B, F] in its place, on its own: what comes out has that dimension first.
+    """
+
+    def of_each(before: Tensor) -> Tensor:
+        return before.expand(*f.shape[:-1], -1)
+
+    inputs = torch.cat([f, *map(of_each, (state["f"], state["y"], state["read"].flatten()))], -1)
+    before = of_each(state["hidden"]), of_each(state["cell"])
+    hidden, cell = lstm_cell(weights["controller"], inputs, *before)
     n = len(state["read"])
-    both = torch.cat([inputs, hidden])
-    keys, rows = (nets.head(weights[name], both).tanh().view(n, -1) for name in ("key", "row"))
-    gate = nets.head(weights["gate"], hidden).sigmoid()[:, None]
+    both = torch.cat([inputs, hidden], -1)
+    keys, rows = (nets.head(weights[name], both).tanh().unflatten(-1, (n, -1)) for name in ("key", "row"))
+    gate = nets.head(weights["gate"], hidden).sigmoid()[..., None]
     w_lu = least_used(state["usage"], n)
     # eq. 7: w^w_t = sigmoid(alpha) w^r_(t-1) + (1 - sigmoid(alpha)) w^lu_(t-1)
     w_w = gate * state["read_weights"] + (1 - gate) * w_lu
     # eq. 8: M_t = M_(t-1) + w^w_t k_t, its least used rows being emptied before
-    memory = state["memory"] * (1 - w_lu.sum(0))[:, None] + w_w.T @ rows
+    memory = state["memory"] * (1 - w_lu.sum(0))[:, None] + w_w.mT @ rows
     w_r = address(keys, memory, state["scale"])
     # eq. 5: w^u_t = gamma w^u_(t-1) + w^r_t + w^w_t
-    usage = state["decay"] * state["usage"] + w_r.sum(0) + w_w.sum(0)
+    usage = state["decay"] * state["usage"] + w_r.sum(-2) + w_w.sum(-2)
     # eq. 4: r_t = sum_i w^r_t(i) M_t(i)
     read = w_r @ memory
     after = {"f": f, "hidden": hidden, "cell": cell, "memory": memory, "usage": usage}
     after |= {"read_weights": w_r, "read": read}
-    return {**state, **after}, torch.cat([hidden, read.flatten()])
+    return {**state, **after}, torch.cat([hidden, read.flatten(-2)], -1)
 
 
 def read(weights: Tree, state: Tree, features: Tensor, labels: Tensor) -> tuple[Tree, list[Tensor]]:
@@ -164,12 +171,7 @@ def reading(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) 
 
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
     features, _ = inner.embed(net, learner, x)
-
-    def after_support(f: Tensor) -> Tensor:
-        return step(learner["weights"], learner["state"], f)[1]
-
-    # For one query without vmap, which an exported graph could not pass with a support set of any size.
-    said = after_support(features[0])[None] if len(features) == 1 else vmap(after_support)(features)
+    _, said = step(learner["weights"], learner["state"], features)
     return nets.outputs(net, learner["weights"]["output"], said)
 
 
