@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,7 @@ def trpo(h: Settings) -> Optimizer:
     """Go as far along the natural gradient as KL allows (Schulman et al. 2015, appendix C)."""
 
     def search(batch: Collected, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
-        g = batch.gradient(meta, None, None)
+        g = batch.gradient(meta, math.inf, None)
 
         def damped(v: Tree) -> Tree:
             return trees.map(lambda fv, v: fv + DAMPING * v, batch.fisher(meta, v), v)

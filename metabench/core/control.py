@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LOWEST_LOG_STD = math.log(1e-6)
 """Below which a policy's standard deviation does not fall, as in the authors' code."""
 
+ENVIRONMENT_STEPS = "system/environment_steps"
+"""Under which a report says how many steps in environments its training took until then, at most."""
+
 
 class Environment(NamedTuple):
     """A family of Markov decision processes, written for one trajectory in one of them.
@@ -40,6 +43,9 @@ class Environment(NamedTuple):
     baseline: str = "linear"
     surrogate: str = "likelihood_ratio"
     log_std: float = 0.0  # logarithm of a policy's first standard deviation
+    # parameters -> the largest expected return of a policy that knows them; None: it is not known
+    best: Callable[[Tensor], Tensor] | None = None
+    is_plane: bool = False  # whether one observes a place in the plane, and parameters are a goal there
 
 
 def stepped(
@@ -145,6 +151,7 @@ def clipped_ratio(outputs: Tensor, y: Moves, limit: Tensor) -> Tensor:
 
 def divergence(outputs: Tensor, y: Moves) -> Tensor:
     """Return KL(policy that acted || policy of these outputs), the mean over the steps that it took."""
+    assert y.outputs is not None, "which whoever collects trajectories keeps"
     old, new = y.outputs, outputs.view_as(y.outputs)
     if not y.action.is_floating_point():
         old, new = old.log_softmax(-1), new.log_softmax(-1)
@@ -162,8 +169,8 @@ class Collected(NamedTuple):
     Where a policy is judged, it is compared with what acted there once adapted, in an earlier version.
     """
 
-    # (meta, limit of ratios or None, weight of inner_kl or None) -> gradient of loss + weight * inner_kl
-    gradient: Callable[[Tree, float | None, Tensor | None], Tree]
+    # (meta, limit of ratios, weight of inner_kl or None) -> gradient of loss + weight * inner_kl
+    gradient: Callable[[Tree, float, Tensor | None], Tree]
     judged: Callable[
         [Tree], tuple[Tensor, Tensor]
     ]  # of meta: loss, no ratio limited, and kl where it is judged

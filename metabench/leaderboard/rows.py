@@ -15,8 +15,8 @@ import numpy as np
 from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.config.settings import flatten
-from metabench.core.metrics import PLAIN, Metric
-from metabench.leaderboard import beside, fairness
+from metabench.core.metrics import PLAIN, RETURN, Metric
+from metabench.leaderboard import beside, fairness, returns
 from metabench.leaderboard.folders import (
     BASELINES,
     Record,
@@ -119,7 +119,8 @@ FIGURES = ("{}", "{}_together", "{}_one_at_a_time", "val_{}", "confirm_{}")
 
 def keys(metric: Metric) -> tuple[str, ...]:
     """List the keys of a row where tasks are judged by a metric."""
-    return (*KEYS, *(one.format(metric) for one in FIGURES)) if metric in PLAIN else KEYS
+    figures = [one.format(metric) for one in FIGURES]
+    return (*KEYS, *figures, *(returns.KEYS if metric == RETURN else ())) if metric in PLAIN else KEYS
 
 
 def make_row(metric: Metric, **values: Any) -> Row:
@@ -358,6 +359,7 @@ def _training(runs: Sequence[Run], gpus: float | None) -> Row:
     means = {key: None if total is None else total / len(last) for key, total in spent.items()}
     return {
         **means,
+        **returns.steps(last),
         "training_tasks": round(spent["training_tasks"] / len(last)),
         "peak_memory": max(report.get("peak_memory") or 0 for report in last),
     }
@@ -384,6 +386,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         **of_domains(tested),
         **by_instance(tested),
         **_sureness(tested),
+        **returns.of_oracle(tested),
         **beside.unlabelled(runs),
         **fairness.by_place(tested),
         **{key: first[key] for key in ("config_hash", "tasks_hash", "code", "commit")},

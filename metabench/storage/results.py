@@ -122,6 +122,8 @@ class _Test(_Baseline):
     confused: NotRequired[list[Annotated[list[Whole], Field(min_length=4, max_length=4)]]]
     opened: Moment
     times_opened: Whole
+    by_chance: NotRequired[Figures]
+    at_best: NotRequired[Figures]
     batch_norm: str | None
     config_hash: str
     code: str
@@ -135,7 +137,7 @@ class _Test(_Baseline):
 def _is_consistent(test: Any) -> Any:
     """Compare how much there is of what belongs together."""
     figures = [*METRICS, *(f"{metric}_one_at_a_time" for metric in METRICS)]
-    figures += ["loss", "classes", "groups", "groups_at_thresholds"]
+    figures += ["loss", "classes", "groups", "groups_at_thresholds", "by_chance", "at_best"]
     figures += ["accuracy_without_unlabelled", "accuracy_without_distractors", "accuracy_zero_step"]
     judged = [test["calibration"][key] for key in ("coverage", "set_size") if "calibration" in test]
     if len({*map(len, judged), *(len(test[key]) for key in figures if key in test)}) > 1:

@@ -6,7 +6,8 @@ Outputs of a policy after inner steps come from `task_loss`, which sees through 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
@@ -31,28 +32,15 @@ def collect(
     adapts = dataclasses.replace(
         model.h, **{model.algorithm.inner_steps[0]: rollouts.training_steps(model.h)}
     )
-    batches = [vectorise.per_task_of(model._replace(h=adapts), _acted, tasks, traces) for tasks in groups]
-    shares = [len(batch.classes) / sum(len(one.classes) for one in batches) for batch in batches]
+    batches = [acted(model._replace(h=adapts), tasks, traces) for tasks in groups]
 
     def averaged(function: Any, meta: Tree, *shared: Any) -> Tree:
-        at, name = model._replace(meta=meta), function.__name__
-        means = [
-            vectorise.averaged(name, function, at, batch, progress, *shared, traces=traces)
-            for batch in batches
-        ]
-        return trees.map(
-            lambda *each: sum(one * share for one, share in zip(each, shares, strict=True)), *means
-        )
+        return _over_groups(function, model._replace(meta=meta), batches, progress, shared, traces)
 
-    def gradient(meta: Tree, limit: float | None, weight: Tensor | None) -> Tree:
+    def gradient(meta: Tree, limit: float, weight: Tensor | None) -> Tree:
         like = trees.leaves(meta)[0]
-        numbers = {"limit": limit, "weight": weight}
-        given = {
-            name: torch.as_tensor(one, dtype=like.dtype, device=like.device)
-            for name, one in numbers.items()
-            if one is not None
-        }
-        return averaged(_gradient, meta, given)
+        numbers = [torch.as_tensor(one).to(like) for one in (limit, weight) if one is not None]
+        return averaged(_gradient, meta, *numbers)
 
     def judged(meta: Tree) -> tuple[Tensor, Tensor]:
         figures = averaged(_judged, meta)
@@ -65,6 +53,29 @@ def collect(
         fisher=lambda meta, v: averaged(_fisher, meta, v),
     )
     return collected, averaged(_logs, model.meta)
+
+
+def acted(model: Model, tasks: Task, traces: TraceCache | None = None) -> Task:
+    """Return what a policy did in T tasks, as it is evaluated: support and query sets of trajectories."""
+    walked: Task = vectorise.per_task_of(model, _acted, tasks, traces)
+    return walked
+
+
+def _over_groups(
+    function: Any,
+    model: Model,
+    batches: Sequence[Task],
+    progress: float,
+    shared: Sequence[Any],
+    traces: TraceCache | None,
+) -> Tree:
+    n_tasks = sum(len(batch.classes) for batch in batches)
+    parts = []
+    for batch in batches:
+        mean = vectorise.averaged(function.__name__, function, model, batch, progress, *shared, traces=traces)
+        share = len(batch.classes) / n_tasks
+        parts.append(trees.map(lambda leaf, share=share: leaf * share, mean))
+    return reduce(partial(trees.map, torch.add), parts)
 
 
 def _acted(model: Model, task: Task) -> Task:
@@ -107,13 +118,11 @@ def _inner(model: Model, scheduled: Any, task: Task) -> Tree:
     return {"kl": torch.stack(apart).mean() if apart else trees.leaves(model.meta)[0].new_zeros(())}
 
 
-def _gradient(model: Model, scheduled: Any, task: Task, given: Mapping[str, Tensor]) -> Tree:
+def _gradient(model: Model, scheduled: Any, task: Task, limit: Tensor, weight: Tensor | None = None) -> Tree:
     def loss(meta: Tree) -> Tensor:
         at = model._replace(meta=meta)
-        outputs, y = _last(at, scheduled, task)
-        limit = given.get("limit")
-        loss = likelihood_ratio(outputs, y) if limit is None else clipped_ratio(outputs, y, limit)
-        return loss + given["weight"] * _inner(at, scheduled, task)["kl"] if "weight" in given else loss
+        loss = clipped_ratio(*_last(at, scheduled, task), limit)
+        return loss if weight is None else loss + weight * _inner(at, scheduled, task)["kl"]
 
     return grad(loss)(model.meta)
 
@@ -124,7 +133,7 @@ def _fisher(model: Model, scheduled: Any, task: Task, v: Tree) -> Tree:
 
     # J^T M J v, M the second derivative of KL by outputs: where KL is 0, so is what J's own derivative adds.
     # In reverse mode alone: torch's forward mode imports what it warns of.
-    at, pull = vjp(outputs, model.meta)
+    at, pull, *_ = vjp(outputs, model.meta)
     y = cast(Moves, task.query.y)
     moved = grad(lambda u: trees.dot(pull(u)[0], v))(torch.zeros_like(at))
     curved = grad(lambda at: (grad(lambda outputs: divergence(outputs, y))(at) * moved).sum())(at)

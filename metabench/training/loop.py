@@ -29,6 +29,7 @@ from metabench.core import (
 )
 from metabench.core import device as memory
 from metabench.core.config import RunConfig
+from metabench.core.control import ENVIRONMENT_STEPS
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import augment, frozen, sampling
 from metabench.data.tasks.sampling import Pool
@@ -233,6 +234,9 @@ def meta_step(
     progress = state.tasks_seen / config.tasks
     meta, buffers, optimizer, logs = _moved(model(learner, state), groups, state.optimizer, progress, traces)
     state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
+    if (environment := learner.net.environment) is not None:
+        steps = state.tasks_seen * rollouts.n_steps(environment, config.task, learner.h)
+        logs = {**logs, ENVIRONMENT_STEPS: steps}
     return state, logs
 
 

@@ -16,6 +16,7 @@ from torch.func import vmap
 
 from metabench import algorithms, nets
 from metabench.core import Algorithm, MetabenchError, Net, Query, Support, Task, device, seeds, trees
+from metabench.core.config import TaskConfig
 from metabench.core.control import (
     SURROGATES,
     Chances,
@@ -171,6 +172,20 @@ def by_chance(environment: Environment, tasks: Task) -> Tensor:
         return mean_return(None, cast(Moves, moves))
 
     return vmap(returned)(cast(Chances, draw(environment, tasks, 0).query))
+
+
+def ends(environment: Environment, tasks: Task) -> dict[str, list[float]]:
+    """Return between which returns those of T tasks lie: by chance, and where it is known at best."""
+    returns = {"by_chance": by_chance(environment, tasks)}
+    if environment.best is not None:
+        returns["at_best"] = vmap(environment.best)(tasks.support[0])
+    return {name: one.tolist() for name, one in returns.items()}
+
+
+def n_steps(environment: Environment, task: TaskConfig, h: Any) -> float:
+    """Return how many steps in its environment a task of meta-training takes at most, the mean over shots."""
+    shot = sum(task.shots) / 2
+    return environment.horizon * (training_steps(h) * shot + task.query)
 
 
 def discounted(x: Tensor, rate: float) -> Tensor:

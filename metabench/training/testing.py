@@ -7,7 +7,7 @@ from typing import Any
 from metabench.core import Split, Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
-from metabench.training import calibration, cost, diagnostics, evaluate, fairness, unlabelled
+from metabench.training import calibration, cost, diagnostics, evaluate, fairness, rollouts, unlabelled
 from metabench.training.vectorise import Model
 
 
@@ -39,13 +39,13 @@ def scored(
         "tasks_hash": tasks.hash,
         "batch_norm": algorithm.batch_norm(net, h),
         "cost": cost.of(model, config.network, trained.features, split.images, tasks),
-        **_of_classes(model, config, tested, tasks, result),
+        **_of_classes(model, config, tested, tasks),
         **unlabelled.compare(model, split.images, tasks),
+        **_of_guesses(result, tested, tasks),
+        **_of_environments(tested, tasks),
     }
-    if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
-        record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
-    if tested.shares_classes:
-        record["pictures"] = [evaluate.by_picture(result, tasks, split)]
+    if algorithm.reading is not None:
+        record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
     if sure is not None:
         record["calibration"] = calibration.judgement(sure, result.judged)
     if split.has_group:
@@ -53,10 +53,31 @@ def scored(
     return record
 
 
-def _of_classes(
-    model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks, result: evaluate.Tested
-) -> dict[str, Any]:
-    """Say which classes tasks have, of which domains, and how they are known in the course of a task."""
+def _of_guesses(result: evaluate.Tested, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Count what classes, and fixed labels, are taken for; weigh pictures that tasks share."""
+    record: dict[str, Any] = {}
+    split = tested.meta_test
+    if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
+        record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
+    if result.of_labels is not None:
+        record["label_names"] = split.shared
+        record["of_labels"] = result.of_labels.astype(int).tolist()
+    if tested.shares_classes:
+        record["pictures"] = [evaluate.by_picture(result, tasks, split)]
+    return record
+
+
+def _of_environments(tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Say between which returns those of environments lie."""
+    if tested.environment is None:
+        return {}
+    (group,) = tasks.groups  # of one shape
+    drawn = frozen.gather(tested.meta_test.images, group.indices, group.shape)
+    return rollouts.ends(tested.environment, drawn)
+
+
+def _of_classes(model: Model, config: RunConfig, tested: Splits, tasks: frozen.FrozenTasks) -> dict[str, Any]:
+    """Say which classes tasks have, and of which domains; with fixed labels score the first guesses."""
     split: Split = tested.meta_test
     rows = [" ".join(map(str, one)) for one in frozen.classes_of(tasks)]
     record: dict[str, Any] = {"classes": rows, "class_names": split.classes}
@@ -67,8 +88,4 @@ def _of_classes(
     if config.task.labels == "fixed" and model.algorithm.inner_steps:
         at_first = diagnostics.over_steps(model)[0]
         record["accuracy_zero_step"] = evaluate.evaluate(at_first, split.images, tasks).score.tolist()
-    if result.of_labels is not None:
-        record |= {"label_names": split.shared, "of_labels": result.of_labels.astype(int).tolist()}
-    if model.algorithm.reading is not None:
-        record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
     return record

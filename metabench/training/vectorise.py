@@ -133,7 +133,6 @@ def averaged(
     Args:
         name: by which traces tell functions apart.
         shared: further arguments, the same for all tasks.
-        chunk, traces: as for `meta_gradient`.
     """
     algorithm, net, meta, buffers, h = model
     numbers = Numbers(h, algorithm.schedule(h, progress))

@@ -755,6 +755,16 @@ BUGS = [
         "(moved * goal > 0).all()", "(moved * goal > 0).any()",
         "data/sets/test_environments.py::test_only_progress_outside_and_towards_the_nearest_corner_is_paid",
     ),
+    Bug(
+        "the share of the oracle counts from zero", "leaderboard/returns.py",
+        "(mine - chance) / (best - chance)", "mine / best",
+        "leaderboard/test_returns.py::test_chance_is_no_share_of_the_oracle_and_the_best_is_all_of_it",
+    ),
+    Bug(
+        "the best return forgets a step", "data/sets/navigation.py",
+        "torch.arange(1, horizon + 1,", "torch.arange(2, horizon + 1,",
+        "data/sets/test_environments.py::test_the_best_return_is_that_of_the_shortest_way_and_of_the_best_arm",
+    ),
     # fairness
     Bug(
         "rates are means over the rows of both groups", "algorithms/fair_maml.py",

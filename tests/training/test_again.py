@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_where_they_acted_policies_are_no_distance_away_and_the_slope_is_the_met
     _, logs = again.collect(model, [tasks], 0.5)
     torch.testing.assert_close(logs["return"], expected.logs["return"])
     weight = torch.tensor(3.0, dtype=torch.float64)
-    for limits in ((None, None), (0.2, weight)):
+    for limits in ((math.inf, None), (0.2, weight)):
         torch.testing.assert_close(
             batch.gradient(model.meta, *limits), expected.gradient, atol=1e-12, rtol=1e-9
         )
@@ -78,8 +79,8 @@ def test_the_slope_is_that_of_limited_ratios_and_the_weighted_distance() -> None
     model, _, batch = collected("maml", "bandit")
     at, way = moved(model.meta, normal(model.meta, "at"), 0.3), normal(model.meta, "way")
     weight = torch.tensor(0.7, dtype=torch.float64)
-    limited, plain = (trees.dot(batch.gradient(at, limit, None), way) for limit in (0.01, None))
-    both = trees.dot(batch.gradient(at, None, weight), way)
+    limited, plain = (trees.dot(batch.gradient(at, limit, None), way) for limit in (0.01, math.inf))
+    both = trees.dot(batch.gradient(at, math.inf, weight), way)
     ahead, behind = (moved(at, way, by) for by in (1e-5, -1e-5))
     loss, apart = (
         float(of(ahead) - of(behind)) / 2e-5 for of in (lambda meta: batch.judged(meta)[0], batch.inner_kl)

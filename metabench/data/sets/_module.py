@@ -180,6 +180,10 @@ def _play(environment: Environment, parameters: Tensor) -> None:
     now = {"state": state, "action": action, "chance": world}
     state, _, _ = _called("step", partial(stepped, environment), parameters, **now)
     _observed(environment, parameters, state)
+    if (best := environment.best) is not None:
+        worth = _called("best", lambda _, row: best(row), parameters, row=parameters.expand(2, -1))
+        if worth.shape != (2,):
+            raise MetabenchError(f"best returned {_form(worth)}; [] is needed, the return of one environment")
 
 
 def _observed(environment: Environment, parameters: Tensor, state: Any) -> None:

@@ -43,6 +43,11 @@ def step(chances: Tensor, state: Tensor, arm: Tensor, chance: Tensor) -> tuple[T
     return state, reward, torch.ones_like(reward)
 
 
+def best(chances: Tensor) -> Tensor:
+    """Return what the best arm pays."""
+    return chances.max()
+
+
 @cache
 def environment(options: Options) -> Environment:
     """Return the environment that options describe; of the same, the very same."""
@@ -57,6 +62,7 @@ def environment(options: Options) -> Environment:
         n_actions=options.arms,
         is_discrete=True,
         n_world=1,
+        best=best,
     )
 
 

@@ -53,6 +53,12 @@ def step(stops: bool, goal: Tensor, place: Tensor, action: Tensor, chance: Tenso
     return place, -away.square().sum().sqrt(), is_there.to(place.dtype)
 
 
+def best(horizon: int, goal: Tensor) -> Tensor:
+    """Return what walking straight is worth, along both axes as fast as may be."""
+    walked = SPEED * torch.arange(1, horizon + 1, device=goal.device, dtype=goal.dtype)
+    return -(goal.abs() - walked[:, None]).clamp(min=0).norm(dim=1).sum()
+
+
 @cache
 def environment(options: Options) -> Environment:
     """Return the environment that options describe; of the same, the very same."""
@@ -65,6 +71,8 @@ def environment(options: Options) -> Environment:
         n_observed=2,
         n_actions=2,
         is_discrete=False,
+        is_plane=True,
+        best=partial(best, options.horizon),
     )
 
 

@@ -64,6 +64,7 @@ def environment(options: Options) -> Environment:
         n_observed=2,
         n_actions=2,
         is_discrete=False,
+        is_plane=True,
         n_start=2,
     )
 

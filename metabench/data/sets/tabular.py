@@ -58,6 +58,15 @@ def table(parameters: Tensor, n_states: int, n_actions: int) -> tuple[Tensor, Te
     return transitions.view(n_pairs, n_states), means
 
 
+def best(n_states: int, n_actions: int, horizon: int, parameters: Tensor) -> Tensor:
+    """Return the largest expected return from the first state, by backward induction."""
+    transitions, means = table(parameters, n_states, n_actions)
+    value = parameters.new_zeros(n_states)
+    for _ in range(horizon):
+        value = (means + transitions @ value).view(n_states, n_actions).amax(1)
+    return value[0]
+
+
 def draw(n_states: int, n_actions: int, n: int, generator: Generator) -> Tensor:
     """Draw transitions, Dirichlet of ones, and mean rewards, normal about 1: [n, D]."""
     n_pairs = n_states * n_actions
@@ -83,6 +92,7 @@ def environment(options: Options) -> Environment:
         n_actions=options.actions,
         is_discrete=True,
         n_world=2,
+        best=partial(best, options.states, options.actions, options.horizon),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,15 @@ class Final(NamedTuple):
     label: str
     variant: str  # tuned, default or run
     run: Run
+
+
+def named(number: int, final: Final) -> tuple[str, str]:
+    """Name the picture of a run's episodes for its files, and in words."""
+    name = re.sub("[^a-z0-9]+", "_", final.label.lower()).strip("_")
+    return (
+        f"episodes_{number}_{name}",
+        f"{final.label}, {final.variant}, seed {final.run.config['run']['seed']}",
+    )
 
 
 Part = TypeVar("Part", Tried, Arrived, Final)

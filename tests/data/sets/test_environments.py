@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -227,6 +228,8 @@ def value(likely: Tensor, means: Tensor, n_states: int, horizon: int) -> float:
 
 def test_backward_induction_finds_the_best_of_all_plans() -> None:
     likely, means = tabular.table(tabular.draw(2, 2, 1, seeds.generator("plans"))[0], 2, 2)
+    environment = environment_of(load("tabular", states=2, actions=2, horizon=3))
+    parameters = tabular.draw(2, 2, 1, seeds.generator("plans"))[0]
     returns = []
     for plan in itertools.product(itertools.product(range(2), repeat=2), repeat=3):
         at, total = torch.tensor([1.0, 0.0], dtype=torch.float64), 0.0
@@ -236,6 +239,23 @@ def test_backward_induction_finds_the_best_of_all_plans() -> None:
             at = at @ likely[pairs]
         returns.append(total)
     assert value(likely, means, 2, 3) == pytest.approx(max(returns))
+    assert float(best(environment)(parameters)) == pytest.approx(max(returns))
+
+
+def best(environment: Environment) -> Callable[[Tensor], Tensor]:
+    assert environment.best is not None
+    return environment.best
+
+
+def test_the_best_return_is_that_of_the_shortest_way_and_of_the_best_arm() -> None:
+    goal = torch.tensor([0.25, -0.05], dtype=torch.float64)
+    # After one step 0.15 is left along one axis and nothing along the other, then 0.05, then nothing.
+    assert float(best(environment_of(load("navigation")))(goal)) == pytest.approx(-0.2)
+    published = load("navigation", horizon=100, environments=20_000).meta_test.images.double()
+    worth = vmap(best(environment_of(load("navigation", horizon=100))))(published)
+    assert float(worth.mean()) == pytest.approx(-0.507, abs=4 * float(worth.std()) / len(worth) ** 0.5)
+    arms = torch.tensor([0.1, 0.7, 0.4, 0.2, 0.5])
+    assert float(best(environment_of(load("bandit")))(arms)) == pytest.approx(0.7)
 
 
 def test_who_knows_an_environment_does_better_than_who_does_not() -> None:
@@ -340,6 +360,8 @@ def test_an_end_that_depends_on_the_state_may_be_a_truth_value() -> None:
         ),
         ({"n_actions": 3}, "observe returned float32 [3] of a state float32 [3]; n_observed=1 needs"),
         ({"reset": lambda goal, chance: chance[0]}, "reset raised IndexError"),
+        ({"best": lambda goal: goal}, "best returned float32 [1]; [] is needed"),
+        ({"best": lambda goal: goal[3]}, "best raised IndexError"),
         ({"step": lambda *now: (now[1], 0.0)}, "step raised ValueError: not enough values"),
         ({"step": lambda *now: (now[1], now[1], 0)}, "step returned a reward of shape [1]; [] is needed"),
         ({"step": lambda *now: (now[1], 0.0, now[1])}, "step returned an end of shape [1]; [] is needed"),

@@ -6,7 +6,6 @@ of its tasks would be one more look at them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,8 +20,8 @@ from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.data.tasks import frozen
 from metabench.report.html import style
-from metabench.report.html.pictures import Drawn, Omitted, Picture
-from metabench.report.html.reading import Final
+from metabench.report.html.pictures import Drawn, Omitted, Picture, paths
+from metabench.report.html.reading import Final, named
 from metabench.training import features, mosaic
 from metabench.training import run as runs
 from metabench.training.mosaic import Episode
@@ -51,6 +50,8 @@ def draw(shown: Sequence[Final]) -> Drawn:
             return [
                 Omitted(TITLE, f"the data of {task.dataset} here are others than those it was trained on")
             ]
+        if splits.environment is not None and splits.environment.is_plane:
+            return [paths.picture(*one, splits) for one in enumerate(shown[:LEARNERS], start=1)]
         if splits.kind != "regression" and not splits.meta_validation.has_pictures:
             rows = "environments" if splits.kind == "control" else "features"
             return [Omitted(TITLE, f"{task.dataset} holds {rows}, which no picture shows")]
@@ -66,9 +67,7 @@ def draw(shown: Sequence[Final]) -> Drawn:
 
 def _picture(number: int, final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Picture:
     seen = list(predict(final, splits, tasks))
-    title = f"{final.label}, {final.variant}, seed {final.run.config['run']['seed']}"
-    name = f"episodes_{number}_{re.sub('[^a-z0-9]+', '_', final.label.lower()).strip('_')}"
-    return (_regression if splits.kind == "regression" else _classification)(name, title, seen)
+    return (_regression if splits.kind == "regression" else _classification)(*named(number, final), seen)
 
 
 def predict(final: Final, splits: Splits, tasks: frozen.FrozenTasks) -> Iterator[Episode]:
