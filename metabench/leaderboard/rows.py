@@ -236,7 +236,7 @@ def _tuned(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> R
 def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> Row:
     """Describe the published setting, or return nothing while nothing is known of it."""
     # The space may have got another default since.
-    published = runs[0].config["run"]["hyperparameters"] if runs else None
+    published = search.settings(algorithm, runs[0]) if runs else None
     trials = [
         trial
         for trial in search.trials
@@ -246,7 +246,7 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
     if not runs and not trials:
         return {}
     return {
-        "hyperparameters": (runs[0].config["run"] if runs else trials[0])["hyperparameters"],
+        "hyperparameters": trials[0]["hyperparameters"] if published is None else published,
         **NOT_SEARCHED,
         f"val_{metric}": validation(best(trials, metric), metric),
     }
@@ -254,7 +254,7 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
 
 def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], metric: Metric) -> Row:
     space, opened = search.config["space"], search.opened or {}
-    network = space.get("networks", {}).get(algorithm.partition(".")[2], space["network"])
+    network = runs[0].config["run"]["network"] if runs else search.networks(algorithm).published.model_dump()
     row = make_row(
         metric,
         algorithm=algorithm,
@@ -436,5 +436,5 @@ def _versus_default(search: Search, algorithm: str, metric: Metric) -> Row | Non
     a, b = (scored(runs, metric) for runs in pair)
     if a is None or b is None:
         return None
-    tuned, default = (runs[0].config["run"]["hyperparameters"] for runs in pair)
+    tuned, default = (search.settings(algorithm, runs[0]) for runs in pair)
     return None if tuned == default else versus(a, b, metric)

@@ -136,6 +136,7 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     """Load a search's data, and return them with the files of the cache that hold them."""
     from metabench import data, nets
     from metabench.data.reading import cache
+    from metabench.search import space as spaces
     from metabench.training import features, inputs
 
     if fetch is not None:
@@ -144,7 +145,7 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
         splits = data.load(space.task)
     data.check(space.task, splits)
     shape = inputs.of(splits).shape
-    for network in _networks(space):
+    for network in spaces.networks(space):
         if network.freeze == "all":
             features.backbone_of(network)
         else:
@@ -153,8 +154,9 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
 
 
 def _networks(space: SearchSpace) -> list[NetworkConfig]:
-    """List the networks that algorithms of a space have."""
-    return [*{one.model_dump_json(): one for one in map(space.network_of, space.algorithms)}.values()]
+    """List the networks that are tried first, from which others of the space differ in what they learn."""
+    published = [space.network_of(algorithm).published for algorithm in space.algorithms]
+    return [*{one.model_dump_json(): one for one in published}.values()]
 
 
 def _prepare(

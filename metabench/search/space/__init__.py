@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import graphlib
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,15 +17,22 @@ from metabench.core import MetabenchError
 from metabench.core.config import (
     BudgetConfig,
     Choices,
+    NetworkConfig,
+    NetworkSpace,
+    PREFIX,
     Range,
     RunConfig,
     SearchSpace,
     allowed,
     attempt,
     field_types,
+    in_order,
+    of_algorithm,
     refusal,
     validated,
+    wanted,
 )
+from metabench.core.config import is_active as is_active
 from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
 from metabench.core.config.network import MODULE
@@ -107,18 +113,34 @@ def _check_together(space: SearchSpace) -> list[str]:
         wrong += [
             f"{algorithm}.{name}: its `when` never holds here; leave it out" for name in its.unreachable
         ]
-        ends = [
-            {name: value}
-            for name, one in its.sampled.items()
-            for value in ((one.low, one.high) if isinstance(one, Range) else one.choices)
-        ]
-        for sampled in [*its.published, *(_published(its, changes) for changes in ends)]:
+        for sampled in [*its.published, *its.ends()]:
             h = attempt(wrong, its.build, sampled)
             if h is not None:
                 problem = augment.problem(h, kind, shape, space.task.augment)
-                problems = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
-                wrong += [f"{algorithm}: {line}" for line in problems]
-    return [f"algorithms.{line}" for line in dict.fromkeys(wrong)]
+                lines = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
+                wrong += [f"{algorithm}: {line}" for line in lines]
+    wrong = [f"algorithms.{line}" for line in wrong]
+    for network in networks(space, wrong):
+        attempt(wrong, nets.check, network, shape)
+    return [*dict.fromkeys(wrong)]
+
+
+def networks(space: SearchSpace, wrong: list[str] | None = None) -> list[NetworkConfig]:
+    """List the networks of a space that differ: the published ones, and with one setting at its ends.
+
+    Args:
+        wrong: where what is wrong with some is noted, instead of raised.
+    """
+    described: dict[str, NetworkConfig] = {}
+    for algorithm in space.algorithms:
+        its = of(space, algorithm)
+        for sampled in [*its.published, *its.ends()] if its.network.parameters else its.published[:1]:
+            network = (
+                its.build_network(sampled) if wrong is None else attempt(wrong, its.build_network, sampled)
+            )
+            if network is not None:
+                described[network.model_dump_json()] = network
+    return [*described.values()]
 
 
 def override(
@@ -154,7 +176,10 @@ class AlgorithmSpace:
     """What a search space says of one algorithm."""
 
     algorithm: str
-    parameters: Mapping[str, Any]  # shared and its own, which overrule; each after those its `when` names
+    network: NetworkSpace
+    parameters: Mapping[
+        str, Any
+    ]  # shared, its own, which overrule, its network's; each after those its `when` names
     defaults: Mapping[str, Any]  # every setting before anything is sampled: the algorithm's, then constants
     published: Sequence[dict[str, Any]]  # to try before any is sampled: defaults, then `also`, none twice
     n_settings: float  # that differ; infinity where some parameter is a continuous range
@@ -171,6 +196,14 @@ class AlgorithmSpace:
         """Return where that may be kept which is worked out of single settings."""
         return {}
 
+    def ends(self) -> list[dict[str, Any]]:
+        """Return the published setting with one value changed: to each end of a range, to each choice."""
+        return [
+            _published(self, {name: value})
+            for name, one in self.sampled.items()
+            for value in ((one.low, one.high) if isinstance(one, Range) else one.choices)
+        ]
+
     def sample(self, value: Callable[[str, Range | Choices], Any]) -> dict[str, Any]:
         """Ask for the value of each parameter whose `when` holds among the values before it."""
         values, sampled = dict(self.defaults), {}
@@ -181,17 +214,29 @@ class AlgorithmSpace:
 
     def build(self, sampled: Mapping[str, Any]) -> Any:
         """Build the algorithm's settings; a parameter whose `when` fails keeps the algorithm's default."""
-        active = self.sample(lambda name, parameter: sampled[name])
-        return algorithms.hparams(self.algorithm, {**self.defaults, **active})
+        return algorithms.hparams(self.algorithm, of_algorithm(self._settle(sampled)))
+
+    def build_network(self, sampled: Mapping[str, Any]) -> NetworkConfig:
+        """Describe the network of a setting, or say what is wrong with it."""
+        return validated(NetworkConfig, self.network.document(self._settle(sampled)), PREFIX)
 
     def resolve(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every setting by name, checked: what the journal keeps and nobody checks again."""
-        return dict(vars(self.build(sampled)))
+        """Return every setting by name, checked: what the journal keeps and nobody checks again.
+
+        Of the network those that this space samples are among them.
+        """
+        values = self._settle(sampled)
+        of_network = {name: values[name] for name in self.network.parameters if name in values}
+        return {**vars(self.build(sampled)), **of_network}
+
+    def _settle(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self.defaults, **self.sample(lambda name, parameter: sampled[name])}
 
     def recognise(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return what is sampled of a recorded setting; None where this space does not have it."""
-        recorded = {**vars(algorithms.hparams(self.algorithm, {})), **hyperparameters}
-        sampled = self.sample(lambda name, parameter: recorded[name])
+        settings = vars(algorithms.hparams(self.algorithm, {}))
+        recorded = {**settings, **self.network.settled, **hyperparameters}
+        sampled = self.sample(lambda name, parameter: recorded.get(name))
         is_here = all(grid.place(self.parameters[name], value) is not None for name, value in sampled.items())
         return sampled if is_here and {**self.defaults, **sampled} == recorded else None
 
@@ -225,15 +270,14 @@ def of(space: SearchSpace, algorithm: str) -> AlgorithmSpace:
     """Work out what a space says of one algorithm; numbers become floats where the setting is a float."""
     kinds = field_types(algorithms.get(algorithm).hparams)
     shared = {name: parameter for name, parameter in space.shared.items() if name in kinds}
-    merged = {**shared, **space.algorithms[algorithm]}
-    graph = {name: [key for key in _when(merged[name]) if key in merged] for name in merged}
-    order = graphlib.TopologicalSorter(graph).static_order()
-    parameters = {name: grid.typed(merged[name], kinds[name]) for name in order}
+    network = space.network_of(algorithm)
+    merged = {**shared, **space.algorithms[algorithm], **network.parameters}
+    parameters = {name: grid.typed(merged[name], kinds.get(name)) for name in in_order(merged)}
     constants = {name: one for name, one in parameters.items() if not isinstance(one, Range | Choices)}
-    defaults = {**vars(algorithms.hparams(algorithm, {})), **constants}
+    defaults = {**vars(algorithms.hparams(algorithm, {})), **constants, **network.settled}
     n_settings, unreachable = _count(parameters, defaults)
     n_trials = int(min(space.budget.trials, n_settings))
-    result = AlgorithmSpace(algorithm, parameters, defaults, (), n_settings, unreachable, n_trials)
+    result = AlgorithmSpace(algorithm, network, parameters, defaults, (), n_settings, unreachable, n_trials)
     published: list[dict[str, Any]] = []
     for changes in ({}, *space.also):
         if (sampled := _published(result, changes)) not in published:
@@ -256,8 +300,8 @@ def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     counts: dict[tuple[Any, ...], float] = {(): 1}
     keys: list[str] = []
     for name, parameter in sampled.items():
-        wanted = [value for other in sampled.values() for value in _wanted(other).get(name, [])]
-        named = {p: value for value in wanted if (p := grid.place(parameter, value)) is not None}
+        named_by = [value for other in sampled.values() for value in wanted(other).get(name, [])]
+        named = {p: value for value in named_by if (p := grid.place(parameter, value)) is not None}
         others = grid.count(parameter) - len(named)
         active = {
             key: is_active(parameter, {**defaults, **dict(zip(keys, key, strict=True))}) for key in counts
@@ -266,7 +310,7 @@ def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
         following: dict[tuple[Any, ...], float] = {}
         for key, n_settings in counts.items():
             branches = [(value, 1.0) for value in named.values()] + [(_OTHER, others)] * (others > 0)
-            for value, n_values in branches if active[key] else [(defaults[name], 1)]:
+            for value, n_values in branches if active[key] else [(defaults.get(name), 1)]:
                 longer = (*key, value) if named else key
                 following[longer] = following.get(longer, 0) + n_settings * n_values
         keys += [name] if named else []
@@ -277,11 +321,6 @@ def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
 def next_rung(budget: BudgetConfig, seen: int) -> int:
     """Return the tasks seen at the end of a trial's next leg."""
     return next((rung for rung in rungs(budget) if rung > seen), budget.tasks)
-
-
-def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
-    """Say whether a parameter's `when` holds among the values settled so far."""
-    return all(values[key] in wanted for key, wanted in _wanted(parameter).items())
 
 
 def _published(space: AlgorithmSpace, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,23 +334,14 @@ def run_config(
     """Describe one run of the space in full."""
     return RunConfig(
         algorithm=algorithm,
-        hyperparameters={**vars(algorithms.hparams(algorithm, {})), **hyperparameters},
+        hyperparameters={**vars(algorithms.hparams(algorithm, {})), **of_algorithm(hyperparameters)},
         task=space.task,
-        network=space.network_of(algorithm),
+        network=validated(NetworkConfig, space.network_of(algorithm).document(hyperparameters), PREFIX),
         tasks=space.budget.tasks,
         rungs=list(rungs),
         validation_tasks=space.budget.validation_tasks,
         seed=seed,
     )
-
-
-def _when(parameter: Any) -> Mapping[str, Any]:
-    return getattr(parameter, "when", None) or {}
-
-
-def _wanted(parameter: Any) -> Mapping[str, list[Any]]:
-    """Return the values that a parameter's `when` allows, by the parameter that must have one of them."""
-    return {key: value if isinstance(value, list) else [value] for key, value in _when(parameter).items()}
 
 
 def schema() -> dict[str, Any]:
