@@ -14,6 +14,7 @@ import numpy as np
 
 from metabench import stats
 from metabench.core import MetabenchError
+from metabench.core.config import genotype
 from metabench.core.config.settings import flatten
 from metabench.core.metrics import PLAIN, Metric
 from metabench.leaderboard import beside, fairness
@@ -91,7 +92,7 @@ KEYS = (
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
     "model",  # single, or an ensemble of how many
-    *("network", "batch_norm", "hyperparameters"),
+    *("network", "genotype", "batch_norm", "hyperparameters"),
     # To find the setting: all trials of the search; of a published one, a run and a baseline none.
     *("trials", "search_tasks", "search_seconds", "search_accelerator_seconds"),
     # Of one training to the full budget: the mean over seeds.
@@ -99,6 +100,7 @@ KEYS = (
     "peak_memory",  # of the training
     "parameters",  # numbers learnt across tasks
     *("network_parameters", "picture_seconds"),  # a frozen backbone's among them; to predict one picture
+    "multiply_adds",  # to predict one picture
     *("val_accuracy", "confirm_accuracy"),
     *("val_optimism", "confirm_optimism"),  # by how much the validation looked better than the test
     *("vs_default", "vs_best"),
@@ -263,6 +265,7 @@ def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], m
         seeds_planned=space["budget"]["seeds"],
         batch_norm=_batch_norm(network),
         network=_name(network),
+        genotype=_genotype(network),
         folder=short_path(search.folder),
     )
     row |= {**_training(runs, opened.get("gpus")), **_tested(runs)}
@@ -297,6 +300,7 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
         folder=", ".join(short_path(run.folder) for run in runs),
         batch_norm=_batch_norm(described["network"]),
         network=_name(described["network"]),
+        genotype=_genotype(described["network"]),
         **NOT_SEARCHED,
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
@@ -376,6 +380,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
         "network_parameters": int(costs[0]["network_parameters"]) if costs else None,
+        "multiply_adds": next((one["multiply_adds"] for one in costs if "multiply_adds" in one), None),
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
         **of_domains(tested),
@@ -424,6 +429,11 @@ def _name(network: Record) -> str:
         # A user's own module may open weights itself.
         return f"{name}{FROZEN if has_weights or network.get('module') else DRAWN}"
     return f"{name}{PRETRAINED}" if has_weights else name
+
+
+def _genotype(network: Record) -> str | None:
+    """Write the cell of a network of cells as all that compute alike are written."""
+    return str(genotype.read(network.get("options", {}))) if network["name"] == genotype.CELLS else None
 
 
 def _batch_norm(network: Record) -> str | None:

@@ -77,13 +77,12 @@ def cells(network: NetworkConfig, outputs: int, shape: tuple[int, ...]) -> Net:
         _operations(genotype, number, network.width, before)
         for number, before in enumerate(_inputs(channels, joined, genotype.layers), 1)
     ]
-    hidden = [[layer for node in cell for one in node for layer, _ in one.convolutions] for cell in built]
+    made = [[layer for node in cell for one in node for layer, _ in one.convolutions] for cell in built]
+    hidden = [layer for layers in made for layer in layers]
     features = joined * (1 if network.readout == "mean" else n_pixels)
     embed = partial(_embed, genotype, built, parts.norm_of(network), READOUTS[network.readout])
-    n_last = next((len(layers) for layers in reversed(hidden) if layers), 0)
-    return parts.describe(
-        network, [*sum(hidden, [])], embed, features, outputs, joined * height * width, max(1, n_last)
-    )
+    n_last = next((len(layers) for layers in reversed(made) if layers), 0)
+    return parts.describe(network, hidden, embed, features, outputs, joined * height * width, max(1, n_last))
 
 
 def _inputs(channels: int, joined: int, n_layers: int) -> list[tuple[int, int]]:

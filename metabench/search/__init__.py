@@ -137,6 +137,7 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     from metabench import data, nets
     from metabench.data.reading import cache
     from metabench.search import space as spaces
+    from metabench.search.propose import feasible
     from metabench.training import features, inputs
 
     if fetch is not None:
@@ -145,6 +146,7 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
         splits = data.load(space.task)
     data.check(space.task, splits)
     shape = inputs.of(splits).shape
+    feasible.check(space, splits)
     for network in spaces.networks(space):
         if network.freeze == "all":
             features.backbone_of(network)
@@ -189,6 +191,7 @@ def _run_trials(
     place: Path,
     space: SearchSpace,
     ledger: Ledger,
+    splits: Splits,
     joined: Cluster,
     watch: Watch,
     seed: int,
@@ -197,6 +200,7 @@ def _run_trials(
     """Run what is left of the trials; within a time, as long as it leaves enough for what follows them."""
     from metabench.search.journal import rule
     from metabench.search.progress.finish import SEARCH, Finish
+    from metabench.search.propose import feasible
     from metabench.search.ray import experiment
     from metabench.search.stages import automatic
 
@@ -217,6 +221,7 @@ def _run_trials(
         seed,
         has_room=has_room,
         is_cut=lambda: finish.is_cut(SEARCH),
+        why_infeasible=feasible.of(space, splits),
     )
     watch.sum_up(ledger)
 
@@ -249,7 +254,7 @@ def _run_stages(
         say=watch.say,
     )
     with watch.showing(ledger):
-        _run_trials(place, space, ledger, joined, watch, seed, timing)
+        _run_trials(place, space, ledger, splits, joined, watch, seed, timing)
         chosen = confirm.choose(place, space, ledger, joined, watch)
         if not any(chosen.values()):
             raise MetabenchError(

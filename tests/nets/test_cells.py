@@ -146,7 +146,9 @@ def test_every_genotype_builds_with_the_parameters_that_a_formula_says(shape) ->
         assert net.embed(params, torch.zeros(2, *shape, device="meta"))[0].shape == (2, net.features)
 
 
-def test_the_published_cell_of_auto_meta_has_its_operations_and_300_w_squared_weights_beyond_the_inputs() -> None:
+def test_the_published_cell_of_auto_meta_has_its_operations_and_300_w_squared_weights_beyond_the_inputs() -> (
+    None
+):
     genotype = decode(AUTO_META)
     assert len(genotype.nodes) == 5
     assert sorted(canonical(genotype).nodes[2:4]) == [(Edge("conv_1x5_5x1", 3), Edge("conv_3x3", 2))] * 2

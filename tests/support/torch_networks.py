@@ -173,7 +173,12 @@ class Cells(Network):
         return self.head(self.body(x))
 
 
-CLASSES: dict[str, Callable[..., Network]] = {"conv4": Conv4, "resnet12": ResNet12, "mlp": MLP, "cells": Cells}
+CLASSES: dict[str, Callable[..., Network]] = {
+    "conv4": Conv4,
+    "resnet12": ResNet12,
+    "mlp": MLP,
+    "cells": Cells,
+}
 
 
 def build(config: NetworkConfig, shape: tuple[int, ...], outputs: int) -> Callable[[Tree, Tensor], Tensor]:

@@ -84,6 +84,11 @@ class BudgetConfig(Model):
         600, ge=2, le=MOST_DRAWN, description="fresh meta-validation tasks of the confirmation"
     )
     seeds: int = Field(3, ge=1, le=1_000, description="full runs of the confirmed setting, one a seed")
+    max_parameters: int | None = Field(
+        None,
+        ge=1,
+        description="numbers that a setting may learn across tasks; one that would learn more is not trained",
+    )
     default_runs: bool = Field(
         True, description="whether the published setting, too, has its full runs and a row on the board"
     )

@@ -121,8 +121,8 @@ def decode(word: str) -> Genotype:
     if matched is None or not is_right:
         raise MetabenchError(
             f"network.options.genotype={word!r}: is no genotype, such as "
-            f"conv_3x3(1)|conv_3x3(2)+identity(1)>all*4/4: at most {MOST_NODES} nodes of one or two operations "
-            f"({', '.join(OPERATIONS)}) on earlier states, the output, all or last, cells and reductions"
+            f"conv_3x3(1)|conv_3x3(2)+identity(1)>all*4/4: up to {MOST_NODES} nodes of 1 or 2 operations ("
+            f"{', '.join(OPERATIONS)}) on earlier states, the output, all or last, cells and reductions"
         )
     built = tuple(tuple(Edge(one[1], int(one[2])) for one in node if one) for node in edges)
     return Genotype(built, matched[2], *counts)

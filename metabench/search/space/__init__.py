@@ -5,6 +5,7 @@ Also the JSON schema, from which editors complete and check the YAML.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import random
@@ -32,6 +33,7 @@ from metabench.core.config import (
     validated,
     wanted,
 )
+from metabench.core.config import genotype
 from metabench.core.config import is_active as is_active
 from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
@@ -42,6 +44,9 @@ from metabench.search.space import grid, rules
 JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
 KEYWORDS = {"choices": "enum", "minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
 """Limits of `core.setting` as JSON schema calls them."""
+
+OF_CELL = f"{PREFIX}options."
+"""What the names of a cell's settings begin with."""
 
 _OTHER = object()
 """Any value that no `when` names."""
@@ -241,8 +246,17 @@ class AlgorithmSpace:
         return sampled if is_here and {**self.defaults, **sampled} == recorded else None
 
     def place(self, sampled: Mapping[str, Any]) -> Hashable:
-        """Say where a setting stands: two are the same where this is."""
-        return tuple((name, grid.place(self.parameters[name], value)) for name, value in sampled.items())
+        """Say where a setting stands: two are the same where this is, so are all that make one cell."""
+        values = {**self.defaults, **sampled}
+        if values[f"{PREFIX}name"] == genotype.CELLS and self.network.parameters:
+            with contextlib.suppress(MetabenchError):  # of which it is said why it cannot be built
+                cell = str(genotype.read(self.network.document(values).get("options", {})))
+                others = {name: one for name, one in sampled.items() if not name.startswith(OF_CELL)}
+                return (OF_CELL, cell), *self._places(others)
+        return self._places(sampled)
+
+    def _places(self, named: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        return tuple((name, grid.place(self.parameters[name], value)) for name, value in named.items())
 
     def where(self, hyperparameters: Mapping[str, Any]) -> Hashable | None:
         """Say where a recorded setting stands; None where this space does not have it."""
@@ -353,7 +367,8 @@ def schema() -> dict[str, Any]:
         "anyOf": [{"enum": data.names()}, {"pattern": f"^{data.MODULE}"}, {"type": "object"}]
     }
     names = [{"enum": [*sorted(nets.NETWORKS), MODULE]}, {"pattern": "^(torchvision|timm)/"}]
-    definitions["NetworkConfig"]["properties"]["name"]["anyOf"] = names
+    definitions["NetworkSpace"]["properties"]["name"]["anyOf"] = names
+    definitions["NetworkSpace"]["properties"] |= _of_network(definitions["NetworkSpace"]["properties"])
     blocks = {
         name: _block(algorithms.get(name).hparams) for name in filter(algorithms.is_known, algorithms.names())
     }
@@ -366,6 +381,23 @@ def schema() -> dict[str, Any]:
         "patternProperties": labelled,
         "additionalProperties": False,
     }
+    return result
+
+
+def _of_network(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Allow ranges and choices where a network's settings may be such."""
+    sampled = [{"$ref": "#/$defs/Range"}, {"$ref": "#/$defs/Choices"}]
+    result = {}
+    for key, described in properties.items():
+        if key == "options":
+            values = {"anyOf": [*sampled, described["additionalProperties"]]}
+            result[key] = {**described, "additionalProperties": values}
+        elif key not in rules.OF_WEIGHTS:
+            about = {name: described[name] for name in ("description", "default") if name in described}
+            result[key] = {
+                **about,
+                "anyOf": [*sampled, {k: v for k, v in described.items() if k not in about}],
+            }
     return result
 
 

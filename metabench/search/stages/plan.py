@@ -13,7 +13,7 @@ from metabench import data
 from metabench.core import Splits
 from metabench.core.config import SearchSpace, n_variants
 from metabench.search import space as spaces
-from metabench.search.propose.searcher import Study
+from metabench.search.propose.study import Study
 from metabench.search.ray import cluster
 from metabench.search.space.automatic import REPORTS, Pace
 from metabench.search.stages import pace
@@ -93,9 +93,9 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     torch.set_num_threads(1)
     study = Study(space, algorithm, seed)
     n_settings = min(SETTINGS, study.its.n_trials)
-    timed = []
-    for _ in range(n_settings):
-        values = study.its.resolve(study.propose())
+    timed: list[tuple[float, float]] = []
+    while len(timed) < n_settings and (sampled := study.propose()) is not None:
+        values = study.its.resolve(sampled)
         timed.append(pace.time_one(space, algorithm, values, splits, device, SECONDS))
     training = [seconds for seconds, _ in timed]
     evaluation = statistics.fmean(seconds for _, seconds in timed)
