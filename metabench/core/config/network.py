@@ -28,7 +28,8 @@ class NetworkConfig(Model):
         32,
         ge=1,
         le=16_384,
-        description="channels of each conv4 layer and operation of cells, of resnet12's first block, or units of an mlp layer",
+        description="channels of each conv4 layer and operation of cells, of resnet12's first block, or units "
+        "of an mlp layer",
     )
     depth: int = Field(2, ge=1, le=256, description="hidden layers of an mlp")
     norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
@@ -44,7 +45,8 @@ class NetworkConfig(Model):
     )
     readout: Literal["flatten", "mean"] = Field(
         "flatten",
-        description="the head of conv4 and cells sees every pixel's features, or, as resnet12's, their mean over pixels",
+        description="the head of conv4 and cells sees every pixel's features, or, as resnet12's, their mean "
+        "over pixels",
     )
     module: str | None = Field(
         None, description="package.module:name of a class or function that returns a torch.nn.Module"

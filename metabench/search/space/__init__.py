@@ -202,12 +202,23 @@ class AlgorithmSpace:
         return {}
 
     def ends(self) -> list[dict[str, Any]]:
-        """Return the published setting with one value changed: to each end of a range, to each choice."""
+        """Return the published setting with one value changed: to each end of a range, to each choice.
+
+        What its `when` asks for is changed, too.
+        """
         return [
-            _published(self, {name: value})
+            _published(self, {**self._asked_by(name), name: value})
             for name, one in self.sampled.items()
             for value in ((one.low, one.high) if isinstance(one, Range) else one.choices)
         ]
+
+    def _asked_by(self, name: str) -> dict[str, Any]:
+        asked: dict[str, Any] = {}
+        for key, values in wanted(self.parameters[name]).items():
+            if key in self.sampled:
+                here = (one for one in values if grid.place(self.parameters[key], one) is not None)
+                asked |= {**self._asked_by(key), key: next(here, values[0])}
+        return asked
 
     def sample(self, value: Callable[[str, Range | Choices], Any]) -> dict[str, Any]:
         """Ask for the value of each parameter whose `when` holds among the values before it."""
