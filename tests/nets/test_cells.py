@@ -125,6 +125,7 @@ def test_nodes_that_the_output_does_not_need_have_no_parameters() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 84, 84)])
 def test_every_genotype_builds_with_the_parameters_that_a_formula_says(shape) -> None:
+    n_shown = 0
     for genotype in every(200):
         w, net = 4, built({"genotype": str(genotype)}, shape, width=4)
         joined = w * (len(genotype.nodes) if genotype.output == "all" else 1)
@@ -140,8 +141,9 @@ def test_every_genotype_builds_with_the_parameters_that_a_formula_says(shape) ->
         assert n_weights(net) == expected, genotype
         side = shape[1] >> genotype.reductions
         assert net.features == joined * side * side
-        if genotype == CELLS.CONV4:
-            continue  # whose kernels take no tensors without numbers
+        if genotype == CELLS.CONV4 or n_shown == 20:  # whose kernels take no tensors without numbers
+            continue
+        n_shown += 1
         params = trees.map(lambda leaf: leaf.to("meta"), net.init(seeds.generator("meta")))
         assert net.embed(params, torch.zeros(2, *shape, device="meta"))[0].shape == (2, net.features)
 

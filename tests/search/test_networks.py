@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from metabench import data
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, trees
 from metabench.core.config import SearchSpace
+from metabench.core.metrics import ACCURACY
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import INFEASIBLE, Ledger, look
 from metabench.search.journal.rule import decide
@@ -19,6 +19,7 @@ from metabench.search.propose.searcher import FINISHED, FairSearcher
 from metabench.training import inputs, loop
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
+from tests.support import small
 
 OPERATIONS = ["conv_3x3", "max_pool_3x3", "identity", "none"]
 CELL = {
@@ -102,8 +103,8 @@ def test_settings_that_make_one_cell_stand_in_one_place_and_are_trained_once(tmp
     space = space_of({**NETWORK, "width": 4}, trials=500, scheduler="none")
     its = spaces.of(space, "protonet")
     one = {
-        **dict.fromkeys(("network.options.node1_in1",), 1),
         "network.options.nodes": 1,
+        "network.options.node1_in1": 1,
         "network.options.node1_op1": "conv_3x3",
         "network.options.node1_op2": "max_pool_3x3",
     }
@@ -128,8 +129,8 @@ def test_a_search_ends_once_every_cell_was_tried(tmp_path: Path) -> None:
 
 @pytest.fixture
 def splits() -> Any:
-    """Return the characters that the space names."""
-    return data.load(space_of({"width": 4}).task)
+    """Return images of 16 pixels."""
+    return small.splits()
 
 
 def test_what_learns_more_than_the_most_is_written_down_and_never_trained(
@@ -153,7 +154,7 @@ def test_what_learns_more_than_the_most_is_written_down_and_never_trained(
     assert left_out
     assert "more than max_parameters=3,000" in str(left_out[0].error)
     assert not any(trial.reports for trial in left_out)
-    part = summary.summarise(space, look(tmp_path), "protonet", summary.metrics.ACCURACY, 6)
+    part = summary.summarise(space, look(tmp_path), "protonet", ACCURACY, 6)
     assert (part["proposed"], part[INFEASIBLE], part["errors"]) == (6, len(left_out), {})
 
 
@@ -179,7 +180,7 @@ def test_the_count_is_that_of_what_a_run_learns_across_tasks(splits: Any) -> Non
         its = spaces.of(space, algorithm)
         run = spaces.run_config(space, algorithm, its.resolve(its.published[0]), 0, [900])
         state = loop.start(run, loop.build(run, splits))
-        n = sum(leaf.numel() for layer in state.meta.values() for leaf in layer.values())
+        n = sum(leaf.numel() for leaf in trees.leaves(state.meta))
         assert feasible.count(run, inputs.of(splits)) == n
 
 
