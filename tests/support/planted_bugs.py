@@ -269,6 +269,33 @@ BUGS = [
         "(1 - w_lu.sum(0))[:, None]", "1.0",
         "algorithms/test_mann.py::test_a_step_writes_reads_and_lets_usage_fade_by_the_papers_equations",
     ),
+    Bug(
+        "an example counts among those before it", "training/evaluate.py",
+        ".tril(-1)", ".tril()",
+        "training/test_instances.py::test_the_last_instance_is_the_queries_and_is_recorded",
+    ),
+    Bug(
+        "SNAIL is shown the label of what it is asked", "algorithms/snail.py",
+        "asked[n : n + 1]", 'learner["steps"][n : n + 1]',
+        "training/test_instances.py::test_what_is_said_of_an_example_follows_from_those_before_it",
+    ),
+    Bug(
+        "chance of kappa takes guesses for labels", "stats/classes.py",
+        "shares.sum(1) @ shares.sum(0)", "shares.sum(1) @ shares.sum(1)",
+        "stats/test_classes.py::test_kappa_is_sklearns_and_knows_chance",
+    ),
+    # tasks that somebody else chose
+    Bug(
+        "queries of a list are its support", "data/tasks/listed.py",
+        "for some in one.query]", "for some in one.support]",
+        "data/tasks/test_listed.py::test_tasks_show_the_pictures_that_their_file_names",
+    ),
+    Bug(
+        "support pictures of a list are those of another label", "data/tasks/listed.py",
+        "examples[one.picture] for one in lines if (one.label, one.role) == (label, role)",
+        "examples[one.picture] for one in lines if one.role == role",
+        "data/tasks/test_listed.py::test_tasks_show_the_pictures_that_their_file_names",
+    ),
     # unlabelled images
     Bug(
         "the mask is applied twice", "algorithms/soft_kmeans.py",
