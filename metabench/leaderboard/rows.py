@@ -102,8 +102,7 @@ KEYS = (
     *("training_tasks", "training_seconds", "training_accelerator_seconds"),
     "peak_memory",  # of the training
     "parameters",  # numbers learnt across tasks
-    *("network_parameters", "picture_seconds"),  # a frozen backbone's among them; to predict one picture
-    "multiply_adds",  # to predict one picture
+    *("network_parameters", "picture_seconds", "multiply_adds"),  # with a frozen backbone's; of one picture
     *("val_accuracy", "confirm_accuracy"),
     *("val_optimism", "confirm_optimism"),  # by how much the validation looked better than the test
     *("vs_default", "vs_best"),
@@ -266,10 +265,8 @@ def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], m
         variant=variant,
         status="finished" if opened.get("finished") else "running",
         seeds_planned=space["budget"]["seeds"],
-        batch_norm=_batch_norm(network),
-        network=_name(network),
-        genotype=_genotype(network),
         folder=short_path(search.folder),
+        **_built(network),
     )
     row |= {**_training(runs, opened.get("gpus")), **_tested(runs)}
     if row["times_opened"]:
@@ -301,9 +298,7 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
         seeds_planned=len(runs),
         hyperparameters=described["hyperparameters"],
         folder=", ".join(short_path(run.folder) for run in runs),
-        batch_norm=_batch_norm(described["network"]),
-        network=_name(described["network"]),
-        genotype=_genotype(described["network"]),
+        **_built(described["network"]),
         **NOT_SEARCHED,
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
@@ -435,13 +430,14 @@ def _name(network: Record) -> str:
     return f"{name}{PRETRAINED}" if has_weights else name
 
 
-def _genotype(network: Record) -> str | None:
-    """Write the cell of a network of cells as all that compute alike are written."""
-    return str(genotype.read(network.get("options", {}))) if network["name"] == genotype.CELLS else None
-
-
-def _batch_norm(network: Record) -> str | None:
-    return str(network["batch_norm"]) if network["norm"] == "batch" else None
+def _built(network: Record) -> Row:
+    """Describe a network; its cell is written as all that compute alike are."""
+    is_cells = network["name"] == genotype.CELLS
+    return {
+        "network": _name(network),
+        "genotype": str(genotype.read(network.get("options", {}))) if is_cells else None,
+        "batch_norm": str(network["batch_norm"]) if network["norm"] == "batch" else None,
+    }
 
 
 def _versus_default(search: Search, algorithm: str, metric: Metric) -> Row | None:

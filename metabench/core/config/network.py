@@ -28,8 +28,8 @@ class NetworkConfig(Model):
         32,
         ge=1,
         le=16_384,
-        description="channels of each conv4 layer and operation of cells, of resnet12's first block, or units "
-        "of an mlp layer",
+        description="channels of each conv4 layer and operation of cells, of resnet12's first block, or "
+        "units of an mlp layer",
     )
     depth: int = Field(2, ge=1, le=256, description="hidden layers of an mlp")
     norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")

@@ -30,7 +30,7 @@ class NetworkSpace(NetworkConfig):
     """A network whose settings may be ranges and choices; its fields hold what is published."""
 
     _sampled: dict[str, Range | Choices] = PrivateAttr(default_factory=dict)
-    _constants: dict[str, Any] = PrivateAttr(default_factory=dict)  # what else is written of it
+    _constants: dict[str, Any] = PrivateAttr(default_factory=dict)  # all that is not
 
     @model_validator(mode="wrap")
     @classmethod
@@ -52,8 +52,16 @@ class NetworkSpace(NetworkConfig):
             constants["options"] = {key: one for key, one in options.items() if key not in of_options}
         sampled |= {f"{OPTIONS}{key}": one for key, one in parsed.items()}
         space = handler(_with(constants, _published(constants, sampled)))
-        space._sampled, space._constants = sampled, constants
+        space._sampled, space._constants = sampled, space._without(sampled)
         return space
+
+    def _without(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all fields but what is sampled, which is what makes two spaces the same beside it."""
+        fields = {key: getattr(self, key) for key in NetworkConfig.model_fields if key not in sampled}
+        return {
+            **fields,
+            "options": {k: v for k, v in self.options.items() if f"{OPTIONS}{k}" not in sampled},
+        }
 
     @model_serializer(mode="wrap")
     def _as_written(

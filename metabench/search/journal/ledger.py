@@ -196,9 +196,8 @@ class Ledger:
         self.n_events: Counter[str] = Counter()  # by algorithm
         self.n_scored: Counter[str] = Counter()  # those events that add a score, or an ending
         self.memo: dict[str, Any] = {}  # what was worked out of an algorithm's trials, to be kept with these
-        self.n_infeasible: Counter[str] = Counter()
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
-        self._tasks: Counter[str] = Counter()
+        self._tasks, self.n_infeasible = Counter[str](), Counter[str]()
         self._seconds: dict[str, float] = {}
         for number, event in enumerate(records.lines(folder / JOURNAL, models.EVENT), start=1):
             try:

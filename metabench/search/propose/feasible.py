@@ -1,4 +1,4 @@
-"""Which settings are proposed and never trained: their network cannot be built, or learns too many numbers."""
+"""Which settings are never trained: their network cannot be built, or would learn too many numbers."""
 
 from __future__ import annotations
 
