@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from metabench.core import metrics, seeds
+from metabench.core import metrics
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal import freeze

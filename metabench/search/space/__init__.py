@@ -16,24 +16,24 @@ from typing import Any
 from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
 from metabench.core.config import (
+    PREFIX,
     BudgetConfig,
     Choices,
     NetworkConfig,
     NetworkSpace,
-    PREFIX,
     Range,
     RunConfig,
     SearchSpace,
     allowed,
     attempt,
     field_types,
+    genotype,
     in_order,
     of_algorithm,
     refusal,
     validated,
     wanted,
 )
-from metabench.core.config import genotype
 from metabench.core.config import is_active as is_active
 from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
