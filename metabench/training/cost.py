@@ -25,7 +25,7 @@ TIMES = 7
 def of(
     model: Model, network: NetworkConfig, made_of: Features | None, images: Tensor, tasks: frozen.FrozenTasks
 ) -> dict[str, Any]:
-    """Time the prediction of one picture, count its multiply-adds, and parameters; all with a frozen backbone.
+    """Time the prediction of one picture; count its multiply-adds and parameters, with a frozen backbone's.
 
     The seconds are those of one thread, on a CPU of its own time alone: as many in a worker of a search as in
     a process that has the machine to itself, whatever else runs there.

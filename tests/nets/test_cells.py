@@ -25,6 +25,9 @@ AUTO_META = (  # Auto-Meta's cell, states as its authors' code numbers them
     "conv_3x3(1)+max_pool_3x3(1)|conv_1x5_5x1(2)+max_pool_3x3(2)|conv_3x3(2)+conv_1x5_5x1(3)|"
     "conv_3x3(3)+conv_3x3(3)|conv_1x5_5x1(3)+conv_3x3(2)>all*4/4"
 )
+H = 1e-6
+"""Of finite differences, whose error is its square: ties of max pools and of ReLU are of measure zero."""
+
 WEIGHTS = {  # of one operation from c to w channels
     "conv_3x3": lambda c, w: 9 * c * w,
     "conv_1x5_5x1": lambda c, w: 5 * c * w + 5 * w * w,
@@ -170,11 +173,10 @@ def test_the_meta_gradient_of_cells_is_the_slope_of_the_loss_in_every_direction(
     slope, generator = grad(loss)(theta, *task), seeds.generator("direction")
     for _ in range(3):
         v = trees.map(lambda leaf: torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype), theta)
-        h = 1e-6  # ties of max pools and ReLU are a set of measure zero; the error is h squared
-        ends = [loss(trees.map(lambda p, d, s=s: p + s * h * d, theta, v), *task) for s in (1, -1)]
+        ends = [loss(trees.map(lambda p, d, h=h: p + h * d, theta, v), *task) for h in (H, -H)]
         products = trees.map(lambda g, d: (g * d).sum(), slope, v)
         torch.testing.assert_close(
-            sum(trees.leaves(products)), (ends[0] - ends[1]) / (2 * h), rtol=1e-5, atol=1e-8
+            sum(trees.leaves(products)), (ends[0] - ends[1]) / (2 * H), rtol=1e-5, atol=1e-8
         )
 
 
@@ -185,12 +187,15 @@ def test_the_meta_gradient_of_cells_is_the_slope_of_the_loss_in_every_direction(
         ({"node1_op1": "conv_7x7"}, r"options.node1_op1='conv_7x7': must be one of conv_3x3"),
         ({"knots": 2}, r"options.knots: unknown setting. Did you mean 'nodes'"),
         ({"node1_op1": "none"}, "no node computes anything; give one an operation"),
-        ({"layers": 6, "reductions": 5}, r"reductions=5: images of 28 x 28 pixels can be halved 4 times; lower"),
+        (
+            {"layers": 6, "reductions": 5},
+            r"reductions=5: images of 28 x 28 pixels can be halved 4 times; lower",
+        ),
         ({"genotype": "conv_3x3(2)>all*4/4"}, "is no genotype, such as conv_3x3"),
         ({"genotype": "conv_3x3(1)>all*4/4", "nodes": 2}, "nodes stand in the genotype; leave them out"),
         ({"genotype": "conv_3x3(1)>all*400000000000000000000/4"}, "is no genotype"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_cell_is_refused_with_advice(options, advice) -> None:
     with pytest.raises(MetabenchError, match=advice):
         built(options)

@@ -1,4 +1,4 @@
-"""Networks that are searched: each trial has its own, equal cells are one, and what is too large is left out."""
+"""Networks that are searched: each trial has its own, equal cells are one, what is too large is left out."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ CELL = {
     "node2_op1": {"choices": OPERATIONS, "default": "conv_3x3", "when": {"nodes": 2}},
     "node2_in1": {"choices": [0, 1, 2], "default": 2, "when": {"nodes": 2}},
 }
+TWO, THREE = {"nodes": 2}, {"nodes": 3}
 NETWORK = {"name": "cells", "width": {"choices": [4, 8], "default": 4}, "options": CELL}
 
 
@@ -193,24 +194,42 @@ def test_a_default_that_is_too_large_is_refused(splits: Any) -> None:
 @pytest.mark.parametrize(
     ("network", "advice"),
     [
-        ({"width": {"low": 0, "high": 8, "default": 4}}, r"network.width=0: should be greater than or equal to 1"),
-        ({"norm": {"choices": ["batch", "layer"], "default": "batch"}}, r"network.norm='layer': should be 'batch'"),
-        ({"weights": {"choices": ["a"], "default": "a"}}, r"network.weights: decides which weights there are"),
-        ({"name": {"choices": ["conv4", "timm/x"], "default": "conv4"}}, r"network.name: may be one of several of"),
-        ({"groups": {"choices": [1, 2], "default": 2, "when": {"norm": "group"}}}, "never has this value here"),
-        ({"groups": {"choices": [1, 2], "default": 2, "when": {"nrm": "group"}}}, "Did you mean 'network.norm'"),
+        (
+            {"width": {"low": 0, "high": 8, "default": 4}},
+            r"network.width=0: should be greater than or equal to 1",
+        ),
+        (
+            {"norm": {"choices": ["batch", "layer"], "default": "batch"}},
+            r"network.norm='layer': should be 'batch'",
+        ),
+        (
+            {"weights": {"choices": ["a"], "default": "a"}},
+            r"network.weights: decides which weights there are",
+        ),
+        (
+            {"name": {"choices": ["conv4", "timm/x"], "default": "conv4"}},
+            r"network.name: may be one of several of",
+        ),
+        (
+            {"groups": {"choices": [1, 2], "default": 2, "when": {"norm": "group"}}},
+            "never has this value here",
+        ),
+        (
+            {"groups": {"choices": [1, 2], "default": 2, "when": {"nrm": "group"}}},
+            "Did you mean 'network.norm'",
+        ),
         ({"width": {"choices": [4, 4], "default": 4}}, "4 stands more than once"),
         ({"width": {"chocies": [4], "default": 4}}, r"network.width.chocies: unknown key"),
         (
-            {**NETWORK, "options": {**CELL, "node2_in1": {"choices": [1, 5], "default": 1, "when": {"nodes": 2}}}},
+            {**NETWORK, "options": {**CELL, "node2_in1": {"choices": [1, 5], "default": 1, "when": TWO}}},
             r"network.options.node2_in1=5: must be <= 2",
         ),
         (
-            {**NETWORK, "options": {**CELL, "node1_op2": {"choices": ["none"], "default": "none", "when": {"nodes": 3}}}},
-            r"node1_op2.when.network.options.nodes=3: network.options.nodes never has this value here",
+            {**NETWORK, "options": {**CELL, "node1_in1": {"low": 0, "high": 1, "default": 1, "when": THREE}}},
+            r"node1_in1.when.network.options.nodes=3: network.options.nodes never has this value here",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_no_network_may_be_is_refused_with_advice(network, advice) -> None:
     with pytest.raises(MetabenchError, match=advice):
         space_of(network)

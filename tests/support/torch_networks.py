@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class MLP(Network):
 class Cells(Network):
     """Cells, read from a genotype by hand; state 0 is what came before last, 1 what came last."""
 
-    SIZES = {
+    SIZES: ClassVar = {
         "conv_3x3": [(3, 3)], "conv_1x5_5x1": [(1, 5), (5, 1)], "sep_conv_3x3": [(3, 3), (1, 1)],
         "dil_conv_3x3": [(3, 3)],
     }  # fmt: skip
