@@ -15,7 +15,7 @@ from metabench.core.metrics import Metric
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from metabench.core.control import Environment
+    from metabench.core.control import Collected, Environment
 
 Tree = Any
 """A nested dict whose leaves are tensors."""
@@ -244,6 +244,8 @@ class Optimizer(NamedTuple):
 
     init: Callable[[Tree], Tree]  # meta -> state
     update: Callable[[Tree, Tree, Tree, float], tuple[Tree, Tree, Logs]]  # (grads, state, meta, progress)
+    # (collected, state, meta, progress): of control, in place of update, where it looks at trajectories again
+    search: Callable[[Collected, Tree, Tree, float], tuple[Tree, Tree, Logs]] | None = None
 
 
 def normalised_by(net: Net, h: Any) -> str | None:

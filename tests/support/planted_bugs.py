@@ -693,6 +693,57 @@ BUGS = [
         "(state * n_actions + action)[None]", "(action * n_states + state)[None]",
         "data/sets/test_environments.py::test_transitions_and_rewards_are_those_of_the_table",
     ),
+    Bug(
+        "a limited ratio costs no more than the limit", "core/control.py",
+        "(ratio * y.advantage).minimum(within * y.advantage)", "within * y.advantage",
+        "training/test_again.py::test_past_the_limit_a_ratio_gains_nothing_and_still_costs",
+    ),
+    Bug(
+        "a divergence is taken from the other policy", "core/control.py",
+        "(old.exp() * (old - new)).sum(-1)", "(new.exp() * (new - old)).sum(-1)",
+        "training/test_again.py::test_a_divergence_is_that_of_torchs_own_distributions",
+    ),
+    Bug(
+        "the Fisher product forgets how KL curves", "training/again.py",
+        "product: Tree = pull(curved)[0]", "product: Tree = pull(moved)[0]",
+        "training/test_again.py::test_the_product_is_that_of_the_second_derivative_of_kl",
+    ),
+    Bug(
+        "policies before an inner step are those after all", "training/again.py",
+        "divergence(*after(model, scheduled, task, steps))",
+        "divergence(*after(model, scheduled, task, n_steps))",
+        "training/test_again.py::test_the_slope_is_that_of_limited_ratios_and_the_weighted_distance",
+    ),
+    Bug(
+        "a step leads as far as twice the KL", "algorithms/_policy_search.py",
+        "(2 * h.max_kl / trees.dot", "(4 * h.max_kl / trees.dot",
+        "training/test_again.py::test_a_trust_region_step_is_the_natural_gradient_to_its_edge",
+    ),
+    Bug(
+        "a step that raises the loss is taken", "algorithms/_policy_search.py",
+        "if loss < first and kl <=", "if kl <=",
+        "training/test_again.py::test_where_no_step_lowers_the_loss_nothing_moves",
+    ),
+    Bug(
+        "policies that hardly move are held back more", "algorithms/_policy_search.py",
+        "2.0 if kl > APART * target else 0.5", "2.0 if kl < APART * target else 0.5",
+        "training/test_again.py::test_the_weight_of_a_distance_follows_it",
+    ),
+    Bug(
+        "a pole turns as a point at its end", "data/sets/cartpole.py",
+        "(half * (4 / 3 - mass", "(half * (2 - mass",
+        "data/sets/test_environments.py::test_energy_grows_by_the_work_that_is_done",
+    ),
+    Bug(
+        "a rod turns as a point at its end", "data/sets/pendulum.py",
+        "3 / (mass * length**2) * torque", "1 / (mass * length**2) * torque",
+        "data/sets/test_environments.py::test_energy_grows_by_the_work_that_is_done",
+    ),
+    Bug(
+        "progress beside the right corner is paid", "data/sets/navigation_sparse.py",
+        "(moved * goal > 0).all()", "(moved * goal > 0).any()",
+        "data/sets/test_environments.py::test_only_progress_outside_and_towards_the_nearest_corner_is_paid",
+    ),
     # fairness
     Bug(
         "rates are means over the rows of both groups", "algorithms/fair_maml.py",

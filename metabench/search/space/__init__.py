@@ -122,6 +122,7 @@ def _check_together(space: SearchSpace) -> list[str]:
             h = attempt(wrong, its.build, sampled)
             if h is not None:
                 problem = augment.problem(h, kind, shape, space.task.augment)
+                problem = problem or algorithms.search_problem(h, kind)
                 lines = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
                 wrong += [f"{algorithm}: {line}" for line in lines]
     wrong = [f"algorithms.{line}" for line in wrong]
