@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,6 +16,7 @@ from metabench.search.journal.rule import decide
 from metabench.search.progress import summary
 from metabench.search.propose import feasible
 from metabench.search.propose.searcher import FINISHED, FairSearcher
+from metabench.storage import models, tensorboard
 from metabench.training import inputs, loop
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
@@ -126,6 +127,11 @@ def test_a_search_ends_once_every_cell_was_tried(tmp_path: Path) -> None:
     # Of 3 operations and 4: 3 alone, and 6 of two, as the order makes no other.
     assert len(searcher.ledger.of("protonet")) == 9
     assert searcher.suggest("more") == FINISHED
+
+
+def test_every_file_has_a_word_for_how_a_trial_may_end() -> None:
+    assert set(get_args(models.Status)) == set(tensorboard.SESSION_STATUS)
+    assert {*get_args(models.Status), "running", "waiting"} == set(summary.STATES)
 
 
 @pytest.fixture
