@@ -378,7 +378,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
         "network_parameters": int(costs[0]["network_parameters"]) if costs else None,
-        "multiply_adds": next((one["multiply_adds"] for one in costs if "multiply_adds" in one), None),
+        "multiply_adds": next((int(one["multiply_adds"]) for one in costs if "multiply_adds" in one), None),
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
         **of_domains(tested),
