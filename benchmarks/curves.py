@@ -22,7 +22,8 @@ from metabench.core.config import RunConfig, SearchSpace
 from metabench.core.device import pick as pick_device
 from metabench.data.tasks import frozen as episodes
 from metabench.search import space as spaces
-from metabench.search.propose.searcher import TRIAL_SEEDS, Study
+from metabench.search.propose.searcher import TRIAL_SEEDS
+from metabench.search.propose.study import Study
 from metabench.search.replay import curves
 from metabench.storage import files
 from metabench.training import evaluate, loop

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from metabench.core import MetabenchError, metrics
-from metabench.core.config import TaskConfig
+from metabench.core.config import NetworkSpace, TaskConfig
 from metabench.core.config.settings import n_folds
 from metabench.core.config.task import LATER
 from metabench.core.metrics import Metric
@@ -103,6 +103,18 @@ class Search(NamedTuple):
     def metric(self) -> Metric:
         """Return what its tasks are judged by."""
         return metrics.recorded(self.config)
+
+    def networks(self, algorithm: str) -> NetworkSpace:
+        """Return the networks that trials of an algorithm choose among."""
+        labelled, usual = self.config["space"].get("networks", {}), self.config["space"]["network"]
+        return NetworkSpace.model_validate(labelled.get(algorithm.partition(".")[2], usual))
+
+    def settings(self, algorithm: str, run: Run) -> Record:
+        """Return a full run's settings as a trial has them: those of the network that are sampled, too."""
+        described = run.config["run"]
+        of_network = NetworkSpace.model_validate(described["network"]).settled
+        sampled = [name for name in self.networks(algorithm).parameters if name in of_network]
+        return {**described["hyperparameters"], **{name: of_network[name] for name in sampled}}
 
     @property
     def left_out(self) -> list[str]:

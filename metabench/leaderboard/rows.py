@@ -14,6 +14,7 @@ import numpy as np
 
 from metabench import stats
 from metabench.core import MetabenchError
+from metabench.core.config import genotype
 from metabench.core.config.settings import flatten
 from metabench.core.metrics import PLAIN, RETURN, Metric
 from metabench.leaderboard import beside, fairness, returns
@@ -94,14 +95,14 @@ KEYS = (
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
     "model",  # single, or an ensemble of how many
-    *("network", "batch_norm", "hyperparameters"),
+    *("network", "genotype", "batch_norm", "hyperparameters"),
     # To find the setting: all trials of the search; of a published one, a run and a baseline none.
     *("trials", "search_tasks", "search_seconds", "search_accelerator_seconds"),
     # Of one training to the full budget: the mean over seeds.
     *("training_tasks", "training_seconds", "training_accelerator_seconds"),
     "peak_memory",  # of the training
     "parameters",  # numbers learnt across tasks
-    *("network_parameters", "picture_seconds"),  # a frozen backbone's among them; to predict one picture
+    *("network_parameters", "picture_seconds", "multiply_adds"),  # with a frozen backbone's; of one picture
     *("val_accuracy", "confirm_accuracy"),
     *("val_optimism", "confirm_optimism"),  # by how much the validation looked better than the test
     *("vs_default", "vs_best"),
@@ -240,7 +241,7 @@ def _tuned(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> R
 def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> Row:
     """Describe the published setting, or return nothing while nothing is known of it."""
     # The space may have got another default since.
-    published = runs[0].config["run"]["hyperparameters"] if runs else None
+    published = search.settings(algorithm, runs[0]) if runs else None
     trials = [
         trial
         for trial in search.trials
@@ -250,7 +251,7 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
     if not runs and not trials:
         return {}
     return {
-        "hyperparameters": (runs[0].config["run"] if runs else trials[0])["hyperparameters"],
+        "hyperparameters": trials[0]["hyperparameters"] if published is None else published,
         **NOT_SEARCHED,
         f"val_{metric}": validation(best(trials, metric), metric),
     }
@@ -258,16 +259,15 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
 
 def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], metric: Metric) -> Row:
     space, opened = search.config["space"], search.opened or {}
-    network = space.get("networks", {}).get(algorithm.partition(".")[2], space["network"])
+    network = runs[0].config["run"]["network"] if runs else search.networks(algorithm).published.model_dump()
     row = make_row(
         metric,
         algorithm=algorithm,
         variant=variant,
         status="finished" if opened.get("finished") else "running",
         seeds_planned=space["budget"]["seeds"],
-        batch_norm=_batch_norm(network),
-        network=_name(network),
         folder=short_path(search.folder),
+        **_built(network),
     )
     row |= {**_training(runs, opened.get("gpus")), **_tested(runs)}
     if row["times_opened"]:
@@ -299,8 +299,7 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
         seeds_planned=len(runs),
         hyperparameters=described["hyperparameters"],
         folder=", ".join(short_path(run.folder) for run in runs),
-        batch_norm=_batch_norm(described["network"]),
-        network=_name(described["network"]),
+        **_built(described["network"]),
         **NOT_SEARCHED,
     )
     row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
@@ -381,6 +380,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "opened": max(test["opened"] for test in tested),
         "batch_norm": first["batch_norm"],  # an algorithm may bring moments of its own
         "network_parameters": int(costs[0]["network_parameters"]) if costs else None,
+        "multiply_adds": next((int(one["multiply_adds"]) for one in costs if "multiply_adds" in one), None),
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
         **of_domains(tested),
@@ -433,8 +433,14 @@ def _name(network: Record) -> str:
     return f"{name}{PRETRAINED}" if has_weights else name
 
 
-def _batch_norm(network: Record) -> str | None:
-    return str(network["batch_norm"]) if network["norm"] == "batch" else None
+def _built(network: Record) -> Row:
+    """Describe a network; its cell is written as all that compute alike are."""
+    is_cells = network["name"] == genotype.CELLS
+    return {
+        "network": _name(network),
+        "genotype": str(genotype.read(network.get("options", {}))) if is_cells else None,
+        "batch_norm": str(network["batch_norm"]) if network["norm"] == "batch" else None,
+    }
 
 
 def _versus_default(search: Search, algorithm: str, metric: Metric) -> Row | None:
@@ -443,5 +449,5 @@ def _versus_default(search: Search, algorithm: str, metric: Metric) -> Row | Non
     a, b = (scored(runs, metric) for runs in pair)
     if a is None or b is None:
         return None
-    tuned, default = (runs[0].config["run"]["hyperparameters"] for runs in pair)
+    tuned, default = (search.settings(algorithm, runs[0]) for runs in pair)
     return None if tuned == default else versus(a, b, metric)

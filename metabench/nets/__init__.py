@@ -12,6 +12,7 @@ from metabench.core import HEAD, MetabenchError, Net, Objective, Tree, plugins, 
 from metabench.core.config import NetworkConfig, nearest
 from metabench.core.objectives import OBJECTIVES
 from metabench.nets import backbones, torch_modules
+from metabench.nets.cells import cells
 from metabench.nets.conv4 import conv4
 from metabench.nets.frozen import frozen
 from metabench.nets.mlp import mlp
@@ -40,6 +41,7 @@ NETWORKS: Mapping[str, Callable[[NetworkConfig, int, tuple[int, ...]], Net]] = {
     "conv4": conv4,
     "resnet12": resnet12,
     "mlp": mlp,
+    "cells": cells,
 }
 
 

@@ -44,10 +44,10 @@ def _batch_norm(params: Tree, name: str, x: Tensor, moments: Tree | None) -> tup
 
 
 class Layer(NamedTuple):
-    """A hidden layer of weights and the norm layer that follows it."""
+    """A hidden layer of weights and the norm layer that follows it; a layer without has no bias either."""
 
     name: str
-    norm: str
+    norm: str | None
     shape: tuple[int, ...]  # of its weight: [out, in, ...]
 
 
@@ -87,7 +87,7 @@ def describe(
             f"network.width={network.width}: makes {n_parameters:,} parameters; lower it, at most "
             f"{MOST_PARAMETERS:,} are allowed"
         )
-    norms = {layer.norm: layer.shape[0] for layer in hidden}
+    norms = {layer.norm: layer.shape[0] for layer in hidden if layer.norm}
     return Net(
         init=partial(_init, hidden, network.norm != "none", features, outputs),
         embed=embed,
@@ -100,7 +100,7 @@ def describe(
         norms=() if network.norm == "none" else tuple(norms),
         n_classes=0,
         max_activation_numel=max_activation_numel,
-        last_block=tuple(name for layer in hidden[-n_last:] for name in (layer.name, layer.norm)),
+        last_block=tuple(n for layer in hidden[-n_last:] for n in (layer.name, layer.norm) if n),
     )
 
 
@@ -109,6 +109,8 @@ def _init(hidden: Sequence[Layer], has_norm: bool, features: int, outputs: int, 
     for layer in hidden:
         width, fan_in = layer.shape[0], math.prod(layer.shape[1:])
         params[layer.name] = {"weight": _uniform(layer.shape, fan_in, generator)}
+        if layer.norm is None:
+            continue
         if has_norm:  # its shift takes the place of the bias
             params[layer.norm] = {"scale": torch.ones(width), "shift": torch.zeros(width)}
         else:

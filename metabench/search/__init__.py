@@ -136,6 +136,8 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
     """Load a search's data, and return them with the files of the cache that hold them."""
     from metabench import data, nets
     from metabench.data.reading import cache
+    from metabench.search import space as spaces
+    from metabench.search.propose import feasible
     from metabench.training import features, inputs
 
     if fetch is not None:
@@ -144,7 +146,8 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
         splits = data.load(space.task)
     data.check(space.task, splits)
     shape = inputs.of(splits).shape
-    for network in _networks(space):
+    feasible.check(space, splits)
+    for network in spaces.networks(space):
         if network.freeze == "all":
             features.backbone_of(network)
         else:
@@ -153,8 +156,9 @@ def _load(space: SearchSpace, fetch: str | None) -> tuple[Splits, list[Path]]:
 
 
 def _networks(space: SearchSpace) -> list[NetworkConfig]:
-    """List the networks that algorithms of a space have."""
-    return [*{one.model_dump_json(): one for one in map(space.network_of, space.algorithms)}.values()]
+    """List the networks that are tried first, from which others of the space differ in what they learn."""
+    published = [space.network_of(algorithm).published for algorithm in space.algorithms]
+    return [*{one.model_dump_json(): one for one in published}.values()]
 
 
 def _prepare(
@@ -187,6 +191,7 @@ def _run_trials(
     place: Path,
     space: SearchSpace,
     ledger: Ledger,
+    splits: Splits,
     joined: Cluster,
     watch: Watch,
     seed: int,
@@ -195,6 +200,7 @@ def _run_trials(
     """Run what is left of the trials; within a time, as long as it leaves enough for what follows them."""
     from metabench.search.journal import rule
     from metabench.search.progress.finish import SEARCH, Finish
+    from metabench.search.propose import feasible
     from metabench.search.ray import experiment
     from metabench.search.stages import automatic
 
@@ -215,6 +221,7 @@ def _run_trials(
         seed,
         has_room=has_room,
         is_cut=lambda: finish.is_cut(SEARCH),
+        why_infeasible=feasible.of(space, splits),
     )
     watch.sum_up(ledger)
 
@@ -247,7 +254,7 @@ def _run_stages(
         say=watch.say,
     )
     with watch.showing(ledger):
-        _run_trials(place, space, ledger, joined, watch, seed, timing)
+        _run_trials(place, space, ledger, splits, joined, watch, seed, timing)
         chosen = confirm.choose(place, space, ledger, joined, watch)
         if not any(chosen.values()):
             raise MetabenchError(

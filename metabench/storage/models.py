@@ -83,7 +83,7 @@ class _Basis(TypedDict):
 
 
 Decision = Literal["continue", "wait", "complete", "pruned", "diverged"]
-Status = Literal["complete", "pruned", "diverged", "failed"]
+Status = Literal["complete", "pruned", "diverged", "failed", "infeasible"]
 
 
 @keys
@@ -112,6 +112,7 @@ class _Proposed(TypedDict):
     hyperparameters: Settings
     is_default: bool
     seed: int
+    infeasible: NotRequired[str]
 
 
 @keys

@@ -131,7 +131,7 @@ class _Test(_Baseline):
     data_fingerprint: NotRequired[str]
     weights: NotRequired[dict[str, Real]]
     diagnostics: NotRequired[Diagnosis]
-    cost: NotRequired[dict[Literal["picture_seconds", "network_parameters"], Time]]
+    cost: NotRequired[dict[Literal["picture_seconds", "network_parameters", "multiply_adds"], Time]]
 
 
 def _is_consistent(test: Any) -> Any:

@@ -48,6 +48,7 @@ SESSION_STATUS = {
     "pruned": api_pb2.STATUS_SUCCESS,
     "diverged": api_pb2.STATUS_FAILURE,
     "failed": api_pb2.STATUS_FAILURE,
+    "infeasible": api_pb2.STATUS_FAILURE,
 }
 
 

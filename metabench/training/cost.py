@@ -1,4 +1,4 @@
-"""What one picture costs a learner that has adapted: seconds, and the numbers that are kept for it."""
+"""What one picture costs a learner that has adapted: seconds, products, and the numbers kept for it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from metabench.core import Features, device, trees
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
+from metabench.nets import layers
 from metabench.training import features, vectorise
 from metabench.training.vectorise import Model
 
@@ -23,7 +25,7 @@ TIMES = 7
 def of(
     model: Model, network: NetworkConfig, made_of: Features | None, images: Tensor, tasks: frozen.FrozenTasks
 ) -> dict[str, Any]:
-    """Time the prediction of one picture, and count parameters; of a frozen backbone, with the backbone.
+    """Time the prediction of one picture; count its multiply-adds and parameters, with a frozen backbone's.
 
     The seconds are those of one thread, on a CPU of its own time alone: as many in a worker of a search as in
     a process that has the machine to itself, whatever else runs there.
@@ -45,13 +47,22 @@ def of(
     with torch.no_grad(), device.one_thread():
         learner = algorithm.adapt(net, meta, buffers, support, h)
         seconds = median(lambda: algorithm.predict(net, learner, query), clock)
+        products = multiply_adds(lambda: algorithm.predict(net, learner, query), images.device)
         if made_of is not None:
             backbone = features.backbone_of(network)
             embedder = features.Embedder(backbone).to(images.device)
             picture = torch.zeros(1, *made_of.picture_shape, device=images.device)
             seconds += median(lambda: embedder(picture), clock)
+            products += multiply_adds(lambda: embedder(picture), images.device)
             n_parameters += sum(weight.numel() for weight in backbone.module.parameters())
-    return {"picture_seconds": seconds, "network_parameters": n_parameters}
+    return {"picture_seconds": seconds, "network_parameters": n_parameters, "multiply_adds": products}
+
+
+def multiply_adds(function: Callable[[], Tensor], device: torch.device) -> int:
+    """Count the multiply-adds of a call's convolutions and products of matrices."""
+    with FlopCounterMode(display=False) as counter, layers.plain(device):
+        function()
+    return int(counter.get_total_flops()) // 2
 
 
 def median(function: Callable[[], Tensor], clock: Callable[[], float] = time.perf_counter) -> float:

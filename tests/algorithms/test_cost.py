@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from metabench import algorithms, nets
 from metabench.core import Task, seeds
 from metabench.core.config import NetworkConfig
 from metabench.data.tasks import frozen, sampling
-from metabench.training import vectorise
+from metabench.training import cost, vectorise
 from tests.support import small
 
 S, Q, WAY = 2, 3, 3
@@ -59,3 +60,11 @@ def test_a_task_costs_what_is_documented(name: str, k: int) -> None:
         nets.apply(NET, NET.init(seeds.generator("cost")), tasks.query.x[0, :WAY])
     passes = counted.get_total_flops() / one.get_total_flops()  # over one example of each class
     assert passes == pytest.approx(COSTS[name](k), rel=0.08)
+
+
+def test_the_multiply_adds_of_a_picture_are_those_of_its_convolutions_and_the_head() -> None:
+    net = nets.build(NetworkConfig(width=4), 5, (1, 28, 28))
+    params, picture = net.init(seeds.generator("cost")), torch.zeros(1, 1, 28, 28)
+    convolutions = 9 * 4 * (28 * 28 * 1 + 14 * 14 * 4 + 7 * 7 * 4 + 3 * 3 * 4)
+    counted = cost.multiply_adds(lambda: nets.apply(net, params, picture)[0], torch.device("cpu"))
+    assert counted == convolutions + 5 * 4

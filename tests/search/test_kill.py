@@ -22,7 +22,7 @@ from tests.search import processes
 
 SPACE: dict[str, Any] = {
     "task": {"dataset": "glyphs", "options": {"n_classes": 60}, "test_query": 5},
-    "network": {"width": 4},
+    "network": {"width": {"choices": [4, 6, 8], "default": 4}},
     "budget": {
         "tasks": 60,
         "trials": 3,
@@ -165,6 +165,7 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in journal if e["event"] == "report"]
     assert len(judged) == len(set(judged))
     check_results(folder, ["maml"])
+    check_networks(folder)
     assert leaked | leaks(home) == set()
     assert list(home.glob(f"{local.PREFIX}*")) == []
     assert not (folder / files.RAY).exists()
@@ -229,6 +230,21 @@ def test_the_same_command_makes_damaged_results_anew(home: Path) -> None:
     made = files.read_json(folder / f"{files.LEADERBOARD}.json")
     shown = [[(row["algorithm"], row["accuracy"]) for row in one["rows"]] for one in (board, made)]
     assert shown[0] == shown[1]
+
+
+def check_networks(folder: Path) -> None:
+    """Trials, full runs and rows have the networks that were sampled for them."""
+    widths = {e["sampled"]["network.width"] for e in files.read_lines(folder / JOURNAL) if "sampled" in e}
+    assert len(widths) > 1
+    best = files.read_json(folder / files.CHOSEN)["maml"]["hyperparameters"]["network.width"]
+    board = files.read_json(folder / f"{files.LEADERBOARD}.json")
+    shown = {
+        row["variant"]: row["hyperparameters"]["network.width"] for row in board["rows"] if row["trials"]
+    }
+    for variant, width in (("tuned", best), ("default", 4)):
+        run = files.read_json(folder / files.FINAL / f"maml-{variant}-seed0" / files.CONFIG)["run"]
+        assert run["network"]["width"] == width
+        assert shown.get(variant, width) == width
 
 
 def check_results(folder: Path, algorithms: Collection[str] = tuple(SPACE["algorithms"])) -> None:

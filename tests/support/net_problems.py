@@ -26,6 +26,24 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "conv4 stride flatten": ({"name": "conv4", "shrink": "stride"}, (2, 28, 17)),
     "conv4 stride mean": ({"name": "conv4", "shrink": "stride", "readout": "mean"}, (2, 28, 17)),
     "resnet12": ({"name": "resnet12"}, (2, 16, 19)),
+    "cells": (
+        {
+            "name": "cells",
+            "options": {
+                "genotype": "avg_pool_3x3(0)+conv_1x5_5x1(1)|conv_3x3(0)+sep_conv_3x3(2)|"
+                "dil_conv_3x3(1)+max_pool_3x3(3)>all*2/1"
+            },
+        },
+        (2, 8, 9),
+    ),
+    "cells, the last node": (
+        {
+            "name": "cells",
+            "readout": "mean",
+            "options": {"genotype": "conv_3x3(1)+identity(0)|avg_pool_3x3(2)+max_pool_3x3(1)>last*3/2"},
+        },
+        (2, 9, 8),
+    ),
     "mlp of images": ({"name": "mlp", "width": 12, "depth": 3}, (2, 5, 4)),
     "mlp of points": ({"name": "mlp", "width": 12, "depth": 1}, (3,)),
 }

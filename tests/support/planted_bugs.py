@@ -806,6 +806,38 @@ BUGS = [
         'frame.groupby(STATE)[CRIME].transform("median")', "frame[CRIME].median()",
         "data/sets/test_groups.py::test_communities_are_what_is_known_of_them",
     ),
+    # cells
+    Bug(
+        "the cell before last is forgotten", "nets/cells.py",
+        "before, last = last, F.max_pool2d", "before, last = before, F.max_pool2d",
+        "nets/test_nets.py::test_a_network_equals_the_same_one_of_torchs_own_modules",
+    ),
+    Bug(
+        "an operation has no ReLU", "nets/cells.py",
+        "return F.relu(x)", "return x",
+        "nets/test_cells.py::test_the_way_of_all_cells_leads_where_conv4s_own_does",
+    ),
+    Bug(
+        "the edges of a node keep their order", "core/config/genotype.py",
+        "tuple(sorted(Edge(e.operation, numbers[e.state]) for e in kept[node]))",
+        "tuple(Edge(e.operation, numbers[e.state]) for e in kept[node])",
+        "nets/test_cells.py::test_the_order_of_edges_and_of_nodes_makes_no_other_cell",
+    ),
+    Bug(
+        "nodes that nobody reads are built", "core/config/genotype.py",
+        "if genotype.output == ALL or not nodes:", "if nodes or genotype.output == ALL:",
+        "nets/test_cells.py::test_nodes_that_the_output_does_not_need_have_no_parameters",
+    ),
+    Bug(
+        "what is too large is trained, and nothing else", "search/propose/feasible.py",
+        "n_parameters <= most", "n_parameters >= most",
+        "search/test_networks.py::test_what_learns_more_than_the_most_is_written_down_and_never_trained",
+    ),
+    Bug(
+        "a trial has the default of what it sampled of its network", "core/config/network_space.py",
+        "for name in names if name in values}", "for name in names[:0] if name in values}",
+        "search/test_networks.py::test_each_trial_has_the_network_that_was_sampled_for_it",
+    ),
     # regions instead of classes
     Bug(
         "a region counts as one figure, however few tasks it has", "stats/domains.py",

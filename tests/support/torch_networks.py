@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,81 @@ class MLP(Network):
         return self.head(x)
 
 
-CLASSES: dict[str, Callable[..., Network]] = {"conv4": Conv4, "resnet12": ResNet12, "mlp": MLP}
+class Cells(Network):
+    """Cells, read from a genotype by hand; state 0 is what came before last, 1 what came last."""
+
+    SIZES: ClassVar = {
+        "conv_3x3": [(3, 3)], "conv_1x5_5x1": [(1, 5), (5, 1)], "sep_conv_3x3": [(3, 3), (1, 1)],
+        "dil_conv_3x3": [(3, 3)],
+    }  # fmt: skip
+
+    def __init__(
+        self, config: NetworkConfig, shape: tuple[int, ...], outputs: int, tracks: bool = False
+    ) -> None:
+        super().__init__(config, len(shape), tracks)
+        nodes, how = str(config.options["genotype"]).split(">")
+        self.output, numbers = how.split("*")
+        self.n_cells, self.n_halved = map(int, numbers.split("/"))
+        split = [[edge.strip(")").split("(") for edge in node.split("+")] for node in nodes.split("|")]
+        self.nodes = [[(name, int(state)) for name, state in node] for node in split]
+        width, joined = config.width, config.width * (len(split) if self.output == "all" else 1)
+        for cell in range(1, self.n_cells + 1):
+            first = {1: [shape[0]] * 2, 2: [shape[0], joined]}.get(cell, [joined] * 2)
+            for state, node in enumerate(self.nodes, 2):
+                for k, (name, source) in enumerate(node, 1):
+                    self.layers(f"{cell}_{state}_{k}", name, [*first, *[width] * 9][source])
+        self.head = nn.Linear(self.body(torch.zeros(2, *shape)).shape[1], outputs)
+
+    def layers(self, place: str, name: str, n_in: int) -> None:
+        width = self.config.width
+        sizes = self.SIZES.get(name, [(1, 1)] if n_in != width else [])
+        for k, size in enumerate(sizes, 1):
+            is_last, is_apart = k == len(sizes), name == "sep_conv_3x3" and k == 1
+            conv = nn.Conv2d(
+                n_in, n_in if is_apart else width, size, padding="same", groups=n_in if is_apart else 1,
+                dilation=2 if name == "dil_conv_3x3" else 1, bias=self.has_bias and is_last,
+            )  # fmt: skip
+            self.add_module(f"conv{place}_{k}", conv)
+            n_in = n_in if is_apart else width
+        if sizes:
+            self.add_module(f"norm{place}", self.norm(width))
+
+    def edge(self, place: str, name: str, x: Tensor) -> Tensor:
+        if name == "max_pool_3x3":
+            x = nn.MaxPool2d(3, 1, 1)(x)
+        elif name == "avg_pool_3x3":
+            x = nn.AvgPool2d(3, 1, 1, count_include_pad=False)(x)
+        convolutions = [f"conv{place}_{k}" for k in (1, 2) if hasattr(self, f"conv{place}_{k}")]
+        for one in convolutions:
+            x = self.at(one, x)
+        return torch.relu(self.at(f"norm{place}", x)) if convolutions else x
+
+    def body(self, x: Tensor) -> Tensor:
+        states = [x, x]
+        for cell in range(1, self.n_cells + 1):
+            outer = states[-1]
+            if states[0].shape[-1] > outer.shape[-1]:
+                states[0] = nn.MaxPool2d(2)(states[0])
+            for state, node in enumerate(self.nodes, 2):
+                edges = [
+                    self.edge(f"{cell}_{state}_{k}", name, states[source])
+                    for k, (name, source) in enumerate(node, 1)
+                ]
+                states.append(sum(edges))
+            x = torch.cat(states[2:], 1) if self.output == "all" else states[-1]
+            states = [outer, nn.MaxPool2d(2)(x) if cell <= self.n_halved else x]
+        return states[1].mean((2, 3)) if self.config.readout == "mean" else states[1].flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+CLASSES: dict[str, Callable[..., Network]] = {
+    "conv4": Conv4,
+    "resnet12": ResNet12,
+    "mlp": MLP,
+    "cells": Cells,
+}
 
 
 def build(config: NetworkConfig, shape: tuple[int, ...], outputs: int) -> Callable[[Tree, Tensor], Tensor]:

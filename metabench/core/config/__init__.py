@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from metabench.core import MetabenchError, printable
 from metabench.core.config.base import Model as Model
 from metabench.core.config.base import Scalar as Scalar
 from metabench.core.config.network import NetworkConfig as NetworkConfig
+from metabench.core.config.network_space import PREFIX as PREFIX
+from metabench.core.config.network_space import NetworkSpace as NetworkSpace
+from metabench.core.config.network_space import of_algorithm as of_algorithm
+from metabench.core.config.parameters import KINDS as KINDS
+from metabench.core.config.parameters import Choices as Choices
+from metabench.core.config.parameters import Parameter as Parameter
+from metabench.core.config.parameters import Range as Range
+from metabench.core.config.parameters import in_order as in_order
+from metabench.core.config.parameters import is_active as is_active
+from metabench.core.config.parameters import wanted as wanted
 from metabench.core.config.settings import allowed as allowed
 from metabench.core.config.settings import field_types as field_types
 from metabench.core.config.settings import flatten as flatten
@@ -29,8 +39,6 @@ from metabench.core.config.task import ends as ends
 
 MOST_DRAWN, MOST_TASKS = 1_000_000, 10**12
 """What is drawn beforehand, meta-train tasks: more than a machine holds."""
-
-Bound = Annotated[int | float, Field(ge=-1e18, le=1e18)]
 
 
 class BudgetConfig(Model):
@@ -76,6 +84,11 @@ class BudgetConfig(Model):
         600, ge=2, le=MOST_DRAWN, description="fresh meta-validation tasks of the confirmation"
     )
     seeds: int = Field(3, ge=1, le=1_000, description="full runs of the confirmed setting, one a seed")
+    max_parameters: int | None = Field(
+        None,
+        ge=1,
+        description="numbers that a setting may learn across tasks; one that would learn more is not trained",
+    )
     default_runs: bool = Field(
         True, description="whether the published setting, too, has its full runs and a row on the board"
     )
@@ -146,70 +159,12 @@ def rungs(budget: BudgetConfig) -> list[int]:
     return [*steps, budget.tasks]
 
 
-When = dict[str, Scalar | list[Scalar]]
-WHEN = Field(None, description="only sampled when these other hyperparameters have these values")
-
-
-class Range(Model):
-    """Numbers between two bounds; whole numbers when both bounds are whole and the setting is."""
-
-    low: Bound
-    high: Bound
-    log: bool = Field(False, description="sample the logarithm uniformly")
-    step: int | float | None = Field(None, gt=0, le=1e18, description="grid spacing; not with log")
-    default: int | float = Field(description="published value, tried first")
-    when: When | None = WHEN
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Range:
-        if not self.low < self.high:
-            raise ValueError(f"low={self.low}, high={self.high}: the range is empty; low must be < high")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low={self.low}: must be > 0 where log is true")
-        if self.log and self.step is not None:
-            raise ValueError("step: not allowed where log is true")
-        if not self.low <= self.default <= self.high:
-            raise ValueError(f"default={self.default}: must lie in [{self.low}, {self.high}]")
-        return self
-
-
-class Choices(Model):
-    """One of a few values."""
-
-    choices: list[Scalar] = Field(min_length=1)
-    default: Scalar = Field(description="published value, tried first")
-    when: When | None = WHEN
-
-    @model_validator(mode="after")
-    def _default_is_a_choice(self) -> Choices:
-        if self.default not in self.choices:
-            raise ValueError(f"default={self.default!r}: must be one of {self.choices}")
-        return self
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "<choices>" if "choices" in value else "<range>"
-    return next((tag for tag, kind in KINDS.items() if isinstance(value, kind)), "<constant>")
-
-
-KINDS: dict[str, type[Model]] = {"<range>": Range, "<choices>": Choices, "<between>": Between}
-
-Parameter = Annotated[
-    Annotated[Range, Tag("<range>")]
-    | Annotated[Choices, Tag("<choices>")]
-    | Annotated[Scalar, Tag("<constant>")],
-    Discriminator(_kind),
-]
-"""A range, a list of choices, or a constant."""
-
-
 class SearchSpace(Model):
     """A search: the task, the network, the budget, and each algorithm's hyperparameters."""
 
     task: TaskConfig
-    network: NetworkConfig = NetworkConfig()
-    networks: dict[str, NetworkConfig] = Field(
+    network: NetworkSpace = NetworkSpace()
+    networks: dict[str, NetworkSpace] = Field(
         default_factory=dict,
         description="other networks, by the label of the rows that have them: NAME.LABEL takes that of LABEL",
     )
@@ -227,8 +182,8 @@ class SearchSpace(Model):
         description="other published settings, tried after the defaults; what is left out keeps its default",
     )
 
-    def network_of(self, algorithm: str) -> NetworkConfig:
-        """Return the network of an algorithm's rows."""
+    def network_of(self, algorithm: str) -> NetworkSpace:
+        """Return the networks of an algorithm's rows."""
         return self.networks.get(algorithm.partition(".")[2], self.network)
 
 
@@ -303,12 +258,12 @@ def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
     return current
 
 
-def validated(model: type[M], values: Mapping[str, Any]) -> M:
-    """Build a model, or say all that is wrong with its values."""
+def validated(model: type[M], values: Mapping[str, Any], prefix: str = "") -> M:
+    """Build a model, or say all that is wrong with its values, each line after what they stand under."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise MetabenchError("\n".join(problems(error, model))) from None
+        raise MetabenchError("\n".join(f"{prefix}{line}" for line in problems(error, model))) from None
 
 
 def attempt(wrong: list[str], function: Callable[..., T], *args: Any) -> T | None:

@@ -21,14 +21,15 @@ class NetworkConfig(Model):
 
     name: str = Field(
         "conv4",
-        description="name of a network: conv4, resnet12, mlp, torchvision/NAME or timm/NAME; "
+        description="name of a network: conv4, resnet12, mlp, cells, torchvision/NAME or timm/NAME; "
         "module where `module` is given",
     )
     width: int = Field(
         32,
         ge=1,
         le=16_384,
-        description="channels of each conv4 layer, of resnet12's first block, or units of an mlp layer",
+        description="channels of each conv4 layer and operation of cells, of resnet12's first block, or "
+        "units of an mlp layer",
     )
     depth: int = Field(2, ge=1, le=256, description="hidden layers of an mlp")
     norm: Literal["batch", "group", "none"] = Field("batch", description="normalisation after each layer")
@@ -44,13 +45,15 @@ class NetworkConfig(Model):
     )
     readout: Literal["flatten", "mean"] = Field(
         "flatten",
-        description="conv4's head sees every pixel's features, or, as resnet12's, their mean over pixels",
+        description="the head of conv4 and cells sees every pixel's features, or, as resnet12's, their mean "
+        "over pixels",
     )
     module: str | None = Field(
         None, description="package.module:name of a class or function that returns a torch.nn.Module"
     )
     options: dict[str, Scalar] = Field(
-        default_factory=dict, description="arguments of `module`, torchvision's or timm's network"
+        default_factory=dict,
+        description="arguments of `module`, torchvision's or timm's network; of cells, the cell",
     )
     head: str | None = Field(
         None,

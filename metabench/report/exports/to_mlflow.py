@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import metabench.leaderboard as board
 from metabench.core import MetabenchError
 from metabench.report.exports.records import Experiment, RunRecord
-from metabench.search.journal.ledger import COMPLETE, PRUNED
+from metabench.search.journal.ledger import COMPLETE, INFEASIBLE, PRUNED
 from metabench.storage import files
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ ADDRESS = "MLFLOW_TRACKING_URI"
 STATUS: Mapping[str, str] = {
     COMPLETE: "FINISHED",
     PRUNED: "KILLED",
+    INFEASIBLE: "KILLED",
     "running": "RUNNING",
     "waiting": "RUNNING",
 }

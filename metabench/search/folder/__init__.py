@@ -131,7 +131,9 @@ def _record(space: SearchSpace, splits: Splits, seed: int, warm_start: str | Non
 
 def _digests(space: SearchSpace) -> str:
     """Hash the torch modules among a space's networks, each with the weights that it starts from."""
-    return " ".join(filter(None, map(nets.digest, [space.network, *space.networks.values()])))
+    return " ".join(
+        filter(None, map(nets.digest, (one.published for one in (space.network, *space.networks.values()))))
+    )
 
 
 def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:

@@ -36,6 +36,7 @@ COMPLETE = "complete"
 PRUNED = "pruned"
 DIVERGED = "diverged"
 FAILED = "failed"
+INFEASIBLE = "infeasible"  # its network cannot be built, or is too large: it was never trained
 
 OUTSIDE = "ended unfinished: the space, which was changed, has this setting no longer"
 """The error of a trial that does not go on after a change."""
@@ -196,7 +197,7 @@ class Ledger:
         self.n_scored: Counter[str] = Counter()  # those events that add a score, or an ending
         self.memo: dict[str, Any] = {}  # what was worked out of an algorithm's trials, to be kept with these
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
-        self._tasks: Counter[str] = Counter()
+        self._tasks, self.n_infeasible = Counter[str](), Counter[str]()
         self._seconds: dict[str, float] = {}
         for number, event in enumerate(records.lines(folder / JOURNAL, models.EVENT), start=1):
             try:
@@ -238,8 +239,9 @@ class Ledger:
         hyperparameters: dict[str, Any],
         is_default: bool,
         seed: int,
+        infeasible: str | None = None,
     ) -> Trial:
-        """Write down a new trial before it starts."""
+        """Write down a new trial before it starts; one that never will has ended, and it is said why."""
         number = len(self.of(algorithm))
         event = {
             "event": "proposed",
@@ -251,7 +253,7 @@ class Ledger:
             "is_default": is_default,
             "seed": seed,
         }
-        return self._add(event)
+        return self._add(event if infeasible is None else {**event, "infeasible": infeasible})
 
     def record(self, name: str, report: dict[str, Any], decision: str, details: dict[str, Any]) -> None:
         """Write down a report with what was decided on it and why, and the trial's end where it has come."""
@@ -343,10 +345,7 @@ class Ledger:
         name = event["trial"]
         match event["event"]:
             case "proposed":
-                fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
-                trial = self.trials[name] = self._open[name] = Trial(name, **fields)
-                self._of.setdefault(trial.algorithm, []).append(trial)
-                self._note(PROPOSED, trial)
+                self._begin(name, **event)
             case "report":
                 trial, seen = self.trials[name], event["report"]["tasks_seen"]
                 if trial.status is not None:
@@ -369,6 +368,16 @@ class Ledger:
                 self.trials[name].error = event["error"]
                 self._note(ENDED, self.trials[name])
         return self._count(self.trials[name], event["event"])
+
+    def _begin(self, name: str, infeasible: str | None = None, **event: Any) -> None:
+        fields = {key: value for key, value in event.items() if key not in ("event", "trial")}
+        trial = self.trials[name] = self._open[name] = Trial(name, **fields)
+        self._of.setdefault(trial.algorithm, []).append(trial)
+        self._note(PROPOSED, trial)
+        if infeasible is not None:
+            trial.status, trial.error = INFEASIBLE, infeasible
+            self.n_infeasible[trial.algorithm] += 1
+            self._note(ENDED, trial)
 
     def _count(self, trial: Trial, event: str) -> Trial:
         """Keep up to date what depends on how many events there were, and who runs."""

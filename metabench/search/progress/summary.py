@@ -19,6 +19,7 @@ from metabench.search.journal.ledger import (
     COMPLETE,
     DIVERGED,
     FAILED,
+    INFEASIBLE,
     PRUNED,
     RUNNING,
     WAITING,
@@ -31,7 +32,7 @@ from metabench.search.progress import view
 from metabench.storage import files, models, records
 from metabench.storage.files import Damaged
 
-STATES = (RUNNING, WAITING, COMPLETE, PRUNED, DIVERGED, FAILED)
+STATES = (RUNNING, WAITING, COMPLETE, PRUNED, DIVERGED, FAILED, INFEASIBLE)
 *BEFORE, _, _, _, _ = view.PHASES
 STAGES = (*[*view.PHASES][len(BEFORE) :], view.FINISHED)
 
@@ -51,7 +52,7 @@ def summarise(
         best = _believed(space, ledger, algorithm)
     return {
         "planned": n_trials,
-        "proposed": len(trials),
+        "proposed": len(trials) - states[INFEASIBLE],
         **{state: states[state] for state in STATES},
         "rungs": {str(rung): reached[rung] for rung in rungs(space.budget)},
         "incumbent": best
@@ -63,7 +64,11 @@ def summarise(
         },
         "tasks_seen": sum(trial.tasks_seen for trial in trials),
         "seconds": sum(trial.seconds for trial in trials),
-        "errors": {trial.name: trial.error.splitlines()[-1] for trial in trials if trial.error},
+        "errors": {
+            trial.name: trial.error.splitlines()[-1]
+            for trial in trials
+            if trial.error and trial.status != INFEASIBLE
+        },
     }
 
 
@@ -282,7 +287,7 @@ def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) 
     runs = max(0, final["planned"] * space.budget.tasks - final["tasks_seen"])
     if summary["stage"] in STAGES[1:]:
         return float(runs)
-    trials = ledger.trials.values()
+    trials = [trial for trial in ledger.trials.values() if trial.status != INFEASIBLE]
     ended = [trial.tasks_seen for trial in trials if trial.state != RUNNING]
     usual = statistics.fmean(ended) if ended else space.budget.grace
     running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.state == RUNNING)

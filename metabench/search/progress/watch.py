@@ -139,7 +139,7 @@ class Watch:
             self.say(self._standing(ledger, ledger.trials[name]))
 
     def _standing(self, ledger: Ledger, trial: Trial) -> str:
-        count: int | str = len(ledger.trials) - len(ledger.running())
+        count: int | str = len(ledger.trials) - len(ledger.running()) - ledger.n_infeasible.total()
         if self.space.budget.seconds is None:
             total = sum(spaces.of(self.space, algorithm).n_trials for algorithm in self.space.algorithms)
             count = f"{count}/{total}"

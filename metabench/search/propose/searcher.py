@@ -1,18 +1,12 @@
-"""What to try next: one Optuna study an algorithm, and the algorithm that has spent least goes first."""
+"""What to try next: the algorithm that has spent least goes first, and its study proposes."""
 
 from __future__ import annotations
 
-import functools
 import math
-import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import optuna
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import TrialState
-
-from metabench.core import metrics, seeds
+from metabench.core import metrics
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
@@ -22,147 +16,21 @@ from metabench.search.journal.ledger import (
     CONTINUE,
     ENDED,
     PROPOSED,
-    PRUNED,
     WAITS,
     Ledger,
     Trial,
     incumbent,
 )
 from metabench.search.journal.rule import HasRoom, always, next_waiting, pauses, resume, stop_waiting
-from metabench.search.propose import points, samplers, warm
+from metabench.search.propose import points
+from metabench.search.propose.feasible import MOST_INFEASIBLE, WhyInfeasible, all_are
+from metabench.search.propose.study import Study
 
 TRIAL_SEEDS = 1_000_000
 """Where the seeds of trials start, far from those of the final runs, so that no final run repeats a trial."""
 
 FINISHED = "FINISHED"
 """What is handed out when all is done, in Tune's word."""
-
-
-class Study:
-    """The Optuna study of one algorithm, told the truth about every trial.
-
-    A trial that reached the full budget is told as complete; one that was stopped as pruned, with what it
-    reported at each rung; one that diverged or failed as failed. The sampler is seeded anew for each
-    proposal, by search seed, algorithm and number, so a proposal depends on the history alone.
-    """
-
-    def __init__(
-        self, space: SearchSpace, algorithm: str, seed: int, earlier: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        """Start a study that has learnt from trials of an earlier search."""
-        self.space = space
-        self.algorithm = algorithm
-        self.seed = seed
-        self.its = spaces.of(space, algorithm)
-        self.first = [*self.its.published]
-        self.asked: dict[int, optuna.Trial | None] = {}  # None: of a setting that the space has no longer
-        self.tried: set[Hashable] = set()
-        self._waiting: set[int] = set()  # told as pruned, and perhaps to be told again
-        # A setting, and those around it.
-        self._near: tuple[Mapping[str, Any], dict[Hashable, dict[str, Any]]] | None = None
-        self.storage, self.study = samplers.start_study(space.budget.sampler)
-        trials = warm.frozen(space, algorithm, earlier)
-        self.study.add_trials(trials)
-        if trials:  # the one that got furthest, of equals that with the best score
-            best = max(trials, key=lambda trial: (max(trial.intermediate_values), trial.value)).params
-            self.first += [] if best in self.first else [best]
-
-    def propose(self) -> dict[str, Any]:
-        """Sample the next setting; the published ones, and the best of an earlier search, come first.
-
-        A setting that was tried is proposed again only where there is no other.
-        """
-        for sampled in self.first:
-            if self.its.place(sampled) not in self.tried:
-                return self.repeat(sampled)
-        number = len(self.asked)
-        self.study.sampler = self._sampler(number)
-        asked = self.study.ask()
-        sampled = self.sample(asked)
-        if self.its.place(sampled) not in self.tried:
-            return self._note(asked, sampled)
-        self.study.tell(asked, state=TrialState.FAIL)
-        rng = random.Random(seeds.seed("untried", self.seed, self.algorithm, number))
-        others = (one for one in self.its.near(sampled, rng) if self.its.place(one) not in self.tried)
-        return self._give(next(others, sampled))
-
-    def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
-        """Ask for a given setting, and have a sampler leave the notes that it left when it proposed it."""
-        is_proposal = self.space.budget.sampler in samplers.KEEPS_NOTES and sampled not in self.first
-        return self._give(sampled, self._sampler(len(self.asked)) if is_proposal else None)
-
-    def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """List settings that a model may choose from, none that was tried."""
-        if self._near is None or self._near[0] != leader:
-            self._near = leader, {self.its.place(one): one for one in points.around(self.its, leader)}
-        return [one for place, one in {**self._points, **self._near[1]}.items() if place not in self.tried]
-
-    def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
-        """Propose one of the options."""
-        return self.repeat(sampled)
-
-    @functools.cached_property
-    def _points(self) -> dict[Hashable, dict[str, Any]]:
-        spread = points.spread(self.its, seeds.seed("points", self.seed, self.algorithm))
-        return {self.its.place(one): one for one in (*self.first, *spread)}
-
-    @property
-    def n_tried(self) -> int:
-        """Count the settings that were tried."""
-        return len(self.tried)
-
-    def skip(self) -> None:
-        """Leave out a trial of a setting that the space has no longer."""
-        self.asked[len(self.asked)] = None
-
-    def tell(self, trial: Trial, tasks_seen: int, waits: bool = False) -> None:
-        """Tell how a trial ended, or that it waits, as pruned so that it can be learnt from.
-
-        How one that has waited goes on is told in place of that.
-        """
-        asked = self.asked[trial.number]
-        if asked is None:
-            return
-        if asked.number in self._waiting:
-            self.storage.reopen(asked.number)
-        scores = {report["tasks_seen"]: report["val_score"] for report in trial.reports}
-        heard = self.storage.get_trial(asked.number).intermediate_values
-        for seen, score in scores.items():
-            if score is not None and seen <= tasks_seen and seen not in heard:
-                asked.report(score, seen)
-        if waits:
-            self._waiting.add(asked.number)
-            self.study.tell(asked, state=TrialState.PRUNED)
-        elif trial.status == COMPLETE and trial.tasks_seen >= self.space.budget.tasks:
-            self.study.tell(asked, trial.score)
-        else:  # a trial that completed the smaller budget of a search that was extended counts as pruned
-            is_judged = trial.status in (PRUNED, COMPLETE)
-            self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
-
-    def _give(self, sampled: dict[str, Any], sampler: BaseSampler | None = None) -> dict[str, Any]:
-        """Ask for a setting, without a sampler where none is to be heard: every value is given."""
-        self.study.sampler = sampler or RandomSampler(seed=0)
-        self.study.enqueue_trial(sampled)
-        asked = self.study.ask()
-        return self._note(asked, self.sample(asked))
-
-    def _note(self, asked: optuna.Trial, sampled: dict[str, Any]) -> dict[str, Any]:
-        self.asked[len(self.asked)] = asked
-        self.tried.add(self.its.place(sampled))
-        return sampled
-
-    def sample(self, asked: optuna.Trial) -> dict[str, Any]:
-        """Read the setting that a trial of Optuna's proposes."""
-        # A sampler proposes when this is first read, and leaves its notes, even where all values are given.
-        _ = asked.relative_params
-        return self.its.sample(lambda name, parameter: samplers.suggest(asked, name, parameter))
-
-    def _sampler(self, number: int) -> BaseSampler:
-        series = seeds.seed("series", self.seed, self.algorithm) % 2**32
-        seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
-        budget = self.space.budget
-        startup = min(samplers.STARTUP, max(1, budget.trials // 3))
-        return samplers.make(budget.sampler, self.its.sampled, startup, series, seed)
 
 
 class FairSearcher:
@@ -176,9 +44,11 @@ class FairSearcher:
         earlier: Mapping[str, Any] | None = None,
         study: Callable[..., Study] = Study,
         has_room: HasRoom = always,
+        why_infeasible: WhyInfeasible = all_are,
     ) -> None:
         """Rebuild the studies from the ledger; `earlier` has the trials of an earlier search by algorithm."""
         self.has_room = has_room
+        self.why_infeasible = why_infeasible
         self.space = space
         self.ledger = ledger
         self.seed = seed
@@ -245,7 +115,12 @@ class FairSearcher:
 
     def left_of(self, algorithm: str) -> int:
         """Count an algorithm's settings that are still to be tried."""
-        return max(0, self.trials[algorithm] - self.studies[algorithm].n_tried)
+        study, n_trials = self.studies[algorithm], self.trials[algorithm]
+        n_infeasible = self.ledger.n_infeasible[algorithm]
+        if study.is_exhausted or n_infeasible >= MOST_INFEASIBLE * n_trials:
+            return 0
+        n_left = min(n_trials + n_infeasible, study.its.n_settings) - study.n_tried
+        return max(0, int(n_left))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial, None for not yet, or FINISHED when all is done.
@@ -303,12 +178,25 @@ class FairSearcher:
         """Take up a trial that waits, or begin one, of the algorithm that has spent least."""
         for algorithm in self._in_turn():
             if freeze.is_on(self.space.budget):
-                if (choice := self._choose(algorithm)) is not None:
-                    return self._train(algorithm, choice)
-            elif (waiting := self._resume(algorithm)) is not None:
+                if (chosen := self._next_chosen(algorithm)) is not None:
+                    return chosen
+                continue
+            if (waiting := self._resume(algorithm)) is not None:
                 return waiting
-            elif self._is_open(algorithm):
-                return self._new_trial(algorithm, self.studies[algorithm].propose())
+            while self._is_open(algorithm):
+                if (begun := self._propose(algorithm)) is not None:
+                    return begun
+        return None
+
+    def _next_chosen(self, algorithm: str) -> Trial | None:
+        """Take up what a model would have trained next, and where that is never trained what follows it."""
+        while (choice := self._choose(algorithm)) is not None:
+            n_events = self.ledger.n_events.total()
+            if (trial := self._train(algorithm, choice)) is not None:
+                return trial
+            if self.ledger.n_events.total() == n_events:  # there is no other setting
+                del self._chosen[algorithm]
+                return None
         return None
 
     def _choose(self, algorithm: str) -> freeze.Choice | None:
@@ -359,14 +247,14 @@ class FairSearcher:
             leg for leg in legs if leg.ends - leg.begins in (short | of_best if leg.trial is best else short)
         ]
 
-    def _train(self, algorithm: str, choice: freeze.Choice) -> Trial:
-        """Write down what was chosen, before it is begun."""
+    def _train(self, algorithm: str, choice: freeze.Choice) -> Trial | None:
+        """Write down what was chosen, before it is begun; return None where it cannot be."""
         trial = choice.leg.trial
         if trial is None:
             study = self.studies[algorithm]
-            is_blind = choice is freeze.BLIND
-            sampled = study.propose() if is_blind else study.take(dict(choice.leg.sampled))
-            return self._new_trial(algorithm, sampled)
+            if choice is freeze.BLIND:
+                return self._propose(algorithm)
+            return self._new_trial(algorithm, study.take(dict(choice.leg.sampled)))
         rung = sum(rung < trial.tasks_seen for rung in self.rungs)
         basis = {"rung": rung, "expected": choice.expected, "promise": choice.promise, "price": choice.price}
         self.ledger.settle(trial.name, CONTINUE, {**trial.details[trial.tasks_seen], **basis})
@@ -387,13 +275,23 @@ class FairSearcher:
     def _running(self, algorithm: str) -> list[Trial]:
         return [trial for trial in self.ledger.running() if trial.algorithm == algorithm]
 
-    def _new_trial(self, algorithm: str, sampled: dict[str, Any]) -> Trial:
+    def _propose(self, algorithm: str) -> Trial | None:
+        """Begin what the study proposes; None where it has nothing left, or that can never be trained."""
+        sampled = self.studies[algorithm].propose()
+        return None if sampled is None else self._new_trial(algorithm, sampled)
+
+    def _new_trial(self, algorithm: str, sampled: dict[str, Any]) -> Trial | None:
         number = len(self.ledger.of(algorithm))
         study = self.studies[algorithm]
         hyperparameters = study.its.resolve(sampled)
         is_default = study.its.place(sampled) == study.its.place(study.its.published[0])
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
-        return self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed)
+        why = self.why_infeasible(algorithm, hyperparameters)
+        trial = self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed, why)
+        if why is None:
+            return trial
+        self.catch_up()  # so that the next proposal knows of it
+        return None
 
     def _has_seconds(self, algorithm: str) -> bool:
         """Tell whether an algorithm has not spent its seconds, where those are the budget."""

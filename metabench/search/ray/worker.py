@@ -160,9 +160,9 @@ def _run(
 
 def _searched_settings(space: SearchSpace, config: dict[str, Any]) -> dict[str, Any]:
     """Return what the space says of a trial; what its conditions exclude is left out."""
-    values = config["hyperparameters"]
-    parameters = spaces.of(space, config["algorithm"]).parameters
-    active = [name for name, parameter in parameters.items() if spaces.is_active(parameter, values)]
+    its = spaces.of(space, config["algorithm"])
+    values = {**its.defaults, **config["hyperparameters"]}
+    active = [name for name, parameter in its.parameters.items() if spaces.is_active(parameter, values)]
     return {"algorithm": config["algorithm"], **{name: values[name] for name in active}}
 
 

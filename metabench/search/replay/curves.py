@@ -19,7 +19,7 @@ from metabench.core import MetabenchError, Objective
 from metabench.core.config import SearchSpace
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, Ledger, Trial, look
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, INFEASIBLE, Ledger, Trial, look
 from metabench.storage import files, models, records
 from metabench.storage.fields import Real, Settings, Time, Whole, keys
 from metabench.storage.files import Damaged
@@ -212,7 +212,8 @@ def _read_folder(folder: Path) -> Recording:
     curves: dict[str, tuple[Curve, ...]] = {}
     for trial in ledger.trials.values():
         sampled = its[trial.algorithm].recognise(trial.hyperparameters)
-        if sampled is not None and (trial.reports or trial.status is not None):
+        has_ended = trial.status not in (None, INFEASIBLE)
+        if sampled is not None and (trial.reports or has_ended):
             curves[trial.algorithm] = (
                 *curves.get(trial.algorithm, ()),
                 _trial(ledger, trial, sampled, n_tasks),

@@ -8,7 +8,7 @@ from typing import Any
 
 from metabench.core.config import Choices, Range
 from metabench.search.propose import samplers
-from metabench.search.propose.searcher import Study
+from metabench.search.propose.study import Study
 from metabench.search.replay.curves import Curve
 from metabench.search.space import grid
 

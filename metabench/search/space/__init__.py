@@ -5,9 +5,9 @@ Also the JSON schema, from which editors complete and check the YAML.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import graphlib
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,25 @@ from typing import Any
 from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
 from metabench.core.config import (
+    PREFIX,
     BudgetConfig,
     Choices,
+    NetworkConfig,
+    NetworkSpace,
     Range,
     RunConfig,
     SearchSpace,
     allowed,
     attempt,
     field_types,
+    genotype,
+    in_order,
+    of_algorithm,
     refusal,
     validated,
+    wanted,
 )
+from metabench.core.config import is_active as is_active
 from metabench.core.config import rungs as rungs
 from metabench.core.config.documents import read_yaml
 from metabench.core.config.network import MODULE
@@ -36,6 +44,9 @@ from metabench.search.space import grid, rules
 JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
 KEYWORDS = {"choices": "enum", "minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
 """Limits of `core.setting` as JSON schema calls them."""
+
+OF_CELL = f"{PREFIX}options."
+"""What the names of a cell's settings begin with."""
 
 _OTHER = object()
 """Any value that no `when` names."""
@@ -107,19 +118,35 @@ def _check_together(space: SearchSpace) -> list[str]:
         wrong += [
             f"{algorithm}.{name}: its `when` never holds here; leave it out" for name in its.unreachable
         ]
-        ends = [
-            {name: value}
-            for name, one in its.sampled.items()
-            for value in ((one.low, one.high) if isinstance(one, Range) else one.choices)
-        ]
-        for sampled in [*its.published, *(_published(its, changes) for changes in ends)]:
+        for sampled in [*its.published, *its.ends()]:
             h = attempt(wrong, its.build, sampled)
             if h is not None:
                 problem = augment.problem(h, kind, shape, space.task.augment)
                 problem = problem or algorithms.search_problem(h, kind)
-                problems = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
-                wrong += [f"{algorithm}: {line}" for line in problems]
-    return [f"algorithms.{line}" for line in dict.fromkeys(wrong)]
+                lines = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
+                wrong += [f"{algorithm}: {line}" for line in lines]
+    wrong = [f"algorithms.{line}" for line in wrong]
+    for network in networks(space, wrong):
+        attempt(wrong, nets.check, network, shape)
+    return [*dict.fromkeys(wrong)]
+
+
+def networks(space: SearchSpace, wrong: list[str] | None = None) -> list[NetworkConfig]:
+    """List the networks of a space that differ: the published ones, and with one setting at its ends.
+
+    Args:
+        wrong: where what is wrong with some is noted, instead of raised.
+    """
+    described: dict[str, NetworkConfig] = {}
+    for algorithm in space.algorithms:
+        its = of(space, algorithm)
+        for sampled in [*its.published, *its.ends()] if its.network.parameters else its.published[:1]:
+            network = (
+                its.build_network(sampled) if wrong is None else attempt(wrong, its.build_network, sampled)
+            )
+            if network is not None:
+                described[network.model_dump_json()] = network
+    return [*described.values()]
 
 
 def override(
@@ -155,7 +182,10 @@ class AlgorithmSpace:
     """What a search space says of one algorithm."""
 
     algorithm: str
-    parameters: Mapping[str, Any]  # shared and its own, which overrule; each after those its `when` names
+    network: NetworkSpace
+    parameters: Mapping[
+        str, Any
+    ]  # shared, its own, which overrule, its network's; each after those its `when` names
     defaults: Mapping[str, Any]  # every setting before anything is sampled: the algorithm's, then constants
     published: Sequence[dict[str, Any]]  # to try before any is sampled: defaults, then `also`, none twice
     n_settings: float  # that differ; infinity where some parameter is a continuous range
@@ -172,6 +202,25 @@ class AlgorithmSpace:
         """Return where that may be kept which is worked out of single settings."""
         return {}
 
+    def ends(self) -> list[dict[str, Any]]:
+        """Return the published setting with one value changed: to each end of a range, to each choice.
+
+        What its `when` asks for is changed, too.
+        """
+        return [
+            _published(self, {**self._asked_by(name), name: value})
+            for name, one in self.sampled.items()
+            for value in ((one.low, one.high) if isinstance(one, Range) else one.choices)
+        ]
+
+    def _asked_by(self, name: str) -> dict[str, Any]:
+        asked: dict[str, Any] = {}
+        for key, values in wanted(self.parameters[name]).items():
+            if key in self.sampled:
+                here = (one for one in values if grid.place(self.parameters[key], one) is not None)
+                asked |= {**self._asked_by(key), key: next(here, values[0])}
+        return asked
+
     def sample(self, value: Callable[[str, Range | Choices], Any]) -> dict[str, Any]:
         """Ask for the value of each parameter whose `when` holds among the values before it."""
         values, sampled = dict(self.defaults), {}
@@ -182,23 +231,44 @@ class AlgorithmSpace:
 
     def build(self, sampled: Mapping[str, Any]) -> Any:
         """Build the algorithm's settings; a parameter whose `when` fails keeps the algorithm's default."""
-        active = self.sample(lambda name, parameter: sampled[name])
-        return algorithms.hparams(self.algorithm, {**self.defaults, **active})
+        return algorithms.hparams(self.algorithm, of_algorithm(self._settle(sampled)))
+
+    def build_network(self, sampled: Mapping[str, Any]) -> NetworkConfig:
+        """Describe the network of a setting, or say what is wrong with it."""
+        return validated(NetworkConfig, self.network.document(self._settle(sampled)), PREFIX)
 
     def resolve(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every setting by name, checked: what the journal keeps and nobody checks again."""
-        return dict(vars(self.build(sampled)))
+        """Return every setting by name, checked: what the journal keeps and nobody checks again.
+
+        Of the network those that this space samples are among them.
+        """
+        values = self._settle(sampled)
+        of_network = {name: values[name] for name in self.network.parameters if name in values}
+        return {**vars(self.build(sampled)), **of_network}
+
+    def _settle(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self.defaults, **self.sample(lambda name, parameter: sampled[name])}
 
     def recognise(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return what is sampled of a recorded setting; None where this space does not have it."""
-        recorded = {**vars(algorithms.hparams(self.algorithm, {})), **hyperparameters}
-        sampled = self.sample(lambda name, parameter: recorded[name])
+        settings = vars(algorithms.hparams(self.algorithm, {}))
+        recorded = {**settings, **self.network.settled, **hyperparameters}
+        sampled = self.sample(lambda name, parameter: recorded.get(name))
         is_here = all(grid.place(self.parameters[name], value) is not None for name, value in sampled.items())
         return sampled if is_here and {**self.defaults, **sampled} == recorded else None
 
     def place(self, sampled: Mapping[str, Any]) -> Hashable:
-        """Say where a setting stands: two are the same where this is."""
-        return tuple((name, grid.place(self.parameters[name], value)) for name, value in sampled.items())
+        """Say where a setting stands: two are the same where this is, so are all that make one cell."""
+        values = {**self.defaults, **sampled}
+        if values[f"{PREFIX}name"] == genotype.CELLS and self.network.parameters:
+            with contextlib.suppress(MetabenchError):  # of which it is said why it cannot be built
+                cell = str(genotype.read(self.network.document(values).get("options", {})))
+                others = {name: one for name, one in sampled.items() if not name.startswith(OF_CELL)}
+                return (OF_CELL, cell), *self._places(others)
+        return self._places(sampled)
+
+    def _places(self, named: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        return tuple((name, grid.place(self.parameters[name], value)) for name, value in named.items())
 
     def where(self, hyperparameters: Mapping[str, Any]) -> Hashable | None:
         """Say where a recorded setting stands; None where this space does not have it."""
@@ -226,15 +296,14 @@ def of(space: SearchSpace, algorithm: str) -> AlgorithmSpace:
     """Work out what a space says of one algorithm; numbers become floats where the setting is a float."""
     kinds = field_types(algorithms.get(algorithm).hparams)
     shared = {name: parameter for name, parameter in space.shared.items() if name in kinds}
-    merged = {**shared, **space.algorithms[algorithm]}
-    graph = {name: [key for key in _when(merged[name]) if key in merged] for name in merged}
-    order = graphlib.TopologicalSorter(graph).static_order()
-    parameters = {name: grid.typed(merged[name], kinds[name]) for name in order}
+    network = space.network_of(algorithm)
+    merged = {**shared, **space.algorithms[algorithm], **network.parameters}
+    parameters = {name: grid.typed(merged[name], kinds.get(name)) for name in in_order(merged)}
     constants = {name: one for name, one in parameters.items() if not isinstance(one, Range | Choices)}
-    defaults = {**vars(algorithms.hparams(algorithm, {})), **constants}
+    defaults = {**vars(algorithms.hparams(algorithm, {})), **constants, **network.settled}
     n_settings, unreachable = _count(parameters, defaults)
     n_trials = int(min(space.budget.trials, n_settings))
-    result = AlgorithmSpace(algorithm, parameters, defaults, (), n_settings, unreachable, n_trials)
+    result = AlgorithmSpace(algorithm, network, parameters, defaults, (), n_settings, unreachable, n_trials)
     published: list[dict[str, Any]] = []
     for changes in ({}, *space.also):
         if (sampled := _published(result, changes)) not in published:
@@ -257,8 +326,8 @@ def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     counts: dict[tuple[Any, ...], float] = {(): 1}
     keys: list[str] = []
     for name, parameter in sampled.items():
-        wanted = [value for other in sampled.values() for value in _wanted(other).get(name, [])]
-        named = {p: value for value in wanted if (p := grid.place(parameter, value)) is not None}
+        named_by = [value for other in sampled.values() for value in wanted(other).get(name, [])]
+        named = {p: value for value in named_by if (p := grid.place(parameter, value)) is not None}
         others = grid.count(parameter) - len(named)
         active = {
             key: is_active(parameter, {**defaults, **dict(zip(keys, key, strict=True))}) for key in counts
@@ -267,7 +336,7 @@ def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
         following: dict[tuple[Any, ...], float] = {}
         for key, n_settings in counts.items():
             branches = [(value, 1.0) for value in named.values()] + [(_OTHER, others)] * (others > 0)
-            for value, n_values in branches if active[key] else [(defaults[name], 1)]:
+            for value, n_values in branches if active[key] else [(defaults.get(name), 1)]:
                 longer = (*key, value) if named else key
                 following[longer] = following.get(longer, 0) + n_settings * n_values
         keys += [name] if named else []
@@ -278,11 +347,6 @@ def _count(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
 def next_rung(budget: BudgetConfig, seen: int) -> int:
     """Return the tasks seen at the end of a trial's next leg."""
     return next((rung for rung in rungs(budget) if rung > seen), budget.tasks)
-
-
-def is_active(parameter: Any, values: Mapping[str, Any]) -> bool:
-    """Say whether a parameter's `when` holds among the values settled so far."""
-    return all(values[key] in wanted for key, wanted in _wanted(parameter).items())
 
 
 def _published(space: AlgorithmSpace, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,23 +360,14 @@ def run_config(
     """Describe one run of the space in full."""
     return RunConfig(
         algorithm=algorithm,
-        hyperparameters={**vars(algorithms.hparams(algorithm, {})), **hyperparameters},
+        hyperparameters={**vars(algorithms.hparams(algorithm, {})), **of_algorithm(hyperparameters)},
         task=space.task,
-        network=space.network_of(algorithm),
+        network=validated(NetworkConfig, space.network_of(algorithm).document(hyperparameters), PREFIX),
         tasks=space.budget.tasks,
         rungs=list(rungs),
         validation_tasks=space.budget.validation_tasks,
         seed=seed,
     )
-
-
-def _when(parameter: Any) -> Mapping[str, Any]:
-    return getattr(parameter, "when", None) or {}
-
-
-def _wanted(parameter: Any) -> Mapping[str, list[Any]]:
-    """Return the values that a parameter's `when` allows, by the parameter that must have one of them."""
-    return {key: value if isinstance(value, list) else [value] for key, value in _when(parameter).items()}
 
 
 def schema() -> dict[str, Any]:
@@ -324,7 +379,8 @@ def schema() -> dict[str, Any]:
         "anyOf": [{"enum": data.names()}, {"pattern": f"^{data.MODULE}"}, {"type": "object"}]
     }
     names = [{"enum": [*sorted(nets.NETWORKS), MODULE]}, {"pattern": "^(torchvision|timm)/"}]
-    definitions["NetworkConfig"]["properties"]["name"]["anyOf"] = names
+    definitions["NetworkSpace"]["properties"]["name"]["anyOf"] = names
+    definitions["NetworkSpace"]["properties"] |= _of_network(definitions["NetworkSpace"]["properties"])
     blocks = {
         name: _block(algorithms.get(name).hparams) for name in filter(algorithms.is_known, algorithms.names())
     }
@@ -337,6 +393,23 @@ def schema() -> dict[str, Any]:
         "patternProperties": labelled,
         "additionalProperties": False,
     }
+    return result
+
+
+def _of_network(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Allow ranges and choices where a network's settings may be such."""
+    sampled = [{"$ref": "#/$defs/Range"}, {"$ref": "#/$defs/Choices"}]
+    result = {}
+    for key, described in properties.items():
+        if key == "options":
+            values = {"anyOf": [*sampled, described["additionalProperties"]]}
+            result[key] = {**described, "additionalProperties": values}
+        elif key not in rules.OF_WEIGHTS:
+            about = {name: described[name] for name in ("description", "default") if name in described}
+            result[key] = {
+                **about,
+                "anyOf": [*sampled, {k: v for k, v in described.items() if k not in about}],
+            }
     return result
 
 

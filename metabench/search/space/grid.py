@@ -18,7 +18,7 @@ MOST = 10**9
 """Values of a grid: beyond, floats cannot tell neighbours apart, and nobody would call it one."""
 
 
-def typed(parameter: Any, kind: type) -> Any:
+def typed(parameter: Any, kind: type | None) -> Any:
     """Write the numbers of a parameter as floats where its setting is one."""
     if kind is not float:
         return parameter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import graphlib
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,9 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from metabench import algorithms, data, nets
 from metabench.core.config import (
+    PREFIX,
     BudgetConfig,
     Choices,
-    NetworkConfig,
+    NetworkSpace,
     Parameter,
     Range,
     TaskConfig,
@@ -22,11 +24,18 @@ from metabench.core.config import (
     attempt,
     field_types,
     setting_problem,
+    wanted,
 )
 from metabench.search.space import grid
 
 Parameters = Mapping[str, Any]
 """Settings to ranges, choices and constants."""
+
+Problem = Callable[[str, Any, str], str | None]
+"""(name, value, what to call it) -> what is wrong with it, if anything is."""
+
+OF_WEIGHTS = ("module", "head", "layer", "weights", "freeze", "normalise", "image_size")
+"""Settings of a network that are never sampled."""
 
 PARAMETER: TypeAdapter[Any] = TypeAdapter(Parameter)
 
@@ -40,24 +49,53 @@ def check(document: Mapping[str, Any]) -> list[str]:
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     wrong = _check_task(task) + _check_folds(task, _items(document.get("budget"))) if task else []
     _, shape = data.outline(dataset, task.options if task else {})
-    for where, described in networks.items():
-        lines: list[str] = []
-        if network := _valid(NetworkConfig.model_validate, described):
-            attempt(lines, nets.check, network, shape)
-        wrong += [line.replace("network", where, 1) for line in lines]
+    valid = {where: _valid(NetworkSpace.model_validate, described) for where, described in networks.items()}
+    for where, network in valid.items():
+        if network is not None:
+            wrong += [line.replace("network", where, 1) for line in _check_network(network, shape)]
     if dataset and task:
         wrong += [
             line
             for name in filter(algorithms.is_known, parameters)
             for line in _check_algorithm(name, dataset, task)
         ]
-    merged = {name: {**shared, **block} for name, block in parameters.items()}
+    merged = [{**shared, **block} for block in parameters.values()]
+    merged += [one.parameters for one in valid.values() if one is not None]
     labels = {name.partition(".")[2] for name in parameters}
     unused = [name for name in _items(document.get("networks")) if name not in labels]
     wrong += [
         f"networks.{name}: no algorithm has the label; add NAME.{name} to algorithms" for name in unused
     ]
-    return wrong + _check_algorithms(shared, parameters) + _check_also(document.get("also"), merged.values())
+    return wrong + _check_algorithms(shared, parameters) + _check_also(document.get("also"), merged)
+
+
+def _check_network(network: NetworkSpace, shape: tuple[int, ...]) -> list[str]:
+    """Check what of a network is sampled, and the published one."""
+    parameters, frozen = network.parameters, ("options",) if network.freeze == "all" else ()
+    wrong = [
+        f"{PREFIX}{key}: decides which weights there are, which a search opens once; give one value, or "
+        "another network by a label"
+        for key in (*OF_WEIGHTS, *frozen)
+        if any(f"{name}.".startswith(f"{PREFIX}{key}.") for name in parameters)
+    ]
+    name = parameters.get(f"{PREFIX}name")
+    others = [one for one in getattr(name, "choices", ()) if one not in nets.NETWORKS]
+    if name is not None and (others or isinstance(name, Range)):
+        wrong.append(f"{PREFIX}name: may be one of several of {', '.join(nets.NETWORKS)} only")
+    for key, parameter in parameters.items():
+        wrong += grid.problems(parameter, key)
+    if not wrong:
+        wrong += _check_conditions(parameters, network.settled, _unknown_of(network), "")
+    if not wrong:
+        attempt(wrong, nets.check, network.published, shape)
+    return wrong
+
+
+def _unknown_of(network: NetworkSpace) -> Problem:
+    names = {**network.settled, **network.parameters}
+    return lambda key, value, where: (
+        None if key in names else f"{where}: unknown setting.{allowed(key, names)}"
+    )
 
 
 def _labelled(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +160,9 @@ def _check_algorithms(shared: Parameters, blocks: Mapping[str, Parameters]) -> l
             wrong += _check_parameter(kind, key, parameter, f"algorithms.{name}.{key}")
         merged = {**shared, **blocks[name]}
         its = {key: parameter for key, parameter in merged.items() if key in field_types(kind)}
-        wrong += _check_conditions(kind, its, f"algorithms.{name}")
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        problem = functools.partial(setting_problem, kind)
+        wrong += _check_conditions(its, defaults, problem, f"algorithms.{name}.", field_types(kind))
     return list(dict.fromkeys(wrong))
 
 
@@ -157,30 +197,35 @@ def _check_parameter(kind: type, name: str, parameter: Any, where: str) -> list[
     return wrong or (grid.problems(parameter, where) if name in kinds else [])
 
 
-def _check_conditions(kind: type, parameters: Parameters, where: str) -> list[str]:
-    """Check every `when`: names that the algorithm has, values that can occur, no circle."""
+def _check_conditions(
+    parameters: Parameters, defaults: Parameters, problem: Problem, where: str, kinds: Mapping[str, type] = {}
+) -> list[str]:
+    """Check every `when`: names that there are, values that can occur, no circle.
+
+    Args:
+        where: what stands before a parameter's name in messages.
+    """
     wrong: list[str] = []
-    defaults, kinds = {field.name: field.default for field in dataclasses.fields(kind)}, field_types(kind)
     graph: dict[str, list[str]] = {}
     for name, parameter in parameters.items():
-        conditions = getattr(parameter, "when", None) or {}
-        graph[name] = list(conditions)
-        for key, wanted in conditions.items():
-            place = f"{where}.{name}.when.{key}"
-            values = wanted if isinstance(wanted, list) else [wanted]
-            refused = [problem for value in values if (problem := setting_problem(kind, key, value, place))]
+        graph[name] = list(wanted(parameter))
+        for key, values in wanted(parameter).items():
+            place = f"{where}{name}.when.{key}"
+            refused = [line for value in values if (line := problem(key, value, place))]
             at = parameters.get(key, defaults.get(key))
             at = grid.typed(at, kinds[key]) if isinstance(at, Range) and key in kinds else at
             if not refused and isinstance(at, Range) and grid.count(at) == math.inf:
                 advice = f"give {key} choices or a step, or leave the condition out"
                 refused = [
-                    f"{place}={wanted!r}: {key} is a continuous range, which hardly ever has it; {advice}"
+                    f"{place}={parameter.when[key]!r}: {key} is a continuous range, which hardly ever has "
+                    f"it; {advice}"
                 ]
             elif not refused and all(grid.place(at, value) is None for value in values):
-                refused = [f"{place}={wanted!r}: {key} never has this value here"]
+                refused = [f"{place}={parameter.when[key]!r}: {key} never has this value here"]
             wrong += refused
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        wrong.append(f"{where}: these wait for each other in `when`: {', '.join(sorted(set(error.args[1])))}")
+        listed = ", ".join(sorted(set(error.args[1])))
+        wrong.append(f"{where.strip('.') or 'network'}: these wait for each other in `when`: {listed}")
     return wrong

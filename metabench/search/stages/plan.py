@@ -13,7 +13,8 @@ from metabench import data
 from metabench.core import Splits
 from metabench.core.config import SearchSpace, n_variants
 from metabench.search import space as spaces
-from metabench.search.propose.searcher import Study
+from metabench.search.propose import feasible
+from metabench.search.propose.study import Study
 from metabench.search.ray import cluster
 from metabench.search.space.automatic import REPORTS, Pace
 from metabench.search.stages import pace
@@ -93,10 +94,15 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     torch.set_num_threads(1)
     study = Study(space, algorithm, seed)
     n_settings = min(SETTINGS, study.its.n_trials)
-    timed = []
-    for _ in range(n_settings):
-        values = study.its.resolve(study.propose())
-        timed.append(pace.time_one(space, algorithm, values, splits, device, SECONDS))
+    timed: list[tuple[float, float]] = []
+    why_infeasible = feasible.of(space, splits)
+    for _ in range(n_settings + feasible.MOST_INFEASIBLE):
+        sampled = study.propose() if len(timed) < n_settings else None
+        if sampled is None:
+            break
+        values = study.its.resolve(sampled)
+        if why_infeasible(algorithm, values) is None:
+            timed.append(pace.time_one(space, algorithm, values, splits, device, SECONDS))
     training = [seconds for seconds, _ in timed]
     evaluation = statistics.fmean(seconds for _, seconds in timed)
     return Pace(statistics.fmean(training), evaluation, max(training))

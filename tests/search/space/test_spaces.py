@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from metabench import algorithms
 from metabench.core import MetabenchError
-from metabench.core.config import BudgetConfig, SearchSpace
+from metabench.core.config import BudgetConfig, SearchSpace, of_algorithm
 from metabench.search import space as spaces
 
 FOLDER = Path(__file__).parents[3] / "search_spaces"
@@ -73,9 +73,9 @@ def test_defaults_of_a_shipped_space_resolve_to_every_setting(path: Path) -> Non
     for name in space.algorithms:
         hyperparameters = published(space, name)
         fields = {field.name for field in dataclasses.fields(algorithms.get(name).hparams)}
-        assert hyperparameters.keys() == fields
+        assert of_algorithm(hyperparameters).keys() == fields
         run = spaces.run_config(space, name, hyperparameters, 7, spaces.rungs(space.budget))
-        assert run.hyperparameters == hyperparameters
+        assert run.hyperparameters == of_algorithm(hyperparameters)
         assert run.rungs[-1] == run.tasks == space.budget.tasks
 
 

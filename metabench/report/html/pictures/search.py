@@ -20,7 +20,7 @@ from metabench.leaderboard.rows import DEFAULT
 from metabench.report.html import style
 from metabench.report.html.pictures import Drawn, Omitted, Picture
 from metabench.report.html.reading import Arrived, Final, Results, Tried
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, RUNNING, WAITING
+from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
 
 BEST = "Best so far"
 TRIALS = "Learning curves of the trials"
@@ -32,6 +32,7 @@ ENDS = {
     PRUNED: ("stopped at a rung", "x"),
     DIVERGED: ("diverged", "v"),
     FAILED: ("failed", "s"),
+    INFEASIBLE: ("too large", "1"),
     WAITING: ("waits at a rung", "d"),
     RUNNING: ("still running", ">"),
 }

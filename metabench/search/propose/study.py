@@ -1,0 +1,153 @@
+"""One Optuna study an algorithm, which proposes settings, none of them twice."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
+
+from metabench.core import seeds
+from metabench.core.config import SearchSpace
+from metabench.search import space as spaces
+from metabench.search.journal.ledger import COMPLETE, INFEASIBLE, PRUNED, Trial
+from metabench.search.propose import points, samplers, warm
+
+MOST_LOOKED_AT = 10_000
+"""Settings near a proposal among which one that was not tried is looked for."""
+
+
+class Study:
+    """The Optuna study of one algorithm, told the truth about every trial.
+
+    A trial that reached the full budget is told as complete; one that was stopped as pruned, with what it
+    reported at each rung; one that diverged or failed as failed. The sampler is seeded anew for each
+    proposal, by search seed, algorithm and number, so a proposal depends on the history alone.
+    """
+
+    def __init__(
+        self, space: SearchSpace, algorithm: str, seed: int, earlier: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Start a study that has learnt from trials of an earlier search."""
+        self.space = space
+        self.algorithm = algorithm
+        self.seed = seed
+        self.its = spaces.of(space, algorithm)
+        self.first = [*self.its.published]
+        self.asked: dict[int, optuna.Trial | None] = {}  # None: of a setting that the space has no longer
+        self.tried: set[Hashable] = set()
+        self.is_exhausted = False  # there is no other setting
+        self._waiting: set[int] = set()  # told as pruned, and perhaps to be told again
+        # A setting, and those around it.
+        self._near: tuple[Mapping[str, Any], dict[Hashable, dict[str, Any]]] | None = None
+        self.storage, self.study = samplers.start_study(space.budget.sampler)
+        trials = warm.frozen(space, algorithm, earlier)
+        self.study.add_trials(trials)
+        if trials:  # the one that got furthest, of equals that with the best score
+            best = max(trials, key=lambda trial: (max(trial.intermediate_values), trial.value)).params
+            self.first += [] if best in self.first else [best]
+
+    def propose(self) -> dict[str, Any] | None:
+        """Sample the next setting; the published ones, and the best of an earlier search, come first.
+
+        None was tried before; where there is no other, nothing is proposed.
+        """
+        for sampled in self.first:
+            if self.its.place(sampled) not in self.tried:
+                return self.repeat(sampled)
+        number = len(self.asked)
+        self.study.sampler = self._sampler(number)
+        asked = self.study.ask()
+        sampled = self.sample(asked)
+        if self.its.place(sampled) not in self.tried:
+            return self._note(asked, sampled)
+        self.study.tell(asked, state=TrialState.FAIL)
+        rng = random.Random(seeds.seed("untried", self.seed, self.algorithm, number))
+        near = itertools.islice(self.its.near(sampled, rng), MOST_LOOKED_AT)
+        other = next((one for one in near if self.its.place(one) not in self.tried), None)
+        self.is_exhausted = other is None
+        return None if other is None else self._give(other)
+
+    def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
+        """Ask for a given setting, and have a sampler leave the notes that it left when it proposed it."""
+        is_proposal = self.space.budget.sampler in samplers.KEEPS_NOTES and sampled not in self.first
+        return self._give(sampled, self._sampler(len(self.asked)) if is_proposal else None)
+
+    def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """List settings that a model may choose from, none that was tried."""
+        if self._near is None or self._near[0] != leader:
+            self._near = leader, {self.its.place(one): one for one in points.around(self.its, leader)}
+        return [one for place, one in {**self._points, **self._near[1]}.items() if place not in self.tried]
+
+    def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
+        """Propose one of the options."""
+        return self.repeat(sampled)
+
+    @functools.cached_property
+    def _points(self) -> dict[Hashable, dict[str, Any]]:
+        spread = points.spread(self.its, seeds.seed("points", self.seed, self.algorithm))
+        return {self.its.place(one): one for one in (*self.first, *spread)}
+
+    @property
+    def n_tried(self) -> int:
+        """Count the settings that were tried."""
+        return len(self.tried)
+
+    def skip(self) -> None:
+        """Leave out a trial of a setting that the space has no longer."""
+        self.asked[len(self.asked)] = None
+
+    def tell(self, trial: Trial, tasks_seen: int, waits: bool = False) -> None:
+        """Tell how a trial ended, or that it waits, as pruned so that it can be learnt from.
+
+        How one that has waited goes on is told in place of that.
+        """
+        asked = self.asked[trial.number]
+        if asked is None:
+            return
+        if asked.number in self._waiting:
+            self.storage.reopen(asked.number)
+        scores = {report["tasks_seen"]: report["val_score"] for report in trial.reports}
+        heard = self.storage.get_trial(asked.number).intermediate_values
+        for seen, score in scores.items():
+            if score is not None and seen <= tasks_seen and seen not in heard:
+                asked.report(score, seen)
+        if waits:
+            self._waiting.add(asked.number)
+            self.study.tell(asked, state=TrialState.PRUNED)
+        elif trial.status == COMPLETE and trial.tasks_seen >= self.space.budget.tasks:
+            self.study.tell(asked, trial.score)
+        else:  # a trial that completed the smaller budget of a search that was extended counts as pruned
+            # What cannot be trained is worse than all that was: a sampler learns to leave it.
+            is_judged = trial.status in (PRUNED, COMPLETE, INFEASIBLE)
+            self.study.tell(asked, state=TrialState.PRUNED if is_judged else TrialState.FAIL)
+
+    def _give(self, sampled: dict[str, Any], sampler: BaseSampler | None = None) -> dict[str, Any]:
+        """Ask for a setting, without a sampler where none is to be heard: every value is given."""
+        self.study.sampler = sampler or RandomSampler(seed=0)
+        self.study.enqueue_trial(sampled)
+        asked = self.study.ask()
+        return self._note(asked, self.sample(asked))
+
+    def _note(self, asked: optuna.Trial, sampled: dict[str, Any]) -> dict[str, Any]:
+        self.asked[len(self.asked)] = asked
+        self.tried.add(self.its.place(sampled))
+        return sampled
+
+    def sample(self, asked: optuna.Trial) -> dict[str, Any]:
+        """Read the setting that a trial of Optuna's proposes."""
+        # A sampler proposes when this is first read, and leaves its notes, even where all values are given.
+        _ = asked.relative_params
+        return self.its.sample(lambda name, parameter: samplers.suggest(asked, name, parameter))
+
+    def _sampler(self, number: int) -> BaseSampler:
+        series = seeds.seed("series", self.seed, self.algorithm) % 2**32
+        seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
+        budget = self.space.budget
+        startup = min(samplers.STARTUP, max(1, budget.trials // 3))
+        return samplers.make(budget.sampler, self.its.sampled, startup, series, seed)
