@@ -219,20 +219,27 @@ class Deck(NamedTuple):
     run: float  # seconds of a full run
 
 
-def decks(recording: Recording, changes: dict[str, int | None], workers: int, n_decks: int) -> Iterator[Deck]:
-    """Search decks of three quarters of the settings, with the tasks in another order for each."""
+def cut(recording: Recording, number: int, n_tasks: int) -> tuple[Recording, Deck]:
+    """Draw a deck: three quarters of the settings, with the tasks in another order, not searched yet."""
     ((algorithm, recorded),) = recording.curves.items()
-    size = 3 * len(recorded) // 4
+    size, rng = 3 * len(recorded) // 4, np.random.default_rng(number)
+    picks, order = rng.permutation(len(recorded))[:size], rng.permutation(recording.n_tasks)
+    cards = [reordered(recorded[i], order) for i in sorted(picks)]
+    once = {"scheduler": "none", "grace": recording.points[-1], "validation_tasks": n_tasks, "trials": size}
+    some = recording._replace(curves={algorithm: tuple(cards)})
+    full = describe(some, once).space.budget  # validated once, at the end
+    run = sum(leg.seconds for one in cards for leg in legs(one, full, some.n_tasks)) / size
+    return some, Deck({}, unseen_scores(cards, n_tasks), run)
+
+
+def decks(recording: Recording, changes: dict[str, int | None], workers: int, n_decks: int) -> Iterator[Deck]:
+    """Search some decks in every way."""
+    n_tasks = changes["validation_tasks"] or recording.space.budget.validation_tasks
     for number in range(n_decks):
-        rng = np.random.default_rng(number)
-        picks, order = rng.permutation(len(recorded))[:size], rng.permutation(recording.n_tasks)
-        cards = [reordered(recorded[i], order) for i in sorted(picks)]
-        some = recording._replace(curves={algorithm: tuple(cards)})
-        compared = ways(some, {**changes, "trials": size}, workers)
-        full = compared[-1].scenario.space.budget
-        run = sum(leg.seconds for one in cards for leg in legs(one, full, some.n_tasks)) / size
+        some, deck = cut(recording, number, n_tasks)
+        compared = ways(some, {**changes, "trials": len(deck.true)}, workers)
         searches = {way.title: way.search(some, way.scenario, number) for way in compared}
-        yield Deck(searches, unseen_scores(cards, full.validation_tasks), run)
+        yield deck._replace(searches=searches)
 
 
 def reordered(curve: Curve, order: np.ndarray) -> Curve:
