@@ -111,7 +111,7 @@ def read_done(path: Path, header: dict[str, Any]) -> set[tuple[int, int]]:
 def settings(
     space: SearchSpace, algorithm: str, options: argparse.Namespace
 ) -> Iterator[tuple[int, dict[str, Any], int]]:
-    """List number, setting and training seed of what is recorded: the published settings, then random ones."""
+    """List number, setting and training seed of what is recorded; the published settings come first."""
     budget = space.budget.model_copy(update={"sampler": "random"})
     study = Study(space.model_copy(update={"budget": budget}), algorithm, options.seed)
     proposed = [study.propose() for _ in range(options.settings)]

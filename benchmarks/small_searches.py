@@ -1,8 +1,8 @@
 """Which scheduler serves small searches: of few trials, and within a time, replayed from recorded curves.
 
-Pausing `asha` and `freeze_thaw` play the same decks: three quarters of the recorded settings, and the tasks in
-another order for each. Regret is that of the setting which a search names when it is over, on tasks that no
-search sees; what is lost by freeze-thaw is paired over decks, with a 95 % interval.
+Pausing `asha` and `freeze_thaw` play the same decks: three quarters of the recorded settings, and the tasks
+in another order for each. Regret is that of the setting which a search names when it is over, on tasks that
+no search sees; what is lost by freeze-thaw is paired over decks, with a 95 % interval.
 """
 
 from __future__ import annotations
