@@ -26,10 +26,10 @@ from metabench.search.journal.gaussian import Array, Fit
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
 from metabench.search.space import AlgorithmSpace, grid
 
-PRICE = 1.5
+PRICE = 0.75
 """Prior standard deviations of settings that a full run must promise, or the leader goes on."""
 
-BLINDLY = 4
+BLINDLY = 8
 """Settings that the sampler proposes before the model, which would begin with the corners of the space."""
 
 HOUR = 3600.0
