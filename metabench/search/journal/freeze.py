@@ -32,6 +32,9 @@ PRICE = 0.75
 BLINDLY = 8
 """Settings that the sampler proposes before the model, which would begin with the corners of the space."""
 
+BEYOND = 3.0
+"""As many times as far below the median as the best is above it counts a score without bound, at most."""
+
 HOUR = 3600.0
 
 MOST_IN_AN_HOUR = 32
@@ -133,6 +136,9 @@ def _believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belie
     # Who diverged counts as scoring what the worst did.
     worst = min(r["val_score"] for trial in trials for r in trial.reports if r["val_score"] is not None)
     scores = np.array([worst if r["val_score"] is None else r["val_score"] for _, r in reported])
+    if ledger.objective.metric.scale != "share":  # one huge error would set the scale of all
+        middle = float(np.median(scores))
+        scores = np.maximum(scores, middle - BEYOND * (scores.max() - middle))
     per_task = _noise_per_task(trials)
     squares = float(np.sum((scores - scores.mean()) ** 2))
     scale = math.sqrt((2 * per_task + squares) / (2 + len(scores))) or 1.0
