@@ -2,15 +2,17 @@
 
 Both are shown the same files of pictures, PNG at the run's size: the support set of a task, then its queries
 one at a time. AdaptShot has its defaults, but for the error that sets of classes may make, which is ours:
-10 %. Each side is a process of its own, for its memory. AdaptShot 0.3 is no dependency: install it, or name
-the folder of its package in PYTHONPATH.
+10 %. The run is there twice, the second time exported to ONNX with the classes of the first task, which alone
+it answers then. Each side is a process, for its memory. AdaptShot 0.3 is no dependency: install
+it, or name the folder of its package in PYTHONPATH.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,15 +59,24 @@ def write_tasks(run: str, n_tasks: int, folder: Path) -> None:
                 files[labels].append(str(label))
         tasks.append(files)
     (folder / "tasks.json").write_text(json.dumps(tasks))
+    for path, label in zip(tasks[0]["support"], tasks[0]["labels"], strict=True):
+        (folder / "support" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / "support" / label)
+    words = ["export-model", run, "--to", "onnx", "--support", str(folder / "support")]
+    command = [sys.executable, "-m", "metabench", *words, "--out", str(folder / "export")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def ours(run: str) -> Callable[[Sequence[str], Sequence[str]], Callable[[str], tuple[str, list[str], bool]]]:
+Answer = Callable[[str], tuple[str, list[str], bool]]
+
+
+def ours(run: str, folder: Path) -> Callable[[Sequence[str], Sequence[str]], Answer]:
     """Return what learns from a support set, and then answers: the class, the set, whether it abstains."""
     import metabench
 
     classifier = metabench.load(run)
 
-    def learn(support: Sequence[str], labels: Sequence[str]) -> Callable[[str], tuple[str, list[str], bool]]:
+    def learn(support: Sequence[str], labels: Sequence[str]) -> Answer:
         classifier.fit(list(support), list(labels))
 
         def answer(query: str) -> tuple[str, list[str], bool]:
@@ -83,13 +94,25 @@ def ours(run: str) -> Callable[[Sequence[str], Sequence[str]], Callable[[str], t
     return learn
 
 
-def adaptshot(
-    run: str,
-) -> Callable[[Sequence[str], Sequence[str]], Callable[[str], tuple[str, list[str], bool]]]:
+def exported(run: str, folder: Path) -> Callable[[Sequence[str], Sequence[str]], Answer]:
+    """Return the same of the export, which knows its classes; no set is made, so it never abstains."""
+    sys.path.insert(0, str(folder / "export"))
+    import predict  # type: ignore[import-not-found]
+
+    predictor = predict.Predictor()
+
+    def answer(query: str) -> tuple[str, list[str], bool]:
+        label = predictor.classes[predictor([Path(query)])[0].argmax()]
+        return label, [label], False
+
+    return lambda support, labels: answer
+
+
+def adaptshot(run: str, folder: Path) -> Callable[[Sequence[str], Sequence[str]], Answer]:
     """Return the same of AdaptShot; it abstains where it would ask a person."""
     from adaptshot import AdaptShotConfig, FewShotLearner
 
-    def learn(support: Sequence[str], labels: Sequence[str]) -> Callable[[str], tuple[str, list[str], bool]]:
+    def learn(support: Sequence[str], labels: Sequence[str]) -> Answer:
         learner = FewShotLearner(AdaptShotConfig(verbose=False, conformal_alpha=1 - COVERAGE))
         learner.load_support_images(list(support), list(labels))
 
@@ -106,14 +129,15 @@ def adaptshot(
     return learn
 
 
-SIDES = {"metabench": ours, "adaptshot": adaptshot}
+SIDES = {"metabench": ours, "exported": exported, "adaptshot": adaptshot}
 
 
 def play(side: str, run: str, folder: Path) -> dict[str, Any]:
     """Answer every query of every task; return accuracy by task, seconds a picture, sets and memory."""
-    learn = SIDES[side](run)
+    learn = SIDES[side](run, folder)
+    tasks = json.loads((folder / "tasks.json").read_text())
     right, covered, sizes, asked, seconds = [], [], [], [], []
-    for task in json.loads((folder / "tasks.json").read_text()):
+    for task in tasks[:1] if side == "exported" else tasks:
         answer = learn(task["support"], task["labels"])
         answers = []
         for query in task["query"]:
@@ -130,7 +154,8 @@ def play(side: str, run: str, folder: Path) -> dict[str, Any]:
         "coverage": float(np.mean(covered)),
         "set_size": float(np.mean(sizes)),
         "abstains": float(np.mean(asked)),
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        # The peak of getrusage is that of who started this process, where that is higher.
+        "megabytes": int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024,
     }
 
 

@@ -31,8 +31,11 @@ SECONDS = 10
 SUFFIXES = (".json", ".jsonl", ".safetensors", ".txt")
 
 DEEP = "[" * 100_000
-OTHERS: tuple[Any, ...] = (None, True, "x", -1, 0.5, 10**30, [], {}, [None], [[0]], {"x": {}})
-"""What may stand in a leaf's place."""
+OTHERS: tuple[Any, ...] = (None, True, "x", -1, 0.5, 10**30, [], {}, [None], [[0]], {"x": {}}, ...)
+"""What may stand in a leaf's place; `...` for nothing at all."""
+
+EACH = 2
+"""Of these, how many take a place in turn."""
 
 
 class Case(NamedTuple):
@@ -153,7 +156,7 @@ def flip(path: Path) -> None:
 
 
 def leaf_cases(root: Path, file: str) -> Iterator[Case]:
-    """Yield a JSON file with something else at each of its places, in turn, as if it had been written so.
+    """Yield a JSON file with something else at each of its places, as if it had been written so.
 
     Of lines, the last of each kind of event.
     """
@@ -161,10 +164,11 @@ def leaf_cases(root: Path, file: str) -> Iterator[Case]:
     if path.suffix not in (".json", ".jsonl"):
         return
     values = files.read_lines(path) if path.suffix == ".jsonl" else [files.read_json(path)]
+    rng = random.Random(file)
     kinds = {value.get("event", ""): number for number, value in enumerate(values)}
     for number in kinds.values():
         for place in leaves(values[number]):
-            for new in (*OTHERS, ...):
+            for new in rng.sample(OTHERS, EACH):
                 what = f"{number} {place} {new!r}"
                 yield Case(file, what, functools.partial(rewrite, values, number, place, new))
 
@@ -190,7 +194,9 @@ def cases(root: Path, n: int | None = None) -> list[Case]:
         if "-seed" not in name or name.startswith("final/maml_pp-tuned")
     ]
     rng = random.Random(0)
-    return [case for group in every for case in (group if n is None else rng.sample(group, min(n, len(group))))]
+    return [
+        case for group in every for case in (group if n is None else rng.sample(group, min(n, len(group))))
+    ]
 
 
 def metabench(*words: object) -> None:
