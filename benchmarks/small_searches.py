@@ -1,8 +1,8 @@
 """Which scheduler serves small searches: of few trials, and within a time, replayed from recorded curves.
 
 Pausing `asha` and `freeze_thaw` play the same decks: three quarters of the recorded settings, and the tasks
-in another order for each. Regret is that of the setting which a search names when it is over, on tasks that
-no search sees; what is lost by freeze-thaw is paired over decks, with a 95 % interval.
+in another order for each. Regret is that of the setting which the confirmation chooses in the end, on tasks
+that no search sees; what is lost by freeze-thaw is paired over decks, with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from efficiency import RECORDED, Deck, cut, regret, replayed
+from decks import Deck, cut
+from efficiency import RECORDED
 
 from metabench import stats
 from metabench.core import MetabenchError, metrics
+from metabench.search.journal.ledger import Trial, ranked
 from metabench.search.replay import curves
 from metabench.search.replay.curves import Recording
 from metabench.search.replay.scenario import describe
+from metabench.search.replay.simulate import Replay, play
 from metabench.storage import files
 
 WAYS = {"asha": {"scheduler": "asha", "pause": True}, "freeze_thaw": {"scheduler": "freeze_thaw"}}
@@ -43,6 +46,19 @@ def budget_of(size: Size, deck: Deck) -> dict[str, Any]:
     return {"trials": len(deck.true), "seconds": size.runs * deck.run}
 
 
+def chosen(replay: Replay) -> str:
+    """Return the curve of what is confirmed best, as it was trained, of those that got furthest."""
+    budget, (algorithm,) = replay.budget, replay.studies
+
+    def confirmed(trial: Trial) -> float:
+        points = replay.curve_of(trial).points
+        last = next(point for point in points if point.tasks_seen == trial.tasks_seen)
+        return float(np.mean(last.per_task[budget.validation_tasks :]))
+
+    candidates = ranked(replay.ledger.of(algorithm))[: budget.confirm_top]
+    return replay.curve_of(max(candidates, key=confirmed)).name
+
+
 def compare(
     recording: Recording, sizes: Sequence[Size], options: argparse.Namespace
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -56,9 +72,9 @@ def compare(
         for size in sizes:
             for way, scheduler in WAYS.items():
                 changes = {**fixed, **scheduler, **budget_of(size, deck)}
-                search = replayed(some, describe(some, changes), number)
-                played = deck._replace(searches={way: search})
-                outcomes[size.title][way].append((regret(played, way, np.inf), search.seconds / deck.run))
+                replay = play(some, describe(some, changes), number)
+                lost = max(deck.true.values()) - deck.true[chosen(replay)]
+                outcomes[size.title][way].append((lost, sum(replay.seconds.values()) / deck.run))
     return {title: {way: np.array(each) for way, each in ways.items()} for title, ways in outcomes.items()}
 
 
