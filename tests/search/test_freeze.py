@@ -12,6 +12,7 @@ import pytest
 
 from metabench.core.config import BudgetConfig, SearchSpace
 from metabench.core.metrics import METRICS
+from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, JOURNAL, PRUNED, WAIT, WORK, Ledger
@@ -80,6 +81,31 @@ def test_a_search_spends_what_it_may_and_trains_who_is_named_to_the_end(tmp_path
     assert named.status == COMPLETE
     assert {trial.status for trial in trials} <= {COMPLETE, PRUNED, "diverged"}
     assert not searcher.remaining()
+
+
+def test_the_first_settings_are_the_samplers(tmp_path: Path) -> None:
+    trials = {
+        scheduler: search(tmp_path / scheduler, space_of(trials=20, scheduler=scheduler)).ledger.of(NAME)
+        for scheduler in ("freeze_thaw", "none")
+    }
+    same = [a.sampled == b.sampled for a, b in zip(*trials.values(), strict=False)]
+    assert same[: freeze.BLINDLY] == [True] * freeze.BLINDLY
+    assert not any(same[freeze.BLINDLY :])
+
+
+def test_one_huge_error_does_not_hide_the_others(tmp_path: Path) -> None:
+    space = space_of()
+    its, scales = spaces.of(space, NAME), []
+    for worst in (-6.0, -1e9):
+        ledger = Ledger(tmp_path / str(worst), keep=2, objective=OBJECTIVES["regression"])
+        for number, sampled in enumerate(points.spread(its, 0)[:9]):
+            name = ledger.propose(NAME, sampled, its.resolve(sampled), False, 0).name
+            decide(ledger, space.budget, name, make_report(100, -1.0 - number / 4 if number else worst))
+        belief = freeze.believe(ledger, its, space.budget)
+        assert belief is not None
+        assert freeze.leader(belief).number == 1
+        scales.append(belief.scale)
+    assert scales[1] == pytest.approx(scales[0], rel=0.2)
 
 
 def test_a_late_bloomer_comes_back_and_settings_get_better_as_more_is_known(tmp_path: Path) -> None:
