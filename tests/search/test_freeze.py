@@ -74,7 +74,7 @@ def test_a_search_spends_what_it_may_and_trains_who_is_named_to_the_end(tmp_path
     trials = searcher.ledger.of(NAME)
     assert trials[0].is_default
     allowance = freeze.allowance(space.budget, 8)
-    assert allowance == 8 * 100 + (8 / 3 + 1) * 200 + (8 / 9 + 1) * 600
+    assert allowance == 8 * 100 + 8 / 3 * 200 + 600
     assert allowance - 300 < searcher.ledger.tasks(NAME) <= allowance + (workers > 1) * 900
     named = freeze.incumbent(searcher.ledger, spaces.of(space, NAME), space.budget)
     assert named is not None

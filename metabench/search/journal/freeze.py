@@ -423,13 +423,10 @@ def legs(
 
 
 def allowance(budget: BudgetConfig, n_trials: int) -> float:
-    """Return the tasks that so many trials see by `asha`.
-
-    One in `reduction_factor` passes each rung, and about one more, before those that are better have come.
-    """
+    """Return the tasks that so many trials see where one in `reduction_factor` passes each rung."""
     rungs = spaces.rungs(budget)
     return sum(
-        (n_trials / budget.reduction_factor**k + (k > 0)) * (rung - before)
+        max(1.0, n_trials / budget.reduction_factor**k) * (rung - before)
         for k, (rung, before) in enumerate(zip(rungs, [0, *rungs], strict=False))
     )
 
