@@ -86,11 +86,11 @@ def floors(its: AlgorithmSpace) -> Array:
 
 def coordinates(its: AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
     """Return settings as points, [n, D], in lengthscales; an inactive parameter stands at its default."""
-    keys = [(tuple(one.items()), tuple(map(type, one.values()))) for one in sampled]  # True is not 1
-    for key, one in zip(keys, sampled, strict=True):
-        if key not in its.memo:
-            its.memo[key] = [_place(p, one.get(name, p.default)) for name, p in its.sampled.items()]
-    points = [its.memo[key] for key in keys]
+    memo = its.memo
+    for one in sampled:
+        if id(one) not in memo or memo[id(one)][0] is not one:  # which is kept, so that no other takes its id
+            memo[id(one)] = one, [_place(p, one.get(name, p.default)) for name, p in its.sampled.items()]
+    points = [memo[id(one)][1] for one in sampled]
     return np.array(points, dtype=np.float64).reshape(len(points), len(its.sampled))
 
 

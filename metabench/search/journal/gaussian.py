@@ -97,10 +97,12 @@ def covariance(kernel: Array, same: NDArray[np.bool_], u: Array, v: Array) -> Ar
         same: whether two are of one trial.
         u, v: log tasks.
     """
+    u, v = np.broadcast_arrays(u, v)
     settings = kernel * (SETTING**2 + SLOPE**2 * (u - PIVOT) * (v - PIVOT))
-    walked = np.maximum(np.minimum(u, v) + WALKED_FROM, 0.0)
-    trial = same * (OFFSET**2 + WALK**2 * walked)
-    return np.asarray(LEVEL**2 + TREND**2 * u * v + settings + trial)
+    table = np.asarray(LEVEL**2 + TREND**2 * u * v + settings)
+    walked = np.maximum(np.minimum(u[same], v[same]) + WALKED_FROM, 0.0)
+    table[same] += OFFSET**2 + WALK**2 * walked  # few of a table are
+    return table
 
 
 def fit(prior: Array, y: Array, noise: Array) -> Fit:
