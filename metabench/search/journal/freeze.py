@@ -133,12 +133,7 @@ def _believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belie
     )
     row = np.searchsorted(kept, [k for k, _ in reported])
     trials = [trials[k] for k in kept]
-    # Who diverged counts as scoring what the worst did.
-    worst = min(r["val_score"] for trial in trials for r in trial.reports if r["val_score"] is not None)
-    scores = np.array([worst if r["val_score"] is None else r["val_score"] for _, r in reported])
-    if ledger.objective.metric.scale != "share":  # one huge error would set the scale of all
-        middle = float(np.median(scores))
-        scores = np.maximum(scores, middle - BEYOND * (scores.max() - middle))
+    scores = _scores(ledger, trials, [report for _, report in reported])
     per_task = _noise_per_task(trials)
     squares = float(np.sum((scores - scores.mean()) ** 2))
     scale = math.sqrt((2 * per_task + squares) / (2 + len(scores))) or 1.0
@@ -163,6 +158,16 @@ def _believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belie
         *(trials, x, kernel, its_floors, row, u, fit, mean),
         *(_best(trials, mean), noise, scale, float(scores.mean())),
     )
+
+
+def _scores(ledger: Ledger, trials: Sequence[Trial], reports: Sequence[dict[str, Any]]) -> Array:
+    """Return what the model learns from: of who diverged that is what the worst scored."""
+    worst = min(r["val_score"] for trial in trials for r in trial.reports if r["val_score"] is not None)
+    scores = np.array([worst if r["val_score"] is None else r["val_score"] for r in reports])
+    if ledger.objective.metric.scale == "share":
+        return scores
+    middle = float(np.median(scores))  # one huge error would set the scale of all
+    return np.maximum(scores, middle - BEYOND * (scores.max() - middle))
 
 
 def _prior(kernel: Array, row: Any, u: Array, other: Any, v: Array) -> Array:
