@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -13,6 +14,9 @@ from metabench.training import diagnostics
 from tests.support import small
 
 torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's
+hypothesis.settings.load_profile("untimed")
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels for a GPU run in Triton's interpreter, on the CPU

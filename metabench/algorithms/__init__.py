@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from metabench.algorithms import _policy_search
 from metabench.core import GROUPED, Algorithm, MetabenchError, plugins
 from metabench.core.config import TaskConfig, allowed, field_types, folded, setting_problem
 
@@ -110,6 +111,11 @@ def fixed_problem(name: str, h: Any) -> str | None:
         f"{name}: labels=fixed: it compares with support examples of each class, and has no output for one "
         "that a task lacks; take shuffled, which to it is the same"
     )
+
+
+def search_problem(h: Any, kind: str) -> str | None:
+    """Say why an outer optimiser cannot be for this kind of data, or return None."""
+    return _policy_search.problem(h, kind)
 
 
 def unlabelled_problems(name: str, h: Any, task: TaskConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,18 @@ from torch import Generator, Tensor
 
 from metabench import nets
 from metabench.algorithms import _inner_loop as inner
-from metabench.algorithms import _outer_loop as optim
+from metabench.algorithms import _policy_search as policies
 from metabench.core import HEAD, Algorithm, Aux, Labelled, Net, Support, Task, Tree, trees
+
+
+@dataclass(frozen=True)
+class Settings(policies.Settings, inner.Settings):
+    """The inner and the outer loop's settings."""
+
+
+@dataclass(frozen=True)
+class OrderedSettings(policies.Settings, inner.OrderedSettings):
+    """The same, and whether the meta-gradient sees through the inner loop."""
 
 
 def init(net: Net, h: inner.Settings, generator: Generator) -> tuple[Tree, Tree]:
@@ -60,12 +71,12 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Any, part: s
 
 
 MAML = Algorithm(
-    hparams=inner.Settings,
+    hparams=Settings,
     init=init,
     task_loss=partial(task_loss, derivative="second"),
     adapt=adapt,
     predict=inner.predict,
-    optimizer=optim.descend,
+    optimizer=policies.outer,
     reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, algorithm 2. The mean over tasks and examples "
     "replaces the sums; norm layers are not adapted unless adapt_norm asks for it.",
     kinds=("classification", "regression", "control"),
@@ -89,7 +100,7 @@ ALGORITHMS = {
         "is a constant. Otherwise as MAML.",
     ),
     "anil": MAML._replace(
-        hparams=inner.OrderedSettings,
+        hparams=OrderedSettings,
         task_loss=partial(task_loss, part="head"),
         adapt=partial(adapt, part="head"),
         check=check_anil,
@@ -98,7 +109,7 @@ ALGORITHMS = {
         "Support and query pass through the body apart, as the batch norm mode says, and not together.",
     ),
     "boil": MAML._replace(
-        hparams=inner.OrderedSettings,
+        hparams=OrderedSettings,
         task_loss=partial(task_loss, part="body"),
         adapt=partial(adapt, part="body"),
         reference="Oh et al. 2021, arXiv 2008.08882, section 3: the inner loop moves all but the head. "

@@ -15,6 +15,9 @@ from metabench.algorithms import _outer_loop as optim
 from metabench.algorithms.matching import lstm_cell
 from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting
 
+FAINT = 0.1
+"""The length of a row of the memory, below which it is read the less the shorter it is."""
+
 
 @dataclass(frozen=True)
 class Settings(optim.Settings):
@@ -48,6 +51,13 @@ def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
         "output": (net.outputs, h.hidden_size + n_read),
     }
     weights = {name: nets.init_head(*size, generator) for name, size in sizes.items()}
+    seen, label = (nets.init_head(n_read, n, generator)["weight"] for n in (net.features, net.outputs))
+    # A key begins as a view of its example alone; a row as the same view of the one before, with its label:
+    # so that alike examples read each other's labels from the first.
+    blocks = {"key": (seen, 0 * seen, 0 * label), "row": (0 * seen, seen, label)}
+    for name, shown in blocks.items():
+        start = torch.cat(shown, 1)
+        weights[name]["weight"] = F.pad(start, (0, n_inputs + h.hidden_size - start.shape[1]))
     return {"theta": theta, "weights": weights}, {}
 
 
@@ -80,7 +90,8 @@ def least_used(usage: Tensor, n: int) -> Tensor:
 def address(keys: Tensor, memory: Tensor, scale: Tensor) -> Tensor:
     """Return how much each key [n, D] reads of each row of the memory: [n, rows]."""
     # eqs. 2 and 3: w^r is the softmax of the cosines of a key and the rows
-    return (scale * F.normalize(keys, dim=-1) @ F.normalize(memory, dim=-1).T).softmax(-1)
+    # but of rows that hold next to nothing, whose direction would weigh as much as any other's
+    return (scale * F.normalize(keys, dim=-1) @ F.normalize(memory, dim=-1, eps=FAINT).T).softmax(-1)
 
 
 def step(weights: Tree, state: Tree, f: Tensor) -> tuple[Tree, Tensor]:
@@ -106,11 +117,14 @@ def step(weights: Tree, state: Tree, f: Tensor) -> tuple[Tree, Tensor]:
     return {**state, **after}, torch.cat([hidden, read.flatten()])
 
 
-def read(weights: Tree, state: Tree, features: Tensor, labels: Tensor) -> Tree:
-    """Take in examples [n, F], the label [n, O] of each after it."""
+def read(weights: Tree, state: Tree, features: Tensor, labels: Tensor) -> tuple[Tree, list[Tensor]]:
+    """Take in examples [n, F], the label [n, O] of each after it; return what each was said by, too."""
+    said = []
     for f, y in zip(features, labels, strict=True):
-        state = {**step(weights, state, f)[0], "y": y}
-    return state
+        after, one = step(weights, state, f)
+        state = {**after, "y": y}
+        said.append(one)
+    return state, said
 
 
 def order(x: Tensor) -> Tensor:
@@ -128,10 +142,24 @@ def task_loss(
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:
     features, moments = net.embed(meta["theta"], support.x)
     learner = inner.adapted(net, meta["theta"], support, moments)
+    state, _ = read_support(net, meta, features, support, h)
+    return {**learner, "weights": meta["weights"], "state": state}
+
+
+def read_support(
+    net: Net, meta: Tree, features: Tensor, support: Support, h: Settings
+) -> tuple[Tree, list[Tensor]]:
+    """Read a support set in its order from the start."""
     labels = (support.y[:, None] == torch.arange(net.outputs, device=support.y.device)).to(features.dtype)
     place = order(support.x)
-    state = read(meta["weights"], start(net, h, features), features[place], labels[place])
-    return {**learner, "weights": meta["weights"], "state": state}
+    return read(meta["weights"], start(net, h, features), features[place], labels[place])
+
+
+def reading(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> tuple[Tensor, Tensor]:
+    features, _ = net.embed(meta["theta"], support.x)
+    _, said = read_support(net, meta, features, support, h)
+    logits = nets.outputs(net, meta["weights"]["output"], torch.stack(said))
+    return logits, support.y[order(support.x)]
 
 
 def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
@@ -154,12 +182,14 @@ ALGORITHMS = {
         predict=predict,
         optimizer=optim.descend,
         check=check,
+        reading=reading,
         also_called=("Memory-Augmented Neural Network",),
         reference="Santoro et al. 2016, arXiv 1605.06065, section 3: an LSTM and a memory with least "
         "recently used access, which are shown a label one step after its example. Deviations: the loss is "
         "that of queries, each of which ends a sequence of its own, and not of every step, whose labels are "
         "partly known by how often each was shown; the example before is seen again beside its label, by the "
-        "heads past the controller, too; what is written is a vector of its own, not the key; the n-th head "
+        "heads past the controller, too; what is written is a vector of its own, not the key, but begins as "
+        "its view, of the example before; rows of next to nothing are read less; the n-th head "
         "writes over the n-th least used row alone; cosine_scale sharpens reading, and 1 is as published; "
         "examples are embedded by the network and come in the order of their sums, so that the support "
         "set's own order does not matter.",

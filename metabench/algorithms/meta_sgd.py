@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from metabench.algorithms import _inner_loop as inner
-from metabench.algorithms import _outer_loop as optim
+from metabench.algorithms import _policy_search as policies
 from metabench.core import (
     Algorithm,
     Aux,
@@ -26,7 +28,7 @@ from metabench.core import (
 
 
 @dataclass(frozen=True)
-class Settings(inner.OrderedSettings):
+class Settings(policies.Settings, inner.OrderedSettings):
     """One inner step is the paper's; more share their rates."""
 
     inner_lr: float = setting(0.1, "first value of the learned rates", minimum=0)
@@ -76,14 +78,15 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
 
 
 def optimizer(h: Settings) -> Optimizer:
-    outer = optim.descend(h)
+    outer = policies.outer(h)
 
-    def update(gradient: Tree, state: Tree, meta: Tree, progress: float) -> tuple[Tree, Tree, Logs]:
-        meta, state, logs = outer.update(gradient, state, meta, progress)
+    def logged(of: Callable[..., tuple[Tree, Tree, Logs]], *given: Any) -> tuple[Tree, Tree, Logs]:
+        meta, state, logs = of(*given)
         means = {f"lr/inner/{name}": rates.mean() for name, rates in trees.items(meta["alpha"])}
         return meta, state, {**logs, **means}
 
-    return Optimizer(outer.init, update)
+    search = outer.search and partial(logged, outer.search)
+    return Optimizer(outer.init, partial(logged, outer.update), search)
 
 
 ALGORITHMS = {

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
+from metabench.algorithms import _policy_search as policies
 from metabench.core import Algorithm, Aux, Net, Support, Task, Tree, setting, trees
 
 
@@ -23,7 +24,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class JointSettings(optim.Settings):
+class JointSettings(policies.Settings):
     """The outer loop's settings, and the descent on the support set, which meta-training leaves out."""
 
     inner_lr: float = setting(0.1, "learning rate alpha at evaluation", minimum=0)
@@ -63,7 +64,7 @@ ALGORITHMS = {
         task_loss=joint_loss,
         adapt=partial(adapt, steps="eval_steps"),
         predict=inner.predict,
-        optimizer=optim.descend,
+        optimizer=policies.outer,
         also_called=("pretrained",),
         reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5: the baseline trained on all "
         "tasks at once, by the loss of their queries, and fine-tuned on a new task's support set.",

@@ -127,6 +127,16 @@ def predict(net: Net, learner: Tree, x: Tensor) -> Tensor:
     return nets.outputs(net, weights["output"], rows[len(steps) :])
 
 
+def reading(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> tuple[Tensor, Tensor]:
+    learner = adapt(net, meta, buffers, support, h)
+    features, weights = learner["steps"][:, : net.features], learner["sequence"]
+    asked = torch.cat([features, features.new_zeros(len(features), net.outputs)], -1)
+    rows = [  # a continuation by one step of all before it
+        read(weights, torch.cat([learner["steps"][:n], asked[n : n + 1]]), n)[-1] for n in range(len(asked))
+    ]
+    return nets.outputs(net, weights["output"], torch.stack(rows)), support.y
+
+
 ALGORITHMS = {
     "snail": Algorithm(
         hparams=Settings,
@@ -136,6 +146,7 @@ ALGORITHMS = {
         predict=predict,
         optimizer=optim.descend,
         is_of_features=True,
+        reading=reading,
         reference="Mishra et al. 2018, arXiv 1707.03141, section 3 and the few-shot architecture of the "
         "appendix: attention, convolutions, attention, convolutions, attention, linear output, the loss at "
         "the last step alone. Each query ends a sequence of its own. Deviations: all blocks share one width, "

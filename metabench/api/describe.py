@@ -96,7 +96,8 @@ def _build_settings(
 ) -> Any:
     _check(algorithms.get(name).hparams, settings, "hyperparameters")
     h = algorithms.hparams(name, {**recorded, **settings})
-    if problem := augment.problem(h, kind, shape, task.augment if task else AugmentConfig()):
+    problem = augment.problem(h, kind, shape, task.augment if task else AugmentConfig())
+    if problem := problem or algorithms.search_problem(h, kind):
         raise MetabenchError(f"hyperparameters.{problem}")
     if task and (wrong := algorithms.unlabelled_problems(name, h, task)):
         raise MetabenchError("\n".join(f"algorithm {name!r}: {line}" for line in wrong))

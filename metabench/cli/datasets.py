@@ -106,7 +106,15 @@ def tasks(
     part: Annotated[
         Literal["meta_validation", "meta_test"], typer.Option(help="Which classes the tasks are of.")
     ] = "meta_test",
-    tasks: Annotated[int, typer.Option(min=2, help="How many tasks.")] = 1000,
+    tasks: Annotated[int | None, typer.Option(min=2, help="How many tasks.", show_default="1000")] = None,
+    listed: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Tasks to write instead of drawn ones: a .csv file of task, role (support or query), label "
+            "and picture, or Lake's runs of Omniglot (all_runs.zip).",
+        ),
+    ] = None,
     *,
     shape: Shape,
     json: Json = False,
@@ -114,13 +122,17 @@ def tasks(
     """Write the frozen tasks that runs are tested on into a small file, with the hash that proves them."""
     from metabench.cli import flags, inspect_data
 
-    drawn = inspect_data.write_tasks(
-        out, flags.describe_task(name, split, option or [], **shape), part, tasks
-    )
+    task = flags.describe_task(name, split, option or [], **shape)
+    if listed is None:
+        drawn = inspect_data.write_tasks(out, task, part, tasks or 1000)
+    elif refused := [*(["tasks"] if tasks else []), *(key for key in shape if key != "labels")]:
+        raise MetabenchError(f"--from: says what `{'` and `'.join(refused)}` would; leave out the latter")
+    else:
+        drawn = inspect_data.write_listed(out, task, part, listed)
     if json:
         print_json({"file": out, **drawn}, indent=None)
     else:
-        typer.echo(f"{out}: {tasks} tasks of {part} of {drawn['dataset']}, hash {drawn['hash']}")
+        typer.echo(f"{out}: {drawn['tasks']} tasks of {part} of {drawn['dataset']}, hash {drawn['hash']}")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from torch import Tensor
 from metabench import data
 from metabench.core import SPLITS, MetabenchError, Split, Splits, Task, seeds
 from metabench.core.config import TaskConfig
-from metabench.data.tasks import frozen, sampling
+from metabench.data.tasks import frozen, listed, sampling
 from metabench.training import mosaic
 
 FORMS = (".png", ".pdf", ".svg")
@@ -64,14 +64,30 @@ def draw(out: Path, task: TaskConfig, seed: int) -> Splits:
 
 def write_tasks(out: Path, task: TaskConfig, part: frozen.Part, n_tasks: int) -> dict[str, Any]:
     """Write frozen tasks, those of meta-test or of the confirmation, into a file that is not there yet."""
-    if out.exists():
-        raise MetabenchError(f"--out {out}: is there already; take another name, or remove it")
+    _refuse_existing(out)
     splits = data.load(task)
     data.check(task, splits, [part])
     pool: Literal["test", "confirm"] = "test" if part == "meta_test" else "confirm"
     drawn = frozen.frozen(splits, part, task, n_tasks, pool)
     frozen.write(out, splits, part, task, pool, drawn)
     return {"dataset": splits.name, "part": part, "tasks": n_tasks, "hash": drawn.hash}
+
+
+def write_listed(out: Path, task: TaskConfig, part: frozen.Part, listed_in: Path) -> dict[str, Any]:
+    """Write the tasks that a file lists into one that is not there yet, as frozen tasks of a data set."""
+    _refuse_existing(out)
+    if not listed_in.exists():
+        raise MetabenchError(f"--from {listed_in}: no such file")
+    splits = data.load(task)
+    drawn, task = listed.of_file(listed_in, splits, part, task, data.sources(task))
+    frozen.write(out, splits, part, task, listed.POOL, drawn)
+    n_tasks = sum(len(group.positions) for group in drawn.groups)
+    return {"dataset": splits.name, "part": part, "tasks": n_tasks, "hash": drawn.hash}
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise MetabenchError(f"--out {out}: is there already; take another name, or remove it")
 
 
 def faces_of(names: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:

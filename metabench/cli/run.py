@@ -179,6 +179,9 @@ def _print_test(folder: Path, tested: Result, as_json: bool) -> None:
     typer.echo(f"  {_alone(together, alone, metric)}")
     for line in _classes(result):
         typer.echo(f"  {line}")
+    if seen := result.get("by_instance"):
+        listed = ", ".join(f"{mean:.1%}" for mean, *_ in seen)
+        typer.echo(f"  accuracy at the 1st, 2nd, ... example of a class that it reads: {listed}")
     for line in _unlabelled(result, metric):
         typer.echo(f"  {line}")
     for line in _diagnosis(result["diagnostics"], metric):

@@ -149,7 +149,7 @@ def across(
     """Rank over several settings: data sets, ways, shots; mean ranks and performance profiles."""
     import metabench.leaderboard as leaderboard
     from metabench.leaderboard import across as ranking
-    from metabench.leaderboard.notes import about_settings
+    from metabench.leaderboard.across import about_settings
     from metabench.storage import files
 
     answer = ranking.across(leaderboard.read(_open(folders)))

@@ -15,7 +15,7 @@ from metabench.core.metrics import Metric
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from metabench.core.control import Environment
+    from metabench.core.control import Collected, Environment
 
 Tree = Any
 """A nested dict whose leaves are tensors."""
@@ -106,6 +106,8 @@ class Split(NamedTuple):
     shared: tuple[str, ...] = ()
     # int64 [class, example], where a task must not have examples of one group in both support and query
     groups: Tensor | None = None
+    # int64 [class, example], the row of each in somebody's arrays, by which lists of tasks name it; -1: none
+    numbers: Tensor | None = None
 
     @property
     def words(self) -> list[str]:
@@ -155,6 +157,13 @@ class Rows(NamedTuple):
     scale: tuple[float, ...]
 
 
+class Moments(NamedTuple):
+    """What numbers were standardised by: those of meta-train, of each band, or of inputs and target."""
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
 class Splits(NamedTuple):
     """A data set cut into meta-train, meta-validation and meta-test: by class, by picture or by domain."""
 
@@ -168,6 +177,7 @@ class Splits(NamedTuple):
     features: Features | None = None  # where images are features of a frozen backbone
     rows: Rows | None = None  # None: rows of numbers are inputs as they are
     environment: Environment | None = None  # of control: what rows are the parameters of
+    moments: Moments | None = None  # of numbers that are standardised, or could be
 
     @property
     def shares_classes(self) -> bool:
@@ -234,6 +244,8 @@ class Optimizer(NamedTuple):
 
     init: Callable[[Tree], Tree]  # meta -> state
     update: Callable[[Tree, Tree, Tree, float], tuple[Tree, Tree, Logs]]  # (grads, state, meta, progress)
+    # (collected, state, meta, progress): of control, in place of update, where it looks at trajectories again
+    search: Callable[[Collected, Tree, Tree, float], tuple[Tree, Tree, Logs]] | None = None
 
 
 def normalised_by(net: Net, h: Any) -> str | None:
@@ -272,6 +284,9 @@ class Algorithm(NamedTuple):
     has_recompute: bool = False  # whether its setting `recompute` has an effect
     # (learner of a SemiSupport): how far each unlabelled image counted for the task's classes, [M] of 0 to 1
     taken: Callable[[Tree], Tensor] | None = None  # None: it reads none
+    # (net, meta, buffers, support, h): what it says of each support example before its label is shown, and
+    # the labels, in the order in which it reads them: logits [n, O] and [n]
+    reading: Callable[..., tuple[Tensor, Tensor]] | None = None  # None: it reads them all at once
     # how logits follow from features: "linear"; "prototypes", by squared distances; None: in another way
     head: str | None = None
     # whether adapt and predict see an example through net.embed(meta["theta"], .) alone

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metabench.core import MetabenchError
+from metabench.core import MetabenchError, Tree
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +82,7 @@ class Moves(NamedTuple):
     log_prob: Tensor  # of the action under the policy that took it
     reward: Tensor
     is_on: Tensor  # 1 until the trajectory has ended, 0 from then on
+    outputs: Tensor | None = None  # [..., M, H, O] of the policy that acted; None: it is no matter
 
 
 def log_prob(outputs: Tensor, action: Tensor) -> Tensor:
@@ -132,6 +133,42 @@ def dice(outputs: Tensor, y: Moves) -> Tensor:
     ratio = _log_ratio(outputs, y)
     now = ratio.cumsum(-1)
     return _mean((now.exp() - (now - ratio).exp()) * y.advantage, y)
+
+
+def clipped_ratio(outputs: Tensor, y: Moves, limit: Tensor) -> Tensor:
+    """Return -mean(min(r A, clip(r) A)), r = pi / pi_old: further than a limit from 1 nothing is gained."""
+    # Rothfuss et al. 2019, eq. 11, first term
+    ratio = _log_ratio(outputs, y).exp()
+    within = ratio.clamp(1 - limit, 1 + limit)
+    return _mean((ratio * y.advantage).minimum(within * y.advantage), y)
+
+
+def divergence(outputs: Tensor, y: Moves) -> Tensor:
+    """Return KL(policy that acted || policy of these outputs), the mean over the steps that it took."""
+    old, new = y.outputs, outputs.view_as(y.outputs)
+    if not y.action.is_floating_point():
+        old, new = old.log_softmax(-1), new.log_softmax(-1)
+        return -_mean((old.exp() * (old - new)).sum(-1), y)
+    (mean, log_std), (new_mean, new_log_std) = old.chunk(2, -1), new.chunk(2, -1)
+    log_std, new_log_std = (one.clamp(min=LOWEST_LOG_STD) for one in (log_std, new_log_std))
+    spread = (2 * log_std).exp() + (mean - new_mean).square()
+    apart = new_log_std - log_std + 0.5 * spread * (-2 * new_log_std).exp() - 0.5
+    return -_mean(apart.sum(-1), y)
+
+
+class Collected(NamedTuple):
+    """One meta-batch of trajectories, of which an outer optimiser may ask again and again.
+
+    Where a policy is judged, it is compared with what acted there once adapted, in an earlier version.
+    """
+
+    # (meta, limit of ratios or None, weight of inner_kl or None) -> gradient of loss + weight * inner_kl
+    gradient: Callable[[Tree, float | None, Tensor | None], Tree]
+    judged: Callable[
+        [Tree], tuple[Tensor, Tensor]
+    ]  # of meta: loss, no ratio limited, and kl where it is judged
+    inner_kl: Callable[[Tree], Tensor]  # of meta: the mean over those that acted before an inner step
+    fisher: Callable[[Tree, Tree], Tree]  # (meta, v): second derivative of kl where it is 0, times v
 
 
 def mean_return(outputs: Any, y: Moves) -> Tensor:

@@ -15,9 +15,9 @@ import metabench.leaderboard as leaderboard
 from metabench.core import MetabenchError
 from metabench.core.metrics import Metric
 from metabench.leaderboard.folders import TASK_KEYS, Run, Search, evaluated
-from metabench.leaderboard.notes import loses, setting
+from metabench.leaderboard.notes import loses, named, setting
 from metabench.leaderboard.rows import BASELINE, short_name
-from metabench.leaderboard.scores import with_results
+from metabench.leaderboard.scores import LEVEL, with_results
 from metabench.stats import Floats, many_settings
 from metabench.storage import files
 
@@ -153,3 +153,32 @@ def _tested(group: Sequence[Search | Run]) -> dict[str, dict[str, Any]]:
 def _cost(row: Mapping[str, Any], metric: Metric) -> float:
     figure: float = row[metric.name]
     return 1 - figure if metric.unit == "%" else figure
+
+
+def about_settings(ranking: Mapping[str, Any]) -> str:
+    """Say what ranks over settings are, and what can be told apart."""
+    sentences = [f"{len(ranking['settings'])} settings: {'; '.join(ranking['settings'])}."]
+    sentences.append('"≤ 1.1": share of settings in which the error is at most 1.1 times the lowest.')
+    if ranking["missing"]:
+        sentences.append(f"Left out, since not every setting has them: {', '.join(ranking['missing'])}.")
+    if losing := ranking["worse_one_at_a_time"]:
+        sentences.append(f"Ranked by all queries of a task together; worse one at a time: {named(losing)}.")
+    tests = ranking["tests"]
+    if tests is None:
+        sentences.append(
+            f"Too few settings for a test over settings; {many_settings.LEAST_SETTINGS} are needed."
+        )
+        return " ".join(sentences)
+    names = [row["name"] for row in ranking["rows"]]
+    table = tests["signed_rank_p_holm"]
+    pairs = [(a, b) for b in range(len(names)) for a in range(b)]
+    apart = [f"{names[a]} > {names[b]}" for a, b in pairs if table[a][b] < LEVEL]
+    least = len(pairs) * 2 ** (1 - len(ranking["settings"]))  # of the surest pair, once it is adjusted
+    if least >= LEVEL:
+        sentences.append(
+            f"{len(ranking['settings'])} settings are too few for {len(pairs)} pairs: the surest would have "
+            f"p = {least:.2g}."
+        )
+    listed = ", ".join(apart) or "none"
+    sentences.append(f"Told apart over settings (signed ranks, Holm, p < 0.05): {listed}.")
+    return " ".join(sentences)

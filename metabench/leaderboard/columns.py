@@ -149,6 +149,11 @@ def worst(domains: Sequence[tuple[str, float, int]]) -> str:
     return f"{percent(accuracy)} {name}"
 
 
+def at_each(accuracies: Sequence[float]) -> str:
+    """Show accuracies at the first, second, ... example of a class."""
+    return ", ".join(map(percent, accuracies))
+
+
 def verdict(row: Row) -> str:
     """Show in words whether a row can be told from the best."""
     if row.get("rank") is not None and row.get("vs_best") is None:
@@ -196,6 +201,8 @@ COLUMNS = (
     Column("domain_low", "New domains", bounds("domain_low", "domain_high"), called="domain_ci"),
     Column("by_domain", "Worst domain", shown("by_domain", worst), called="worst_domain"),
     number("zero_step", "Zero-step %", percent),
+    number("kappa", "Cohen's κ", plain),
+    Column("by_instance", "At each instance %", shown("by_instance", at_each)),
     number("balanced_accuracy", "Balanced %", percent),
     number("dp_gap", "Parity gap", percent),
     Column("dp_low", "95 % CI of the gap", bounds("dp_low", "dp_high"), called="dp_ci"),

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metabench.core import metrics
+from metabench.core.config.settings import n_folds
 from metabench.core.metrics import METRICS, Metric
 from metabench.leaderboard import published
 from metabench.leaderboard.rows import BASELINE, CHANCE, FROZEN, PRETRAINED, PUBLISHED
 from metabench.leaderboard.scores import ALIKE, IDENTICAL, LEVEL, WORSE
 from metabench.stats import FEW_SEEDS, PICTURES, SEEDS_PICTURES, TASKS
-from metabench.stats.many_settings import LEAST_SETTINGS
 
 Board = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -53,7 +53,7 @@ def about(board: Board, common: Sequence[str]) -> str:
     rows, metric = board["rows"], METRICS[board["metric"]["name"]]
     sentences = ["; ".join([*common, f"protocol: {board['protocol']}"]) + "."]
     sentences += board.get("left_out", [])
-    sentences += _on_intervals(rows, metric)
+    sentences += _on_intervals(rows, metric, n_folds(board.get("task", {}).get("options") or {}))
     sentences += _on_comparisons(rows)
     sentences += _on_asking(board, metric)
     sentences += _on_classes(rows)
@@ -61,7 +61,7 @@ def about(board: Board, common: Sequence[str]) -> str:
     if trained := [_who(row) for row in rows if _is_pretrained(row)]:
         sentences.append(
             "Of a network that other pictures have trained, which may show the very classes of meta-test: "
-            f"{_named(trained)}."
+            f"{named(trained)}."
         )
     if any(row.get("training_tasks") for row in rows):
         sentences.append(
@@ -81,7 +81,7 @@ def about(board: Board, common: Sequence[str]) -> str:
     sentences += _untested(rows)
     again = [_who(row) for row in rows if (row["times_opened"] or 0) > 1]
     if again:
-        sentences.append(f"Meta-test was opened more than once for: {_named(again)}.")
+        sentences.append(f"Meta-test was opened more than once for: {named(again)}.")
     if any(row["variant"] == PUBLISHED for row in rows):
         sentences.append("Published rows are references: not measured here, on other tasks, without a rank.")
         sentences += _on_queries(board["task"])
@@ -94,7 +94,7 @@ def _is_pretrained(row: Row) -> bool:
     return network.endswith(FROZEN) or (network.endswith(PRETRAINED) and row["variant"] != BASELINE)
 
 
-def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
+def _on_intervals(rows: Rows, metric: Metric, folds: int) -> list[str]:
     trained = {row["ci_over"] for row in rows if row["ci_over"] and row["seeds"]}
     if not trained:
         return []
@@ -110,12 +110,17 @@ def _on_intervals(rows: Rows, metric: Metric) -> list[str]:
         notes.append(
             '"New domains": the interval for other domains than these, each of which counts as one figure.'
         )
-    one = [_who(row) for row in rows if row["seeds"] == 1]
+    one = [_who(row) for row in rows if row["seeds"] == folds]
+    a_fold = " a fold" if folds > 1 else ""
     if one:
-        notes.append(f"One seed, whose interval and rank say nothing of training again: {_named(one)}.")
-    few = [_who(row) for row in rows if row["seeds"] and 1 < row["seeds"] < FEW_SEEDS]
+        notes.append(
+            f"One seed{a_fold}, whose interval and rank say nothing of training again: {named(one)}."
+        )
+    few = [_who(row) for row in rows if row["seeds"] and folds < row["seeds"] < FEW_SEEDS * folds]
     if few:
-        notes.append(f"Two seeds, whose interval is rough and covers 94 to 99, not 95 %: {_named(few)}.")
+        notes.append(
+            f"Two seeds{a_fold}, whose interval is rough and covers 94 to 99, not 95 %: {named(few)}."
+        )
     return notes
 
 
@@ -125,12 +130,12 @@ def _on_comparisons(rows: Rows) -> list[str]:
     verdicts = {str((row.get("vs_best") or {}).get("verdict")) for row in rows}
     alike = [_who(row) for row in rows if (row.get("vs_best") or {}).get("verdict") == ALIKE]
     if alike:
-        return [f"Not distinguishable from {_who(best)} (p < 0.05, Holm): {_named(alike)}."]
+        return [f"Not distinguishable from {_who(best)} (p < 0.05, Holm): {named(alike)}."]
     others = [row for row in rows if row.get("vs_best") is not None]
     same = [_who(row) for row in others if row["vs_best"].get("verdict") == IDENTICAL]
     if len(others) == len(same):
         return []
-    but = f" but {_named(same)}, which has the same runs" if same else ""
+    but = f" but {named(same)}, which has the same runs" if same else ""
     network = "The network of " if any(word.endswith("network") for word in verdicts) else ""
     return [f"{network}{_who(best)} is better than every other row{but} (p < 0.05, Holm)."]
 
@@ -169,10 +174,10 @@ def _on_asking(board: Board, metric: Metric) -> list[str]:
         "when a single one is to be judged."
     ]
     holds = f"holds for {what} asked together"
-    lines += [
-        f"{_who(row)}: {show(row[metric.name])} {holds}; one at a time it is {show(_alone(row, metric))}."
-        for row in losing[:MOST_NAMED]
-    ]
+    for row in losing[:MOST_NAMED]:
+        lines.append(
+            f"{_who(row)}: {show(row[metric.name])} {holds}; one at a time it is {show(_alone(row, metric))}."
+        )
     if len(losing) > MOST_NAMED:
         lines.append(f"So do {len(losing) - MOST_NAMED} more rows lose.")
     return lines
@@ -234,8 +239,8 @@ def _untested(rows: Rows) -> list[str]:
     if not waiting:
         return []
     folders = dict.fromkeys(folder for row in waiting for folder in row["folder"].split(", "))
-    commands = _named([f"`metabench test {folder}`" for folder in folders])
-    return [f"Trained, but not tested: {_named([_who(row) for row in waiting])}; do {commands}."]
+    commands = named([f"`metabench test {folder}`" for folder in folders])
+    return [f"Trained, but not tested: {named([_who(row) for row in waiting])}; do {commands}."]
 
 
 def answer(board: Board) -> str:
@@ -249,7 +254,7 @@ def answer(board: Board) -> str:
     sentences.append(_leads(board["task"], best, learned[0], others, metric))
     sentences += _warnings(board["rows"], ranked, learned[0], metric)
     sentences += _overtaken(ranked, metric)
-    sentences += _against(best, others)
+    sentences += _against(best, others, n_folds(board["task"].get("options") or {}))
     return " ".join(sentences)
 
 
@@ -356,7 +361,7 @@ def _overtaken(ranked: Rows, metric: Metric) -> list[str]:
     return [f"ONE AT A TIME ANOTHER ROW IS AHEAD: {_who(first)} with {theirs} against {ours}."]
 
 
-def _against(best: Row, others: Rows) -> list[str]:
+def _against(best: Row, others: Rows, folds: int) -> list[str]:
     """Say who is surely worse, who may be as good, and what would tell more."""
     rivals = [row for row in others if not _is_same(row)]
     if not rivals:
@@ -370,24 +375,23 @@ def _against(best: Row, others: Rows) -> list[str]:
     if alike:
         parts.append(f"not to be told apart from it: {_few(alike)}")
     text = "; ".join(parts)
-    return [f"{text[0].upper()}{text[1:]}.", *_more([best, *rivals], alike)]
+    return [f"{text[0].upper()}{text[1:]}.", *_more([best, *rivals], alike, folds)]
 
 
-def _more(rows: Rows, alike: Rows) -> list[str]:
+def _more(rows: Rows, alike: Rows, folds: int) -> list[str]:
     """Say what would tell more: other trainings, other tasks, or nothing."""
-    seeds = [row["seeds"] for row in rows if row["seeds"]]
+    seeds = [row["seeds"] // folds for row in rows if row["seeds"]]
+    a_fold, trained = (" a fold", "these networks") if folds > 1 else ("", "that trained network")
     if seeds and min(seeds) == 1:
-        return [
-            "A row of one seed speaks of that trained network, not of its settings: more seeds would tell."
-        ]
+        return [f"A row of one seed{a_fold} speaks of {trained}, not of its settings: more seeds would tell."]
     if not alike or not seeds:
         return []
     if rows[0]["ci_over"] in (PICTURES, SEEDS_PICTURES):
         return ["More pictures of each class would tell more; more test tasks would not."]
     tasks = [(row.get("vs_best") or {}).get("p_tasks") for row in alike]
     if all(p is not None and p < LEVEL for p in tasks):  # tasks tell these networks apart already
-        return [f"More seeds would tell more ({min(seeds)} now); more test tasks would not."]
-    return [f"More test tasks would tell more, and so would more seeds ({min(seeds)} now)."]
+        return [f"More seeds would tell more ({min(seeds)}{a_fold} now); more test tasks would not."]
+    return [f"More test tasks would tell more, and so would more seeds ({min(seeds)}{a_fold} now)."]
 
 
 def _may_be_best(row: Row) -> bool:
@@ -417,33 +421,7 @@ def _who(row: Row) -> str:
     return f"{row['algorithm']} {row['variant']}" + (f" ({row['label']})" if row.get("label") else "")
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """List names, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
-
-
-def about_settings(ranking: Mapping[str, Any]) -> str:
-    """Say what ranks over settings are, and what can be told apart."""
-    sentences = [f"{len(ranking['settings'])} settings: {'; '.join(ranking['settings'])}."]
-    sentences.append('"≤ 1.1": share of settings in which the error is at most 1.1 times the lowest.')
-    if ranking["missing"]:
-        sentences.append(f"Left out, since not every setting has them: {', '.join(ranking['missing'])}.")
-    if losing := ranking["worse_one_at_a_time"]:
-        sentences.append(f"Ranked by all queries of a task together; worse one at a time: {_named(losing)}.")
-    tests = ranking["tests"]
-    if tests is None:
-        sentences.append(f"Too few settings for a test over settings; {LEAST_SETTINGS} are needed.")
-        return " ".join(sentences)
-    names = [row["name"] for row in ranking["rows"]]
-    table = tests["signed_rank_p_holm"]
-    pairs = [(a, b) for b in range(len(names)) for a in range(b)]
-    apart = [f"{names[a]} > {names[b]}" for a, b in pairs if table[a][b] < LEVEL]
-    least = len(pairs) * 2 ** (1 - len(ranking["settings"]))  # of the surest pair, once it is adjusted
-    if least >= LEVEL:
-        sentences.append(
-            f"{len(ranking['settings'])} settings are too few for {len(pairs)} pairs: the surest would have "
-            f"p = {least:.2g}."
-        )
-    listed = ", ".join(apart) or "none"
-    sentences.append(f"Told apart over settings (signed ranks, Holm, p < 0.05): {listed}.")
-    return " ".join(sentences)

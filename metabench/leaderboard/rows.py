@@ -33,6 +33,7 @@ from metabench.leaderboard.scores import (
     Row,
     Scored,
     by_group,
+    by_instance,
     figures_of,
     influences,
     of_domains,
@@ -88,6 +89,8 @@ KEYS = (
     *("domain_low", "domain_high", "domain_over"),  # of other domains, where these are split
     "by_domain",  # [domain, accuracy, queries] of each, the worst first
     "zero_step",  # accuracy before any inner step, where labels are fixed
+    "kappa",  # Cohen's, of guesses and labels where these are fixed; 0: as by chance
+    "by_instance",  # accuracy at the 1st, 2nd, ... example of a class, of what reads a sequence
     *("seeds", "seeds_planned"),  # tested; fewer than planned where a run diverged
     "test_tasks",
     "model",  # single, or an ensemble of how many
@@ -379,6 +382,7 @@ def _tested(runs: Sequence[Run]) -> Row:
         "picture_seconds": min((one["picture_seconds"] for one in costs), default=None),
         **mistakes(tested),
         **of_domains(tested),
+        **by_instance(tested),
         **_sureness(tested),
         **beside.unlabelled(runs),
         **fairness.by_place(tested),

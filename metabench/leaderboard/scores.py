@@ -152,6 +152,9 @@ def of_domains(tests: Sequence[Record]) -> Row:
     row: Row = {}
     if all("accuracy_zero_step" in test for test in tests):
         row["zero_step"] = float(np.mean([test["accuracy_zero_step"] for test in tests]))
+    if all("of_labels" in test for test in tests):
+        kappa = stats.kappa(np.sum([test["of_labels"] for test in tests], axis=0))
+        row["kappa"] = None if np.isnan(kappa) else kappa
     if any("domains" not in test or "by_class" not in test for test in tests):
         return row
     figures = []
@@ -163,6 +166,14 @@ def of_domains(tests: Sequence[Record]) -> Row:
         )
         figures += [[domain, hits / queries, queries]] if queries else []
     return row | {"by_domain": sorted(figures, key=lambda figure: float(figure[1]))}
+
+
+def by_instance(tests: Sequence[Record]) -> Row:
+    """Say how right learners that read a sequence are at each instance of a class, the mean over seeds."""
+    if any("by_instance" not in test for test in tests):
+        return {}
+    means = [[mean for mean, *_ in test["by_instance"]] for test in tests]
+    return {"by_instance": np.mean(means, axis=0).tolist()}
 
 
 def interval_of(which: str, interval: stats.Interval | None) -> Row:

@@ -6,7 +6,7 @@ cover what they promise.
 
 from __future__ import annotations
 
-from metabench.stats.classes import Design, class_interval, design, weighed
+from metabench.stats.classes import Design, class_interval, design, kappa, weighed
 from metabench.stats.compare import Paired, holm, p_best, paired, paired_classes, paired_se, rank_ranges
 from metabench.stats.conformal import most_coverage, temperature, threshold
 from metabench.stats.crossed import CONFIDENCE, Floats
@@ -55,6 +55,7 @@ __all__ = [
     "holm",
     "hypervolume",
     "influences",
+    "kappa",
     "mean_interval",
     "measures",
     "most_coverage",

@@ -13,6 +13,7 @@ an interval was 2.5 times (69 classes) to 4 times (423) as wide as it had to be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -119,3 +120,10 @@ def class_interval(scores: ArrayLike, classes: Design, scale: Scale | None = Non
         parts.append(seed_variance(x))
     over = SEEDS_CLASSES if len(x) > 1 else CLASSES
     return around(float(x.mean()), parts, over, scale, classes.n_units)
+
+
+def kappa(counts: ArrayLike) -> float:
+    """Return Cohen's kappa of counts [O, O] by label and guess: 1: all right; 0: as by chance."""
+    shares = np.asarray(counts, np.float64) / np.sum(counts)
+    by_chance = float(shares.sum(1) @ shares.sum(0))  # guesses that know only how common each is
+    return (float(np.trace(shares)) - by_chance) / (1 - by_chance) if by_chance < 1 else math.nan

@@ -115,6 +115,9 @@ class _Test(_Baseline):
     domains: NotRequired[list[str]]
     is_by_domain: NotRequired[bool]
     accuracy_zero_step: NotRequired[Figures]
+    label_names: NotRequired[list[str]]
+    of_labels: NotRequired[list[list[Whole]]]
+    by_instance: NotRequired[list[Annotated[list[Real], Field(min_length=3, max_length=3)]]]
     by_class: NotRequired[_ByClass]
     confused: NotRequired[list[Annotated[list[Whole], Field(min_length=4, max_length=4)]]]
     opened: Moment
@@ -148,6 +151,9 @@ def _is_consistent(test: Any) -> Any:
     counts = {**test.get("by_class", {}), "domains": test.get("domains", test["class_names"])}
     if any(len(counts[key]) != n_classes for key in counts if key in ("queries", "hits", "domains")):
         raise ValueError("there are counts or domains of other classes")
+    square = test.get("of_labels", [])
+    if any(len(one) != len(square) for one in [*square, test.get("label_names", square)]):
+        raise ValueError("there are counts of other labels")
     if "by_class" in test and "confused" not in test:
         raise ValueError("there are counts of classes without their confusions")
     return test

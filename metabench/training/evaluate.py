@@ -69,6 +69,8 @@ class Tested(NamedTuple):
     loss: NDArray[np.float64]  # [T]
     # [T, N, N], queries by position and guess, classes that a task lacks behind its own; None in regression
     confusion: NDArray[np.float64] | None
+    # [O, O], queries of all tasks by label and guess, where labels are fixed
+    of_labels: NDArray[np.float64] | None
     right: NDArray[np.float64] | None  # [T, 2, Q], each query's, together and by itself; NaN: no such query
     judged: dict[str, NDArray[np.float64]]  # what a `Judge` says of each task
 
@@ -112,10 +114,41 @@ def test(model: Model, images: Tensor, tasks: FrozenTasks, judge: Judge | None =
 
     scored = over(score, model, images, tasks)
     figures, alone, loss = (scored.pop(name) for name in Tested._fields[:3])
-    confusion = scored.pop("confusion", None)
+    confusion, of_labels = scored.pop("confusion", None), None
     if confusion is not None:
+        of_labels = confusion.sum(0) if all(group.shape.outputs for group in tasks.groups) else None
         _by_position(confusion, tasks)
-    return Tested(figures, alone, loss, confusion, scored.pop("right", None), scored)
+    return Tested(figures, alone, loss, confusion, of_labels, scored.pop("right", None), scored)
+
+
+def by_instance(model: Model, images: Tensor, tasks: FrozenTasks) -> list[list[float]]:
+    """Say how right a learner that reads a sequence is at the k-th example of a class: mean and interval.
+
+    Support examples count as they are said before their labels are shown, and queries as those that follow.
+    """
+    most = 1 + max(group.shape.max_shots for group in tasks.groups)
+
+    def count(model: Model, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
+        assert algorithm.reading is not None, "or it reads no sequence"
+        logits, y = algorithm.reading(net, meta, buffers, task.support, h)
+        learner = algorithm.adapt(net, meta, buffers, task.support, h)
+        asked = algorithm.predict(net, learner, task.query.x)
+        before = torch.ones(len(y), len(y), dtype=torch.bool, device=y.device).tril(-1)
+        instance = ((y[:, None] == y) & before).sum(1)
+        place = torch.cat([instance, (task.query.y[:, None] == y).sum(1)])
+        right = torch.cat([logits.argmax(-1) == y, asked.argmax(-1) == task.query.y])
+        at = place[:, None] == torch.arange(most, device=y.device)
+        return {"right": (at & right[:, None]).sum(0), "all": at.sum(0)}
+
+    counts = over(count, model, images, tasks)
+    of_each = []
+    for right, n_all in zip(counts["right"].T, counts["all"].T, strict=True):
+        is_there = n_all > 0  # unbalanced tasks may have no class of so many
+        if is_there.sum() > 1:
+            shares = right[is_there] / n_all[is_there]
+            of_each.append(stats.mean_interval(shares, model.net.objective.metric.scale))
+    return [[one.mean, one.low, one.high] for one in of_each]
 
 
 def _by_position(confusion: NDArray[np.float64], tasks: FrozenTasks) -> None:

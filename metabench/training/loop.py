@@ -35,7 +35,7 @@ from metabench.data.tasks.sampling import Pool
 from metabench.nets import layers
 from metabench.nets.frozen import centred
 from metabench.storage import remote, tensors
-from metabench.training import inputs, profile, rollouts, vectorise
+from metabench.training import again, inputs, profile, rollouts, vectorise
 from metabench.training.evaluate import Evaluation, evaluate
 from metabench.training.graphs.trace import TraceCache
 from metabench.training.inputs import Inputs
@@ -94,6 +94,7 @@ def build_for(config: RunConfig, about: Inputs) -> Learner:
     net = net if about.environment is None else rollouts.policy(net, about.environment)
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
     problem = augment.problem(h, about.kind, about.shape, config.task.augment)
+    problem = problem or algorithms.search_problem(h, about.kind)
     problem = problem or (algorithms.fixed_problem(config.algorithm, h) if is_fixed else None)
     if problem:
         raise MetabenchError(problem)
@@ -230,15 +231,27 @@ def meta_step(
     with record_function("sampling"):
         groups = _drawn(config, learner.h, source, state.step, n_tasks)
     progress = state.tasks_seen / config.tasks
-    with record_function("outer gradient"):
-        gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(
-            model(learner, state), groups, progress, traces
-        )
-    with record_function("outer optimiser"):
-        optimiser = learner.algorithm.optimizer(learner.h)
-        meta, optimizer, outer = optimiser.update(gradient, state.optimizer, state.meta, progress)
+    meta, buffers, optimizer, logs = _moved(model(learner, state), groups, state.optimizer, progress, traces)
     state = State(meta, buffers, optimizer, state.step + 1, state.tasks_seen + n_tasks, state.seconds)
-    return state, {"loss": loss, "grad/norm": trees.norm(gradient), **logs, **outer}
+    return state, logs
+
+
+def _moved(
+    model: Model, groups: list[Task], optimizer: Tree, progress: float, traces: TraceCache | None
+) -> tuple[Tree, Tree, Tree, Logs]:
+    """Let the outer optimiser move by the meta-gradient, or search on what is collected once."""
+    optimiser = model.algorithm.optimizer(model.h)
+    if optimiser.search is not None:
+        with record_function("trajectories"):
+            collected, logs = again.collect(model, groups, progress, traces)
+        with record_function("outer optimiser"):
+            meta, optimizer, outer = optimiser.search(collected, optimizer, model.meta, progress)
+        return meta, model.buffers, optimizer, {**logs, **outer}
+    with record_function("outer gradient"):
+        gradient, loss, logs, buffers = vectorise.grouped_meta_gradient(model, groups, progress, traces)
+    with record_function("outer optimiser"):
+        meta, optimizer, outer = optimiser.update(gradient, optimizer, model.meta, progress)
+    return meta, buffers, optimizer, {"loss": loss, "grad/norm": trees.norm(gradient), **logs, **outer}
 
 
 def _drawn(config: RunConfig, h: Any, source: Pool, step: int, n_tasks: int) -> list[Task]:

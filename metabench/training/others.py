@@ -6,6 +6,7 @@ from pathlib import Path
 
 from metabench.core import MetabenchError, Splits
 from metabench.core.control import Environment
+from metabench.data.reading import scaling
 from metabench.data.tasks import frozen
 from metabench.training import inputs
 
@@ -36,6 +37,13 @@ def _actions(environment: Environment) -> str:
     """Say in words what an action is."""
     n = environment.n_actions
     return f"one of {n} actions" if environment.is_discrete else f"actions of {n} numbers"
+
+
+def as_trained(trained: Splits, tested: Splits) -> Splits:
+    """Let other data be standardised as a run's own are, by the moments of its meta-train."""
+    if trained.moments is None or tested.moments is None or trained.moments == tested.moments:
+        return tested
+    return tested._replace(meta_test=scaling.moved(tested.meta_test, tested.moments, trained.moments))
 
 
 def refuse_labels(folder: Path, splits: Splits, tested: Splits) -> None:

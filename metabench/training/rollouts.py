@@ -158,7 +158,7 @@ def roll(environment: Environment, policy: Callable[[Tensor], Tensor], chances: 
         is_on = is_on * (1 - done)
     x, outputs, action, reward, is_on = (torch.stack(each, 1) for each in zip(*steps, strict=True))
     advantage = advantages(environment, x, reward, is_on)
-    moves = Moves(action, advantage, log_prob(outputs, action), reward, is_on)
+    moves = Moves(action, advantage, log_prob(outputs, action), reward, is_on, outputs)
     return Query(x.flatten(0, 1), cast(Tensor, moves))
 
 

@@ -310,10 +310,11 @@ def test_run(
     """
     memory.raise_malloc_thresholds()
     run = open_run(folder, splits, device)
-    tested = _on(device, other or splits)
+    tested = other or splits
     _refuse_others(folder, splits, tested)
     is_own = _is_own_test(run.config, tasks, splits, tested)
     tasks = tasks or frozen.frozen(tested, "meta_test", run.config.task, n_tasks, "test")
+    tested = _on(device, others.as_trained(splits, tested))
     most = max(group.shape.n_labels for group in tasks.groups)
     model = for_ways(folder, run, inputs.of(splits), most)
     run = run._replace(model=model._replace(net=model.net._replace(environment=tested.environment)))

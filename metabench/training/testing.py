@@ -44,6 +44,11 @@ def scored(
     }
     if result.confusion is not None and not split.labels:  # a row of these is a task, and no class
         record |= evaluate.by_class(result.confusion, frozen.classes_of(tasks), len(split.classes))
+    if result.of_labels is not None:
+        record["label_names"] = split.shared
+        record["of_labels"] = result.of_labels.astype(int).tolist()
+    if algorithm.reading is not None:
+        record["by_instance"] = evaluate.by_instance(model, split.images, tasks)
     if tested.shares_classes:
         record["pictures"] = [evaluate.by_picture(result, tasks, split)]
     if sure is not None:

@@ -101,37 +101,64 @@ def meta_gradient(
         chunk: tasks whose graphs are in memory at once; without it, what is fast and fits.
         traces: where the operations are recorded, to be replayed from then on.
     """
+
+    def one(model: Model, scheduled: Any, task: Task) -> Tree:
+        algorithm, net, meta, buffers, h = model
+        task = rollouts.collect(model, task)
+
+        def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
+            loss, aux = algorithm.task_loss(net, meta, buffers, task, h, scheduled)
+            return loss, (dict(aux.logs), aux.buffers)
+
+        slope = grad_and_value(task_loss, has_aux=True)
+        gradient, (loss, (logs, new_buffers)) = slope(meta, buffers, task)
+        return {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
+
+    tasks = rollouts.draw(model.net.environment, tasks, rollouts.training_steps(model.h))
+    return MetaGradient(**averaged("meta-gradient", one, model, tasks, progress, chunk=chunk, traces=traces))
+
+
+def averaged(
+    name: str,
+    function: Callable[..., Tree],
+    model: Model,
+    tasks: Task,
+    progress: float,
+    *shared: Tree,
+    chunk: int | None = None,
+    traces: TraceCache | None = None,
+) -> Tree:
+    """Average over T tasks what a function returns of one: (model, scheduled, task, *shared) -> Tree.
+
+    Args:
+        name: by which traces tell functions apart.
+        shared: further arguments, the same for all tasks.
+        chunk, traces: as for `meta_gradient`.
+    """
     algorithm, net, meta, buffers, h = model
     numbers = Numbers(h, algorithm.schedule(h, progress))
 
-    def summed(row: Tensor, meta: Tree, buffers: Tree, tasks: Task) -> Tree:
+    def summed(row: Tensor, meta: Tree, buffers: Tree, tasks: Task, *shared: Tree) -> Tree:
         settings, scheduled = numbers.filled(row)
 
-        def task_loss(meta: Tree, buffers: Tree, task: Task) -> tuple[Tensor, tuple[Any, Any]]:
-            loss, aux = algorithm.task_loss(net, meta, buffers, task, settings, scheduled)
-            return loss, (dict(aux.logs), aux.buffers)
+        def one(meta: Tree, buffers: Tree, task: Task, *shared: Tree) -> Tree:
+            return function(Model(algorithm, net, meta, buffers, settings), scheduled, task, *shared)
 
-        def one(meta: Tree, buffers: Tree, task: Task) -> Tree:
-            task = rollouts.collect(Model(algorithm, net, meta, buffers, settings), task)
-            return grad_and_value(task_loss, has_aux=True)(meta, buffers, task)
+        dims = (None, None, 0, *[None] * len(shared))
+        return trees.map(lambda leaf: leaf.sum(0), vmap(one, in_dims=dims)(meta, buffers, tasks, *shared))
 
-        gradient, (loss, (logs, new_buffers)) = vmap(one, in_dims=(None, None, 0))(meta, buffers, tasks)
-        of_tasks = {"gradient": gradient, "loss": loss, "logs": logs, "buffers": new_buffers}
-        return trees.map(lambda leaf: leaf.sum(0), of_tasks)
-
-    tasks = rollouts.draw(net.environment, tasks, rollouts.training_steps(h))
     n_tasks, row = len(tasks.classes), numbers.on(tasks.support[0])
     prepare(row.device)
-    name = "meta-gradient", identity(model), numbers.static
+    key = name, identity(model), numbers.static
     size, run = chunk or at_once(net, row.device), summed
     if traces is not None:
-        size = min(size, traces.fits.get(name, size))
-        run = partial(traces.run, name, summed)
-    parts, fits = in_parts(lambda part: run(row, meta, buffers, cut(tasks, part)), n_tasks, size)
+        size = min(size, traces.fits.get(key, size))
+        run = partial(traces.run, key, summed)
+    parts, fits = in_parts(lambda part: run(row, meta, buffers, cut(tasks, part), *shared), n_tasks, size)
     if traces is not None and fits < size:
-        traces.fits[name] = fits
+        traces.fits[key] = fits
     total = reduce(partial(trees.map, torch.add), parts)
-    return MetaGradient(**trees.map(lambda leaf: leaf / n_tasks, total))
+    return trees.map(lambda leaf: leaf / n_tasks, total)
 
 
 def grouped_meta_gradient(

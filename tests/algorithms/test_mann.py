@@ -72,7 +72,7 @@ def test_a_step_writes_reads_and_lets_usage_fade_by_the_papers_equations() -> No
         memory += w[:, None] * rows[head]
         usage = usage + w
     for head in range(2):
-        cosines = torch.nn.functional.cosine_similarity(keys[head][None], memory, dim=1)
+        cosines = memory @ keys[head] / keys[head].norm() / memory.norm(dim=1).clamp(min=mann.FAINT)
         w = (10 * cosines).softmax(0)
         assert torch.allclose(after["read"][head], w @ memory, atol=ROUNDING)
         usage = usage + w
@@ -84,12 +84,32 @@ def test_a_state_knows_no_label_before_it_is_shown_and_every_one_after() -> None
     net, weights, state, _ = begin()
     f, y = normal(4, net.features), torch.eye(net.outputs, dtype=torch.float64)[torch.tensor([0, 1, 2, 0])]
     other = torch.cat([y[:3], y[3:].roll(1, 1)])
-    before, after = (mann.read(weights, state, f, labels) for labels in (y, other))
+    before, after = (mann.read(weights, state, f, labels)[0] for labels in (y, other))
     for key in ("hidden", "memory", "read"):
         assert torch.equal(before[key], after[key])  # the last label has been shown to nothing yet
     query = normal(net.features, name="query")
     outputs = [mann.step(weights, one, query)[1] for one in (before, after)]
     assert float((outputs[0] - outputs[1]).abs().max()) > 1e-6
+
+
+def test_alike_examples_read_each_others_rows_from_the_first() -> None:
+    net, weights, state, _ = begin(reads=1)
+    weights = {**weights, "gate": {**weights["gate"], "bias": torch.full((1,), -50.0).double()}}
+    features = 3 * normal(3, net.features)
+    places = []
+    for f in features:  # each is written one step later, over the row that was used least
+        state = {**mann.step(weights, state, f)[0], "y": torch.eye(net.outputs).double()[0]}
+        places.append(int(mann.least_used(state["usage"], 1).argmax()))
+    after, _ = mann.step(weights, state, features[0])
+    assert int(after["read_weights"][0].argmax()) == places[0]
+
+
+def test_a_row_of_next_to_nothing_is_read_as_an_empty_one() -> None:
+    key, faint = normal(1, 5), 1e-9 * normal(1, 5)
+    empty, nothing = (
+        mann.address(key, torch.cat([key, row]), torch.tensor(3.0)) for row in (0 * faint, faint)
+    )
+    assert torch.allclose(empty, nothing, atol=1e-6)
 
 
 def task() -> Task:

@@ -148,10 +148,13 @@ def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.
     assert [name for name, is_here in here.items() if is_here] == [
         "array",
         "bandit",
+        "cartpole",
         "folder",
         "glyphs",
         "mixture",
         "navigation",
+        "navigation_sparse",
+        "pendulum",
         "sinusoid",
         "table",
         "tabular",
@@ -161,7 +164,7 @@ def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.
     kinds = {entry["name"]: entry["kind"] for entry in json.loads(output("datasets", "--json"))}
     assert [name for name, kind in kinds.items() if kind == "regression"] == ["sinusoid"]
     control = [name for name, kind in kinds.items() if kind == "control"]
-    assert control == ["bandit", "navigation", "tabular"]
+    assert control == ["bandit", "cartpole", "navigation", "navigation_sparse", "pendulum", "tabular"]
     assert "quickdraw (not here)" in output("datasets")
 
 

@@ -359,3 +359,13 @@ def test_tasks_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "lower shot or test_query" in result.output
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_tasks_from_a_file_have_their_own_shape(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("task,role,label,picture\n")
+    command = ["datasets", "tasks", "glyphs", "--from", "list.csv"]
+    refused = CliRunner().invoke(app, [*command, "--way", "3", "--tasks", "5"])
+    assert refused.exit_code == 2
+    assert "--from: says what --tasks and --way would" in refused.stderr
+    refused = CliRunner().invoke(app, [*command[:-1], "nowhere.csv"])
+    assert "--from nowhere.csv: no such file" in refused.stderr

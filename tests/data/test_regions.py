@@ -232,7 +232,7 @@ def test_classes_of_too_few_images_are_not_drawn_and_a_domain_of_too_few_is_left
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 2}, "split_by=domain: 2 domains; three splits need 3 or more"),
+        ({"n": 2}, r"2 domains \(region0, region1\); 3 splits need 3 or more; add domains"),
         ({"meta_train": 0.1, "meta_validation": 0.1}, "meta_validation has 0 domains and needs 1 or more"),
         ({"group": "[a-z](x)?"}, "184 names do not match, the first 'a0.png'"),
         ({"group": "("}, r"group='\(': is no regular expression"),

@@ -28,6 +28,7 @@ from tests.docs.told import PAGES, ROOT, Told
 
 READ_ONLY = {
     r"metabench datasets fetch ": "downloads",
+    r"metabench datasets tasks .*--from": "needs tasks that somebody chose; tests/data/tasks makes some",
     r"metabench datasets \w+ cifar_fs": "needs data that are not built in",
     r"metabench (\w+) s3://": "needs a bucket; tests/storage and tests/search have one",
     r"metabench tensorboard ": "serves until it is stopped; tests/storage reads what it shows",

@@ -14,7 +14,7 @@ from PIL import Image
 from metabench import leaderboard
 from metabench.core import MetabenchError
 from metabench.leaderboard import across
-from metabench.leaderboard.notes import about_settings
+from metabench.leaderboard.across import about_settings
 from metabench.storage import files
 from tests.leaderboard.folders import accuracies, alone, finish, make_search
 

@@ -70,6 +70,18 @@ def test_it_asks_for_tasks_where_these_cannot_tell_the_networks_apart(tmp_path: 
     assert said.endswith("More test tasks would tell more, and so would more seeds (3 now).")
 
 
+def test_runs_of_folds_are_counted_a_fold(tmp_path: Path) -> None:
+    board = leaderboard(runs(tmp_path, {"maml": 0.7, "fomaml": 0.7}))
+    for task, said in (
+        ({}, "more seeds (3 now)."),
+        ({"folds": 3}, "A row of one seed a fold speaks of these"),
+    ):
+        folded = {**board, "task": {**board["task"], "options": task}}
+        assert said in notes.answer(folded)
+        assert ("One seed a fold, whose interval" in notes.about(folded, [])) == bool(task)
+    assert "more seeds (1 a fold now)" not in notes.answer(folded)
+
+
 def test_of_one_seed_it_speaks_of_the_trained_network(tmp_path: Path) -> None:
     said = answer(runs(tmp_path, {"maml": 0.7, "fomaml": 0.5}, seeds=1))
     assert "this one trained network of maml run is best" in said

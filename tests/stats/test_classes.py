@@ -93,3 +93,15 @@ def test_a_difference_of_two_that_classes_move_alike_is_not_widened_by_them() ->
 def test_classes_of_other_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match="30 tasks, and classes of 2"):
         stats.class_interval(np.zeros((1, 30)), stats.design([(0, 1), (1, 2)]))
+
+
+def test_kappa_is_sklearns_and_knows_chance() -> None:
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    rng = np.random.default_rng(0)
+    true = rng.choice(4, 500, p=[0.4, 0.3, 0.2, 0.1])
+    guess = np.where(rng.random(500) < 0.6, true, rng.integers(4, size=500))
+    counts = metrics.confusion_matrix(true, guess)
+    assert stats.kappa(counts) == pytest.approx(metrics.cohen_kappa_score(true, guess), abs=1e-12)
+    assert stats.kappa(np.diag([3, 5, 1])) == 1
+    assert stats.kappa(np.outer([0.2, 0.8], [0.6, 0.4])) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(stats.kappa([[7, 0], [0, 0]]))

@@ -269,6 +269,33 @@ BUGS = [
         "(1 - w_lu.sum(0))[:, None]", "1.0",
         "algorithms/test_mann.py::test_a_step_writes_reads_and_lets_usage_fade_by_the_papers_equations",
     ),
+    Bug(
+        "an example counts among those before it", "training/evaluate.py",
+        ".tril(-1)", ".tril()",
+        "training/test_instances.py::test_the_last_instance_is_the_queries_and_is_recorded",
+    ),
+    Bug(
+        "SNAIL is shown the label of what it is asked", "algorithms/snail.py",
+        "asked[n : n + 1]", 'learner["steps"][n : n + 1]',
+        "training/test_instances.py::test_what_is_said_of_an_example_follows_from_those_before_it",
+    ),
+    Bug(
+        "chance of kappa takes guesses for labels", "stats/classes.py",
+        "shares.sum(1) @ shares.sum(0)", "shares.sum(1) @ shares.sum(1)",
+        "stats/test_classes.py::test_kappa_is_sklearns_and_knows_chance",
+    ),
+    # tasks that somebody else chose
+    Bug(
+        "queries of a list are its support", "data/tasks/listed.py",
+        "for some in one.query]", "for some in one.support]",
+        "data/tasks/test_listed.py::test_tasks_show_the_pictures_that_their_file_names",
+    ),
+    Bug(
+        "support pictures of a list are those of another label", "data/tasks/listed.py",
+        "examples[one.picture] for one in lines if (one.label, one.role) == (label, role)",
+        "examples[one.picture] for one in lines if one.role == role",
+        "data/tasks/test_listed.py::test_tasks_show_the_pictures_that_their_file_names",
+    ),
     # unlabelled images
     Bug(
         "the mask is applied twice", "algorithms/soft_kmeans.py",
@@ -680,6 +707,57 @@ BUGS = [
         "a pair of state and action is another's", "data/sets/tabular.py",
         "(state * n_actions + action)[None]", "(action * n_states + state)[None]",
         "data/sets/test_environments.py::test_transitions_and_rewards_are_those_of_the_table",
+    ),
+    Bug(
+        "a limited ratio costs no more than the limit", "core/control.py",
+        "(ratio * y.advantage).minimum(within * y.advantage)", "within * y.advantage",
+        "training/test_again.py::test_past_the_limit_a_ratio_gains_nothing_and_still_costs",
+    ),
+    Bug(
+        "a divergence is taken from the other policy", "core/control.py",
+        "(old.exp() * (old - new)).sum(-1)", "(new.exp() * (new - old)).sum(-1)",
+        "training/test_again.py::test_a_divergence_is_that_of_torchs_own_distributions",
+    ),
+    Bug(
+        "the Fisher product forgets how KL curves", "training/again.py",
+        "product: Tree = pull(curved)[0]", "product: Tree = pull(moved)[0]",
+        "training/test_again.py::test_the_product_is_that_of_the_second_derivative_of_kl",
+    ),
+    Bug(
+        "policies before an inner step are those after all", "training/again.py",
+        "divergence(*after(model, scheduled, task, steps))",
+        "divergence(*after(model, scheduled, task, n_steps))",
+        "training/test_again.py::test_the_slope_is_that_of_limited_ratios_and_the_weighted_distance",
+    ),
+    Bug(
+        "a step leads as far as twice the KL", "algorithms/_policy_search.py",
+        "(2 * h.max_kl / trees.dot", "(4 * h.max_kl / trees.dot",
+        "training/test_again.py::test_a_trust_region_step_is_the_natural_gradient_to_its_edge",
+    ),
+    Bug(
+        "a step that raises the loss is taken", "algorithms/_policy_search.py",
+        "if loss < first and kl <=", "if kl <=",
+        "training/test_again.py::test_where_no_step_lowers_the_loss_nothing_moves",
+    ),
+    Bug(
+        "policies that hardly move are held back more", "algorithms/_policy_search.py",
+        "2.0 if kl > APART * target else 0.5", "2.0 if kl < APART * target else 0.5",
+        "training/test_again.py::test_the_weight_of_a_distance_follows_it",
+    ),
+    Bug(
+        "a pole turns as a point at its end", "data/sets/cartpole.py",
+        "(half * (4 / 3 - mass", "(half * (2 - mass",
+        "data/sets/test_environments.py::test_energy_grows_by_the_work_that_is_done",
+    ),
+    Bug(
+        "a rod turns as a point at its end", "data/sets/pendulum.py",
+        "3 / (mass * length**2) * torque", "1 / (mass * length**2) * torque",
+        "data/sets/test_environments.py::test_energy_grows_by_the_work_that_is_done",
+    ),
+    Bug(
+        "progress beside the right corner is paid", "data/sets/navigation_sparse.py",
+        "(moved * goal > 0).all()", "(moved * goal > 0).any()",
+        "data/sets/test_environments.py::test_only_progress_outside_and_towards_the_nearest_corner_is_paid",
     ),
     # fairness
     Bug(

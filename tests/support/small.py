@@ -115,6 +115,9 @@ def acting(algorithm: str = "maml", dataset: str = "navigation", tasks: int = 24
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "navigation": {"environments": 100, "horizon": 10},
+    "navigation_sparse": {"environments": 100, "horizon": 10},
+    "cartpole": {"environments": 100, "horizon": 10},
+    "pendulum": {"environments": 100, "horizon": 10},
     "bandit": {"environments": 100},
     "tabular": {"environments": 100, "states": 4, "actions": 3, "horizon": 5},
 }

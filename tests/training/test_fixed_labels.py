@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metabench import algorithms, leaderboard, predict
+from metabench import algorithms, leaderboard, predict, stats
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import RunConfig
 from metabench.data.tasks import frozen
@@ -73,6 +73,15 @@ def test_what_is_recorded_names_domains_and_what_is_right_before_any_step(tmp_pa
     assert row["zero_step"] == pytest.approx(np.mean(result["accuracy_zero_step"]))
     assert {name for name, *_ in row["by_domain"]} <= set(result["domains"])
     assert [share for _, share, _ in row["by_domain"]] == sorted(share for _, share, _ in row["by_domain"])
+    counts = np.array(result["of_labels"])
+    assert counts.sum(0).sum() == counts.sum() == sum(result["by_class"]["queries"])
+    assert counts.trace() == sum(result["by_class"]["hits"])
+    words = dict(zip(data.meta_test.classes, data.meta_test.words, strict=True))
+    per_class = dict.fromkeys(result["label_names"], 0)
+    for name, n in zip(result["class_names"], result["by_class"]["queries"], strict=True):
+        per_class[words[name]] += n
+    assert counts.sum(1).tolist() == list(per_class.values())
+    assert row["kappa"] == pytest.approx(stats.kappa(counts))
     assert row["domain_over"] == "domains"
     assert row["domain_low"] <= row["accuracy"] <= row["domain_high"]
     assert row["class_low"] is None

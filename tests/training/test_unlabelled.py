@@ -120,6 +120,14 @@ def test_a_run_is_tested_with_other_unlabelled_images_under_a_name_of_its_own(
     # What the run's own tasks would need need not be there.
     few = {"n_classes": 20, "n_examples": 14}
     assert run.test(4, dataset="glyphs", options=few, unlabelled=0, quiet=True).record["tasks"] == 4
+    for asked, said in (
+        ({"unlabelled": 99}, "and unlabelled=99 need"),
+        ({"unlabelled": 0, "distractors": 1}, "distractors=1: have"),
+    ):
+        with pytest.raises(MetabenchError, match=said) as error:
+            run.test(4, **asked, quiet=True)
+        assert "test_unlabelled" not in str(error.value)
+        assert "test_distractors" not in str(error.value)
     other = mb.train("protonet", "glyphs", **settings, validation_tasks=2, task_batch_size=4)
     with pytest.raises(MetabenchError, match="protonet learns nothing from unlabelled images; leave their"):
         other.test(4, unlabelled=1, quiet=True)

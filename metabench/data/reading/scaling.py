@@ -1,13 +1,15 @@
-"""What the numbers of arrays become: bytes of pictures between black and white, or bands as they are."""
+"""What the numbers of arrays become: bytes of pictures between black and white, or standardised bands."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from metabench.core import MetabenchError, Moments, Split
 from metabench.data.reading import fitting
 from metabench.data.reading.cache import Array
 
@@ -98,3 +100,45 @@ class Bands:
             f"images: {len(self.strange)} images, the first image {min(self.strange)}, hold what is no "
             "finite number of 32 bits; put numbers in its place"
         ]
+
+
+def standardised(parts: Mapping[str, Split]) -> tuple[dict[str, Split], Moments]:
+    """Take from each band its mean over meta-train, and divide it by its deviation there.
+
+    Without a meta-train bands stay as they are, until a run that is tested on them has its own moments taken.
+    """
+    train = _examples(parts["meta_train"]).double()
+    if not len(train):
+        return dict(parts), as_they_are(parts["meta_test"].images.shape[2])
+    mean, scale = train.mean((0, 2, 3)), train.std((0, 2, 3), correction=0)
+    still = [str(band) for band, one in enumerate(scale.tolist()) if one <= 1e-12 * abs(float(mean[band]))]
+    if still:
+        raise MetabenchError(f"images: bands {', '.join(still)} are constant in meta-train; leave them out")
+    moments = Moments(tuple(mean.tolist()), tuple(scale.tolist()))
+    return {part: moved(split, as_they_are(len(mean)), moments) for part, split in parts.items()}, moments
+
+
+def as_they_are(n: int) -> Moments:
+    """Return the moments of numbers that are not standardised."""
+    return Moments((0.0,) * n, (1.0,) * n)
+
+
+def moved(split: Split, before: Moments, after: Moments) -> Split:
+    """Standardise numbers by other moments than they were: of each band, or of a row's first columns."""
+    n = len(before.mean)
+    shape = (n, 1, 1) if split.has_pictures else (n,)
+    parts = (torch.tensor(one, dtype=torch.float64).view(shape) for one in (*before, *after))
+    mean, scale, new_mean, new_scale = parts
+    images = split.images.clone()
+    numbers = images if split.has_pictures else images[..., :n]
+    numbers.copy_((numbers.double() * scale + mean - new_mean) / new_scale)
+    if split.counts is not None:  # beyond them are zeros
+        images[torch.arange(images.shape[1]) >= split.counts[:, None]] = 0
+    return split._replace(images=images)
+
+
+def _examples(split: Split) -> torch.Tensor:
+    """Return the images that there are: [n, C, H, W]."""
+    if split.counts is None:
+        return split.images.flatten(0, 1)
+    return split.images[torch.arange(split.images.shape[1]) < split.counts[:, None]]

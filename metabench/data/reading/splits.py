@@ -16,7 +16,7 @@ import torch
 from metabench.core import SPLITS, MetabenchError, Pictures, Split, Splits, seeds
 from metabench.core.config import attempt
 from metabench.core.config.documents import WORDS, read_yaml
-from metabench.data.reading import fitting
+from metabench.data.reading import fitting, scaling
 from metabench.data.reading.cache import Array, Key, kept, table_file
 
 ALIASES = {
@@ -140,9 +140,12 @@ def by_domain(
     dealt = by_seed(names, options, "own domains")
     if parts:
         dealt = {part: sorted({domains[one] for one, home in parts if home == part}) for part in SPLITS}
-    elif len(names) < len(SPLITS) - len(empty(options)):
+    elif len(names) < (needed := len(SPLITS) - len(empty(options))):
+        listed = ", ".join(names[:EACH]) + ", ..." * (len(names) > EACH)
         return {part: [] for part in SPLITS}, [
-            f"split_by=domain: {len(names)} domains; three splits need {len(SPLITS)} or more"
+            f"split_by=domain: {len(names)} domains ({listed}); {needed} splits need {needed} or more; add "
+            "domains, take split_by=seed, or, for data that are only tested on, meta_train=0 and "
+            "meta_validation=0"
         ]
     advice = "add domains, or change meta_train and meta_validation"
     problems = class_problems(dealt, advice, "domains", 1, empty(options))
@@ -351,6 +354,7 @@ class Kind(NamedTuple):
 
     is_by_domain: bool = False  # whether splits have the same classes, in domains of their own
     groups: Mapping[str, Sequence[str]] | None = None  # the group of each example of each class
+    rows: Mapping[str, Sequence[int]] | None = None  # of each example of each class in somebody's arrays
 
 
 def splits_of(
@@ -385,13 +389,15 @@ def splits_of(
         homes = tuple(domains[one] if domains else name for one in names)
         cut = Split(images, tuple(names), homes, None if is_full else sizes)
         parts[part] = cut._replace(
-            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None
+            groups=_numbered([kind.groups[one] for one in names], table.shape[1]) if kind.groups else None,
+            numbers=_padded([kind.rows[one] for one in names], table.shape[1]) if kind.rows else None,
         )
         start += len(names)
+    moments = None
     if table.dtype.kind == "f":
-        parts = _standardised(parts)
+        parts, moments = scaling.standardised(parts)
     parts = _sharing(parts) if kind.is_by_domain else parts
-    return make_splits(f"{name}/{split}", **parts, pictures=pictures)
+    return make_splits(f"{name}/{split}", **parts, pictures=pictures, moments=moments)
 
 
 def _sharing(parts: dict[str, Split]) -> dict[str, Split]:
@@ -400,36 +406,16 @@ def _sharing(parts: dict[str, Split]) -> dict[str, Split]:
     return {part: split._replace(shared=shared) for part, split in parts.items()}
 
 
-def _standardised(parts: dict[str, Split]) -> dict[str, Split]:
-    """Take from each band its mean over meta-train, and divide it by its deviation there."""
-    train = _examples(parts["meta_train"]).double()
-    if not len(train):
-        raise MetabenchError("images: bands are standardised by meta-train, which has none; raise meta_train")
-    mean, scale = train.mean((0, 2, 3)), train.std((0, 2, 3), correction=0)
-    still = [str(band) for band, one in enumerate(scale.tolist()) if one <= 1e-12 * abs(float(mean[band]))]
-    if still:
-        raise MetabenchError(f"images: bands {', '.join(still)} are constant in meta-train; leave them out")
-    made = {}
-    for part, split in parts.items():
-        rows = ((split.images - mean[:, None, None]) / scale[:, None, None]).float()
-        if split.counts is not None:  # beyond them are zeros
-            rows[torch.arange(rows.shape[1]) >= split.counts[:, None]] = 0
-        made[part] = split._replace(images=rows)
-    return made
-
-
-def _examples(split: Split) -> torch.Tensor:
-    """Return the images that there are: [n, C, H, W]."""
-    if split.counts is None:
-        return split.images.flatten(0, 1)
-    return split.images[torch.arange(split.images.shape[1]) < split.counts[:, None]]
-
-
 def _numbered(groups: Sequence[Sequence[str]], n_examples: int) -> torch.Tensor:
-    """Number groups: int64 [class, example], -1 where a class has fewer examples."""
+    """Number the groups of examples, as `_padded` does."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(chain(*groups)))}
-    rows = [[numbers[name] for name in row] + [-1] * (n_examples - len(row)) for row in groups]
-    return torch.tensor(rows, dtype=torch.int64)
+    return _padded([[numbers[name] for name in row] for row in groups], n_examples)
+
+
+def _padded(rows: Sequence[Sequence[int]], n_examples: int) -> torch.Tensor:
+    """Return numbers of examples: int64 [class, example], -1 where a class has fewer."""
+    padded = [[*row, *[-1] * (n_examples - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), n_examples)
 
 
 def _ordered(name: str, key: Key, table: Array, rows: list[int], sizes: list[int]) -> Array:

@@ -65,6 +65,24 @@ def _observe_all(observe: Callable[[Tensor, Tensor], Tensor], parameters: Tensor
     return torch.cat([observe(parameters, state), parameters])
 
 
+def draw_hidden(n: int, generator: Generator, furthest: float) -> Tensor:
+    """Draw what machines of n environments hide: [n, 4].
+
+    In columns: whether actions are reversed (-1 or 1), a target within `furthest` of 0, and factors of mass
+    and length.
+    """
+    u = torch.rand(n, 4, generator=generator, dtype=torch.float64)
+    sign = torch.where(u[:, 0] < 0.5, -1.0, 1.0)
+    return torch.stack([sign, (u[:, 1] * 2 - 1) * furthest, u[:, 2] + 0.5, u[:, 3] + 0.5], 1)
+
+
+def describe_hidden(parameters: list[float]) -> str:
+    """Say what a machine hides."""
+    sign, target, mass, length = parameters
+    steering = "reversed" if sign < 0 else "plain"
+    return f"{steering}, target {target:.3f}, mass {mass:.2f}, length {length:.2f}"
+
+
 def splits(
     name: str,
     environment: Environment,

@@ -124,7 +124,7 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         splits.refuse(NAME, problems)
     counts = {name: len(row) for name, row in rows.items()}
     pictures = Pictures(black=options.black, white=options.white, has_scaled_bytes=True)
-    kind = splits.Kind(options.split_by == "domain", there.groups)
+    kind = splits.Kind(options.split_by == "domain", there.groups, rows)
     about = None if table.dtype.kind == "f" else pictures
     return splits.splits_of(NAME, key, table, counts, there.classes, about, "own", there.domains, kind)
 

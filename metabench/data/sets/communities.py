@@ -7,7 +7,7 @@ where more are white.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ LOW, PROTECTED = "low_crime", "protected"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(table.Cut):
     """Which states are tasks, what is left out, and how states are split."""
 
     smallest: int = setting(20, "states of fewer communities are left out", minimum=2)
@@ -48,18 +48,6 @@ class Options:
         "columns that are no inputs besides, by commas, such as those that say much of the group: "
         "blackPerCap, whitePerCap, PctForeignBorn",
     )
-    group_as_feature: bool = setting(False, "whether learners see who is protected, as an input of 0 and 1")
-    seed: int = setting(0, "splits states", minimum=0, maximum=2**63 - 1)
-    meta_train: float = setting(0.64, "share of the states, split by seed", above=0, maximum=1)
-    meta_validation: float = setting(0.16, "the same for meta-validation", above=0, maximum=1)
-    folds: int = setting(
-        0,
-        "into how many parts go the states that meta_validation leaves; each is meta-test of a run in turn, "
-        "the others meta-train; 0: one cut by shares",
-        minimum=0,
-        maximum=1000,
-    )
-    fold: int = setting(0, "with folds: which of them is meta-test, from 0", minimum=0)
 
 
 def load(root: Path | None, split: str, options: Options) -> Splits:
@@ -79,13 +67,8 @@ def load(root: Path | None, split: str, options: Options) -> Splits:
         label=LOW,
         task=STATE,
         group=PROTECTED,
-        group_as_feature=options.group_as_feature,
         smallest=options.smallest,
-        seed=options.seed,
-        meta_train=options.meta_train,
-        meta_validation=options.meta_validation,
-        folds=options.folds,
-        fold=options.fold,
+        **{one.name: getattr(options, one.name) for one in fields(table.Cut)},
     )
     return table.of_frame(f"{NAME}/{split}", frame, described)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from metabench.core import SPLITS, MetabenchError, Rows, Split, Splits, setting
+from metabench.core import SPLITS, MetabenchError, Moments, Rows, Split, Splits, setting
 from metabench.core.config import attempt, nearest
 from metabench.data import Dataset
 from metabench.data.reading import fitting, splits
@@ -35,7 +35,25 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Options:
+class Cut:
+    """How classes or tasks of rows are split, and whether the group is seen."""
+
+    group_as_feature: bool = setting(False, "whether learners see the group, as an input of 0 and 1")
+    seed: int = setting(0, "splits classes or tasks", minimum=0, maximum=2**63 - 1)
+    meta_train: float = setting(0.64, "share of the classes or tasks, split by seed", above=0, maximum=1)
+    meta_validation: float = setting(0.16, "the same for meta-validation", above=0, maximum=1)
+    folds: int = setting(
+        0,
+        "into how many parts goes what meta_validation leaves of the classes or tasks; each is meta-test of "
+        "a run in turn, the others meta-train; 0: one cut by shares",
+        minimum=0,
+        maximum=1000,
+    )
+    fold: int = setting(0, "with folds: which of them is meta-test, from 0", minimum=0)
+
+
+@dataclass(frozen=True)
+class Options(Cut):
     """Where the table is, what its columns are, and how its classes or tasks are split."""
 
     path: str = setting(
@@ -57,7 +75,6 @@ class Options:
         "with label and task: column of who is protected, for fairness; no input unless `group_as_feature`",
     )
     protected: str = setting("", "the values of `group` that are protected, by commas; empty: 1 of 0 and 1")
-    group_as_feature: bool = setting(False, "whether learners see the group, as an input of 0 and 1")
     features: str = setting("", "columns of the inputs, by commas; empty: all other columns of numbers")
     leave_out: str = setting("", "columns that are no inputs, by commas, where `features` is empty")
     separator: str = setting(",", "what stands between two values of a .csv file; tab for a tabulator")
@@ -73,17 +90,6 @@ class Options:
         "values are missing; else they are an error",
     )
     smallest: int = setting(0, "classes or tasks of fewer rows are left out; 0: none is", minimum=0)
-    seed: int = setting(0, "splits classes or tasks", minimum=0, maximum=2**63 - 1)
-    meta_train: float = setting(0.64, "share of the classes or tasks, split by seed", above=0, maximum=1)
-    meta_validation: float = setting(0.16, "the same for meta-validation", above=0, maximum=1)
-    folds: int = setting(
-        0,
-        "into how many parts goes what meta_validation leaves of the classes or tasks; each is meta-test of "
-        "a run in turn, the others meta-train; 0: one cut by shares",
-        minimum=0,
-        maximum=1000,
-    )
-    fold: int = setting(0, "with folds: which of them is meta-test, from 0", minimum=0)
 
 
 class Columns(NamedTuple):
@@ -137,14 +143,14 @@ def of_frame(name: str, frame: DataFrame, options: Options) -> Splits:
     if options.standardise:
         mean, scale = _moments(values, columns, [row for one in parts["meta_train"] for row in units[one]])
     values = np.concatenate([(values - mean) / scale, beside], axis=1)
-    moments = (tuple(one[: len(columns.inputs)].tolist()) for one in (mean, scale))
+    moments = Moments(tuple(mean.tolist()), tuple(scale.tolist()))
     made = {
         part: _split(values, units, parts[part])._replace(labels=labels, has_group=columns.group is not None)
         for part in SPLITS
     }
     kind = "classification" if columns.target is None else "regression"
-    rows = Rows(tuple(columns.inputs), *moments)
-    return splits.make_splits(name, **made, kind=kind, rows=rows)
+    rows = Rows(tuple(columns.inputs), *(one[: len(columns.inputs)] for one in moments))
+    return splits.make_splits(name, **made, kind=kind, rows=rows, moments=moments)
 
 
 def _role_problems(options: Options) -> list[str]:

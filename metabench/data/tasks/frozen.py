@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -183,6 +184,13 @@ def frozen(splits: Splits, split: Part, task: TaskConfig, n_tasks: int, pool: Po
         columns, outputs = data.n_columns, source.outputs
         ((shape, _),) = sampling.shapes(task, task.test_query, 1, generator, columns, outputs)
         by_shape.setdefault(shape, []).append((index, sampling.sample(generator, source, shape, 1)))
+    return grouped(name, data, by_shape)
+
+
+def grouped(
+    name: tuple[object, ...], data: Split, by_shape: Mapping[Shape, list[tuple[int, Indices]]]
+) -> FrozenTasks:
+    """Put single tasks, with their positions in the whole list, together by their shapes."""
     groups = tuple(
         Group(shape, torch.tensor([index for index, _ in drawn]), sampling.join([one for _, one in drawn]))
         for shape, drawn in sorted(by_shape.items())

@@ -116,7 +116,7 @@ def pool(split: Split, task: TaskConfig, query: int = 0) -> Pool:
     Args:
         query: examples a class; of one domain only classes that have enough examples are drawn.
     """
-    labels = _labels(split) if task.labels == "fixed" else None
+    labels = labels_of(split) if task.labels == "fixed" else None
     if task.domains == "any":
         if split.shared and len(set(split.words)) < len(split.words):
             raise MetabenchError(
@@ -169,7 +169,7 @@ def _across_pairs(split: Split, has_enough: Tensor, need: int) -> Pool:
     return Pool(split, "across", rows=rows, pairs=pairs, chances=chances)
 
 
-def _labels(split: Split) -> Tensor:
+def labels_of(split: Split) -> Tensor:
     """Return the fixed label of each class: int64 [class]."""
     if not split.shared:
         raise MetabenchError(

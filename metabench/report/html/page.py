@@ -15,7 +15,16 @@ from metabench import __version__
 from metabench.core import utc_now
 from metabench.leaderboard import notes
 from metabench.report.html import reproduce, tables
-from metabench.report.html.pictures import Drawn, Omitted, Picture, adaptation, fairness, leaderboard, search
+from metabench.report.html.pictures import (
+    Drawn,
+    Omitted,
+    Picture,
+    adaptation,
+    domains,
+    fairness,
+    leaderboard,
+    search,
+)
 from metabench.report.html.reading import Results
 from metabench.report.html.style import COLOURS
 from metabench.report.html.svg import Rendered
@@ -40,6 +49,8 @@ def sections(results: Results) -> list[Section]:
         board["result"],
         *tables.classes(results),
         *tables.places(results),
+        *domains.draw_domains(results),
+        *tables.domains(results),
     ]
     chosen = [board[part] for part in ("choice", "setting") if board[part].rows]
     budget = [tables.budget(results)] if results.searches else []

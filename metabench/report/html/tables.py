@@ -11,6 +11,7 @@ from metabench.leaderboard.columns import settings as in_one_line
 from metabench.leaderboard.notes import about
 from metabench.leaderboard.rows import TUNED
 from metabench.leaderboard.table import split
+from metabench.report.html.pictures.domains import hardest_first, of_rows
 from metabench.report.html.pictures.search import SETTINGS
 from metabench.report.html.reading import Results, Tried
 from metabench.search.progress import summary
@@ -136,6 +137,26 @@ def places(results: Results) -> list[Table]:
         "groups has no query."
     )
     return [Table("places", "By place", caption, columns, cells)]
+
+
+def domains(results: Results) -> list[Table]:
+    """Show what is right of the queries of each domain, by row, where test tasks are of several."""
+    by_row = of_rows(results)
+    names = hardest_first(by_row)
+    if len(names) < 2:
+        return []
+    queries = {name: n for row in results.board["rows"] for name, _, n in row.get("by_domain") or []}
+    cells = [
+        [
+            Cell(name),
+            Cell(count(queries[name]), queries[name]),
+            *(_number(None if name not in one else 100 * one[name], ".1f") for one in by_row.values()),
+        ]
+        for name in names
+    ]
+    columns = [("domain", False), ("queries", True), *((f"{name}, %", True) for name in by_row)]
+    caption = "What is right of each domain's queries in meta-test, all seeds together; the hardest first."
+    return [Table("domains-table", "By domain", caption, columns, cells)]
 
 
 def _settings_cell(results: Results, row: Mapping[str, Any]) -> Cell:

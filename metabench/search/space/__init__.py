@@ -116,6 +116,7 @@ def _check_together(space: SearchSpace) -> list[str]:
             h = attempt(wrong, its.build, sampled)
             if h is not None:
                 problem = augment.problem(h, kind, shape, space.task.augment)
+                problem = problem or algorithms.search_problem(h, kind)
                 problems = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
                 wrong += [f"{algorithm}: {line}" for line in problems]
     return [f"algorithms.{line}" for line in dict.fromkeys(wrong)]

@@ -13,7 +13,7 @@ from metabench import data
 from metabench.core import MetabenchError, Splits
 from metabench.core.config import AugmentConfig, NetworkConfig, RunConfig, TaskConfig
 from metabench.data.tasks import frozen
-from metabench.training import loop
+from metabench.training import loop, others
 
 N_BANDS, SIDE, N_IMAGES = 5, 16, 190
 SHARES = {"meta_train": 0.5, "meta_validation": 0.25}
@@ -130,3 +130,23 @@ def test_groups_are_kept_apart_in_frozen_tasks(tmp_path: Path) -> None:
     of_tasks = numbers[group.indices.classes[..., None], group.indices.examples]
     for one in of_tasks:
         assert not set(one[:, :2].flatten().tolist()) & set(one[:, 2:].flatten().tolist())
+
+
+def test_other_bands_are_standardised_as_those_that_were_learnt_from(tmp_path: Path) -> None:
+    own = load(write(tmp_path / "a"))
+    rng = np.random.default_rng(1)
+    images = 5 * np.arange(N_BANDS)[:, None, None] + rng.normal(size=(N_IMAGES, N_BANDS, SIDE, SIDE))
+    path = write(tmp_path / "b", images=images)
+    assert own.moments is not None
+    mean, scale = (np.array(one)[:, None, None] for one in own.moments)
+    for shares in (SHARES, {"meta_train": 0, "meta_validation": 0}):
+        other = load(path, **shares)
+        seen = others.as_trained(own, other)
+        part, labels, site = seen.meta_test, np.arange(N_IMAGES) % 6, np.arange(N_IMAGES) // 6 % 4
+        place, _, name = part.classes[0].partition("/")
+        row = np.flatnonzero((labels == int(name.removeprefix("class"))) & (site == int(place)))[1]
+        np.testing.assert_allclose(part.images[0, 1], (images[row] - mean) / scale, rtol=1e-4, atol=1e-4)
+        assert part.counts is not None
+        assert bool((part.images[torch.arange(part.images.shape[1]) >= part.counts[:, None]] == 0).all())
+        assert seen.fingerprint == other.fingerprint
+    assert others.as_trained(own, own) is own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, cast
 
 import pytest
@@ -13,12 +14,14 @@ from torch.func import vmap
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits, seeds
 from metabench.core.control import Chances, Environment, Moves, mean_return
-from metabench.data.sets import _module, tabular
+from metabench.data.sets import _module, cartpole, pendulum, tabular
 from metabench.training import rollouts
 from tests.support import small
 
 NAMES = [name for name in data.names() if data.get(name).kind_of({}) == "control"]
 ALL = pytest.mark.parametrize("name", NAMES)
+ALL_THERE_ARE = {"navigation_sparse": 4}
+"""Environments of data sets that have few, so that splits share them."""
 
 
 def load(name: str, **options: Any) -> Splits:
@@ -64,7 +67,7 @@ def test_more_environments_keep_the_first_ones_and_splits_share_none(name: str) 
     few, many = load(name, environments=20), load(name, environments=40)
     assert torch.equal(few.meta_train.images, many.meta_train.images[:20])
     rows = torch.cat([many.meta_train.images, many.meta_validation.images, many.meta_test.images])
-    assert len(rows.unique(dim=0)) == 48
+    assert len(rows.unique(dim=0)) == ALL_THERE_ARE.get(name, 48)
 
 
 def test_a_walk_is_as_fast_as_it_may_be_and_ends_at_the_goal() -> None:
@@ -78,6 +81,108 @@ def test_a_walk_is_as_fast_as_it_may_be_and_ends_at_the_goal() -> None:
     assert float(environment.step(goal, goal - beside, torch.tensor([0.85, 0.0]), torch.zeros(0))[2]) == 0
     on = environment_of(load("navigation", stop_at_goal=False))
     assert float(on.step(goal, goal - beside, torch.tensor([0.95, 0.0]), torch.zeros(0))[2]) == 0
+
+
+def test_only_progress_outside_and_towards_the_nearest_corner_is_paid() -> None:
+    environment, goal = environment_of(load("navigation_sparse")), torch.tensor([2.0, -2.0])
+
+    def paid(x: float, y: float) -> float:
+        place = torch.tensor([x, y])
+        return float(environment.step(goal, place, torch.tensor([9.0, -0.1]), torch.zeros(0))[1])
+
+    def away(x: float, y: float) -> float:
+        return math.hypot(2 - x, -2 - y)
+
+    assert paid(0.1, 0.0) == 0  # within: 0.3 and -0.1
+    assert paid(0.3, -0.1) == pytest.approx(away(0.3, -0.1) - away(0.5, -0.2))
+    assert paid(0.6, 0.5) == paid(-0.9, -0.5) == 0  # nearest to another corner
+    assert paid(2.5, -2.0) < 0  # past it
+    starts = vmap(lambda u: environment.reset(goal, u))(torch.rand(1_000, 2))
+    assert 0.19 < float(starts.abs().max()) <= 0.2
+
+
+NOTHING_HIDDEN = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+NO_CHANCE = torch.zeros(0, dtype=torch.float64)
+
+
+def test_where_nothing_is_hidden_a_cart_moves_as_gymnasiums_does() -> None:
+    theirs = pytest.importorskip("gymnasium").make("CartPole-v1").unwrapped
+    environment, generator = environment_of(load("cartpole")), seeds.generator("carts")
+    for _ in range(3):
+        state = (torch.rand(4, generator=generator, dtype=torch.float64) - 0.5) * 0.4
+        theirs.reset(seed=0)
+        theirs.state = state.numpy().copy()
+        for action in torch.randint(2, (30,), generator=generator):
+            state, _, done = environment.step(NOTHING_HIDDEN, state, action, NO_CHANCE)
+            _, _, theirs_done, *_ = theirs.step(int(action))
+            torch.testing.assert_close(state, torch.tensor(theirs.state).double(), atol=1e-9, rtol=0)
+            assert bool(done) == theirs_done
+            if done:
+                break
+
+
+def test_where_nothing_is_hidden_a_pendulum_moves_as_gymnasiums_does() -> None:
+    theirs = pytest.importorskip("gymnasium").make("Pendulum-v1").unwrapped
+    environment, generator = environment_of(load("pendulum")), seeds.generator("pendulums")
+    state = torch.tensor([2.5, -0.7], dtype=torch.float64)
+    theirs.reset(seed=0)
+    theirs.state = state.numpy().copy()
+    for action in torch.randn(60, 1, generator=generator, dtype=torch.float64) * 3:
+        state, reward, _ = environment.step(NOTHING_HIDDEN, state, action, NO_CHANCE)
+        seen, theirs_reward, *_ = theirs.step(action.numpy())
+        torch.testing.assert_close(state, torch.tensor(theirs.state).double(), atol=1e-9, rtol=0)
+        observed = environment.observe(NOTHING_HIDDEN, state)
+        torch.testing.assert_close(observed.float(), torch.tensor(seen).float(), atol=1e-6, rtol=0)
+        assert float(reward) == pytest.approx(float(theirs_reward), abs=1e-9)
+
+
+def rod(state: Tensor, mass: Tensor, length: Tensor) -> Tensor:
+    """Return the energy of a rod that turns about one end, its angle 0 upright."""
+    angle, turn = state.unbind()
+    return mass * length**2 / 6 * turn**2 + mass * pendulum.GRAVITY * length / 2 * angle.cos()
+
+
+def cart(state: Tensor, mass: Tensor, half: Tensor) -> Tensor:
+    """Return the energy of a cart with a rod upon it, which turns about its middle, too."""
+    _, speed, angle, turn = state.unbind()
+    along, up = speed + half * turn * angle.cos(), half * turn * angle.sin()
+    moving = cartpole.CART * speed**2 + mass * (along**2 + up**2) + mass * half**2 / 3 * turn**2
+    return moving / 2 + mass * cartpole.GRAVITY * half * angle.cos()
+
+
+@pytest.mark.parametrize(
+    ("move", "energy", "state", "work"),
+    [
+        (pendulum.move, rod, [1.1, 0.7], 0.7),  # what a torque does is itself times the turn
+        (cartpole.move, cart, [0.3, -0.8, 0.4, 0.9], -0.8),  # and a force, times the speed
+    ],
+)
+def test_energy_grows_by_the_work_that_is_done(
+    move: Any, energy: Any, state: list[float], work: float
+) -> None:
+    at = torch.tensor(state, dtype=torch.float64)
+    mass, length = (torch.tensor(one, dtype=torch.float64) for one in (1.3, 0.8))
+    for push in (0.0, 1.5):
+        errors = []
+        for seconds in (1e-3, 1e-4):
+            after = move(at, torch.tensor(push, dtype=torch.float64), mass, length, seconds)
+            gained = energy(after, mass, length) - energy(at, mass, length)
+            errors.append(abs(float(gained / seconds) - push * work))
+        # Euler's rule is of first order: a tenth of the time, a tenth of the error.
+        assert errors[0] < 0.1
+        assert errors[1] == pytest.approx(errors[0] / 10, rel=0.1)
+
+
+def test_a_reversed_machine_takes_the_opposite_action() -> None:
+    reversed_ = NOTHING_HIDDEN * torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    cases = {"cartpole": [torch.tensor(0), torch.tensor(1)], "pendulum": [torch.ones(1), -torch.ones(1)]}
+    for name, actions in cases.items():
+        environment = environment_of(load(name))
+        state = torch.full((4 if name == "cartpole" else 2,), 0.02, dtype=torch.float64)
+        for one, other in (actions, actions[::-1]):
+            plain = environment.step(NOTHING_HIDDEN, state, one, NO_CHANCE)[0]
+            turned = environment.step(reversed_, state, other, NO_CHANCE)[0]
+            torch.testing.assert_close(plain, turned)
 
 
 def test_an_arm_pays_as_often_as_its_chance_says() -> None:
@@ -141,10 +246,41 @@ def test_who_knows_an_environment_does_better_than_who_does_not() -> None:
     steps = torch.arange(1, 11)[:, None, None]
     left = (goals.abs() - 0.1 * steps).clamp(min=0).norm(dim=-1).sum(0)
     assert float(left.mean()) < float(10 * goals.norm(dim=1).mean()) / 2
+    # Whichever way one goes without knowing, it is right for about a quarter of the corners.
+    assert float(load("navigation_sparse", environments=400).meta_test.images.mean(0).norm()) < 1
+    assert machine("cartpole", steers=True) > machine("cartpole", steers=False) + 20
+    assert machine("pendulum", steers=True) > machine("pendulum", steers=False) + 50
     tables = load("tabular").meta_test.images.double()
     best = [value(*tabular.table(one, 4, 3), 4, 5) for one in tables]
     likely, means = tabular.table(tables.mean(0), 4, 3)
     assert sum(best) / len(best) > value(likely, means, 4, 5) + 1
+
+
+def machine(name: str, steers: bool) -> float:
+    """Return the mean return of a controller that knows what is hidden, or takes it for nothing."""
+    splits = load(name, environments=200, horizon=100)
+    environment, parameters = environment_of(splits), splits.meta_test.images.double()
+    zeros = parameters.new_zeros(environment.horizon, environment.n_actions)
+
+    def acts(hidden: Tensor, x: Tensor) -> Tensor:
+        sign, target = hidden[0], hidden[1]
+        if environment.is_discrete:
+            place, speed, angle, turn = x.T
+            lean = 0.1 * (target - place).clamp(-0.5, 0.5) - 0.12 * speed
+            push = sign * (10 * (angle - lean) + 2 * turn)
+            return 100 * torch.stack([-push, push], 1)
+        cos, sin, turn = x.T
+        away = torch.atan2(sin * target.cos() - cos * target.sin(), cos * target.cos() + sin * target.sin())
+        torque = sign * (-10 * away - 2 * turn)
+        return torch.stack([torque, torch.full_like(torque, -20)], 1)
+
+    def returned(hidden: Tensor) -> Tensor:
+        shown = hidden if steers else NOTHING_HIDDEN
+        start = parameters.new_full((1, environment.n_start), 0.6)
+        chances = Chances(hidden, start, zeros[None], zeros[None, :, :0])
+        return mean_return(None, cast(Moves, rollouts.roll(environment, lambda x: acts(shown, x), chances).y))
+
+    return float(vmap(returned)(parameters).mean())
 
 
 def made(step: Any = None, **changes: Any) -> Splits:
