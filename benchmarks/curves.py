@@ -26,10 +26,13 @@ from metabench.search.propose.searcher import TRIAL_SEEDS
 from metabench.search.propose.study import Study
 from metabench.search.replay import curves
 from metabench.storage import files
-from metabench.training import evaluate, loop
+from metabench.training import evaluate, features, loop
 
 SHARES = (1 / 27, 1 / 16, 1 / 9, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 """Of the full budget: the rungs of reduction factors 2, 3 and 4."""
+
+AGAIN = TRIAL_SEEDS // 2
+"""Between the seeds of one setting's trainings."""
 
 WHOLE = 50
 """Points are multiples of this many tasks, so that no batch of 5, 10 or 25 tasks is cut at one."""
@@ -88,28 +91,35 @@ def record(run: RunConfig, splits: Splits, header: dict[str, Any], device: torch
     return lines
 
 
-def read_done(path: Path, header: dict[str, Any]) -> int:
-    """Return how many settings are recorded, or refuse a file of something else; start a new file."""
+def read_done(path: Path, header: dict[str, Any]) -> set[tuple[int, int]]:
+    """Return number and seed of what is recorded, or refuse a file of something else; start a new file."""
     if not path.exists():
         files.append_line(path, {**header, **files.environment()})
-        return 0
+        return set()
     first, *rest = files.read_lines(path)
     # A later version may know settings of a space that were not there then; their defaults change nothing.
+    # Nor does what a search would have spent, beyond the points of the curves.
     first["space"] = SearchSpace.model_validate(first["space"]).model_dump(mode="json")
+    first["space"]["budget"] = header["space"]["budget"]
     changed = [key for key, value in files.plain(header).items() if first.get(key) != value]
     if changed:
         raise MetabenchError(
             f"{path}: holds other curves ({', '.join(changed)} differ); choose another --out"
         )
-    return len(rest)
+    return {(line["number"], line["seed"]) for line in rest}
 
 
-def settings(space: SearchSpace, algorithm: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Propose settings without end: the published ones, then random ones."""
+def settings(
+    space: SearchSpace, algorithm: str, options: argparse.Namespace
+) -> Iterator[tuple[int, dict[str, Any], int]]:
+    """List number, setting and training seed of what is recorded; the published settings come first."""
     budget = space.budget.model_copy(update={"sampler": "random"})
-    study = Study(space.model_copy(update={"budget": budget}), algorithm, seed)
-    while True:
-        yield study.propose()
+    study = Study(space.model_copy(update={"budget": budget}), algorithm, options.seed)
+    proposed = [study.propose() for _ in range(options.settings)]
+    first = TRIAL_SEEDS * (options.seed + 1)  # as the search's trial of this number
+    for again in range(options.training_seeds):
+        for number, sampled in enumerate(proposed):
+            yield number, sampled, first + again * AGAIN + number
 
 
 def main() -> int:
@@ -120,6 +130,7 @@ def main() -> int:
     parser.add_argument("space", type=Path, help="YAML file of the search space")
     parser.add_argument("--algorithm", required=True, help="one of the space's")
     parser.add_argument("--settings", type=int, default=48, help="how many, the published ones first")
+    parser.add_argument("--training-seeds", type=int, default=1, help="trainings of each setting")
     parser.add_argument("--tasks", type=int, help="full budget, for the space's; the grace keeps its share")
     parser.add_argument("--validation-tasks", type=int, default=400, help="scored at each point")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
@@ -130,18 +141,16 @@ def main() -> int:
     try:
         device = pick_device(options.device)
         space = spaces.override(spaces.load(options.space), names=[options.algorithm], tasks=options.tasks)
-        splits = data.load(space.task)
+        splits = features.load(space.task, space.network)
         data.check(space.task, splits)
         header = describe(space, splits, options.algorithm, options.seed, options.validation_tasks)
         done = read_done(options.out, header)
     except MetabenchError as error:
         parser.error(str(error))
-    proposed = settings(space, options.algorithm, options.seed)
-    for number, sampled in zip(range(options.settings), proposed, strict=False):
-        if number < done:
+    for number, sampled, seed in settings(space, options.algorithm, options):
+        if (number, seed) in done:
             continue
         hyperparameters = spaces.of(space, options.algorithm).resolve(sampled)
-        seed = TRIAL_SEEDS * (options.seed + 1) + number  # as the search's trial of this number
         run = spaces.run_config(space, options.algorithm, hyperparameters, seed, header["points"])
         # train's own validation is not used: it keeps no tasks apart
         lines = record(run.model_copy(update={"validation_tasks": 2}), splits, header, device)

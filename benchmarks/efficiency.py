@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from decks import Deck, Search, cut
 from optuna.pruners import HyperbandPruner
 from optuna.trial import TrialState
 
 from metabench import stats
 from metabench.core import MetabenchError, metrics
 from metabench.search.replay import curves
-from metabench.search.replay.curves import Curve, Recording
+from metabench.search.replay.curves import Recording
 from metabench.search.replay.outcomes import true_scores
 from metabench.search.replay.replayed import RecordedStudy
 from metabench.search.replay.scenario import Scenario, describe
@@ -55,14 +56,6 @@ PAUSING, FREEZE_THAW, RANDOM = "TPE, pausing (ours)", "freeze-thaw (ours)", "ran
 """Ways with several workers; and by the spend of the first, when it is over, the others are judged too."""
 
 RECORDED = sorted(Path(__file__).parent.glob("curves_*.jsonl"))
-
-
-class Search(NamedTuple):
-    """What one replayed search named, when, and what it cost as a whole."""
-
-    incumbents: Sequence[Incumbent]
-    tasks: int
-    seconds: float
 
 
 def replayed(recording: Recording, scenario: Scenario, seed: int) -> Search:
@@ -211,36 +204,14 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-class Deck(NamedTuple):
-    """Some of the recorded settings, searched once in each way."""
-
-    searches: dict[str, Search]
-    true: dict[str, float]  # on tasks that no search sees
-    run: float  # seconds of a full run
-
-
 def decks(recording: Recording, changes: dict[str, int | None], workers: int, n_decks: int) -> Iterator[Deck]:
-    """Search decks of three quarters of the settings, with the tasks in another order for each."""
-    ((algorithm, recorded),) = recording.curves.items()
-    size = 3 * len(recorded) // 4
+    """Search some decks in every way."""
+    n_tasks = changes["validation_tasks"] or recording.space.budget.validation_tasks
     for number in range(n_decks):
-        rng = np.random.default_rng(number)
-        picks, order = rng.permutation(len(recorded))[:size], rng.permutation(recording.n_tasks)
-        cards = [reordered(recorded[i], order) for i in sorted(picks)]
-        some = recording._replace(curves={algorithm: tuple(cards)})
-        compared = ways(some, {**changes, "trials": size}, workers)
-        full = compared[-1].scenario.space.budget
-        run = sum(leg.seconds for one in cards for leg in legs(one, full, some.n_tasks)) / size
+        some, deck = cut(recording, number, n_tasks)
+        compared = ways(some, {**changes, "trials": len(deck.true)}, workers)
         searches = {way.title: way.search(some, way.scenario, number) for way in compared}
-        yield Deck(searches, unseen_scores(cards, full.validation_tasks), run)
-
-
-def reordered(curve: Curve, order: np.ndarray) -> Curve:
-    """Return a curve with its validation tasks in another order."""
-    points = [
-        one._replace(per_task=tuple(np.array(one.per_task)[order])) for one in curve.points if one.per_task
-    ]
-    return curve._replace(points=(*points, *curve.points[len(points) :]))  # it may diverge at last
+        yield deck._replace(searches=searches)
 
 
 def regret(deck: Deck, title: str, n_runs: float, clock: str = "seconds") -> float:
@@ -350,19 +321,6 @@ def show_share(value: float, low: float | None = None, high: float | None = None
     if low is None or high is None:
         return f"{value:.2f}"
     return f"{value:.2f} [{low:.2f}, {'not reached' if np.isinf(high) else f'{high:.2f}'}]"
-
-
-def unseen_scores(curves: Sequence[Curve], n_seen: int) -> dict[str, float]:
-    """Return each setting's score at the full budget on recorded tasks beyond those that a search sees.
-
-    One that diverged is as bad as the worst; where all tasks are seen, or none were kept apart, all count.
-    """
-    last = {one.name: one.points[-1] for one in curves}
-    worst = min(point.score for point in last.values() if point.score is not None)
-    return {
-        name: float(np.mean(point.per_task[n_seen:] or (worst if point.score is None else point.score,)))
-        for name, point in last.items()
-    }
 
 
 def options_of(parser: argparse.ArgumentParser) -> argparse.Namespace:

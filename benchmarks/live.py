@@ -1,4 +1,4 @@
-"""Search for real what `efficiency.py` replays: today's default beside the form that stops, at equal spend.
+"""Search for real what `efficiency.py` replays: today's default beside `asha`, at equal spend.
 
 First-order MAML on Quick, Draw!, the space and the best setting of a file of curves. Each way has the same
 accelerator seconds and the same search seeds; what it names is trained once to the full budget and tested on
@@ -34,6 +34,7 @@ CURVES = Path(__file__).with_name("curves_quickdraw_fomaml.jsonl")
 
 WAYS: dict[str, dict[str, Any]] = {
     "default": {"validation_tasks": 50},
+    "pausing": {"validation_tasks": 50, "scheduler": "asha"},
     "stopping": {"validation_tasks": 50, "scheduler": "asha", "pause": False},
     "stopping, later rungs": {"grace": 1 / 9, "validation_tasks": 200, "scheduler": "asha", "pause": False},
 }

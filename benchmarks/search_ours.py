@@ -47,7 +47,7 @@ def small_space(path: str, algorithm: str, trials: int, reports: int) -> SearchS
     """Return the space of one algorithm of a file, with rungs at 1, 3, 9, ... tasks."""
     space = spaces.load(path)
     budget = {"tasks": 3 ** (reports - 1), "trials": trials, "grace": 1, "reduction_factor": 3}
-    budget["pause"] = False  # Ray stops for good, too
+    budget |= {"scheduler": "asha", "pause": False}  # Ray stops for good, too
     return space.model_copy(
         update={
             "algorithms": {algorithm: space.algorithms[algorithm]},

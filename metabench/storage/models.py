@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes no other on Python 3.11
 
 from metabench.core.config import RunConfig, SearchSpace
@@ -29,6 +29,13 @@ Model = TypeAdapter[Any]
 def as_text(config: Any) -> Any:
     """Write a configuration out, with the settings that there were not when it was recorded."""
     return config.model_dump(mode="json")
+
+
+def as_recorded(space: Any) -> Any:
+    """Say of a search that was recorded without a word on it who went on: `asha` was the only rule then."""
+    if isinstance(space, dict) and isinstance(budget := space.get("budget"), dict):
+        return {**space, "budget": {"scheduler": "asha", **budget}}
+    return space
 
 
 def _is_judged(report: Any) -> Any:
@@ -194,7 +201,7 @@ class _Finish(TypedDict):
 @keys
 class _Search(_Recorded):
     seed: NotRequired[int]
-    space: Annotated[SearchSpace, AfterValidator(as_text)]
+    space: Annotated[SearchSpace, BeforeValidator(as_recorded), AfterValidator(as_text)]
     created: NotRequired[Moment]
     warm_start: NotRequired[str | None]
     known: NotRequired[dict[str, list[_Earlier]]]

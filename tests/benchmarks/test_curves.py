@@ -81,7 +81,23 @@ def test_recording_goes_on_where_it_stopped_and_the_file_is_played(
     assert len(played.curves) == 3
     with pytest.raises(SystemExit):
         run(script, monkeypatch, "--settings", "4", "--out", "whole.jsonl", "--tasks", "80")
-    assert "holds other curves (space, points differ)" in capsys.readouterr().err
+    assert "holds other curves (points differ)" in capsys.readouterr().err
+
+
+def test_a_setting_is_trained_again_from_other_seeds(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(script, monkeypatch, "--settings", "2", "--out", "twice.jsonl") == 0
+    for _ in range(2):  # the second finds nothing left to do
+        assert (
+            run(script, monkeypatch, "--settings", "2", "--training-seeds", "2", "--out", "twice.jsonl") == 0
+        )
+    lines = files.read_lines(Path("twice.jsonl"))[1:]
+    assert [line["number"] for line in lines] == [0, 1, 0, 1]
+    assert len({line["seed"] for line in lines}) == 4
+    curves_of = curves.read([Path("twice.jsonl")]).curves["fomaml"]
+    assert [len(one.again) for one in curves_of] == [1, 1]
+    assert curves_of[0].again[0][-1].per_task != curves_of[0].points[-1].per_task
 
 
 def test_a_recorded_score_is_that_of_a_search(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

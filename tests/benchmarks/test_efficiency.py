@@ -109,5 +109,42 @@ def test_several_workers_have_a_table_of_accelerator_time_and_of_time(
 def test_regret_is_on_tasks_that_no_search_sees(script: ModuleType) -> None:
     last = Point(9, 1.0, 0.1, 0.5, (0.0, 0.2, 0.9, 0.7))
     seen = Curve("a", {}, (last,), "complete")
-    assert script.unseen_scores([seen], 2) == pytest.approx({"a": 0.8})
-    assert script.unseen_scores([seen._replace(points=(last._replace(per_task=()),))], 2) == {"a": 0.5}
+    decks = importlib.import_module("decks")
+    assert decks.unseen_scores([seen], 2) == pytest.approx({"a": 0.8})
+    assert decks.unseen_scores([seen._replace(points=(last._replace(per_task=()),))], 2) == {"a": 0.5}
+
+
+def test_of_a_setting_that_was_trained_twice_one_is_searched_and_the_mean_is_true(
+    script: ModuleType, space: SearchSpace, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.jsonl"
+    write(path, space, many(8, seed=0))
+    once = script.curves.read([path])
+    (recorded,) = once.curves.values()
+    higher = [tuple(point._replace(per_task=(0.9,) * 10) for point in one.points) for one in recorded]
+    twice = [one._replace(again=(points,)) for one, points in zip(recorded, higher, strict=True)]
+    some, deck = script.cut(once._replace(curves={"maml": tuple(twice)}), 0, 5)
+    searched = [one.points[-1].per_task == (0.9,) * 10 for one in some.curves["maml"]]
+    assert {*searched} == {True, False}
+    means = {one.name: (one.points[-1].score + 0.9) / 2 for one in recorded}
+    assert deck.true == pytest.approx({name: means[name] for name in deck.true})
+
+
+def test_small_searches_of_both_rules_are_compared(
+    script: ModuleType,
+    space: SearchSpace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "some.jsonl"
+    write(path, space, many(11, seed=0))
+    small = importlib.import_module("small_searches")
+    words = ["--decks", "3", "--trials", "3", "--runs", "2", "--validation-tasks", "5"]
+    monkeypatch.setattr(sys, "argv", ["small_searches.py", str(path), *words])
+    assert small.main() == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "[" in line]
+    assert [row[0] for row in rows] == ["3 trials", "2 full runs"]
+    for _, asha, freeze_thaw, lost, spent in rows:
+        assert float(lost.split()[0]) == pytest.approx(float(freeze_thaw) - float(asha), abs=0.011)
+        assert all(float(one) <= 3 for one in spent.split(", "))

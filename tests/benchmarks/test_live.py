@@ -37,9 +37,10 @@ def test_every_way_has_the_same_seconds_trials_and_final_run(
     found = options(script, monkeypatch)
     budgets = {way: script.space_of(recording, changes, found).budget for way, changes in script.WAYS.items()}
     assert len({(one.seconds, one.trials, one.tasks, one.seeds) for one in budgets.values()}) == 1
-    default, stopping, before = budgets.values()
+    default, pausing, stopping, before = budgets.values()
     assert (stopping.pause, before.pause) == (False, False)
-    assert default.model_copy(update={"scheduler": "asha", "pause": False}) == stopping
+    assert default.model_copy(update={"scheduler": "asha"}) == pausing
+    assert pausing.model_copy(update={"pause": False}) == stopping
     assert spaces.rungs(default) == [150, 450, 1350, 3600]
     assert (before.grace, before.validation_tasks) == (400, 200)
 

@@ -74,8 +74,12 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"budget": {**BUDGET, "borderline_tasks": 500, "scheduler": "top_k"}},
         "borderline_tasks=500: with scheduler=top_k",
     ),
+    "a second look without the rule that looks": (
+        {"budget": {**BUDGET, "borderline_tasks": 500}},
+        "borderline_tasks=500: with scheduler=freeze_thaw",
+    ),
     "a model's end without a model": (
-        {"budget": {**BUDGET, "stop_when": 0.5}},
+        {"budget": {**BUDGET, "stop_when": 0.5, "scheduler": "asha"}},
         "stop_when=0.5: scheduler=asha",
     ),
     "seconds without a number": ({"budget": {**BUDGET, "unit": "seconds"}}, "unit=seconds: needs `seconds`"),

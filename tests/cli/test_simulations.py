@@ -21,7 +21,7 @@ from tests.search.recorded import curve, many, only_maml, recording, write
 
 SPACE: dict[str, Any] = {
     "task": {"dataset": "glyphs"},
-    "budget": {"tasks": 900, "trials": 12, "grace": 100, "validation_tasks": 10},
+    "budget": {"tasks": 900, "trials": 12, "grace": 100, "validation_tasks": 10, "scheduler": "asha"},
     "shared": {
         "inner_lr": {"low": 0.01, "high": 1.0, "log": True, "default": 0.1},
         "inner_steps": {"low": 1, "high": 5, "default": 1},

@@ -48,6 +48,7 @@ BUDGET = {
     "trials": 2,
     "grace": 8,
     "reduction_factor": 2,
+    "scheduler": "asha",
     "pause": False,  # as searches are played
     "validation_tasks": 4,
     "confirm_top": 1,

@@ -31,6 +31,7 @@ SPACE: dict[str, Any] = {
         "tasks": 2700,
         "trials": 125,
         "grace": 400,
+        "scheduler": "asha",
         "pause": False,
         "reduction_factor": 2,
         "sampler": "qmc",  # the quickest to ask

@@ -18,6 +18,7 @@ SPACE: dict[str, Any] = {
         "tasks": 900,
         "trials": 9,
         "grace": 100,
+        "scheduler": "asha",
         "pause": False,
         "reduction_factor": 3,
         "validation_tasks": 10,

@@ -58,6 +58,24 @@ def test_a_changed_budget_is_refused_with_the_difference_and_accepted_when_told(
     assert changes.earlier(tmp_path) == "earlier/1"
 
 
+def test_a_search_keeps_its_rule_where_a_space_does_not_say(
+    tmp_path: Path, space: SearchSpace, splits: Splits
+) -> None:
+    document = space.model_dump(mode="json", exclude_unset=True)
+    assert document["budget"].pop("scheduler") == "asha"
+    unsaid = SearchSpace.model_validate(document)
+    assert unsaid.budget.scheduler == "freeze_thaw"
+    create_or_resume(tmp_path, space, splits, seed=0)
+    assert create_or_resume(tmp_path, unsaid, splits, seed=0) == (space, True)
+    assert create_or_resume(tmp_path, spaces.override(unsaid, trials=9), splits, seed=0) == (space, True)
+    with pytest.raises(MetabenchError, match=r"budget.scheduler: 'asha' there, 'freeze_thaw' given"):
+        create_or_resume(tmp_path, spaces.override(unsaid, scheduler="freeze_thaw"), splits, seed=0)
+    record = files.read_json(tmp_path / files.SEARCH)  # of a version that had no other rule
+    del record["space"]["budget"]["scheduler"]
+    files.write_json(tmp_path / files.SEARCH, record)
+    assert create_or_resume(tmp_path, unsaid, splits, seed=0) == (space, True)
+
+
 def test_more_seeds_leave_the_choice_as_it_is(tmp_path: Path, space: SearchSpace, splits: Splits) -> None:
     create_or_resume(tmp_path, space, splits, seed=0)
     finish(tmp_path)

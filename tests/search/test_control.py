@@ -34,6 +34,7 @@ SPACE: dict[str, Any] = {
         "tasks": 60,
         "trials": 2,
         "grace": 20,
+        "scheduler": "asha",
         "validation_tasks": 4,
         "confirm_top": 2,
         "confirm_tasks": 4,

@@ -12,6 +12,7 @@ import pytest
 
 from metabench.core.config import BudgetConfig, SearchSpace
 from metabench.core.metrics import METRICS
+from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, JOURNAL, PRUNED, WAIT, WORK, Ledger
@@ -82,6 +83,31 @@ def test_a_search_spends_what_it_may_and_trains_who_is_named_to_the_end(tmp_path
     assert not searcher.remaining()
 
 
+def test_the_first_settings_are_the_samplers(tmp_path: Path) -> None:
+    trials = {
+        scheduler: search(tmp_path / scheduler, space_of(trials=20, scheduler=scheduler)).ledger.of(NAME)
+        for scheduler in ("freeze_thaw", "none")
+    }
+    same = [a.sampled == b.sampled for a, b in zip(*trials.values(), strict=False)]
+    assert same[: freeze.BLINDLY] == [True] * freeze.BLINDLY
+    assert not any(same[freeze.BLINDLY :])
+
+
+def test_one_huge_error_does_not_hide_the_others(tmp_path: Path) -> None:
+    space = space_of()
+    its, scales = spaces.of(space, NAME), []
+    for worst in (-6.0, -1e9):
+        ledger = Ledger(tmp_path / str(worst), keep=2, objective=OBJECTIVES["regression"])
+        for number, sampled in enumerate(points.spread(its, 0)[:9]):
+            name = ledger.propose(NAME, sampled, its.resolve(sampled), False, 0).name
+            decide(ledger, space.budget, name, make_report(100, -1.0 - number / 4 if number else worst))
+        belief = freeze.believe(ledger, its, space.budget)
+        assert belief is not None
+        assert freeze.leader(belief).number == 1
+        scales.append(belief.scale)
+    assert scales[1] == pytest.approx(scales[0], rel=0.2)
+
+
 def test_a_late_bloomer_comes_back_and_settings_get_better_as_more_is_known(tmp_path: Path) -> None:
     searcher = search(tmp_path, space := space_of(trials=20))
     trials = searcher.ledger.of(NAME)
@@ -147,10 +173,14 @@ def test_who_runs_counts_as_having_scored_what_is_expected(tmp_path: Path) -> No
     assert [leg.trial and leg.trial.name for leg in legs] == [f"{NAME}-000", f"{NAME}-001"], (
         "one runs already"
     )
-    legs.append(freeze.Leg(None, settings[2], 0, 100, 100.0))
-    gain = freeze.gains(belief, its, space.budget, legs)
+
+    def gain_of_a_first_leg(belief: freeze.Belief) -> float:
+        alike = freeze.gaussian.similarity(belief.x, freeze.coordinates(its, settings[2:]), belief.floors)
+        leg = freeze.Leg(None, settings[2], 0, 100, 100.0, alike[:, 0])
+        return float(freeze.gains(belief, space.budget, [leg])[0])
+
     assert alone.mean.tolist() == pytest.approx(belief.mean[:2].tolist())
-    assert gain[2] < 0.8 * freeze.gains(alone, its, space.budget, legs)[2], "less is to be learnt there"
+    assert gain_of_a_first_leg(belief) < 0.8 * gain_of_a_first_leg(alone), "less is to be learnt there"
 
 
 def test_a_setting_that_is_inactive_stands_at_its_default() -> None:

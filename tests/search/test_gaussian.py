@@ -48,6 +48,7 @@ def test_the_posterior_is_the_textbooks() -> None:
     fit = gaussian.condition(2.0, fast_prior(ROW, U, ROW, U), Y, NOISE)
     asked, v = np.arange(5), np.zeros(5)
     explained = gaussian.whiten(fit, fast_prior(ROW, U, asked, v))
+    assert gaussian.mean(fit, fast_prior(ROW, U, asked, v)) == pytest.approx(explained.T @ fit.whitened)
     dense, cross = 2 * prior(ROW, U, ROW, U) + np.diag(NOISE), 2 * prior(ROW, U, asked, v)
     assert explained.T @ fit.whitened == pytest.approx(cross.T @ np.linalg.inv(dense) @ Y, abs=1e-8)
     left = 2 * prior(asked, v, asked, v) - cross.T @ np.linalg.inv(dense) @ cross

@@ -27,6 +27,7 @@ SPACE: dict[str, Any] = {
         "tasks": 60,
         "trials": 3,
         "grace": 10,
+        "scheduler": "asha",
         "validation_tasks": 8,
         "confirm_top": 2,
         "confirm_tasks": 8,

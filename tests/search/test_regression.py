@@ -24,6 +24,7 @@ SPACE: dict[str, Any] = {
         "tasks": 300,
         "trials": 2,
         "grace": 100,
+        "scheduler": "asha",
         "validation_tasks": 20,
         "confirm_top": 2,
         "confirm_tasks": 20,

@@ -55,10 +55,12 @@ class BudgetConfig(Model):
     )
     reduction_factor: int = Field(3, ge=2, le=MOST_DRAWN, description="one in this many trials passes a rung")
     sampler: Literal["tpe", "random", "gp", "cma-es", "qmc"] = Field(
-        "tpe", description="Optuna's sampler that proposes settings; random is the control"
+        "tpe",
+        description="Optuna's sampler that proposes settings, with freeze_thaw the first; random is the "
+        "control",
     )
     scheduler: Literal["asha", "freeze_thaw", "none", "top_k"] = Field(
-        "asha",
+        "freeze_thaw",
         description="who goes on: the best at each rung as they arrive; whom a model of all learning curves "
         "expects most of, which also proposes; all; or, when all have seen `grace` tasks, the best one in "
         "`reduction_factor`, to the full budget",

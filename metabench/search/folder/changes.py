@@ -58,7 +58,7 @@ def reconcile(
     """
     before = records.read(folder / files.SEARCH, models.SEARCH)
     earlier_space = SearchSpace.model_validate(before["space"])
-    space = _keep_rungs(earlier_space, space)
+    space = _keep_rungs(earlier_space, _keep_scheduler(earlier_space, space))
     described = {**described, "space": space.model_dump(mode="json")}
     old, new = (flatten({key: record.get(key) for key in described}) for record in (before, described))
     changed = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
@@ -154,6 +154,14 @@ def earlier(folder: Path) -> str | None:
     record = records.optional(folder / files.SEARCH, models.SEARCH) or {}
     changes = record.get("changes", [])
     return f"{files.EARLIER}/{len(changes)}" if changes else None
+
+
+def _keep_scheduler(before: SearchSpace, space: SearchSpace) -> SearchSpace:
+    """Leave it as it was who goes on, where a space does not say: the default was another once."""
+    if "scheduler" in space.budget.model_fields_set or space.budget.stop_when is not None:
+        return space
+    budget = space.budget.model_copy(update={"scheduler": before.budget.scheduler})
+    return space.model_copy(update={"budget": budget})
 
 
 def _keep_rungs(before: SearchSpace, space: SearchSpace) -> SearchSpace:

@@ -26,8 +26,14 @@ from metabench.search.journal.gaussian import Array, Fit
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
 from metabench.search.space import AlgorithmSpace, grid
 
-PRICE = 1.5
+PRICE = 0.75
 """Prior standard deviations of settings that a full run must promise, or the leader goes on."""
+
+BLINDLY = 8
+"""Settings that the sampler proposes before the model, which would begin with the corners of the space."""
+
+BEYOND = 3.0
+"""As many times as far below the median as the best is above it counts a score without bound, at most."""
 
 HOUR = 3600.0
 
@@ -55,6 +61,7 @@ class Belief(NamedTuple):
 
     trials: Sequence[Trial]  # R of them
     x: Array  # [R, D] coordinates of their settings
+    kernel: Array  # [R, R] similarity of their settings
     floors: Array  # [D]
     row: Any  # [n] whose trial each score is
     u: Array  # [n]
@@ -79,11 +86,11 @@ def floors(its: AlgorithmSpace) -> Array:
 
 def coordinates(its: AlgorithmSpace, sampled: Sequence[Mapping[str, Any]]) -> Array:
     """Return settings as points, [n, D], in lengthscales; an inactive parameter stands at its default."""
-    keys = [(tuple(one.items()), tuple(map(type, one.values()))) for one in sampled]  # True is not 1
-    for key, one in zip(keys, sampled, strict=True):
-        if key not in its.memo:
-            its.memo[key] = [_place(p, one.get(name, p.default)) for name, p in its.sampled.items()]
-    points = [its.memo[key] for key in keys]
+    memo = its.memo
+    for one in sampled:
+        if id(one) not in memo or memo[id(one)][0] is not one:  # which is kept, so that no other takes its id
+            memo[id(one)] = one, [_place(p, one.get(name, p.default)) for name, p in its.sampled.items()]
+    points = [memo[id(one)][1] for one in sampled]
     return np.array(points, dtype=np.float64).reshape(len(points), len(its.sampled))
 
 
@@ -126,9 +133,7 @@ def _believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belie
     )
     row = np.searchsorted(kept, [k for k, _ in reported])
     trials = [trials[k] for k in kept]
-    # Who diverged counts as scoring what the worst did.
-    worst = min(r["val_score"] for trial in trials for r in trial.reports if r["val_score"] is not None)
-    scores = np.array([worst if r["val_score"] is None else r["val_score"] for _, r in reported])
+    scores = _scores(ledger, trials, [report for _, report in reported])
     per_task = _noise_per_task(trials)
     squares = float(np.sum((scores - scores.mean()) ** 2))
     scale = math.sqrt((2 * per_task + squares) / (2 + len(scores))) or 1.0
@@ -137,27 +142,37 @@ def _believe(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belie
     kernel = gaussian.similarity(x, x, its_floors)
     u = gaussian.log_tasks([r["tasks_seen"] for _, r in reported], budget.tasks)
     y = (scores - scores.mean()) / scale
-    fit = gaussian.fit(_prior(kernel, row, u, row, u), y, np.full(len(y), noise))
-    mean = _mean(fit, kernel, row, u, np.arange(len(trials)), np.zeros(len(trials)))
     running = np.flatnonzero([_is_running(trial) for trial in trials])
+    ends = [spaces.next_rung(budget, trials[k].tasks_seen) for k in running]
+    n, rows = len(y), np.append(row, running)
+    v = np.append(u, gaussian.log_tasks(ends, budget.tasks))
+    prior = _prior(kernel, rows, v, rows, v)  # the last of what runs
+    fit = gaussian.fit(prior[:n, :n], y, np.full(n, noise))
+    everybody = np.arange(len(trials))
+    mean = gaussian.mean(fit, _prior(kernel, row, u, everybody, np.zeros(len(trials))))
     if len(running):
-        ends = [spaces.next_rung(budget, trials[k].tasks_seen) for k in running]
-        v = gaussian.log_tasks(ends, budget.tasks)
-        y = np.append(y, _mean(fit, kernel, row, u, running, v))
-        row, u = np.append(row, running), np.append(u, v)
-        fit = gaussian.condition(fit.factor, _prior(kernel, row, u, row, u), y, np.full(len(y), noise))
+        y = np.append(y, gaussian.mean(fit, prior[:n, n:]))
+        row, u = rows, v
+        fit = gaussian.condition(fit.factor, prior, y, np.full(len(y), noise))
     return Belief(
-        trials, x, its_floors, row, u, fit, mean, _best(trials, mean), noise, scale, float(scores.mean())
+        *(trials, x, kernel, its_floors, row, u, fit, mean),
+        *(_best(trials, mean), noise, scale, float(scores.mean())),
     )
+
+
+def _scores(ledger: Ledger, trials: Sequence[Trial], reports: Sequence[dict[str, Any]]) -> Array:
+    """Return what the model learns from: of who diverged that is what the worst scored."""
+    worst = min(r["val_score"] for trial in trials for r in trial.reports if r["val_score"] is not None)
+    scores = np.array([worst if r["val_score"] is None else r["val_score"] for r in reports])
+    if ledger.objective.metric.scale == "share":
+        return scores
+    middle = float(np.median(scores))  # one huge error would set the scale of all
+    return np.maximum(scores, middle - BEYOND * (scores.max() - middle))
 
 
 def _prior(kernel: Array, row: Any, u: Array, other: Any, v: Array) -> Array:
     same = row[:, None] == other[None, :]
     return gaussian.covariance(kernel[np.ix_(row, other)], same, u[:, None], v[None, :])
-
-
-def _mean(fit: Fit, kernel: Array, row: Any, u: Array, other: Any, v: Array) -> Array:
-    return np.asarray(gaussian.whiten(fit, _prior(kernel, row, u, other, v)).T @ fit.whitened)
 
 
 def _is_running(trial: Trial) -> bool:
@@ -215,6 +230,7 @@ class Leg(NamedTuple):
     begins: int  # tasks seen
     ends: int
     cost: float  # seconds, or tasks where those are the budget
+    alike: Array  # [R] similarity of its setting to those of the trials
 
 
 class Choice(NamedTuple):
@@ -226,38 +242,35 @@ class Choice(NamedTuple):
     price: float | None  # below which the leader goes on
 
 
-BLIND = Choice(Leg(None, {}, 0, 0, 1.0), None, None, None)
+BLIND = Choice(Leg(None, {}, 0, 0, 1.0, np.empty(0)), None, None, None)
 """Whatever the sampler proposes, where nobody has reported yet."""
 
 
-def gains(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]) -> Array:
+def gains(belief: Belief, budget: BudgetConfig, legs: Sequence[Leg]) -> Array:
     """Return by how much the best at the full budget is expected to improve by what each leg tells, [L].
 
     Of the leader's own leg that is by finding that the second is better.
     """
-    gap, spread = _differences(belief, its, budget, legs)
+    gap, spread = _differences(belief, budget, legs)
     return gaussian.expected_improvement(gap, spread)
 
 
-def _differences(
-    belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequence[Leg]
-) -> tuple[Array, Array]:
+def _differences(belief: Belief, budget: BudgetConfig, legs: Sequence[Leg]) -> tuple[Array, Array]:
     """Return mean and standard deviation of what each leg's trial will be expected to be above the leader by.
 
     Both at the full budget, and as they will stand when the leg has been trained; of the leader's own leg
     it is the second above the leader.
     """
     row = _rows(belief, legs)
-    x = coordinates(its, [leg.sampled for leg in legs])
     u = gaussian.log_tasks([leg.ends for leg in legs], budget.tasks)
     pair = np.array(belief.best)
     is_lead = row == pair[0]
     rival = pair[is_lead.astype(int)]
     end, factor = np.zeros_like(u), belief.fit.factor
-    kernel = gaussian.similarity(belief.x, x, belief.floors)
-    at_end, at_leg = (_whitened(belief, kernel, row, v) for v in (end, u))
-    between = gaussian.similarity(belief.x, belief.x[pair], belief.floors)
-    of_rivals = _whitened(belief, between, pair, np.zeros(2))[:, is_lead.astype(int)]
+    kernel = np.stack([leg.alike for leg in legs], axis=1)
+    at_end, at_leg = _whitened(belief, kernel, row, end, u)
+    (of_pair,) = _whitened(belief, belief.kernel[:, pair], pair, np.zeros(2))
+    of_rivals = of_pair[:, is_lead.astype(int)]
     # cov(f(1), y(leg)) of the leg's trial and of its rival, given what was observed
     itself, one = np.ones(len(u), dtype=bool), np.ones_like(u)
     ours = factor * gaussian.covariance(one, itself, end, u) - np.sum(at_end * at_leg, axis=0)
@@ -268,16 +281,16 @@ def _differences(
     return np.where(is_lead, -gap, gap), np.abs(ours - theirs) / np.sqrt(variance)
 
 
-def _whitened(belief: Belief, kernel: Array, row: Any, u: Array) -> Array:
-    """Return what of some places, [n, m], is explained by what was observed.
+def _whitened(belief: Belief, kernel: Array, row: Any, *us: Array) -> list[Array]:
+    """Return what of some places, [n, m] for each of some log tasks, is explained by what was observed.
 
     Args:
         kernel: [R, m] similarity of the trials' settings to those of the places.
         row: [m] whose trial each place is of; -1 of a new one.
     """
-    same = belief.row[:, None] == row[None, :]
-    cross = gaussian.covariance(kernel[belief.row], same, belief.u[:, None], u[None, :])
-    return gaussian.whiten(belief.fit, cross)
+    same, similar = belief.row[:, None] == row[None, :], kernel[belief.row]
+    crosses = [gaussian.covariance(similar, same, belief.u[:, None], u[None, :]) for u in us]
+    return np.split(gaussian.whiten(belief.fit, np.hstack(crosses)), len(us), axis=1)
 
 
 def _rows(belief: Belief, legs: Sequence[Leg]) -> Any:
@@ -305,7 +318,7 @@ def choose(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequ
     """Choose the leg that promises most for what it costs; None where there is none."""
     if not legs:
         return None
-    promises = gains(belief, its, budget, legs) / np.array([leg.cost for leg in legs])
+    promises = gains(belief, budget, legs) / np.array([leg.cost for leg in legs])
     n_complete = sum(trial.status == COMPLETE for trial in belief.trials)
     full_run = sum(costs(belief.trials, budget).values())
     price = PRICE * gaussian.SETTING * belief.fit.factor**0.5 / full_run * 0.5**n_complete
@@ -339,13 +352,17 @@ def hourly_gain(
     open_ = [
         t for t in belief.trials if t.status in (None, PRUNED) and t is not first and t.score is not None
     ]
-    begun = [(trial, trial.sampled, trial.tasks_seen) for trial in open_]
-    new = [(None, sampled, 0) for sampled in _untried(belief, its, options)]
-    ends = [Leg(t, x, seen, budget.tasks, (budget.tasks - seen) * rate) for t, x, seen in (*begun, *new)]
+    full = budget.tasks
+    begun = [
+        Leg(t, t.sampled, t.tasks_seen, full, (full - t.tasks_seen) * rate, alike)
+        for t, alike in zip(open_, _alike(belief, open_), strict=True)
+    ]
+    new = [Leg(None, one, 0, full, full * rate, alike) for one, alike in _untried(belief, its, options)]
+    ends = [*begun, *new]
     if not ends:
         return 0.0
     cost = np.array([leg.cost for leg in ends])
-    promises = gains(belief, its, budget, ends) / cost
+    promises = gains(belief, budget, ends) / cost
     order = np.argsort(-promises, kind="stable")[:MOST_IN_AN_HOUR]
     fitting = order[np.cumsum(cost[order]) <= HOUR]
     if not len(fitting):  # a part of one run
@@ -357,7 +374,7 @@ def _expected_best(belief: Belief, its: AlgorithmSpace, ends: Sequence[Leg]) -> 
     """Return by how much the best of some, all at the full budget, is expected to be above the leader."""
     row, end = _rows(belief, ends), np.zeros(len(ends))
     x = coordinates(its, [leg.sampled for leg in ends])
-    explained = _whitened(belief, gaussian.similarity(belief.x, x, belief.floors), row, end)
+    (explained,) = _whitened(belief, np.stack([leg.alike for leg in ends], axis=1), row, end)
     same = np.eye(len(row), dtype=bool)
     prior = gaussian.covariance(gaussian.similarity(x, x, belief.floors), same, end[:, None], end[None, :])
     left = belief.fit.factor * prior - explained.T @ explained
@@ -367,10 +384,16 @@ def _expected_best(belief: Belief, its: AlgorithmSpace, ends: Sequence[Leg]) -> 
 
 def _untried(
     belief: Belief, its: AlgorithmSpace, options: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Leave out settings that as good as equal one that was tried."""
-    alike = gaussian.similarity(belief.x, coordinates(its, options), belief.floors).max(axis=0)
-    return [sampled for sampled, one in zip(options, alike, strict=True) if one < ALIKE]
+) -> list[tuple[Mapping[str, Any], Array]]:
+    """List settings that no trial as good as equals, with their similarity to those of the trials."""
+    alike = gaussian.similarity(belief.x, coordinates(its, options), belief.floors)
+    is_new = alike.max(axis=0) < ALIKE
+    return [(sampled, one) for sampled, one, new in zip(options, alike.T, is_new, strict=True) if new]
+
+
+def _alike(belief: Belief, trials: Sequence[Trial]) -> Array:
+    rows = {trial.name: k for k, trial in enumerate(belief.trials)}
+    return belief.kernel[[rows[trial.name] for trial in trials]]
 
 
 def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
@@ -395,11 +418,13 @@ def legs(
     """List what may be trained next: who waits, and settings that may be begun."""
     cost, waiting = costs(belief.trials, budget), [trial for trial in belief.trials if trial.is_waiting]
     onwards = {seen: spaces.next_rung(budget, seen) for seen in {0, *(trial.tasks_seen for trial in waiting)}}
-    begun, first = [(trial, trial.tasks_seen, onwards[trial.tasks_seen]) for trial in waiting], onwards[0]
-    return [
-        *(Leg(trial, trial.sampled, seen, end, cost[end]) for trial, seen, end in begun),
-        *(Leg(None, sampled, 0, first, cost[first]) for sampled in _untried(belief, its, options)),
+    first = onwards[0]
+    begun = [
+        Leg(one, one.sampled, one.tasks_seen, onwards[one.tasks_seen], cost[onwards[one.tasks_seen]], alike)
+        for one, alike in zip(waiting, _alike(belief, waiting), strict=True)
     ]
+    new = [Leg(None, one, 0, first, cost[first], alike) for one, alike in _untried(belief, its, options)]
+    return [*begun, *new]
 
 
 def allowance(budget: BudgetConfig, n_trials: int) -> float:

@@ -72,12 +72,21 @@ def similarity(a: Array, b: Array, floors: Array) -> Array:
         squared += (a[:, k, None] - b[None, :, k]) ** 2
     result = np.exp(-0.5 * squared)
     if not smooth.all():  # few values, which many settings share
-        rows, of_a = np.unique(a[:, ~smooth], axis=0, return_inverse=True)
-        columns, of_b = np.unique(b[:, ~smooth], axis=0, return_inverse=True)
+        rows, of_a = _distinct(a[:, ~smooth])
+        columns, of_b = _distinct(b[:, ~smooth])
         apart = (rows[:, None, :] - columns[None, :, :]) ** 2
         left = floors[~smooth] + (1 - floors[~smooth]) * np.exp(-0.5 * apart)
-        result *= left.prod(axis=2)[np.ix_(of_a.ravel(), of_b.ravel())]
+        result *= left.prod(axis=2)[np.ix_(of_a, of_b)]
     return np.asarray(result)
+
+
+def _distinct(points: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Return the points that differ, and which of them each is: `np.unique` of rows sorts them as bytes."""
+    which, first = np.zeros(len(points), dtype=np.int64), np.zeros(min(len(points), 1), dtype=np.int64)
+    for column in points.T:
+        values, place = np.unique(column, return_inverse=True)
+        _, first, which = np.unique(which * len(values) + place, return_index=True, return_inverse=True)
+    return points[first], which
 
 
 def covariance(kernel: Array, same: NDArray[np.bool_], u: Array, v: Array) -> Array:
@@ -88,10 +97,12 @@ def covariance(kernel: Array, same: NDArray[np.bool_], u: Array, v: Array) -> Ar
         same: whether two are of one trial.
         u, v: log tasks.
     """
+    u, v = np.broadcast_arrays(u, v)
     settings = kernel * (SETTING**2 + SLOPE**2 * (u - PIVOT) * (v - PIVOT))
-    walked = np.maximum(np.minimum(u, v) + WALKED_FROM, 0.0)
-    trial = same * (OFFSET**2 + WALK**2 * walked)
-    return np.asarray(LEVEL**2 + TREND**2 * u * v + settings + trial)
+    table = np.asarray(LEVEL**2 + TREND**2 * u * v + settings)
+    walked = np.maximum(np.minimum(u[same], v[same]) + WALKED_FROM, 0.0)
+    table[same] += OFFSET**2 + WALK**2 * walked  # few of a table are
+    return table
 
 
 def fit(prior: Array, y: Array, noise: Array) -> Fit:
@@ -107,7 +118,8 @@ def fit(prior: Array, y: Array, noise: Array) -> Fit:
 
 def condition(factor: float, prior: Array, y: Array, noise: Array) -> Fit:
     """Condition on scores with a given factor of the variances; see `fit`."""
-    matrix = factor * prior + np.diag(noise)
+    matrix = factor * prior
+    matrix[np.diag_indices_from(matrix)] += noise
     root = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
     whitened = solve_triangular(root, y, lower=True, check_finite=False)
     # log N(y; 0, L L') = -|L^-1 y|^2 / 2 - sum log L_ii - n/2 log 2 pi
@@ -115,6 +127,12 @@ def condition(factor: float, prior: Array, y: Array, noise: Array) -> Fit:
         -0.5 * whitened @ whitened - np.log(np.diag(root)).sum() - 0.5 * len(y) * math.log(2 * math.pi)
     )
     return Fit(factor, root, whitened, float(likelihood))
+
+
+def mean(one: Fit, cross: Array) -> Array:
+    """Return the posterior mean, [m], where the prior covariances with what was observed are [n, m]."""
+    weights = solve_triangular(one.root, one.whitened, lower=True, trans="T", check_finite=False)
+    return np.asarray(one.factor * (weights @ cross))
 
 
 def whiten(one: Fit, cross: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from scipy.stats.qmc import Sobol
@@ -55,7 +56,13 @@ def around(its: AlgorithmSpace, centre: Mapping[str, Any]) -> list[dict[str, Any
 
 def _cube(its: AlgorithmSpace, n_points: int, seed: int) -> list[dict[str, float]]:
     names = list(its.sampled)
-    if not names:
-        return [{}]
-    points = Sobol(len(names), scramble=True, rng=seed).random(n_points)
-    return [dict(zip(names, point, strict=True)) for point in points.tolist()]
+    return [dict(zip(names, point, strict=True)) for point in _sobol(len(names), n_points, seed)]
+
+
+@lru_cache(maxsize=64)
+def _sobol(n_dimensions: int, n_points: int, seed: int) -> list[list[float]]:
+    """Draw scrambled Sobol points, which are the same each time; one where there is nothing to choose."""
+    if not n_dimensions:
+        return [[]]
+    points: list[list[float]] = Sobol(n_dimensions, scramble=True, rng=seed).random(n_points).tolist()
+    return points

@@ -219,7 +219,11 @@ class FairSearcher:
         legs = freeze.legs(belief, study.its, budget, options)
         if self._has_enough(algorithm, belief):
             legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
-        return freeze.choose(belief, study.its, budget, self._affordable(algorithm, belief, legs))
+        legs = self._affordable(algorithm, belief, legs)
+        is_early = len(self.ledger.of(algorithm)) < freeze.BLINDLY
+        if is_early and any(leg.trial is None for leg in legs):
+            return freeze.BLIND
+        return freeze.choose(belief, study.its, budget, legs)
 
     def _has_enough(self, algorithm: str, belief: Belief) -> bool:
         """Tell whether too little is expected of another hour."""

@@ -43,8 +43,7 @@ class Study:
         self.tried: set[Hashable] = set()
         self.is_exhausted = False  # there is no other setting
         self._waiting: set[int] = set()  # told as pruned, and perhaps to be told again
-        # A setting, and those around it.
-        self._near: tuple[Mapping[str, Any], dict[Hashable, dict[str, Any]]] | None = None
+        self._near: dict[Hashable, dict[Hashable, dict[str, Any]]] = {}  # settings around each that led
         self.storage, self.study = samplers.start_study(space.budget.sampler)
         trials = warm.frozen(space, algorithm, earlier)
         self.study.add_trials(trials)
@@ -80,9 +79,11 @@ class Study:
 
     def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
         """List settings that a model may choose from, none that was tried."""
-        if self._near is None or self._near[0] != leader:
-            self._near = leader, {self.its.place(one): one for one in points.around(self.its, leader)}
-        return [one for place, one in {**self._points, **self._near[1]}.items() if place not in self.tried]
+        place = self.its.place(leader)
+        if place not in self._near:
+            self._near[place] = {self.its.place(one): one for one in points.around(self.its, leader)}
+        offered = {**self._points, **self._near[place]}
+        return [one for place, one in offered.items() if place not in self.tried]
 
     def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Propose one of the options."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes no other on Python 3.11
 
 from metabench import data
@@ -23,7 +23,7 @@ from metabench.search.journal.ledger import COMPLETE, DIVERGED, INFEASIBLE, Ledg
 from metabench.storage import files, models, records
 from metabench.storage.fields import Real, Settings, Time, Whole, keys
 from metabench.storage.files import Damaged
-from metabench.storage.models import as_text
+from metabench.storage.models import as_recorded, as_text
 
 FORMAT = 1
 """Raised when files are laid out otherwise."""
@@ -35,7 +35,7 @@ ALPHABET = "".join(character for character in string.printable[:94] if character
 @keys
 class _Curves(TypedDict):
     curves: int
-    space: Annotated[SearchSpace, AfterValidator(as_text)]
+    space: Annotated[SearchSpace, BeforeValidator(as_recorded), AfterValidator(as_text)]
     kind: Literal["classification", "regression", "control"]
     algorithm: str
     queries: Whole | None
@@ -81,6 +81,7 @@ class Curve(NamedTuple):
     sampled: dict[str, Any]
     points: tuple[Point, ...]
     status: str | None  # a trial's: complete, diverged or failed where it ended so; any other was cut off
+    again: tuple[tuple[Point, ...], ...] = ()  # of further trainings of the setting, which no replay plays
 
 
 class Recording(NamedTuple):
@@ -165,11 +166,7 @@ def _read_file(path: Path) -> Recording:
         recording = Recording(
             space,
             objective,
-            {
-                header["algorithm"]: tuple(
-                    _curve(line, header, objective.metric.sign, space) for line in lines
-                )
-            },
+            {header["algorithm"]: _curves(lines, header, objective.metric.sign, space)},
             tuple(header["points"]),
             int(header["validation_tasks"]),
             True,
@@ -185,6 +182,17 @@ def _read_file(path: Path) -> Recording:
     if not lines:
         raise MetabenchError(f"{path}: holds no setting yet; let benchmarks/curves.py finish one")
     return recording
+
+
+def _curves(
+    lines: Sequence[dict[str, Any]], header: dict[str, Any], sign: int, space: SearchSpace
+) -> tuple[Curve, ...]:
+    curves: dict[int, Curve] = {}
+    for line in lines:
+        one = _curve(line, header, sign, space)
+        first = curves.get(line["number"], one)
+        curves[line["number"]] = one if first is one else first._replace(again=(*first.again, one.points))
+    return tuple(curves.values())
 
 
 def _curve(line: dict[str, Any], header: dict[str, Any], sign: int, space: SearchSpace) -> Curve:

@@ -157,7 +157,7 @@ def override(
     Args:
         changes: settings of the budget by name; None leaves what the space says.
     """
-    budget = space.budget.model_dump()
+    budget = space.budget.model_dump(exclude_unset=True)
     budget |= {key: value for key, value in changes.items() if value is not None}
     tasks = changes.get("tasks")
     if isinstance(tasks, int) and tasks > 0:
