@@ -122,7 +122,7 @@ BUGS = [
     ),
     Bug(
         "tasks that fit are not remembered", "training/vectorise.py",
-        "traces.fits[name] = fits", "pass",
+        "traces.fits[key] = fits", "pass",
         "training/test_vectorise.py::test_tasks_that_do_not_fit_are_halved_and_have_the_same_gradient",
     ),
     # ANIL and BOIL
