@@ -79,9 +79,9 @@ def validation_share(
 
     def timed(*args: object) -> object:
         begun = time.perf_counter()
-        found = evaluate(*args)  # type: ignore[arg-type]
+        result = evaluate(*args)  # type: ignore[arg-type]
         spent.append(time.perf_counter() - begun)
-        return found
+        return result
 
     loop.evaluate = timed  # type: ignore[assignment]
     try:
@@ -103,20 +103,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with Omniglot; only glyphs without it")
     parser.add_argument("--tasks", type=int, default=2000, help="of a full run; rungs at a ninth and a third")
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     print(f"metabench --help                 {help_seconds(7):6.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         places = {"glyphs": Path(folder) / "data"}
-        if given.data:
-            places["omniglot"] = given.data.resolve()
+        if options.data:
+            places["omniglot"] = options.data.resolve()
         for dataset, data in places.items():
             for attempt in range(3):
                 seconds, has_ray = first_step(dataset, data, Path(folder) / f"{dataset}-{attempt}")
                 ray = ", ray was imported" if has_ray else ""
                 print(f"first step on {dataset:12} run {attempt + 1}  {seconds:6.2f} s{ray}", flush=True)
-    rungs = [given.tasks // 9, given.tasks // 3, given.tasks]
+    rungs = [options.tasks // 9, options.tasks // 3, options.tasks]
     for algorithm in ("maml", "fomaml", "protonet"):
-        for seen, training, validation in validation_share(algorithm, given.tasks, rungs, given.threads):
+        for seen, training, validation in validation_share(algorithm, options.tasks, rungs, options.threads):
             share = validation / training
             print(f"{algorithm:9} up to {seen:6} tasks: training {training:7.2f} s, "
                   f"validation {validation:6.2f} s, {share:6.1%}", flush=True)  # fmt: skip

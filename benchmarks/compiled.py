@@ -58,16 +58,16 @@ class Compiled(NamedTuple):
 
 def launched(setting: str, order: str) -> dict[Form, int]:
     """Return the forms that a meta-gradient launches, and how often."""
-    found: dict[Form, int] = {}
+    counts: dict[Form, int] = {}
 
     def launch(self: Any, kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
         warps = constants.pop("num_warps", rows.WARPS)
         form = form_of(kernel, [*arguments, *constants.values()], warps)
-        found[form] = found.get(form, 0) + 1
+        counts[form] = counts.get(form, 0) + 1
 
     with mock.patch.object(floor.Counter, "launch", launch):
         floor.count(setting, order)
-    return found
+    return counts
 
 
 def most_launched(forms: dict[Form, int], n_forms: int) -> dict[Form, int]:
@@ -118,11 +118,11 @@ def resources(cubin: bytes) -> tuple[int, int]:
         file.write(cubin)
         file.flush()
         command = [str(tool), "--dump-resource-usage", file.name]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", told)
-    if found is None:
-        raise SystemExit(f"{tool} does not tell registers: {told}")
-    return int(found[1]), int(found[2])
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+)", listing)
+    if match is None:
+        raise SystemExit(f"{tool} does not tell registers: {listing}")
+    return int(match[1]), int(match[2])
 
 
 def main() -> None:
@@ -141,14 +141,14 @@ def main() -> None:
     )
     parser.add_argument("--forms", type=int, default=1000, help="of each kernel, those launched most often")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    given = parser.parse_args()
-    forms = most_launched(launched(given.setting, given.order), given.forms)
-    found = [compiled(form, n, given.arch) for form, n in forms.items()]
-    if given.json:
-        print(json.dumps([one._asdict() for one in found], indent=1))
+    options = parser.parse_args()
+    forms = most_launched(launched(options.setting, options.order), options.forms)
+    results = [compiled(form, n, options.arch) for form, n in forms.items()]
+    if options.json:
+        print(json.dumps([one._asdict() for one in results], indent=1))
         return
     print("kernel                  launches registers stack shared products wide loads  constants")
-    for one in sorted(found):
+    for one in sorted(results):
         numbers = f"{one.launches:8} {one.registers:9} {one.stack:5} {one.shared:6} {one.matrix_products:8}"
         print(f"{one.kernel:24}{numbers} {one.wide_loads:10}  {one.constants}")
 

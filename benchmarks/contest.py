@@ -88,8 +88,8 @@ class Contest:
         for title, peer in peers.present(self.known).items():
             if arguments.peers and title not in arguments.peers.split(","):
                 continue
-            given = min(LOOPED, n_tasks) if peer.is_loop else n_tasks
-            self.calls[title] = (peer.make(self.problem, given), given)
+            n_taken = min(LOOPED, n_tasks) if peer.is_loop else n_tasks
+            self.calls[title] = (peer.make(self.problem, n_taken), n_taken)
 
     def _ours(self) -> peers.Call:
         if self.arguments.what == "evaluate":
@@ -108,8 +108,8 @@ class Contest:
 
     def _evaluate(self) -> list[torch.Tensor]:
         size = vectorise.at_once(self.net, self.tasks.classes.device, BLOCK)
-        found, _ = vectorise.in_parts(self._adapted, self.n_tasks, size)
-        return [torch.cat(found)]
+        parts, _ = vectorise.in_parts(self._adapted, self.n_tasks, size)
+        return [torch.cat(parts)]
 
     def _adapted(self, part: slice) -> torch.Tensor:
         def one(task: Task, meta: Any, buffers: Any) -> torch.Tensor:
@@ -132,19 +132,19 @@ class Contest:
         In float64: of noise images, a pixel within float32's rounding of another takes a different way
         through the network, and the way has its consequences over inner steps.
         """
-        given = self.problem
+        original = self.problem
         tasks = tuple(
-            leaf[:CHECKED].double() if leaf.is_floating_point() else leaf[:CHECKED] for leaf in given.tasks
+            leaf[:CHECKED].double() if leaf.is_floating_point() else leaf[:CHECKED] for leaf in original.tasks
         )
-        problem = given._replace(weights=[w.double() for w in given.weights], tasks=tasks)
+        problem = original._replace(weights=[w.double() for w in original.weights], tasks=tasks)
         expected = flat(self.known["loop"].make(problem, CHECKED)())
-        found = {}
+        differences = {}
         for name, (call, _) in self.calls.items():
             call()
             got = flat(self._ours_exactly() if name == "ours" else self.known[name].make(problem, CHECKED)())
             reference = expected[: len(got)]  # a head comes last, where ours has none
-            found[name] = float((got - reference).norm() / reference.norm())
-        return found
+            differences[name] = float((got - reference).norm() / reference.norm())
+        return differences
 
     def _ours_exactly(self) -> list[torch.Tensor]:
         exact = copy.copy(self)

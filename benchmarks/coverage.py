@@ -120,10 +120,10 @@ def cover(
     return Covered(float(share), float(np.median([half for _, half, _ in counted])), float(other))
 
 
-def results(rng: np.random.Generator, *given: object) -> Iterator[Drawn]:
+def results(rng: np.random.Generator, *arguments: object) -> Iterator[Drawn]:
     """Draw results without end; arguments as of `draw`."""
     while True:
-        yield draw(rng, *given)  # type: ignore[arg-type]
+        yield draw(rng, *arguments)  # type: ignore[arg-type]
 
 
 def tasks_of(rng: np.random.Generator, n_tasks: int, n_classes: int) -> NDArray[np.int64]:
@@ -287,7 +287,7 @@ def wrong_boards(
     return tuple(float(share) for share in np.mean(counted, axis=0))  # type: ignore[return-value]
 
 
-def told(covered: Covered) -> str:
+def percent(covered: Covered) -> str:
     """Write coverage in percent, marked where it leaves the band, and the half-width in points."""
     mark = " " if BAND[0] <= covered.share <= BAND[1] else "*"
     return f"{100 * covered.share:5.1f}{mark} {100 * covered.half_width:5.2f}"
@@ -330,7 +330,7 @@ def _means(options: argparse.Namespace, n_tasks: int) -> None:
                 again = (
                     "      -"
                     if one
-                    else told(
+                    else percent(
                         cover(
                             lambda x, scale=scale: stats.seed_interval(x, scale),
                             lambda d: d.these_tasks,
@@ -340,7 +340,7 @@ def _means(options: argparse.Namespace, n_tasks: int) -> None:
                     )
                 )
                 print(
-                    f"  {kind:9} {100 * seed_sd:6.1f} {n_seeds:6}   {told(both)}   {100 * both.other:8.1f}"
+                    f"  {kind:9} {100 * seed_sd:6.1f} {n_seeds:6}   {percent(both)}   {100 * both.other:8.1f}"
                     f"       {again}",
                     flush=True,
                 )
@@ -392,7 +392,7 @@ def _classes(options: argparse.Namespace, n_tasks: int) -> None:
                 few = max(200, repeats // 5)  # it strays so far that few are enough
                 plain = cover(lambda x: stats.seeds_and_tasks(x, "share"), lambda d: d.everywhere, drawn, few)
                 cell = f"  {n_classes:7} {100 * of_classes:12.0f} {100 * of_pairs:11.0f} {n_seeds:6}"
-                print(f"{cell}   {told(ours)}    {told(apart)}    {told(plain)}", flush=True)
+                print(f"{cell}   {percent(ours)}    {percent(apart)}    {percent(plain)}", flush=True)
 
 
 def _pictures(options: argparse.Namespace, n_tasks: int) -> None:
@@ -402,7 +402,7 @@ def _pictures(options: argparse.Namespace, n_tasks: int) -> None:
         rng = np.random.default_rng([options.seed, *map(int, few[:7])])
         covered = over_pictures(rng, few, options.repeats // 5)
         cell = "  {:7} {:9} {:4} {:5} {:6} {:6} {:6} {:12}".format(*few)
-        print(f"{cell}   {told(covered)}   {100 * covered.other:10.1f}", flush=True)
+        print(f"{cell}   {percent(covered)}   {100 * covered.other:10.1f}", flush=True)
 
 
 def _boards(options: argparse.Namespace, n_tasks: int) -> None:

@@ -90,7 +90,7 @@ def ways(part: Split, files: Files, folder: Path, arguments: argparse.Namespace)
 
 def rates(calls: Calls, repeats: int, seconds: float) -> dict[str, dict[str, float]]:
     """Time all ways in turn, each for some seconds a repeat: medians of tasks per second, by wall and CPU."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for call, _ in calls.values():
         call()
     for _ in range(repeats):
@@ -99,10 +99,10 @@ def rates(calls: Calls, repeats: int, seconds: float) -> dict[str, dict[str, flo
             while n == 0 or time.perf_counter() - wall < seconds:
                 call()
                 n += n_tasks
-            found[name].append((n / (time.perf_counter() - wall), n / (time.process_time() - cpu)))
+            measured[name].append((n / (time.perf_counter() - wall), n / (time.process_time() - cpu)))
     kinds = ("tasks_per_second", "tasks_per_cpu_second")
     return {
-        kind: {name: statistics.median(pair[i] for pair in pairs) for name, pairs in found.items()}
+        kind: {name: statistics.median(pair[i] for pair in pairs) for name, pairs in measured.items()}
         for i, kind in enumerate(kinds)
     }
 
@@ -123,7 +123,7 @@ STEPS: dict[str, tuple[dict[str, Any], NetworkConfig]] = {
 def shares(splits: Splits, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Return the seconds of a meta-step, those of drawing its tasks, and their ratio; medians."""
     task = TaskConfig(dataset="omniglot", way=arguments.way, shot=arguments.shot, query=arguments.query)
-    found = {}
+    by_algorithm = {}
     for name, (settings, network) in STEPS.items():
         n_tasks = settings["task_batch_size"]
         config = RunConfig(
@@ -149,20 +149,20 @@ def shares(splits: Splits, arguments: argparse.Namespace) -> dict[str, dict[str,
                 float(result[1]["loss"] if kind == "step" else result.support.x.sum())  # the device is done
                 seconds[kind].append((time.perf_counter() - begun) / often)
         medians = {kind: statistics.median(values) for kind, values in seconds.items()}
-        found[name] = {**medians, "share": medians["draw"] / medians["step"]}
-    return found
+        by_algorithm[name] = {**medians, "share": medians["draw"] / medians["step"]}
+    return by_algorithm
 
 
 def measure(splits: Splits, files: Files, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return tasks per second of every way, ours over each, and the shares of a meta-step."""
     calls = ways(splits.meta_train, files, folder, arguments)
-    found = rates(calls, arguments.repeats, arguments.seconds)
+    speeds = rates(calls, arguments.repeats, arguments.seconds)
     ratios = {
-        name: found["tasks_per_second"]["metabench"] / rate
-        for name, rate in found["tasks_per_second"].items()
+        name: speeds["tasks_per_second"]["metabench"] / rate
+        for name, rate in speeds["tasks_per_second"].items()
         if name != "metabench"
     }
-    return {"setting": vars(arguments), **found, "ratio": ratios, "meta_step": shares(splits, arguments)}
+    return {"setting": vars(arguments), **speeds, "ratio": ratios, "meta_step": shares(splits, arguments)}
 
 
 def unpack(root: Path, splits: Splits, folder: Path, n_characters: int) -> Files:
@@ -198,10 +198,10 @@ def report(result: dict[str, Any]) -> str:
         ratio = f"metabench is {result['ratio'][name]:.0f} times as fast" if name in result["ratio"] else ""
         cpu = result["tasks_per_cpu_second"][name]
         lines.append(f"{name:24}{rate:9.0f} tasks/s {cpu:9.0f} tasks/CPU-s  {ratio}".rstrip())
-    for name, found in result["meta_step"].items():
+    for name, costs in result["meta_step"].items():
         lines.append(
-            f"{name}: a meta-step takes {found['step'] * 1e3:.0f} ms, drawing {found['draw'] * 1e3:.2f} ms, "
-            f"{found['share']:.2%}"
+            f"{name}: a meta-step takes {costs['step'] * 1e3:.0f} ms, drawing {costs['draw'] * 1e3:.2f} ms, "
+            f"{costs['share']:.2%}"
         )
     return "\n".join(lines)
 

@@ -114,8 +114,8 @@ class Scene:
 
     def states(self) -> list[Path]:
         """List the last states of trials, those that changed last first."""
-        found = self.folder.glob(f"{WORK}/*/{files.STATE}/state.safetensors")
-        return sorted(found, key=lambda path: -path.stat().st_mtime_ns)
+        paths = self.folder.glob(f"{WORK}/*/{files.STATE}/state.safetensors")
+        return sorted(paths, key=lambda path: -path.stat().st_mtime_ns)
 
     def objects(self) -> dict[str, bytes]:
         """Return the files that must only grow."""
@@ -124,8 +124,8 @@ class Scene:
 
     def reports(self) -> dict[str, Any]:
         """Return of each trial's reports what changes when they are written again."""
-        found = self.folder.glob(f"{WORK}/*/{files.REPORTS}")
-        return {path.parent.name: path.stat().st_mtime_ns for path in found}
+        paths = self.folder.glob(f"{WORK}/*/{files.REPORTS}")
+        return {path.parent.name: path.stat().st_mtime_ns for path in paths}
 
     # Faults: each returns whether it was done; those that end the driver wait for that.
 
@@ -158,11 +158,11 @@ class Scene:
         return self._kill_one("gcs/gcs_server") and self._must_end()
 
     def _kill_one(self, title: str) -> bool:
-        found = [one.pid for one in processes.of(str(self.place)).values() if title in one.title[:300]]
-        if found and self.driver is not None:
+        pids = [one.pid for one in processes.of(str(self.place)).values() if title in one.title[:300]]
+        if pids and self.driver is not None:
             children = processes.below(self.driver.pid, processes.of(str(self.place)))
-            processes.kill(*(pid for pid in found if pid in children))
-            return any(pid in children for pid in found)
+            processes.kill(*(pid for pid in pids if pid in children))
+            return any(pid in children for pid in pids)
         return False
 
     def _must_end(self) -> bool:
@@ -331,17 +331,17 @@ class Stored(Scene):
         """List the last states of trials, by what the store calls them; those stored last first."""
         pattern = re.compile(rf"searches/{NAME}/{WORK}/[^/]+/{files.STATE}/state\.safetensors")
         listed = self.server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        found = [item for item in listed if pattern.fullmatch(item["Key"])]
-        return [Path(item["Key"]) for item in sorted(found, key=lambda item: item["LastModified"])[::-1]]
+        items = [item for item in listed if pattern.fullmatch(item["Key"])]
+        return [Path(item["Key"]) for item in sorted(items, key=lambda item: item["LastModified"])[::-1]]
 
     def objects(self) -> dict[str, bytes]:
         """Return the files that must only grow, put together from their parts."""
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         for key, content in sorted(self.server.objects().items()):
             match = re.fullmatch(rf"searches/{NAME}/(\w+\.jsonl)(\.\d+)?", key)
             if match:
-                found[match[1]] = found.get(match[1], b"") + content
-        return found
+                contents[match[1]] = contents.get(match[1], b"") + content
+        return contents
 
     def reports(self) -> dict[str, Any]:
         """Return of each trial's reports what changes when they are written again."""

@@ -159,16 +159,16 @@ class Search:
         scene = self.scene
         if scene.runs:
             return False
-        code, told = scene.wait(1), scene.told()
+        code, output = scene.wait(1), scene.told()
         self.keep()
-        if "Traceback" in told:
-            raise Broken(f"exit code {code} with a traceback: {told[-800:]}")
+        if "Traceback" in output:
+            raise Broken(f"exit code {code} with a traceback: {output[-800:]}")
         if code == 0:
             return True
         if not self.may_end:
-            raise Broken(f"the driver ended by itself with code {code}: {told[-800:]}")
+            raise Broken(f"the driver ended by itself with code {code}: {output[-800:]}")
         if scene.starts > 5 * AT_ONCE:
-            raise Broken(f"{scene.starts} starts have not ended the search: {told[-800:]}")
+            raise Broken(f"{scene.starts} starts have not ended the search: {output[-800:]}")
         self.may_end = False
         scene.start()
         return False
@@ -227,26 +227,26 @@ def ignore(folder: str, names: list[str]) -> list[str]:
     ]
 
 
-def table(found: dict[str, Any], names: list[str]) -> Iterator[str]:
+def table(result: dict[str, Any], names: list[str]) -> Iterator[str]:
     """Show faults by kind and scene, and the laws."""
     yield f"{'fault':<12}" + "".join(f"{name:>10}" for name in [*names, "all"])
-    for kind, counts in found["kinds"].items():
+    for kind, counts in result["kinds"].items():
         shown = [counts.get(name, 0) for name in names]
         yield f"{kind:<12}" + "".join(f"{count:>10}" for count in [*shown, sum(shown)])
-    totals = [sum(counts.get(name, 0) for counts in found["kinds"].values()) for name in names]
-    yield f"{'all':<12}" + "".join(f"{count:>10}" for count in [*totals, found["faults"]])
+    totals = [sum(counts.get(name, 0) for counts in result["kinds"].values()) for name in names]
+    yield f"{'all':<12}" + "".join(f"{count:>10}" for count in [*totals, result["faults"]])
     yield (
-        f"{found['searches']} searches, {found['starts']} starts, "
-        f"{found['restarts_of_trials']} restarts of trials"
+        f"{result['searches']} searches, {result['starts']} starts, "
+        f"{result['restarts_of_trials']} restarts of trials"
     )
     yield (
-        f"{found['tasks_trained_again']} of {found['tasks_trained']} tasks were trained again; "
-        f"{found['damaged_files_noticed']} damaged files were noticed"
+        f"{result['tasks_trained_again']} of {result['tasks_trained']} tasks were trained again; "
+        f"{result['damaged_files_noticed']} damaged files were noticed"
     )
-    for law, entry in found["laws"].items():
+    for law, entry in result["laws"].items():
         yield f"{'BROKEN' if entry['broken'] else 'holds':<7} {law}: {entry['says']}"
         yield from (f"        {problem}" for problem in entry["broken"][:5])
-    yield from (f"kept: {place}" for place in found["kept"])
+    yield from (f"kept: {place}" for place in result["kept"])
 
 
 def main() -> int:
@@ -259,19 +259,19 @@ def main() -> int:
     parser.add_argument("--scenes", default=",".join(SCENES), help="where: disk, nodes, storage")
     parser.add_argument("--schedulers", default=",".join(SCHEDULERS), help="in turn: asha, freeze_thaw")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args()
-    names, schedulers = given.scenes.split(","), given.schedulers.split(",")
+    options = parser.parse_args()
+    names, schedulers = options.scenes.split(","), options.schedulers.split(",")
     for option, chosen, allowed in (("scenes", names, SCENES), ("schedulers", schedulers, SCHEDULERS)):
         if unknown := [name for name in chosen if name not in allowed]:
             parser.error(f"--{option} {unknown[0]}: must be among {', '.join(allowed)}")
     torch.set_num_threads(1)
     campaign = Campaign(
-        given.seed, given.faults, names, schedulers, lambda line: print(line, file=sys.stderr, flush=True)
+        options.seed, options.faults, names, schedulers, lambda line: print(line, file=sys.stderr, flush=True)
     )
     campaign.run()
-    found = campaign.found()
-    print(json.dumps(found, indent=1) if given.json else "\n".join(table(found, names)))
-    return int(any(entry["broken"] for entry in found["laws"].values()))
+    result = campaign.found()
+    print(json.dumps(result, indent=1) if options.json else "\n".join(table(result, names)))
+    return int(any(entry["broken"] for entry in result["laws"].values()))
 
 
 if __name__ == "__main__":

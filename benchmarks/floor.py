@@ -60,20 +60,20 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = self.launched
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if not is_view(func):
-            own = func.namespace == "metabench"
-            kernels = self.launched - before if own else 1
-            given, returned = (
-                [t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in ((args, kwargs), found)
+            is_ours = func.namespace == "metabench"
+            kernels = self.launched - before if is_ours else 1
+            inputs, returned = (
+                [t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in ((args, kwargs), result)
             )
-            n_bytes = sum(t.numel() * t.element_size() for t in (*given, *returned))
-            operations = products(func, args, found)
+            n_bytes = sum(t.numel() * t.element_size() for t in (*inputs, *returned))
+            operations = products(func, args, result)
             old = self.costs[func.name()]
             self.costs[func.name()] = Cost(
                 *map(sum, zip(old, (1, kernels, operations, n_bytes), strict=True))
             )
-        return found
+        return result
 
     def launch(self, kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
         """Count a kernel of ours, in place of starting it."""
@@ -93,13 +93,13 @@ def is_view(func: Any) -> bool:
     return bool(returned) and all(one.alias_info and not one.alias_info.is_write for one in returned)
 
 
-def products(func: Any, args: Any, found: Any) -> int:
+def products(func: Any, args: Any, result: Any) -> int:
     """Count the operations of convolutions and matrix products."""
     name = func.name().removeprefix("metabench::")
     if name in CONVOLUTIONS:
-        return CONVOLUTIONS[name](args, found)
+        return CONVOLUTIONS[name](args, result)
     counted = flop_registry.get(func.overloadpacket)
-    return int(counted(*args, out_val=found)) if counted is not None else 0
+    return int(counted(*args, out_val=result)) if counted is not None else 0
 
 
 def _one(x: Tensor, weight: Tensor) -> int:
@@ -147,12 +147,12 @@ def ceilings(device: str) -> dict[str, float]:
     target = torch.empty_like(source)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
-    found = {
+    rates = {
         "operations": 2 * 8192**3 / fastest(lambda: torch.mm(a, b)),
         "bytes": 2 * source.nbytes / fastest(lambda: target.copy_(source)),
     }
     torch.set_float32_matmul_precision(before)
-    return found
+    return rates
 
 
 def fastest(call: Callable[[], Any]) -> float:
@@ -177,20 +177,20 @@ def main() -> None:
     parser.add_argument("--learner", choices=("maml", "multi_step", "anil", "protonet"), default="maml")
     parser.add_argument("--precision", choices=PRODUCTS, default="float32", help="of products")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    given = parser.parse_args()
-    counter = count(given.setting, given.order, given.learner)
+    options = parser.parse_args()
+    counter = count(options.setting, options.order, options.learner)
     rates = ceilings("cuda") if torch.cuda.is_available() else H200
-    total, n_tasks = counter.total, SETTINGS[given.setting].tasks
+    total, n_tasks = counter.total, SETTINGS[options.setting].tasks
     by = {
-        "operations": PRODUCTS[given.precision] * total.operations / rates["operations"],
+        "operations": PRODUCTS[options.precision] * total.operations / rates["operations"],
         "bytes": total.bytes / rates["bytes"],
     }
     floor = max(by.values())
     result = {
-        "setting": given.setting,
-        "order": given.order,
-        "learner": given.learner,
-        "precision": given.precision,
+        "setting": options.setting,
+        "order": options.order,
+        "learner": options.learner,
+        "precision": options.precision,
         "rates": rates,
         "measured": torch.cuda.is_available(),
         **total._asdict(),
@@ -199,15 +199,15 @@ def main() -> None:
         "launching_seconds": LAUNCH * total.kernels,
         "by_step": {name: cost._asdict() for name, cost in counter.costs.items()},
     }
-    if given.json:
+    if options.json:
         print(json.dumps(result, indent=1))
         return
     dear = sorted(counter.costs.items(), key=lambda item: -item[1].bytes)
     for name, cost in (*dear[:14], ("all", total)):
         giga = f"{cost.operations / 1e9:8.1f} GFLOP {cost.bytes / 1e9:8.3f} GB"
         print(f"{name:32} {cost.calls:5} calls {cost.kernels:5} kernels {giga}")
-    told = "measured" if result["measured"] else "of an H200, not measured here"
-    print(f"{rates['operations'] / 1e12:.0f} TFLOP/s of tf32 and {rates['bytes'] / 1e12:.1f} TB/s, {told}")
+    source = "measured" if result["measured"] else "of an H200, not measured here"
+    print(f"{rates['operations'] / 1e12:.0f} TFLOP/s of tf32 and {rates['bytes'] / 1e12:.1f} TB/s, {source}")
     print(", ".join(f"{name}: {1e3 * value:.2f} ms" for name, value in by.items()))
     print(f"floor {1e3 * floor:.2f} ms, {math.floor(n_tasks / floor)} tasks/s; {total.kernels} kernels")
 

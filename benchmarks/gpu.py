@@ -97,24 +97,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for what is printed")
     parser.add_argument("--limit", type=float, default=480.0, help="seconds for all parts")
     parser.add_argument("--only", nargs="*", choices=names, default=names, help="parts to run")
-    given = parser.parse_args()
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device: this runs on a GPU alone; benchmarks/speed.py compares on a CPU")
-    there = [name for name in given.only if (given.out / f"{name}.txt").exists()]
+    there = [name for name in options.only if (options.out / f"{name}.txt").exists()]
     if there:
-        parser.error(f"--out {given.out}: has {', '.join(there)} of an earlier run; name another folder")
-    given.out.mkdir(parents=True, exist_ok=True)
-    end = time.perf_counter() + given.limit
+        parser.error(f"--out {options.out}: has {', '.join(there)} of an earlier run; name another folder")
+    options.out.mkdir(parents=True, exist_ok=True)
+    end = time.perf_counter() + options.limit
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
     for part in PARTS:
         left = end - time.perf_counter()
-        if part.name not in given.only:
+        if part.name not in options.only:
             continue
         if left < 10:
             print(f"{part.name:40} no time left")
             continue
-        print(run(part, given.out, left), flush=True)
-        lines = (given.out / f"{part.name}.txt").read_text(encoding="utf-8").splitlines()
+        print(run(part, options.out, left), flush=True)
+        lines = (options.out / f"{part.name}.txt").read_text(encoding="utf-8").splitlines()
         print("\n".join(f"    {line[:150]}" for line in lines[-8:]), flush=True)
 
 

@@ -54,17 +54,17 @@ def main() -> None:
     parser.add_argument("--order", choices=("second", "first"), default="second")
     parser.add_argument("--precision", choices=floor.PRODUCTS, default="float32")
     parser.add_argument("--repeats", type=int, default=20)
-    given = parser.parse_args()
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device: benchmarks/floor.py counts without one")
     described = {"learner": "maml", "what": "train", "steps": 5, "tasks": None, "peers": "none"}
-    chosen = {"setting": given.setting, "order": given.order, "precision": given.precision}
+    chosen = {"setting": options.setting, "order": options.order, "precision": options.precision}
     contest = Contest(argparse.Namespace(**described, **chosen, device="cuda"), 1)
-    seconds = replayed(contest, given.repeats)
-    found = by_kernel(contest)
-    for name, launches, taken in found[:25]:
+    seconds = replayed(contest, options.repeats)
+    rows = by_kernel(contest)
+    for name, launches, taken in rows[:25]:
         print(f"{name[:70]:70} {launches:5} launches {1e3 * taken:8.3f} ms")
-    busy, n_kernels = sum(taken for *_, taken in found), sum(launches for _, launches, _ in found)
+    busy, n_kernels = sum(taken for *_, taken in rows), sum(launches for _, launches, _ in rows)
     print(f"{contest.n_tasks / seconds:.0f} tasks/s: {1e3 * seconds:.2f} ms a meta-gradient of which kernels")
     print(f"take {1e3 * busy:.2f} ms, {n_kernels} of them")
 

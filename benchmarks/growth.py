@@ -47,16 +47,16 @@ def flops(form: Form) -> int:
     return int(counter.get_total_flops())
 
 
-def measure(given: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Time every form."""
     rows = []
-    for name in given.only:
+    for name in options.only:
         for value in GROWTH[name]:
-            form = START._replace(order=given.order, **{name: value})
-            call = step(form, given.device, 0.0)
+            form = START._replace(order=options.order, **{name: value})
+            call = step(form, options.device, 0.0)
             call()
             call()  # recorded
-            speed = form.tasks / seconds(call, given.repeats)
+            speed = form.tasks / seconds(call, options.repeats)
             rows.append(
                 {"of": name, "value": value, "tasks_per_second": speed, "flops_per_task": flops(form)}
             )
@@ -84,9 +84,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     named = list(dict.fromkeys(row["of"] for row in rows))
     figure, axes = pyplot.subplots(1, len(named), figsize=(3.4 * len(named), 3), squeeze=False)
     for name, axis in zip(named, axes[0], strict=True):
-        own = [row for row in rows if row["of"] == name]
-        values, speeds = [row["value"] for row in own], [row["tasks_per_second"] for row in own]
-        ideal = [speeds[0] * own[0]["flops_per_task"] / row["flops_per_task"] for row in own]
+        series = [row for row in rows if row["of"] == name]
+        values, speeds = [row["value"] for row in series], [row["tasks_per_second"] for row in series]
+        ideal = [speeds[0] * series[0]["flops_per_task"] / row["flops_per_task"] for row in series]
         axis.loglog(values, speeds, "o-", label="measured")
         axis.loglog(values, ideal, "--", color="gray", label="as its arithmetic")
         axis.set_xlabel(TITLES[name])
@@ -112,17 +112,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--picture", type=Path, help="where to draw it")
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    given = parser.parse_args()
-    for path in (given.picture, given.json):
+    options = parser.parse_args()
+    for path in (options.picture, options.json):
         if path and not path.parent.is_dir():
             parser.error(f"{path}: there is no folder {path.parent}; make it first")
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(options.threads)
     device.raise_malloc_thresholds()
-    rows = measure(given)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    if given.picture:
-        draw(rows, given.picture)
+    rows = measure(options)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if options.picture:
+        draw(rows, options.picture)
 
 
 if __name__ == "__main__":

@@ -107,23 +107,23 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     device.raise_malloc_thresholds()
     rows = []
     for form, is_recorded in (("composed", False), ("replayed", True)):
         for steps in (1, 5, 10):
             for again in (False, True):
-                problem = (*SETTINGS[given.setting], given.tasks, given.shot, given.query, steps)
+                problem = (*SETTINGS[options.setting], options.tasks, options.shot, options.query, steps)
                 of = Form(*problem, recompute=again)
-                call = step(of, given.device, is_recorded, chunk=given.tasks)
+                call = step(of, options.device, is_recorded, chunk=options.tasks)
                 call()
                 call()
                 row = {"form": form, "steps": steps, "recompute": again}
                 rows.append(
-                    {**row, "bytes": peak(call, given.device), "seconds": seconds(call, given.repeats)}
+                    {**row, "bytes": peak(call, options.device), "seconds": seconds(call, options.repeats)}
                 )
-    if given.json:
+    if options.json:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:

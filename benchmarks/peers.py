@@ -53,7 +53,7 @@ def conv4(weights: list[Tensor]) -> nn.Sequential:
 
 def mean(gradients: list[list[Tensor]]) -> list[Tensor]:
     """Average over tasks, parameter by parameter."""
-    return [torch.stack(own).mean(0) for own in zip(*gradients, strict=True)]
+    return [torch.stack(leaves).mean(0) for leaves in zip(*gradients, strict=True)]
 
 
 def higher_train(problem: Problem, n_tasks: int) -> Call:
@@ -138,8 +138,8 @@ def vmap_train(problem: Problem, n_tasks: int) -> Call:
 
     def call() -> list[Tensor]:
         detached = {name: p.detach() for name, p in theta.items()}
-        found = vmap(grad(one), in_dims=(None, 0, 0, 0, 0))(detached, *tasks)
-        return [leaf.mean(0) for leaf in found.values()]
+        gradients = vmap(grad(one), in_dims=(None, 0, 0, 0, 0))(detached, *tasks)
+        return [leaf.mean(0) for leaf in gradients.values()]
 
     return call
 

@@ -64,8 +64,8 @@ def train(
         return _loss(_adapted(weights, sx, sy, steps, rate, is_second), qx, qy)
 
     def all_of(weights: list[Any], *tasks: Any) -> list[Any]:
-        found = jax.vmap(jax.grad(one), in_axes=(None, 0, 0, 0, 0))(weights, *tasks)
-        return [leaf.mean(0) for leaf in found]
+        gradients = jax.vmap(jax.grad(one), in_axes=(None, 0, 0, 0, 0))(weights, *tasks)
+        return [leaf.mean(0) for leaf in gradients]
 
     return _call(jax.jit(all_of), weights, tasks)
 
@@ -89,6 +89,6 @@ def _call(compiled: Any, weights: list[Tensor], tasks: tuple[Tensor, ...]) -> Ca
     import jax
     import numpy as np
 
-    given = [jax.numpy.asarray(leaf.detach().cpu().numpy()) for leaf in (*weights, *tasks)]
-    mine, theirs = given[: len(weights)], given[len(weights) :]
+    arrays = [jax.numpy.asarray(leaf.detach().cpu().numpy()) for leaf in (*weights, *tasks)]
+    mine, theirs = arrays[: len(weights)], arrays[len(weights) :]
     return lambda: [torch.from_numpy(np.array(leaf)) for leaf in compiled(mine, *theirs)]

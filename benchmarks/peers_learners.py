@@ -75,13 +75,13 @@ def loop(loss: Loss, problem: Problem, n_tasks: int) -> Call:
     net = peers.conv4(problem.weights)
 
     def slopes(of: Callable[[Weights], Tensor], weights: Weights) -> Weights:
-        found = torch.autograd.grad(of(weights), list(weights.values()), create_graph=problem.is_second)
-        return dict(zip(weights, found, strict=True))
+        gradients = torch.autograd.grad(of(weights), list(weights.values()), create_graph=problem.is_second)
+        return dict(zip(weights, gradients, strict=True))
 
     def one(task: tuple[Tensor, ...]) -> list[Tensor]:
         theta = {name: p.detach().requires_grad_() for name, p in net.named_parameters()}
-        found = loss(net, slopes, theta, task, problem.steps)
-        return list(torch.autograd.grad(found, list(theta.values()), materialize_grads=True))
+        query_loss = loss(net, slopes, theta, task, problem.steps)
+        return list(torch.autograd.grad(query_loss, list(theta.values()), materialize_grads=True))
 
     return lambda: peers.mean([one(problem.at(index)) for index in range(n_tasks)])
 
@@ -92,8 +92,8 @@ def vectorised(loss: Loss, problem: Problem, n_tasks: int) -> Call:
     theta = {name: p.detach() for name, p in net.named_parameters()}
 
     def slopes(of: Callable[[Weights], Tensor], weights: Weights) -> Weights:
-        found = grad(of)(weights)
-        return found if problem.is_second else {name: g.detach() for name, g in found.items()}
+        gradients = grad(of)(weights)
+        return gradients if problem.is_second else {name: g.detach() for name, g in gradients.items()}
 
     def one(theta: Weights, *task: Tensor) -> Tensor:
         return loss(net, slopes, theta, task, problem.steps)

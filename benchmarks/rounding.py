@@ -84,7 +84,7 @@ def distances(config: RunConfig, splits: Splits, n_batches: int) -> dict[str, li
     learner = loop.build(config, splits)
     state = loop.start(config, learner)
     source = sampling.pool(splits.meta_train, config.task)
-    found: dict[str, list[float]] = {name: [] for name in BITS}
+    by_precision: dict[str, list[float]] = {name: [] for name in BITS}
     for batch in range(n_batches):
         ((shape, _),) = sampling.shapes(config.task, config.task.query, 1, seeds.generator("rounding"))
         drawn = sampling.sample(seeds.generator("rounding", batch), source, shape, 8)
@@ -94,8 +94,8 @@ def distances(config: RunConfig, splits: Splits, n_batches: int) -> dict[str, li
             with rounding(bits):
                 rough = gradient(learner, state.meta, tasks)
             difference = trees.norm(trees.map(torch.sub, rough, exact))
-            found[name].append(float(difference / trees.norm(exact)))
-    return found
+            by_precision[name].append(float(difference / trees.norm(exact)))
+    return by_precision
 
 
 def gradient(learner: loop.Learner, meta: Any, tasks: Task) -> Any:
@@ -126,10 +126,10 @@ def main() -> None:
     for name, default in COUNTS.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    given = parser.parse_args()
+    options = parser.parse_args()
     for name in COUNTS:
-        if getattr(given, name) < 1:
-            parser.error(f"--{name} {getattr(given, name)}: must be >= 1")
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: must be >= 1")
     torch.set_num_threads(1)
     try:
         splits = load(TaskConfig(dataset="omniglot", way=5, shot=1))
@@ -137,27 +137,27 @@ def main() -> None:
         parser.error(str(error))
     result: dict[str, Any] = {"distances": {}, "scores": {name: [] for name in BITS}}
     for algorithm in ("maml", "fomaml"):
-        config = described(0, given.tasks, given.width, algorithm)
-        result["distances"][algorithm] = distances(config, splits, given.batches)
-        for name, found in result["distances"][algorithm].items():
-            middle, most = statistics.median(found), max(found)
+        config = described(0, options.tasks, options.width, algorithm)
+        result["distances"][algorithm] = distances(config, splits, options.batches)
+        for name, values in result["distances"][algorithm].items():
+            middle, most = statistics.median(values), max(values)
             print(f"{algorithm:7} {name:9} {middle:.1e} from float64, at most {most:.1e}")
-    for seed in range(given.seeds):
+    for seed in range(options.seeds):
         for name, bits in BITS.items():
-            scores = learnt(described(seed, given.tasks, given.width), splits, bits)
+            scores = learnt(described(seed, options.tasks, options.width), splits, bits)
             result["scores"][name].append(scores)
-            told = mean_interval(torch.tensor(scores).double().numpy())
+            summary = mean_interval(torch.tensor(scores).double().numpy())
             print(
-                f"seed {seed} {name:9} {100 * told.mean:.2f} % +- {50 * (told.high - told.low):.2f}",
+                f"seed {seed} {name:9} {100 * summary.mean:.2f} % +- {50 * (summary.high - summary.low):.2f}",
                 flush=True,
             )
     for name in list(BITS)[1:]:
         pairs = zip(result["scores"][name], result["scores"]["float32"], strict=True)
         means = [statistics.fmean(rough) - statistics.fmean(exact) for rough, exact in pairs]
         spread = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
-        told = f"{100 * statistics.fmean(means):+.2f} points, standard error {100 * spread:.2f}"
-        print(f"{name} less float32, over {len(means)} seeds: {told}")
-    if given.json:
+        summary = f"{100 * statistics.fmean(means):+.2f} points, standard error {100 * spread:.2f}"
+        print(f"{name} less float32, over {len(means)} seeds: {summary}")
+    if options.json:
         print(json.dumps(result))
 
 

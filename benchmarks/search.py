@@ -68,29 +68,29 @@ def run(side: str, arguments: argparse.Namespace, **changed: Any) -> dict[str, A
         )
         if done.returncode:
             raise SystemExit(f"{side}: the process failed\n{done.stderr[-3000:]}")
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         if side != "driver":
-            found |= search_trials.waits(Path(name))
-        return found
+            result |= search_trials.waits(Path(name))
+        return result
 
 
-def summary(found: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
+def summary(result: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one run."""
-    n, ends = len(found["ends"]), found["ends"]
+    n, ends = len(result["ends"]), result["ends"]
     assert n == setting["trials"], f"{n} of {setting['trials']} trials have ended"
     steps = max(1, n - 1)
     worked = n * setting["reports"] * setting["work"]
     return {
-        "seconds_to_first_report": found["first_report"],
+        "seconds_to_first_report": result["first_report"],
         "seconds_a_trial": (ends[-1] - ends[0]) / steps,
-        "driver_cpu_seconds_a_trial": (found["cpu"][-1] - found["cpu"][0]) / steps,
-        "seconds_whole": found["whole"],
-        "seconds_to_decision": statistics.median(found["decisions"]),
-        "seconds_between_trials": statistics.median(found["between"]),
-        "workers_that_ran": found["processes"],
-        "idle_share": 1 - worked / (setting["workers"] * found["span"]),
-        "memory_bytes_a_trial": (found["memory"][-1] - found["memory"][n // 10]) / max(1, n - n // 10),
-        "memory_bytes": found["memory"][-1],
+        "driver_cpu_seconds_a_trial": (result["cpu"][-1] - result["cpu"][0]) / steps,
+        "seconds_whole": result["whole"],
+        "seconds_to_decision": statistics.median(result["decisions"]),
+        "seconds_between_trials": statistics.median(result["between"]),
+        "workers_that_ran": result["processes"],
+        "idle_share": 1 - worked / (setting["workers"] * result["span"]),
+        "memory_bytes_a_trial": (result["memory"][-1] - result["memory"][n // 10]) / max(1, n - n // 10),
+        "memory_bytes": result["memory"][-1],
     }
 
 
@@ -102,8 +102,8 @@ def sides(arguments: argparse.Namespace, **changed: Any) -> dict[str, Any]:
         for side in SIDES:
             runs[side].append(summary(run(side, arguments, **changed), setting))
     medians = {
-        side: {key: statistics.median(one[key] for one in found) for key in found[0]}
-        for side, found in runs.items()
+        side: {key: statistics.median(one[key] for one in results) for key in results[0]}
+        for side, results in runs.items()
     }
     keys = ("seconds_a_trial", "driver_cpu_seconds_a_trial", "seconds_to_first_report")
     ratio = {side: {key: medians[side][key] / medians[SIDES[0]][key] for key in keys} for side in SIDES[1:]}
@@ -112,17 +112,17 @@ def sides(arguments: argparse.Namespace, **changed: Any) -> dict[str, Any]:
 
 def driver(arguments: argparse.Namespace, n_trials: int) -> dict[str, Any]:
     """Have the driver alone go through trials, and return on the way what they cost and its memory."""
-    found = run("driver", arguments, trials=n_trials)
+    result = run("driver", arguments, trials=n_trials)
     marks = [mark for mark in MARKS if mark < n_trials] + [n_trials]
     rows = {}
     for before, mark in zip([1, *marks], marks, strict=False):
         n = max(1, mark - before)
         rows[str(mark)] = {
-            "cpu_seconds_a_trial": (found["cpu"][mark - 1] - found["cpu"][before - 1]) / n,
-            "seconds_a_trial": (found["ends"][mark - 1] - found["ends"][before - 1]) / n,
-            "memory_bytes": found["memory"][mark - 1],
+            "cpu_seconds_a_trial": (result["cpu"][mark - 1] - result["cpu"][before - 1]) / n,
+            "seconds_a_trial": (result["ends"][mark - 1] - result["ends"][before - 1]) / n,
+            "memory_bytes": result["memory"][mark - 1],
         }
-    return {"trials": rows, "seconds_to_read_back": found["read_back"]}
+    return {"trials": rows, "seconds_to_read_back": result["read_back"]}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -160,8 +160,8 @@ def report(result: dict[str, Any]) -> str:
         lines.append(f"{title}; load of the machine {result[kind]['load']:.1f}")
         lines += [row(side, one, kind == "work") for side, one in result[kind]["medians"].items()]
         for side, ratio in result[kind]["ratio"].items():
-            told = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in ratio.items())
-            lines.append(f"  {side} / metabench: {told}")
+            figures = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in ratio.items())
+            lines.append(f"  {side} / metabench: {figures}")
     if "driver" in result:
         lines.append("the driver alone")
         for mark, one in result["driver"]["trials"].items():

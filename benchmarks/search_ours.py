@@ -76,11 +76,11 @@ def run(setting: dict[str, Any], notes: Notes) -> None:
     watch.notes = notes
     with folder.opened(place, None, "auto", watch.say):
         watch.space, _ = folder.create_or_resume(place, space, splits, 0)
-        with cluster.connect(None, place, cpus=setting["workers"], say=watch.say) as found:
-            watch.slots, watch.nodes = found.slots, cluster.describe
+        with cluster.connect(None, place, cpus=setting["workers"], say=watch.say) as connected:
+            watch.slots, watch.nodes = connected.slots, cluster.describe
             ledger = Ledger(place, space.budget.confirm_top, watch.objective, space.budget.tasks)
             with watch.showing(ledger):
-                experiment.explore(place, space, ledger, found, watch, 0, trainable)
+                experiment.explore(place, space, ledger, connected, watch, 0, trainable)
 
 
 def drive(setting: dict[str, Any], notes: Notes) -> None:
@@ -137,7 +137,7 @@ def main() -> None:
     setting, notes = json.loads(sys.argv[1]), Notes()
     (Path(setting["folder"]) / "setting.json").write_text(json.dumps(setting), encoding="utf-8")
     (drive if setting["workers_are_played"] else run)(setting, notes)
-    found = notes.dump(setting["begun"])
+    result = notes.dump(setting["begun"])
     if setting["workers_are_played"]:
-        found["read_back"] = read_back(setting)
-    print(json.dumps(found))
+        result["read_back"] = read_back(setting)
+    print(json.dumps(result))

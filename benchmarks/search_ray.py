@@ -41,13 +41,13 @@ class Listener(tune.Callback):
 
 def suggest_all(parameters: dict[str, dict[str, Any]], trial: optuna.Trial) -> dict[str, Any]:
     """Ask Optuna for every parameter: its choices, or its low and high ends."""
-    for name, given in parameters.items():
-        if "choices" in given:
-            trial.suggest_categorical(name, given["choices"])
-        elif isinstance(given["low"], int) and isinstance(given["high"], int):
-            trial.suggest_int(name, given["low"], given["high"], log=given["log"])
+    for name, parameter in parameters.items():
+        if "choices" in parameter:
+            trial.suggest_categorical(name, parameter["choices"])
+        elif isinstance(parameter["low"], int) and isinstance(parameter["high"], int):
+            trial.suggest_int(name, parameter["low"], parameter["high"], log=parameter["log"])
         else:
-            trial.suggest_float(name, given["low"], given["high"], log=given["log"])
+            trial.suggest_float(name, parameter["low"], parameter["high"], log=parameter["log"])
     return {}
 
 

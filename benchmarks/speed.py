@@ -58,10 +58,10 @@ def sitting(arguments: argparse.Namespace, processes: int, threads: int) -> dict
     ]
     for worker in workers:
         worker.start()
-    found: list[Any] = []
-    while len(found) < processes:
+    measured: list[Any] = []
+    while len(measured) < processes:
         try:
-            found.append(results.get(timeout=1.0))
+            measured.append(results.get(timeout=1.0))
         except queue.Empty:
             if any(worker.exitcode for worker in workers):
                 for worker in workers:
@@ -70,13 +70,13 @@ def sitting(arguments: argparse.Namespace, processes: int, threads: int) -> dict
     for worker in workers:
         worker.join()
     speeds = {}
-    for name in found[0][0]:
-        rounds = zip(*(seconds[name] for seconds, *_ in found), strict=True)
+    for name in measured[0][0]:
+        rounds = zip(*(seconds[name] for seconds, *_ in measured), strict=True)
         slowest = statistics.median(max(taken) for taken in rounds)
         speeds[name] = {
-            "tasks_per_second": processes * found[0][1][name] / slowest,
-            "difference": max(differences[name] for _, _, differences, _ in found),
-            "peak_bytes": max(peaks[name] for *_, peaks in found),
+            "tasks_per_second": processes * measured[0][1][name] / slowest,
+            "difference": max(differences[name] for _, _, differences, _ in measured),
+            "peak_bytes": max(peaks[name] for *_, peaks in measured),
         }
     return speeds
 
@@ -107,12 +107,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     sittings = {way: sitting(arguments, *how) for way, how in ways.items()}
     best = {
         name: max(
-            (found[name] | {"way": way} for way, found in sittings.items()),
+            (speeds[name] | {"way": way} for way, speeds in sittings.items()),
             key=lambda x: x["tasks_per_second"],
         )
         for name in next(iter(sittings.values()))
     }
-    wrong = {name: own["difference"] for name, own in best.items() if own["difference"] > TOLERANCE}
+    wrong = {
+        name: figures["difference"] for name, figures in best.items() if figures["difference"] > TOLERANCE
+    }
     if wrong:
         raise SystemExit(f"meta-gradients disagree: {wrong}")
     ours = best.pop("ours")
@@ -130,12 +132,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "precision": arguments.precision,
         "machine": f"{machine(arguments.device)}, {cores} cores, torch {torch.__version__}",
         "ours": ours["tasks_per_second"],
-        "peers": {name: own["tasks_per_second"] for name, own in best.items()},
+        "peers": {name: figures["tasks_per_second"] for name, figures in best.items()},
         "ratio": ours["tasks_per_second"] / best[fastest]["tasks_per_second"],
         "fastest_peer": fastest,
-        "ways": {name: own["way"] for name, own in {"ours": ours, **best}.items()},
-        "peak_bytes": {name: own["peak_bytes"] for name, own in {"ours": ours, **best}.items()},
-        "difference": {name: own["difference"] for name, own in {"ours": ours, **best}.items()},
+        "ways": {name: figures["way"] for name, figures in {"ours": ours, **best}.items()},
+        "peak_bytes": {name: figures["peak_bytes"] for name, figures in {"ours": ours, **best}.items()},
+        "difference": {name: figures["difference"] for name, figures in {"ours": ours, **best}.items()},
         "flops_per_task": flops,
         "share_of_ceiling": flops and ours["tasks_per_second"] * flops / peak,
         "versions": {name: version(name) for name in ("torch", "higher", "torchopt", "jax")},
@@ -186,10 +188,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "evaluate" and arguments.learner != "maml":
         parser.error("--what evaluate has peers for --learner maml alone")
-    known = present(EVALUATION if arguments.what == "evaluate" else LEARNERS[arguments.learner])
-    wrong = sorted(set(filter(None, arguments.peers.split(","))) - set(known))
+    available = present(EVALUATION if arguments.what == "evaluate" else LEARNERS[arguments.learner])
+    wrong = sorted(set(filter(None, arguments.peers.split(","))) - set(available))
     if wrong:
-        parser.error(f"--peers {','.join(wrong)}: must be of {', '.join(known)}, those that are installed")
+        parser.error(
+            f"--peers {','.join(wrong)}: must be of {', '.join(available)}, those that are installed"
+        )
     if arguments.tasks is not None and arguments.tasks < CHECKED:
         parser.error(f"--tasks {arguments.tasks}: must be >= {CHECKED}")
     result = measure(arguments)

@@ -35,9 +35,9 @@ def describe(app: Any, what: str, name: str, thing: Any, options: Any, lines: li
     """Make a docstring safe to read as reStructuredText, and add what is said beside a tuple's fields."""
     lines[:] = [_escaped(line) for line in lines]
     if what == "class" and hasattr(thing, "_fields"):
-        found = map(FIELD.match, inspect.getsource(thing).splitlines())
-        told = {match["name"]: match["what"] for match in found if match and match["what"]}
-        lines += ["", *(f"* ``{key}``: {_escaped(text)}" for key, text in told.items())] if told else []
+        matches = map(FIELD.match, inspect.getsource(thing).splitlines())
+        texts = {match["name"]: match["what"] for match in matches if match and match["what"]}
+        lines += ["", *(f"* ``{key}``: {_escaped(text)}" for key, text in texts.items())] if texts else []
         lines.append("")
 
 
@@ -121,8 +121,8 @@ def settings() -> Iterator[str]:
     yield from _table({"properties": common})
     for name, block in blocks.items():
         yield f"### {name}\n"
-        own = {key: value for key, value in block["properties"].items() if key not in common}
-        yield from _table({"properties": own}) if own else ["None of its own.\n"]
+        properties = {key: value for key, value in block["properties"].items() if key not in common}
+        yield from _table({"properties": properties}) if properties else ["None of its own.\n"]
 
 
 def _table(block: dict[str, Any]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from metabench.cli.base import bare_table, print_json, print_table
 from metabench.core import MetabenchError, metrics
 from metabench.core.config import RunConfig, SearchSpace, parse_settings
 from metabench.core.metrics import Metric
-from metabench.leaderboard import rows
+from metabench.leaderboard import scores
 from metabench.search.progress.terminal import Terminal
 from metabench.storage import files
 from metabench.training import profile
@@ -202,7 +202,7 @@ def _alone(together: stats.Interval, alone: stats.Interval, metric: Metric) -> s
 
 def _classes(result: Mapping[str, Any]) -> Iterator[str]:
     """Say which classes are hardest, and which are taken for which, as the board does."""
-    mistakes = rows.mistakes([dict(result)])
+    mistakes = scores.mistakes([dict(result)])
     if hardest := mistakes.get("hardest"):
         listed = (f"{name} {share:.0%} of {queries:,}" for name, share, queries in hardest)
         yield f"hardest classes, with what is right of their queries: {', '.join(listed)}"
@@ -220,9 +220,9 @@ def _unlabelled(result: Mapping[str, Any], metric: Metric) -> Iterator[str]:
             figure = metrics.tell(metric, statistics.fmean(figures), 2)
             yield f"without {name}: {figure}; they make {mean} points, 95 % interval [{low}, {high}]"
     if (seen := result.get("unlabelled")) and seen["auroc"] is not None:
-        own, others = (f"{seen[key]:.2f}" for key in ("taken", "taken_distractors"))
+        of_classes, others = (f"{seen[key]:.2f}" for key in ("taken", "taken_distractors"))
         area = f"AUROC {seen['auroc']:.3f}"
-        yield f"counted as the task's classes': {own} of their images, {others} of distractors; {area}"
+        yield f"counted as the task's classes': {of_classes} of their images, {others} of distractors; {area}"
 
 
 def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:

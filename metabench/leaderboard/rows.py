@@ -37,6 +37,7 @@ from metabench.leaderboard.scores import (
     by_instance,
     figures_of,
     influences,
+    mistakes,
     of_domains,
     one_at_a_time,
     scored,
@@ -65,9 +66,6 @@ DRAWN = ", frozen as drawn"
 
 MOST_DIFFERENCES = 3
 """Settings that name a row; where more differ, its folder does."""
-
-MOST_CLASSES = 5
-"""Classes, and pairs of them, that a row names."""
 
 KEYS = (
     "name",  # algorithm:variant, and @label where several rows would have the same
@@ -401,27 +399,6 @@ def _sureness(tests: Sequence[Record]) -> Row:
     errors = [one["calibration_error"] for one in judged]
     means = {key: float(np.mean([one[key] for one in judged])) for key in ("coverage", "set_size")}
     return {**means, "calibration_error": None if None in errors else statistics.fmean(errors)}
-
-
-def mistakes(tests: Sequence[Record]) -> Row:
-    """Name the classes that are missed most, and those that are taken for each other, over all seeds."""
-    if any("by_class" not in test for test in tests):
-        return {}
-    names = tests[0]["class_names"]
-    queries, hits = (np.sum([test["by_class"][key] for test in tests], axis=0) for key in ("queries", "hits"))
-    missed = stats.weighed(queries - hits, queries)
-    hardest = [int(one) for one in np.argsort(-missed, kind="stable")[:MOST_CLASSES] if missed[one] > 0]
-    pairs: dict[tuple[int, int], list[int]] = {}
-    for true, guess, times, chances in (pair for test in tests for pair in test["confused"]):
-        # All seeds have the same tasks, so as many chances, also where the pair is not among their worst.
-        pairs.setdefault((true, guess), [0, chances * len(tests)])[0] += times
-    worst = sorted(pairs.items(), key=lambda pair: -float(stats.weighed(*pair[1])))[:MOST_CLASSES]
-    return {
-        "hardest": [[names[one], float(hits[one] / queries[one]), int(queries[one])] for one in hardest],
-        "confused": [
-            [names[true], names[guess], times / chances, chances] for (true, guess), (times, chances) in worst
-        ],
-    }
 
 
 def _name(network: Record) -> str:

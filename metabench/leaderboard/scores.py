@@ -28,6 +28,9 @@ TURNED = {BETTER: WORSE, BETTER_NETWORK: WORSE_NETWORK}
 TURNED |= {worse: better for better, worse in TURNED.items()}
 """What a verdict is from the other side; others stay."""
 
+MOST_CLASSES = 5
+"""Classes, and pairs of them, that a row names."""
+
 SAYS = ("difference", "ci_low", "ci_high", "over", "p", "p_tasks", "higher")
 """What is said of a pair of rows."""
 
@@ -166,6 +169,27 @@ def of_domains(tests: Sequence[Record]) -> Row:
         )
         figures += [[domain, hits / queries, queries]] if queries else []
     return row | {"by_domain": sorted(figures, key=lambda figure: float(figure[1]))}
+
+
+def mistakes(tests: Sequence[Record]) -> Row:
+    """Name the classes that are missed most, and those that are taken for each other, over all seeds."""
+    if any("by_class" not in test for test in tests):
+        return {}
+    names = tests[0]["class_names"]
+    queries, hits = (np.sum([test["by_class"][key] for test in tests], axis=0) for key in ("queries", "hits"))
+    missed = stats.weighed(queries - hits, queries)
+    hardest = [int(one) for one in np.argsort(-missed, kind="stable")[:MOST_CLASSES] if missed[one] > 0]
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for true, guess, times, chances in (pair for test in tests for pair in test["confused"]):
+        # All seeds have the same tasks, so as many chances, also where the pair is not among their worst.
+        pairs.setdefault((true, guess), [0, chances * len(tests)])[0] += times
+    worst = sorted(pairs.items(), key=lambda pair: -float(stats.weighed(*pair[1])))[:MOST_CLASSES]
+    return {
+        "hardest": [[names[one], float(hits[one] / queries[one]), int(queries[one])] for one in hardest],
+        "confused": [
+            [names[true], names[guess], times / chances, chances] for (true, guess), (times, chances) in worst
+        ],
+    }
 
 
 def by_instance(tests: Sequence[Record]) -> Row:

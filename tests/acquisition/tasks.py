@@ -26,8 +26,8 @@ CONFIG = LabelConfig(pool=4, distractors=2, rounds=3, tasks=6, query=3)
 
 def untrained(name: str, splits: Splits, network: NetworkConfig = GROUP, **values: Any) -> Model:
     """Build a learner as it starts."""
-    known = {field for field in ("inner_steps", "inner_lr") if field in vars(algorithms.hparams(name, {}))}
-    steps = {"inner_steps": 2} if "inner_steps" in known else {}
+    fields = {field for field in ("inner_steps", "inner_lr") if field in vars(algorithms.hparams(name, {}))}
+    steps = {"inner_steps": 2} if "inner_steps" in fields else {}
     config = small.config(name).model_copy(
         update={"hyperparameters": {**steps, **values}, "network": network}
     )

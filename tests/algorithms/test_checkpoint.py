@@ -49,10 +49,10 @@ def problem(
     tasks = Task(halves[0], halves[1], torch.zeros(2, 3, dtype=torch.int64))
 
     def call(traces: TraceCache | None = None, progress: float = 0.5) -> Tree:
-        found = vectorise.meta_gradient(
+        result = vectorise.meta_gradient(
             vectorise.Model(algorithm, net, meta, buffers, h), tasks, progress, 2, traces
         )
-        return {"gradient": found[0], "loss": found[1], "buffers": found[3]}
+        return {"gradient": result[0], "loss": result[1], "buffers": result[3]}
 
     return call
 
@@ -103,13 +103,13 @@ def test_a_replayed_step_computes_again_too() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["maml", "maml_pp"])
 def test_ten_steps_take_the_memory_of_one(name: str) -> None:
-    found = {
+    peaks = {
         (steps, again): held_at_most(problem(name, "batch", again, steps, shot=20))
         for steps, again in ((1, False), (20, False), (10, True), (20, True))
     }
-    assert found[10, True] <= 2 * found[1, False]
-    assert found[20, True] <= 2 * found[1, False]
-    assert found[20, False] > 4 * found[1, False]  # or there was nothing to save
+    assert peaks[10, True] <= 2 * peaks[1, False]
+    assert peaks[20, True] <= 2 * peaks[1, False]
+    assert peaks[20, False] > 4 * peaks[1, False]  # or there was nothing to save
 
 
 def test_what_is_whole_or_not_used_has_no_gradient() -> None:
@@ -118,8 +118,8 @@ def test_what_is_whole_or_not_used_has_no_gradient() -> None:
 
     def loss(x: torch.Tensor, unused: torch.Tensor, again: bool) -> torch.Tensor:
         chosen = recompute.checkpoint(function) if again else function
-        found = chosen(x, torch.tensor(3), unused)
-        return (found["y"] + 0 * found["z"]).sum()
+        outputs = chosen(x, torch.tensor(3), unused)
+        return (outputs["y"] + 0 * outputs["z"]).sum()
 
     x = torch.rand(5, 2)
     for argnums in (0, 1):

@@ -63,8 +63,8 @@ class Start(NamedTuple):
 def begin(
     name: str, net: Net, tasks: Task, device: str = "cpu", dtype: torch.dtype = torch.float32, **values: Any
 ) -> Start:
-    known = {field.name for field in dataclasses.fields(algorithms.get(name).hparams)}
-    short = {key: value for key, value in SHORT.items() if key in known}
+    fields = {field.name for field in dataclasses.fields(algorithms.get(name).hparams)}
+    short = {key: value for key, value in SHORT.items() if key in fields}
     algorithm, h, meta, buffers = problems.start(name, net, device, **{**short, **values})
     tasks = problems.grouped(tasks) if GROUPED in algorithm.kinds else tasks
     meta, buffers = (trees.map(lambda leaf: leaf.to(dtype), tree) for tree in (meta, buffers))
@@ -135,10 +135,10 @@ def check_update(s: Start, gradient: Tree) -> None:
 def check_evaluation(s: Start, is_independent: bool) -> None:
     def outputs(task: Task) -> Tree:
         learner = s.algorithm.adapt(s.net, s.meta, s.buffers, task.support, s.h)
-        found = {"together": s.algorithm.predict(s.net, learner, task.query.x)}
+        predictions = {"together": s.algorithm.predict(s.net, learner, task.query.x)}
         if is_independent:
-            found["alone"] = s.algorithm.predict(s.net, learner, task.query.x[:1])
-        return found
+            predictions["alone"] = s.algorithm.predict(s.net, learner, task.query.x[:1])
+        return predictions
 
     vectorised, single = vectorise.per_task(outputs, s.tasks), outputs(problems.one(s.tasks, 0))
     query = s.tasks.query
@@ -188,16 +188,16 @@ def is_allowed(name: str, values: dict[str, Any]) -> bool:
 
 def variants() -> list[Any]:
     """List every other choice and every turned switch of every algorithm."""
-    found = []
+    cases = []
     for name in algorithms.names():
         for field in dataclasses.fields(algorithms.get(name).hparams):
             choices = field.metadata["choices"] or ((False, True) if isinstance(field.default, bool) else ())
-            found += [
+            cases += [
                 pytest.param(name, {field.name: value}, id=f"{name}-{field.name}-{value}")
                 for value in choices
                 if value != field.default and is_allowed(name, {field.name: value})
             ]
-    return found
+    return cases
 
 
 @pytest.mark.parametrize(("name", "values"), variants())

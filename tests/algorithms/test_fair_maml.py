@@ -43,8 +43,8 @@ def meta_gradient(name: str, tasks: Task, **values: Any) -> tuple[Tree, float]:
     net = problems.smooth_network("support_stats")
     algorithm, h, meta, buffers = problems.start(name, net, **SETTINGS, **values)
     model = vectorise.Model(algorithm, net, meta, buffers, h)
-    found = vectorise.meta_gradient(model, tasks, 0.5, 4)
-    return found.gradient, float(found.loss)
+    result = vectorise.meta_gradient(model, tasks, 0.5, 4)
+    return result.gradient, float(result.loss)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_what_is_published_is_one_less_the_mean_probability_of_the_protected() -
     p = outputs.softmax(-1)[:, 1]
     protected, deserving = part.group == 1, (part.group == 1) & (part.y == 1)
     assert regularised(outputs, part) == pytest.approx(float(1 - p[protected].mean()), abs=SAME)
-    found = regularised(outputs, part, fairness="opportunity")
-    assert found == pytest.approx(float(1 - p[deserving].mean()), abs=SAME)
+    measured = regularised(outputs, part, fairness="opportunity")
+    assert measured == pytest.approx(float(1 - p[deserving].mean()), abs=SAME)
     gap = float(p[protected].mean() - p[~protected].mean())
     assert regularised(outputs, part, regulariser="squared") == pytest.approx(gap**2, abs=SAME)
     assert regularised(outputs, part, regulariser="absolute") == pytest.approx(abs(gap), abs=SAME)
@@ -76,8 +76,8 @@ def test_odds_are_the_sum_of_opportunities_of_both_labels(regulariser: str) -> N
     halves = [
         regularised(outputs, one, fairness="opportunity", regulariser=regulariser) for one in (part, turned)
     ]
-    found = regularised(outputs, part, fairness="odds", regulariser=regulariser)
-    assert found == pytest.approx(sum(halves), abs=SAME)
+    measured = regularised(outputs, part, fairness="odds", regulariser=regulariser)
+    assert measured == pytest.approx(sum(halves), abs=SAME)
 
 
 @pytest.mark.parametrize("fairness", ["parity", "opportunity", "odds"])
@@ -86,13 +86,13 @@ def test_more_rows_of_the_others_change_nothing_as_they_do_in_the_authors_code(f
     others = (part.group == 0).nonzero().flatten()
     more = torch.cat([torch.arange(len(part.y)), others, others])
     doubled = GroupedQuery(outputs[more], part.y[more], part.group[more])
-    found, as_before = (
+    measured, as_before = (
         regularised(*pair, fairness=fairness) for pair in ((outputs[more], doubled), (outputs, part))
     )
-    assert found == pytest.approx(as_before, abs=SAME)
+    assert measured == pytest.approx(as_before, abs=SAME)
     p, protected = outputs[more].softmax(-1)[:, 1], doubled.group == 1
     over_all_rows = float(1 - (p * protected).mean())  # the authors' mean is over both groups' rows
-    assert abs(over_all_rows - found) > 0.1 or fairness != "parity"
+    assert abs(over_all_rows - measured) > 0.1 or fairness != "parity"
 
 
 @pytest.mark.parametrize(("fairness", "regulariser"), EVERY)

@@ -112,8 +112,8 @@ def test_running_statistics_of_each_step_are_used_at_evaluation(step: int) -> No
     shift = 0.5 * (torch.arange(2) == step).double()[:, None]
     moved = trees.map(lambda rows: rows + shift, buffers)
     outputs = [
-        algorithm.predict(net, algorithm.adapt(net, meta, given, task.support, h), task.query.x)
-        for given in (buffers, moved)
+        algorithm.predict(net, algorithm.adapt(net, meta, averages, task.support, h), task.query.x)
+        for averages in (buffers, moved)
     ]
     assert not torch.allclose(*outputs)
 

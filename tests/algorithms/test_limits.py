@@ -187,14 +187,14 @@ def test_fomaml_is_maml_where_the_support_loss_is_linear() -> None:
         torch.cat([half.y, torch.full_like(half.y, mark)], -1) for half, mark in ((support, 0), (query, 1))
     ]
     tasks = Task(Support(support.x, marked[0]), Query(query.x, marked[1]), classes)
-    found = []
+    gradients = []
     for name, steps in (("maml", 4), ("fomaml", 4), ("maml", 0)):
         algorithm, h, meta, buffers = problems.start(name, net, inner_lr=0.3, inner_steps=steps)
-        found.append(
+        gradients.append(
             vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=3)[0]
         )
-    assert difference(found[0], found[1]) < SAME
-    assert difference(found[0], found[2]) > 0.1
+    assert difference(gradients[0], gradients[1]) < SAME
+    assert difference(gradients[0], gradients[2]) > 0.1
 
 
 @pytest.mark.parametrize("n_steps", [2, 3, 4, 5])

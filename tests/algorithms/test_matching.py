@@ -33,12 +33,12 @@ def test_it_adds_up_the_attention_to_each_class() -> None:
     theta = problems.start("matching", net)[2]["theta"]
     support, moments = net.embed(theta, task.support.x)
     query, _ = net.embed(theta, task.query.x, moments)
-    found = log_p(net, task, cosine_scale=3.0).exp()
+    probabilities = log_p(net, task, cosine_scale=3.0).exp()
     for row, f in enumerate(query):
         weights = [torch.exp(3 * (f @ g) / (f.norm() * g.norm())) for g in support]
         for k in range(problems.WAY):
-            own = sum(w for w, y in zip(weights, task.support.y, strict=True) if y == k)
-            assert float(found[row, k]) == pytest.approx(float(own / sum(weights)), abs=1e-12)
+            attention = sum(w for w, y in zip(weights, task.support.y, strict=True) if y == k)
+            assert float(probabilities[row, k]) == pytest.approx(float(attention / sum(weights)), abs=1e-12)
 
 
 def test_it_with_one_example_a_class_is_a_softmax_of_cosines() -> None:
@@ -49,16 +49,16 @@ def test_it_with_one_example_a_class_is_a_softmax_of_cosines() -> None:
     query, _ = net.embed(theta, task.query.x, moments)
     cosine = F.cosine_similarity(query[:, None], support, dim=-1)
     expected = (3 * cosine).softmax(-1)
-    found = log_p(net, task._replace(support=single), cosine_scale=3.0).exp()
-    assert torch.allclose(found, expected, atol=1e-12)
+    probabilities = log_p(net, task._replace(support=single), cosine_scale=3.0).exp()
+    assert torch.allclose(probabilities, expected, atol=1e-12)
 
 
 def test_it_stays_finite_where_a_class_is_all_but_impossible() -> None:
     net, task = problems.network(), problems.one(problems.tasks(1), 0)
     algorithm, h, meta, buffers = problems.start("matching", net, cosine_scale=1e4)
-    found = log_p(net, task, cosine_scale=1e4)
-    assert float(found.min()) < -800  # whose exponential is zero in float64
-    assert found.isfinite().all()
+    log_probabilities = log_p(net, task, cosine_scale=1e4)
+    assert float(log_probabilities.min()) < -800  # whose exponential is zero in float64
+    assert log_probabilities.isfinite().all()
     gradient, *_ = vectorise.meta_gradient(
         vectorise.Model(algorithm, net, meta, buffers, h), problems.tasks(2), 0.5, 2
     )
@@ -89,7 +89,7 @@ def test_reads_over_the_support_set_are_those_of_the_paper_with_torch_lstm_cell(
     width = 4
     weights = trees.map(torch.Tensor.double, nets.init_head(4 * width, 3 * width, generator))
     f, g = (torch.randn(n, width, generator=generator, dtype=torch.float64) for n in (3, 5))
-    found = matching.query_context({"1": weights, "2": weights, "3": weights}, f, g)
+    contexts = matching.query_context({"1": weights, "2": weights, "3": weights}, f, g)
     # Query, state and read are all inputs of a cell whose own recurrence is nil.
     cell = torch.nn.LSTMCell(3 * width, width).double()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_reads_over_the_support_set_are_those_of_the_paper_with_torch_lstm_cell(
         cell.bias_ih.copy_(weights["bias"])
         cell.weight_hh.zero_()
         cell.bias_hh.zero_()
-        for query, ours in zip(f, found, strict=True):
+        for query, ours in zip(f, contexts, strict=True):
             h, c = query, torch.zeros_like(query)
             for _ in range(3):
                 attention = torch.stack([h @ row for row in g]).softmax(0)

@@ -143,13 +143,13 @@ def test_the_prototypical_loss_is_that_of_a_loop_over_queries_and_classes() -> N
 @pytest.mark.parametrize("batch_norm", MODES)
 def test_proto_maml_without_inner_steps_is_the_prototypical_network(batch_norm: str) -> None:
     net, task = problems.network(batch_norm), a_task()
-    found = []
+    results = []
     for name, values in (("protonet", {}), ("proto_maml", {"inner_steps": 0})):
         algorithm, h, meta, buffers = problems.start(name, net, **values)
         loss, _ = algorithm.task_loss(net, meta, buffers, task, h, 0.5)
         learner = algorithm.adapt(net, meta, buffers, task.support, h)
-        found.append((algorithm.predict(net, learner, task.query.x), loss))
-    (distances, loss), (linear, other_loss) = found
+        results.append((algorithm.predict(net, learner, task.query.x), loss))
+    (distances, loss), (linear, other_loss) = results
     assert torch.allclose(distances.softmax(-1), linear.softmax(-1), rtol=0, atol=1e-12)
     assert float(loss) == pytest.approx(float(other_loss), abs=1e-12)
     gap = linear - distances  # |f(x)|^2
@@ -231,8 +231,8 @@ def test_known_moments_spare_a_pass_and_change_nothing() -> None:
     net, task = problems.network("support_stats"), a_task()
     theta = problems.start("protonet", net)[2]["theta"]
     moments = net.embed(theta, task.support.x)[1]
-    given = inner.adapted(net, theta, task.support, moments)
-    assert problems.largest_difference(given, inner.adapted(net, theta, task.support)) == 0
+    with_moments = inner.adapted(net, theta, task.support, moments)
+    assert problems.largest_difference(with_moments, inner.adapted(net, theta, task.support)) == 0
 
 
 @pytest.mark.parametrize("penalty", [0.05, 1.0, 20.0])

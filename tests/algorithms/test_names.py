@@ -59,9 +59,9 @@ def test_a_space_is_read_with_the_registered_names(tmp_path: Path) -> None:
 
 
 def test_two_names_of_one_algorithm_are_refused(tmp_path: Path) -> None:
-    told = message(write(tmp_path, algorithms={"maml_pp": {}, "MAML++": {}, "Maml-PP": {}}))
-    assert "2 problems" in told
-    assert "algorithms.maml_pp: is maml_pp, which stands there already; make it maml_pp.LABEL" in told
+    error = message(write(tmp_path, algorithms={"maml_pp": {}, "MAML++": {}, "Maml-PP": {}}))
+    assert "2 problems" in error
+    assert "algorithms.maml_pp: is maml_pp, which stands there already; make it maml_pp.LABEL" in error
 
 
 def test_a_run_that_is_typed_is_described_by_registered_names() -> None:

@@ -61,11 +61,11 @@ def rates(theta: Tree, part: str, adapt_norm: bool) -> list[float]:
         "anil": lambda layer: layer == HEAD,
         "boil": lambda layer: layer != HEAD,
     }
-    found = []
+    values = []
     for layer in layer_names(theta):
         is_fast = moves[part](layer) and (adapt_norm or not layer.startswith("norm"))
-        found += [ALPHA if is_fast else 0.0] * len(theta[layer])
-    return found
+        values += [ALPHA if is_fast else 0.0] * len(theta[layer])
+    return values
 
 
 def ours(name: str, net: Net, tasks: Task, steps: int, **values: Any) -> tuple[Tree, list[torch.Tensor]]:
@@ -181,12 +181,12 @@ def test_meta_sgd_agrees_with_a_plain_loop(norm: str, steps: int, kind: str) -> 
         vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.5, chunk=2
     )
     theta, alpha = meta["theta"], {layer: {} for layer in meta["theta"]} | meta["alpha"]
-    given = [
+    alphas = [
         rate
         for layer in layer_names(theta)
         for rate in (in_order(alpha[layer]) or [None] * len(theta[layer]))
     ]
-    theirs = partial(with_autograd, module(theta, norm), steps=steps, alpha=given)
+    theirs = partial(with_autograd, module(theta, norm), steps=steps, alpha=alphas)
     assert close([*ordered(gradient["theta"]), *ordered(gradient["alpha"])], mean_over_tasks(tasks, theirs))
 
 

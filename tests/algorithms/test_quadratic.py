@@ -35,15 +35,15 @@ class Quadratic(NamedTuple):
 
 
 def quadratics() -> list[Quadratic]:
-    found = []
+    drawn = []
     for index in range(len(TASKS.classes)):
         task, parts = problems.one(TASKS, index), []
         for half in (task.support, task.query):
             X = torch.cat([half.x, torch.ones(len(half.x), 1, dtype=torch.float64)], 1)
             curvature = 2 * X.T @ X / len(X)
             parts += [curvature, torch.linalg.solve(curvature, 2 * X.T @ half.y[:, 0] / len(X))]
-        found.append(Quadratic(*parts))
-    return found
+        drawn.append(Quadratic(*parts))
+    return drawn
 
 
 def flat(theta: Tree) -> Tensor:
@@ -156,10 +156,10 @@ def test_meta_sgd_rates_of_elements_and_of_tensors(kind: str, steps: int) -> Non
     for q in quadratics():
         of_rates.append(sum(slope_of_rates(q, theta, rates, step, steps) for step in range(steps)))
         of_theta.append(slope_of_theta(q, theta, rates, steps))
-    expected, found = mean(of_rates), gradient["alpha"]["head"]
+    expected, measured = mean(of_rates), gradient["alpha"]["head"]
     of_weight = expected[:-1].reshape(1, -1) if kind == "element" else expected[:-1].sum()
-    assert is_close(found["weight"], of_weight)
-    assert is_close(found["bias"].reshape(1), expected[-1:])
+    assert is_close(measured["weight"], of_weight)
+    assert is_close(measured["bias"].reshape(1), expected[-1:])
     assert is_close(flat(gradient["theta"]), mean(of_theta))
 
 

@@ -276,8 +276,8 @@ def test_regression_takes_its_points_in_the_order_they_were_drawn() -> None:
         reptile.task_loss(net, meta, buffers, task, h, 0.5),
         torch.func.grad(lambda meta: reptile.task_loss(net, meta, buffers, task, h, 0.5)[0])(meta),
     )
-    found = gradient["theta"]["head"]
-    assert close([found["weight"], found["bias"]], [meta["theta"]["head"]["weight"] - w, -b])
+    head = gradient["theta"]["head"]
+    assert close([head["weight"], head["bias"]], [meta["theta"]["head"]["weight"] - w, -b])
     assert float(loss) == pytest.approx(0.5 * float(trees.dot(gradient, gradient)), abs=1e-15)
     assert float(aux.logs["error"]) == pytest.approx(float(((x[4:] @ w.T + b - y[4:]) ** 2).mean()))
 

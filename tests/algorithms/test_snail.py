@@ -85,11 +85,11 @@ def test_attention_is_scaled_masked_and_beside_its_input() -> None:
 def test_a_query_depends_on_the_labels_of_the_support_set() -> None:
     net, task = problems.network("support_stats"), problems.one(problems.tasks(1), 0)
     algorithm, h, meta, buffers = problems.start("snail", net, **SMALL)
-    found = []
+    outputs = []
     for y in (task.support.y, task.support.y.roll(1)):
         learner = algorithm.adapt(net, meta, buffers, Support(task.support.x, y), h)
-        found.append(algorithm.predict(net, learner, task.query.x))
-    assert float((found[0] - found[1]).abs().max()) > 1e-6
+        outputs.append(algorithm.predict(net, learner, task.query.x))
+    assert float((outputs[0] - outputs[1]).abs().max()) > 1e-6
 
 
 def test_a_query_comes_last_with_an_empty_label() -> None:

@@ -88,8 +88,10 @@ def test_every_name_is_there_and_a_called_package_explains_itself() -> None:
 
 def options(command: str) -> dict[str, Any]:
     """Return the options of a command to their defaults, by their names in Python."""
-    found = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    return {one.opts[0].lstrip("-").replace("-", "_"): one.default for one in found if one.name != "help"}
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    return {
+        one.opts[0].lstrip("-").replace("-", "_"): one.default for one in parameters if one.name != "help"
+    }
 
 
 ELSEWHERE = {

@@ -48,8 +48,8 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
-    given = ["space.yaml", "--algorithm", "fomaml", "--validation-tasks", "6", "--device", "cpu", *more]
-    monkeypatch.setattr(sys, "argv", ["curves.py", *given])
+    arguments = ["space.yaml", "--algorithm", "fomaml", "--validation-tasks", "6", "--device", "cpu", *more]
+    monkeypatch.setattr(sys, "argv", ["curves.py", *arguments])
     return int(script.main())
 
 

@@ -27,8 +27,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def arguments(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *more: str) -> Any:
-    given = ["--query", "3", "--tasks", "2", "--repeats", "1", "--seconds", "0", "--draws", "1", *more]
-    monkeypatch.setattr(sys, "argv", ["episodes.py", *given])
+    argv = ["--query", "3", "--tasks", "2", "--repeats", "1", "--seconds", "0", "--draws", "1", *more]
+    monkeypatch.setattr(sys, "argv", ["episodes.py", *argv])
     return script.parse()
 
 
@@ -46,8 +46,8 @@ def test_every_way_draws_whole_tasks_of_one_image_of_each_label(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     part = small.splits(28, N_DRAWINGS).meta_train
-    given = arguments(script, monkeypatch)
-    for name, (call, n_tasks) in script.ways(part, drawings(tmp_path), tmp_path, given).items():
+    options = arguments(script, monkeypatch)
+    for name, (call, n_tasks) in script.ways(part, drawings(tmp_path), tmp_path, options).items():
         drawn = call()
         (sx, sy), (qx, qy) = (part[:2] for part in (drawn[:2] if n_tasks > 1 else drawn))
         if n_tasks == 1:
@@ -71,15 +71,15 @@ def test_rates_ratios_and_shares_are_measured_and_can_be_told_and_written(
 ) -> None:
     step = ({"inner_steps": 1, "task_batch_size": 2}, NetworkConfig(width=2))
     monkeypatch.setattr(script, "STEPS", {"tiny": step})
-    given = arguments(script, monkeypatch)
-    result = script.measure(small.splits(28, N_DRAWINGS), drawings(tmp_path), tmp_path, given)
+    options = arguments(script, monkeypatch)
+    result = script.measure(small.splits(28, N_DRAWINGS), drawings(tmp_path), tmp_path, options)
     assert json.loads(json.dumps(result)) == result
     assert min(result["tasks_per_second"].values()) > 0
     assert result["ratio"].keys() == result["tasks_per_second"].keys() - {"metabench"}
     assert result["meta_step"]["tiny"]["share"] > 0
-    told = script.report(result)
-    assert "times as fast" in told
-    assert "a meta-step takes" in told
+    text = script.report(result)
+    assert "times as fast" in text
+    assert "a meta-step takes" in text
 
 
 def test_without_omniglot_the_script_says_what_it_needs(
@@ -97,6 +97,6 @@ def test_the_files_of_the_characters_asked_for_are_laid_out(
     part = small.splits().meta_train
     names = ("Greek/character01", "Greek/character02", "Latin/character03", "Greek/character01/90")
     splits = small.splits()._replace(meta_train=part._replace(classes=names))
-    found = script.unpack(data_root, splits, tmp_path, 2)
-    assert [len(row) for row in found] == [20, 20]
-    assert all(path.is_file() and path.match("*/character0?/*.png") for row in found for path in row)
+    paths = script.unpack(data_root, splits, tmp_path, 2)
+    assert [len(row) for row in paths] == [20, 20]
+    assert all(path.is_file() and path.match("*/character0?/*.png") for row in paths for path in row)

@@ -52,8 +52,8 @@ def counted(floor: ModuleType, setting: str, order: str) -> Any:
 )
 def test_a_meta_gradient_costs_no_more_than_it_did(floor: ModuleType, setting: str, order: str) -> None:
     total = counted(floor, setting, order)
-    for found, most in zip(total[1:], MOST[setting, order], strict=True):
-        assert most / 2 < found <= SLACK * most  # far less would be a count of some steps only
+    for cost, most in zip(total[1:], MOST[setting, order], strict=True):
+        assert most / 2 < cost <= SLACK * most  # far less would be a count of some steps only
 
 
 @pytest.mark.parametrize("order", ["first", "second"])

@@ -34,8 +34,10 @@ def test_every_way_has_the_same_seconds_trials_and_final_run(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recording = curves.read([script.CURVES])
-    found = options(script, monkeypatch)
-    budgets = {way: script.space_of(recording, changes, found).budget for way, changes in script.WAYS.items()}
+    parsed = options(script, monkeypatch)
+    budgets = {
+        way: script.space_of(recording, changes, parsed).budget for way, changes in script.WAYS.items()
+    }
     assert len({(one.seconds, one.trials, one.tasks, one.seeds) for one in budgets.values()}) == 1
     default, pausing, stopping, before = budgets.values()
     assert (stopping.pause, before.pause) == (False, False)
@@ -47,8 +49,8 @@ def test_every_way_has_the_same_seconds_trials_and_final_run(
 
 def test_regret_is_over_the_seeds_and_of_each_over_the_tasks(script: ModuleType) -> None:
     rng = np.random.default_rng(0)
-    found = [script.Outcome(24, 240.0, 0.01 * k + 0.1 * rng.standard_normal(1000)) for k in range(3)]
-    *_, row = script.table({"default": found}).splitlines()
+    outcomes = [script.Outcome(24, 240.0, 0.01 * k + 0.1 * rng.standard_normal(1000)) for k in range(3)]
+    *_, row = script.table({"default": outcomes}).splitlines()
     assert row.startswith("| default | 24, 24, 24 | 240, 240, 240 | ")
     assert float(row.split(" | ")[3].split()[0]) == pytest.approx(1.0, abs=0.5)
     assert row.count("[") == 4

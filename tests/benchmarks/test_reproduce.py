@@ -37,7 +37,7 @@ def test_every_cell_is_a_run_that_can_be_described(script: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     {
         "unknown cell": (["sinusoid-10s-maml", "nosuch"], "no cell of the table is named nosuch"),
         "cell outside the subset": (["--subset", "omniglot-20w1s-maml"], "no cell of the subset is named"),
@@ -51,12 +51,12 @@ def test_a_mistake_gets_a_message_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         run(script, monkeypatch, *arguments)
     assert caught.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 class ThreadContext:

@@ -51,6 +51,6 @@ def test_all_predict_the_same(contest: ModuleType) -> None:
 
 
 def test_a_meta_gradient_of_the_wrong_order_is_noticed(contest: ModuleType) -> None:
-    found = contestants(contest, "maml", "second")
-    found.algorithm = algorithms.get("fomaml")
-    assert found.check()["ours"] > 1e-2
+    contenders = contestants(contest, "maml", "second")
+    contenders.algorithm = algorithms.get("fomaml")
+    assert contenders.check()["ours"] > 1e-2

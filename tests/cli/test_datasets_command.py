@@ -103,8 +103,8 @@ def test_what_is_fetched_is_what_is_loaded(served: Path, tmp_path: Path) -> None
 def test_two_processes_that_fetch_at_once_do_the_work_once(served: Path, tmp_path: Path) -> None:
     with serving(served) as (url, behaviour):
         both = [start(*FETCH, "--url", url) for _ in range(2)]
-        told = [process.communicate(timeout=60) for process in both]
-        assert [process.returncode for process in both] == [0, 0], told
+        outputs = [process.communicate(timeout=60) for process in both]
+        assert [process.returncode for process in both] == [0, 0], outputs
         rows = [path for path, span in behaviour.seen if span and not span.startswith("bytes=0-")]
         assert len(rows) == len(set(rows)) == 345, "no row is fetched twice"
     left = {path.suffix for path in (tmp_path / "data").rglob("*") if path.is_file()}
@@ -121,9 +121,9 @@ def test_ctrl_c_leaves_nothing_half_and_the_same_command_goes_on(served: Path, t
         while len(list(rows.glob("*.npz"))) < 10 and time.monotonic() < until:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGINT)
-        told = process.communicate(timeout=30)
-        assert process.returncode == 130, told
-        assert "The same command continues where it stopped" in told[1]
+        streams = process.communicate(timeout=30)
+        assert process.returncode == 130, streams
+        assert "The same command continues where it stopped" in streams[1]
         kept = list(rows.iterdir())
         assert 10 <= len(kept) < 345
         assert all(path.suffix == ".npz" and np.load(path)["images"].shape == (20, 784) for path in kept[:1])
@@ -165,9 +165,9 @@ def test_a_folder_of_data_must_be_named_and_writable(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["mini_imagenet", "tiered_imagenet", "cub"])
 def test_what_may_not_be_passed_on_is_not_fetched_but_told_where_to_get(name: str) -> None:
-    told = refused("datasets", "fetch", name)
-    assert f"cannot be fetched; get it from {data.get(name).url}" in told
-    assert "Allowed: cifar_fs, fc100, omniglot, quickdraw" in told
+    message = refused("datasets", "fetch", name)
+    assert f"cannot be fetched; get it from {data.get(name).url}" in message
+    assert "Allowed: cifar_fs, fc100, omniglot, quickdraw" in message
     assert f"{name} (not here)" in output("datasets", "list")
 
 
@@ -176,9 +176,9 @@ def test_checking_what_is_not_here_says_what_to_do(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "load", LOAD)
-    told = refused("datasets", "check", name)
-    assert str(tmp_path / "data") in told
-    assert "To download: " in told or "to get it: " in told
+    message = refused("datasets", "check", name)
+    assert str(tmp_path / "data") in message
+    assert "To download: " in message or "to get it: " in message
 
 
 def test_what_is_built_in_needs_no_download() -> None:
@@ -241,10 +241,10 @@ def check_of(splits: Splits, monkeypatch: pytest.MonkeyPatch, *args: object) -> 
 
 
 def test_nothing_is_found_where_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, found = check_of(small.splits(), monkeypatch, "--json")
+    code, report = check_of(small.splits(), monkeypatch, "--json")
     assert code == 0
     kinds = ("in_two_splits", "in_two_classes", "repeated", "blank", "too_small")
-    assert found == {"dataset": "small", **{kind: [] for kind in kinds}}
+    assert report == {"dataset": "small", **{kind: [] for kind in kinds}}
 
 
 def test_every_planted_fault_is_found_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,11 +254,13 @@ def test_every_planted_fault_is_found_and_no_other(monkeypatch: pytest.MonkeyPat
     counts = torch.tensor([6, 6, 6, 6, 6, 5])
     splits = splits._replace(meta_test=splits.meta_test._replace(counts=counts))
     splits.meta_test.images[5, 5] = 0  # padding, no example
-    code, found = check_of(splits, monkeypatch, "--json")
+    code, report = check_of(splits, monkeypatch, "--json")
     assert code == 1
-    assert found["in_two_splits"] == ["meta_train meta_train-4, example 1 = meta_test meta_test-2, example 3"]
-    assert found["blank"] == ["meta_validation meta_validation-0, example 5"]
-    assert found["too_small"] == ["meta_test meta_test-5: 5 examples, needs 6"]
+    assert report["in_two_splits"] == [
+        "meta_train meta_train-4, example 1 = meta_test meta_test-2, example 3"
+    ]
+    assert report["blank"] == ["meta_validation meta_validation-0, example 5"]
+    assert report["too_small"] == ["meta_test meta_test-5: 5 examples, needs 6"]
     code, text = check_of(splits, monkeypatch)
     assert code == 1
     assert "images in two splits: 1" in text
@@ -269,13 +271,13 @@ def test_images_that_repeat_within_a_split_or_a_class_are_named(monkeypatch: pyt
     train, test = splits.meta_train.images, splits.meta_test.images
     train[0, 0] = train[1, 1]
     test[3, 1:4] = test[3, 0]
-    code, found = check_of(splits, monkeypatch, "--json")
+    code, report = check_of(splits, monkeypatch, "--json")
     assert code == 1
-    assert found["in_two_splits"] == []
-    assert found["in_two_classes"] == [
+    assert report["in_two_splits"] == []
+    assert report["in_two_classes"] == [
         "meta_train meta_train-0, example 0 = meta_train meta_train-1, example 1"
     ]
-    assert found["repeated"] == ["meta_test meta_test-3, example 0: 4 times"]
+    assert report["repeated"] == ["meta_test meta_test-3, example 0: 4 times"]
     text = check_of(splits, monkeypatch)[1]
     assert "images in two classes of one split: 1" in text
     assert "images several times in one class: 1" in text
@@ -287,9 +289,9 @@ def test_images_that_nearly_repeat_are_named_when_asked(monkeypatch: pytest.Monk
     near[0, 3, 3] ^= 8
     splits.meta_test.images[2, 3] = near
     assert check_of(splits, monkeypatch)[0] == 0, "it is no exact copy"
-    code, found = check_of(splits, monkeypatch, "--near", 4, "--json")
+    code, report = check_of(splits, monkeypatch, "--near", 4, "--json")
     assert code == 1
-    (line,) = found["near"]
+    (line,) = report["near"]
     assert line.startswith("meta_train meta_train-4, example 1 ~ meta_test meta_test-2, example 3: ")
     assert "images nearly like one before (--near 4): 1" in check_of(splits, monkeypatch, "--near", 4)[1]
 
@@ -325,9 +327,9 @@ def test_tasks_writes_a_list_once_and_says_its_hash(tmp_path: Path) -> None:
         "--out",
         "a/list",
     ]
-    told = json.loads(output(*command, "--json"))
+    printed = json.loads(output(*command, "--json"))
     record = frozen.describe(tmp_path / "a" / "list")
-    assert told["hash"] == record["hash"]
+    assert printed["hash"] == record["hash"]
     assert record["task"]["way"] == {"low": 2, "high": 3}
     again = metabench(*command)
     assert again.exit_code == 2
@@ -338,12 +340,12 @@ def test_tasks_writes_a_list_once_and_says_its_hash(tmp_path: Path) -> None:
 def test_tasks_of_every_kind_are_written_and_are_those_that_a_run_is_tested_on(tmp_path: Path) -> None:
     shape = {"way": 2, "shot": 2, "most_shots": 3, "unlabelled": 1, "distractors": 1, "domains": "within"}
     flags = [str(part) for key, value in shape.items() for part in (f"--{key.replace('_', '-')}", value)]
-    told = json.loads(
+    printed = json.loads(
         output("datasets", "tasks", "glyphs", *flags, "--query", 2, "--tasks", 6, "--out", "list", "--json")
     )
     task = TaskConfig(dataset="glyphs", test_query=2, **shape)  # type: ignore[arg-type]
     drawn = frozen.frozen(small.splits(), "meta_test", task, 6, "test")
-    assert told["hash"] == drawn.hash
+    assert printed["hash"] == drawn.hash
     assert frozen.read(Path("list"), small.splits(), "meta_test").hash == drawn.hash
 
 

@@ -40,10 +40,10 @@ def output(*args: object) -> str:
 
 
 def test_a_comparison_is_a_sentence_or_json_with_the_same_in_it() -> None:
-    told = output("compare", "search", "run")
-    found = json.loads(output("compare", "search", "run", "--json"))
-    assert found["sentence"] == told.strip()
-    assert told.startswith("These networks, not their settings: maml:tuned (70.0%) is better")
+    sentence = output("compare", "search", "run")
+    result = json.loads(output("compare", "search", "run", "--json"))
+    assert result["sentence"] == sentence.strip()
+    assert sentence.startswith("These networks, not their settings: maml:tuned (70.0%) is better")
     chosen = json.loads(output("compare", "search", "--rows", "fomaml:default, maml:default", "--json"))
     assert (chosen["a"]["name"], chosen["b"]["name"]) == ("fomaml:default", "maml:default")
     again = output("compare", "search", "--rows", "fomaml:default", "--rows", "maml:default", "--json")
@@ -62,8 +62,8 @@ def test_settings_are_ranked_and_said() -> None:
     text = output("across", "search", "other")
     assert "maml:tuned" in text
     assert "2 settings: small, 5-way 1-shot; small, 5-way 5-shot." in text
-    found = json.loads(output("across", "search", "other", "--json"))
-    assert [row["mean_rank"] for row in found["rows"]] == [1.5, 1.5, 3.25, 3.75]  # a tie
+    ranking = json.loads(output("across", "search", "other", "--json"))
+    assert [row["mean_rank"] for row in ranking["rows"]] == [1.5, 1.5, 3.25, 3.75]  # a tie
 
 
 def test_an_export_is_a_folder_that_pandas_reads() -> None:

@@ -58,22 +58,22 @@ def test_the_same_seed_tells_the_same_in_another_process(file: Path) -> None:
     other = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
-    found = as_json(*arguments[1:-1])
-    assert json.loads(other.stdout) == found
-    assert len({line["seconds"] for line in found["replays"]}) > 1  # seeds differ
+    simulated = as_json(*arguments[1:-1])
+    assert json.loads(other.stdout) == simulated
+    assert len({line["seconds"] for line in simulated["replays"]}) > 1  # seeds differ
     alone = as_json(file, "--repeats", 1, "--seed", 5, "--workers", 2)
-    assert alone["replays"] == [line for line in found["replays"] if line["seed"] == 5]
+    assert alone["replays"] == [line for line in simulated["replays"] if line["seed"] == 5]
 
 
 def test_what_is_told_is_what_the_replays_give(file: Path) -> None:
-    found = as_json(file, "--reduction-factor", 2, "--repeats", 4, "--sampler", "random")
+    simulated = as_json(file, "--reduction-factor", 2, "--repeats", 4, "--sampler", "random")
     recorded = curves.read([file])
     meant = describe(recorded, {"reduction_factor": 2, "sampler": "random"})
-    assert found["budget"]["rungs"] == meant.rungs == [100, 300, 900]
-    assert found["budget"]["reduction_factor"] == 2
-    (summary,) = found["algorithms"]
+    assert simulated["budget"]["rungs"] == meant.rungs == [100, 300, 900]
+    assert simulated["budget"]["reduction_factor"] == 2
+    (summary,) = simulated["algorithms"]
     replays = [play(recorded, meant, seed) for seed in range(4)]
-    assert [line["tasks"] for line in found["replays"]] == [one.ledger.tasks("maml") for one in replays]
+    assert [line["tasks"] for line in simulated["replays"]] == [one.ledger.tasks("maml") for one in replays]
     interval = stats.mean_interval([one.seconds["maml"] for one in replays])
     assert summary["seconds"] == pytest.approx(interval.mean)
     assert summary["seconds_ci"] == pytest.approx([interval.low, interval.high])
@@ -89,16 +89,18 @@ def test_the_best_is_found_when_the_leader_is_as_good_at_full_budget(space: Sear
     made = recording(only_maml(space, trials=4), last)
     one = describe(made, {"sampler": "recorded", "pause": False})
     replay = play(made, one, 0)
-    told = {within: outcomes.outcome(made, one, replay, "maml", within) for within in (0.005, 0.01, 0.001)}
-    assert [told[within]["seconds_to_best"] for within in (0.01, 0.005, 0.001)] == [19, 28, None]
-    assert [told[within]["tasks_to_best"] for within in (0.01, 0.005, 0.001)] == [1900, 2800, None]
-    best = told[0.001]
+    by_margin = {
+        within: outcomes.outcome(made, one, replay, "maml", within) for within in (0.005, 0.01, 0.001)
+    }
+    assert [by_margin[within]["seconds_to_best"] for within in (0.01, 0.005, 0.001)] == [19, 28, None]
+    assert [by_margin[within]["tasks_to_best"] for within in (0.01, 0.005, 0.001)] == [1900, 2800, None]
+    best = by_margin[0.001]
     assert (best["found"], best["score"], best["best"]) == ("d", 0.898, 0.9)
     assert best["shortfall"] == pytest.approx(0.002)
     assert (best["complete"], best["pruned"], best["full_seconds"]) == (3, 1, 36)
     apart = outcomes.summary([best, {**best, "score": 0.99}], "share")
     assert 0 < apart["score_ci"][0] < 0.5 < apart["score_ci"][1] < 1
-    summary = outcomes.summary([best, told[0.005]])
+    summary = outcomes.summary([best, by_margin[0.005]])
     assert (summary["found_best"], summary["seconds_to_best"], summary["complete"]) == (1, 28, 3)
 
 

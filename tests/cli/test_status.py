@@ -47,10 +47,10 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
 
 
 def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path) -> None:
-    found = summary.read(folder)
-    assert found["stage"] == "search"
-    assert found["is_driven"]  # its snapshot is fresh
-    maml, maml_pp = found["algorithms"]["maml"], found["algorithms"]["maml_pp"]
+    status = summary.read(folder)
+    assert status["stage"] == "search"
+    assert status["is_driven"]  # its snapshot is fresh
+    maml, maml_pp = status["algorithms"]["maml"], status["algorithms"]["maml_pp"]
     assert [maml[state] for state in summary.STATES] == [1, 0, 1, 1, 0, 0]
     assert [maml_pp[state] for state in summary.STATES] == [1, 0, 0, 0, 1, 1]
     assert (maml["planned"], maml["proposed"]) == (9, 3)
@@ -59,10 +59,10 @@ def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path)
     assert maml["incumbent"]["val_accuracy"] == 0.6
     assert maml_pp["incumbent"] is None
     assert maml_pp["errors"] == {"maml_pp-001": "ValueError: broken"}
-    assert found["spent"] == {"tasks": 1100, "seconds": 110.0}
+    assert status["spent"] == {"tasks": 1100, "seconds": 110.0}
     # ended: 900, 100, 100 and 0 tasks, 275 on average; 12 to come, 2 run, 8 final runs of 900
-    assert found["expected"]["tasks_left"] == 12 * 275 + 2 * 275 + 8 * 900
-    assert found["expected"]["accelerator_seconds_left"] == pytest.approx(1105.0)
+    assert status["expected"]["tasks_left"] == 12 * 275 + 2 * 275 + 8 * 900
+    assert status["expected"]["accelerator_seconds_left"] == pytest.approx(1105.0)
 
 
 def test_the_command_prints_it_for_people_and_for_programs(folder: Path) -> None:
@@ -78,8 +78,8 @@ def test_the_command_prints_it_for_people_and_for_programs(folder: Path) -> None
     ):
         assert part in shown.output
     assert "maml_pp-001 failed: ValueError: broken" in shown.output
-    found = json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).output)
-    assert found["algorithms"]["maml"]["complete"] == 1
+    status = json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).output)
+    assert status["algorithms"]["maml"]["complete"] == 1
 
 
 def test_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:

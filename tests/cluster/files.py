@@ -21,12 +21,12 @@ PLANNED = {"--storage"}
 
 def pinned(package: str) -> str:
     """Return the version of a package that was tested together with the others."""
-    found = re.search(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert found, f"{package} is not in constraints.txt"
-    return found[1]
+    match = re.search(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert match, f"{package} is not in constraints.txt"
+    return match[1]
 
 
-def told(name: str = "README.md") -> list[str]:
+def indented_lines(name: str = "README.md") -> list[str]:
     """Return the indented lines of a page: commands to type."""
     return [line.strip() for line in (CLUSTER / name).read_text().splitlines() if line.startswith("    ")]
 
@@ -49,8 +49,8 @@ def check_metabench(arguments: list[str]) -> dict[str, Any]:
         name = rest.pop(0)
         assert name in command.commands, f"no command {name}"
         command = command.commands[name]
-    known = {option for parameter in command.params for option in parameter.opts}
-    for option in PLANNED - known:
+    options = {option for parameter in command.params for option in parameter.opts}
+    for option in PLANNED - options:
         while option in rest:
             del rest[rest.index(option) : rest.index(option) + 2]
     return command.make_context(name, rest).params

@@ -29,10 +29,10 @@ def values(instruction: str) -> list[str]:
 
 def test_it_starts_from_a_slim_python_of_one_version_that_the_package_allows() -> None:
     (base,) = values("FROM")
-    found = re.fullmatch(r"python:3\.(\d+)-slim-\w+", base)
-    assert found
+    match = re.fullmatch(r"python:3\.(\d+)-slim-\w+", base)
+    assert match
     (least,) = re.findall(r'requires-python = ">=3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
-    assert int(found[1]) >= int(least)
+    assert int(match[1]) >= int(least)
 
 
 def test_every_installation_takes_the_versions_that_were_tested_together() -> None:

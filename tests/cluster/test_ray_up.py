@@ -104,9 +104,9 @@ def test_the_whole_package_can_be_built_from_what_is_copied(copied: tuple[str, .
             shutil.copy(ROOT / name, source / name)
     assert {"constraints.txt", "search_spaces"} <= set(copied)
     build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
-    told = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    with zipfile.ZipFile(source / told.stdout.split()[-1]) as wheel:
+    building = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
+    assert building.returncode == 0, building.stderr
+    with zipfile.ZipFile(source / building.stdout.split()[-1]) as wheel:
         built = {name for name in wheel.namelist() if name.startswith("metabench/")}
     assert built == {
         str(path.relative_to(ROOT))
@@ -135,14 +135,14 @@ def test_aws_starts_a_head_on_demand_and_workers_on_spot(
             tags = {"ray-node-type": "worker", "ray-user-node-type": name, "ray-node-name": name}
             provider.create_node(copy.deepcopy(node["node_config"]), tags, 1)
         ec2 = boto3.client("ec2", region_name=config["provider"]["region"])
-        found = [each["Instances"][0] for each in ec2.describe_instances()["Reservations"]]
+        instances = [each["Instances"][0] for each in ec2.describe_instances()["Reservations"]]
         kinds = {
             kind["InstanceType"]: kind
             for kind in ec2.describe_instance_types(
-                InstanceTypes=[instance["InstanceType"] for instance in found]
+                InstanceTypes=[instance["InstanceType"] for instance in instances]
             )["InstanceTypes"]
         }
-    head, worker = found
+    head, worker = instances
     assert head.get("InstanceLifecycle") is None
     assert worker["InstanceLifecycle"] == "spot"
     for instance, role in ((head, "head"), (worker, "worker")):

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
-from tests.cluster.files import CLUSTER, ROOT, check_metabench, commands, told
+from tests.cluster.files import CLUSTER, ROOT, check_metabench, commands, indented_lines
 
-LINES = told()
+LINES = indented_lines()
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if list(commands(line, "metabench"))])

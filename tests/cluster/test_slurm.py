@@ -74,8 +74,8 @@ class Job:
     def run(self, **environment: str) -> tuple[int, str]:
         """Run the script to its end; return its exit code and what it told."""
         script = self.start("space.yaml", "--out", "runs", **environment)
-        told, _ = script.communicate(timeout=60)
-        return script.returncode, told
+        output, _ = script.communicate(timeout=60)
+        return script.returncode, output
 
     def calls(self, name: str | None = None, event: str | None = None) -> list[dict[str, Any]]:
         """Return what was written down, of one program or event or all."""
@@ -113,10 +113,10 @@ def job(tmp_path: Path) -> Iterator[Job]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:
     """Run one job to its ordinary end; return it and what it told."""
     job = Job(tmp_path_factory.mktemp("job"), 2 * 10**8 + os.getpid())
-    code, told = job.run()
+    code, output = job.run()
     end(job)
-    assert code == 0, told
-    return job, told
+    assert code == 0, output
+    return job, output
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -133,15 +133,15 @@ def stop(job: Job, *signals: signal.Signals) -> tuple[int, str]:
     for each in signals:
         script.send_signal(each)
         time.sleep(0.2)
-    told, _ = script.communicate(timeout=60)
-    return script.returncode, told
+    output, _ = script.communicate(timeout=60)
+    return script.returncode, output
 
 
 def test_it_starts_the_head_then_the_workers_then_the_search_and_ends_what_it_started(
     done: tuple[Job, str],
 ) -> None:
-    job, told = done
-    assert "the search says something" in told
+    job, output = done
+    assert "the search says something" in output
     assert not job.was_requeued()
     order = [
         "head" if "--head" in call["argv"] else "workers" if call["program"] == "srun" else "search"
@@ -163,12 +163,12 @@ def test_it_starts_the_head_then_the_workers_then_the_search_and_ends_what_it_st
 
 
 def test_all_know_one_token_that_nobody_else_sees(done: tuple[Job, str]) -> None:
-    job, told = done
+    job, output = done
     tokens = {call["RAY_AUTH_TOKEN"] for call in job.calls() if call["program"] != "scontrol"}
     (token,) = tokens
     assert re.fullmatch(r"[0-9a-f]{64}", token)
     assert {call["RAY_AUTH_MODE"] for call in job.calls("ray")} == {"token"}
-    assert token not in told
+    assert token not in output
     assert not [call for call in job.calls() if token in " ".join(call["argv"])]
     (search,) = job.calls("metabench", "called")
     assert search["seen"] == [], "a process shows it in its command line"
@@ -176,13 +176,13 @@ def test_all_know_one_token_that_nobody_else_sees(done: tuple[Job, str]) -> None
 
 def test_two_jobs_differ_in_port_folder_and_token(done: tuple[Job, str], job: Job) -> None:
     assert job.run()[0] == 0
-    found = []
+    settings = []
     for each in (done[0], job):
         (search,) = each.calls("metabench", "called")
-        found.append((search["argv"][-3], search["RAY_TMPDIR"], search["RAY_AUTH_TOKEN"]))
-    assert all(one != two for one, two in zip(*found, strict=True))
+        settings.append((search["argv"][-3], search["RAY_TMPDIR"], search["RAY_AUTH_TOKEN"]))
+    assert all(one != two for one, two in zip(*settings, strict=True))
     # Ray's sockets lie some 70 characters deeper, and a socket's path has at most 107.
-    assert all(len(folder) < 35 for _, folder, _ in found)
+    assert all(len(folder) < 35 for _, folder, _ in settings)
 
 
 def test_ports_are_apart_from_those_of_workers_and_of_the_kernel(done: tuple[Job, str]) -> None:
@@ -205,11 +205,11 @@ def test_a_job_is_queued_again_only_if_the_search_asks_to_be_run_again(
 
 
 def test_usr1_stops_the_search_waits_for_it_and_queues_the_job_again(job: Job) -> None:
-    code, told = stop(job, signal.SIGUSR1)
+    code, output = stop(job, signal.SIGUSR1)
     assert code == 75
     assert [call["event"] for call in job.calls("metabench")] == ["called", "SIGUSR1", "ended"]
     assert job.was_requeued()
-    assert "asking Slurm to run the job again" in told
+    assert "asking Slurm to run the job again" in output
 
 
 def test_a_second_signal_changes_nothing(job: Job) -> None:
@@ -235,15 +235,15 @@ def test_a_signal_before_the_cluster_is_up_queues_the_job_again_without_a_search
 
 
 def test_a_refused_wish_is_told(job: Job) -> None:
-    code, told = job.run(FAKE_SEARCH="75", FAKE_REQUEUE="1")
+    code, output = job.run(FAKE_SEARCH="75", FAKE_REQUEUE="1")
     assert code == 75
-    assert "Slurm refuses; run the same sbatch command again" in told
+    assert "Slurm refuses; run the same sbatch command again" in output
 
 
 def test_a_head_that_does_not_start_is_told_with_its_port(job: Job) -> None:
-    code, told = job.run(FAKE_HEAD="dies", METABENCH_PORT="20007")
+    code, output = job.run(FAKE_HEAD="dies", METABENCH_PORT="20007")
     assert code == 1
-    assert "Ray did not start on port 20007 (see above); METABENCH_PORT sets another port" in told
+    assert "Ray did not start on port 20007 (see above); METABENCH_PORT sets another port" in output
     assert not job.calls("metabench")
     assert not job.was_requeued()
 
@@ -265,9 +265,9 @@ def test_a_wrong_call_is_told_before_anything_starts(
     job: Job, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     script = job.start(*arguments, **environment)
-    told, _ = script.communicate(timeout=60)
+    output, _ = script.communicate(timeout=60)
     assert script.returncode == 2
-    assert message in told
+    assert message in output
     assert not job.calls()
 
 
@@ -281,8 +281,10 @@ def test_slurm_is_asked_for_one_task_a_node_a_signal_in_time_and_another_turn() 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.sh")), ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path: Path) -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    told = subprocess.run([shellcheck, "--enable=quote-safe-variables", path], capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout
+    checked = subprocess.run(
+        [shellcheck, "--enable=quote-safe-variables", path], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.slow
@@ -306,16 +308,16 @@ def test_a_real_search_on_a_real_cluster_of_two_nodes_stops_in_time_and_ends_in_
     script = turn()
     wait_for(lambda: trials.exists() or script.poll() is not None, PATIENCE)
     script.send_signal(signal.SIGUSR1)
-    told, _ = script.communicate(timeout=PATIENCE)
-    assert script.returncode == 75, told
-    assert "not all of the" not in told
+    output, _ = script.communicate(timeout=PATIENCE)
+    assert script.returncode == 75, output
+    assert "not all of the" not in output
     assert job.was_requeued()
     finished = trials.read_bytes()
     (job.folder / "calls").unlink()
 
     script = turn()
-    told, _ = script.communicate(timeout=PATIENCE)
-    assert script.returncode == 0, told
+    output, _ = script.communicate(timeout=PATIENCE)
+    assert script.returncode == 0, output
     assert trials.read_bytes().startswith(finished)
     assert (job.folder / "it" / "leaderboard.json").exists()
     assert not job.was_requeued()

@@ -26,10 +26,10 @@ print(device.is_exact(), torch.backends.cudnn.conv.fp32_precision == "tf32")
 """
 
 
-@pytest.mark.parametrize("told", TOLD)
-def test_convolutions_are_as_exact_as_matrix_products(told: str) -> None:
+@pytest.mark.parametrize("line", TOLD)
+def test_convolutions_are_as_exact_as_matrix_products(line: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", f"import torch\n{told}\n{ASK}"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"import torch\n{line}\n{ASK}"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == [str(word) for word in TOLD[told]]
+    assert run.stdout.split() == [str(word) for word in TOLD[line]]

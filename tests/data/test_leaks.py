@@ -45,13 +45,13 @@ def numbered() -> Splits:
 
 def tasks(splits: Splits, part: str, kind: str) -> Iterator[Task]:
     """Draw tasks as meta-training does, then those that are frozen."""
-    found: Split = getattr(splits, part)
+    split: Split = getattr(splits, part)
     task = TaskConfig(dataset="glyphs", query=N_QUERY, test_query=N_QUERY, **KINDS[kind])
-    generator, source = seeds.generator("leaks", part, kind), sampling.pool(found, task)
+    generator, source = seeds.generator("leaks", part, kind), sampling.pool(split, task)
     for shape, positions in sampling.shapes(task, task.query, N_TASKS, generator):
-        yield frozen.gather(found.images, sampling.sample(generator, source, shape, len(positions)), shape)
+        yield frozen.gather(split.images, sampling.sample(generator, source, shape, len(positions)), shape)
     for group in frozen.frozen(splits, part, task, N_TASKS // 10, "search").groups:  # type: ignore[arg-type]
-        yield frozen.gather(found.images, group.indices, group.shape)
+        yield frozen.gather(split.images, group.indices, group.shape)
 
 
 def ids(images: Tensor) -> Tensor:

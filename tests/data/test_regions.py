@@ -143,7 +143,7 @@ def test_fixed_labels_need_classes_that_all_splits_have() -> None:
 
 
 @given(seed=st.integers(0, 500), shot=st.integers(1, 3), unlabelled=st.integers(0, 2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_support_and_query_never_share_a_group(seed: int, shot: int, unlabelled: int) -> None:
     groups = torch.randint(20, (6, 20), generator=seeds.generator("groups", seed))
     counts = torch.randint(15, 21, (6,), generator=seeds.generator("counts", seed))

@@ -20,7 +20,7 @@ from metabench.core.config import TaskConfig
 from metabench.search import space as spaces
 from metabench.search.stages import automatic, plan
 from metabench.storage import files
-from tests.docs.told import ROOT
+from tests.docs.snippets import ROOT
 from tests.report import played
 from tests.support import small
 
@@ -66,18 +66,18 @@ ALPHABET = "images_background/Sanskrit"
 LETTERS = "data/omniglot/images_background.zip"
 
 
-def shrink(found: dict[str, Any]) -> dict[str, Any]:
+def shrink(space: dict[str, Any]) -> dict[str, Any]:
     """Return a search space with a small network and budget, on built-in data where its own may be absent."""
-    task = {**found["task"], "query": 2, "test_query": 3}
+    task = {**space["task"], "query": 2, "test_query": 3}
     if task["dataset"] == "communities":
         task = {**task, "dataset": "zafar", "options": {"tasks": 40, "people": 30}}
     elif task["dataset"] == "navigation":
         task = {**task, "shot": 2, "options": {"environments": 50, "horizon": 4}}
     elif task["dataset"] not in ("glyphs", "sinusoid", "folder"):
         task = {**task, "dataset": "glyphs", "split": None, "options": {}}
-    network = {**found.get("network", {}), "width": 4}
-    kept = {key: value for key, value in found["budget"].items() if key not in ("rungs", "borderline_tasks")}
-    return {**found, "task": task, "network": network, "budget": {**kept, **BUDGET}}
+    network = {**space.get("network", {}), "width": 4}
+    kept = {key: value for key, value in space["budget"].items() if key not in ("rungs", "borderline_tasks")}
+    return {**space, "task": task, "network": network, "budget": {**kept, **BUDGET}}
 
 
 def small_spaces(folder: Path) -> None:
@@ -89,9 +89,9 @@ def small_spaces(folder: Path) -> None:
 
 def finished_search(folder: Path, space: Path) -> None:
     """Play a search of a space on its own data: its proposals and final runs are real, its curves made up."""
-    found = spaces.load(space)
-    splits = data.load(found.task)
-    played.finish(played.play(folder, found, splits), found, splits)
+    loaded = spaces.load(space)
+    splits = data.load(loaded.task)
+    played.finish(played.play(folder, loaded, splits), loaded, splits)
 
 
 def letters(place: Path) -> None:

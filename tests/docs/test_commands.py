@@ -23,8 +23,8 @@ from metabench.cli import app
 from metabench.cli import run as commands
 from metabench.search import space as spaces
 from tests.cli.test_cli import COMMANDS
-from tests.docs import desk, told
-from tests.docs.told import PAGES, ROOT, Told
+from tests.docs import desk, snippets
+from tests.docs.snippets import PAGES, ROOT, Command
 
 READ_ONLY = {
     r"metabench datasets fetch ": "downloads",
@@ -79,7 +79,7 @@ def here(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: A
     return tmp_path
 
 
-def reason_not_to_run(one: Told) -> str | None:
+def reason_not_to_run(one: Command) -> str | None:
     """Return why a command is only read, or None."""
     text = shlex.join(one.words).replace("'", "")
     return next((why for pattern, why in READ_ONLY.items() if re.match(pattern, text)), None)
@@ -88,16 +88,16 @@ def reason_not_to_run(one: Told) -> str | None:
 def adapted(words: list[str]) -> list[str]:
     """Return the words of a command that is over soon and needs nothing that is not here."""
     words = [desk.STAND_INS.get(word, os.path.expandvars(word)) for word in words]
-    return [*words, *desk.SMALLER.get(told.command_of(words)[0], [])]
+    return [*words, *desk.SMALLER.get(snippets.command_of(words)[0], [])]
 
 
-def run(one: Told, done: set[str]) -> None:
+def run(one: Command, done: set[str]) -> None:
     """Run a command."""
     if one.words[0] == "metabench":
         words = adapted(one.words)
-        name = told.command_of(words)[0]
+        name = snippets.command_of(words)[0]
         if name in ONCE and name in done:
-            told.parse(words)
+            snippets.parse(words)
             return
         done.add(name)
         result = CliRunner().invoke(app, words[1:])
@@ -111,14 +111,14 @@ def run(one: Told, done: set[str]) -> None:
         subprocess.run(words, check=True, capture_output=True)
 
 
-def read(one: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def read(one: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the program itself read a command's arguments, and check the names in them."""
     words = one.words
     if words[0] == "python":
         read_script(Path(words[1]), words[2:], monkeypatch)
         return
-    understood = told.parse(words)
-    name = told.command_of(words)[0]
+    understood = snippets.parse(words)
+    name = snippets.command_of(words)[0]
     if name == "train":
         check_train(words, monkeypatch)
     elif name.startswith("datasets"):
@@ -151,14 +151,14 @@ def read_script(path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatc
             runpy.run_path(str(ROOT / path), run_name="__main__")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if told.commands(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets.commands(page)])
 def test_every_command_of_a_page_is_run_or_read(
     page: str, here: Path, kept: Path, done: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if page in MY_IMAGES:
         desk.my_images(here, kept)
-    desk.my_space(here, told.blocks(page, "yaml"))
-    for one in told.commands(page):
+    desk.my_space(here, snippets.blocks(page, "yaml"))
+    for one in snippets.commands(page):
         if reason_not_to_run(one) is None:
             run(one, done)
         else:
@@ -170,8 +170,8 @@ def test_every_command_of_a_page_is_run_or_read(
 def test_the_searches_of_a_page_are_run_by_ray(page: str, here: Path, kept: Path) -> None:
     shutil.rmtree(here / "runs")
     desk.my_images(here, kept)
-    desk.my_space(here, told.blocks(page, "yaml"))
-    for one in told.commands(page):
+    desk.my_space(here, snippets.blocks(page, "yaml"))
+    for one in snippets.commands(page):
         if one.words[1] == "search" and not {"--plan", "--storage"} & set(one.words):
             words = [desk.EXTENDED.get(before, word) for before, word in itertools.pairwise(one.words)]
             command = [sys.executable, "-c", "from metabench.cli import main; main()", *words]
@@ -179,14 +179,16 @@ def test_the_searches_of_a_page_are_run_by_ray(page: str, here: Path, kept: Path
             assert ended.returncode == 0, (one, ended.stderr)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if told.mentioned(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets.mentioned(page)])
 def test_a_command_in_the_text_exists_and_has_its_options(page: str) -> None:
-    assert not [(one, wrong) for one in told.mentioned(page) if (wrong := told.unknown_options(one.words))]
+    assert not [
+        (one, wrong) for one in snippets.mentioned(page) if (wrong := snippets.unknown_options(one.words))
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_code_runs(page: str, here: Path) -> None:
-    for code in told.blocks(page, "python"):
+    for code in snippets.blocks(page, "python"):
         for large, small in {"400": "8", "200": "4", "100": "4", "width=16": "width=4"}.items():
             code = code.replace(large, small)
         exec(compile(code, page, "exec"), {})
@@ -194,7 +196,7 @@ def test_code_runs(page: str, here: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_spaces_are_spaces(page: str, tmp_path: Path) -> None:
-    for text in told.blocks(page, "yaml"):
+    for text in snippets.blocks(page, "yaml"):
         (tmp_path / "space.yaml").write_text(text)
         assert spaces.load(tmp_path / "space.yaml").algorithms.keys() <= set(algorithms.names())
 
@@ -202,9 +204,11 @@ def test_spaces_are_spaces(page: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_no_command_hides_within_a_line(page: str) -> None:
     names = "|".join(COMMANDS)
-    seen = {one.line for one in told.commands(page)}
-    code = [(number, line) for number, language, line in told.lines(page) if language and number not in seen]
-    assert not [found for found in code if re.search(rf"\bmetabench ({names})\b", found[1])]
+    seen = {one.line for one in snippets.commands(page)}
+    code = [
+        (number, line) for number, language, line in snippets.lines(page) if language and number not in seen
+    ]
+    assert not [place for place in code if re.search(rf"\bmetabench ({names})\b", place[1])]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "/" not in page])
@@ -215,15 +219,15 @@ def test_links_of_pages_beside_the_site_lead_somewhere(page: str) -> None:
 
 
 def test_every_reason_not_to_run_is_needed() -> None:
-    texts = [shlex.join(one.words).replace("'", "") for page in PAGES for one in told.commands(page)]
+    texts = [shlex.join(one.words).replace("'", "") for page in PAGES for one in snippets.commands(page)]
     assert not [pattern for pattern in READ_ONLY if not any(re.match(pattern, text) for text in texts)]
 
 
 def test_an_option_and_a_command_that_do_not_exist_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told.unknown_options(["metabench", "search", "a.yaml", "--adress=auto"]) == ["--adress=auto"]
+    assert snippets.unknown_options(["metabench", "search", "a.yaml", "--adress=auto"]) == ["--adress=auto"]
     with pytest.raises(AssertionError, match="no command serach"):
-        told.parse(["metabench", "serach"])
+        snippets.parse(["metabench", "serach"])
     with pytest.raises(Exception, match="--adress"):
-        told.parse(["metabench", "search", "a.yaml", "--adress", "auto"])
+        snippets.parse(["metabench", "search", "a.yaml", "--adress", "auto"])
     with pytest.raises(AssertionError, match="protonett"):
         check_train(["metabench", "train", "--algorithm", "protonett", "--dataset", "glyphs"], monkeypatch)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.docs.told import ROOT
+from tests.docs.snippets import ROOT
 
 pytest.importorskip("nbclient", reason="nbclient is not installed: pip install 'metabench[test]'")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install 'metabench[test]'")

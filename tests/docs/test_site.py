@@ -14,7 +14,7 @@ import pytest
 from metabench import algorithms
 from metabench.search import space as spaces
 from tests.cli.test_cli import COMMANDS
-from tests.docs.told import ROOT
+from tests.docs.snippets import ROOT
 
 NEEDED = ("sphinx", "myst_parser", "furo")
 
@@ -32,11 +32,11 @@ class Links(HTMLParser):
         self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = {key: value or "" for key, value in attrs}
+        attributes = {key: value or "" for key, value in attrs}
         if tag in ("script", "img", "iframe", "source"):
-            self.loaded.append(told.get("src", ""))
-        elif tag == "link" and told.get("rel") in ("stylesheet", "preload", "icon"):
-            self.loaded.append(told.get("href", ""))
+            self.loaded.append(attributes.get("src", ""))
+        elif tag == "link" and attributes.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loaded.append(attributes.get("href", ""))
 
 
 @pytest.fixture(scope="module")

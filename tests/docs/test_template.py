@@ -17,7 +17,7 @@ from metabench import algorithms, data, nets
 from metabench.cli import app
 from metabench.core import MetabenchError, plugins
 from metabench.core.config import NetworkConfig, TaskConfig
-from tests.docs.told import ROOT
+from tests.docs.snippets import ROOT
 
 BLOCK = re.compile(r"```\{code-block\} \w+\n:caption: (\S+)\n\n(.*?)```", re.DOTALL)
 GUIDE = (ROOT / "docs/guides/extend.md").read_text()

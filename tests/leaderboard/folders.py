@@ -25,12 +25,12 @@ def report(
     tasks_seen: int, figure: float | None, finite: bool = True, metric: str = "accuracy"
 ) -> dict[str, Any]:
     """Make a line of reports.jsonl."""
-    known: dict[str, Any] = {"tasks_seen": tasks_seen, "finite": finite}
+    measured: dict[str, Any] = {"tasks_seen": tasks_seen, "finite": finite}
     if metric == "accuracy":
-        known |= {"val_score": figure, "val_accuracy": figure}
+        measured |= {"val_score": figure, "val_accuracy": figure}
     else:
-        known |= {"val_score": figure and -figure, "val_accuracy": None, "val_loss": figure}
-    return {**known, "seconds": tasks_seen / 10, "peak_memory": 1000 + tasks_seen}
+        measured |= {"val_score": figure and -figure, "val_accuracy": None, "val_loss": figure}
+    return {**measured, "seconds": tasks_seen / 10, "peak_memory": 1000 + tasks_seen}
 
 
 def task(metric: str) -> dict[str, Any]:
@@ -96,9 +96,9 @@ def make_search(
     for algorithm in algorithms:
         for number, (status, figure) in enumerate((("pruned", 0.4), ("diverged", None))):
             line = {"trial": f"{algorithm}-{number:03d}", "algorithm": algorithm, "status": status}
-            known = {"hyperparameters": {"inner_lr": 0.1, "inner_steps": 5}, "is_default": number == 0}
+            settings = {"hyperparameters": {"inner_lr": 0.1, "inner_steps": 5}, "is_default": number == 0}
             spent = {key: value for key, value in report(30, None).items() if "val" not in key}
-            files.append_line(folder / files.TRIALS, {**line, **known, **spent, f"val_{metric}": figure})
+            files.append_line(folder / files.TRIALS, {**line, **settings, **spent, f"val_{metric}": figure})
     live = {"algorithm": algorithms[0], **report(60, 0.45, metric=metric)}
     files.write_json(folder / files.RUNNING, {"trials": {f"{algorithms[0]}-002": live}})
     return folder
@@ -109,8 +109,8 @@ def finish(folder: Path, means: dict[str, tuple[float, float]], metric: str = "a
     (folder / files.RUNNING).unlink()
     chosen: dict[str, Any] = {}
     for algorithm, (tuned, default) in means.items():
-        known = {"trial": f"{algorithm}-000", f"val_{metric}": 0.6, f"confirm_{metric}": 0.58}
-        chosen[algorithm] = {**known, "hyperparameters": {"inner_lr": 0.4, "inner_steps": 5}}
+        winner = {"trial": f"{algorithm}-000", f"val_{metric}": 0.6, f"confirm_{metric}": 0.58}
+        chosen[algorithm] = {**winner, "hyperparameters": {"inner_lr": 0.4, "inner_steps": 5}}
         for seed in (0, 1):
             final = folder / files.FINAL
             make_run(final / f"{algorithm}-tuned-seed{seed}", algorithm, seed, tuned, lr=0.4, metric=metric)

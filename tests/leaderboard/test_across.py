@@ -36,9 +36,9 @@ def make_settings(folder: Path, n: int, **extra: float) -> list[Path]:
 
 
 def test_mean_ranks_wins_and_profiles_are_those_of_the_errors(tmp_path: Path) -> None:
-    found = across.across(leaderboard.read(make_settings(tmp_path, 3)))
-    rows = {row["name"]: row for row in found["rows"]}
-    assert [row["name"] for row in found["rows"]] == [
+    result = across.across(leaderboard.read(make_settings(tmp_path, 3)))
+    rows = {row["name"]: row for row in result["rows"]}
+    assert [row["name"] for row in result["rows"]] == [
         "maml:tuned",
         "fomaml:tuned",
         "maml:default",
@@ -51,31 +51,31 @@ def test_mean_ranks_wins_and_profiles_are_those_of_the_errors(tmp_path: Path) ->
     # 0.42 / 0.40 = 1.05 in the first setting, 0.40 / 0.35 = 1.14 in the others.
     assert rows["fomaml:tuned"]["profile"]["1.1"] == pytest.approx(1 / 3)
     assert rows["fomaml:tuned"]["profile"]["1.25"] == 1
-    assert found["tests"] is None
-    assert found["settings"][0] == "small, 5-way 1-shot"
-    assert "Too few settings" in about_settings(found)
+    assert result["tests"] is None
+    assert result["settings"][0] == "small, 5-way 1-shot"
+    assert "Too few settings" in about_settings(result)
 
 
 def test_from_eight_settings_on_there_are_tests_and_a_diagram(tmp_path: Path) -> None:
-    found = across.across(leaderboard.read(make_settings(tmp_path, 9)))
-    table = np.array(found["tests"]["signed_rank_p_holm"])
-    names = [row["name"] for row in found["rows"]]
+    result = across.across(leaderboard.read(make_settings(tmp_path, 9)))
+    table = np.array(result["tests"]["signed_rank_p_holm"])
+    names = [row["name"] for row in result["rows"]]
     assert table.shape == (4, 4)
     # Tuned beats default in all nine: p = 2 / 2^9, adjusted for at most six pairs.
     assert table[names.index("maml:tuned"), names.index("maml:default")] < 0.05
-    assert found["tests"]["friedman_p"] < 0.05
-    assert "maml:tuned > maml:default" in about_settings(found)
-    with Image.open(io.BytesIO(across.diagram(found))) as image:
+    assert result["tests"]["friedman_p"] < 0.05
+    assert "maml:tuned > maml:default" in about_settings(result)
+    with Image.open(io.BytesIO(across.diagram(result))) as image:
         assert image.format == "PNG"
         assert np.ptp(np.asarray(image.convert("L"))) > 200
 
 
 def test_too_few_settings_for_many_pairs_are_told(tmp_path: Path) -> None:
-    found = across.across(leaderboard.read(make_settings(tmp_path, 8)))
+    result = across.across(leaderboard.read(make_settings(tmp_path, 8)))
     # Six pairs at 2 / 2^8 are just enough; with all of them doubled they would not be.
-    assert "too few" not in about_settings(found)
-    names = [{**row, "name": f"{row['name']}{copy}"} for copy in "ab" for row in found["rows"]]
-    doubled = {**found, "rows": names, "tests": {"signed_rank_p_holm": np.ones((8, 8)).tolist()}}
+    assert "too few" not in about_settings(result)
+    names = [{**row, "name": f"{row['name']}{copy}"} for copy in "ab" for row in result["rows"]]
+    doubled = {**result, "rows": names, "tests": {"signed_rank_p_holm": np.ones((8, 8)).tolist()}}
     assert "8 settings are too few for 28 pairs: the surest would have p = 0.22." in about_settings(doubled)
 
 
@@ -83,9 +83,9 @@ def test_what_not_every_setting_has_is_left_out_and_named(tmp_path: Path) -> Non
     first, second = make_settings(tmp_path, 2)
     for path in (second / files.FINAL).glob("fomaml-default-*"):
         (path / files.TEST).unlink()
-    found = across.across(leaderboard.read([first, second]))
-    assert found["missing"] == ["fomaml:default"]
-    assert "Left out, since not every setting has them: fomaml:default." in about_settings(found)
+    result = across.across(leaderboard.read([first, second]))
+    assert result["missing"] == ["fomaml:default"]
+    assert "Left out, since not every setting has them: fomaml:default." in about_settings(result)
 
 
 def test_who_has_less_one_at_a_time_is_named(tmp_path: Path) -> None:
@@ -112,10 +112,10 @@ def test_what_cannot_be_ranked_over_settings_is_refused(
     with pytest.raises(MetabenchError, match="needs 8 settings or more"):
         across.diagram(across.across(leaderboard.read([first, second])))
     monkeypatch.setitem(sys.modules, "scikit_posthocs", None)
-    found = across.across(leaderboard.read([first, second]))
+    result = across.across(leaderboard.read([first, second]))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MetabenchError, match=r"pip install 'metabench\[report\]'"):
-        across.diagram({**found, "tests": {}})
+        across.diagram({**result, "tests": {}})
     record = files.read_json(second / files.SEARCH)
     files.write_json(second / files.SEARCH, {**record, "protocol": 9})
     with pytest.raises(MetabenchError, match="several protocols"):

@@ -146,10 +146,10 @@ def test_a_fold_that_was_never_trained_leaves_its_row_without_figures(tmp_path: 
     place, _ = grouped(tmp_path)
     final = place / files.FINAL
     shutil.rmtree(final / "maml-default-seed1")
-    found = rows(leaderboard([place]))
-    assert found["maml", "default"]["accuracy"] is None
-    assert found["maml", "tuned"]["vs_default"] is None
-    assert found["maml", "tuned"]["test_tasks"] == 80
+    table = rows(leaderboard([place]))
+    assert table["maml", "default"]["accuracy"] is None
+    assert table["maml", "tuned"]["vs_default"] is None
+    assert table["maml", "tuned"]["test_tasks"] == 80
     parts = [part for section in page.sections(reading.read([place])) for part in section.parts]
     assert "By place" in [part.title for part in parts]
     shutil.rmtree(final / "maml-tuned-seed1")

@@ -86,9 +86,9 @@ def test_of_one_seed_it_speaks_of_the_trained_network(tmp_path: Path) -> None:
     said = answer(runs(tmp_path, {"maml": 0.7, "fomaml": 0.5}, seeds=1))
     assert "this one trained network of maml run is best" in said
     assert said.endswith("more seeds would tell.")
-    told = as_markdown(leaderboard(runs(tmp_path / "again", {"maml": 0.7, "fomaml": 0.5}, seeds=1)))
-    assert "One seed, whose interval" in told
-    assert "of training again: maml run, fomaml run." in told
+    text = as_markdown(leaderboard(runs(tmp_path / "again", {"maml": 0.7, "fomaml": 0.5}, seeds=1)))
+    assert "One seed, whose interval" in text
+    assert "of training again: maml run, fomaml run." in text
 
 
 def test_verdicts_on_networks_are_not_put_down_to_settings() -> None:
@@ -215,11 +215,11 @@ def test_who_loses_when_pictures_are_asked_one_at_a_time_is_named_with_both_figu
     folders = [alone(run, 0.731) for run in runs(tmp_path, {"maml_pp": 0.97})]
     folders += [alone(run, 0.9) for run in runs(tmp_path, {"protonet": 0.9})]
     board = leaderboard(folders)
-    told = as_markdown(board)
-    assert "maml_pp run: 97.0 % holds for 75 pictures asked together; one at a time it is 73.1 %." in told
-    assert "protonet run:" not in told
-    assert "Together: the 75 pictures of a task" in told
-    assert "| One at a time % |" in told
+    text = as_markdown(board)
+    assert "maml_pp run: 97.0 % holds for 75 pictures asked together; one at a time it is 73.1 %." in text
+    assert "protonet run:" not in text
+    assert "Together: the 75 pictures of a task" in text
+    assert "| One at a time % |" in text
     assert "accuracy 97.0 % for 75 pictures asked together (one at a time: 73.1 %)." in board["answer"]
     assert "ONE AT A TIME ANOTHER ROW IS AHEAD: protonet run with 90.0 % against 73.1 %." in board["answer"]
 
@@ -229,9 +229,9 @@ def test_where_both_ways_of_asking_are_the_same_there_is_one_column_and_no_word(
     for run in folders:
         change(run / files.TEST, accuracy_one_at_a_time=files.read_json(run / files.TEST)["accuracy"])
     board = leaderboard(folders)
-    told = as_markdown(board)
-    assert "ne at a time" not in told
-    assert "together" not in told.lower()
+    text = as_markdown(board)
+    assert "ne at a time" not in text
+    assert "together" not in text.lower()
     assert "| CI one at a time |" in as_markdown(board, ["one_ci"])
 
 

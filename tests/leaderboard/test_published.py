@@ -26,26 +26,26 @@ def shown(folder: Path, **task: Any) -> dict[str, Any]:
 
 
 def test_they_stand_in_the_order_but_have_no_rank_and_are_compared_with_nothing(tmp_path: Path) -> None:
-    found = shown(tmp_path, dataset="omniglot")
-    first = found["rows"][0]
+    board = shown(tmp_path, dataset="omniglot")
+    first = board["rows"][0]
     assert [first[key] for key in ("algorithm", "variant", "status", "model")] == [
         "maml_pp",
         "published",
         "published",
         "ensemble of 5",
     ]
-    reference = [row for row in found["rows"] if row["variant"] == "published"]
+    reference = [row for row in board["rows"] if row["variant"] == "published"]
     assert len(reference) == 6
     assert all(row["rank"] is None and row["seeds"] is None and row["source"] for row in reference)
-    assert not any("published" in pair["a"] + pair["b"] for pair in found["comparisons"])
-    assert found["status"] == "finished"
+    assert not any("published" in pair["a"] + pair["b"] for pair in board["comparisons"])
+    assert board["status"] == "finished"
     maml = next(row for row in reference if row["algorithm"] == "maml")
     assert (maml["accuracy"], maml["ci_low"], maml["ci_over"]) == pytest.approx(
         (0.987, 0.983, "as published")
     )
-    told = leaderboard.as_markdown(found)
-    assert "Published rows are references: not measured here" in told
-    assert "second hand" in told
+    text = leaderboard.as_markdown(board)
+    assert "Published rows are references: not measured here" in text
+    assert "second hand" in text
 
 
 def test_clouderas_cells_belong_to_their_pool_way_and_shot(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_the_cells_that_are_trained_again_have_the_same_figures(monkeypatch: pyt
     checked = 0
     for cell in cells:
         if cell.task["dataset"] in ("omniglot", "quickdraw"):
-            known = {one.algorithm: one for one in published.figures({**TASK, **cell.task})}
-            assert known[cell.algorithm].percent == cell.published
-            assert known[cell.algorithm].half_width == cell.published_ci
+            by_algorithm = {one.algorithm: one for one in published.figures({**TASK, **cell.task})}
+            assert by_algorithm[cell.algorithm].percent == cell.published
+            assert by_algorithm[cell.algorithm].half_width == cell.published_ci
             checked += 1
     assert checked == 21

@@ -27,9 +27,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[mb.Run]:
     network = {"network": "mlp", "width": 8, "norm": "none"}
     dataset = {"name": "navigation", "options": {**config.task.options, "horizon": 3}}
     trained = []
-    for name, own in {"maml": {"inner_steps": 1}, "joint": {}, "scratch": {"inner_steps": 1}}.items():
+    for name, settings in {"maml": {"inner_steps": 1}, "joint": {}, "scratch": {"inner_steps": 1}}.items():
         place, few = tmp_path / name, {"tasks": 10, "validation_tasks": 4, "reports": 1, "quiet": True}
-        trained.append(mb.train(name, dataset, out=place, device="cpu", **task, **network, **own, **few))
+        trained.append(mb.train(name, dataset, out=place, device="cpu", **task, **network, **settings, **few))
         assert trained[-1].test(6, quiet=True).mean_return < 0
     return trained
 

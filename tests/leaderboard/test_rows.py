@@ -58,10 +58,10 @@ def test_a_finished_search_has_a_tuned_and_a_default_row_and_baselines_best_firs
 
 
 def test_the_interval_and_the_paired_difference_are_those_of_the_files(tmp_path: Path) -> None:
-    found = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
+    table = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
     tuned = np.array([accuracies(0.7, seed) for seed in (0, 1)])
     default = np.array([accuracies(0.6, seed) for seed in (2, 3)])
-    row = found["maml", "tuned"]
+    row = table["maml", "tuned"]
     expected = stats.seeds_and_tasks(tuned, "share")
     assert interval(row) == pytest.approx(expected)
     compared = stats.paired(tuned, default, scale="share")
@@ -75,12 +75,12 @@ def test_the_interval_and_the_paired_difference_are_those_of_the_files(tmp_path:
         "higher": compared.higher,
     }
     assert row["vs_default"]["ci_low"] > 0
-    assert found["maml", "default"]["vs_default"] is None
+    assert table["maml", "default"]["vs_default"] is None
 
 
 def test_a_row_says_what_was_spent_and_what_was_chosen(tmp_path: Path) -> None:
-    found = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
-    tuned, default = found["maml", "tuned"], found["maml", "default"]
+    table = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
+    tuned, default = table["maml", "tuned"], table["maml", "default"]
     assert tuned["hyperparameters"] == {"inner_lr": 0.4, "inner_steps": 5}
     assert default["hyperparameters"] == {"inner_lr": 0.1, "inner_steps": 5}
     assert (tuned["val_accuracy"], tuned["confirm_accuracy"], default["val_accuracy"]) == (0.6, 0.58, 0.4)
@@ -96,8 +96,8 @@ def test_a_row_says_what_was_spent_and_what_was_chosen(tmp_path: Path) -> None:
 def test_the_baselines_are_nearest_mean_with_an_interval_over_tasks_and_chance_without(
     tmp_path: Path,
 ) -> None:
-    found = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
-    nearest, chance = found["nearest_mean", "baseline"], found["chance", "baseline"]
+    table = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
+    nearest, chance = table["nearest_mean", "baseline"], table["chance", "baseline"]
     expected = stats.mean_interval(accuracies(0.35, 9), "share")
     assert (nearest["accuracy"], nearest["ci_low"], nearest["ci_high"], nearest["ci_over"]) == pytest.approx(
         expected
@@ -127,14 +127,14 @@ def test_of_regression_the_lowest_error_stands_first_and_nothing_is_called_accur
 
 
 def test_a_running_search_of_regression_shows_the_lowest_error_so_far(tmp_path: Path) -> None:
-    found = rows(leaderboard([make_search(tmp_path, metric="error")]))
-    assert found.keys() == {
+    table = rows(leaderboard([make_search(tmp_path, metric="error")]))
+    assert table.keys() == {
         ("maml", "tuned"),
         ("fomaml", "tuned"),
         ("maml", "default"),
         ("fomaml", "default"),
     }
-    assert found["maml", "tuned"]["val_error"] == 0.4  # the trial that ended, not the live one at 0.45
+    assert table["maml", "tuned"]["val_error"] == 0.4  # the trial that ended, not the live one at 0.45
     run = make_run(tmp_path / "run", "maml", 0, None, metric="error")
     assert rows(leaderboard([run]))["maml", "run"]["val_error"] == 0.5  # the last report, not the first
 
@@ -147,14 +147,14 @@ def test_accuracies_and_errors_do_not_share_a_leaderboard(tmp_path: Path) -> Non
 
 def test_a_running_search_shows_the_best_validation_accuracy_so_far(tmp_path: Path) -> None:
     board = leaderboard([make_search(tmp_path)])
-    found = rows(board)
+    table = rows(board)
     assert board["status"] == "running"
-    maml, fomaml = found["maml", "tuned"], found["fomaml", "tuned"]
+    maml, fomaml = table["maml", "tuned"], table["fomaml", "tuned"]
     assert (maml["status"], maml["accuracy"], maml["val_accuracy"]) == ("running", None, 0.45)
     assert (maml["trials"], maml["search_tasks"], maml["seeds"]) == (2, 120, 0)
     assert (fomaml["val_accuracy"], fomaml["search_tasks"]) == (0.4, 60)
     assert maml["training_tasks"] is None
-    assert found["fomaml", "default"]["val_accuracy"] == 0.4
+    assert table["fomaml", "default"]["val_accuracy"] == 0.4
     assert "nearest_mean" not in {row["algorithm"] for row in board["rows"]}
 
 
@@ -162,9 +162,9 @@ def test_a_search_that_has_only_started_has_rows_without_numbers(tmp_path: Path)
     make_search(tmp_path)
     (tmp_path / files.TRIALS).unlink()
     files.write_json(tmp_path / files.RUNNING, {"trials": {"maml-000": {"algorithm": "maml"}}})
-    found = rows(leaderboard([tmp_path]))
-    assert found.keys() == {("maml", "tuned"), ("fomaml", "tuned"), ("chance", "baseline")}
-    assert found["maml", "tuned"]["val_accuracy"] is None
+    table = rows(leaderboard([tmp_path]))
+    assert table.keys() == {("maml", "tuned"), ("fomaml", "tuned"), ("chance", "baseline")}
+    assert table["maml", "tuned"]["val_accuracy"] is None
 
 
 def test_a_trial_that_ended_since_the_snapshot_is_counted_once(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_where_the_default_itself_was_chosen_there_is_nothing_to_compare(tmp_pat
     for seed in (0, 1):
         copied = tmp_path / files.FINAL / f"maml-default-seed{seed}"
         make_run(copied, "maml", seed, 0.7, lr=0.4)
-    found = rows(leaderboard([tmp_path]))
-    assert found["maml", "tuned"]["vs_default"] is None
-    assert found["maml", "tuned"]["accuracy"] == found["maml", "default"]["accuracy"]
+    table = rows(leaderboard([tmp_path]))
+    assert table["maml", "tuned"]["vs_default"] is None
+    assert table["maml", "tuned"]["accuracy"] == table["maml", "default"]["accuracy"]
 
 
 def test_run_folders_make_rows_and_seeds_of_the_same_run_share_one(tmp_path: Path) -> None:
@@ -268,8 +268,8 @@ def test_folders_of_another_protocol_or_data_are_refused_by_name(
 def test_folders_of_other_test_tasks_are_refused_by_name(tmp_path: Path) -> None:
     search = finish(make_search(tmp_path / "search"), MEANS)
     other = make_run(tmp_path / "other", "maml", 0, 0.5, tasks_hash="b" * 64)
-    found = r"test tasks: 40 tasks \(hash a{12}\) in .* and 6 more; 40 tasks \(hash b{12}\) in .*other"
-    with pytest.raises(MetabenchError, match=rf"same number of tasks:\n  {found}"):
+    pattern = r"test tasks: 40 tasks \(hash a{12}\) in .* and 6 more; 40 tasks \(hash b{12}\) in .*other"
+    with pytest.raises(MetabenchError, match=rf"same number of tasks:\n  {pattern}"):
         leaderboard([search, other])
 
 
@@ -309,12 +309,12 @@ def test_one_at_a_time_has_a_mean_and_an_interval_as_the_headline_has(tmp_path: 
 
 
 def test_older_results_lack_it_and_what_needs_no_batch_norm_has_it_from_the_headline(tmp_path: Path) -> None:
-    found = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
+    table = rows(leaderboard([finish(make_search(tmp_path), MEANS)]))
     keys = ("accuracy_one_at_a_time", "one_low", "one_high")
-    assert [found["maml", "tuned"][key] for key in keys] == [None, None, None]
+    assert [table["maml", "tuned"][key] for key in keys] == [None, None, None]
     for key, same in zip(keys, ("accuracy", "ci_low", "ci_high"), strict=True):
-        assert found["nearest_mean", "baseline"][key] == found["nearest_mean", "baseline"][same] is not None
-    assert found["chance", "baseline"]["accuracy_one_at_a_time"] == 0.2
+        assert table["nearest_mean", "baseline"][key] == table["nearest_mean", "baseline"][same] is not None
+    assert table["chance", "baseline"]["accuracy_one_at_a_time"] == 0.2
     # One seed that lacks it leaves it unknown: a mean of the others would be of other networks.
     alone(tmp_path / files.FINAL / "maml-tuned-seed0", 0.5)
     assert rows(leaderboard([tmp_path]))["maml", "tuned"]["accuracy_one_at_a_time"] is None
@@ -353,8 +353,8 @@ def test_the_cost_of_one_training_is_the_mean_of_the_seeds_that_came_to_the_budg
 
 def test_what_learns_nothing_costs_nothing_and_stands_once_wherever_it_comes_from(tmp_path: Path) -> None:
     searches = [make_search(tmp_path / name, ("maml", "nearest_mean")) for name in "ab"]
-    (found,) = [row for row in leaderboard(searches[:1])["rows"] if row["algorithm"] == "nearest_mean"]
-    assert (found["variant"], found["status"], found["val_accuracy"]) == ("baseline", "running", 0.4)
+    (nearest,) = [row for row in leaderboard(searches[:1])["rows"] if row["algorithm"] == "nearest_mean"]
+    assert (nearest["variant"], nearest["status"], nearest["val_accuracy"]) == ("baseline", "running", 0.4)
     for search in searches:
         finish(search, {"maml": (0.7, 0.6), "nearest_mean": (0.35, 0.35)})
     run = make_run(tmp_path / "run", "nearest_mean", 0, 0.35)

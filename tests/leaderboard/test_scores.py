@@ -37,26 +37,26 @@ def test_rows_that_cannot_be_told_apart_share_their_ranks_and_it_is_said(tmp_pat
         for seed in seeds[name]
     ]
     board = leaderboard(runs)
-    found = rows(board)
-    ranks = {name: (row["rank"], row["rank_worst"]) for name, row in found.items()}
+    table = rows(board)
+    ranks = {name: (row["rank"], row["rank_worst"]) for name, row in table.items()}
     assert ranks == {
         "maml:run": (1, 2),
         "fomaml:run": (1, 2),
         "reptile:run": (3, 3),
         "chance:baseline": (None, None),
     }
-    best, alike = sorted((found["maml:run"], found["fomaml:run"]), key=lambda row: -row["accuracy"])
+    best, alike = sorted((table["maml:run"], table["fomaml:run"]), key=lambda row: -row["accuracy"])
     assert best["vs_best"] is None
     assert alike["vs_best"]["verdict"] == "not distinguishable"
-    told = as_markdown(board)
+    text = as_markdown(board)
     assert (
         f"Not distinguishable from {best['algorithm']} run (p < 0.05, Holm): {alike['algorithm']} run."
-        in told
+        in text
     )
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "told"),
+    ("verdicts", "sentence"),
     [
         (
             ["identical", "worse"],
@@ -66,7 +66,7 @@ def test_rows_that_cannot_be_told_apart_share_their_ranks_and_it_is_said(tmp_pat
         (["identical"], ""),
     ],
 )
-def test_the_best_row_is_not_called_better_than_its_own_runs(verdicts: list[str], told: str) -> None:
+def test_the_best_row_is_not_called_better_than_its_own_runs(verdicts: list[str], sentence: str) -> None:
     shared = {"ci_over": "seeds and tasks", "seeds": 5, "times_opened": 1}
     best = {**shared, "algorithm": "maml", "variant": "tuned", "rank": 1, "vs_best": None}
     others = [
@@ -75,8 +75,8 @@ def test_the_best_row_is_not_called_better_than_its_own_runs(verdicts: list[str]
     ]
     board = {"rows": [best, *others], "metric": {"name": "accuracy"}, "protocol": 2, "status": "finished"}
     said = about(board, [])
-    assert told in said
-    assert ("better than every other row" in said) == bool(told)
+    assert sentence in said
+    assert ("better than every other row" in said) == bool(sentence)
 
 
 def test_a_default_that_was_chosen_is_tested_once_and_not_against_itself(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_a_default_that_was_chosen_is_tested_once_and_not_against_itself(tmp_pat
     distinct = {pair["p"]: pair["p_holm"] for pair in board["comparisons"] if pair["p"] is not None}
     assert len(distinct) == 6
     assert list(distinct.values()) == pytest.approx(stats.holm(list(distinct)))
-    found = rows(board)
-    assert [(found[name]["rank"], found[name]["rank_worst"]) for name in ("maml:tuned", "maml:default")] == [
+    table = rows(board)
+    assert [(table[name]["rank"], table[name]["rank_worst"]) for name in ("maml:tuned", "maml:default")] == [
         (1, 2),
         (1, 2),
     ]
@@ -133,7 +133,7 @@ def test_what_learns_nothing_is_tested_once_however_often_it_stands_there() -> N
 
 
 def test_with_one_seed_a_verdict_is_one_on_networks() -> None:
-    found, pairs = ranked(
+    table, pairs = ranked(
         entry("one", drawn(0.7, 1, 0)),
         entry("three", drawn(0.6, 3, 10)),
         entry("four", drawn(0.5, 4, 20)),
@@ -143,19 +143,19 @@ def test_with_one_seed_a_verdict_is_one_on_networks() -> None:
     verdicts = {(pair["a"], pair["b"]): pair["verdict"] for pair in pairs}
     assert {verdicts["one", other] for other in ("three", "four", "floor")} == {"better network"}
     assert verdicts["three", "four"] == verdicts["three", "floor"] == verdicts["floor", "zero"] == "better"
-    assert {found[name]["vs_best"]["verdict"] for name in ("three", "floor")} == {"worse network"}
-    assert [row["rank"] for row in found.values()] == [1, 2, 3, 4, 5]
+    assert {table[name]["vs_best"]["verdict"] for name in ("three", "floor")} == {"worse network"}
+    assert [row["rank"] for row in table.values()] == [1, 2, 3, 4, 5]
 
 
 def test_rows_that_may_be_the_best_are_those_that_no_other_surely_beats() -> None:
-    found, pairs = ranked(
+    table, pairs = ranked(
         *(entry(f"equal {number}", drawn(0.7, 3, 10 * number)) for number in range(3)),
         entry("behind", drawn(0.6, 3, 50)),
         entry("broken", np.full((3, 40), np.nan)),
     )
-    assert [row.get("may_be_best") for row in found.values()] == [True, True, True, False, None]
+    assert [row.get("may_be_best") for row in table.values()] == [True, True, True, False, None]
     least = min(pair["p"] for pair in pairs if pair["b"] == "behind")
-    assert found["behind"]["p_best"] == pytest.approx(3 * least / 2)  # three others, one side
+    assert table["behind"]["p_best"] == pytest.approx(3 * least / 2)  # three others, one side
     alone, _ = ranked(entry("alone", drawn(0.7, 3, 0)))
     assert (alone["alone"]["may_be_best"], alone["alone"]["p_best"]) == (True, 1)
 
@@ -206,12 +206,12 @@ def test_every_pair_is_compared_once_the_better_first_and_adjusted_together(tmp_
 def test_of_errors_the_lower_is_better(tmp_path: Path) -> None:
     means = {"maml": (0.2, 0.3), "fomaml": (0.25, 0.24)}
     board = leaderboard([finish(make_search(tmp_path, metric="error"), means, "error")])
-    found = rows(board)
-    assert [found[name]["rank"] for name in ("maml:tuned", "fomaml:default", "maml:default")] == [1, 2, 4]
+    table = rows(board)
+    assert [table[name]["rank"] for name in ("maml:tuned", "fomaml:default", "maml:default")] == [1, 2, 4]
     assert all(pair["difference"] < 0 for pair in board["comparisons"])
     assert {pair["verdict"] for pair in board["comparisons"]} == {"better"}
     # The fixture validated at 0.6 and tested at 0.2: worse then, so no optimism but the contrary.
-    assert found["maml:tuned"]["val_optimism"] == pytest.approx(-0.4, abs=0.01)
+    assert table["maml:tuned"]["val_optimism"] == pytest.approx(-0.4, abs=0.01)
 
 
 def test_the_interval_over_classes_is_that_of_the_recorded_classes(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_what_is_not_a_number_has_no_rank_and_no_verdict(tmp_path: Path) -> None
     ] * 6
     assert rows(board)["fomaml:run"]["rank"] == 2
     verdicts = {(pair["a"], pair["b"]): (pair["verdict"], pair["p_holm"]) for pair in board["comparisons"]}
-    assert [found for pair, found in verdicts.items() if "reptile:run" in pair] == [(None, None)] * 2
+    assert [verdict for pair, verdict in verdicts.items() if "reptile:run" in pair] == [(None, None)] * 2
 
 
 def test_accelerator_seconds_weigh_each_stretch_by_its_share_of_a_gpu(tmp_path: Path) -> None:
@@ -254,9 +254,9 @@ def test_accelerator_seconds_weigh_each_stretch_by_its_share_of_a_gpu(tmp_path: 
     lines = [{**line, "reports": reports} for line in files.read_lines(search / files.TRIALS)]
     files.write_lines(search / files.TRIALS, lines)
     change(search / files.META_TEST, gpus=0.5)
-    found = rows(leaderboard([search]))
-    assert found["maml:tuned"]["search_accelerator_seconds"] == 2 * (4 * 0.5 + 6 * 0.25)
-    assert found["maml:default"]["training_accelerator_seconds"] == 10 * 0.5
+    table = rows(leaderboard([search]))
+    assert table["maml:tuned"]["search_accelerator_seconds"] == 2 * (4 * 0.5 + 6 * 0.25)
+    assert table["maml:default"]["training_accelerator_seconds"] == 10 * 0.5
     # Without a GPU it is the process that counts; without a record nothing is known.
     reports = [{**last, "seconds": 10.0, "gpus": 0.0}]
     files.write_lines(
@@ -298,11 +298,11 @@ def test_each_opening_of_meta_test_counts_and_is_flagged(tmp_path: Path) -> None
 
 
 def test_few_seeds_are_told_below_the_table(tmp_path: Path) -> None:
-    told = as_markdown(leaderboard([make_run(tmp_path / "a", "maml", 0, 0.6)]))
-    assert "One seed, whose interval and rank say nothing of training again: maml run." in told
+    text = as_markdown(leaderboard([make_run(tmp_path / "a", "maml", 0, 0.6)]))
+    assert "One seed, whose interval and rank say nothing of training again: maml run." in text
     two = [make_run(tmp_path / f"b{seed}", "fomaml", seed, 0.6) for seed in (0, 1)]
-    told = as_markdown(leaderboard(two))
-    assert "Two seeds, whose interval is rough and covers 94 to 99, not 95 %: fomaml run." in told
+    text = as_markdown(leaderboard(two))
+    assert "Two seeds, whose interval is rough and covers 94 to 99, not 95 %: fomaml run." in text
     three = [*two, make_run(tmp_path / "b2", "fomaml", 2, 0.6)]
     assert "seed, whose" not in as_markdown(leaderboard(three))
 

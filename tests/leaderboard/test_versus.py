@@ -21,29 +21,29 @@ def compare(*folders: Path, rows: str = "") -> dict[str, Any]:
 
 
 def test_two_rows_of_a_search_are_compared_in_a_sentence(tmp_path: Path) -> None:
-    found = compare(finish(make_search(tmp_path), MEANS), rows="maml:default,fomaml:tuned")
+    result = compare(finish(make_search(tmp_path), MEANS), rows="maml:default,fomaml:tuned")
     a, b = ([accuracies(mean, seed) for seed in seeds] for mean, seeds in ((0.6, (2, 3)), (0.65, (0, 1))))
     expected = stats.paired(a, b, scale="share")
-    assert [found[key] for key in ("difference", "ci_low", "ci_high", "p")] == [
+    assert [result[key] for key in ("difference", "ci_low", "ci_high", "p")] == [
         expected.difference,
         expected.low,
         expected.high,
         expected.p,
     ]
-    assert (found["a"]["name"], found["b"]["name"], found["verdict"]) == (
+    assert (result["a"]["name"], result["b"]["name"], result["verdict"]) == (
         "maml:default",
         "fomaml:tuned",
         "worse",
     )
     low, high = -100 * expected.high, -100 * expected.low
-    assert found["sentence"].startswith(
+    assert result["sentence"].startswith(
         "fomaml:tuned (65.0%) is better than maml:default (59.9%) by "
         f"{-100 * expected.difference:.1f} points (95 % interval over seeds and tasks "
         f"[{low:+.1f}, {high:+.1f}] points, p = {expected.p:.2g} alone and "
-        f"p = {found['p_holm']:.2g} as one of the board's 10 pairs; "
+        f"p = {result['p_holm']:.2g} as one of the board's 10 pairs; "
     )
-    assert "the same 40 tasks; 2 seeds against 2 seeds" in found["sentence"]
-    assert "On other test classes that" in found["sentence"]
+    assert "the same 40 tasks; 2 seeds against 2 seeds" in result["sentence"]
+    assert "On other test classes that" in result["sentence"]
 
 
 def test_who_is_better_together_is_said_with_what_both_have_one_at_a_time(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_who_is_better_together_is_said_with_what_both_have_one_at_a_time(tmp_pa
     for name, alone in (("maml-default", 0.5), ("fomaml-tuned", 0.25)):
         for run in (search / files.FINAL).glob(f"{name}-seed*"):
             change(run / files.TEST, accuracy_one_at_a_time=[alone] * 40)
-    found = compare(search, rows="maml:default,fomaml:tuned")
-    assert found["a"]["accuracy_one_at_a_time"] == 0.5
-    assert found["sentence"].endswith("one at a time maml:default has 50.0% and fomaml:tuned has 25.0%.")
+    result = compare(search, rows="maml:default,fomaml:tuned")
+    assert result["a"]["accuracy_one_at_a_time"] == 0.5
+    assert result["sentence"].endswith("one at a time maml:default has 50.0% and fomaml:tuned has 25.0%.")
 
 
 def test_the_best_row_of_each_folder_is_chosen_without_the_test(tmp_path: Path) -> None:
@@ -61,19 +61,19 @@ def test_the_best_row_of_each_folder_is_chosen_without_the_test(tmp_path: Path) 
     chosen = files.read_json(search / files.CHOSEN)
     chosen["fomaml"]["confirm_accuracy"] = 0.59  # above maml's, which is better on the test
     files.write_json(search / files.CHOSEN, chosen)
-    found = compare(search, make_run(tmp_path / "run", "protonet", 0, 0.7))
-    assert (found["a"]["name"], found["b"]["name"]) == ("fomaml:tuned", "protonet:run")
-    assert found["chosen_by"] == "confirmation or validation"
-    assert found["over"] == "tasks"
-    assert "With one seed, nothing is said of training again." in found["sentence"]
+    result = compare(search, make_run(tmp_path / "run", "protonet", 0, 0.7))
+    assert (result["a"]["name"], result["b"]["name"]) == ("fomaml:tuned", "protonet:run")
+    assert result["chosen_by"] == "confirmation or validation"
+    assert result["over"] == "tasks"
+    assert "With one seed, nothing is said of training again." in result["sentence"]
 
 
 def test_what_cannot_be_told_apart_is_said_so(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, name, seed, 0.6) for seed, name in enumerate(("maml", "fomaml")))
-    found = compare(a, b)
-    assert found["verdict"] == "not distinguishable"
-    assert found["p"] > 0.05
-    assert "are not distinguishable: " in found["sentence"]
+    result = compare(a, b)
+    assert result["verdict"] == "not distinguishable"
+    assert result["p"] > 0.05
+    assert "are not distinguishable: " in result["sentence"]
 
 
 def test_with_one_seed_networks_are_compared_and_not_settings(tmp_path: Path) -> None:
@@ -81,9 +81,11 @@ def test_with_one_seed_networks_are_compared_and_not_settings(tmp_path: Path) ->
         make_run(tmp_path / name, name, seed, mean)
         for seed, (name, mean) in enumerate((("maml", 0.7), ("fomaml", 0.6)))
     )
-    found = compare(a, b)
-    assert (found["verdict"], found["about"], found["over"]) == ("better network", "networks", "tasks")
-    assert found["sentence"].startswith("These networks, not their settings: maml:run (70.0%) is better than")
+    result = compare(a, b)
+    assert (result["verdict"], result["about"], result["over"]) == ("better network", "networks", "tasks")
+    assert result["sentence"].startswith(
+        "These networks, not their settings: maml:run (70.0%) is better than"
+    )
     assert compare(b, a)["verdict"] == "worse network"
 
 
@@ -96,51 +98,51 @@ def test_the_verdict_is_that_of_the_board_and_what_a_pair_says_alone_stands_besi
     contested = [pair for pair, said in rows.items() if said["p"] < 0.05 <= said["p_holm"]]
     assert contested
     for a, b in [*contested[:2], *list(rows)[:2]]:
-        found, said = compare(search, rows=f"{a},{b}"), rows[a, b]
+        result, said = compare(search, rows=f"{a},{b}"), rows[a, b]
         for key in ("verdict", "p", "p_holm", "difference", "ci_low"):
-            assert found[key] == said[key]
+            assert result[key] == said[key]
         disagrees = (a, b) in contested
-        assert (found["verdict_alone"] != found["verdict"]) == disagrees
-        assert ("Alone they would be told apart" in found["sentence"]) == disagrees
-        assert f"as one of the board's {found['pairs']} pairs" in found["sentence"]
+        assert (result["verdict_alone"] != result["verdict"]) == disagrees
+        assert ("Alone they would be told apart" in result["sentence"]) == disagrees
+        assert f"as one of the board's {result['pairs']} pairs" in result["sentence"]
 
 
 def test_the_same_results_are_called_so(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, name, 0, 0.6) for name in ("maml", "fomaml"))
-    found = compare(a, b)
-    assert (found["verdict"], found["difference"], found["p"]) == ("identical", 0, None)
-    assert found["sentence"] == "maml:run (60.0%) and fomaml:run (60.0%) have the very same results."
+    result = compare(a, b)
+    assert (result["verdict"], result["difference"], result["p"]) == ("identical", 0, None)
+    assert result["sentence"] == "maml:run (60.0%) and fomaml:run (60.0%) have the very same results."
 
 
 def test_rows_of_two_folders_with_the_same_name_are_told_apart(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, "maml", 0, mean, lr=mean) for name, mean in (("a", 0.6), ("b", 0.5)))
-    found = compare(a, b)
-    assert (found["a"]["name"], found["b"]["name"]) == (f"maml:run@{a}", f"maml:run@{b}")
-    assert f"maml:run@{a} (60.0%) is better than maml:run@{b} (50.0%)" in found["sentence"]
+    result = compare(a, b)
+    assert (result["a"]["name"], result["b"]["name"]) == (f"maml:run@{a}", f"maml:run@{b}")
+    assert f"maml:run@{a} (60.0%) is better than maml:run@{b} (50.0%)" in result["sentence"]
 
 
 def test_of_errors_the_lower_is_called_better(tmp_path: Path) -> None:
     means = {"maml": (0.2, 0.3), "fomaml": (0.25, 0.24)}
     search = finish(make_search(tmp_path, metric="error"), means, "error")
-    told = compare(search, rows="maml:tuned,maml:default")["sentence"]
-    assert told.startswith(
+    sentence = compare(search, rows="maml:tuned,maml:default")["sentence"]
+    assert sentence.startswith(
         "maml:tuned (0.200) is better than maml:default (0.299) by 0.0992 (95 % interval over "
     )
 
 
 def test_a_baseline_stands_for_no_training(tmp_path: Path) -> None:
-    found = compare(finish(make_search(tmp_path), MEANS), rows="nearest_mean,maml:tuned")
-    assert "no training against 2 seeds" in found["sentence"]
-    assert found["over"] == "seeds and tasks"
+    result = compare(finish(make_search(tmp_path), MEANS), rows="nearest_mean,maml:tuned")
+    assert "no training against 2 seeds" in result["sentence"]
+    assert result["over"] == "seeds and tasks"
 
 
 def test_a_figure_that_is_not_a_number_is_not_compared(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, name, 0, 0.6) for name in ("maml", "fomaml"))
     test = files.read_json(b / files.TEST)
     files.write_json(b / files.TEST, {**test, "accuracy": [None, *test["accuracy"][1:]]})
-    found = compare(a, b)
-    assert (found["verdict"], found["difference"]) == (None, None)
-    assert "cannot be compared" in found["sentence"]
+    result = compare(a, b)
+    assert (result["verdict"], result["difference"]) == (None, None)
+    assert "cannot be compared" in result["sentence"]
 
 
 REFUSED = {

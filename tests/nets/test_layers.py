@@ -60,7 +60,7 @@ def test_blocks_of_examples_make_no_difference(
     shape = (channels, 17, 19)
     net, theta, tasks = problem(shape=shape)
     bytes_of_one = 8 * T * 4 * 17 * 19
-    found = []
+    gradients = []
     for size in (1 << 40, at_once * bytes_of_one):
         monkeypatch.setattr(kernels, "BYTES", size)
         assert len(kernels.blocks(torch.rand(7, 2, 17, 19, dtype=torch.float64), 4 * T)) == (
@@ -69,9 +69,9 @@ def test_blocks_of_examples_make_no_difference(
         for uses_moments in (False, True):
             loss = maml_loss(partial(nets.apply, net), uses_moments, 2)
             both = vmap(grad(loss, argnums=(0, 1, 3)), in_dims=(None, 0, 0, 0, 0))(theta, *tasks)
-            found.append(dict(zip("tsq", both, strict=True)))
-    assert_same(found[2], found[0], **EXACT)
-    assert_same(found[3], found[1], **EXACT)
+            gradients.append(dict(zip("tsq", both, strict=True)))
+    assert_same(gradients[2], gradients[0], **EXACT)
+    assert_same(gradients[3], gradients[1], **EXACT)
 
 
 def test_moments_of_blocks_are_those_of_the_whole_far_from_zero() -> None:

@@ -391,8 +391,8 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
 
 def test_what_is_no_graph_is_told(tmp_path: Path) -> None:
     config = trained.config("protonet")
-    own = {"name": "module", "module": "tests.support.own_networks:InOrder", "width": 32}
-    network = config.network.model_copy(update=own)
+    of_module = {"name": "module", "module": "tests.support.own_networks:InOrder", "width": 32}
+    network = config.network.model_copy(update=of_module)
     with trained.quickly():
         runs.train_run(config.model_copy(update={"network": network}), trained.splits(), tmp_path / "run")
     with pytest.raises(MetabenchError, match=r"protonet:run: is no graph of onnx: .*: try `to` torch"):

@@ -40,8 +40,8 @@ def write_trial(root: Path, trial: Trial) -> None:
     events = Events(root / trial.algorithm / trial.name)
     events.hparams_run({"algorithm": trial.algorithm, **trial.hyperparameters}, trial.name)
     for line in trial.reports:
-        told = {name: math.nan if line.get(name) is None else line[name] for name in Report._fields}
-        write_report(events, Report(**told), OBJECTIVES["classification"])
+        values = {name: math.nan if line.get(name) is None else line[name] for name in Report._fields}
+        write_report(events, Report(**values), OBJECTIVES["classification"])
     events.end(str(trial.status))
     events.close()
 
@@ -63,7 +63,7 @@ def address(large: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    given = [
+    options = [
         "--logdir",
         str(root),
         "--host",
@@ -73,7 +73,7 @@ def address(large: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "--load_fast=false",
     ]
     server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "tensorboard.main", *given],
+        [sys.executable, "-W", "ignore", "-m", "tensorboard.main", *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -88,13 +88,13 @@ def address(large: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def wait_for(url: str, n_runs: int) -> None:
     """Wait until the server has read all runs."""
     deadline = time.monotonic() + PATIENCE
-    found = ""
-    while found.count('"') // 2 < n_runs:
-        assert time.monotonic() < deadline, f"after {PATIENCE} s TensorBoard knows {found[:200]}"
+    listed = ""
+    while listed.count('"') // 2 < n_runs:
+        assert time.monotonic() < deadline, f"after {PATIENCE} s TensorBoard knows {listed[:200]}"
         time.sleep(0.5)
         try:
             with urllib.request.urlopen(f"{url}/data/runs") as answer:
-                found = answer.read().decode()
+                listed = answer.read().decode()
         except OSError:
             continue
 
@@ -123,9 +123,9 @@ def test_hyperparameters_of_all_trials_stand_in_one_table(browser: Any, address:
     matching = page.locator("text=Number of matching session groups").first.inner_text()
     assert int(matching.rpartition(":")[2]) >= 500
     heads = page.locator("[role=columnheader], vaadin-grid-cell-content").all_inner_texts()
-    told = " ".join(heads)
+    headings = " ".join(heads)
     for column in ("algorithm", "multi_step_fraction", "alpha_lr", "accuracy/meta_validation"):
-        assert column in told
+        assert column in headings
     page.close()
 
 

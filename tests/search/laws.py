@@ -129,17 +129,17 @@ def same_numbers(folder: Path) -> Iterator[str]:
     for line in files.read_lines(folder / files.TRIALS):
         run = spaces.run_config(space, line["algorithm"], line["hyperparameters"], line["seed"], rungs)
         wanted = trained_without_faults(run.model_dump_json(), line["tasks_seen"])
-        found = files.read_lines(folder / WORK / line["trial"] / files.REPORTS)
-        if [numbers_of(report) for report in found] != [numbers_of(report) for report in wanted]:
+        written = files.read_lines(folder / WORK / line["trial"] / files.REPORTS)
+        if [numbers_of(report) for report in written] != [numbers_of(report) for report in wanted]:
             yield f"{line['trial']} reported other numbers than without faults"
-        if len(found) != len(line["reports"]) or not all(map(_is_judged_by, found, line["reports"])):
+        if len(written) != len(line["reports"]) or not all(map(_is_judged_by, written, line["reports"])):
             yield f"{line['trial']} was judged by other numbers than it reported"
 
 
-def _is_judged_by(report: dict[str, Any], told: dict[str, Any]) -> bool:
+def _is_judged_by(report: dict[str, Any], recorded: dict[str, Any]) -> bool:
     """Tell whether a report is what the driver heard, which has no scores of single tasks, and more."""
-    told = numbers_of(told)
-    return all(told[key] == value for key, value in numbers_of(report).items() if key != SCORES)
+    recorded = numbers_of(recorded)
+    return all(recorded[key] == value for key, value in numbers_of(report).items() if key != SCORES)
 
 
 def same_results(folder: Path) -> Iterator[str]:
@@ -155,11 +155,11 @@ def same_results(folder: Path) -> Iterator[str]:
     for name in record["runs"]:
         run = runs.read_config(folder / files.FINAL / name)
         reports, scores = tested_without_faults(run.model_dump_json(), record["tasks"])
-        found = files.read_json(folder / files.FINAL / name / files.TEST)
-        if found["accuracy"] != scores:
+        result = files.read_json(folder / files.FINAL / name / files.TEST)
+        if result["accuracy"] != scores:
             yield f"{name} has other accuracies on meta-test than without faults"
-        own = files.read_lines(folder / files.FINAL / name / files.REPORTS)
-        if [numbers_of(report) for report in own] != [numbers_of(report) for report in reports]:
+        written = files.read_lines(folder / files.FINAL / name / files.REPORTS)
+        if [numbers_of(report) for report in written] != [numbers_of(report) for report in reports]:
             yield f"{name} reported other numbers than without faults"
         variant = name.rpartition("-seed")[0].rpartition("-")[2]
         means.setdefault((run.algorithm, variant), []).append(statistics.fmean(scores))

@@ -40,7 +40,7 @@ class Process(NamedTuple):
 
 def of(place: str) -> dict[int, Process]:
     """List the living processes whose environment names a place that nobody else has."""
-    found = {}
+    by_pid = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
@@ -52,16 +52,16 @@ def of(place: str) -> dict[int, Process]:
         except OSError:
             continue  # it has ended meanwhile
         if fields[0] != "Z":
-            found[int(folder.name)] = Process(int(folder.name), int(fields[1]), title)
-    return found
+            by_pid[int(folder.name)] = Process(int(folder.name), int(fields[1]), title)
+    return by_pid
 
 
 def below(pid: int, processes: dict[int, Process]) -> list[int]:
     """List a process and all that it has started, the last first."""
-    found = [pid]
-    for one in found:
-        found += [other.pid for other in processes.values() if other.parent == one]
-    return found[::-1]
+    pids = [pid]
+    for one in pids:
+        pids += [other.pid for other in processes.values() if other.parent == one]
+    return pids[::-1]
 
 
 def kill(*pids: int) -> None:
@@ -76,9 +76,9 @@ def kill(*pids: int) -> None:
 def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Wait for something and return it; what is false in the end is returned too."""
     deadline = time.monotonic() + patience
-    while not (found := condition()) and time.monotonic() < deadline:
+    while not (outcome := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return found
+    return outcome
 
 
 class Nodes:
@@ -115,15 +115,15 @@ class Nodes:
     def add(self, cpus: int = 1, gpus: int = 0, **environment: str) -> int:
         """Start a node and return its raylet's process."""
         assert self._process.stdin is not None
-        told = {"num_cpus": cpus, "num_gpus": gpus, "env_vars": environment}
-        self._process.stdin.write(json.dumps(told) + "\n")
+        request = {"num_cpus": cpus, "num_gpus": gpus, "env_vars": environment}
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._answer()["raylet"])
 
     def lose(self, raylet: int) -> None:
         """Let a node vanish, with all that runs on it."""
-        found = of(str(self.place))
-        kill(raylet, *below(raylet, found))
+        running = of(str(self.place))
+        kill(raylet, *below(raylet, running))
 
     def close(self) -> None:
         """End everything."""

@@ -88,11 +88,11 @@ def test_pairs_are_compared_on_common_tasks_and_the_rank_counts_who_is_ahead() -
         Arrival("c", 0.64, 0.50),
         Arrival("d", 0.50, 0.66),
     ]
-    found = rank(Arrival("own", 0.61, 0.65), others, 2)
+    decision = rank(Arrival("own", 0.61, 0.65), others, 2)
     # Ahead of a (0.61 to 0.60) and c (0.65 to 0.50), behind b (0.70) and d (0.66); of five two go on.
-    assert (found.rank, found.arrived, found.against) == (3, 5, "d")
-    assert (found.cutoff, found.margin) == (0.66, pytest.approx(-0.01))
-    assert not found.is_promoted
+    assert (decision.rank, decision.arrived, decision.against) == (3, 5, "d")
+    assert (decision.cutoff, decision.margin) == (0.66, pytest.approx(-0.01))
+    assert not decision.is_promoted
     plain = rank(Arrival("own", 0.61), others, 2)  # only c is ahead on what all have
     assert (plain.rank, plain.against, plain.cutoff) == (2, "a", 0.60)
     assert plain.is_promoted
@@ -201,12 +201,12 @@ def tiny(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
 
 def run(folder: Path, space: SearchSpace, wanted_at: int, stop: str = "") -> list[dict[str, Any]]:
     """Run a trial that is to be looked at again at one rung; kill it at a moment, and return what it told."""
-    told: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     answers = Answers()
 
     def report(metrics: dict[str, Any]) -> None:
         line = json.loads(metrics["report"])
-        told.append(line)
+        reports.append(line)
         is_second = "borderline_score" in line
         if stop == ("second" if is_second else "first") and line["tasks_seen"] == wanted_at:
             raise Stopped
@@ -225,7 +225,7 @@ def run(folder: Path, space: SearchSpace, wanted_at: int, stop: str = "") -> lis
             assert stop
         else:
             assert not stop
-    return told
+    return reports
 
 
 @pytest.mark.parametrize("wanted_at", [8, 16])
@@ -262,8 +262,8 @@ def test_what_a_second_look_took_is_counted_at_the_next_rung_too(
         return {**line, "borderline_seconds": 100.0, "seconds": line["seconds"] + 100}
 
     monkeypatch.setattr(worker, "reevaluate", slowly)
-    told = run(tmp_path / "whole", tiny, wanted_at=8)
-    assert [line["seconds"] > 100 for line in told] == [False, True, True]
+    reports = run(tmp_path / "whole", tiny, wanted_at=8)
+    assert [line["seconds"] > 100 for line in reports] == [False, True, True]
     run(tmp_path / "killed", tiny, wanted_at=8, stop="second")
     assert run(tmp_path / "killed", tiny, wanted_at=8)[-1]["seconds"] > 100
 
@@ -277,5 +277,5 @@ def test_the_second_look_finds_what_one_look_at_all_tasks_finds(tmp_path: Path, 
     state = loop.load_state(tmp_path / WORK / "maml-000" / store.STATE, config, loaded)
     learner = loop.build(config, loaded)
     tasks = frozen.frozen(loaded, "meta_validation", tiny.task, 9, "search")
-    found = evaluate.evaluate(loop.model(learner, state), loaded.meta_validation.images, tasks)
-    np.testing.assert_allclose(found.score, long["val_scores"], atol=1e-6)
+    evaluated = evaluate.evaluate(loop.model(learner, state), loaded.meta_validation.images, tasks)
+    np.testing.assert_allclose(evaluated.score, long["val_scores"], atol=1e-6)

@@ -43,8 +43,11 @@ def play(folder: Path, space: SearchSpace, slots: int, restart_every: int = 0) -
                 break
             finished = config == FINISHED
             if isinstance(config, dict):
-                known = searcher.ledger.trials[config["trial"]].reports
-                running[f"id-{step}-{len(running)}"] = (config["trial"], known[-1]["seconds"] if known else 0)
+                reports = searcher.ledger.trials[config["trial"]].reports
+                running[f"id-{step}-{len(running)}"] = (
+                    config["trial"],
+                    reports[-1]["seconds"] if reports else 0,
+                )
         if not running:
             continue
         trial_id = rng.choice(sorted(running))

@@ -102,11 +102,11 @@ def test_what_makes_numbers_incomparable_is_refused_whatever_is_told(
     tmp_path: Path, space: SearchSpace, splits: Splits
 ) -> None:
     create_or_resume(tmp_path, space, splits, seed=0)
-    for given in (splits._replace(fingerprint="other"), splits):
+    for offered in (splits._replace(fingerprint="other"), splits):
         task = space.task.model_copy(update={"shot": 5})
-        other = space if given is not splits else space.model_copy(update={"task": task})
+        other = space if offered is not splits else space.model_copy(update={"task": task})
         with pytest.raises(MetabenchError, match=r"allows no other (data_fingerprint|task.shot)"):
-            create_or_resume(tmp_path, other, given, seed=0, accept=True)
+            create_or_resume(tmp_path, other, offered, seed=0, accept=True)
     for changed in ({"validation_tasks": 20}, {"borderline_tasks": 20}):
         with pytest.raises(MetabenchError, match=f"allows no other budget.{next(iter(changed))}"):
             create_or_resume(tmp_path, larger(space, **changed), splits, seed=0, accept=True)
@@ -127,11 +127,11 @@ def test_more_tasks_keep_the_rungs_and_add_those_that_follow(
 ) -> None:
     create_or_resume(tmp_path, space, splits, seed=0)
     longer = spaces.override(space, tasks=4000)
-    found, _ = create_or_resume(tmp_path, longer, splits, seed=0, accept=True)
+    resumed, _ = create_or_resume(tmp_path, longer, splits, seed=0, accept=True)
     assert spaces.rungs(space.budget) == [100, 300, 900]
-    assert spaces.rungs(found.budget) == [100, 300, 900, 2700, 4000]
+    assert spaces.rungs(resumed.budget) == [100, 300, 900, 2700, 4000]
     again, _ = create_or_resume(tmp_path, longer, splits, seed=0)
-    assert again == found
+    assert again == resumed
 
 
 def play(folder: Path, space: SearchSpace, tasks_left: int = 10**9) -> list[str]:
@@ -183,7 +183,7 @@ def test_one_more_algorithm_gets_the_same_number_of_trials(
     only = space.model_copy(update={"algorithms": {"maml": space.algorithms["maml"]}})
     create_or_resume(tmp_path, only, splits, seed=0)
     first = play(tmp_path, only)
-    found, _ = create_or_resume(tmp_path, space, splits, seed=0, accept=True)
-    second = play(tmp_path, found)
+    resumed, _ = create_or_resume(tmp_path, space, splits, seed=0, accept=True)
+    second = play(tmp_path, resumed)
     assert first == [f"maml-{number:03d}" for number in range(9)]
     assert second == [f"maml_pp-{number:03d}" for number in range(9)]

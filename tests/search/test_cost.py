@@ -72,7 +72,7 @@ class Lines:
 
 def lines_of_trials(folder: Path, space: SearchSpace, often: int) -> list[tuple[int, int]]:
     """Return how often each of some trials reported, and how many lines it took."""
-    found, lines, before = [], Lines(), 0
+    counts, lines, before = [], Lines(), 0
     trials = run_trials(folder, space)
     outer = sys.gettrace()
     try:
@@ -80,11 +80,11 @@ def lines_of_trials(folder: Path, space: SearchSpace, often: int) -> list[tuple[
             sys.settrace(lines)
             n_reports = next(trials)
             sys.settrace(outer)
-            found.append((n_reports, lines.count - before))
+            counts.append((n_reports, lines.count - before))
             before = lines.count
     finally:
         sys.settrace(outer)
-    return found
+    return counts
 
 
 @pytest.fixture
@@ -116,13 +116,13 @@ def test_a_trial_is_written_down_once_when_proposed_at_each_report_and_at_its_en
         synced += 1
 
     monkeypatch.setattr(os, "fsync", count)
-    before, found = 0, []
+    before, counts = 0, []
     for n_reports in run_trials(tmp_path, alone):
-        found.append((n_reports, synced - before))
+        counts.append((n_reports, synced - before))
         before = synced
-    assert len(found) == 100
-    assert {n_reports for n_reports, _ in found} == {1, 2, 3}
-    assert all(writes == n_reports + 2 for n_reports, writes in found)
+    assert len(counts) == 100
+    assert {n_reports for n_reports, _ in counts} == {1, 2, 3}
+    assert all(writes == n_reports + 2 for n_reports, writes in counts)
 
 
 def test_a_free_worker_goes_to_the_newest_trial_until_an_older_one_has_waited_long(

@@ -45,9 +45,9 @@ def test_what_is_written_is_read(tmp_path: Path, space: SearchSpace) -> None:
     write(tmp_path / "some.jsonl", space, written)
     read = curves.read([tmp_path / "some.jsonl"])
     assert (read.space, read.points, read.n_tasks) == (space, (100, 300, 900), N_TASKS)
-    for found, one in zip(read.curves["maml"], written, strict=True):
-        assert found[:2] + found[3:] == one[:2] + one[3:]
-        for point, meant in zip(found.points, one.points, strict=True):
+    for reread, one in zip(read.curves["maml"], written, strict=True):
+        assert reread[:2] + reread[3:] == one[:2] + one[3:]
+        for point, meant in zip(reread.points, one.points, strict=True):
             assert point[:3] == meant[:3]
             assert point.score == (None if meant.score is None else pytest.approx(meant.score))
             assert len(point.per_task) == (0 if meant.score is None else N_TASKS)
@@ -85,8 +85,13 @@ def test_a_folder_of_a_search_is_read_with_all_its_endings(tmp_path: Path, space
 
 def test_scores_of_single_tasks_come_from_the_trials_own_files(tmp_path: Path, space: SearchSpace) -> None:
     space = only_maml(space, validation_tasks=2, borderline_tasks=4)
-    known = {"maml": [{"trial": "x", "sampled": {}, "scores": {"900": 0.5}}]}
-    record = {"protocol": 1, "space": space.model_dump(mode="json"), "data_fingerprint": "0", "known": known}
+    earlier = {"maml": [{"trial": "x", "sampled": {}, "scores": {"900": 0.5}}]}
+    record = {
+        "protocol": 1,
+        "space": space.model_dump(mode="json"),
+        "data_fingerprint": "0",
+        "known": earlier,
+    }
     files.write_json(tmp_path / files.SEARCH, record)
     ledger = Ledger(tmp_path, keep=2)
     name = ledger.propose("maml", {"inner_lr": 0.1, "inner_steps": 1}, {}, False, 0).name
@@ -103,10 +108,10 @@ def test_scores_of_single_tasks_come_from_the_trials_own_files(tmp_path: Path, s
         Point(100, 1, 0, 0.3, (0.2, 0.4)),
         Point(300, 3, 0, 0.5, (0.4, 0.6)),
     )
-    assert (read.is_per_task, read.earlier) == (True, known)
-    told = describe(read, {})
-    assert told.notes == ("no second look at 4 tasks: not every trial's were recorded",)
-    assert told.space.budget.borderline_tasks is None
+    assert (read.is_per_task, read.earlier) == (True, earlier)
+    described = describe(read, {})
+    assert described.notes == ("no second look at 4 tasks: not every trial's were recorded",)
+    assert described.space.budget.borderline_tasks is None
     with pytest.raises(MetabenchError, match=r"borderline_tasks=4: must be <= 2, those recorded"):
         describe(read, {"borderline_tasks": 4})
 

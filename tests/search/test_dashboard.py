@@ -47,26 +47,26 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:
             trial = ledger.trials[name]
             events = Events(tmp_path / files.TENSORBOARD / trial.algorithm / name)
             for rung, accuracy in zip((100, 300, 900), accuracies, strict=False):
-                given = {**make_report(rung, accuracy), "val_scores": (accuracy,)}
+                values = {**make_report(rung, accuracy), "val_scores": (accuracy,)}
                 logs = {"lr/inner/a": 0.1, "lr/inner/b": 0.2, "lr/outer": 0.01}
-                report = Report(**{**given, "logs": logs})
+                report = Report(**{**values, "logs": logs})
                 runs.write_report(events, report, OBJECTIVES["classification"])
                 events.scalars(rung, logs)
-                decide(ledger, space.budget, name, given)
+                decide(ledger, space.budget, name, values)
             events.close()
             endings.catch_up()
     return tmp_path
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
-    found.Reload()
-    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_the_search_run_tells_counts_cost_and_incumbents(folder: Path) -> None:
-    found = scalars(folder / files.TENSORBOARD / dashboard.SEARCH_RUN)
-    last = {tag: values[-1] for tag, values in found.items()}
+    by_tag = scalars(folder / files.TENSORBOARD / dashboard.SEARCH_RUN)
+    last = {tag: values[-1] for tag, values in by_tag.items()}
     assert last["trials/complete"] == (1000, 1)
     assert last["trials/pruned"] == (1000, 1)
     assert last["trials/running"] == (1000, 1)
@@ -105,11 +105,11 @@ def test_a_leaderboard_is_shown_once_and_again_only_when_it_changes(
 ) -> None:
     row: dict[str, Any] = {"algorithm": "maml", "variant": "tuned", "accuracy": 0.7, "ci_low": 0.6}
     row["accuracy_one_at_a_time"] = 0.5
-    found = {"metric": {"name": "accuracy"}, "rows": [{**row, "ci_high": 0.8}]}
+    leaderboard = {"metric": {"name": "accuracy"}, "rows": [{**row, "ci_high": 0.8}]}
 
     def write(folder: Path) -> dict[str, Any]:
-        files.write_json(folder / f"{files.LEADERBOARD}.json", found)
-        return found
+        files.write_json(folder / f"{files.LEADERBOARD}.json", leaderboard)
+        return leaderboard
 
     monkeypatch.setattr(dashboard.board, "write", write)
     monkeypatch.setattr(dashboard.board, "as_markdown", lambda board, **how: "a table")
@@ -140,18 +140,18 @@ def test_the_seeds_of_a_row_are_one_run_with_their_mean_and_each_by_itself(tmp_p
         rows.catch_up()
     rows.close()
     (run,) = (tmp_path / files.TENSORBOARD / final_rows.FINAL_RUN).iterdir()
-    found = scalars(run)
-    assert found["accuracy/meta_validation"] == [(50, pytest.approx(0.5))]
-    assert [value for _, value in found["accuracy_details/meta_validation/seed0"]] == pytest.approx(
+    by_tag = scalars(run)
+    assert by_tag["accuracy/meta_validation"] == [(50, pytest.approx(0.5))]
+    assert [value for _, value in by_tag["accuracy_details/meta_validation/seed0"]] == pytest.approx(
         [0.4, 0.5]
     )
-    assert [value for _, value in found["accuracy_details/meta_validation/seed1"]] == pytest.approx([0.6])
+    assert [value for _, value in by_tag["accuracy_details/meta_validation/seed1"]] == pytest.approx([0.6])
     for bound, value in (("low", 0.4), ("high", 0.6)):  # of the two seeds
-        assert found[f"accuracy_details/meta_validation/{bound}"] == [(50, pytest.approx(value))]
+        assert by_tag[f"accuracy_details/meta_validation/{bound}"] == [(50, pytest.approx(value))]
     again = final_rows.FinalRows(tmp_path, METRICS["accuracy"], planned)  # as after a crash
     again.catch_up()
     again.close()
-    assert scalars(run) == found
+    assert scalars(run) == by_tag
 
 
 def test_what_is_judged_sorts_before_everything_else_and_why_a_trial_was_stopped_after_it(

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture(scope="module")
-def found() -> Iterator[cluster.Cluster]:
+def ray_cluster() -> Iterator[cluster.Cluster]:
     """Start one Ray for all searches of this file; paths of its sockets must be short."""
     with (
         tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder,
@@ -43,7 +43,10 @@ def found() -> Iterator[cluster.Cluster]:
 
 
 def explore(
-    folder: Path, space: SearchSpace, found: cluster.Cluster, trainable: Callable[..., None] = played_trial
+    folder: Path,
+    space: SearchSpace,
+    ray_cluster: cluster.Cluster,
+    trainable: Callable[..., None] = played_trial,
 ) -> list[FairSearcher]:
     """Search with played trials and return the searchers that were used."""
     searchers: list[FairSearcher] = []
@@ -55,7 +58,7 @@ def explore(
     ledger, watch = Ledger(folder, keep=2), Watch(folder, space, quiet=True)
     with pytest.MonkeyPatch.context() as patch, watch.showing(ledger):
         patch.setattr(experiment, "FairSearcher", make)
-        experiment.explore(folder, space, ledger, found, watch, seed=0, trainable=trainable)
+        experiment.explore(folder, space, ledger, ray_cluster, watch, seed=0, trainable=trainable)
     return searchers
 
 
@@ -70,10 +73,10 @@ def check_studies(searcher: FairSearcher) -> None:
 
 
 def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
-    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
+    tmp_path: Path, space: SearchSpace, ray_cluster: cluster.Cluster
 ) -> None:
     space = space.model_copy(update={"budget": space.budget.model_copy(update={"trials": 5})})
-    used, _nothing_left = explore(tmp_path, space, found)
+    used, _nothing_left = explore(tmp_path, space, ray_cluster)
     check_studies(used)
     lines = records.trials(tmp_path)
     status = {name: line["status"] for name, line in lines.items()}
@@ -89,17 +92,17 @@ def test_every_kind_of_trial_ends_as_what_it_is_and_none_ends_the_search(
     assert len(files.read_lines(tmp_path / files.TRIALS)) == 10
     check_decisions_in_tensorboard(tmp_path, lines["maml-000"])
     journal = (tmp_path / JOURNAL).read_bytes()
-    explore(tmp_path, space, found)
+    explore(tmp_path, space, ray_cluster)
     assert (tmp_path / JOURNAL).read_bytes() == journal  # nothing is left to do
     assert not (tmp_path / files.RUNNING).exists()
 
 
 def test_where_all_wait_for_the_last_the_best_of_all_go_on(
-    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
+    tmp_path: Path, space: SearchSpace, ray_cluster: cluster.Cluster
 ) -> None:
     budget = space.budget.model_copy(update={"scheduler": "top_k", "trials": 7})
     space = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
-    first, last = explore(tmp_path, space, found)
+    first, last = explore(tmp_path, space, ray_cluster)
     assert (len(first.studies["fomaml"].asked), last.remaining()) == (7, 0)
     check_studies(last)
     status = [line["status"] for _, line in sorted(records.trials(tmp_path).items())]
@@ -113,7 +116,7 @@ def test_where_all_wait_for_the_last_the_best_of_all_go_on(
 
 
 def test_a_search_in_rounds_tries_every_setting_once_and_proposes_with_all_that_came_before(
-    tmp_path: Path, space: SearchSpace, found: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, space: SearchSpace, ray_cluster: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experiment, "ROUND_TRIALS", 2)
     rounds = []
@@ -126,7 +129,7 @@ def test_a_search_in_rounds_tries_every_setting_once_and_proposes_with_all_that_
     monkeypatch.setattr(experiment.tune, "Tuner", Tuner)
     budget = space.budget.model_copy(update={"trials": 6})
     only = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
-    (used, _nothing_left) = explore(tmp_path, only, found)
+    (used, _nothing_left) = explore(tmp_path, only, ray_cluster)
     assert rounds == [0, 4]  # two places
     check_studies(used)
     attempts = [len(files.read_lines(path)) for path in (tmp_path / "played").iterdir()]
@@ -134,12 +137,12 @@ def test_a_search_in_rounds_tries_every_setting_once_and_proposes_with_all_that_
 
 
 def test_trials_reevaluate_where_a_decision_is_within_the_noise(
-    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
+    tmp_path: Path, space: SearchSpace, ray_cluster: cluster.Cluster
 ) -> None:
     changed = {"trials": 5, "validation_tasks": 4, "borderline_tasks": 8}
     budget = space.budget.model_copy(update=changed)
     space = space.model_copy(update={"budget": budget, "algorithms": {"fomaml": {}}})
-    used, _nothing_left = explore(tmp_path, space, found, doubtful_trial)
+    used, _nothing_left = explore(tmp_path, space, ray_cluster, doubtful_trial)
     check_studies(used)
     events = files.read_lines(tmp_path / JOURNAL)
     doubted = {(e["trial"], e["tasks_seen"]) for e in events if e["event"] == "doubted"}
@@ -188,10 +191,10 @@ def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
 
 
 def test_where_no_node_is_left_the_search_ends_with_what_is_out_of_order_and_has_failed_nothing(
-    tmp_path: Path, space: SearchSpace, found: cluster.Cluster
+    tmp_path: Path, space: SearchSpace, ray_cluster: cluster.Cluster
 ) -> None:
     space = space.model_copy(update={"algorithms": {"fomaml": {}}})
-    fresh = found._replace(excluded=failures.ExcludedNodes(cluster.workers, lambda text: None))
+    fresh = ray_cluster._replace(excluded=failures.ExcludedNodes(cluster.workers, lambda text: None))
     with pytest.raises(OutOfOrder, match=r"node .*: no space left\nNothing is lost. .*the same command"):
         explore(tmp_path, space, fresh, broken_place)
     ledger = Ledger(tmp_path, keep=2)
@@ -199,19 +202,19 @@ def test_where_no_node_is_left_the_search_ends_with_what_is_out_of_order_and_has
 
 
 def test_an_error_of_the_disk_while_tune_asks_us_is_what_comes_out(
-    tmp_path: Path, space: SearchSpace, found: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, space: SearchSpace, ray_cluster: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Ledger, "record", full)
     with pytest.raises(OSError, match="No space left on device") as error:
-        explore(tmp_path, space, found)
+        explore(tmp_path, space, ray_cluster)
     assert error.value.errno == errno.ENOSPC
 
 
 def test_jobs_that_wait_have_no_worker_of_their_own(
-    found: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Ray starts a worker for each that it is handed, beyond those that it has.
     start, started, ended = jobs._start, [], []
@@ -221,17 +224,17 @@ def test_jobs_that_wait_have_no_worker_of_their_own(
         return start(function, arguments, place)
 
     def done(name: str, result: int) -> None:
-        assert len(started) <= len(ended) + found.slots
+        assert len(started) <= len(ended) + ray_cluster.slots
         ended.append(name)
 
     monkeypatch.setattr(jobs, "_start", watched)
     names = {f"job-{number}": (number,) for number in range(6)}
-    assert not jobs.run_all(abs, names, found, done)
+    assert not jobs.run_all(abs, names, ray_cluster, done)
     assert sorted(ended) == sorted(names)
 
 
 def test_a_node_that_leaves_while_all_are_asked_is_left_out(
-    found: cluster.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: cluster.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (node,) = cluster.workers()
     gone = {**node, "NodeID": "0123" * (len(node["NodeID"]) // 4)}

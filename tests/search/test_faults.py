@@ -64,7 +64,7 @@ def search(place: Path, *options: str, **changes: Any) -> subprocess.Popen[str]:
     )
 
 
-def told(place: Path) -> str:
+def output_of(place: Path) -> str:
     return (place / "told").read_text()
 
 
@@ -107,15 +107,17 @@ def test_nodes_come_and_go_and_one_with_other_data_reports_nothing(
             monkeypatch.setenv(name, value)
         task = {"dataset": "folder", "options": IMAGES, "way": 2, "query": 2, "test_query": 2}
         driver = search(place, "--address", nodes.address, task=task)
-        assert until(lambda: reports(place) >= 1 or driver.poll() is not None), told(place)
+        assert until(lambda: reports(place) >= 1 or driver.poll() is not None), output_of(place)
         nodes.lose(lost)
         nodes.add(METABENCH_DATA=str(place / "there"))
-        assert until(lambda: "not the search's data_fingerprint" in told(place) or driver.poll() is not None)
+        assert until(
+            lambda: "not the search's data_fingerprint" in output_of(place) or driver.poll() is not None
+        )
         nodes.add()
-        assert driver.wait(PATIENCE) == 0, told(place)
+        assert driver.wait(PATIENCE) == 0, output_of(place)
     finally:
         nodes.close()
-    said = told(place)
+    said = output_of(place)
     assert said.count("not the search's data_fingerprint") == 1
     assert f"METABENCH_DATA={str(place / 'there')!r}" in said
     assert "Nothing more is started there; it goes on elsewhere" in said
@@ -126,11 +128,11 @@ def test_nodes_come_and_go_and_one_with_other_data_reports_nothing(
 def pack(address: str, folder: str, described: str) -> None:
     """Play trials on shares of GPUs; in a process of its own, as Ray's token is read once a process."""
     place, space = Path(folder), SearchSpace.model_validate_json(described)
-    with cluster.connect(address, place) as found:
-        assert (found.slots, found.gpus) == (4, 0.5)
+    with cluster.connect(address, place) as connected:
+        assert (connected.slots, connected.gpus) == (4, 0.5)
         watch = Watch(place, space, quiet=True)
         ledger = Ledger(place, keep=2)
-        experiment.explore(place, space, ledger, found, watch, seed=0, trainable=packed_trial)
+        experiment.explore(place, space, ledger, connected, watch, seed=0, trainable=packed_trial)
 
 
 @pytest.mark.slow
@@ -169,14 +171,14 @@ def test_a_search_waits_for_a_storage_that_does_not_answer_and_goes_on(place: Pa
             driver = search(place, "--storage", s3.url)
             for mode, since in (("stall", 1), ("refuse", 2), ("cut", 3)):
                 assert until(lambda since=since: reports(place) >= since or driver.poll() is not None)
-                assert driver.poll() is None, told(place)
+                assert driver.poll() is None, output_of(place)
                 proxy.be(mode)
                 time.sleep(2)
                 proxy.be("pass")
-            assert driver.wait(PATIENCE) == 0, told(place)
+            assert driver.wait(PATIENCE) == 0, output_of(place)
         for name, content in s3.objects().items():
             files.write_bytes(place / "bucket" / name, content)
     folder = place / "bucket/searches/it"
-    assert "Traceback" not in told(place)
+    assert "Traceback" not in output_of(place)
     assert broken(folder, place / "trace") == []
     assert files.read_lines(folder / JOURNAL) == files.read_lines(place / "it" / JOURNAL)

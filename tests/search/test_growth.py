@@ -95,13 +95,13 @@ class Growing(NamedTuple):
 
     def nodes(self) -> int:
         """Count the nodes for trials."""
-        told = subprocess.run(
+        printed = subprocess.run(
             [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", self.address],
             env=self.environment,
             capture_output=True,
             text=True,
         ).stdout
-        return sum(int(line.split()[0]) for line in told.splitlines() if line.endswith(" cpu"))
+        return sum(int(line.split()[0]) for line in printed.splitlines() if line.endswith(" cpu"))
 
 
 @pytest.fixture
@@ -186,8 +186,8 @@ def test_a_search_starts_on_no_node_at_all_grows_to_two_and_leaves_none(
     growing: Growing, tmp_path: Path
 ) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    told = tmp_path / "status"
-    assert until(lambda: "Node status" in status(growing, told)), told.read_text()
+    status_file = tmp_path / "status"
+    assert until(lambda: "Node status" in status(growing, status_file)), status_file.read_text()
     assert growing.nodes() == 0
     command = ["search", "space.yaml", "--out", ".", "--name", "it", "--address", growing.address]
     search = subprocess.Popen(
@@ -208,13 +208,13 @@ def test_a_search_starts_on_no_node_at_all_grows_to_two_and_leaves_none(
     assert until(lambda: growing.nodes() == 0), "idle nodes stay"
 
 
-def status(growing: Growing, told: Path) -> str:
+def status(growing: Growing, status_file: Path) -> str:
     """Ask a cluster how it is, which fails until it is up."""
-    with told.open("w") as file:
+    with status_file.open("w") as file:
         subprocess.run(
             [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", growing.address],
             env=growing.environment,
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-    return told.read_text()
+    return status_file.read_text()

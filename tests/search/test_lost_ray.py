@@ -61,8 +61,8 @@ def test_who_loses_its_ray_says_so_and_asks_for_the_same_command_again(tmp_path:
             assert processes.until(lambda: (tmp_path / "started").exists(), 120)
             started = processes.of(folder).values()
             processes.kill(*(one.pid for one in started if server in one.title[:300]))
-            _, told = program.communicate(timeout=120)
+            _, output = program.communicate(timeout=120)
         finally:
             processes.kill(program.pid, *processes.of(folder))
     assert program.returncode == signals.TRY_AGAIN
-    assert "Ray is lost on this machine. Nothing is lost. Fix it and run the same" in told
+    assert "Ray is lost on this machine. Nothing is lost. Fix it and run the same" in output

@@ -46,11 +46,11 @@ def two_nodes(tmp_path: Path, ray_folder: None, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv(name, raising=False)
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # for good: this process reads it once
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    own = {"METABENCH_DATA": str(tmp_path / "there"), "METABENCH_CACHE": str(tmp_path / "cache there")}
+    variables = {"METABENCH_DATA": str(tmp_path / "there"), "METABENCH_CACHE": str(tmp_path / "cache there")}
     both = {"num_cpus": 1, "include_dashboard": False}
     started = Cluster(initialize_head=True, head_node_args=both)
     try:
-        started.add_node(num_cpus=1, env_vars=own)
+        started.add_node(num_cpus=1, env_vars=variables)
         monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "here"))
         monkeypatch.setenv("METABENCH_CACHE", str(tmp_path / "cache here"))
         yield started.address
@@ -153,8 +153,8 @@ def test_a_node_without_the_data_downloads_them_once_where_it_is_told_to(
     assert "quickdraw" in nodes.look(task.model_dump(mode="json")).problem
     with serving(data_root / "quickdraw/numpy_bitmap") as (url, behaviour):
         for _ in range(2):
-            found = nodes.look(task.model_dump(mode="json"), url)
-            assert found == (here.fingerprint, "", str(tmp_path / "node"))
+            answer = nodes.look(task.model_dump(mode="json"), url)
+            assert answer == (here.fingerprint, "", str(tmp_path / "node"))
             n_requests = len(behaviour.seen)
             behaviour.codes = [500] * 1000  # a second download would fail
     assert n_requests > 345
@@ -174,8 +174,8 @@ def test_a_line_says_what_each_node_needs_and_where_it_is_looked_for(
         splits = data.load(TASK)
     assert [path.parent for path in kept] == [tmp_path / "cache"]
     n_bytes = sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*.png"))
-    told = nodes.needs(TASK, splits.name, kept)
-    assert told == (
+    line = nodes.needs(TASK, splits.name, kept)
+    assert line == (
         f"each node needs folder/own: {n_bytes / 1000:.0f} kB of files in {tmp_path}/mine (METABENCH_DATA), "
         f"{kept[0].stat().st_size / 1000:.0f} kB decoded in {tmp_path}/cache (METABENCH_CACHE)"
     )
@@ -188,17 +188,17 @@ def test_a_line_says_what_each_node_needs_and_where_it_is_looked_for(
 
 def test_the_sources_of_every_data_set_are_there_and_hold_what_is_read(data_root: Path) -> None:
     for name in ("omniglot", "quickdraw"):
-        found = data.sources(TaskConfig(dataset=name), data_root)
-        assert found
-        assert all(path.exists() and path.is_relative_to(data_root / name) for path in found)
+        sources = data.sources(TaskConfig(dataset=name), data_root)
+        assert sources
+        assert all(path.exists() and path.is_relative_to(data_root / name) for path in sources)
         assert data.sources(TaskConfig(dataset=name), data_root / "nowhere") == []
 
 
 def test_a_node_takes_the_drivers_folders_only_where_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METABENCH_DATA", "/own")
     monkeypatch.delenv("METABENCH_CACHE", raising=False)
-    for name, told in cluster.FORWARDED.items():
-        monkeypatch.setenv(told, f"/driver/{name}")
+    for name, variable in cluster.FORWARDED.items():
+        monkeypatch.setenv(variable, f"/driver/{name}")
     cluster.adopt_driver_folders()
     assert os.environ["METABENCH_DATA"] == "/own"
     assert os.environ["METABENCH_CACHE"] == "/driver/METABENCH_CACHE"

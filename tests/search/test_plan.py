@@ -20,7 +20,7 @@ from tests.search.test_kill import SPACE
 
 
 @pytest.mark.parametrize(
-    ("resources", "share", "found"),
+    ("resources", "share", "expected"),
     [
         ({"CPU": 8}, cluster.TrialResources(), (8, 1, 0)),
         ({"CPU": 8}, cluster.TrialResources(cpus=3), (2, 3, 0)),
@@ -39,21 +39,21 @@ from tests.search.test_kill import SPACE
     ],
 )
 def test_a_cluster_is_divided_as_asked(
-    resources: dict[str, float], share: cluster.TrialResources, found: tuple[float, float, float]
+    resources: dict[str, float], share: cluster.TrialResources, expected: tuple[float, float, float]
 ) -> None:
-    assert cluster.allocate(resources, share) == pytest.approx(cluster.Cluster(*found))
+    assert cluster.allocate(resources, share) == pytest.approx(cluster.Cluster(*expected))
 
 
 @pytest.mark.parametrize(
-    ("share", "told"),
+    ("share", "message"),
     [
         (cluster.TrialResources(gpus=1.5), "a share of one GPU or a whole number"),
         (cluster.TrialResources(gpus=4), "gpus_per_trial=4: the cluster has 2 GPUs"),
         (cluster.TrialResources(cpus=16), "has 8 cores, and a trial takes 16"),
     ],
 )
-def test_a_share_that_no_node_can_give_is_refused(share: cluster.TrialResources, told: str) -> None:
-    with pytest.raises(MetabenchError, match=told):
+def test_a_share_that_no_node_can_give_is_refused(share: cluster.TrialResources, message: str) -> None:
+    with pytest.raises(MetabenchError, match=message):
         cluster.allocate({"CPU": 8, "GPU": 2}, share)
 
 
@@ -63,24 +63,24 @@ def test_a_gpu_that_is_asked_for_where_there_is_none_is_refused() -> None:
 
 
 def test_the_cost_is_that_of_the_stages(space: SearchSpace) -> None:
-    found = plan.cost(space, "maml", plan.Pace(training=0.1, evaluation=0.01, slowest=0.2))
+    cost = plan.cost(space, "maml", plan.Pace(training=0.1, evaluation=0.01, slowest=0.2))
     # 9 trials to 100 tasks, 3 of them to 300, 1 to 900
-    assert found["trials_at_rungs"] == [9, 3, 1]
-    assert found["trial_tasks"] == 9 * 100 + 3 * 200 + 1 * 600
-    assert found["final_tasks"] == 2 * 2 * 900
+    assert cost["trials_at_rungs"] == [9, 3, 1]
+    assert cost["trial_tasks"] == 9 * 100 + 3 * 200 + 1 * 600
+    assert cost["final_tasks"] == 2 * 2 * 900
     training = 0.1 * (2100 + 3600)
     evaluation = 0.01 * (13 * 10 + 2 * 10 + 4 * 10 * 10 + 4 * 20)
-    assert found["seconds"] == pytest.approx(training + evaluation)
+    assert cost["seconds"] == pytest.approx(training + evaluation)
     at_most = 9 * (0.2 * 900 + 3 * 10 * 0.01) + 0.2 + 0.1 * 3600 + 0.01 * (400 + 80)
-    assert found["at_most_seconds"] == pytest.approx(at_most)
+    assert cost["at_most_seconds"] == pytest.approx(at_most)
 
 
 def test_the_cost_of_other_schedulers_and_of_seconds_is_theirs(space: SearchSpace) -> None:
     pace = plan.Pace(training=0.1, evaluation=0.01, slowest=0.2)
 
     def cost(**budget: Any) -> dict[str, Any]:
-        given = space.model_copy(update={"budget": space.budget.model_copy(update=budget)})
-        return plan.cost(given, "maml", pace)
+        changed = space.model_copy(update={"budget": space.budget.model_copy(update=budget)})
+        return plan.cost(changed, "maml", pace)
 
     after = cost()["seconds"] - (0.1 * 2100 + 0.01 * (13 * 10 + 2 * 10))
     assert cost(trials=27)["trials_at_rungs"] == [27, 9, 3]
@@ -102,10 +102,10 @@ def test_a_plan_tells_what_it_would_do_and_leaves_nothing(
     Path("space.yaml").write_text(yaml.safe_dump(SPACE))
     shown = CliRunner().invoke(app, ["search", "space.yaml", "--plan", "--json"])
     assert shown.exit_code == 0, shown.output
-    found = json.loads(shown.stdout)
-    assert found["slots"] >= 1
-    assert found["algorithms"]["maml"]["training"] > 0
-    assert 0 < found["accelerator_hours"] <= found["at_most_accelerator_hours"]
+    printed = json.loads(shown.stdout)
+    assert printed["slots"] >= 1
+    assert printed["algorithms"]["maml"]["training"] > 0
+    assert 0 < printed["accelerator_hours"] <= printed["at_most_accelerator_hours"]
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
 
 

@@ -46,10 +46,10 @@ def test_the_lowest_error_wins_at_every_stage_of_a_search(
     tmp_path: Path, ray_folder: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = search(SearchSpace.model_validate(SPACE), tmp_path, "it", cpus=2)
-    told = capsys.readouterr().err
-    assert "error " in told
-    assert "each node needs" not in told  # there is none but this machine
-    assert "%" not in told
+    output = capsys.readouterr().err
+    assert "error " in output
+    assert "each node needs" not in output  # there is none but this machine
+    assert "%" not in output
     check_the_choice(folder, SPACE["algorithms"], SPACE["budget"]["tasks"])
     check_the_leaderboard(folder)
     check_tensorboard(folder)
@@ -63,8 +63,8 @@ def check_the_choice(folder: Path, algorithms: Collection[str], tasks: int) -> N
     trials = records.trials(folder)
     chosen = files.read_json(folder / files.CHOSEN)
     for algorithm in algorithms:
-        own = [line for line in trials.values() if line["algorithm"] == algorithm]
-        furthest = [line for line in own if line["tasks_seen"] == tasks]
+        of_algorithm = [line for line in trials.values() if line["algorithm"] == algorithm]
+        furthest = [line for line in of_algorithm if line["tasks_seen"] == tasks]
         assert furthest
         confirmed = {
             line["trial"]: statistics.fmean(line["error"])

@@ -74,9 +74,9 @@ def test_seeds_draw_other_orders_and_the_published_setting_stays_first(space: Se
 def test_a_search_on_one_worker_replays_itself(tmp_path: Path, space: SearchSpace, ray_folder: None) -> None:
     space = only_maml(space, trials=10)  # three are random, then the sampler learns
     ledger = Ledger(tmp_path, keep=2)
-    with cluster.connect(None, tmp_path, cpus=1) as found:
+    with cluster.connect(None, tmp_path, cpus=1) as connected:
         watch = Watch(tmp_path, space, quiet=True)
-        experiment.explore(tmp_path, space, ledger, found, watch, seed=7, trainable=smooth_trial)
+        experiment.explore(tmp_path, space, ledger, connected, watch, seed=7, trainable=smooth_trial)
     record = {"protocol": 1, "space": space.model_dump(mode="json"), "data_fingerprint": "0"}
     files.write_json(tmp_path / files.SEARCH, record)
     recorded = curves.read([tmp_path])

@@ -84,21 +84,21 @@ def test_the_best_share_of_a_sorted_rung_goes_on_and_the_margin_says_so(
     best_first = sorted([score, *others], reverse=True)
     n = len(best_first)
     last_that_goes_on = best_first[max(1, n // factor) - 1]
-    found = place(score, others, factor)
-    assert found.is_promoted == (score >= last_that_goes_on)
-    assert (found.rank, found.arrived) == (best_first.index(score) + 1, n)
+    decision = place(score, others, factor)
+    assert decision.is_promoted == (score >= last_that_goes_on)
+    assert (decision.rank, decision.arrived) == (best_first.index(score) + 1, n)
     if not others:
-        assert found.against is found.cutoff is found.margin is None
+        assert decision.against is decision.cutoff is decision.margin is None
         return
-    assert found.margin is not None
-    assert found.cutoff == others[int(str(found.against)[-3:])]
-    assert found.margin == score - found.cutoff
-    assert (found.margin >= 0) == found.is_promoted
-    if not found.is_promoted:
-        assert found.cutoff == last_that_goes_on
+    assert decision.margin is not None
+    assert decision.cutoff == others[int(str(decision.against)[-3:])]
+    assert decision.margin == score - decision.cutoff
+    assert (decision.margin >= 0) == decision.is_promoted
+    if not decision.is_promoted:
+        assert decision.cutoff == last_that_goes_on
     # The other is what decides: just above it goes on, just below it is stopped.
-    assert goes_on(found.cutoff, others, factor)
-    assert not goes_on(found.cutoff - 0.01, others, factor)
+    assert goes_on(decision.cutoff, others, factor)
+    assert not goes_on(decision.cutoff - 0.01, others, factor)
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,13 @@ def test_samplers_differ_in_what_they_propose(elsewhere: dict[str, Any]) -> None
 
 def test_quasi_random_proposals_fill_every_eighth_of_every_range_across_a_restart(tmp_path: Path) -> None:
     space = proposals.space_of(sampler="qmc", trials=9)
-    found = proposals.play(tmp_path, space, restarts=(3,))[1:]  # the published setting is no part of it
+    proposed = proposals.play(tmp_path, space, restarts=(3,))[1:]  # the published setting is no part of it
     log_low, log_high = math.log(0.01), math.log(1.0)
-    rates = [(math.log(values["inner_lr"]) - log_low) / (log_high - log_low) for values in found]
+    rates = [(math.log(values["inner_lr"]) - log_low) / (log_high - log_low) for values in proposed]
     # Eight points of a scrambled Sobol sequence have one in each eighth of each axis.
     assert sorted(int(8 * rate) for rate in rates) == list(range(8))
-    assert sum(values["multi_step_loss"] for values in found) == 4
-    fractions = [values["multi_step_fraction"] for values in found if values["multi_step_loss"]]
+    assert sum(values["multi_step_loss"] for values in proposed) == 4
+    fractions = [values["multi_step_fraction"] for values in proposed if values["multi_step_loss"]]
     assert len({int(8 * (value - 0.05) / 0.45) for value in fractions}) == 4
 
 
@@ -71,9 +71,9 @@ def test_quasi_random_points_have_parameters_that_the_published_setting_lacks(
         pytest.fail(f"{args[3]} is drawn apart from the sequence")
 
     monkeypatch.setattr(samplers.Points, "sample_independent", refuse)
-    found = proposals.play(tmp_path, SearchSpace.model_validate(space), restarts=(4,))
-    assert "multi_step_fraction" not in found[0]
-    assert sum("multi_step_fraction" in values for values in found) == 4
+    proposed = proposals.play(tmp_path, SearchSpace.model_validate(space), restarts=(4,))
+    assert "multi_step_fraction" not in proposed[0]
+    assert sum("multi_step_fraction" in values for values in proposed) == 4
 
 
 def test_tpe_draws_all_parameters_of_a_branch_together(
@@ -87,8 +87,8 @@ def test_tpe_draws_all_parameters_of_a_branch_together(
         return independent(self, study, trial, name, distribution)
 
     monkeypatch.setattr(optuna.samplers.TPESampler, "sample_independent", note)
-    found = proposals.play(tmp_path, proposals.space_of(sampler="tpe", trials=30))
-    assert {values["multi_step_loss"] for values in found[12:]} == {True, False}
+    proposed = proposals.play(tmp_path, proposals.space_of(sampler="tpe", trials=30))
+    assert {values["multi_step_loss"] for values in proposed[12:]} == {True, False}
     assert alone  # at the start, before it learns
     assert not [entry for entry in alone if int(entry.split()[0]) >= 12], alone
 
@@ -118,7 +118,7 @@ def test_a_sampler_without_its_package_is_refused_before_anything_starts(
 
 
 def test_every_kind_of_parameter_has_the_distribution_that_it_is_asked_from(tmp_path: Path) -> None:
-    given = {
+    parameters = {
         "rate": Range(low=1e-3, high=1.0, log=True, default=0.1),
         "grid": Range(low=0.0, high=1.0, step=0.25, default=0.5),
         "whole": Range(low=1, high=9, step=2, default=3),
@@ -127,11 +127,11 @@ def test_every_kind_of_parameter_has_the_distribution_that_it_is_asked_from(tmp_
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trial = study.ask()
-    for name, parameter in given.items():
+    for name, parameter in parameters.items():
         assert samplers.distribution(parameter)._contains(
             samplers.distribution(parameter).to_internal_repr(samplers.suggest(trial, name, parameter))
         )
-    assert trial.distributions == {name: samplers.distribution(found) for name, found in given.items()}
+    assert trial.distributions == {name: samplers.distribution(kind) for name, kind in parameters.items()}
 
 
 def test_optuna_says_nothing_while_samplers_propose(
@@ -139,7 +139,7 @@ def test_optuna_says_nothing_while_samplers_propose(
 ) -> None:
     for sampler in ("tpe", "random", "cma-es", "qmc"):
         proposals.play(tmp_path / sampler, proposals.space_of(sampler=sampler, trials=12))
-    found = FairSearcher(proposals.space_of(trials=12), Ledger(tmp_path / "tpe", keep=2), seed=3)
-    assert found.remaining() == 0
-    told = capsys.readouterr()
-    assert told.out + told.err == ""
+    searcher = FairSearcher(proposals.space_of(trials=12), Ledger(tmp_path / "tpe", keep=2), seed=3)
+    assert searcher.remaining() == 0
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""

@@ -50,18 +50,18 @@ def test_the_scheduler_stops_what_the_ledger_ends_and_nan_never_goes_on(
 def test_a_trial_that_gets_on_is_tried_again_for_ever_and_one_that_does_not_fails(
     tmp_path: Path, space: SearchSpace
 ) -> None:
-    ledger, told = Ledger(tmp_path, keep=1), list[str]()
+    ledger, messages = Ledger(tmp_path, keep=1), list[str]()
     name = ledger.propose("maml", {}, {}, True, 0).name
-    scheduler = RungScheduler(ledger, space.budget, say=told.append)
+    scheduler = RungScheduler(ledger, space.budget, say=messages.append)
     for rung in (0, 100, 300, 900, 2700):
         if rung:
             ledger.record(name, make_report(rung, 0.5), CONTINUE, {})
         for _ in range(MAX_FAILURES):
             scheduler.failed(name, "The actor died unexpectedly\na page of advice")
     assert ledger.trials[name].status is None
-    assert len(told) == 5 * MAX_FAILURES
-    assert told[0] == f"{name} starts again from the beginning: its worker died"
-    assert told[-1] == f"{name} starts again from 2700 tasks: its worker died"
+    assert len(messages) == 5 * MAX_FAILURES
+    assert messages[0] == f"{name} starts again from the beginning: its worker died"
+    assert messages[-1] == f"{name} starts again from 2700 tasks: its worker died"
     scheduler.failed(name, "Traceback\nValueError: broken")
     assert ledger.trials[name].status == FAILED
     assert ledger.trials[name].error == "Traceback\nValueError: broken"
@@ -73,20 +73,20 @@ def test_what_would_fail_again_anywhere_is_tried_once(tmp_path: Path, space: Sea
     ledger = Ledger(tmp_path, keep=1)
     name = ledger.propose("maml", {}, {}, True, 0).name
     scheduler = RungScheduler(ledger, space.budget)
-    trial, told = SimpleNamespace(config={"trial": name}), {"tasks_seen": 0, FATAL: "out of memory: 1 TB"}
-    assert scheduler.on_trial_result(None, trial, told) == TrialScheduler.STOP
-    scheduler.on_trial_complete(None, trial, told)
+    trial, report = SimpleNamespace(config={"trial": name}), {"tasks_seen": 0, FATAL: "out of memory: 1 TB"}
+    assert scheduler.on_trial_result(None, trial, report) == TrialScheduler.STOP
+    scheduler.on_trial_complete(None, trial, report)
     assert (ledger.trials[name].status, ledger.trials[name].error) == (FAILED, "out of memory: 1 TB")
 
 
 def test_a_trial_that_waits_for_the_others_has_not_failed(tmp_path: Path, space: SearchSpace) -> None:
-    ledger, told = Ledger(tmp_path, keep=1), list[str]()
+    ledger, messages = Ledger(tmp_path, keep=1), list[str]()
     name = ledger.propose("maml", {}, {}, True, 0).name
     ledger.record(name, make_report(100, 0.5), WAIT, {})
-    scheduler = RungScheduler(ledger, space.budget, say=told.append)
+    scheduler = RungScheduler(ledger, space.budget, say=messages.append)
     for _ in range(MAX_FAILURES + 1):
         scheduler.failed(name, "ended")
-    assert (ledger.trials[name].status, told) == (None, [])
+    assert (ledger.trials[name].status, messages) == (None, [])
 
 
 def test_a_trial_that_its_worker_would_be_given_next_stays_there(tmp_path: Path, space: SearchSpace) -> None:

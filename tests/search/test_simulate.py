@@ -94,7 +94,7 @@ def test_validation_on_fewer_tasks_takes_the_first_and_their_share_of_the_time(s
         )
         for name, scores in {"early": early, "late": late}.items()
     }
-    curves = [curve(name, [])._replace(points=own) for name, own in points.items()]
+    curves = [curve(name, [])._replace(points=trial_points) for name, trial_points in points.items()]
     made = recording(only_maml(space, trials=2), curves, (100, 900))._replace(is_per_task=True)
     reports = {
         n_tasks: play(made, in_order(made, validation_tasks=n_tasks), 0).played["maml"].events
@@ -245,7 +245,7 @@ def test_a_second_look_takes_its_time_and_is_judged_on_more_tasks(space: SearchS
         for name in first
         for scores in [(*first[name], *more[name])]
     }
-    curves = [curve(name, [])._replace(points=own) for name, own in points.items()]
+    curves = [curve(name, [])._replace(points=trial_points) for name, trial_points in points.items()]
     made = recording(only_maml(space, trials=2), curves, (100, 900))
     made = made._replace(is_per_task=True, n_tasks=4)
     scenario = in_order(made, validation_tasks=2, borderline_tasks=4)
@@ -269,9 +269,12 @@ def test_a_second_look_can_turn_a_decision(space: SearchSpace) -> None:
     }
     curves = [
         curve(name, [])._replace(
-            points=(Point(100, 1.0, 4.0, sum(own) / 4, own), Point(900, 9.0, 4.0, 0.5, own))
+            points=(
+                Point(100, 1.0, 4.0, sum(task_scores) / 4, task_scores),
+                Point(900, 9.0, 4.0, 0.5, task_scores),
+            )
         )
-        for name, own in scores.items()
+        for name, task_scores in scores.items()
     ]
     made = recording(only_maml(space, trials=3), curves[1:], (100, 900))
     made = made._replace(is_per_task=True, n_tasks=4)
@@ -306,8 +309,8 @@ def test_of_an_earlier_search_the_best_setting_is_tried_after_the_published_ones
         *(curve(f"{rate}", [0.5] * 3, inner_lr=rate) for rate in (0.02, 0.7)),
     ]
     made = recording(only_maml(space, trials=3), curves)
-    known = {
+    earlier = {
         "maml": [{"trial": "x", "sampled": {"inner_lr": 0.65, "inner_steps": 1}, "scores": {"900": 0.9}}]
     }
-    played = play(made._replace(earlier=known), describe(made, {}), seed=0).played["maml"]
+    played = play(made._replace(earlier=earlier), describe(made, {}), seed=0).played["maml"]
     assert played.curves == ["published", "0.7", "0.02"]

@@ -25,8 +25,8 @@ from tests.storage.remote import server
 @pytest.fixture
 def s3() -> Iterator[server.Server]:
     """Give a running S3 server of this machine, known by the environment."""
-    with server.running() as found:
-        yield found
+    with server.running() as running:
+        yield running
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def run(machine: Path, ray_at: str, url: str, moment: Callable[[], bool] = lambd
         time.sleep(0.05)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, told
+    output, _ = process.communicate(timeout=PATIENCE)
+    return process.returncode, output
 
 
 @pytest.mark.slow
@@ -72,18 +72,18 @@ def test_a_preempted_search_goes_on_elsewhere_from_what_is_stored_alone(
     def in_the_middle() -> bool:
         return len(files.read_lines(first / "runs/it" / files.TRIALS)) > 0
 
-    code, told = run(first, ray_at, s3.url, in_the_middle)
-    assert code == TRY_AGAIN, told
-    assert "stopped by SIGTERM. The same command continues" in told
-    assert "Traceback" not in told
+    code, output = run(first, ray_at, s3.url, in_the_middle)
+    assert code == TRY_AGAIN, output
+    assert "stopped by SIGTERM. The same command continues" in output
+    assert "Traceback" not in output
     journal = files.read_lines(first / "runs/it" / JOURNAL)
     finished = (first / "runs/it" / files.TRIALS).read_bytes()
-    told_first = told
+    first_output = output
     shutil.rmtree(first)
 
-    code, told = run(second, ray_at, s3.url)
-    assert code == 0, told
-    assert f"continuing {second / 'runs/it'}, kept at {s3.url}/it" in told
+    code, output = run(second, ray_at, s3.url)
+    assert code == 0, output
+    assert f"continuing {second / 'runs/it'}, kept at {s3.url}/it" in output
     folder = second / "runs/it"
     assert files.read_lines(folder / JOURNAL)[: len(journal)] == journal
     assert (folder / files.TRIALS).read_bytes().startswith(finished)
@@ -91,13 +91,13 @@ def test_a_preempted_search_goes_on_elsewhere_from_what_is_stored_alone(
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in again if e["event"] == "report"]
     assert len(judged) == len(set(judged))
 
-    code, told_last = run(second, ray_at, s3.url)
+    code, last_output = run(second, ray_at, s3.url)
     assert code == 0
     assert files.read_lines(folder / JOURNAL) == again
     show_elsewhere(tmp_path / "third", s3.url)
     fetch(s3, tmp_path / "bucket")
     check_results(tmp_path / "bucket/searches/it")
-    no_secret(tmp_path, told_first + told + told_last)
+    no_secret(tmp_path, first_output + output + last_output)
 
 
 def show_elsewhere(machine: Path, url: str) -> None:
@@ -122,9 +122,9 @@ def fetch(s3: server.Server, folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
-def no_secret(folder: Path, told: str) -> None:
+def no_secret(folder: Path, text: str) -> None:
     """Neither what was printed nor any file, here or stored, holds the key that was used."""
-    assert server.CANARY not in told
+    assert server.CANARY not in text
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 50
     assert [path for path in files if server.CANARY.encode() in path.read_bytes()] == []

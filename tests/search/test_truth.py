@@ -105,12 +105,12 @@ class Driver(RuleBasedStateMachine):
         study = self.searcher.studies["maml_pp"].study
         trials = self.ledger.of("maml_pp")
         assert [trial.state for trial in study.trials] == [*map(self.expected, trials)]
-        for told, trial in zip(study.trials, trials, strict=True):
+        for exported, trial in zip(study.trials, trials, strict=True):
             heard = trial.tasks_seen if trial.status else self.waited_at(trial)
             scores = {report["tasks_seen"]: report["val_score"] for report in trial.reports}
             seen = {rung: score for rung, score in scores.items() if score is not None and rung <= heard}
-            assert told.intermediate_values == seen
-            assert told.params == trial.sampled
+            assert exported.intermediate_values == seen
+            assert exported.params == trial.sampled
 
     def waited_at(self, trial: Trial) -> int:
         """Return the last rung at which a trial began to wait."""
@@ -149,7 +149,6 @@ class Driver(RuleBasedStateMachine):
 Driver.TestCase.settings = settings(
     max_examples=12,
     stateful_step_count=25,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -100,7 +100,7 @@ def test_two_machines_with_nothing_in_common_but_the_storage(
         monkeypatch.setenv(name, value)
     s3.start()
     try:
-        told = search(tmp_path, disk, s3.url)
+        output = search(tmp_path, disk, s3.url)
         fetch(s3, tmp_path / "bucket")
     finally:
         s3.stop()
@@ -110,7 +110,7 @@ def test_two_machines_with_nothing_in_common_but_the_storage(
     events = files.read_lines(folder / JOURNAL)
     judged = [(e["trial"], e["report"]["tasks_seen"]) for e in events if e["event"] == "report"]
     assert len(judged) == len(set(judged)) > 0
-    no_secret(tmp_path, told)
+    no_secret(tmp_path, output)
 
 
 def search(tmp_path: Path, disk: Path, url: str) -> str:

@@ -41,12 +41,12 @@ def earlier(tmp_path_factory: pytest.TempPathFactory, splits: Splits) -> Path:
     return folder
 
 
-def play(folder: Path, space: SearchSpace, known: warm.Earlier, restarts: tuple[int, ...] = ()) -> list[Any]:
+def play(folder: Path, space: SearchSpace, prior: warm.Earlier, restarts: tuple[int, ...] = ()) -> list[Any]:
     """Run trials one after the other, with a driver that is killed before some of them."""
-    searcher = FairSearcher(space, Ledger(folder, keep=2), 3, known)
+    searcher = FairSearcher(space, Ledger(folder, keep=2), 3, prior)
     for index in range(space.budget.trials):
         if index in restarts:
-            searcher = FairSearcher(space, Ledger(folder, keep=2), 3, known)
+            searcher = FairSearcher(space, Ledger(folder, keep=2), 3, prior)
         config = searcher.suggest(str(index))
         assert isinstance(config, dict)
         proposals.finish(searcher, config)
@@ -57,17 +57,17 @@ def test_the_best_known_setting_is_tried_after_the_published_one_and_none_counts
     tmp_path: Path, earlier: Path, splits: Splits
 ) -> None:
     space = proposals.space_of(trials=6)
-    known, told = warm.read(str(earlier), space, splits, ACCURACY)
+    prior, messages = warm.read(str(earlier), space, splits, ACCURACY)
     before = records.trials(earlier).values()
-    assert told == [f"known from {earlier}: maml_pp {len(before)}"]
-    trials = play(tmp_path, space, known)
+    assert messages == [f"known from {earlier}: maml_pp {len(before)}"]
+    trials = play(tmp_path, space, prior)
     assert len(trials) == 6
     furthest = [line for line in before if line["status"] == "complete"]
     best = max(furthest, key=lambda line: line["val_accuracy"])
     assert trials[0].is_default
     assert trials[1].sampled == best["sampled"]
     assert len(Ledger(tmp_path, keep=2).rung("maml_pp", 100)) == 6
-    study = FairSearcher(space, Ledger(tmp_path, keep=2), 3, known).studies["maml_pp"].study
+    study = FairSearcher(space, Ledger(tmp_path, keep=2), 3, prior).studies["maml_pp"].study
     assert len(study.trials) == len(before) + 6
     states = [trial.state for trial in study.trials[: len(before)]]
     assert states.count(TrialState.COMPLETE) == len(furthest)
@@ -98,19 +98,19 @@ def test_a_resumed_search_with_known_trials_proposes_the_same(
     tmp_path: Path, earlier: Path, splits: Splits, sampler: str
 ) -> None:
     space = proposals.space_of(trials=8, sampler=sampler)
-    known, _ = warm.read(str(earlier), space, splits, ACCURACY)
-    whole = [trial.sampled for trial in play(tmp_path / "whole", space, known)]
-    assert [t.sampled for t in play(tmp_path / "cut", space, known, restarts=(1, 3, 6))] == whole
+    prior, _ = warm.read(str(earlier), space, splits, ACCURACY)
+    whole = [trial.sampled for trial in play(tmp_path / "whole", space, prior)]
+    assert [t.sampled for t in play(tmp_path / "cut", space, prior, restarts=(1, 3, 6))] == whole
 
 
 def test_what_is_known_makes_the_first_proposals_better(
     tmp_path: Path, earlier: Path, splits: Splits
 ) -> None:
     space = proposals.space_of(trials=12, scheduler="none")
-    known, _ = warm.read(str(earlier), space, splits, ACCURACY)
+    prior, _ = warm.read(str(earlier), space, splits, ACCURACY)
     scores = [
-        statistics.fmean(trial.score for trial in play(tmp_path / name, space, found)[2:])
-        for name, found in (("cold", {}), ("warm", known))
+        statistics.fmean(trial.score for trial in play(tmp_path / name, space, start)[2:])
+        for name, start in (("cold", {}), ("warm", prior))
     ]
     assert scores[1] > scores[0] + 0.02
 
@@ -119,23 +119,25 @@ def test_where_a_full_run_is_longer_what_was_complete_is_known_as_stopped(
     earlier: Path, splits: Splits
 ) -> None:
     longer = proposals.space_of(trials=6, tasks=2700)
-    known, _ = warm.read(str(earlier), longer, splits, ACCURACY)
-    found = warm.frozen(longer, "maml_pp", known["maml_pp"])
-    assert {trial.state for trial in found} == {TrialState.PRUNED}
+    prior, _ = warm.read(str(earlier), longer, splits, ACCURACY)
+    frozen_trials = warm.frozen(longer, "maml_pp", prior["maml_pp"])
+    assert {trial.state for trial in frozen_trials} == {TrialState.PRUNED}
     shorter = proposals.space_of(trials=6, tasks=100)
-    assert {t.state for t in warm.frozen(shorter, "maml_pp", known["maml_pp"])} == {TrialState.COMPLETE}
-    assert found[0].intermediate_values == {int(k): v for k, v in known["maml_pp"][0]["scores"].items()}
+    assert {t.state for t in warm.frozen(shorter, "maml_pp", prior["maml_pp"])} == {TrialState.COMPLETE}
+    assert frozen_trials[0].intermediate_values == {
+        int(k): v for k, v in prior["maml_pp"][0]["scores"].items()
+    }
 
 
 def test_trials_outside_the_new_ranges_are_left_out_and_counted(earlier: Path, splits: Splits) -> None:
     space = proposals.space_of(trials=6)
     shared = {**space.model_dump()["shared"], "inner_lr": {"low": 0.09, "high": 0.5, "default": 0.1}}
     narrow = SearchSpace.model_validate({**space.model_dump(), "shared": shared})
-    known, told = warm.read(str(earlier), narrow, splits, ACCURACY)
+    prior, messages = warm.read(str(earlier), narrow, splits, ACCURACY)
     rates = [line["sampled"]["inner_lr"] for line in records.trials(earlier).values()]
     inside = [rate for rate in rates if 0.09 <= rate <= 0.5]
-    assert [trial["sampled"]["inner_lr"] for trial in known["maml_pp"]] == inside
-    assert f"maml_pp {len(inside)}, {len(rates) - len(inside)} outside this space" in told[0]
+    assert [trial["sampled"]["inner_lr"] for trial in prior["maml_pp"]] == inside
+    assert f"maml_pp {len(inside)}, {len(rates) - len(inside)} outside this space" in messages[0]
 
 
 def test_a_condition_that_does_not_hold_needs_no_value_and_a_new_parameter_takes_the_constant_it_had(
@@ -143,26 +145,26 @@ def test_a_condition_that_does_not_hold_needs_no_value_and_a_new_parameter_takes
 ) -> None:
     space = proposals.space_of(trials=6).model_dump()
     wider = {**space["shared"], "outer_lr": {"low": 1e-4, "high": 1e-2, "log": True, "default": 1e-3}}
-    known, _ = warm.read(
+    prior, _ = warm.read(
         str(earlier), SearchSpace.model_validate({**space, "shared": wider}), splits, ACCURACY
     )
     before = list(records.trials(earlier).values())
-    assert len(known["maml_pp"]) == len(before)
-    for trial, line in zip(known["maml_pp"], before, strict=True):
+    assert len(prior["maml_pp"]) == len(before)
+    for trial, line in zip(prior["maml_pp"], before, strict=True):
         assert trial["sampled"] == {**line["sampled"], "outer_lr": line["hyperparameters"]["outer_lr"]}
 
 
 def test_another_task_is_said_and_allowed(earlier: Path, splits: Splits, tmp_path: Path) -> None:
     space = proposals.space_of(trials=6)
     other = space.model_copy(update={"task": space.task.model_copy(update={"shot": 5})})
-    _, told = warm.read(str(earlier), other, splits, ACCURACY)
-    assert told[1] == "they were found on another task: shot 1 there, 5 here"
-    _, told = warm.read(str(earlier), space, splits._replace(fingerprint="other"), ACCURACY)
-    assert told[1] == "they were found on another task: other data"
+    _, messages = warm.read(str(earlier), other, splits, ACCURACY)
+    assert messages[1] == "they were found on another task: shot 1 there, 5 here"
+    _, messages = warm.read(str(earlier), space, splits._replace(fingerprint="other"), ACCURACY)
+    assert messages[1] == "they were found on another task: other data"
     (tmp_path / files.TRIALS).write_bytes((earlier / files.TRIALS).read_bytes())
-    known, told = warm.read(str(tmp_path / files.TRIALS), space, splits, ACCURACY)
-    assert known["maml_pp"]
-    assert "is not known" in told[1]
+    prior, messages = warm.read(str(tmp_path / files.TRIALS), space, splits, ACCURACY)
+    assert prior["maml_pp"]
+    assert "is not known" in messages[1]
 
 
 def test_what_cannot_be_known_is_refused(earlier: Path, splits: Splits, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def run(
     **values: Any,
 ) -> list[dict[str, Any]]:
     """Run the trial until it has told a number of reports, and return what it told."""
-    told: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     notes = [] if notes is None else notes
     problems = [] if problems is None else problems
 
@@ -54,20 +54,20 @@ def run(
             problems.append(metrics)
             raise SystemExit
         notes.extend([metrics[NOTE]] if NOTE in metrics else [])
-        told.append(json.loads(metrics["report"]))
-        if len(told) == stop_after:
+        reports.append(json.loads(metrics["report"]))
+        if len(reports) == stop_after:
             raise SystemExit  # how Tune stops a function
 
-    given = {**spaces.of(space, "maml").published[0], **values}
-    hyperparameters = {**spaces.of(space, "maml").resolve(given), "task_batch_size": 4}
+    sampled = {**spaces.of(space, "maml").published[0], **values}
+    hyperparameters = {**spaces.of(space, "maml").resolve(sampled), "task_batch_size": 4}
     config = {"algorithm": "maml", "trial": NAME, "hyperparameters": hyperparameters, "seed": 3}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker.tune, "report", report)
         try:
             worker.run_trial(config, str(folder), space.model_dump(mode="json"))
         except SystemExit:
-            assert problems or len(told) == stop_after
-    return told
+            assert problems or len(reports) == stop_after
+    return reports
 
 
 def numbers(reports: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -78,13 +78,13 @@ def numbers(reports: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 def test_a_report_tells_the_score_of_every_task_and_leaves_it_in_the_trials_own_file(
     tmp_path: Path, tiny: SearchSpace
 ) -> None:
-    told = run(tmp_path, tiny, stop_after=9)
-    assert [len(report["val_scores"]) for report in told] == [tiny.budget.validation_tasks] * 3
-    for report in told:
+    reports = run(tmp_path, tiny, stop_after=9)
+    assert [len(report["val_scores"]) for report in reports] == [tiny.budget.validation_tasks] * 3
+    for report in reports:
         assert statistics.fmean(report["val_scores"]) == pytest.approx(report["val_score"], abs=1e-6)
-    assert told == files.read_lines(tmp_path / WORK / NAME / files.REPORTS)
+    assert reports == files.read_lines(tmp_path / WORK / NAME / files.REPORTS)
     ledger = Ledger(tmp_path, keep=1)
-    assert ledger.task_scores(NAME, 16) == told[1]["val_scores"]
+    assert ledger.task_scores(NAME, 16) == reports[1]["val_scores"]
     assert ledger.task_scores(NAME, 17) == ledger.task_scores("maml-999", 16) == []
 
 
@@ -177,9 +177,9 @@ def test_what_would_fail_again_anywhere_is_told_with_its_reason(
     monkeypatch.setattr(loop, "train", fail)
     problems: list[dict[str, Any]] = []
     run(tmp_path, tiny, stop_after=9, problems=problems)
-    (told,) = problems
+    (report,) = problems
     wanted = "no" if isinstance(error, MetabenchError) else "out of memory: "
-    assert told[FATAL].startswith(wanted)
+    assert report[FATAL].startswith(wanted)
 
 
 def test_a_worker_refuses_data_and_code_that_are_not_those_of_the_search(
@@ -220,7 +220,7 @@ def test_a_trial_that_diverges_says_so_once_and_ends(tmp_path: Path, tiny: Searc
     hot = SearchSpace.model_validate(
         {**tiny.model_dump(), "shared": {**wide, "outer_lr": 1e30, "inner_steps": 5}}
     )
-    told = run(tmp_path, hot, stop_after=9, inner_lr=1e18)
-    assert [report["finite"] for report in told] == [False]
-    assert told[0]["val_accuracy"] is None
-    assert run(tmp_path, hot, stop_after=9, inner_lr=1e18) == told  # a restart trains on from no such state
+    lines = run(tmp_path, hot, stop_after=9, inner_lr=1e18)
+    assert [report["finite"] for report in lines] == [False]
+    assert lines[0]["val_accuracy"] is None
+    assert run(tmp_path, hot, stop_after=9, inner_lr=1e18) == lines  # a restart trains on from no such state

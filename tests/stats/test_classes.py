@@ -44,10 +44,10 @@ def test_variance_and_degrees_of_freedom_are_those_of_the_whole_matrices() -> No
 
 def test_where_no_two_tasks_share_a_class_tasks_say_all() -> None:
     y = np.random.default_rng(1).normal(size=(1, 30))
-    found = stats.design([(3 * t, 3 * t + 1, 3 * t + 2) for t in range(30)])
-    assert stats.class_interval(y, found)[:3] == pytest.approx(stats.mean_interval(y[0])[:3])
-    assert stats.class_interval(y, found).over == "classes and tasks"
-    assert stats.class_interval(np.repeat(y, 2, 0), found).over == "seeds, classes and tasks"
+    design = stats.design([(3 * t, 3 * t + 1, 3 * t + 2) for t in range(30)])
+    assert stats.class_interval(y, design)[:3] == pytest.approx(stats.mean_interval(y[0])[:3])
+    assert stats.class_interval(y, design).over == "classes and tasks"
+    assert stats.class_interval(np.repeat(y, 2, 0), design).over == "seeds, classes and tasks"
 
 
 def test_names_of_classes_and_order_of_tasks_do_not_matter_and_ways_may_differ() -> None:
@@ -63,13 +63,13 @@ def test_names_of_classes_and_order_of_tasks_do_not_matter_and_ways_may_differ()
 def test_effects_of_classes_widen_the_interval_and_their_absence_hardly_does() -> None:
     rng = np.random.default_rng(3)
     tasks = tasks_of(rng)
-    found = stats.design(tasks)
+    design = stats.design(tasks)
     ratios = {}
     for spread in (0.0, 0.3):
         widths = []
         for _ in range(200):
             y = scored(rng, tasks, spread)[None]
-            ours, plain = stats.class_interval(y, found), stats.mean_interval(y[0])
+            ours, plain = stats.class_interval(y, design), stats.mean_interval(y[0])
             widths.append((ours.high - ours.low) / (plain.high - plain.low))
         ratios[spread] = np.median(widths)
     assert ratios[0.0] < 1.1
@@ -80,11 +80,11 @@ def test_effects_of_classes_widen_the_interval_and_their_absence_hardly_does() -
 def test_a_difference_of_two_that_classes_move_alike_is_not_widened_by_them() -> None:
     rng = np.random.default_rng(4)
     tasks = tasks_of(rng)
-    found = stats.design(tasks)
+    design = stats.design(tasks)
     hard = scored(rng, tasks, 0.5)
     x, y = (hard + rng.normal(shift, 0.02, (3, N_TASKS)) for shift in (0.05, 0.0))
-    difference = stats.paired_classes(x, y, found)
-    alone = stats.class_interval(x, found)
+    difference = stats.paired_classes(x, y, design)
+    alone = stats.class_interval(x, design)
     assert difference.low > 0
     assert difference.high - difference.low < 0.3 * (alone.high - alone.low)
     assert difference.mean == pytest.approx(stats.paired(x, y).difference)

@@ -18,9 +18,9 @@ def test_holms_adjustment_is_that_of_the_textbook() -> None:
 
 
 def test_what_is_no_test_stays_nan_and_is_not_counted() -> None:
-    found = stats.holm([0.02, np.nan, 0.5])
-    assert found[::2] == pytest.approx([0.04, 0.5])
-    assert np.isnan(found[1])
+    adjusted = stats.holm([0.02, np.nan, 0.5])
+    assert adjusted[::2] == pytest.approx([0.04, 0.5])
+    assert np.isnan(adjusted[1])
 
 
 @given(some.lists(some.floats(0, 1), min_size=1, max_size=30))

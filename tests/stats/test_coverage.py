@@ -39,8 +39,8 @@ def test_the_headline_covers_its_truth(coverage: ModuleType, kind: str, n_seeds:
         return one.these_networks if n_seeds == 1 else one.everywhere  # type: ignore[attr-defined]
 
     scale = coverage.scale_of(kind)
-    found = coverage.cover(lambda x: stats.seeds_and_tasks(x, scale), truth, drawn, REPEATS)
-    assert LEAST <= found.share <= MOST
+    covered = coverage.cover(lambda x: stats.seeds_and_tasks(x, scale), truth, drawn, REPEATS)
+    assert LEAST <= covered.share <= MOST
 
 
 def test_one_seed_says_nothing_of_training_again_and_neither_does_the_plain_interval(
@@ -57,8 +57,8 @@ def test_one_seed_says_nothing_of_training_again_and_neither_does_the_plain_inte
 @pytest.mark.parametrize("seed_sd", [0.0, 0.02])
 def test_seeds_alone_cover_what_new_seeds_reach_on_these_tasks(coverage: ModuleType, seed_sd: float) -> None:
     drawn = coverage.results(np.random.default_rng(2), "normal", 3, 600, seed_sd)
-    found = coverage.cover(stats.seed_interval, lambda one: one.these_tasks, drawn, REPEATS)
-    assert LEAST <= found.share <= MOST
+    covered = coverage.cover(stats.seed_interval, lambda one: one.these_tasks, drawn, REPEATS)
+    assert LEAST <= covered.share <= MOST
 
 
 @pytest.mark.parametrize(("n_classes", "of_classes"), [(20, 0.4), (423, 0.2)])
@@ -67,9 +67,9 @@ def test_classes_are_covered_where_tasks_alone_are_far_off(
 ) -> None:
     rng = np.random.default_rng(3)
     classes = coverage.tasks_of(rng, 600, n_classes)
-    found = stats.design(classes.tolist())
+    design = stats.design(classes.tolist())
     drawn = coverage.with_classes(rng, classes, 3, 0.005, of_classes)
-    ours = coverage.cover(lambda x: stats.class_interval(x, found), lambda d: d.everywhere, drawn, REPEATS)
+    ours = coverage.cover(lambda x: stats.class_interval(x, design), lambda d: d.everywhere, drawn, REPEATS)
     assert LEAST <= ours.share <= MOST
     plain = coverage.cover(stats.seeds_and_tasks, lambda d: d.everywhere, drawn, 200)
     assert plain.share < (0.7 if n_classes < 100 else 0.93)

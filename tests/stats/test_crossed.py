@@ -23,24 +23,24 @@ def test_one_part_is_students() -> None:
 
 
 @given(parts)
-def test_the_quantile_of_a_sum_lies_between_those_of_its_parts(found: list[VarianceComponent]) -> None:
-    own = [crossed.quantile([part], 0.025) for part in found]
-    assert min(own) - 1e-9 <= crossed.quantile(found, 0.025) <= max(own) + 1e-9
+def test_the_quantile_of_a_sum_lies_between_those_of_its_parts(components: list[VarianceComponent]) -> None:
+    quantiles = [crossed.quantile([part], 0.025) for part in components]
+    assert min(quantiles) - 1e-9 <= crossed.quantile(components, 0.025) <= max(quantiles) + 1e-9
 
 
 @given(parts)
-def test_p_is_a_twentieth_where_the_interval_just_reaches_zero(found: list[VarianceComponent]) -> None:
-    assert crossed.p_value(crossed.half_width(found), found) == pytest.approx(0.05, rel=1e-6)
+def test_p_is_a_twentieth_where_the_interval_just_reaches_zero(components: list[VarianceComponent]) -> None:
+    assert crossed.p_value(crossed.half_width(components), components) == pytest.approx(0.05, rel=1e-6)
 
 
 def test_p_falls_with_the_distance_and_is_none_where_nothing_varies() -> None:
-    found = [VarianceComponent(1.0, 2), VarianceComponent(0.5, 599)]
-    p = [crossed.p_value(distance, found) for distance in (0.0, 1.0, -1.0, 5.0, 1e6, 1e60)]
+    components = [VarianceComponent(1.0, 2), VarianceComponent(0.5, 599)]
+    p = [crossed.p_value(distance, components) for distance in (0.0, 1.0, -1.0, 5.0, 1e6, 1e60)]
     assert p[0] == 1
     assert p[1] == p[2]
     assert p[1] > p[3] > p[4] > p[5] > 0
     assert np.isnan(crossed.p_value(1.0, [VarianceComponent(0.0, 2)]))
-    assert np.isnan(crossed.p_value(np.nan, found))
+    assert np.isnan(crossed.p_value(np.nan, components))
     assert np.isnan(crossed.p_value(1.0, [VarianceComponent(np.nan, 2)]))
 
 
@@ -63,23 +63,23 @@ def test_effects_of_seeds_alone_are_their_variance_and_noise_is_taken_off() -> N
 
 def test_the_variance_of_the_mean_is_estimated_without_bias() -> None:
     rng = np.random.default_rng(2)
-    n_seeds, n_tasks, found = 4, 20, []
+    n_seeds, n_tasks, variances = 4, 20, []
     for _ in range(4000):
         x = (
             rng.normal(0, 0.5, (n_seeds, 1))
             + rng.normal(0, 1, n_tasks)
             + rng.normal(0, 1, (n_seeds, n_tasks))
         )
-        found.append(crossed.total([crossed.task_variance(x.mean(0)), crossed.seed_variance(x)]))
+        variances.append(crossed.total([crossed.task_variance(x.mean(0)), crossed.seed_variance(x)]))
     truth = 0.25 / n_seeds + 1 / n_tasks + 1 / (n_seeds * n_tasks)
     # Cutting at zero adds a little; 4000 draws leave 1 %.
-    assert np.mean(found) == pytest.approx(truth, rel=0.04)
+    assert np.mean(variances) == pytest.approx(truth, rel=0.04)
 
 
 def test_the_degrees_of_freedom_of_two_sides_are_welchs() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(0, 1, (5, 1)) + np.zeros((5, 9)), rng.normal(0, 3, (8, 1)) + np.zeros((8, 9))
     welch = scipy_stats.ttest_ind(x[:, 0], y[:, 0], equal_var=False)
-    found = crossed.seed_variance(x, y)
-    assert found.freedom == pytest.approx(welch.df)
-    assert crossed.p_value(x.mean() - y.mean(), [found]) == pytest.approx(welch.pvalue, rel=1e-6)
+    component = crossed.seed_variance(x, y)
+    assert component.freedom == pytest.approx(welch.df)
+    assert crossed.p_value(x.mean() - y.mean(), [component]) == pytest.approx(welch.pvalue, rel=1e-6)

@@ -31,7 +31,7 @@ def rows(seed: int = 0, n_tasks: int = N_TASKS) -> tuple[np.ndarray, np.ndarray,
 @pytest.mark.parametrize("seed", range(5))
 def test_pooled_measures_are_those_of_fairlearn_on_all_rows(seed: int) -> None:
     guess, y, group = rows(seed)
-    found = stats.measures(stats.count(guess, y, group))
+    measured = stats.measures(stats.count(guess, y, group))
     flat = {"y_true": y.ravel(), "y_pred": guess.ravel(), "sensitive_features": group.ravel()}
     frame = MetricFrame(metrics=selection_rate, **flat)
     expected = {
@@ -41,9 +41,9 @@ def test_pooled_measures_are_those_of_fairlearn_on_all_rows(seed: int) -> None:
         "dp_ratio": demographic_parity_ratio(**flat),
         "eo_gap": equal_opportunity_difference(**flat),
     }
-    assert found.keys() == expected.keys()
+    assert measured.keys() == expected.keys()
     for name, value in expected.items():
-        figures = found[name]
+        figures = measured[name]
         assert figures is not None
         assert figures.shape == (N_TASKS,)
         assert figures.mean() == pytest.approx(value, abs=SAME), name
@@ -84,9 +84,9 @@ def test_the_hypervolume_is_the_area_of_what_is_dominated() -> None:
     assert stats.hypervolume([(0.0, 1.0)], 0.5) == 1
     assert stats.hypervolume([], 0.5) == stats.hypervolume([(0.3, 0.4)], 0.5) == 0
     # To the right of a gap of 0.2 a fifth over chance of a half, and from 0.5 on four fifths.
-    found = stats.hypervolume([(0.5, 0.9), (0.2, 0.6), (0.6, 0.7)], 0.5)
-    assert found == pytest.approx(0.3 * 0.2 + 0.5 * 0.8)
-    assert stats.hypervolume([(0.5, 0.9), (0.2, 0.6)], 0.5) == pytest.approx(found)
+    volume = stats.hypervolume([(0.5, 0.9), (0.2, 0.6), (0.6, 0.7)], 0.5)
+    assert volume == pytest.approx(0.3 * 0.2 + 0.5 * 0.8)
+    assert stats.hypervolume([(0.5, 0.9), (0.2, 0.6)], 0.5) == pytest.approx(volume)
 
 
 def test_tasks_without_a_group_are_counted_and_leave_the_gap_as_it_is() -> None:
@@ -108,9 +108,9 @@ def test_tasks_without_a_group_are_counted_and_leave_the_gap_as_it_is() -> None:
 
 def test_seeds_are_measured_each_by_itself() -> None:
     counts = np.stack([stats.count(*rows(seed)) for seed in range(3)])
-    found = stats.measures(counts)["eo_gap"]
-    assert found is not None
-    for seed, figures in enumerate(found):
+    gaps = stats.measures(counts)["eo_gap"]
+    assert gaps is not None
+    for seed, figures in enumerate(gaps):
         np.testing.assert_allclose(figures, stats.measures(counts[seed])["eo_gap"], atol=SAME)
 
 

@@ -210,9 +210,9 @@ def test_nan_stays_nan() -> None:
     assert np.isnan(stats.seed_interval(broken)[:3]).all()
     assert np.isnan(stats.paired(x, broken)[:4]).all()
     assert np.isnan(stats.paired(x, broken)[5:]).all()
-    found = stats.design([(t % 4, 4 + t % 3) for t in range(40)])
-    assert np.isnan(stats.class_interval(broken, found)[:3]).all()
-    assert np.isnan(stats.paired_classes(x, broken, found)[:3]).all()
+    design = stats.design([(t % 4, 4 + t % 3) for t in range(40)])
+    assert np.isnan(stats.class_interval(broken, design)[:3]).all()
+    assert np.isnan(stats.paired_classes(x, broken, design)[:3]).all()
 
 
 def test_without_spread_or_ends_or_with_one_task_nothing_is_known() -> None:

@@ -16,10 +16,10 @@ def test_ranks_are_within_settings_and_ties_share_them() -> None:
 
 
 def test_the_profile_counts_settings_near_the_lowest_cost() -> None:
-    found = many_settings.profile(COSTS, (1.0, 1.5, 2.0, 3.0))
+    profile = many_settings.profile(COSTS, (1.0, 1.5, 2.0, 3.0))
     third = 1 / 3
     # Times the lowest: 1, 1, 2; 2, 1, 1; 1.5, 2.5, 1.5.
-    assert found == pytest.approx(
+    assert profile == pytest.approx(
         np.array([[2 * third, 2 * third, 1, 1], [2 * third, 2 * third, 1, 1], [0, 2 * third, 2 * third, 1]])
     )
     assert many_settings.profile([[0.0, 0.0], [0.0, 0.1]], (1.0, 100.0)).tolist() == [[1, 1], [0.5, 0.5]]

@@ -103,9 +103,9 @@ def test_an_image_comes_back(tmp_path: Path) -> None:
     events = Events(tmp_path)
     events.image(0, "episode", b"png", 3, 2)
     events.close()
-    found = reloaded(tmp_path)
-    assert found.PluginTagToContent("images").keys() == {"episode"}
-    (event,) = found.Tensors("episode")
+    accumulator = reloaded(tmp_path)
+    assert accumulator.PluginTagToContent("images").keys() == {"episode"}
+    (event,) = accumulator.Tensors("episode")
     assert list(event.tensor_proto.string_val) == [b"3", b"2", b"png"]
 
 

@@ -57,17 +57,17 @@ def test(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
 
 def problems(folder: Path, bugs: list[Bug]) -> list[str]:
     """List what must be put right before any bug is planted."""
-    found = []
+    complaints = []
     for bug in bugs:
         count = (folder / "metabench" / bug.file).read_text().count(bug.old)
         if count != 1:
-            found.append(f"{bug.name}: found {count} times in metabench/{bug.file}: {bug.old!r}")
+            complaints.append(f"{bug.name}: found {count} times in metabench/{bug.file}: {bug.old!r}")
     readme = (ROOT / README).read_text().splitlines()
-    found += [f"{README} lacks the line: {line}" for line in table(bugs) if line not in readme]
+    complaints += [f"{README} lacks the line: {line}" for line in table(bugs) if line not in readme]
     source = run(folder, "-c", "import metabench; print(metabench.__file__)").stdout.strip()
     if not source.startswith(str(folder)):
-        found.append(f"Python imports {source} and not the copy")
-    return found
+        complaints.append(f"Python imports {source} and not the copy")
+    return complaints
 
 
 def plant(folder: Path, bug: Bug) -> bool:

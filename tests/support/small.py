@@ -68,8 +68,8 @@ def sinusoids() -> Splits:
 def regression(algorithm: str = "maml", tasks: int = 24, **values: Any) -> RunConfig:
     """Describe a run of a few meta-steps on sinusoids."""
     described = config(algorithm, tasks, (8, 16, tasks), **values)
-    known = {field.name for field in dataclasses.fields(algorithms.get(algorithm).hparams)}
-    kept = {name: value for name, value in described.hyperparameters.items() if name in known}
+    fields = {field.name for field in dataclasses.fields(algorithms.get(algorithm).hparams)}
+    kept = {name: value for name, value in described.hyperparameters.items() if name in fields}
     network = NetworkConfig(name="mlp", width=16, norm="none")
     changes = {"task": SINUSOIDS, "network": network, "hyperparameters": kept, "validation_tasks": 50}
     return described.model_copy(update=changes)

@@ -56,14 +56,14 @@ def test_a_meta_gradient_takes_no_more_than_it_did(setting: str, name: str) -> N
     def step() -> object:
         return vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.0, n_tasks)
 
-    found = count(step)
+    counted = count(step)
     most, held = MOST[setting, name]
-    assert found.convolutions <= most.convolutions
-    assert found.operations <= SLACK * most.operations
-    assert found.megabytes <= SLACK * most.megabytes
+    assert counted.convolutions <= most.convolutions
+    assert counted.operations <= SLACK * most.operations
+    assert counted.megabytes <= SLACK * most.megabytes
     assert held_at_most(step) <= SLACK * held * 1e6
     # And they are those of all steps: a guard that saw a part alone would guard nothing.
-    assert found.convolutions >= 4 * (STEPS + 1) * (3 if name == "maml" else 2)
+    assert counted.convolutions >= 4 * (STEPS + 1) * (3 if name == "maml" else 2)
 
 
 def test_the_number_of_tasks_adds_no_operation() -> None:

@@ -82,18 +82,20 @@ def test_convolutions_in_float32_are_near_those_in_float64(
         ),
         (convolutions.correlate(x, g, groups), kernels.correlate(*exact[:2], groups)),
     ]
-    for found, expected in pairs:
-        assert least <= float((found - expected).norm() / expected.norm()) < most
+    for actual, expected in pairs:
+        assert least <= float((actual - expected).norm() / expected.norm()) < most
 
 
 @pytest.mark.parametrize("name", ["maml", "fomaml", "protonet"])
 def test_meta_gradients_are_those_of_a_processor(name: str) -> None:
-    algorithm, net, *given, h, _ = problem(name, 4)
-    given = [tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, one) for one in given]
-    there = [tree_map(torch.Tensor.cpu, one) for one in given]
+    algorithm, net, *inputs, h, _ = problem(name, 4)
+    inputs = [
+        tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, one) for one in inputs
+    ]
+    there = [tree_map(torch.Tensor.cpu, one) for one in inputs]
     on_gpu, on_cpu = (
         vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), tasks, 0.0)[0]
-        for meta, buffers, tasks in (given, there)
+        for meta, buffers, tasks in (inputs, there)
     )
     difference = trees.norm(trees.map(lambda a, b: a.cpu() - b, on_gpu, on_cpu))
     assert float(difference / trees.norm(on_cpu)) < 1e-9
@@ -107,9 +109,9 @@ def test_kernels_in_float32_find_the_meta_gradient_of_a_processor_in_float64() -
         one = vectorise.cut(tasks, slice(index, index + 1))
         exact = tree_map(lambda leaf: leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu(), one)
         there = [tree_map(lambda leaf: leaf.cpu().double(), tree) for tree in (meta, buffers)]
-        found = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), one, 0.0)[0]
+        gradient = vectorise.meta_gradient(vectorise.Model(algorithm, net, meta, buffers, h), one, 0.0)[0]
         expected = vectorise.meta_gradient(vectorise.Model(algorithm, net, *there, h), exact, 0.0)[0]
-        difference = trees.norm(trees.map(lambda a, b: a.cpu().double() - b, found, expected))
+        difference = trees.norm(trees.map(lambda a, b: a.cpu().double() - b, gradient, expected))
         differences.append(float(difference / trees.norm(expected)))
     assert statistics.median(differences) < 1e-3
 
@@ -117,13 +119,13 @@ def test_kernels_in_float32_find_the_meta_gradient_of_a_processor_in_float64() -
 def test_a_captured_step_gives_the_same_bits_and_lets_its_results_be() -> None:
     *learnt, tasks, h, progress = problem("maml", 4)
     traces = TraceCache(capture_after=0)
-    found = [
+    gradients = [
         vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress, traces=traces)[0]
         for _ in range(3)
     ]
     assert [type(one.graph) for one in traces.recorded.values()] == [Captured]
     expected = vectorise.meta_gradient(vectorise.Model(*learnt, h), tasks, progress)[0]
-    for one in found:
+    for one in gradients:
         for mine, theirs in zip(trees.leaves(one), trees.leaves(expected), strict=True):
             assert torch.equal(mine, theirs)
 
@@ -137,8 +139,8 @@ def stepped(config: Any, learner: Any, source: Any, state: Any, traces: TraceCac
 @pytest.mark.parametrize("name", ["maml", "maml_pp", "protonet", "r2d2"])
 def test_meta_steps_wait_for_nothing(name: str) -> None:
     splits, config = small.splits(), small.config(name)
-    known = algorithms.get(name).hparams.__dataclass_fields__
-    kept = {key: value for key, value in config.hyperparameters.items() if key in known}
+    fields = algorithms.get(name).hparams.__dataclass_fields__
+    kept = {key: value for key, value in config.hyperparameters.items() if key in fields}
     config = config.model_copy(update={"hyperparameters": {**kept, "augment": "both"}})
     learner = loop.build(config, splits)
     source = sampling.pool(splits.meta_train._replace(images=splits.meta_train.images.to(CUDA)), config.task)
@@ -164,11 +166,11 @@ def test_tasks_that_do_not_fit_a_gpu_are_halved_and_have_the_same_gradient() -> 
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(room / total)
     try:
-        found = vectorise.meta_gradient(
+        gradient = vectorise.meta_gradient(
             vectorise.Model(*learnt, h), tasks, progress, chunk=16, traces=traces
         )[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert next(iter(traces.fits.values())) in (2, 4, 8)
-    difference = trees.norm(trees.map(torch.sub, found, expected))
+    difference = trees.norm(trees.map(torch.sub, gradient, expected))
     assert float(difference / trees.norm(expected)) < 1e-4

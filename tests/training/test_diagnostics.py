@@ -38,12 +38,12 @@ def prepared(name: str = "maml", **values: Any) -> tuple[tuple[Any, ...], Any]:
 
 def test_the_curve_over_inner_steps_passes_through_the_evaluation() -> None:
     args, learner = prepared(inner_steps=3, inner_lr=0.3)
-    found = diagnostics.diagnose(*args)
-    assert [point["step"] for point in found["over_steps"]] == list(range(11))
+    diagnosis = diagnostics.diagnose(*args)
+    assert [point["step"] for point in diagnosis["over_steps"]] == list(range(11))
     for step in (0, 3, 10):
         h = dataclasses.replace(learner.h, eval_steps=step)
         expected = evaluate.evaluate(args[0]._replace(h=h), *args[1:]).score.mean()
-        assert found["over_steps"][step]["mean"] == pytest.approx(expected)
+        assert diagnosis["over_steps"][step]["mean"] == pytest.approx(expected)
 
 
 def test_a_long_adaptation_is_followed_to_its_end_at_a_bounded_cost() -> None:
@@ -61,12 +61,12 @@ def test_a_long_adaptation_is_followed_to_its_end_at_a_bounded_cost() -> None:
 @pytest.mark.parametrize("name", ["scratch", "finetune", "baseline_pp"])
 def test_a_baseline_that_descends_the_support_set_has_its_curve_too(name: str) -> None:
     args, learner = prepared(name)
-    found = diagnostics.diagnose(*args)
+    diagnosis = diagnostics.diagnose(*args)
     for step in (0, 7):
         h = dataclasses.replace(learner.h, inner_steps=step)
         expected = evaluate.evaluate(args[0]._replace(h=h), *args[1:]).score.mean()
-        assert found["over_steps"][step]["mean"] == pytest.approx(expected)
-    assert 0 <= found["diverged"] <= 1
+        assert diagnosis["over_steps"][step]["mean"] == pytest.approx(expected)
+    assert 0 <= diagnosis["diverged"] <= 1
 
 
 def test_the_worst_tenth_is_the_mean_of_the_lowest_accuracies() -> None:
@@ -88,10 +88,10 @@ def test_a_task_that_is_not_finite_counts_as_diverged() -> None:
 
 def test_what_has_no_inner_loop_has_no_curve() -> None:
     args, _ = prepared("nearest_mean")
-    found = diagnostics.diagnose(*args)
-    assert found["over_steps"] is None
-    assert found["diverged"] is None
-    assert 0 <= found["calibration_error"] <= 1
+    diagnosis = diagnostics.diagnose(*args)
+    assert diagnosis["over_steps"] is None
+    assert diagnosis["diverged"] is None
+    assert 0 <= diagnosis["calibration_error"] <= 1
 
 
 def calibration(logits: torch.Tensor, y: torch.Tensor) -> float:
@@ -130,14 +130,14 @@ def test_scalars_hold_the_curve_by_inner_step() -> None:
 def test_a_run_keeps_its_diagnosis_and_shows_it_over_inner_steps(tmp_path: Path) -> None:
     config, splits = small.config(), small.splits()
     runs.train_run(config, splits, tmp_path)
-    found = files.read_json(tmp_path / files.DIAGNOSTICS)
-    assert len(found["over_steps"]) == 11
+    diagnosis = files.read_json(tmp_path / files.DIAGNOSTICS)
+    assert len(diagnosis["over_steps"]) == 11
     events = EventAccumulator(str(tmp_path / files.TENSORBOARD)).Reload()  # in the run's own folder
     steps = [event.step for event in events.Scalars("diagnostics/accuracy_over_inner_steps")]
     assert steps == list(range(11))
     (tmp_path / files.DIAGNOSTICS).unlink()  # as after a kill between training and diagnosis
     runs.train_run(config, splits, tmp_path)
-    assert files.read_json(tmp_path / files.DIAGNOSTICS) == found
+    assert files.read_json(tmp_path / files.DIAGNOSTICS) == diagnosis
 
 
 def test_meta_test_records_a_diagnosis_of_its_own_tasks(tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_meta_test_records_a_diagnosis_of_its_own_tasks(tmp_path: Path) -> None:
 def test_only_the_first_tasks_are_followed_over_inner_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "FOLLOWED", 5)
     args, _ = prepared(inner_steps=2, inner_lr=0.3)
-    found = diagnostics.diagnose(*args)
-    assert (found["tasks"], found["followed"]) == (12, 5)
+    diagnosis = diagnostics.diagnose(*args)
+    assert (diagnosis["tasks"], diagnosis["followed"]) == (12, 5)
     score = evaluate.evaluate(*args).score
-    assert found["over_steps"][2]["mean"] == pytest.approx(score[:5].mean())
+    assert diagnosis["over_steps"][2]["mean"] == pytest.approx(score[:5].mean())
 
 
 def test_meta_test_may_be_scored_without_a_diagnosis(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_batched_evaluation_equals_one_task_at_a_time(name: str, monkeypatch: py
 def test_nearest_mean_equals_numpy() -> None:
     splits = small.splits()
     tasks = frozen.frozen(splits, "meta_test", small.TASK.model_copy(update={"shot": 2}), 5, "test")
-    found = evaluate.nearest_mean(splits.meta_test.images, tasks).score
+    scores = evaluate.nearest_mean(splits.meta_test.images, tasks).score
     images = splits.meta_test.images.numpy().reshape(6, 6, -1) / 255
     for index in range(5):
         indices = tasks.groups[0].indices
@@ -47,7 +47,7 @@ def test_nearest_mean_equals_numpy() -> None:
             for label, (c, e) in enumerate(zip(classes, examples, strict=True))
             for q in e[2:]
         ]
-        assert found[index] == pytest.approx(np.mean(right))
+        assert scores[index] == pytest.approx(np.mean(right))
 
 
 def test_nothing_that_evaluation_returns_holds_a_graph() -> None:
@@ -66,13 +66,13 @@ def test_the_score_of_a_regression_is_the_mean_squared_error_of_each_task() -> N
     state = loop.start(config, learner)
     tasks = frozen.frozen(splits, "meta_test", config.task, 7, "test")
     images = splits.meta_test.images
-    found = evaluate.evaluate(loop.model(learner, state), images, tasks)
+    evaluated = evaluate.evaluate(loop.model(learner, state), images, tasks)
     (group,) = tasks.groups
     drawn = frozen.gather(images, group.indices, group.shape)
     for index in range(7):
         outputs, _ = nets.apply(learner.net, state.meta["theta"], drawn.query.x[index])
         squares = (outputs - drawn.query.y[index]).numpy() ** 2
-        assert found.score[index] == found.loss[index] == pytest.approx(squares.mean(), rel=1e-5)
+        assert evaluated.score[index] == evaluated.loss[index] == pytest.approx(squares.mean(), rel=1e-5)
 
 
 MODES = ("transductive", "support_stats", "with_support")

@@ -103,13 +103,13 @@ def test_a_board_has_measures_with_intervals_and_a_row_at_thresholds(runs: list[
     board = mb.leaderboard(*runs)
     rows = {row["hyperparameters"]["gamma"]: row for row in board.rows if row["variant"] == "run"}
     for gamma, one in zip((0.0, 30.0), runs, strict=True):
-        found, counts = rows[gamma], np.array(record(one)["groups"])
+        board_row, counts = rows[gamma], np.array(record(one)["groups"])
         for name, figures in stats.measures(counts).items():
-            assert name in ("accuracy", "dp_ratio") or found[name] == pytest.approx(figures.mean())
-        assert found["dp_low"] < found["dp_gap"] < found["dp_high"]
-        assert found["dp_class_low"] < found["dp_gap"] < found["dp_class_high"]
-        assert (found["gap_tasks"], found["eo_tasks"]) == stats.n_defined(counts)
-        assert sum(place[1] for place in found["by_place"]) == 8 * N_TASKS
+            assert name in ("accuracy", "dp_ratio") or board_row[name] == pytest.approx(figures.mean())
+        assert board_row["dp_low"] < board_row["dp_gap"] < board_row["dp_high"]
+        assert board_row["dp_class_low"] < board_row["dp_gap"] < board_row["dp_class_high"]
+        assert (board_row["gap_tasks"], board_row["eo_tasks"]) == stats.n_defined(counts)
+        assert sum(place[1] for place in board_row["by_place"]) == 8 * N_TASKS
     at_thresholds = [row for row in board.rows if row["algorithm"].endswith(" at thresholds")]
     assert {row["name"]: row["hyperparameters"]["gamma"] for row in at_thresholds} == {
         f"fair_maml run (gamma={gamma}) at thresholds:baseline": gamma for gamma in (0.0, 30.0)
@@ -157,9 +157,9 @@ def test_data_without_groups_are_refused_before_a_file_is_opened() -> None:
 
 def configured(name: str, **values: Any) -> RunConfig:
     described = small.config(name, tasks=8, rungs=(8,)).model_dump()
-    known = algorithms.get(name).hparams.__dataclass_fields__
+    fields = algorithms.get(name).hparams.__dataclass_fields__
     settings = {"task_batch_size": 4, "inner_steps": 2, **values}
-    settings = {key: value for key, value in settings.items() if key in known}
+    settings = {key: value for key, value in settings.items() if key in fields}
     return RunConfig.model_validate(
         {**described, "task": TASK.model_dump(), "network": NETWORK, "hyperparameters": settings}
     )

@@ -110,12 +110,12 @@ def test_a_board_does_not_mix_fixed_and_shuffled_labels(tmp_path: Path) -> None:
 
 
 def test_other_data_are_of_the_same_classes(tmp_path: Path) -> None:
-    own = splits()
-    runs.train_run(config(tasks=4), own, tmp_path, device="cpu")
+    original = splits()
+    runs.train_run(config(tasks=4), original, tmp_path, device="cpu")
     names = ("class0", "class1", "class2", "class4")
-    meta_test = own.meta_test._replace(shared=names)
+    meta_test = original.meta_test._replace(shared=names)
     with pytest.raises(MetabenchError, match=r"classes class0, .*, class3, and those of .* are .*, class4;"):
-        runs.test_run(tmp_path, own, 4, "cpu", other=own._replace(meta_test=meta_test))
+        runs.test_run(tmp_path, original, 4, "cpu", other=original._replace(meta_test=meta_test))
 
 
 def test_confusions_of_fixed_labels_begin_with_the_task_s_classes() -> None:

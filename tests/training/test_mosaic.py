@@ -72,8 +72,8 @@ def test_png_holds_the_very_pixels() -> None:
 def test_a_trained_run_shows_its_tasks(tmp_path: Path, algorithm: str, steps: list[int]) -> None:
     splits = small.splits()
     config = small.config(algorithm)
-    known = {"task_batch_size": 4} if algorithm == "protonet" else config.hyperparameters
-    runs.train_run(config.model_copy(update={"hyperparameters": known}), splits, tmp_path)
+    hyperparameters = {"task_batch_size": 4} if algorithm == "protonet" else config.hyperparameters
+    runs.train_run(config.model_copy(update={"hyperparameters": hyperparameters}), splits, tmp_path)
     accumulator = EventAccumulator(str(tmp_path / files.TENSORBOARD), {"tensors": 0})
     accumulator.Reload()
     run = runs.open_run(tmp_path, splits)

@@ -17,20 +17,20 @@ from tests.support import small
 
 def trained(folder: Path | None, tasks: int) -> tuple[torch.Tensor, list[str]]:
     """Train, profiled if there is a folder; return a weight, and what was told."""
-    told: list[str] = []
+    messages: list[str] = []
     config = small.config(tasks=tasks, rungs=(tasks,))
     if folder is None:
         ((_, state),) = loop.train(config, small.splits())
     else:
-        with profile.to(folder, told.append):
+        with profile.to(folder, messages.append):
             ((_, state),) = loop.train(config, small.splits())
-    return state.meta["theta"]["head"]["weight"], told
+    return state.meta["theta"]["head"]["weight"], messages
 
 
 def test_a_profile_names_the_parts_of_a_meta_step_and_changes_no_bit(tmp_path: Path) -> None:
-    weight, told = trained(tmp_path / "out", tasks=32)
+    weight, messages = trained(tmp_path / "out", tasks=32)
     assert torch.equal(weight, trained(None, tasks=32)[0])
-    assert told == [
+    assert messages == [
         f"profile of 3 meta-steps: {tmp_path / 'out' / profile.TRACE}; open it at ui.perfetto.dev"
     ]
     trace = json.loads((tmp_path / "out" / profile.TRACE).read_text())
@@ -43,13 +43,13 @@ def test_a_profile_names_the_parts_of_a_meta_step_and_changes_no_bit(tmp_path: P
 
 
 def test_too_few_meta_steps_are_said(tmp_path: Path) -> None:
-    _, told = trained(tmp_path, tasks=20)
-    assert told == ["no profile: it takes 6 meta-steps"]
+    _, messages = trained(tmp_path, tasks=20)
+    assert messages == ["no profile: it takes 6 meta-steps"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_takes_a_profile(tmp_path: Path) -> None:
-    given = [
+    arguments = [
         "--algorithm",
         "protonet",
         "--dataset",
@@ -61,8 +61,8 @@ def test_the_command_takes_a_profile(tmp_path: Path) -> None:
         "--reports",
         "1",
     ]
-    given += ["--validation-tasks", "2", "--set", "task_batch_size=2", "--out", str(tmp_path / "run")]
-    asked = ["train", *given, "--profile", str(tmp_path / "out")]
+    arguments += ["--validation-tasks", "2", "--set", "task_batch_size=2", "--out", str(tmp_path / "run")]
+    asked = ["train", *arguments, "--profile", str(tmp_path / "out")]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / profile.TRACE).exists()

@@ -50,27 +50,27 @@ def seen(folder: Path) -> list[int]:
 
 def test_what_is_whole_is_gone_on_with_and_not_written_again(folder: Path) -> None:
     written = (folder / files.REPORTS).stat().st_mtime_ns
-    found = resume(CONFIG, small.splits(), folder)
-    assert found.state is not None
-    assert (found.state.tasks_seen, [line["tasks_seen"] for line in found.reports]) == (24, [8, 16, 24])
-    assert found.damaged == []
+    resumed = resume(CONFIG, small.splits(), folder)
+    assert resumed.state is not None
+    assert (resumed.state.tasks_seen, [line["tasks_seen"] for line in resumed.reports]) == (24, [8, 16, 24])
+    assert resumed.damaged == []
     assert (folder / files.REPORTS).stat().st_mtime_ns == written
 
 
 def test_a_damaged_state_is_named_and_the_one_before_it_taken(folder: Path) -> None:
     damage(folder, loop.STATES[0])
-    found = resume(CONFIG, small.splits(), folder)
-    assert found.state is not None
-    assert found.state.tasks_seen == 16
-    assert [line["tasks_seen"] for line in found.reports] == seen(folder) == [8, 16]
-    (told,) = found.damaged
-    assert told.startswith(f"{folder / files.STATE / loop.STATES[0]}: is damaged")
+    resumed = resume(CONFIG, small.splits(), folder)
+    assert resumed.state is not None
+    assert resumed.state.tasks_seen == 16
+    assert [line["tasks_seen"] for line in resumed.reports] == seen(folder) == [8, 16]
+    (message,) = resumed.damaged
+    assert message.startswith(f"{folder / files.STATE / loop.STATES[0]}: is damaged")
 
 
 def test_without_a_whole_state_the_run_begins_anew(folder: Path) -> None:
     damage(folder, *loop.STATES)
-    found = resume(CONFIG, small.splits(), folder)
-    assert (found.state, found.reports, len(found.damaged)) == (None, [], 2)
+    resumed = resume(CONFIG, small.splits(), folder)
+    assert (resumed.state, resumed.reports, len(resumed.damaged)) == (None, [], 2)
     assert seen(folder) == []
     assert not (folder / files.STATE).exists()
 
@@ -78,16 +78,16 @@ def test_without_a_whole_state_the_run_begins_anew(folder: Path) -> None:
 @pytest.mark.parametrize("damaged", [b"", b'{"tasks_seen": 8}\n', b"{not json}\n"])
 def test_a_state_whose_reports_are_lost_is_not_gone_on_with(folder: Path, damaged: bytes) -> None:
     (folder / files.REPORTS).write_bytes(damaged)
-    found = resume(CONFIG, small.splits(), folder)
-    assert (found.state, found.reports) == (None, [])
-    assert any(files.REPORTS in told for told in found.damaged)
+    resumed = resume(CONFIG, small.splits(), folder)
+    assert (resumed.state, resumed.reports) == (None, [])
+    assert any(files.REPORTS in message for message in resumed.damaged)
 
 
 def test_the_state_before_is_taken_where_reports_are_lost_after_it(folder: Path) -> None:
     files.write_lines(folder / files.REPORTS, files.read_lines(folder / files.REPORTS)[:2])
-    found = resume(CONFIG, small.splits(), folder)
-    assert found.state is not None
-    assert found.state.tasks_seen == 16
+    resumed = resume(CONFIG, small.splits(), folder)
+    assert resumed.state is not None
+    assert resumed.state.tasks_seen == 16
 
 
 def test_a_run_that_diverged_between_two_rungs_has_not_lost_a_report(folder: Path) -> None:
@@ -95,24 +95,24 @@ def test_a_run_that_diverged_between_two_rungs_has_not_lost_a_report(folder: Pat
     loop.save_state(folder / files.STATE, last)
     lines = files.read_lines(folder / files.REPORTS)
     files.write_lines(folder / files.REPORTS, [*lines[:2], {**lines[2], "tasks_seen": 20, "finite": False}])
-    found = resume(CONFIG, small.splits(), folder)
-    assert found.state is not None
-    assert (found.state.tasks_seen, found.damaged) == (20, [])
+    resumed = resume(CONFIG, small.splits(), folder)
+    assert resumed.state is not None
+    assert (resumed.state.tasks_seen, resumed.damaged) == (20, [])
 
 
 def test_a_damaged_run_is_trained_again_to_the_same_numbers_and_says_so(tmp_path: Path) -> None:
-    splits, told = small.splits(), []
+    splits, messages = small.splits(), []
     runs.train_run(CONFIG, splits, tmp_path / "whole")
     whole = files.read_lines(tmp_path / "whole" / files.REPORTS)
     runs.train_run(CONFIG, splits, tmp_path / "damaged")
     reports = tmp_path / "damaged" / files.REPORTS
     files.write_lines(reports, files.read_lines(reports)[:2])  # as if it had been killed after the third
     damage(tmp_path / "damaged", loop.STATES[0])
-    runs.train_run(CONFIG, splits, tmp_path / "damaged", damaged=told.append)
+    runs.train_run(CONFIG, splits, tmp_path / "damaged", damaged=messages.append)
     again = files.read_lines(reports)
     assert [line["val_scores"] for line in again] == [line["val_scores"] for line in whole]
     assert [line["val_loss"] for line in again] == [line["val_loss"] for line in whole]
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_who_took_the_turn_last_may_write(tmp_path: Path) -> None:

@@ -199,10 +199,10 @@ def test_published_goals_give_the_returns_that_are_known_of_them() -> None:
     fewest = float(((GOALS.abs().amax(1) - 0.01) / 0.1).ceil().mean())
     straight = walked(GOALS, lambda place, goal: (goal - place) * 10)
     assert straight == pytest.approx((-0.544, fewest), abs=5e-4)
-    known = data.get("navigation").load(None, "uniform", data.get("navigation").options(environments=10))
-    assert known.environment is not None
-    assert known.environment.best is not None
-    assert float(vmap(known.environment.best)(GOALS).mean()) == pytest.approx(straight[0], abs=1e-6)
+    walk = data.get("navigation").load(None, "uniform", data.get("navigation").options(environments=10))
+    assert walk.environment is not None
+    assert walk.environment.best is not None
+    assert float(vmap(walk.environment.best)(GOALS).mean()) == pytest.approx(straight[0], abs=1e-6)
     away = float(GOALS.norm(dim=1).mean())
     assert walked(GOALS, lambda place, goal: 0 * place) == pytest.approx((-100 * away, 100))
 

@@ -40,8 +40,8 @@ def model(described: RunConfig) -> Model:
 
 
 def scores(its: Model, tasks: frozen.FrozenTasks) -> list[float]:
-    found: list[float] = evaluate.evaluate(its, small.splits().meta_test.images, tasks).score.tolist()
-    return found
+    per_task: list[float] = evaluate.evaluate(its, small.splits().meta_test.images, tasks).score.tolist()
+    return per_task
 
 
 @pytest.mark.parametrize("way", [3, Between(low=2, high=3)], ids=["3", "2-3"])
@@ -59,15 +59,15 @@ def test_figures_and_what_was_taken_are_those_of_the_same_tasks(way: Any) -> Non
         algorithm, net, meta, buffers, h = model
         return {"taken": algorithm.adapt(net, meta, buffers, task.support, h)["taken"]}
 
-    areas, own, others = [], [], []
+    areas, of_classes, others = [], [], []
     for group in tasks.groups:
         taken = evaluate.over(take, its, images, frozen.FrozenTasks((group,), ""))["taken"]
         for row, mine in zip(taken, frozen.is_own(group).numpy(), strict=True):
             areas.append(roc_auc_score(mine, row))
-            own += row[mine].tolist()
+            of_classes += row[mine].tolist()
             others += row[~mine].tolist()
     assert seen["unlabelled"]["auroc"] == pytest.approx(np.mean(areas))
-    assert seen["unlabelled"]["taken"] == pytest.approx(np.mean(own))
+    assert seen["unlabelled"]["taken"] == pytest.approx(np.mean(of_classes))
     assert seen["unlabelled"]["taken_distractors"] == pytest.approx(np.mean(others))
 
 

@@ -51,9 +51,9 @@ def test_tasks_that_do_not_fit_are_halved_and_have_the_same_gradient(fits: int, 
     step = prepared(8)
     room = Room(fits)
     traces = Small(room)
-    found, expected = step(traces), step(None)
+    halved, expected = step(traces), step(None)
     assert room.tried == tried
-    assert trees.norm(trees.map(torch.sub, found[0], expected[0])) < 1e-5 * trees.norm(expected[0])
+    assert trees.norm(trees.map(torch.sub, halved[0], expected[0])) < 1e-5 * trees.norm(expected[0])
     room.tried.clear()
     step(traces)
     assert room.tried == tried[-(8 // tried[-1]) :]  # what fitted is tried first from then on
@@ -90,10 +90,12 @@ def test_evaluation_goes_on_with_fewer_tasks_where_memory_is_too_small(
         return per_task(function, tasks, *shared, **options)
 
     monkeypatch.setattr(vectorise, "per_task", limited)
-    found = evaluate.evaluate(model, splits.meta_validation.images, frozen)
+    with_fewer = evaluate.evaluate(model, splits.meta_validation.images, frozen)
     assert max(room.tried) > 2 >= room.tried[-1]
-    torch.testing.assert_close(torch.tensor(found.loss), torch.tensor(expected.loss), rtol=1e-5, atol=1e-6)
-    assert (found.score == expected.score).all()
+    torch.testing.assert_close(
+        torch.tensor(with_fewer.loss), torch.tensor(expected.loss), rtol=1e-5, atol=1e-6
+    )
+    assert (with_fewer.score == expected.score).all()
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ def on_meta(tree: Any) -> Any:
 def prepared(name: str, **values: Any) -> tuple[loop.Learner, loop.State, Any, Any]:
     """Return a learner, its state and a source of tasks, all on the meta device."""
     splits = small.splits()
-    known = algorithms.get(name).hparams.__dataclass_fields__
+    fields = algorithms.get(name).hparams.__dataclass_fields__
     config = small.config(name)
-    chosen = {key: value for key, value in {**config.hyperparameters, **values}.items() if key in known}
+    chosen = {key: value for key, value in {**config.hyperparameters, **values}.items() if key in fields}
     config = config.model_copy(update={"hyperparameters": chosen})
     learner = loop.build(config, splits)
     state = loop.start(config, learner, "meta")
@@ -105,10 +105,10 @@ def test_adapting_and_predicting_stays_on_the_device(name: str) -> None:
         return learner.algorithm.predict(learner.net, adapted, task.query.x)
 
     with Elsewhere() as seen:
-        found = vectorise.per_task(outputs, tasks, state.meta, state.buffers)
+        predictions = vectorise.per_task(outputs, tasks, state.meta, state.buffers)
     assert not seen.elsewhere
     assert not seen.waited
-    assert found.device.type == "meta"
+    assert predictions.device.type == "meta"
 
 
 def test_what_waits_is_seen() -> None:

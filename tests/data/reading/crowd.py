@@ -43,11 +43,11 @@ def logged(function: Callable[..., Any], log: Path, die_after: int) -> Callable[
     return call
 
 
-def load(start: Any, found: Any, dataset: str, options: dict[str, Any]) -> None:
+def load(start: Any, queue: Any, dataset: str, options: dict[str, Any]) -> None:
     """Load when all are ready, and hand over the fingerprint."""
     start.wait()
     splits = data.load(TaskConfig(dataset=dataset, options=options))
-    found.put(splits.fingerprint)
+    queue.put(splits.fingerprint)
 
 
 def main(n: str, log: str, die_after: str, dataset: str, *pairs: str) -> dict[str, Any]:
@@ -57,14 +57,14 @@ def main(n: str, log: str, die_after: str, dataset: str, *pairs: str) -> dict[st
     omniglot._image = logged(omniglot._image, Path(log), int(die_after))
     options = yaml.safe_load("\n".join(pair.replace("=", ": ", 1) for pair in pairs)) or {}
     context = multiprocessing.get_context("fork")
-    start, found = context.Barrier(int(n)), context.Queue()
-    running = [context.Process(target=load, args=(start, found, dataset, options)) for _ in range(int(n))]
+    start, queue = context.Barrier(int(n)), context.Queue()
+    running = [context.Process(target=load, args=(start, queue, dataset, options)) for _ in range(int(n))]
     for process in running:
         process.start()
     for process in running:
         process.join()
     codes = [process.exitcode for process in running]
-    return {"codes": codes, "fingerprints": [found.get() for code in codes if code == 0]}
+    return {"codes": codes, "fingerprints": [queue.get() for code in codes if code == 0]}
 
 
 if __name__ == "__main__":

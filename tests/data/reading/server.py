@@ -41,24 +41,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Serve a file or a part of it, or fail as told."""
-        told = self.behaviour
-        with told.lock:
-            told.seen.append((unquote(self.path), self.headers.get("Range")))
-            told.connections.add(self.client_address)
-            code = told.codes.pop(0) if told.codes else None
-            cut = told.cuts.pop(0) if told.cuts else None
+        behaviour = self.behaviour
+        with behaviour.lock:
+            behaviour.seen.append((unquote(self.path), self.headers.get("Range")))
+            behaviour.connections.add(self.client_address)
+            code = behaviour.codes.pop(0) if behaviour.codes else None
+            cut = behaviour.cuts.pop(0) if behaviour.cuts else None
         if self.path.startswith("/moved/"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/moved"))
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        file = told.folder / unquote(self.path).lstrip("/")
+        file = behaviour.folder / unquote(self.path).lstrip("/")
         if code or not file.is_file():
             self.send_error(code or 404)
             return
-        content = told.change(file.name, file.read_bytes())
-        self._send(content, self.headers.get("Range") if told.has_ranges else None, cut)
+        content = behaviour.change(file.name, file.read_bytes())
+        self._send(content, self.headers.get("Range") if behaviour.has_ranges else None, cut)
 
     def _send(self, content: bytes, span: str | None, cut: int | None) -> None:
         start, stop = 0, len(content)

@@ -97,7 +97,7 @@ def size(members: list[Packed]) -> int:
     return sum(max(len(one.content), _archives.BLOCK) for one in members)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(members=archives(7), form=st.sampled_from(FORMS))
 def test_any_honest_archive_gives_the_files_that_were_packed(
     members: list[Packed], form: str, tmp_path_factory: pytest.TempPathFactory
@@ -108,7 +108,7 @@ def test_any_honest_archive_gives_the_files_that_were_packed(
     assert list(path.parent.iterdir()) == [path]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     before=archives(3),
     dubious=DUBIOUS,
@@ -136,7 +136,7 @@ def test_any_archive_with_one_dubious_member_is_refused_by_name(
         assert repr(dubious.name) in str(error.value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n_members=st.integers(0, 12), n_bytes=st.integers(0, LIMITS.one), form=st.sampled_from(FORMS))
 def test_an_archive_is_refused_from_the_size_that_is_too_much(
     n_members: int, n_bytes: int, form: str, tmp_path_factory: pytest.TempPathFactory
@@ -151,7 +151,7 @@ def test_an_archive_is_refused_from_the_size_that_is_too_much(
             read(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     members=archives(4),
     form=st.sampled_from(FORMS),
@@ -170,25 +170,25 @@ def test_a_cut_or_changed_archive_is_refused_or_stays_within_bounds(
     else:
         del content[position:]
     path.write_bytes(content)
-    found = read_or_refused(path)
+    outcome = read_or_refused(path)
     assert list(path.parent.iterdir()) == [path]
-    if isinstance(found, str):
-        assert found.startswith(str(path))
+    if isinstance(outcome, str):
+        assert outcome.startswith(str(path))
         return
-    assert sum(max(len(content), _archives.BLOCK) for _, content in found) <= LIMITS.all
-    for name, content_of_one in found:
+    assert sum(max(len(content), _archives.BLOCK) for _, content in outcome) <= LIMITS.all
+    for name, content_of_one in outcome:
         assert _archives.problem_of(name, len(content_of_one), LIMITS.one) is None
     if form == "tar.gz":  # all of it is under a checksum
-        assert found == files(members)
+        assert outcome == files(members)
     if "zip" in form:  # contents are
-        assert {one for _, one in found} <= {one.content for one in members}
+        assert {one for _, one in outcome} <= {one.content for one in members}
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x05\x06", b"\x1f\x8b", b"hello", bytes(10_000)])
 def test_what_is_no_archive_is_refused_or_empty(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(content)
-    found = read_or_refused(tmp_path / "archive")
-    assert found == [] or "is truncated or damaged" in found
+    outcome = read_or_refused(tmp_path / "archive")
+    assert outcome == [] or "is truncated or damaged" in outcome
 
 
 def test_a_tar_archive_with_a_damaged_header_is_refused_and_does_not_end_there(tmp_path: Path) -> None:
@@ -205,9 +205,9 @@ def test_a_zip_archive_that_lies_about_a_size_does_not_fill_the_memory(tmp_path:
     path, n_bytes = tmp_path / "archive", 30_000_000
     pack(path, "zip", [Packed("a", bytes(n_bytes))])
     content = bytearray(path.read_bytes())
-    told = content.rindex(b"PK\x01\x02") + 24  # the unpacked size in the central directory
-    assert struct.unpack_from("<I", content, told) == (n_bytes,)
-    struct.pack_into("<I", content, told, LIMITS.one)
+    offset = content.rindex(b"PK\x01\x02") + 24  # the unpacked size in the central directory
+    assert struct.unpack_from("<I", content, offset) == (n_bytes,)
+    struct.pack_into("<I", content, offset, LIMITS.one)
     path.write_bytes(content)
     tracemalloc.start()
     try:

@@ -50,8 +50,8 @@ def test_a_part_is_those_bytes_and_the_length_of_all(server: tuple[str, Behaviou
 
 def test_a_file_that_moved_is_followed(server: tuple[str, Behaviour]) -> None:
     url, _ = server
-    found = fetch.Client(url, 1).part(f"{url}/moved/file", 1000, 1300)
-    assert found == (CONTENT[1000:1300], len(CONTENT))
+    part = fetch.Client(url, 1).part(f"{url}/moved/file", 1000, 1300)
+    assert part == (CONTENT[1000:1300], len(CONTENT))
 
 
 def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

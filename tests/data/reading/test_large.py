@@ -90,10 +90,10 @@ def test_a_kept_array_may_be_larger_than_the_memory_there_is(
             put(n_rows - 1, 2**20 - 2, np.array([7], np.uint8))
 
     for _ in range(2 if mode == "read" else 1):
-        found = cache.kept("large", 1, write)
-        assert found.shape == (n_rows, 2**20)
-        assert found[-1, -2:].tolist() == [7, 0]
-        found[0, 0] = 1  # stays with the process that writes
+        array = cache.kept("large", 1, write)
+        assert array.shape == (n_rows, 2**20)
+        assert array[-1, -2:].tolist() == [7, 0]
+        array[0, 0] = 1  # stays with the process that writes
     assert cache.kept("large", 1, write)[0, 0] == 0
 
 

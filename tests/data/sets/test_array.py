@@ -57,22 +57,22 @@ def parts(splits: Splits) -> tuple[Split, Split, Split]:
 
 def contents(splits: Splits) -> dict[str, Array]:
     """Return the images of each class; no class is in two splits, and rows beyond its images are zeros."""
-    found: dict[str, Array] = {}
+    by_class: dict[str, Array] = {}
     for part in parts(splits):
         counts = [part.images.shape[1]] * len(part.classes) if part.counts is None else part.counts.tolist()
         for name, images, count in zip(part.classes, part.images, counts, strict=True):
-            assert name not in found
-            found[name] = images[:count].numpy()
+            assert name not in by_class
+            by_class[name] = images[:count].numpy()
             assert not images[count:].any()
-    return found
+    return by_class
 
 
 def check_contents(splits: Splits, images: Array, labels: Array) -> None:
     """Check that each class has its images, of [n, C, H, W], in their order."""
-    found = contents(splits)
-    assert set(found) == {str(label) for label in labels.tolist()}
+    by_class = contents(splits)
+    assert set(by_class) == {str(label) for label in labels.tolist()}
     for label in set(labels.tolist()):
-        assert (found[str(label)] == images[[one == label for one in labels.tolist()]]).all()
+        assert (by_class[str(label)] == images[[one == label for one in labels.tolist()]]).all()
 
 
 @pytest.mark.parametrize("compress", [np.savez, np.savez_compressed])
@@ -386,7 +386,7 @@ LABEL = st.lists(st.text(max_size=3) | st.integers(-9, 9).map(str), max_size=12)
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=MANY | st.tuples(IMAGES, LABEL), data_seed=st.integers(0, 3))
 def test_any_arrays_give_their_own_images_in_disjoint_splits_or_one_message(
     drawn: tuple[Array, Array], data_seed: int, tmp_path_factory: pytest.TempPathFactory
@@ -402,9 +402,9 @@ def test_any_arrays_give_their_own_images_in_disjoint_splits_or_one_message(
         axes = array._layout(images)[0]
         ordered = images.transpose(axes) if images.ndim == 4 else images[:, None]
         scaled = np.round(ordered * 255.0).astype(np.uint8) if ordered.dtype.kind == "f" else ordered
-        found = contents(splits)
-        assert sum(map(len, found.values())) == len(images)
-        assert sorted(one.tobytes() for part in found.values() for one in part) == sorted(
+        by_class = contents(splits)
+        assert sum(map(len, by_class.values())) == len(images)
+        assert sorted(one.tobytes() for part in by_class.values() for one in part) == sorted(
             one.tobytes() for one in scaled
         )
         return

@@ -134,15 +134,15 @@ def test_groups_are_kept_apart_in_frozen_tasks(tmp_path: Path) -> None:
 
 
 def test_other_bands_are_standardised_as_those_that_were_learnt_from(tmp_path: Path) -> None:
-    own = load(write(tmp_path / "a"))
+    original = load(write(tmp_path / "a"))
     rng = np.random.default_rng(1)
     images = 5 * np.arange(N_BANDS)[:, None, None] + rng.normal(size=(N_IMAGES, N_BANDS, SIDE, SIDE))
     path = write(tmp_path / "b", images=images)
-    assert own.moments is not None
-    mean, scale = (np.array(one)[:, None, None] for one in own.moments)
+    assert original.moments is not None
+    mean, scale = (np.array(one)[:, None, None] for one in original.moments)
     for shares in (SHARES, {"meta_train": 0, "meta_validation": 0}):
         other = load(path, **shares)
-        seen = others.as_trained(own, other)
+        seen = others.as_trained(original, other)
         part, labels, site = seen.meta_test, np.arange(N_IMAGES) % 6, np.arange(N_IMAGES) // 6 % 4
         place, _, name = part.classes[0].partition("/")
         row = np.flatnonzero((labels == int(name.removeprefix("class"))) & (site == int(place)))[1]
@@ -150,7 +150,7 @@ def test_other_bands_are_standardised_as_those_that_were_learnt_from(tmp_path: P
         if part.counts is not None:
             assert bool((part.images[torch.arange(part.images.shape[1]) >= part.counts[:, None]] == 0).all())
         assert seen.fingerprint == other.fingerprint
-    assert others.as_trained(own, own) is own
+    assert others.as_trained(original, original) is original
 
 
 def test_inputs_and_target_of_rows_move_between_moments_and_labels_stay() -> None:

@@ -38,15 +38,15 @@ def records(n_examples: int, first: int) -> bytes:
     """Make shuffled records: red is the class, green the number in it, blue darkens from row to row."""
     labels = np.repeat(np.arange(100), n_examples)
     order = np.random.default_rng(first).permutation(len(labels))
-    found = np.zeros((len(labels), 3074), np.uint8)
-    found[:, 0] = [COARSE.index(cifar_fs.superclasses()[FINE[label]]) for label in labels]
-    found[:, 1] = labels
-    found[:, 2 : 2 + 1024] = labels[:, None]
-    found[:, 2 + 2048 :] = np.repeat(np.arange(32), 32)[::-1]
-    found = found[order]
+    rows = np.zeros((len(labels), 3074), np.uint8)
+    rows[:, 0] = [COARSE.index(cifar_fs.superclasses()[FINE[label]]) for label in labels]
+    rows[:, 1] = labels
+    rows[:, 2 : 2 + 1024] = labels[:, None]
+    rows[:, 2 + 2048 :] = np.repeat(np.arange(32), 32)[::-1]
+    rows = rows[order]
     for label in range(100):
-        found[found[:, 1] == label, 2 + 1024 : 2 + 2048] = first + np.arange(n_examples)[:, None]
-    return found.tobytes()
+        rows[rows[:, 1] == label, 2 + 1024 : 2 + 2048] = first + np.arange(n_examples)[:, None]
+    return rows.tobytes()
 
 
 def contents() -> dict[str, bytes]:
@@ -161,9 +161,9 @@ def test_one_download_is_checked_goes_on_and_serves_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served, here = pack(tmp_path / "served", contents()), tmp_path / "here"
-    told: list[str] = []
+    messages: list[str] = []
     with serving(served.parent) as (url, behaviour):
-        order = fetch.Order(url=url, say=told.append)
+        order = fetch.Order(url=url, say=messages.append)
         with pytest.raises(MetabenchError, match=r"binary.tar.gz: damaged or replaced: its MD5 is \w+, must"):
             cifar_fs.DATASET.fetch(here, "bertinetto", None, order)
         assert not cifar_fs.DATASET.is_available(here)
@@ -174,7 +174,7 @@ def test_one_download_is_checked_goes_on_and_serves_both(
         assert [span for _, span in behaviour.seen] == [None, "bytes=1000-", "bytes=2000-"]
         fc100.DATASET.fetch(here, "oreshkin", None, order)
         assert len(behaviour.seen) == 3
-    assert [line.endswith("binary.tar.gz is here already") for line in told] == [True]
+    assert [line.endswith("binary.tar.gz is here already") for line in messages] == [True]
     assert load(here).fingerprint == load(tmp_path / "served").fingerprint
 
 
@@ -232,10 +232,10 @@ def test_wrong_contents_are_told(
     message: str,
 ) -> None:
     path = put(tmp_path, changed(name, change))
-    told = refused(tmp_path)
-    assert message in told
-    assert str(path) in told
-    assert "Replace it" in told
+    error = refused(tmp_path)
+    assert message in error
+    assert str(path) in error
+    assert "Replace it" in error
 
 
 @pytest.mark.parametrize("put", [pack, unpack])
@@ -282,9 +282,9 @@ def test_archives_that_no_honest_person_packed_are_refused(
 ) -> None:
     path = pack(tmp_path / "a" / "b", contents(), (info, content))
     before = set(tmp_path.rglob("*"))
-    told = refused(tmp_path / "a" / "b")
-    assert str(path) in told
-    assert problem in told
+    error = refused(tmp_path / "a" / "b")
+    assert str(path) in error
+    assert problem in error
     assert set(tmp_path.rglob("*")) == before
 
 

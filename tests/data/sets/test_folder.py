@@ -295,13 +295,13 @@ def test_an_unchanged_file_is_read_for_its_checksum_once(
     files = [tmp_path / "a", tmp_path / "b"]
     for number, file in enumerate(files):
         file.write_bytes(bytes(number))
-    found = cache.checksum(files)
-    assert cache.checksum(files[::-1]) != found
+    checksum = cache.checksum(files)
+    assert cache.checksum(files[::-1]) != checksum
     with monkeypatch.context() as patch:
         patch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
-        assert cache.checksum(files) == found
+        assert cache.checksum(files) == checksum
     files[0].write_bytes(b"other")
-    assert cache.checksum(files) != found
+    assert cache.checksum(files) != checksum
 
 
 def test_a_large_table_in_another_order_is_kept_on_disk(
@@ -348,7 +348,7 @@ def write_tree(root: Path, tree: Any) -> None:
         Image.new("L", (SIDE, SIDE), tree).save(root, "bmp" if root.suffix == ".bmp" else "png")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tree=TREES, split_by=st.sampled_from(["auto", "seed", "folder"]))
 def test_any_folder_gives_its_own_images_in_disjoint_splits_or_one_message(
     tree: dict[str, Any], split_by: str, tmp_path_factory: pytest.TempPathFactory
@@ -368,24 +368,24 @@ def test_any_folder_gives_its_own_images_in_disjoint_splits_or_one_message(
 
 def written(root: Path) -> dict[str, list[int]]:
     """Return the grey values of the images that a tree shows, by class."""
-    known: dict[str, list[int]] = {}
+    pixels: dict[str, list[int]] = {}
     for path in sorted(root.glob("**/*.*")):
         names = path.relative_to(root).parts
         is_hidden = any(map(fitting.is_hidden, names))
         if path.is_file() and not is_hidden and path.parent != root:
             with Image.open(path) as image:
-                known.setdefault(reader.class_name(path.parent.name), []).append(int(image.getpixel((0, 0))))  # type: ignore[arg-type]
-    return {name: sorted(values) for name, values in known.items()}
+                pixels.setdefault(reader.class_name(path.parent.name), []).append(int(image.getpixel((0, 0))))  # type: ignore[arg-type]
+    return {name: sorted(values) for name, values in pixels.items()}
 
 
 def contents(splits: Splits) -> dict[str, list[int]]:
     """Return the grey values of the images of each class, and check that no class is in two splits."""
-    found: dict[str, list[int]] = {}
+    pixels: dict[str, list[int]] = {}
     for part in parts(splits):
         counts = [part.images.shape[1]] * len(part.classes) if part.counts is None else part.counts.tolist()
         for name, images, count in zip(part.classes, part.images, counts, strict=True):
-            assert name not in found
-            found[name] = sorted(images[:count, 0, 0, 0].tolist())
+            assert name not in pixels
+            pixels[name] = sorted(images[:count, 0, 0, 0].tolist())
             assert (images[:count] == images[:count, :, :1, :1]).all()
             assert not images[count:].any()
-    return found
+    return pixels

@@ -70,9 +70,9 @@ def test_images_and_classes_on_the_wrong_level_are_named(tmp_path: Path) -> None
     domains(tmp_path)
     paint(tmp_path / "photo" / "stray.png")
     (tmp_path / "empty").mkdir()
-    told = refused(tmp_path, domains=True, **SIX)
-    assert "stray.png': an image outside the folders of classes" in told
-    assert "domain 'empty' is empty" in told
+    error = refused(tmp_path, domains=True, **SIX)
+    assert "stray.png': an image outside the folders of classes" in error
+    assert "domain 'empty' is empty" in error
 
 
 def test_without_the_option_folders_inside_classes_are_refused_as_ever(tmp_path: Path) -> None:

@@ -77,12 +77,12 @@ def test_meta_test_may_be_on_a_data_set_that_is_never_trained_on(photos: Path) -
 def test_grey_and_resizing_agree_with_pillow() -> None:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 3, 3, 40, 40), dtype=np.uint8)
-    found = mixture.resized(torch.from_numpy(images), 17, 1)
+    resized = mixture.resized(torch.from_numpy(images), 17, 1)
     for row in range(2):
         for column in range(3):
             picture = Image.fromarray(images[row, column].transpose(1, 2, 0)).convert("L")
             theirs = np.asarray(picture.resize((17, 17), Image.Resampling.BILINEAR)).astype(int)
-            difference = np.abs(found[row, column, 0].numpy().astype(int) - theirs)
+            difference = np.abs(resized[row, column, 0].numpy().astype(int) - theirs)
             assert difference.max() <= 1  # Pillow rounds after each of its two passes and after grey
 
 
@@ -108,15 +108,15 @@ def test_a_class_in_two_splits_is_refused_also_where_one_is_turned() -> None:
 
 @pytest.mark.skipif("METABENCH_DATA" not in os.environ, reason="METABENCH_DATA is not set: no real data here")
 def test_two_splits_of_omniglot_are_not_mixed_and_other_data_sets_are() -> None:
-    told = refusal(of="omniglot/vinyals", test_on="omniglot/lake")
-    assert "too; take one split of its data set" in told
+    message = refusal(of="omniglot/vinyals", test_on="omniglot/lake")
+    assert "too; take one split of its data set" in message
     splits = load(of=GLYPHS, validate_on="omniglot", test_on="quickdraw/meta_dataset?examples_per_class=20")
     assert set(splits.meta_validation.domains) == {"omniglot"}
     assert len(splits.meta_test.classes) == 52
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({}, "of is not set"),
         ({"of": "glyfs"}, "Did you mean 'glyphs'"),
@@ -133,13 +133,13 @@ def test_two_splits_of_omniglot_are_not_mixed_and_other_data_sets_are() -> None:
         ({"of": "glyphs", "test_on": "glifs"}, "test_on='glifs'"),
     ],
 )
-def test_what_is_wrong_with_a_mixture_is_told(options: dict[str, str], told: str) -> None:
-    assert told in refusal(**options)
+def test_what_is_wrong_with_a_mixture_is_told(options: dict[str, str], message: str) -> None:
+    assert message in refusal(**options)
 
 
 def test_a_mixture_is_read_from_what_its_data_sets_are_read_from(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "cifar100" / "cifar-100-binary").mkdir(parents=True)
     (tmp_path / "cub").mkdir()
     options = {"of": f"glyphs + array?path={photos}", "test_on": "cifar_fs + fc100 + cub"}
-    found = data.sources(TaskConfig(dataset="mixture", options=options), tmp_path)
-    assert found == [photos, tmp_path / "cifar100" / "cifar-100-binary", tmp_path / "cub"]
+    sources = data.sources(TaskConfig(dataset="mixture", options=options), tmp_path)
+    assert sources == [photos, tmp_path / "cifar100" / "cifar-100-binary", tmp_path / "cub"]

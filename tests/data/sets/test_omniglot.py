@@ -189,9 +189,9 @@ def test_an_archive_that_is_a_bomb_in_sum_is_refused(tmp_path: Path, monkeypatch
 
 def test_the_filter_is_an_option(tmp_path: Path) -> None:
     root = pack(tmp_path, members())
-    found = {name: omniglot.read(root, CHARACTERS, name).tobytes() for name in omniglot.RESIZES}
-    assert found["box"] == omniglot.read(root, CHARACTERS).tobytes()
-    assert len(set(found.values())) == len(omniglot.RESIZES)
+    filtered = {name: omniglot.read(root, CHARACTERS, name).tobytes() for name in omniglot.RESIZES}
+    assert filtered["box"] == omniglot.read(root, CHARACTERS).tobytes()
+    assert len(set(filtered.values())) == len(omniglot.RESIZES)
 
 
 @pytest.mark.parametrize(("split", "sizes"), [("maml", [1100, 100, 423]), ("lake", [813, 151, 659])])
@@ -210,8 +210,8 @@ def test_lakes_split_shares_no_alphabet_and_is_that_of_the_archives(data_root: P
     alphabets = [{name.split("/")[0] for name in part} for part in classes.values()]
     assert [len(part) for part in alphabets] == [25, 5, 20]
     with zipfile.ZipFile(data_root / "omniglot" / "images_evaluation.zip") as archive:
-        found = {name.split("/")[1] for name in archive.namelist() if name.endswith(".png")}
-    assert found == alphabets[2]
+        in_archive = {name.split("/")[1] for name in archive.namelist() if name.endswith(".png")}
+    assert in_archive == alphabets[2]
 
 
 def test_the_archives_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,12 +226,12 @@ def test_the_archives_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(omniglot, "MD5", sums)
         behaviour.cuts = [1000, 1000]
         omniglot.fetch(here, "vinyals", None, fetch.Order(url=url))
-        n_seen, told = len(behaviour.seen), []
-        omniglot.fetch(here, "vinyals", None, fetch.Order(url=url, say=told.append))
+        n_seen, messages = len(behaviour.seen), []
+        omniglot.fetch(here, "vinyals", None, fetch.Order(url=url, say=messages.append))
         assert len(behaviour.seen) == n_seen
-        assert [line.endswith(".zip is here already") for line in told] == [True, True]
-    found = omniglot.read(here, CHARACTERS)
-    assert (found == omniglot.read(tmp_path / "served", CHARACTERS)).all()
+        assert [line.endswith(".zip is here already") for line in messages] == [True, True]
+    images = omniglot.read(here, CHARACTERS)
+    assert (images == omniglot.read(tmp_path / "served", CHARACTERS)).all()
 
 
 def test_the_real_archives_are_fetched_byte_for_byte(

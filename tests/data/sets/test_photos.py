@@ -201,11 +201,11 @@ def test_every_image_is_in_its_class_and_every_class_in_its_split(tmp_path: Path
     assert splits.name == f"{name}/{data.get(name).splits[0]}"
     row = 0
     for part in PARTS:
-        found = getattr(splits, part)
-        assert found.classes == tuple(classes_of(name)[part])
-        assert found.domains == tuple(photos_of(name).domains[one] for one in found.classes)
-        assert found.images.shape == (FEW[part], 2, 3, 4, 4)
-        for images in found.images.float():
+        split = getattr(splits, part)
+        assert split.classes == tuple(classes_of(name)[part])
+        assert split.domains == tuple(photos_of(name).domains[one] for one in split.classes)
+        assert split.images.shape == (FEW[part], 2, 3, 4, 4)
+        for images in split.images.float():
             red = images[:, 0].mean((1, 2))
             # JPEG rounds each block, and colours once more
             assert red.tolist() == pytest.approx([20 * row, 20 * row + 10], abs=6)
@@ -215,8 +215,8 @@ def test_every_image_is_in_its_class_and_every_class_in_its_split(tmp_path: Path
 
 def test_the_size_is_an_option_and_the_path_may_lead_elsewhere(tmp_path: Path, mini: None) -> None:
     path = zipped(tmp_path, "elsewhere", by_class("mini_imagenet"))
-    for given in ("elsewhere", "elsewhere/photos.zip", str(path)):
-        assert load(tmp_path, "mini_imagenet", path=given, size=7).meta_test.images.shape[2:] == (3, 7, 7)
+    for place in ("elsewhere", "elsewhere/photos.zip", str(path)):
+        assert load(tmp_path, "mini_imagenet", path=place, size=7).meta_test.images.shape[2:] == (3, 7, 7)
     assert load(None, "mini_imagenet", path=str(path.parent)).meta_test.images.shape[2:] == (3, 4, 4)
 
 
@@ -239,11 +239,11 @@ def test_what_is_not_there_is_told_with_what_to_get_where_from_and_where_to_put_
     monkeypatch.delenv("METABENCH_DATA", raising=False)
     (tmp_path / "empty" / name).mkdir(parents=True)
     for root in (None, tmp_path, tmp_path / "empty"):
-        told = refused(root, name)
-        assert data.get(name).url in told
-        assert f"put it under {root or 'METABENCH_DATA'}/{name}, or set the option path" in told
-        assert "folders of classes" in told
-        assert ".tar.gz" in told
+        message = refused(root, name)
+        assert data.get(name).url in message
+        assert f"put it under {root or 'METABENCH_DATA'}/{name}, or set the option path" in message
+        assert "folders of classes" in message
+        assert ".tar.gz" in message
         assert not data.get(name).is_available(root)
     assert "METABENCH_DATA is not set" in refused(None, name)
     assert f"{tmp_path / name} is not there" in refused(tmp_path, name)
@@ -325,9 +325,9 @@ def test_what_is_wrong_is_named(
 def test_all_that_is_wrong_is_told_at_once_with_what_to_do(tmp_path: Path, mini: None) -> None:
     files = without(f"{CLASS}_0")(plus("n99999999/x.jpg")(without(OTHER)(by_class("mini_imagenet"))))
     unpack(tmp_path, "mini_imagenet", files)
-    told = refused(tmp_path)
-    assert len(told.splitlines()) == 5
-    assert "take the data set `folder`" in told.splitlines()[-1]
+    message = refused(tmp_path)
+    assert len(message.splitlines()) == 5
+    assert "take the data set `folder`" in message.splitlines()[-1]
 
 
 def test_images_that_are_too_few_in_all_are_told(
@@ -374,9 +374,9 @@ def test_archives_that_no_honest_person_packed_are_refused(
     monkeypatch.setattr("metabench.data.reading.published.LARGEST_FILE", 40_000)
     path = tar(tmp_path / "a" / "b", "mini_imagenet", by_class("mini_imagenet"), ".tar.gz", info)
     before = set(tmp_path.rglob("*"))
-    told = refused(tmp_path / "a" / "b")
-    assert f"{path}: '" in told
-    assert problem in told
+    message = refused(tmp_path / "a" / "b")
+    assert f"{path}: '" in message
+    assert problem in message
     assert set(tmp_path.rglob("*")) == before
 
 

@@ -199,13 +199,13 @@ def test_two_that_fetch_at_once_do_the_work_once(
     root: Path, here: Path, served: tuple[str, Behaviour]
 ) -> None:
     url, behaviour = served
-    told: list[str] = []
-    order = _fetch.Order(url=url, jobs=4, say=told.append)
+    messages: list[str] = []
+    order = _fetch.Order(url=url, jobs=4, say=messages.append)
     behaviour.silence = 0.01
     with ThreadPoolExecutor(2) as pool:  # the lock is between open files: threads are as good as processes
         both = [pool.submit(quickdraw.fetch, here, "cloudera", quickdraw.Options(20), order) for _ in "ab"]
         assert [one.result() for one in both] == [None, None]
-    assert told == [f"Waiting for another process that fetches into {here / 'quickdraw'}"]
+    assert messages == [f"Waiting for another process that fetches into {here / 'quickdraw'}"]
     assert len(behaviour.seen) == len(set(behaviour.seen)), "nothing is asked for twice"
     assert load(here).fingerprint == load(root).fingerprint
 
@@ -258,11 +258,11 @@ def test_only_the_rows_in_need_travel(tmp_path: Path) -> None:
 
 def test_stretches_hold_every_row_and_little_else() -> None:
     rows = np.unique(np.random.default_rng(0).integers(0, 50_000, 5_000))
-    found = quickdraw.stretches(rows)
-    inside = np.concatenate([np.arange(*pair) for pair in found])
+    spans = quickdraw.stretches(rows)
+    inside = np.concatenate([np.arange(*pair) for pair in spans])
     assert np.isin(rows, inside).all()
     assert len(np.unique(inside)) == len(inside), "stretches do not overlap"
-    assert max(last - first for first, last in found) <= quickdraw.LONGEST + quickdraw.GAP
+    assert max(last - first for first, last in spans) <= quickdraw.LONGEST + quickdraw.GAP
 
 
 def test_whole_files_are_fetched_only_when_asked_for(

@@ -61,12 +61,12 @@ def test_the_bytes_are_the_same_in_another_process_and_others_with_another_seed(
 
 
 def test_splits_share_no_function_and_no_point() -> None:
-    found = splits()
-    names = [name.split(maxsplit=2)[2] for part in PARTS for name in getattr(found, part).classes]
+    loaded = splits()
+    names = [name.split(maxsplit=2)[2] for part in PARTS for name in getattr(loaded, part).classes]
     assert len(names) == 2400
-    amplitudes = np.concatenate([fitted(getattr(found, part))[0] for part in PARTS])
+    amplitudes = np.concatenate([fitted(getattr(loaded, part))[0] for part in PARTS])
     assert len(set(amplitudes.round(9))) == 2400
-    points = torch.cat([getattr(found, part).images[..., 0].flatten() for part in PARTS])
+    points = torch.cat([getattr(loaded, part).images[..., 0].flatten() for part in PARTS])
     # 48,000 draws of the 10 * 2**21 or so float32 numbers in [-5, 5] meet about a hundred times by chance.
     assert len(points.unique()) > 0.99 * len(points)
 
@@ -78,26 +78,26 @@ def test_more_functions_keep_the_first_ones() -> None:
 
 
 def test_a_task_is_one_function_whose_support_and_query_are_distinct_points() -> None:
-    found = splits()
-    frozen = episodes.frozen(found, "meta_test", TASK, 6, "test")
-    tasks = episodes.gather(found.meta_test.images, frozen.groups[0].indices, frozen.groups[0].shape)
+    loaded = splits()
+    frozen = episodes.frozen(loaded, "meta_test", TASK, 6, "test")
+    tasks = episodes.gather(loaded.meta_test.images, frozen.groups[0].indices, frozen.groups[0].shape)
     assert tasks.support.x.shape == tasks.support.y.shape == (6, 5, 1)
     assert tasks.query.x.shape == tasks.query.y.shape == (6, 10, 1)
     for index, row in enumerate(tasks.classes.flatten().tolist()):
-        given = torch.cat([tasks.support.x[index], tasks.query.x[index]]).flatten()
-        known = found.meta_test.images[row]
-        assert len(given.unique()) == 15
-        assert torch.isin(given, known[:, 0]).all()
+        points = torch.cat([tasks.support.x[index], tasks.query.x[index]]).flatten()
+        curve = loaded.meta_test.images[row]
+        assert len(points.unique()) == 15
+        assert torch.isin(points, curve[:, 0]).all()
         for x, y in zip(tasks.query.x[index], tasks.query.y[index], strict=True):
-            assert torch.equal(y, known[known[:, 0] == x, 1])
+            assert torch.equal(y, curve[curve[:, 0] == x, 1])
 
 
 def test_ways_that_do_not_fit_the_kind_are_refused_before_anything_is_counted() -> None:
-    found = splits()
-    data.check(TASK, found)
+    loaded = splits()
+    data.check(TASK, loaded)
     with pytest.raises(MetabenchError, match=r"^way=5: sinusoid/maml is regression, .* set way to 1$"):
-        data.check(TASK.model_copy(update={"way": 5, "shot": 1000}), found)
+        data.check(TASK.model_copy(update={"way": 5, "shot": 1000}), loaded)
     with pytest.raises(MetabenchError, match=r"^way=1: sinusoid/maml is classification; way must be >= 2$"):
-        data.check(TASK, found._replace(kind="classification"))
+        data.check(TASK, loaded._replace(kind="classification"))
     with pytest.raises(MetabenchError, match=r"shot=15 and query=10 need 25 .* has only 20"):
-        data.check(TASK.model_copy(update={"shot": 15}), found)
+        data.check(TASK.model_copy(update={"shot": 15}), loaded)

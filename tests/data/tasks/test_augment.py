@@ -43,9 +43,9 @@ def test_warp_agrees_with_scipy(shape: tuple[int, int]) -> None:
     images = torch.rand(5, 2, *shape, generator=generator, dtype=torch.float64)
     config = AugmentConfig(flip=True, rotate=60, scale=0.4, shear=0.4, shift=0.2)
     moves, _ = augment.parameters(5, config, generator)
-    found = augment.warp(images, moves.double(), "zeros")
+    ours = augment.warp(images, moves.double(), "zeros")
     half = np.array([shape[1], shape[0]]) / 2  # x before y
-    for image, move, warped in zip(images, moves.double().numpy(), found, strict=True):
+    for image, move, warped in zip(images, moves.double().numpy(), ours, strict=True):
         # p' = A p + t in pixels from the middle, A the same in both directions; scipy wants rows first
         back = np.linalg.inv(move[:, :2])
         shift = move[:, 2] * half
@@ -69,9 +69,9 @@ def test_nothing_moves_where_all_limits_are_zero() -> None:
 
 def test_a_flip_mirrors_about_half_of_the_images_and_leaves_the_others() -> None:
     x = torch.rand(400, 1, 4, 4, generator=seeds.generator("flip"), dtype=torch.float64)
-    found = augment.distort(x, STILL.model_copy(update={"flip": True}), seeds.generator("side"))
-    is_same = (found - x).abs().amax((1, 2, 3)) < 1e-12
-    is_mirrored = (found - x.flip(-1)).abs().amax((1, 2, 3)) < 1e-12
+    flipped = augment.distort(x, STILL.model_copy(update={"flip": True}), seeds.generator("side"))
+    is_same = (flipped - x).abs().amax((1, 2, 3)) < 1e-12
+    is_mirrored = (flipped - x.flip(-1)).abs().amax((1, 2, 3)) < 1e-12
     assert bool((is_same ^ is_mirrored).all())
     assert 150 < int(is_mirrored.sum()) < 250  # 200 +- 5 standard deviations
 
@@ -103,8 +103,8 @@ def test_only_the_named_half_is_distorted(which: str, changed: str) -> None:
 
 def test_images_of_one_task_are_distorted_differently() -> None:
     image = torch.rand(1, 1, 8, 8, generator=seeds.generator("one"), dtype=torch.float64)
-    found = augment.distort(image.expand(6, -1, -1, -1), AugmentConfig(), seeds.generator("many"))
-    assert len({tuple(row.flatten().tolist()) for row in found}) == 6
+    distorted = augment.distort(image.expand(6, -1, -1, -1), AugmentConfig(), seeds.generator("many"))
+    assert len({tuple(row.flatten().tolist()) for row in distorted}) == 6
 
 
 def test_a_turned_class_is_turned_alike_in_support_and_query_and_all_turns_occur() -> None:

@@ -47,18 +47,18 @@ def write(path: Path, splits: Splits, task: TaskConfig = small.TASK, n_tasks: in
 def rewrite(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: object) -> None:
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["metabench"])
-    found = load_file(path) if tensors is None else tensors
-    save_file(found, path, metadata={"metabench": json.dumps({**record, **changes})})
+    content = load_file(path) if tensors is None else tensors
+    save_file(content, path, metadata={"metabench": json.dumps({**record, **changes})})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_list_is_read_back_as_it_was_drawn(kind: str, tmp_path: Path) -> None:
     splits, path = small.splits(n_examples=8), tmp_path / "tasks.safetensors"
     drawn = write(path, splits, small.TASK.model_copy(update=KINDS[kind]))
-    found = frozen.read(path, splits, "meta_test")
-    assert found.hash == drawn.hash
-    assert len(found.groups) == len(drawn.groups)
-    for mine, theirs in zip(found.groups, drawn.groups, strict=True):
+    reread = frozen.read(path, splits, "meta_test")
+    assert reread.hash == drawn.hash
+    assert len(reread.groups) == len(drawn.groups)
+    for mine, theirs in zip(reread.groups, drawn.groups, strict=True):
         assert mine.shape == theirs.shape
         assert torch.equal(mine.positions, theirs.positions)
         assert sampling.tensors(mine.indices).keys() == sampling.tensors(theirs.indices).keys()
@@ -87,36 +87,36 @@ def test_a_thousand_tasks_take_a_few_bytes_an_image(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_list_is_told(tmp_path: Path) -> None:
     splits, path = small.splits(), tmp_path / "tasks.safetensors"
 
-    def told(part: str = "meta_test", of: Splits = splits) -> str:
+    def refusal(part: str = "meta_test", of: Splits = splits) -> str:
         with pytest.raises(MetabenchError) as caught:
             frozen.read(path, of, part)  # type: ignore[arg-type]
         assert str(path) in str(caught.value)
         return str(caught.value)
 
-    assert "No such file" in told()
+    assert "No such file" in refusal()
     path.write_text("no tensors")
-    assert "is no list of tasks" in told()
+    assert "is no list of tasks" in refusal()
     save_file({"a": torch.zeros(1)}, path)
-    assert "is no list of tasks" in told()
+    assert "is no list of tasks" in refusal()
     write(path, splits)
-    assert "holds tasks of meta_test, not of meta_validation" in told("meta_validation")
+    assert "holds tasks of meta_test, not of meta_validation" in refusal("meta_validation")
     other = small.splits(n_examples=7)._replace(fingerprint="1" * 64)
-    assert "whose meta_test differs; point METABENCH_DATA at" in told(of=other)
+    assert "whose meta_test differs; point METABENCH_DATA at" in refusal(of=other)
     elsewhere = splits._replace(meta_train=other.meta_train, fingerprint="1" * 64)
     assert frozen.read(path, elsewhere, "meta_test").hash == frozen.read(path, splits, "meta_test").hash
     whole = load_file(path)
     rewrite(path, format=99)
-    assert "has format 99" in told()
+    assert "has format 99" in refusal()
     rewrite(path, {**whole, "0.examples": whole["0.examples"].flip(0)}, format=1)
-    assert "changed or damaged" in told()
+    assert "changed or damaged" in refusal()
     rewrite(path, {**whole, "0.positions": whole["0.positions"].flip(0)})
-    assert "changed or damaged" in told()  # another order would pair the differences of other tasks
+    assert "changed or damaged" in refusal()  # another order would pair the differences of other tasks
     rewrite(path, {**whole, "0.examples": whole["0.examples"] + 100})
-    assert "examples of group 0" in told()
+    assert "examples of group 0" in refusal()
     rewrite(path, {**whole, "0.spell": whole["0.examples"].clone()})
-    assert "does not hold what it says" in told()
+    assert "does not hold what it says" in refusal()
     rewrite(path, {"0.positions": whole["0.positions"]})
-    assert "does not hold what it says" in told()
+    assert "does not hold what it says" in refusal()
 
 
 def test_a_run_tested_on_a_list_has_the_results_and_the_hash_of_its_own_drawing(tmp_path: Path) -> None:
@@ -124,11 +124,11 @@ def test_a_run_tested_on_a_list_has_the_results_and_the_hash_of_its_own_drawing(
     folder, config = tmp_path / "run", small.config()
     runs.train_run(config, splits, folder)
     drawn = write(path, splits, config.task)
-    own = runs.test_run(folder, splits, 20)
+    usual = runs.test_run(folder, splits, 20)
     listed = runs.test_run(folder, splits, 5, tasks=frozen.read(path, splits, "meta_test"))
-    assert listed["accuracy"] == own["accuracy"]
+    assert listed["accuracy"] == usual["accuracy"]
     assert listed["tasks"] == 20
-    assert listed["tasks_hash"] == own["tasks_hash"] == drawn.hash
+    assert listed["tasks_hash"] == usual["tasks_hash"] == drawn.hash
     assert files.read_json(folder / files.TEST)["times_opened"] == 2
     classes = [[int(row) for row in line.split()] for line in listed["classes"]]
     assert classes == drawn.groups[0].indices.classes.tolist()
@@ -191,9 +191,9 @@ def test_other_tasks_leave_the_result_of_the_runs_own_alone(tmp_path: Path) -> N
     folder = tmp_path / "run"
     runs.train_run(small.config(), splits, folder)
     runs.test_run(folder, splits, 20)
-    own = (folder / files.TEST).read_bytes()
+    before = (folder / files.TEST).read_bytes()
     drawn = write(path, splits, small.TASK.model_copy(update={"way": 2}))
     result = runs.test_run(folder, splits, 20, tasks=frozen.read(path, splits, "meta_test"))
-    assert (folder / files.TEST).read_bytes() == own
+    assert (folder / files.TEST).read_bytes() == before
     assert files.read_json(folder / f"test-{drawn.hash[:12]}.json")["accuracy"] == result["accuracy"]
     assert result["times_opened"] == 2

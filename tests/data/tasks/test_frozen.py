@@ -30,7 +30,7 @@ def sample(
     return sampling.sample(generator, sampling.pool(split, small.TASK), shape, n_tasks)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(way=st.integers(2, 6), shot=st.integers(1, 3), query=st.integers(1, 3), n_tasks=st.integers(1, 5))
 def test_a_task_has_distinct_classes_and_distinct_examples(
     way: int, shot: int, query: int, n_tasks: int
@@ -65,7 +65,7 @@ def test_every_class_and_example_is_drawn_equally_often() -> None:
     assert float((counts - 1 / 6).abs().max()) < 0.010
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts=st.lists(st.integers(3, 6), min_size=4, max_size=8), seed=st.integers(0, 100))
 def test_where_classes_differ_in_size_only_examples_that_exist_are_drawn(
     counts: list[int], seed: int
@@ -154,10 +154,10 @@ def test_the_classes_of_tasks_are_listed_in_their_order_with_those_of_their_quer
     task = small.TASK.model_copy(update={"way": Between(low=2, high=4)})
     tasks = episodes.frozen(small.splits(), "meta_test", task, 12, "test")
     assert len(tasks.groups) > 1
-    found = episodes.classes_of(tasks)
+    classes = episodes.classes_of(tasks)
     for group in tasks.groups:
         for row, position in enumerate(group.positions.tolist()):
-            assert found[position] == group.indices.classes[row].tolist()
+            assert classes[position] == group.indices.classes[row].tolist()
     others = torch.tensor([[5, 6]])
     indices = Indices(torch.tensor([[1, 2]]), torch.zeros(1, 2, 2), query_classes=others)
     one = FrozenTasks((episodes.Group(Shape(2, 1, 1), torch.tensor([0]), indices),), "")

@@ -111,9 +111,9 @@ def test_tasks_without_distractors_or_unlabelled_images_are_else_the_very_same()
         assert torch.equal(part.support.x, whole.support.x)
         assert torch.equal(part.query.x, whole.query.x)
     assert not isinstance(none.support, SemiSupport)
-    own = frozen.is_own(tasks.groups[0])
-    assert own.sum(1).tolist() == [6] * 4
-    kept = whole.support.unlabelled[own].view(4, 6, 1, 16, 16)  # type: ignore[attr-defined]
+    of_classes = frozen.is_own(tasks.groups[0])
+    assert of_classes.sum(1).tolist() == [6] * 4
+    kept = whole.support.unlabelled[of_classes].view(4, 6, 1, 16, 16)  # type: ignore[attr-defined]
     assert torch.equal(fewer.support.unlabelled, kept)  # type: ignore[attr-defined]
     classes = tasks.groups[0].indices.classes
     shown = {image.numpy().tobytes() for row in classes for image in images[row].flatten(0, 1)}

@@ -47,7 +47,7 @@ def one(tasks: Task, index: int) -> Task:
     return Task(support, query, tasks.classes[index])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     way=st.integers(2, 5),
     shot=st.integers(2, 4),
@@ -78,9 +78,9 @@ def test_unbalanced_shots_are_spread_as_random_throws_into_classes_with_room() -
     indices, _ = draw(shape, n_tasks=4000)
     assert indices.shots is not None
     # Four throws after one each; 5 is all of them and 4 more fit, so the first count is 1 + Binomial(4, 1/2).
-    found = torch.bincount(indices.shots[:, 0], minlength=6)[1:] / 4000
+    shares = torch.bincount(indices.shots[:, 0], minlength=6)[1:] / 4000
     expected = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    assert float((found - expected).abs().max()) < 0.03  # standard deviations are at most 0.008
+    assert float((shares - expected).abs().max()) < 0.03  # standard deviations are at most 0.008
 
 
 def test_a_task_of_equal_shots_is_drawn_as_before_there_were_others() -> None:
@@ -89,9 +89,9 @@ def test_a_task_of_equal_shots_is_drawn_as_before_there_were_others() -> None:
     classes = torch.rand(5, 12, generator=generator).topk(3).indices
     examples = torch.rand(5, 3, 20, generator=generator).topk(4).indices
     source = sampling.pool(split, TaskConfig(dataset="small"))
-    found = sampling.sample(seeds.generator("plain"), source, Shape(3, 1, 3), 5)
-    assert torch.equal(found.classes, classes)
-    assert torch.equal(found.examples, examples)
+    indices = sampling.sample(seeds.generator("plain"), source, Shape(3, 1, 3), 5)
+    assert torch.equal(indices.classes, classes)
+    assert torch.equal(indices.examples, examples)
 
 
 def test_unlabelled_images_are_of_the_tasks_classes_and_the_distractors_shuffled_and_new() -> None:
@@ -104,12 +104,12 @@ def test_unlabelled_images_are_of_the_tasks_classes_and_the_distractors_shuffled
         task = one(tasks, index)
         beside = identity(task.support.unlabelled)  # type: ignore[attr-defined]
         counts = Counter(c for c, _ in beside)
-        own, others = indices.classes[index].tolist(), indices.distractors[index].tolist()
-        assert counts == dict.fromkeys(own + others, 4)
-        assert not set(own) & set(others)
+        of_task, others = indices.classes[index].tolist(), indices.distractors[index].tolist()
+        assert counts == dict.fromkeys(of_task + others, 4)
+        assert not set(of_task) & set(others)
         assert not set(beside) & set(identity(task.support.x) + identity(task.query.x))
         assert len(set(beside)) == 20
-        orders.add(tuple((own + others).index(c) for c, _ in beside))
+        orders.add(tuple((of_task + others).index(c) for c, _ in beside))
     assert len(orders) == 20  # their order tells no class
 
 
@@ -170,7 +170,7 @@ def test_domains_that_cannot_make_a_task_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"most_shots": 2, "shot": 2}, "most_shots=2: must be > shot=2"),
         ({"distractors": 1}, "distractors=1: have unlabelled images only"),
@@ -181,14 +181,14 @@ def test_domains_that_cannot_make_a_task_are_refused() -> None:
         ({"way": {"low": 2, "hihg": 4}}, "Did you mean 'high'"),
     ],
 )
-def test_a_wrong_kind_of_task_is_told_in_one_line(values: dict[str, object], told: str) -> None:
+def test_a_wrong_kind_of_task_is_told_in_one_line(values: dict[str, object], message: str) -> None:
     from pydantic import ValidationError
 
     from metabench.core.config import problems
 
     with pytest.raises(ValidationError) as caught:
         TaskConfig.model_validate({"dataset": "glyphs", **values})
-    assert told in "\n".join(problems(caught.value, TaskConfig))
+    assert message in "\n".join(problems(caught.value, TaskConfig))
 
 
 def test_what_a_data_set_has_too_little_of_is_named() -> None:
@@ -218,11 +218,11 @@ def test_frozen_tasks_of_a_range_come_in_the_order_of_their_positions() -> None:
     config = small.config().model_copy(update={"task": RANGES})
     learner = loop.build(config, splits)
     model = loop.model(learner, loop.start(config, learner))
-    found = evaluate.over(sizes, model, splits.meta_test.images, many)
+    results = evaluate.over(sizes, model, splits.meta_test.images, many)
     for group in many.groups:
         for position in group.positions.tolist():
-            assert found["way"][position] == group.shape.way
-            assert found["n"][position] == group.shape.way * group.shape.shot
+            assert results["way"][position] == group.shape.way
+            assert results["n"][position] == group.shape.way * group.shape.shot
 
 
 LEARNERS = algorithms.names("classification")
@@ -252,9 +252,9 @@ def test_every_algorithm_learns_from_every_kind_of_task(name: str, changes: dict
         assert bool(torch.isfinite(logs["loss"]))
         assert bool(trees.is_finite(state.meta))
     tasks = frozen.frozen(splits, "meta_test", task, 8, "test")
-    found = evaluate.evaluate(loop.model(learner, state), splits.meta_test.images, tasks)
-    assert found.score.shape == (8,)
-    assert ((found.score >= 0) & (found.score <= 1)).all()
+    results = evaluate.evaluate(loop.model(learner, state), splits.meta_test.images, tasks)
+    assert results.score.shape == (8,)
+    assert ((results.score >= 0) & (results.score <= 1)).all()
 
 
 @pytest.mark.parametrize("name", ["maml", "maml_pp", "protonet", "r2d2", "snail", "reptile"])

@@ -34,12 +34,12 @@ def test_kernels_compile_and_fit(arch: int, setting: str, forms: int, tmp_path: 
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    assert {one["kernel"] for one in found} == {
+    compiled = json.loads(run.stdout)
+    assert {one["kernel"] for one in compiled} == {
         *("_convolve", "_correlate", "_pool", "_moments", "_spread", "_gather", "_gather_moments"),
         *("_rectify", "_grad", "_grad_of_channels", "_grad_grad", "_grad_grad_of_channels"),
     }
-    for one in found:
+    for one in compiled:
         assert one["stack"] <= 16, one  # what does not fit registers lies in slow memory
         assert one["shared"] <= SHARED, one
         assert (one["matrix_products"] > 0) == (one["kernel"] in ("_convolve", "_correlate")), one

@@ -32,14 +32,14 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_kernels_are_tried_inside_of_transforms_as_outside() -> None:
-    found = []
+    served = []
 
     def loss(x: Tensor) -> Tensor:
-        found.append(layers.has_kernels(DEVICE))
+        served.append(layers.has_kernels(DEVICE))
         return x.square().sum()
 
     first, second = (make_fx(vmap(grad(loss)))(torch.rand(2, 3, device=DEVICE)) for _ in range(2))
-    assert found == [True, True]
+    assert served == [True, True]
     assert first.code == second.code  # the trial, which is done once, is not recorded
 
 

@@ -48,11 +48,11 @@ def out(searched: Path, home: Path, calls: list[Any], tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("out")
     single = searched / files.FINAL / "protonet-tuned-seed0"
     silent = ("PYTEST", "MLFLOW", "CI", "DO_NOT_TRACK", "GITHUB")
-    known = {name: value for name, value in os.environ.items() if not name.startswith(silent)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(silent)}
     command = [sys.executable, "-c", "from metabench.cli import main; main()", "export", searched, single]
     done = subprocess.run(
         [*map(str, command), "--to", "mlflow", "--out", str(folder)],
-        env={**known, "HOME": str(home)},
+        env={**environment, "HOME": str(home)},
         capture_output=True,
         text=True,
     )
@@ -71,10 +71,10 @@ def client(out: Path) -> Iterator[Any]:
     mlflow.set_tracking_uri(before)
 
 
-def runs(**known: str) -> Any:
+def runs(**tags: str) -> Any:
     import mlflow
 
-    text = " and ".join(f"tags.{key} = '{value}'" for key, value in known.items())
+    text = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
     return mlflow.search_runs(experiment_names=["tried"], filter_string=text, output_format="list")
 
 
@@ -83,17 +83,17 @@ def history(client: Any, run: Any, name: str) -> dict[int, float]:
 
 
 def test_each_trial_is_a_run_that_says_what_the_journal_says(searched: Path, client: Any) -> None:
-    found = {run.info.run_name: run for run in runs(kind="trial")}
+    by_name = {run.info.run_name: run for run in runs(kind="trial")}
     trials = look(searched).trials
     code = files.read_json(searched / files.SEARCH)["code"]
-    assert found.keys() == trials.keys()
+    assert by_name.keys() == trials.keys()
     for name, trial in trials.items():
-        run = found[name]
+        run = by_name[name]
         assert run.info.status == STATUS[trial.state]
         assert run.data.params == {key: str(value) for key, value in trial.hyperparameters.items()}
-        told = {"algorithm": trial.algorithm, "status": trial.state, "seed": str(trial.seed)}
-        told |= {"code": code, "search": str(searched)}
-        assert told.items() <= run.data.tags.items()
+        tags = {"algorithm": trial.algorithm, "status": trial.state, "seed": str(trial.seed)}
+        tags |= {"code": code, "search": str(searched)}
+        assert tags.items() <= run.data.tags.items()
         assert run.data.tags.get("error") == trial.error
         for metric, key in (("meta_validation/accuracy", "val_score"), ("meta_validation/loss", "val_loss")):
             values = {one["tasks_seen"]: one[key] for one in trial.reports if one[key] is not None}
@@ -107,11 +107,11 @@ def test_each_final_run_tells_its_meta_test_at_the_tasks_that_its_weights_saw(
     searched: Path, client: Any
 ) -> None:
     search = folders.read_search(searched)
-    found = {run.info.run_name: run for run in runs(kind="final")}
+    by_name = {run.info.run_name: run for run in runs(kind="final")}
     finals = {run.folder.name: run for group in search.runs.values() for run in group}
-    assert found.keys() == finals.keys()
+    assert by_name.keys() == finals.keys()
     for name, final in finals.items():
-        run = found[name]
+        run = by_name[name]
         values = {one["tasks_seen"]: one["val_score"] for one in final.reports}
         assert history(client, run, "meta_validation/accuracy") == values
         if final.test is None:

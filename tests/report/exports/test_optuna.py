@@ -60,21 +60,21 @@ def test_a_study_holds_what_the_journal_holds(searched: Path, storage: RDBStorag
     assert study.metric_names == ["meta_validation/accuracy"]
     assert study.direction.name == "MAXIMIZE"
     assert len(study.trials) == len(trials)
-    for told, trial in zip(study.trials, trials, strict=True):
-        assert (told.number, told.user_attrs["trial"]) == (trial.number, trial.name)
-        assert told.state.name == STATES[trial.state]
-        assert told.user_attrs["status"] == trial.state
-        assert told.user_attrs["hyperparameters"] == trial.hyperparameters
-        assert told.user_attrs["seed"] == trial.seed
-        assert told.user_attrs.get("error") == trial.error
+    for exported, trial in zip(study.trials, trials, strict=True):
+        assert (exported.number, exported.user_attrs["trial"]) == (trial.number, trial.name)
+        assert exported.state.name == STATES[trial.state]
+        assert exported.user_attrs["status"] == trial.state
+        assert exported.user_attrs["hyperparameters"] == trial.hyperparameters
+        assert exported.user_attrs["seed"] == trial.seed
+        assert exported.user_attrs.get("error") == trial.error
         scores = {
             one["tasks_seen"]: one["val_score"] for one in trial.reports if one["val_score"] is not None
         }
-        assert told.intermediate_values == scores
-        assert told.value == (trial.score if trial.state in ("complete", "pruned") else None)
-        if told.state.is_finished():
+        assert exported.intermediate_values == scores
+        assert exported.value == (trial.score if trial.state in ("complete", "pruned") else None)
+        if exported.state.is_finished():
             seconds = trial.reports[-1]["seconds"] if trial.reports else 0
-            assert told.duration == datetime.timedelta(seconds=seconds)
+            assert exported.duration == datetime.timedelta(seconds=seconds)
     best = max((trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.score or 0)
     assert study.best_trial.user_attrs["trial"] == best.name
 
@@ -84,13 +84,13 @@ def test_settings_have_the_ranges_of_the_space_and_those_beyond_are_attributes(
 ) -> None:
     study = optuna.load_study(study_name="tried/maml_pp", storage=storage)
     trials = look(searched).of("maml_pp")
-    assert [told.params for told in study.trials[:5]] == [trial.sampled for trial in trials[:5]]
+    assert [exported.params for exported in study.trials[:5]] == [trial.sampled for trial in trials[:5]]
     beyond = study.trials[5]
     assert beyond.params == {"inner_lr": 0.3, "inner_steps": 2}
     assert beyond.user_attrs["hyperparameters"]["outer_lr"] == 0.5
-    known = study.trials[0].distributions
-    assert known["inner_lr"] == optuna.distributions.FloatDistribution(0.005, 5.0, log=True)
-    assert known["inner_steps"] == optuna.distributions.CategoricalDistribution((1, 2, 3))
+    distributions = study.trials[0].distributions
+    assert distributions["inner_lr"] == optuna.distributions.FloatDistribution(0.005, 5.0, log=True)
+    assert distributions["inner_steps"] == optuna.distributions.CategoricalDistribution((1, 2, 3))
     record = files.read_json(searched / files.SEARCH)
     assert study.user_attrs["code"] == record["code"]
     assert study.user_attrs["budget"]["tasks"] == 2700
@@ -106,13 +106,13 @@ def test_the_dashboard_serves_the_studies_and_their_trials(searched: Path, stora
     studies = json.loads(client.get("/api/studies").data)["study_summaries"]
     assert [one["study_name"] for one in studies] == ["tried/maml_pp", "tried/protonet"]
     for study, algorithm in zip(studies, ("maml_pp", "protonet"), strict=True):
-        found = json.loads(client.get(f"/api/studies/{study['study_id']}").data)
-        assert found["objective_names"] == ["meta_validation/accuracy"]
+        answer = json.loads(client.get(f"/api/studies/{study['study_id']}").data)
+        assert answer["objective_names"] == ["meta_validation/accuracy"]
         trials = look(searched).of(algorithm)
-        told = [(one["state"].upper(), len(one["intermediate_values"])) for one in found["trials"]]
+        listed = [(one["state"].upper(), len(one["intermediate_values"])) for one in answer["trials"]]
         n_scores = [sum(one["val_score"] is not None for one in trial.reports) for trial in trials]
         states = [STATES[trial.state] for trial in trials]
-        assert told == list(zip(states, n_scores, strict=True))
+        assert listed == list(zip(states, n_scores, strict=True))
 
 
 def test_an_error_is_minimised(tmp_path: Path) -> None:

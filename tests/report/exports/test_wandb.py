@@ -92,9 +92,9 @@ def offline(out: Path) -> list[Offline]:
 
 
 def of(offline: list[Offline], kind: str) -> dict[str, Offline]:
-    found = [one for one in offline if one.run.job_type == kind]
-    named = {one.run.display_name: one for one in found}
-    assert len(named) == len(found)
+    of_kind = [one for one in offline if one.run.job_type == kind]
+    named = {one.run.display_name: one for one in of_kind}
+    assert len(named) == len(of_kind)
     return named
 
 
@@ -103,11 +103,11 @@ def figures(one: Offline, key: str) -> dict[int, float]:
 
 
 def test_each_trial_is_a_run_that_says_what_the_journal_says(searched: Path, offline: list[Offline]) -> None:
-    found, trials = of(offline, "trial"), look(searched).trials
+    by_name, trials = of(offline, "trial"), look(searched).trials
     code = files.read_json(searched / files.SEARCH)["code"]
-    assert found.keys() == trials.keys()
+    assert by_name.keys() == trials.keys()
     for name, trial in trials.items():
-        one = found[name]
+        one = by_name[name]
         config = {key: value for key, value in one.config.items() if key not in ("_wandb", "metabench")}
         assert config == trial.hyperparameters
         assert {"seed": trial.seed, "code": code}.items() <= one.config["metabench"].items()
@@ -122,11 +122,11 @@ def test_each_trial_is_a_run_that_says_what_the_journal_says(searched: Path, off
 
 
 def test_each_final_run_tells_its_meta_test(searched: Path, offline: list[Offline]) -> None:
-    found = of(offline, "final")
+    by_name = of(offline, "final")
     finals = [run for group in folders.read_search(searched).runs.values() for run in group]
-    assert found.keys() == {run.folder.name for run in finals}
+    assert by_name.keys() == {run.folder.name for run in finals}
     for final in finals:
-        one = found[final.folder.name]
+        one = by_name[final.folder.name]
         values = {line["tasks_seen"]: line["val_score"] for line in final.reports}
         assert figures(one, "meta_validation/accuracy") == values
         if final.test is None:

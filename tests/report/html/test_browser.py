@@ -58,11 +58,11 @@ class Opened:
 
     def colour(self, selector: str, name: str) -> float:
         """Return how bright a colour of an element is, from 0 to 255."""
-        told = self.page.evaluate(
+        colour = self.page.evaluate(
             "([where, name]) => getComputedStyle(document.querySelector(where)).getPropertyValue(name)",
             [selector, name],
         )
-        numbers = [float(number) for number in re.findall(r"[\d.]+", told)][:3]
+        numbers = [float(number) for number in re.findall(r"[\d.]+", colour)][:3]
         return sum(numbers) / 3
 
 
@@ -130,10 +130,10 @@ def test_a_table_is_sorted_by_the_keyboard_and_says_how(opened: Opened) -> None:
         opened.page.keyboard.press("Enter")
         assert head.get_attribute("aria-sort") == order
         cells = opened.column("trials", column)
-        known = [float(cell) for cell in cells if cell]
-        assert known == sorted(known, reverse=is_reversed)
-        assert len(known) > 480
-        assert not any(cells[len(known) :])  # what is not known comes last, whichever way
+        numbers = [float(cell) for cell in cells if cell]
+        assert numbers == sorted(numbers, reverse=is_reversed)
+        assert len(numbers) > 480
+        assert not any(cells[len(numbers) :])  # what is not known comes last, whichever way
         assert opened.page.locator("#trials-said").inner_text() == f"sorted by meta-val. %, {order}"
     opened.page.locator("#trials th[scope=col] button").first.press("Space")
     assert opened.page.locator("#trials th[aria-sort]").count() == 1

@@ -63,10 +63,10 @@ def test_pictures_of_one_page_share_no_id_and_find_their_own() -> None:
     pages = [XML.tostring(root, "unicode") for name in ("one", "two") for root in inline(render(name))]
     ids = [set(re.findall(r'\bid="([^"]+)"', page)) for page in pages]
     assert len(set.union(*ids)) == sum(map(len, ids))
-    for page, own in zip(pages, ids, strict=True):
+    for page, page_ids in zip(pages, ids, strict=True):
         used = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
         assert used
-        assert used <= own
+        assert used <= page_ids
 
 
 def test_colours_become_variables_in_a_page_only() -> None:

@@ -40,7 +40,7 @@ def test_every_value_of_a_grid_stands_where_it_is_and_optuna_has_no_word_to_say(
 
 
 def test_what_lies_off_the_grid_or_stands_twice_comes_in_one_message(tmp_path: Any) -> None:
-    told = message(
+    error = message(
         write(
             tmp_path,
             algorithms={
@@ -63,7 +63,7 @@ def test_what_lies_off_the_grid_or_stands_twice_comes_in_one_message(tmp_path: A
         "fomaml.task_batch_size.choices: 2 stands more than once",
         "maml.inner_steps.when.inner_lr=0.4: inner_lr is a continuous range",
     ):
-        assert line in told
+        assert line in error
 
 
 def test_a_condition_that_only_holds_where_another_fails_is_refused(tmp_path: Any) -> None:

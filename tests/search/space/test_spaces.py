@@ -158,18 +158,18 @@ def test_numbers_are_floats_exactly_where_the_setting_is_a_float(tmp_path: Path)
     space = spaces.load(
         write(tmp_path, shared={"inner_lr": parameter, "inner_steps": parameter, "outer_clip": 10})
     )
-    found = spaces.of(space, "maml").parameters
-    assert type(found["inner_lr"].low) is type(found["inner_lr"].default) is float
-    assert type(found["inner_steps"].low) is type(found["inner_steps"].default) is int
-    assert type(found["outer_clip"]) is float
+    parameters = spaces.of(space, "maml").parameters
+    assert type(parameters["inner_lr"].low) is type(parameters["inner_lr"].default) is float
+    assert type(parameters["inner_steps"].low) is type(parameters["inner_steps"].default) is int
+    assert type(parameters["outer_clip"]) is float
 
 
 def test_a_parameter_whose_condition_fails_is_neither_proposed_nor_used(tmp_path: Path) -> None:
-    own = {
+    settings = {
         "multi_step_fraction": {"low": 0.2, "high": 0.5, "default": 0.4, "when": {"multi_step_loss": True}},
         "multi_step_loss": {"choices": [True, False], "default": False},
     }
-    space = spaces.load(write(tmp_path, algorithms={"maml_pp": own}))
+    space = spaces.load(write(tmp_path, algorithms={"maml_pp": settings}))
     assert list(spaces.of(space, "maml_pp").parameters) == ["multi_step_loss", "multi_step_fraction"]
     assert spaces.of(space, "maml_pp").published[0] == {"multi_step_loss": False}
     usual = algorithms.hparams("maml_pp", {}).multi_step_fraction
@@ -276,11 +276,11 @@ def test_all_problems_of_a_file_come_in_one_message(tmp_path: Path) -> None:
     ],
 )
 def test_a_condition_that_can_never_hold_is_refused(when: dict[str, Any], part: str, tmp_path: Path) -> None:
-    own = {
+    settings = {
         "inner_steps": {"choices": [1, 3], "default": 1},
         "first_order_fraction": {"low": 0.1, "high": 0.5, "default": 0.3, "when": when},
     }
-    assert part in message(write(tmp_path, algorithms={"maml_pp": own}))
+    assert part in message(write(tmp_path, algorithms={"maml_pp": settings}))
 
 
 def test_a_regression_space_that_may_augment_is_refused(tmp_path: Path) -> None:

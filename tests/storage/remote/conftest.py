@@ -14,8 +14,8 @@ from tests.storage.remote import server
 @pytest.fixture(scope="package")
 def s3() -> Iterator[server.Server]:
     """Give a running server, whose address and credentials stand in the environment."""
-    with server.running() as found:
-        yield found
+    with server.running() as running:
+        yield running
 
 
 @pytest.fixture

@@ -80,12 +80,12 @@ class Server:
 
     def objects(self) -> dict[str, bytes]:
         """Return everything in the bucket."""
-        found = {}
+        contents = {}
         for page in self.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
             for item in page.get("Contents", []):
                 body = self.client().get_object(Bucket=BUCKET, Key=item["Key"])["Body"]
-                found[item["Key"]] = body.read()
-        return found
+                contents[item["Key"]] = body.read()
+        return contents
 
 
 @contextlib.contextmanager

@@ -46,11 +46,11 @@ def test_a_second_driver_is_refused_while_the_first_lives(copies: list[remote.Mi
 def test_a_driver_that_fell_silent_is_waited_for_and_replaced(copies: list[remote.Mirror]) -> None:
     first, second = copies
     elsewhere(first)
-    told: list[str] = []
+    messages: list[str] = []
     begun = time.monotonic()
-    with lease.hold(second, told.append):
+    with lease.hold(second, messages.append):
         assert 1.0 < time.monotonic() - begun < 10
-    assert told == [f"{second.url}: waiting whether process 1 on another still drives this search"]
+    assert messages == [f"{second.url}: waiting whether process 1 on another still drives this search"]
 
 
 HOLD = """

@@ -104,8 +104,8 @@ def test_removing_removes_from_the_store_and_refresh_from_other_copies(here: Pat
     remote.remove(here / "trials/maml-1/state")
     remote.remove(here / "trials/nobody")
     remote.refresh(there)
-    found = sorted(str(path.relative_to(there)) for path in there.rglob("x"))
-    assert found == ["trials/maml-10/state/x"]
+    paths = sorted(str(path.relative_to(there)) for path in there.rglob("x"))
+    assert paths == ["trials/maml-10/state/x"]
 
 
 def test_a_persons_own_file_in_a_copy_stays(here: Path, url: str) -> None:
@@ -137,34 +137,34 @@ def test_what_was_forgotten_on_a_node_is_still_stored(here: Path, there: Path) -
 def test_a_store_that_is_away_for_a_while_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = server.Server()
-    for name, value in own.environment.items():
+    store = server.Server()
+    for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     folder = tmp_path / "here"
-    remote.attach(folder, f"{own.url}/away")
-    starter = threading.Timer(1.0, own.start)
+    remote.attach(folder, f"{store.url}/away")
+    starter = threading.Timer(1.0, store.start)
     try:
-        own.start()
+        store.start()
         files.write_text(folder / "before", "b")
-        own.stop()
+        store.stop()
         starter.start()
         begun = time.monotonic()
         files.write_text(folder / "a", "a")  # first no connection, then no bucket, then the bucket
         assert time.monotonic() - begun > 0.5
-        assert own.objects() == {"searches/away/a": b"a"}
+        assert store.objects() == {"searches/away/a": b"a"}
     finally:
         starter.join()
-        own.stop()
+        store.stop()
         remote.detach(folder)
 
 
 def test_a_store_that_stays_away_is_named_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = server.Server()
-    for name, value in own.environment.items():
+    store = server.Server()
+    for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(copy_module, "STORE_TIMEOUT_SECONDS", 0.5)
     folder = tmp_path / "here"
-    remote.attach(folder, f"{own.url}/gone")
+    remote.attach(folder, f"{store.url}/gone")
     try:
         with pytest.raises(MetabenchError, match=r"s3://.*/gone/a: the storage has not answered"):
             files.write_text(folder / "a", "a")
@@ -173,7 +173,7 @@ def test_a_store_that_stays_away_is_named_in_the_end(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("url", "message"),
     [
         ("s3://key:secret@bucket/x", "must hold no credentials"),
         ("s3://bucket/x?versionId=1", "must hold no credentials and no parameters"),
@@ -181,9 +181,9 @@ def test_a_store_that_stays_away_is_named_in_the_end(tmp_path: Path, monkeypatch
         ("s3://", "names no bucket"),
     ],
 )
-def test_an_address_that_will_not_do_is_refused_without_repeating_a_secret(given: str, told: str) -> None:
-    with pytest.raises(MetabenchError, match=told) as caught:
-        copy_module.check_url(given)
+def test_an_address_that_will_not_do_is_refused_without_repeating_a_secret(url: str, message: str) -> None:
+    with pytest.raises(MetabenchError, match=message) as caught:
+        copy_module.check_url(url)
     assert "secret" not in str(caught.value)
 
 

@@ -14,10 +14,10 @@ LINES = st.lists(st.integers(0, 60).map(lambda n: b"x" * n + b"\n"), max_size=40
 @given(lines=LINES)
 def test_parts_joined_are_the_file_and_end_at_ends_of_lines(lines: list[bytes]) -> None:
     data = b"".join(lines)
-    found = parts.split(data, size=100)
-    assert b"".join(found) == data
-    assert all(part.endswith(b"\n") for part in found[:-1])
-    assert all(100 <= len(part) <= 161 for part in found[:-1])
+    pieces = parts.split(data, size=100)
+    assert b"".join(pieces) == data
+    assert all(part.endswith(b"\n") for part in pieces[:-1])
+    assert all(100 <= len(part) <= 161 for part in pieces[:-1])
 
 
 @settings(max_examples=200)

@@ -24,13 +24,13 @@ PATIENCE = 90
 
 def asked(address: str, wanted: str) -> None:
     """Ask a server until an answer holds a text."""
-    deadline, told = time.monotonic() + PATIENCE, ""
-    while wanted not in told:
-        assert time.monotonic() < deadline, f"{address} tells no {wanted} but {told[:300]}"
+    deadline, page = time.monotonic() + PATIENCE, ""
+    while wanted not in page:
+        assert time.monotonic() < deadline, f"{address} tells no {wanted} but {page[:300]}"
         time.sleep(0.2)
         try:
             with urllib.request.urlopen(address) as answer:
-                told = answer.read().decode()
+                page = answer.read().decode()
         except OSError:
             continue
 
@@ -69,13 +69,13 @@ def test_a_stored_search_is_shown_as_one_on_disk(
         remote.attach(folder, url)
         remote.upload(folder)
         remote.detach(folder)
-        told = []
+        boards = []
         for place in (str(folder), url):
             show.leaderboard([place], json=True)
-            told.append(json.loads(capsys.readouterr().out))
-            show.report([place], tmp_path / f"{len(told)}.html")
+            boards.append(json.loads(capsys.readouterr().out))
+            show.report([place], tmp_path / f"{len(boards)}.html")
             capsys.readouterr()
-    here, there = ([(row["name"], row["accuracy"]) for row in board["rows"]] for board in told)
+    here, there = ([(row["name"], row["accuracy"]) for row in board["rows"]] for board in boards)
     assert here == there
     pages = [(tmp_path / f"{number}.html").read_text() for number in (1, 2)]
     assert [page.count("<svg") for page in pages] == [pages[0].count("<svg")] * 2

@@ -31,8 +31,8 @@ SHORT = {"task_batch_size": 4, "inner_steps": 1, "eval_steps": 1}
 
 
 def configure(name: str, **values: Any) -> RunConfig:
-    known = algorithms.get(name).hparams.__dataclass_fields__
-    chosen = {key: value for key, value in SHORT.items() if key in known}
+    fields = algorithms.get(name).hparams.__dataclass_fields__
+    chosen = {key: value for key, value in SHORT.items() if key in fields}
     network = NetworkConfig(width=4) if name in CONVOLVED else NetworkConfig(name="mlp", width=8, norm="none")
     changes = {"hyperparameters": chosen | values, "network": network}
     return small.config(name).model_copy(update=changes)
@@ -70,8 +70,8 @@ def test_replaying_gives_the_same_bits_for_new_tasks_parameters_buffers_and_sett
         h = other_numbers(learner.h, step)
         model = loop.model(loop.build(config, splits), state)._replace(meta=meta, buffers=buffers, h=h)
         args = (model, draw(splits, step), 0.9 + 0.01 * step, 8)
-        found, expected = vectorise.meta_gradient(*args, traces), vectorise.meta_gradient(*args)
-        for mine, theirs in zip(found, expected, strict=True):
+        replayed, expected = vectorise.meta_gradient(*args, traces), vectorise.meta_gradient(*args)
+        for mine, theirs in zip(replayed, expected, strict=True):
             assert_identical({"": mine}, {"": theirs})
     assert len(traces.recorded) == 1
 
@@ -89,9 +89,9 @@ def test_replayed_evaluation_gives_the_same_bits_for_whatever_was_learnt(name: s
         h = other_numbers(learner.h, step)
         model = loop.model(loop.build(config, splits), state)._replace(meta=meta, buffers=buffers, h=h)
         args = (model, images, frozen)
-        found, expected = evaluate.evaluate(*args, traces), evaluate.evaluate(*args)
-        assert (found.loss == expected.loss).all()
-        assert (found.score == expected.score).all()
+        replayed, expected = evaluate.evaluate(*args, traces), evaluate.evaluate(*args)
+        assert (replayed.loss == expected.loss).all()
+        assert (replayed.score == expected.score).all()
     assert len(traces.recorded) == 1
 
 
@@ -135,8 +135,8 @@ def test_every_phase_of_maml_pp_and_every_shape_has_a_recording_of_its_own() -> 
     for progress, way in ((0.0, 4), (0.1, 4), (0.15, 4), (0.3, 4), (0.4, 4), (0.6, 4), (0.9, 4), (0.9, 3)):
         tasks = draw(splits, 0, way)
         args = (loop.model(learner, state), [tasks], progress)
-        found = vectorise.grouped_meta_gradient(*args, traces)
-        assert_identical(found[0], vectorise.grouped_meta_gradient(*args)[0])
+        replayed = vectorise.grouped_meta_gradient(*args, traces)
+        assert_identical(replayed[0], vectorise.grouped_meta_gradient(*args)[0])
     assert len(traces.recorded) == 4  # weighed steps; first order; second order; fewer ways
 
 

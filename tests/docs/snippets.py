@@ -25,7 +25,7 @@ VARIABLE = re.compile(r"^[A-Z_]+=\S* ")
 INLINE = re.compile(r"(?<!`)`(metabench [^`\n]+)`(?!`)")
 
 
-class Told(NamedTuple):
+class Command(NamedTuple):
     """One command, as a page has it."""
 
     page: str
@@ -59,39 +59,39 @@ def lines(page: str) -> Iterator[tuple[int, str, str]]:
             before = "indented" if is_code else line.strip()
 
 
-def commands(page: str) -> list[Told]:
+def commands(page: str) -> list[Command]:
     """List the commands in the blocks of a page; a line that ends in a backslash goes on in the next."""
-    found: list[Told] = []
+    collected: list[Command] = []
     is_open = False
     for number, language, line in lines(page):
         text = line.strip().removeprefix("$ ")
         if is_open:
-            found[-1] = found[-1]._replace(text=found[-1].text + text.removesuffix("\\"))
+            collected[-1] = collected[-1]._replace(text=collected[-1].text + text.removesuffix("\\"))
         elif language in ("bash", "console", "indented") and COMMAND.match(text):
-            found.append(Told(page, number, text.removesuffix("\\")))
+            collected.append(Command(page, number, text.removesuffix("\\")))
         else:
             continue
         is_open = text.endswith("\\")
-    return found
+    return collected
 
 
-def mentioned(page: str) -> list[Told]:
+def mentioned(page: str) -> list[Command]:
     """List the commands of metabench in the text of a page; a name may stand for an argument there."""
     text = [(number, line) for number, language, line in lines(page) if not language]
-    return [Told(page, number, found) for number, line in text for found in INLINE.findall(line)]
+    return [Command(page, number, command) for number, line in text for command in INLINE.findall(line)]
 
 
 def blocks(page: str, language: str) -> list[str]:
     """List the blocks of a language in a page."""
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
     last = -1
-    for number, known, line in lines(page):
-        if known == language:
+    for number, tag, line in lines(page):
+        if tag == language:
             if number != last + 1:
-                found.append([])
-            found[-1].append(line)
+                groups.append([])
+            groups[-1].append(line)
             last = number
-    return ["\n".join(block) for block in found]
+    return ["\n".join(block) for block in groups]
 
 
 def command_of(words: list[str]) -> tuple[str, Any, list[str]]:
@@ -114,5 +114,5 @@ def parse(words: list[str]) -> dict[str, Any]:
 def unknown_options(words: list[str]) -> list[str]:
     """List the options that a command does not have."""
     _, command, rest = command_of(words)
-    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-    return [word for word in rest if word.startswith("--") and word.split("=")[0] not in known]
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    return [word for word in rest if word.startswith("--") and word.split("=")[0] not in options]
