@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from metabench import stats
 from metabench.core import MetabenchError
 from metabench.core.config import genotype
 from metabench.core.config.settings import flatten
