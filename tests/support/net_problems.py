@@ -40,7 +40,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {
             "name": "cells",
             "readout": "mean",
-            "options": {"genotype": "conv_3x3(1)+identity(0)|avg_pool_3x3(2)+max_pool_3x3(1)>last*3/2"},
+            "options": {"genotype": "identity(0)+sep_conv_3x3(1)|avg_pool_3x3(2)+max_pool_3x3(1)>last*3/2"},
         },
         (2, 9, 8),
     ),

@@ -89,6 +89,7 @@ class BudgetConfig(Model):
     max_parameters: int | None = Field(
         None,
         ge=1,
+        le=MOST_TASKS,
         description="numbers that a setting may learn across tasks; one that would learn more is not trained",
     )
     default_runs: bool = Field(
