@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from metabench.algorithms import _policy_search
 from metabench.core import GROUPED, Algorithm, MetabenchError, plugins
 from metabench.core.config import TaskConfig, allowed, field_types, folded, setting_problem
 
@@ -115,6 +114,8 @@ def fixed_problem(name: str, h: Any) -> str | None:
 
 def search_problem(h: Any, kind: str) -> str | None:
     """Say why an outer optimiser cannot be for this kind of data, or return None."""
+    from metabench.algorithms import _policy_search  # it needs torch, which few callers do
+
     return _policy_search.problem(h, kind)
 
 

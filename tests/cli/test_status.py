@@ -51,8 +51,8 @@ def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path)
     assert status["stage"] == "search"
     assert status["is_driven"]  # its snapshot is fresh
     maml, maml_pp = status["algorithms"]["maml"], status["algorithms"]["maml_pp"]
-    assert [maml[state] for state in summary.STATES] == [1, 0, 1, 1, 0, 0]
-    assert [maml_pp[state] for state in summary.STATES] == [1, 0, 0, 0, 1, 1]
+    assert [maml[state] for state in summary.STATES] == [1, 0, 1, 1, 0, 0, 0]
+    assert [maml_pp[state] for state in summary.STATES] == [1, 0, 0, 0, 1, 1, 0]
     assert (maml["planned"], maml["proposed"]) == (9, 3)
     assert maml["rungs"] == {"100": 2, "300": 1, "900": 1}
     assert maml["incumbent"]["trial"] == "maml-000"

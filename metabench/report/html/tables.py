@@ -189,15 +189,17 @@ def budget(results: Results) -> Table:
         for name, n_trials in summary.planned(one.search.config, one.space).items()
     ]
     total = sum(part["seconds"] for _, _, part in parts) or 1.0
+    # A column more would not fit on a common screen where nothing is infeasible, as in most searches.
+    states = [one for one in summary.STATES if one != summary.INFEASIBLE or any(p[one] for *_, p in parts)]
     columns = dict.fromkeys(("algorithm", "search"), False)
-    columns |= dict.fromkeys(("trials", *summary.STATES), True) | {"reached rungs": False}
+    columns |= dict.fromkeys(("trials", *states), True) | {"reached rungs": False}
     columns |= dict.fromkeys(("tasks", "seconds", "share of seconds"), True)
     rows = [
         [
             Cell(algorithm),
             Cell(search),
             Cell(f"{part['proposed']} of {part['planned']}", part["proposed"]),
-            *(Cell(str(part[state]), part[state]) for state in summary.STATES),
+            *(Cell(str(part[state]), part[state]) for state in states),
             Cell("\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}".join(map(str, part["rungs"].values()))),
             Cell(count(part["tasks_seen"]), part["tasks_seen"]),
             Cell(duration(part["seconds"]), part["seconds"]),
