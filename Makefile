@@ -26,8 +26,9 @@ $(TESTS): pyproject.toml constraints.txt | $(BIN)/python
 demo: setup
 	$(BIN)/metabench search search_spaces/demo.yaml --out runs --name demo
 
-# A file of tests stays in one process; there are as many processes as cores, up to four.
-TEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+# A file of tests stays in one process; there are as many processes as cores, up to four. Files keep their order:
+# by their number of tests, those of few long tests would come last, and end alone.
+TEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(TESTS)
 	$(BIN)/python $(TEST)

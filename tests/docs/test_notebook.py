@@ -42,6 +42,7 @@ def test_it_is_kept_without_what_its_cells_show() -> None:
     assert not [cell for cell in cells(NOTEBOOK) if cell["outputs"] or cell["execution_count"]]
 
 
+@pytest.mark.slow
 def test_its_cells_go_from_pictures_to_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
