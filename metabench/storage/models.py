@@ -235,6 +235,12 @@ class _Running(_Reported):
 
 
 @keys
+class _Leader(TypedDict):
+    trial: Name
+    hourly_gain: Real | None
+
+
+@keys
 class _Snapshot(TypedDict):
     updated: NotRequired[Moment]
     stage: NotRequired[str]
@@ -245,6 +251,7 @@ class _Snapshot(TypedDict):
     slots: NotRequired[Whole | None]
     nodes: NotRequired[list[_Node]]
     trials: dict[str, _Running]
+    leaders: NotRequired[dict[str, _Leader]]
 
 
 @keys

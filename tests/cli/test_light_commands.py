@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from metabench.storage import files
 from tests.leaderboard.folders import finish, make_run, make_search
 from tests.report import played
 from tests.report.conftest import quickly
@@ -55,6 +56,16 @@ def test_reading_commands_import_nothing_that_computes(tmp_path: Path, command: 
         "export": [make_run(tmp_path / "run", "maml", 0, 0.5), "--out", tmp_path / "out"],
     }
     assert run(command, *words.get(command, [search])).heavy == []
+
+
+def test_status_of_a_search_by_a_model_computes_nothing(tmp_path: Path) -> None:
+    space = played.space(4, ("maml", "protonet"))
+    with quickly():
+        folder = played.play(tmp_path / "search", space, small.splits())
+    record = files.read_json(folder / files.SEARCH)
+    record["space"]["budget"]["scheduler"] = "freeze_thaw"
+    files.write_json(folder / files.SEARCH, record)
+    assert run("status", folder).heavy == []
 
 
 @pytest.mark.parametrize("trials", [100, pytest.param(750, marks=pytest.mark.slow)])

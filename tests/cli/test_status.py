@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from metabench.cli import app
-from metabench.core import MetabenchError, Split
+from metabench.core import MetabenchError, Split, utc_now
 from metabench.core.config import SearchSpace
 from metabench.data.reading.splits import make_splits
 from metabench.search.folder import create_or_resume
@@ -172,9 +172,15 @@ def test_what_another_hour_would_gain_and_when_a_modelled_search_is_over(
     seen = ledger.tasks("maml")
     # three times 100, then 200 and 600 of one; four final runs of 900
     assert stands["expected"]["tasks_left"] == 300 + 200 + 600 - seen + 4 * 900
-    part = stands["algorithms"]["maml"]
-    assert part["hourly_gain"] > 0
+    led = summary.leaders(space, ledger)
+    assert led["maml"]["hourly_gain"] > 0
+    now = utc_now().isoformat(timespec="seconds")
+    files.write_json(tmp_path / files.RUNNING, {"updated": now, "trials": {}, "leaders": led})
+    assert summary.read(tmp_path)["algorithms"]["maml"]["incumbent"]["trial"] == led["maml"]["trial"]
     shown = CliRunner().invoke(app, ["status", str(tmp_path)]).stdout
-    assert f"another hour of a worker is expected to gain {100 * part['hourly_gain']:.1f} points" in shown
+    assert (
+        f"another hour of a worker is expected to gain {100 * led['maml']['hourly_gain']:.1f} points" in shown
+    )
+    (tmp_path / files.RUNNING).unlink()
     searcher.finish()
     assert summary.read(tmp_path)["stage"] == "confirmation"

@@ -200,7 +200,7 @@ def test_spaces_are_spaces(page: str, tmp_path: Path) -> None:
     for text in snippets.blocks(page, "yaml"):
         (tmp_path / "space.yaml").write_text(text)
         learners = {row.partition(".")[0] for row in spaces.load(tmp_path / "space.yaml").algorithms}
-    assert learners <= set(algorithms.names())
+        assert learners <= set(algorithms.names())
 
 
 @pytest.mark.parametrize("page", PAGES)

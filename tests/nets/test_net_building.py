@@ -28,7 +28,7 @@ def test_initial_parameters_have_torchs_own_bounds_and_come_from_the_generator_a
         # Uniform numbers: the share beyond 0.8 of the bound is 0.2, give or take 5 standard errors.
         share = (layer["weight"].abs() > 0.8 * bound).double().mean()
         assert abs(share - 0.2) < 5 * (0.16 / layer["weight"].numel()) ** 0.5
-        is_first_of_two = name.endswith("_1") and f"{name[:-1]}2" in params  # convolutions, as one operation
+        is_first_of_two = config.name == "cells" and name.endswith("_1") and f"{name[:-1]}2" in params
         assert ("bias" in layer) == (name == "head" or (norm == "none" and not is_first_of_two))
 
 

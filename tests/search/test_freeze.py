@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from metabench.core.config import BudgetConfig, SearchSpace
-from metabench.core.metrics import METRICS
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
@@ -322,10 +321,10 @@ def test_the_model_is_fitted_once_between_two_events_and_not_to_show_who_leads(
             decide(ledger, space.budget, trial.name, report)
             goes_on = searcher.goes_on(trial.name)
             n_choices += 1
-            summary.summarise(space, ledger, NAME, METRICS["accuracy"], 20)
+            summary.leaders(space, ledger)
         searcher.hand_back(str(count))
     assert 12 <= len(fits) <= n_choices
     before = len(fits)
     for _ in range(3):
-        summary.summarise(space, ledger, NAME, METRICS["accuracy"], 20)
+        summary.leaders(space, ledger)
     assert len(fits) == before

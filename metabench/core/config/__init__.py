@@ -162,6 +162,15 @@ def rungs(budget: BudgetConfig) -> list[int]:
     return [*steps, budget.tasks]
 
 
+def allowance(budget: BudgetConfig, n_trials: int) -> float:
+    """Return the tasks that so many trials see where one in `reduction_factor` passes each rung."""
+    ascending = rungs(budget)
+    return sum(
+        max(1.0, n_trials / budget.reduction_factor**k) * (rung - before)
+        for k, (rung, before) in enumerate(zip(ascending, [0, *ascending], strict=False))
+    )
+
+
 class SearchSpace(Model):
     """A search: the task, the network, the budget, and each algorithm's hyperparameters."""
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.core.config import BudgetConfig, Choices, Range
+from metabench.core.config import allowance as allowance
 from metabench.search import space as spaces
 from metabench.search.journal import gaussian
 from metabench.search.journal.gaussian import Array, Fit
@@ -427,23 +428,18 @@ def legs(
     return [*begun, *new]
 
 
-def allowance(budget: BudgetConfig, n_trials: int) -> float:
-    """Return the tasks that so many trials see where one in `reduction_factor` passes each rung."""
-    rungs = spaces.rungs(budget)
-    return sum(
-        max(1.0, n_trials / budget.reduction_factor**k) * (rung - before)
-        for k, (rung, before) in enumerate(zip(rungs, [0, *rungs], strict=False))
-    )
-
-
-def incumbent(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Trial | None:
-    """Return the trial that the model expects most of at the full budget; None where no score is there.
+def latest(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Belief | None:
+    """Return what all scores so far say; None where there is none.
 
     Who runs, or has been proposed, since the model was last asked changes nothing of that.
     """
     before = ledger.memo.get(its.algorithm)
     if before is None or before.n_scored != ledger.n_scored[its.algorithm]:
-        belief = believe(ledger, its, budget)
-    else:
-        belief = before.belief
+        return believe(ledger, its, budget)
+    return before.belief
+
+
+def incumbent(ledger: Ledger, its: AlgorithmSpace, budget: BudgetConfig) -> Trial | None:
+    """Return the trial that the model expects most of at the full budget; None where no score is there."""
+    belief = latest(ledger, its, budget)
     return None if belief is None else leader(belief)

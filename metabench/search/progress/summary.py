@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from metabench.core import MetabenchError, metrics, utc_now
-from metabench.core.config import SearchSpace, n_variants, rungs
+from metabench.core.config import SearchSpace, allowance, n_variants, rungs
 from metabench.core.metrics import Metric
 from metabench.search.journal.ledger import (
     COMPLETE,
@@ -24,7 +24,6 @@ from metabench.search.journal.ledger import (
     RUNNING,
     WAITING,
     Ledger,
-    Trial,
     incumbent,
     look,
 )
@@ -41,15 +40,23 @@ FRESH_SECONDS = 300
 
 
 def summarise(
-    space: SearchSpace, ledger: Ledger, algorithm: str, metric: Metric, n_trials: int
+    space: SearchSpace,
+    ledger: Ledger,
+    algorithm: str,
+    metric: Metric,
+    n_trials: int,
+    leader: str | None = None,
 ) -> dict[str, Any]:
-    """Count an algorithm's trials by state and by rung, and name its incumbent, its cost and its errors."""
+    """Count an algorithm's trials by state and by rung, and name its incumbent, its cost and its errors.
+
+    Args:
+        leader: the trial that a model of the curves expects most of, where one has said so.
+    """
     trials = ledger.of(algorithm)
     states = Counter(trial.state for trial in trials)
     reached = Counter(report["tasks_seen"] for trial in trials for report in trial.reports)
     best = incumbent(trial for trial in trials if ledger.place(trial) is not None)
-    if _is_modelled(space):
-        best = _believed(space, ledger, algorithm)
+    best = best if leader is None else ledger.trials.get(leader, best)
     return {
         "planned": n_trials,
         "proposed": len(trials) - states[INFEASIBLE],
@@ -76,35 +83,29 @@ def _is_modelled(space: SearchSpace) -> bool:
     return space.budget.scheduler == "freeze_thaw"
 
 
-def _believed(space: SearchSpace, ledger: Ledger, algorithm: str) -> Trial | None:
-    """Return the leader by the model of an algorithm's curves."""
-    # Only here, since they import torch, and status of any other search is quick.
-    from metabench.search import space as spaces
-    from metabench.search.journal import freeze
+def leaders(space: SearchSpace, ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Say for each algorithm whom a model of the curves expects most of, and of another hour of a worker.
 
-    return freeze.incumbent(ledger, spaces.of(space, algorithm), space.budget)
-
-
-def hourly_gain(space: SearchSpace, ledger: Ledger, algorithm: str) -> float | None:
-    """Return what another hour of a worker is expected to gain; None where no model says it."""
+    It needs torch, so that the driver, which has it, writes this down for who only reads.
+    """
     if not _is_modelled(space):
-        return None
+        return {}
     from metabench.search import space as spaces
     from metabench.search.journal import freeze
     from metabench.search.propose import points
 
-    its = spaces.of(space, algorithm)
-    belief = freeze.believe(ledger, its, space.budget)
-    if belief is None:
-        return None
-    return freeze.hourly_gain(belief, ledger, its, space.budget, points.spread(its, 0))
+    said = {}
+    for algorithm in space.algorithms:
+        its = spaces.of(space, algorithm)
+        if (belief := freeze.latest(ledger, its, space.budget)) is not None:
+            gain = freeze.hourly_gain(belief, ledger, its, space.budget, points.spread(its, 0))
+            said[algorithm] = {"trial": freeze.leader(belief).name, "hourly_gain": gain}
+    return said
 
 
 def _allowed(space: SearchSpace, algorithms: Iterable[Mapping[str, Any]]) -> float:
     """Return the tasks that algorithms with a model may still see."""
-    from metabench.search.journal import freeze
-
-    ahead = (freeze.allowance(space.budget, part["planned"]) - part["tasks_seen"] for part in algorithms)
+    ahead = (allowance(space.budget, part["planned"]) - part["tasks_seen"] for part in algorithms)
     return sum(max(0.0, tasks) for tasks in ahead)
 
 
@@ -157,7 +158,7 @@ def read(folder: Path) -> dict[str, Any]:
     if is_driven and "updated" in snapshot and standing["elapsed"] is not None:
         standing["elapsed"] += _age(snapshot)
     for name, part in standing["algorithms"].items():
-        part["hourly_gain"] = hourly_gain(space, ledger, name)
+        part["hourly_gain"] = snapshot.get("leaders", {}).get(name, {}).get("hourly_gain")
     return {**standing, "is_driven": is_driven, "changes": len(record.get("changes", []))}
 
 
@@ -170,7 +171,10 @@ def stand(
     snapshot: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return how a search of so many trials an algorithm stands, and what its driver says of itself."""
-    algorithms = {name: summarise(space, ledger, name, metric, n) for name, n in n_trials.items()}
+    led = {name: one["trial"] for name, one in snapshot.get("leaders", {}).items()}
+    algorithms = {
+        name: summarise(space, ledger, name, metric, n, led.get(name)) for name, n in n_trials.items()
+    }
     meta_test = records.optional(folder / files.META_TEST, models.META_TEST)
     final = _final(folder, space)
     reached = _stage(folder, meta_test, algorithms, _is_modelled(space))

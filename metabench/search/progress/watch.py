@@ -21,7 +21,7 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import PRUNED, RUNNING, WAITS, WORK, Happened, Ledger, Trial
 from metabench.search.progress import summary
 from metabench.search.progress.final_rows import FinalRows, run_folder
-from metabench.search.progress.summary import STATES, hourly_gain, outlook
+from metabench.search.progress.summary import STATES, leaders, outlook
 from metabench.search.progress.terminal import Terminal
 from metabench.storage import files, remote
 from metabench.storage.tensorboard import Events
@@ -165,9 +165,8 @@ class Watch:
                 self.say(
                     f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
                 )
-            gain = hourly_gain(self.space, ledger, algorithm)
-            if gain is not None:
-                self.say(f"{algorithm}: {outlook(self.objective.metric, gain)}")
+        for algorithm, led in leaders(self.space, ledger).items():
+            self.say(f"{algorithm}: {outlook(self.objective.metric, led['hourly_gain'])}")
         stopped = [trial for trial in ledger.trials.values() if trial.status == PRUNED]
         count = Counter(trial.algorithm for trial in stopped if trial.is_borderline)
         if count:
@@ -196,6 +195,7 @@ class Watch:
             "slots": self.slots,
             "nodes": self.nodes(),
             "trials": running,
+            "leaders": leaders(self.space, ledger) if self.terminal.stage == summary.STAGES[0] else {},
         }
         metric = self.objective.metric
         standing = summary.stand(self.folder, self.space, ledger, metric, self._planned, snapshot)
