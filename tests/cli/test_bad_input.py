@@ -75,7 +75,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         "borderline_tasks=500: with scheduler=top_k",
     ),
     "a second look without the rule that looks": (
-        {"budget": {**BUDGET, "borderline_tasks": 500}},
+        {"budget": {**BUDGET, "borderline_tasks": 500, "scheduler": "freeze_thaw"}},
         "borderline_tasks=500: with scheduler=freeze_thaw",
     ),
     "a model's end without a model": (

@@ -56,3 +56,10 @@ def test_a_network_that_no_machine_holds_is_refused_without_being_built(name: st
     depth = {"depth": 256} if name == "mlp" else {}
     with pytest.raises(MetabenchError, match=r"network.width=16384: makes [\d,]+ parameters; lower it"):
         nets.build(NetworkConfig(name=name, width=width, **depth), 5, (1, 28, 28))
+
+
+@pytest.mark.parametrize("value", [{"pause": False}, {"borderline_tasks": 500}])
+def test_what_asha_alone_has_means_asha(value: dict[str, Any]) -> None:
+    budget = {"tasks": 100, "trials": 3, "grace": 10}
+    assert BudgetConfig.model_validate({**budget, **value}).scheduler == "asha"
+    assert BudgetConfig.model_validate(budget).scheduler == "freeze_thaw"

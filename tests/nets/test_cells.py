@@ -194,6 +194,7 @@ def test_the_meta_gradient_of_cells_is_the_slope_of_the_loss_in_every_direction(
         ({"genotype": "conv_3x3(2)>all*4/4"}, "is no genotype, such as conv_3x3"),
         ({"genotype": "conv_3x3(1)>all*4/4", "nodes": 2}, "nodes stand in the genotype; leave them out"),
         ({"genotype": "conv_3x3(1)>all*400000000000000000000/4"}, "is no genotype"),
+        ({"genotype": f"conv_3x3({'1' * 5000})>all*4/4"}, "is no genotype"),
     ],
 )
 def test_what_is_no_cell_is_refused_with_advice(options, advice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,8 @@ from metabench.search.journal.rule import decide
 from metabench.search.progress import summary
 from metabench.search.propose import feasible
 from metabench.search.propose.searcher import FINISHED, FairSearcher
+from metabench.search.ray.cluster import DEFAULT_RESOURCES
+from metabench.search.stages import plan
 from metabench.storage import models, tensorboard
 from metabench.training import inputs, loop
 from tests.search.conftest import SPACE
@@ -191,10 +194,24 @@ def test_the_count_is_that_of_what_a_run_learns_across_tasks(splits: Any) -> Non
         assert feasible.count(run, inputs.of(splits)) == n
 
 
-def test_a_default_that_is_too_large_is_refused(splits: Any) -> None:
+def test_what_is_too_large_is_counted_and_not_drawn(splits: Any) -> None:
+    space = space_of({"width": 4_000}, {"protonet": {}})
+    run = spaces.run_config(space, "protonet", {}, 0, [900])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert feasible.count(run, inputs.of(splits)) > 400_000_000  # of four bytes each
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_a_default_that_is_too_large_is_refused_also_by_a_plan(
+    splits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = space_of({"width": 32}, max_parameters=1_000)
-    with pytest.raises(MetabenchError, match=r"protonet: its default, which is trained first: 28,.* allows"):
+    monkeypatch.setattr(plan.data, "load", lambda task: splits)
+    message = r"protonet: its default, which is trained first: 28,.* allows"
+    with pytest.raises(MetabenchError, match=message):
         feasible.check(space, splits)
+    with pytest.raises(MetabenchError, match=message):
+        plan.plan(space, None, 0, DEFAULT_RESOURCES)
 
 
 @pytest.mark.parametrize(

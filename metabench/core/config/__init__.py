@@ -116,6 +116,15 @@ class BudgetConfig(Model):
         "else `grace`, and times `reduction_factor` from there on",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_asha(cls, values: Any) -> Any:
+        """Take that rule where it is not named, and what it alone has is."""
+        is_said = isinstance(values, dict) and (
+            values.get("pause") is False or values.get("borderline_tasks") is not None
+        )
+        return {"scheduler": "asha", **values} if is_said else values
+
     @model_validator(mode="after")
     def _together(self) -> BudgetConfig:
         rungs, more, is_timed = self.rungs, self.borderline_tasks, self.unit == "seconds"

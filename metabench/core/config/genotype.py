@@ -109,10 +109,10 @@ def read(options: Mapping[str, Any]) -> Genotype:
 
 def decode(word: str) -> Genotype:
     """Read a genotype as it is written."""
-    matched = WRITTEN.fullmatch(word)
+    matched = WRITTEN.fullmatch(word) if len(word) < LONGEST else None
     nodes = matched[1].split("|") if matched else []
     edges = [[EDGE.fullmatch(one) for one in node.split("+")] for node in nodes]
-    counts = (int(matched[3]), int(matched[4])) if matched and len(word) < LONGEST else (0, 0)
+    counts = (int(matched[3]), int(matched[4])) if matched else (0, 0)
     is_right = 1 <= len(nodes) <= MOST_NODES and 1 <= counts[0] <= MOST_LAYERS and counts[1] <= MOST_LAYERS
     for number, node in enumerate(edges):
         is_right &= len(node) <= 2 and all(

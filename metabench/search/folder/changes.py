@@ -39,6 +39,7 @@ INVALIDATES_CHOICE = (
     "budget.scheduler",
     "budget.pause",
     "budget.stop_when",
+    "budget.max_parameters",
     "algorithms",
     "networks",
     "shared",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from metabench.core import MetabenchError, Splits, trees
 from metabench.core.config import RunConfig, SearchSpace
 from metabench.search import space as spaces
@@ -57,5 +59,7 @@ def count(run: RunConfig, about: Inputs) -> int:
     """Count the numbers that a run learns across tasks, as leaderboards do."""
     if run.network.freeze == "all":
         about = about._replace(shape=(features.backbone_of(run.network).features,))
-    state = loop.start(run, loop.build_for(run, about))
+    learner = loop.build_for(run, about)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # which draws nothing: what is too large may not fit
+        state = loop.start(run, learner)
     return sum(leaf.numel() for leaf in trees.leaves(state.meta))

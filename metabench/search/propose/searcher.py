@@ -220,7 +220,8 @@ class FairSearcher:
         if self._has_enough(algorithm, belief):
             legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
         legs = self._affordable(algorithm, belief, legs)
-        is_early = len(self.ledger.of(algorithm)) < freeze.BLINDLY
+        n_begun = len(self.ledger.of(algorithm)) - self.ledger.n_infeasible[algorithm]
+        is_early = n_begun < freeze.BLINDLY
         if is_early and any(leg.trial is None for leg in legs):
             return freeze.BLIND
         return freeze.choose(belief, study.its, budget, legs)

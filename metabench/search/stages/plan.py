@@ -30,6 +30,7 @@ def plan(space: SearchSpace, address: str | None, seed: int, trial: cluster.Tria
     """Measure each algorithm's speed here, and work out what the whole search takes; starts no trial."""
     splits = data.load(space.task)
     data.check(space.task, splits)
+    feasible.check(space, splits)
     allocated, nodes = where(address, trial)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     algorithms = {}
