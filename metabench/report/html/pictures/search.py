@@ -32,7 +32,7 @@ ENDS = {
     PRUNED: ("stopped at a rung", "x"),
     DIVERGED: ("diverged", "v"),
     FAILED: ("failed", "s"),
-    INFEASIBLE: ("too large", "1"),
+    INFEASIBLE: ("infeasible", "1"),
     WAITING: ("waits at a rung", "d"),
     RUNNING: ("still running", ">"),
 }
