@@ -206,6 +206,8 @@ def test_a_default_that_is_too_large_is_refused_also_by_a_plan(
     splits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = space_of({"width": 32}, max_parameters=1_000)
+    task = space.task.model_copy(update={"query": 2, "test_query": 2})
+    space = space.model_copy(update={"task": task})
     monkeypatch.setattr(plan.data, "load", lambda task: splits)
     message = r"protonet: its default, which is trained first: 28,.* allows"
     with pytest.raises(MetabenchError, match=message):
