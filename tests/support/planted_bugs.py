@@ -560,8 +560,8 @@ BUGS = [
         "search/test_freeze.py::test_one_huge_error_does_not_hide_the_others",
     ),
     Bug(
-        "a search in flight takes another rule", "search/folder/changes.py",
-        'if "scheduler" in space', 'if "scheduler" not in space',
+        "a rule that a space says is not taken", "search/folder/changes.py",
+        'if "scheduler" in space', 'if "rule" in space',
         "search/test_changes.py::test_a_search_keeps_its_rule_where_a_space_does_not_say",
     ),
     # what to label
