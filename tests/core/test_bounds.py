@@ -12,6 +12,7 @@ from metabench.core.config import (
     BudgetConfig,
     NetworkConfig,
     RunConfig,
+    SearchSpace,
     TaskConfig,
     field_types,
     setting_problem,
@@ -63,3 +64,8 @@ def test_what_asha_alone_has_means_asha(value: dict[str, Any]) -> None:
     budget = {"tasks": 100, "trials": 3, "grace": 10}
     assert BudgetConfig.model_validate({**budget, **value}).scheduler == "asha"
     assert BudgetConfig.model_validate(budget).scheduler == "freeze_thaw"
+
+
+def test_a_range_in_a_networks_place_is_told_in_its_keys() -> None:
+    with pytest.raises(MetabenchError, match="network.when.nothing: unknown key. Allowed: low, high"):
+        validated(SearchSpace, {"network": {"when": {"nothing": 1}}})

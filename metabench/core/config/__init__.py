@@ -272,7 +272,7 @@ def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
     for part in loc[:-1]:
         if part in KINDS:
             current = KINDS[str(part)]
-        elif isinstance(current, type) and issubclass(current, BaseModel):
+        elif part in getattr(current, "model_fields", {}):
             current = current.model_fields[str(part)].annotation
         elif get_origin(current) is dict:
             current = get_args(current)[1]
