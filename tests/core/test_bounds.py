@@ -67,5 +67,5 @@ def test_what_asha_alone_has_means_asha(value: dict[str, Any]) -> None:
 
 
 def test_a_range_in_a_networks_place_is_told_in_its_keys() -> None:
-    with pytest.raises(MetabenchError, match="network.when.nothing: unknown key. Allowed: low, high"):
+    with pytest.raises(MetabenchError, match=r"network\.when\.nothing: unknown key"):
         validated(SearchSpace, {"network": {"when": {"nothing": 1}}})
