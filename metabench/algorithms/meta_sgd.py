@@ -80,8 +80,8 @@ def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) ->
 def optimizer(h: Settings) -> Optimizer:
     outer = policies.outer(h)
 
-    def logged(of: Callable[..., tuple[Tree, Tree, Logs]], *given: Any) -> tuple[Tree, Tree, Logs]:
-        meta, state, logs = of(*given)
+    def logged(of: Callable[..., tuple[Tree, Tree, Logs]], *arguments: Any) -> tuple[Tree, Tree, Logs]:
+        meta, state, logs = of(*arguments)
         means = {f"lr/inner/{name}": rates.mean() for name, rates in trees.items(meta["alpha"])}
         return meta, state, {**logs, **means}
 
