@@ -167,7 +167,7 @@ def of_domains(tests: Sequence[Record]) -> Row:
             sum(test["by_class"][key][place] for test in tests for place in rows)
             for key in ("queries", "hits")
         )
-        figures += [[domain, hits / queries, queries]] if queries else []
+        figures += [[domain, hits / queries, int(queries)]] if queries else []
     return row | {"by_domain": sorted(figures, key=lambda figure: float(figure[1]))}
 
 
