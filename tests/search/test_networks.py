@@ -258,3 +258,23 @@ def test_a_default_that_is_too_large_is_refused_also_by_a_plan(
 def test_what_no_network_may_be_is_refused_with_advice(network, advice) -> None:
     with pytest.raises(MetabenchError, match=advice):
         space_of(network)
+
+
+def test_what_is_wrong_with_a_labels_network_is_told_where_it_stands() -> None:
+    labelled = {"networks": {"cells": {**NETWORK, "options": {**CELL, "node1_op1": "conv_7x7"}}}}
+    document = {
+        **SPACE,
+        "network": {"width": 4},
+        **labelled,
+        "algorithms": {"protonet": {}, "protonet.cells": {}},
+    }
+    with pytest.raises(MetabenchError, match=r"networks\.cells\.options\.node1_op1='conv_7x7'"):
+        spaces.check(document, "space")
+
+
+def test_a_when_may_give_the_whole_name() -> None:
+    for name in ("norm", "network.norm"):
+        groups = {"choices": [1, 2], "default": 1, "when": {name: "group"}}
+        norm = {"choices": ["batch", "group"], "default": "group"}
+        its = spaces.of(space_of({"norm": norm, "groups": groups}), "protonet")
+        assert its.parameters["network.groups"].when == {"network.norm": "group"}

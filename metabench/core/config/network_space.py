@@ -122,14 +122,14 @@ def _qualified(
 ) -> dict[str, Range | Choices]:
     """Return parameters by names that no setting of an algorithm has, also in their `when`.
 
-    Among options a `when` speaks of other options, and of what is none, of the network.
+    Among options a `when` speaks of other options, and of what is none, of the network; or by the whole name.
     """
     names = {*_settled(constants), *(f"{PREFIX}{one}" for one in sampled)}
     qualified: dict[str, Range | Choices] = {}
     for name, one in sampled.items():
         inner = f"{PREFIX}{OPTIONS}" if name.startswith(OPTIONS) else PREFIX
         when = {
-            f"{inner if f'{inner}{key}' in names else PREFIX}{key}": value
+            next((place for place in (key, f"{inner}{key}") if place in names), f"{PREFIX}{key}"): value
             for key, value in (one.when or {}).items()
         }
         qualified[f"{PREFIX}{name}"] = one.model_copy(update={"when": when or None})

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,25 +126,37 @@ def _check_together(space: SearchSpace) -> list[str]:
                 lines = [problem] if problem else algorithms.unlabelled_problems(algorithm, h, space.task)
                 wrong += [f"{algorithm}: {line}" for line in lines]
     wrong = [f"algorithms.{line}" for line in wrong]
-    for network in networks(space, wrong):
-        attempt(wrong, nets.check, network, shape)
+    for label in dict.fromkeys(algorithm.partition(".")[2] for algorithm in space.algorithms):
+        wrong += _network_problems(space, label, shape)
     return [*dict.fromkeys(wrong)]
 
 
-def networks(space: SearchSpace, wrong: list[str] | None = None) -> list[NetworkConfig]:
-    """List the networks of a space that differ: the published ones, and with one setting at its ends.
+def _network_problems(space: SearchSpace, label: str, shape: tuple[int, ...] | None) -> list[str]:
+    """List what is wrong with the networks of a label's rows, under the place where these stand."""
+    wrong: list[str] = []
+    rows = [algorithm for algorithm in space.algorithms if algorithm.partition(".")[2] == label]
+    for network in _described(space, rows, wrong):
+        attempt(wrong, nets.check, network, shape)
+    place = f"networks.{label}." if label in space.networks else PREFIX
+    return [f"{place}{one.removeprefix(PREFIX)}" if one.startswith(PREFIX) else one for one in wrong]
 
-    Args:
-        wrong: where what is wrong with some is noted, instead of raised.
-    """
+
+def networks(space: SearchSpace) -> list[NetworkConfig]:
+    """List the networks of a space that differ: the published ones, and with one setting at its ends."""
+    wrong: list[str] = []
+    described = _described(space, space.algorithms, wrong)
+    if wrong:
+        raise MetabenchError("\n".join(dict.fromkeys(wrong)))
+    return described
+
+
+def _described(space: SearchSpace, rows: Iterable[str], wrong: list[str]) -> list[NetworkConfig]:
+    """List those of some rows that can be described, and note what is wrong with others."""
     described: dict[str, NetworkConfig] = {}
-    for algorithm in space.algorithms:
+    for algorithm in rows:
         its = of(space, algorithm)
         for sampled in [*its.published, *its.ends()] if its.network.parameters else its.published[:1]:
-            network = (
-                its.build_network(sampled) if wrong is None else attempt(wrong, its.build_network, sampled)
-            )
-            if network is not None:
+            if (network := attempt(wrong, its.build_network, sampled)) is not None:
                 described[network.model_dump_json()] = network
     return [*described.values()]
 
