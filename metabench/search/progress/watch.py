@@ -62,6 +62,7 @@ class Watch:
         """When a search within a time is to end."""
         self._written = 0.0
         self._is_stale = False
+        self._led: tuple[int, dict[str, dict[str, Any]]] | None = None
         self._ledger: Ledger | None = None  # while it is shown
         self._events: Events | None = None
         self.rows: FinalRows | None = None
@@ -195,7 +196,7 @@ class Watch:
             "slots": self.slots,
             "nodes": self.nodes(),
             "trials": running,
-            "leaders": leaders(self.space, ledger) if self.terminal.stage == summary.STAGES[0] else {},
+            "leaders": self._leaders(ledger) if self.terminal.stage == summary.STAGES[0] else {},
         }
         metric = self.objective.metric
         standing = summary.stand(self.folder, self.space, ledger, metric, self._planned, snapshot)
@@ -209,6 +210,13 @@ class Watch:
         files.write_json(self.folder / files.RUNNING, snapshot)
         self._written = time.monotonic()
         self._is_stale = False
+
+    def _leaders(self, ledger: Ledger) -> dict[str, dict[str, Any]]:
+        """Ask the model whom it expects most of, once between two scores."""
+        n_scored = ledger.n_scored.total()
+        if self._led is None or self._led[0] != n_scored:
+            self._led = n_scored, leaders(self.space, ledger)
+        return self._led[1]
 
     def _workers(self, ledger: Ledger) -> list[dict[str, Any]]:
         """Say what runs, how far it is and towards what; of trials, where their last reports were."""
