@@ -1,0 +1,203 @@
+"""Answer questions that Cloudera Fast Forward's report left open: what training on one task does for another.
+
+`domains`: trained on one data set, tested on each. `ways_shots`: trained at some ways and shots, tested at
+others. `order`: MAML of first and of second order, with equal tasks and with equal seconds. Each is a grid of
+trainings over several seeds; what every task of every test got is kept in `benchmarks/findings/`. The same
+command goes on where it stopped, and prints the tables; `--picture` draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import lzma
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from metabench import PROTOCOL, algorithms, data, stats
+from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.data.tasks import frozen
+from metabench.storage import files
+from metabench.training import run as runs
+
+KEPT = Path(__file__).with_name("findings")
+TEST_TASKS, VALIDATION_TASKS, REPORTS = 400, 100, 5
+
+NETWORK = NetworkConfig(name="conv4", width=20)
+PROTONET = {"outer_lr": 3e-3, "task_batch_size": 5, "cosine": True, "augment": "both"}
+MAML = {"inner_lr": 0.4, "inner_steps": 5, "outer_lr": 2e-3, "task_batch_size": 5, "cosine": True}
+MAML |= {"augment": "both"}
+"""Good guesses of `search_spaces/quickdraw_5w1s.yaml`."""
+
+DATA: Mapping[str, Mapping[str, Any]] = {
+    "glyphs": {"dataset": "glyphs"},
+    "omniglot": {"dataset": "omniglot"},
+    "quickdraw": {"dataset": "quickdraw", "split": "cloudera", "options": {"examples_per_class": 20}},
+    "caltech101": {
+        "dataset": "folder",
+        "options": {"path": "caltech101/caltech101_96px.zip", "size": 28, "channels": 1},
+    },
+}
+AUGMENT = {"flip": False, "rotate": 10, "scale": 0.15, "shear": 0.15, "shift": 0.05}
+
+
+class Row(NamedTuple):
+    """One way to train."""
+
+    name: str
+    algorithm: str
+    settings: Mapping[str, Any]
+    task: Mapping[str, Any]
+    tasks: int
+
+
+class Question(NamedTuple):
+    """A grid of trainings and tests."""
+
+    rows: Sequence[Row]
+    tests: Mapping[str, Mapping[str, Any]]
+    beside: str | None = None  # the row that others are compared with; else the one trained for the test
+
+
+def _shaped(way: int | list[int], shot: int | list[int]) -> dict[str, Any]:
+    return {**DATA["quickdraw"], "way": way, "shot": shot}
+
+
+def _domains() -> Question:
+    rows = [Row(name, "protonet", PROTONET, task, 3000) for name, task in DATA.items()]
+    return Question(rows, DATA)
+
+
+def _ways_shots() -> Question:
+    trained = {
+        f"{way}-way {shot}-shot": _shaped(way, shot) for way, shot in ((5, 1), (5, 5), (20, 1), (20, 5))
+    }
+    trained["5 to 20-way 1 to 5-shot"] = _shaped([5, 20], [1, 5])
+    rows = [Row(name, "protonet", PROTONET, task, 2000) for name, task in trained.items()]
+    tested = ((5, 1), (5, 5), (5, 10), (10, 1), (10, 5), (20, 1))
+    return Question(rows, {f"{way}-way {shot}-shot": _shaped(way, shot) for way, shot in tested})
+
+
+def _order() -> Question:
+    rows = [
+        Row("second order", "maml", MAML, DATA["quickdraw"], 3000),
+        Row("first order, as many tasks", "fomaml", MAML, DATA["quickdraw"], 3000),
+        Row("first order, as many seconds", "fomaml", MAML, DATA["quickdraw"], 5700),
+    ]
+    return Question(rows, {"5-way 1-shot": DATA["quickdraw"]}, "second order")
+
+
+QUESTIONS = {"domains": _domains(), "ways_shots": _ways_shots(), "order": _order()}
+
+
+def configure(row: Row, seed: int) -> RunConfig:
+    """Describe one training of a row."""
+    return RunConfig(
+        algorithm=row.algorithm,
+        hyperparameters=vars(algorithms.hparams(row.algorithm, row.settings)),
+        task=TaskConfig(**row.task, augment=AUGMENT),
+        network=NETWORK,
+        tasks=row.tasks,
+        rungs=[row.tasks * step // REPORTS for step in range(1, REPORTS + 1)],
+        validation_tasks=VALIDATION_TASKS,
+        seed=seed,
+    )
+
+
+def answer(row: Row, question: Question, seed: int, folder: Path) -> dict[str, Any]:
+    """Train once, test on everything, and return what each task got."""
+    config = configure(row, seed)
+    splits = data.load(config.task)
+    runs.train_run(config, splits, folder)
+    record: dict[str, Any] = {"seconds": files.read_lines(folder / files.REPORTS)[-1]["seconds"], "tests": {}}
+    for name, task in question.tests.items():
+        asked = TaskConfig(**task)
+        tested = data.load(asked)
+        tasks = frozen.frozen(tested, "meta_test", asked, TEST_TASKS, "test")
+        result = runs.test_run(folder, splits, TEST_TASKS, tasks=tasks, other=tested, is_diagnosed=False)
+        record["tests"][name] = {
+            "hash": tasks.hash,
+            "accuracy": [round(one, 5) for one in result["accuracy"]],
+        }
+    return record
+
+
+def path_of(name: str) -> Path:
+    """Return where the results of a question are kept."""
+    return KEPT / f"{name}.json.xz"
+
+
+def read(name: str) -> dict[str, Any]:
+    """Read what is kept of a question: rows to seeds to seconds and accuracies."""
+    path = path_of(name)
+    kept: dict[str, Any] = json.loads(lzma.decompress(path.read_bytes())) if path.exists() else {}
+    return kept or {"protocol": PROTOCOL, **files.environment(), "rows": {}}
+
+
+def fill(name: str, seeds: int, out: Path) -> None:
+    """Train and test what is not kept yet, seed by seed."""
+    question = QUESTIONS[name]
+    KEPT.mkdir(exist_ok=True)
+    for seed, row in itertools.product(range(seeds), question.rows):
+        kept = read(name)
+        of_row = kept["rows"].setdefault(row.name, {})
+        if str(seed) not in of_row:
+            folder = out / name / f"{row.name.replace(' ', '-').replace(',', '')}-seed{seed}"
+            of_row[str(seed)] = answer(row, question, seed, folder)
+            path_of(name).write_bytes(lzma.compress(json.dumps(kept).encode()))
+            print(f"{name}: {row.name}, seed {seed}", flush=True)
+
+
+def accuracies(of_row: Mapping[str, Any], test: str) -> np.ndarray:
+    """Return the accuracies, [seeds, T], of a row in a test."""
+    return np.array([one["tests"][test]["accuracy"] for one in of_row.values()])
+
+
+def shown(mean: float, low: float, high: float, sign: str = "") -> str:
+    """Write a figure with its interval in points."""
+    return f"{100 * mean:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def table(name: str) -> str:
+    """Return accuracies, and how far each row is from the one that was trained for the test, paired."""
+    rows, question = read(name)["rows"], QUESTIONS[name]
+    lines = [f"| trained | seeds | seconds | {' | '.join(question.tests)} |"]
+    lines.append("|---" * (3 + len(question.tests)) + "|")
+    for row, of_row in rows.items():
+        seconds = statistics.median(one["seconds"] for one in of_row.values())
+        cells = [row, str(len(of_row)), f"{seconds:.0f}"]
+        for test in question.tests:
+            cells.append(shown(*stats.seeds_and_tasks(accuracies(of_row, test))[:3]))
+            trained = rows.get(question.beside or test)
+            if trained is not None and trained is not of_row:
+                apart = stats.paired(accuracies(of_row, test), accuracies(trained, test))
+                cells[-1] += f": {shown(*apart[:3], sign='+')}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Answer the questions that were asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("questions", nargs="*", choices=list(QUESTIONS), default=list(QUESTIONS))
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each row; 0: print what is kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/findings"), help="folder of the runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.questions:
+        fill(name, options.seeds, options.out)
+        print(f"\n{name}\n\n{table(name)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
