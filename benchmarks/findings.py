@@ -66,7 +66,7 @@ class Question(NamedTuple):
     beside: str | None = None  # the row that others are compared with; else the one trained for the test
 
 
-def _shaped(way: int | list[int], shot: int | list[int]) -> dict[str, Any]:
+def _shaped(way: int | dict[str, int], shot: int | dict[str, int]) -> dict[str, Any]:
     return {**DATA["quickdraw"], "way": way, "shot": shot}
 
 
@@ -79,7 +79,7 @@ def _ways_shots() -> Question:
     trained = {
         f"{way}-way {shot}-shot": _shaped(way, shot) for way, shot in ((5, 1), (5, 5), (20, 1), (20, 5))
     }
-    trained["5 to 20-way 1 to 5-shot"] = _shaped([5, 20], [1, 5])
+    trained["5 to 20-way 1 to 5-shot"] = _shaped({"low": 5, "high": 20}, {"low": 1, "high": 5})
     rows = [Row(name, "protonet", PROTONET, task, 2000) for name, task in trained.items()]
     tested = ((5, 1), (5, 5), (5, 10), (10, 1), (10, 5), (20, 1))
     return Question(rows, {f"{way}-way {shot}-shot": _shaped(way, shot) for way, shot in tested})
@@ -188,7 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("questions", nargs="*", choices=list(QUESTIONS), default=list(QUESTIONS))
+    parser.add_argument("questions", nargs="+", choices=list(QUESTIONS))
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each row; 0: print what is kept")
     parser.add_argument("--out", type=Path, default=Path("runs/findings"), help="folder of the runs")
     options = parser.parse_args()
