@@ -1,14 +1,15 @@
 """Answer questions that Cloudera Fast Forward's report left open: what training on one task does for another.
 
 `domains`: trained on one data set, tested on each. `ways_shots`: trained at some ways and shots, tested at
-others. `order`: MAML of first and of second order, with equal tasks and with equal seconds. Each is a grid of
-trainings over several seeds; what every task of every test got is kept in `benchmarks/findings/`. The same
-command goes on where it stopped, and prints the tables; `--picture` draws them.
+others. `order`: MAML of second and of first order, with equal tasks and with equal seconds, and after so many
+inner steps. Each is a grid of trainings over several seeds; what every task of every test got is kept in
+`benchmarks/findings/`. The same command goes on where it stopped, and prints the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import lzma
@@ -25,6 +26,7 @@ from metabench import PROTOCOL, algorithms, data, stats
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
 from metabench.data.tasks import frozen
 from metabench.storage import files
+from metabench.training import evaluate
 from metabench.training import run as runs
 
 KEPT = Path(__file__).with_name("findings")
@@ -64,6 +66,7 @@ class Question(NamedTuple):
     rows: Sequence[Row]
     tests: Mapping[str, Mapping[str, Any]]
     beside: str | None = None  # the row that others are compared with; else the one trained for the test
+    steps: Sequence[int] = ()  # inner steps that each network is tested after, too
 
 
 def _shaped(way: int | dict[str, int], shot: int | dict[str, int]) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def _order() -> Question:
         Row("first order, as many tasks", "fomaml", MAML, DATA["quickdraw"], 3000),
         Row("first order, as many seconds", "fomaml", MAML, DATA["quickdraw"], 5700),
     ]
-    return Question(rows, {"5-way 1-shot": DATA["quickdraw"]}, "second order")
+    return Question(rows, {"5-way 1-shot": DATA["quickdraw"]}, "second order", (0, 1, 2, 3, 5, 7, 10, 20))
 
 
 QUESTIONS = {"domains": _domains(), "ways_shots": _ways_shots(), "order": _order()}
@@ -126,7 +129,18 @@ def answer(row: Row, question: Question, seed: int, folder: Path) -> dict[str, A
             "hash": tasks.hash,
             "accuracy": [round(one, 5) for one in result["accuracy"]],
         }
+    model = runs.open_run(folder, splits).model
+    tasks = frozen.frozen(splits, "meta_test", config.task, TEST_TASKS, "test")
+    for step in question.steps:
+        changed = model._replace(h=dataclasses.replace(model.h, eval_steps=step))
+        scored = evaluate.evaluate(changed, splits.meta_test.images, tasks)
+        record["tests"][after(step)] = {"hash": tasks.hash, "accuracy": scored.score.tolist()}
     return record
+
+
+def after(step: int) -> str:
+    """Name the test after so many inner steps."""
+    return f"after {step}"
 
 
 def path_of(name: str) -> Path:
@@ -183,6 +197,21 @@ def table(name: str) -> str:
     return "\n".join(lines)
 
 
+def steps_table(name: str) -> str:
+    """Return accuracies after inner steps, and how far each is from that after as many as in training."""
+    steps, trained = QUESTIONS[name].steps, after(MAML["inner_steps"])
+    lines = [f"| inner steps at test | {' | '.join(map(str, steps))} |", "|---" * (1 + len(steps)) + "|"]
+    for row, of_row in read(name)["rows"].items():
+        cells = []
+        for test in map(after, steps):
+            cells.append(shown(*stats.seeds_and_tasks(accuracies(of_row, test))[:3]))
+            if test != trained:
+                apart = stats.seeds_and_tasks(accuracies(of_row, test) - accuracies(of_row, trained))
+                cells[-1] += f": {shown(*apart[:3], sign='+')}"
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Answer the questions that were asked."""
     parser = argparse.ArgumentParser(
@@ -196,6 +225,8 @@ def main() -> int:
     for name in options.questions:
         fill(name, options.seeds, options.out)
         print(f"\n{name}\n\n{table(name)}", flush=True)
+        if QUESTIONS[name].steps:
+            print(f"\n{steps_table(name)}", flush=True)
     return 0
 
 
