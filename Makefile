@@ -55,6 +55,7 @@ schema: $(TESTS)
 	$(BIN)/python -c 'import json; from metabench.search import space; print(json.dumps(space.schema(), indent=1))' \
 		> search_spaces/schema.json
 
-# The site, without any warning, into build/docs.
+# The site, without any warning, into build/docs, with the reports of the searches that are kept.
 docs: $(TESTS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	$(BIN)/python benchmarks/cloudera.py --cells --reports build/docs/cloudera

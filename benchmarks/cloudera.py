@@ -146,14 +146,31 @@ def fill(cell: Cell, algorithm: str, out: Path) -> None:
     print(f"{datetime.datetime.now():%H:%M} {path.name}", flush=True)
 
 
-def read(cell: Cell, algorithm: str) -> list[dict[str, Any]]:
-    """Read what the seeds' tests said, where they are kept."""
-    path = KEPT / f"{cell.name}-{algorithm}.tar.xz"
+def unpack(cell: Cell, row: str, folder: Path) -> list[Path]:
+    """Unpack what is kept of a row, if anything is, and return its folders: a search, or runs."""
+    path = KEPT / f"{cell.name}-{row}.tar.xz"
     if not path.exists():
         return []
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
+    with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")
-        return [files.read_json(one) for one in sorted(Path(folder).rglob(TESTED))]
+    inside = folder / f"{cell.name}-{row}"
+    return sorted(inside.iterdir()) if row == PUBLISHED else [inside]
+
+
+def read(cell: Cell, row: str) -> list[dict[str, Any]]:
+    """Read what the seeds' tests said, where they are kept."""
+    with tempfile.TemporaryDirectory() as name:
+        folders = unpack(cell, row, Path(name))
+        return [files.read_json(one) for folder in folders for one in sorted(folder.rglob(TESTED))]
+
+
+def report(cell: Cell, out: Path) -> None:
+    """Write the report of all that is kept of a cell into a folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folders = [folder for row in ROWS for folder in unpack(cell, row, Path(name))]
+        if folders:
+            words = ["report", *map(str, folders), "--out", str(out / f"{cell.name}.html")]
+            subprocess.run([sys.executable, "-m", "metabench", *words], check=True)
 
 
 def accuracies(tested: Sequence[Mapping[str, Any]], way: str) -> np.ndarray:
@@ -199,12 +216,15 @@ def main() -> int:
         "--cells", nargs="*", choices=names, default=names, help="none: print the tables alone"
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="what is trained in them")
+    parser.add_argument("--reports", type=Path, help="folder to write a report of each cell into")
     parser.add_argument("--out", type=Path, default=Path("runs/cloudera"), help="folder of the searches")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for cell, row in itertools.product(cells(), options.rows):
         if cell.name in options.cells:
             fill(cell, row, options.out)
+    for cell in cells() if options.reports else ():
+        report(cell, options.reports)
     for way in TESTS:
         print(f"\nTested with {way}:\n\n{table(way)}")
     return 0
