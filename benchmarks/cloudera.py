@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
-import lzma
 import subprocess
 import sys
 import tarfile
@@ -127,9 +126,11 @@ def tested_runs(folder: Path) -> list[Path]:
 
 def keep(folder: Path, path: Path) -> None:
     """Archive what a search or a folder of runs says, all but weights and events."""
-    with lzma.open(path, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+    part = path.with_suffix(".part")
+    with tarfile.open(part, "w:xz") as archive:
         for one in sorted(folder.rglob("*.json*")):
             archive.add(one, str(one.relative_to(folder.parent)))
+    part.replace(path)
 
 
 def fill(cell: Cell, algorithm: str, out: Path) -> None:
