@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 SPACE = HERE.parent / "search_spaces" / "quickdraw_5w1s.yaml"
 KEPT = HERE / "cloudera"
 
-TASKS = {(5, 1): 9900, (10, 1): 7200, (5, 5): 4500, (10, 5): 2700, (5, 10): 2700, (10, 10): 1800}
+TASKS = {(5, 1): 9900, (10, 1): 5400, (5, 5): 4500, (10, 5): 2700, (5, 10): 2700, (10, 10): 1800}
 """Ways and shots to meta-train tasks of a full run: about five minutes of one core for MAML."""
 
 ALGORITHMS = ("maml", "protonet", "fomaml", "r2d2", "alpha_maml", "maml_pp")

@@ -25,6 +25,7 @@ import torch
 from metabench import PROTOCOL, algorithms, data, stats
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
 from metabench.data.tasks import frozen
+from metabench.report.html import style
 from metabench.storage import files
 from metabench.training import evaluate
 from metabench.training import run as runs
@@ -212,6 +213,35 @@ def steps_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def draw(name: str, path: Path) -> None:
+    """Draw accuracies as a heat map of trainings and tests, or over inner steps where these were followed."""
+    rows, question = read(name)["rows"], QUESTIONS[name]
+    with style.rules():
+        figure = style.new(3.4, 7.2)
+        axis = figure.add_subplot()
+        if question.steps:
+            for row, look in style.lines(list(rows)).items():
+                points = [
+                    stats.seeds_and_tasks(accuracies(rows[row], after(step))) for step in question.steps
+                ]
+                mean, low, high = 100 * np.array([point[:3] for point in points]).T
+                axis.errorbar(question.steps, mean, (mean - low, high - mean), label=row, **look._asdict())
+            style.title(axis, "", "inner steps at test", "meta-test accuracy, %")
+            axis.legend()
+        else:
+            means = 100 * np.array(
+                [[accuracies(one, test).mean() for test in question.tests] for one in rows.values()]
+            )
+            axis.imshow(means, cmap="Blues", aspect="auto", vmin=20)
+            axis.set_xticks(range(means.shape[1]), [f"on {test}" for test in question.tests])
+            axis.set_yticks(range(means.shape[0]), [f"trained on {row}" for row in rows])
+            for (row, test), mean in np.ndenumerate(means):
+                colour = style.PAPER if mean > means.mean() else style.INK
+                axis.text(test, row, f"{mean:.0f}", ha="center", va="center", color=colour)
+            axis.grid(False)
+        figure.savefig(path, dpi=110)
+
+
 def main() -> int:
     """Answer the questions that were asked."""
     parser = argparse.ArgumentParser(
@@ -220,6 +250,7 @@ def main() -> int:
     parser.add_argument("questions", nargs="+", choices=list(QUESTIONS))
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each row; 0: print what is kept")
     parser.add_argument("--out", type=Path, default=Path("runs/findings"), help="folder of the runs")
+    parser.add_argument("--pictures", type=Path, help="folder to draw them into")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.questions:
@@ -227,6 +258,8 @@ def main() -> int:
         print(f"\n{name}\n\n{table(name)}", flush=True)
         if QUESTIONS[name].steps:
             print(f"\n{steps_table(name)}", flush=True)
+        if options.pictures:
+            draw(name, options.pictures / f"findings_{name}.png")
     return 0
 
 
