@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import json
 import lzma
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,6 +89,7 @@ def _ways_shots() -> Question:
 
 
 def _order() -> Question:
+    # 5 inner steps take 27.9 and 14.7 ms of processor time a task on the machine of the results.
     rows = [
         Row("second order", "maml", MAML, DATA["quickdraw"], 3000),
         Row("first order, as many tasks", "fomaml", MAML, DATA["quickdraw"], 3000),
@@ -183,11 +183,11 @@ def shown(mean: float, low: float, high: float, sign: str = "") -> str:
 def table(name: str) -> str:
     """Return accuracies, and how far each row is from the one that was trained for the test, paired."""
     rows, question = read(name)["rows"], QUESTIONS[name]
-    lines = [f"| trained | seeds | seconds | {' | '.join(question.tests)} |"]
+    lines = [f"| trained | seeds | tasks | {' | '.join(question.tests)} |"]
+    n_tasks = {row.name: row.tasks for row in question.rows}
     lines.append("|---" * (3 + len(question.tests)) + "|")
     for row, of_row in rows.items():
-        seconds = statistics.median(one["seconds"] for one in of_row.values())
-        cells = [row, str(len(of_row)), f"{seconds:.0f}"]
+        cells = [row, str(len(of_row)), f"{n_tasks[row]:,}"]
         for test in question.tests:
             cells.append(shown(*stats.seeds_and_tasks(accuracies(of_row, test))[:3]))
             trained = rows.get(question.beside or test)
