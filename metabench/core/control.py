@@ -146,7 +146,8 @@ def sampling(outputs: Tensor, before: Moves, after: Moves) -> Tensor:
     """Return a loss of 0 whose slope is what sampling adds to that of the return after inner steps.
 
     A trajectory ought to be likelier by the return that follows all inner steps, less the mean return of the
-    others of its batch, of which it is independent; on the scale of a surrogate of `after`.
+    others of its batch, of which it is independent. All is on the scale of a surrogate of `after`, but where
+    returns gain more than they spread: no task outweighs others by how alike its returns are.
 
     Args:
         outputs: of the policy that acted before the inner step.
@@ -156,8 +157,10 @@ def sampling(outputs: Tensor, before: Moves, after: Moves) -> Tensor:
     likelier = _log_ratio(outputs, before).sum(-1)
     horizon = after.is_on.sum() / len(after.is_on)
     # Stadie et al. 2018: R(tau') grad log pi_theta(tau), tau' by the adapted policy
-    gain = -((mean_return(None, after) - of_others) * likelier).sum() / horizon
-    return gain if after.scale is None else gain / after.scale
+    gains = mean_return(None, after) - of_others
+    if after.scale is not None:
+        gains = gains / (after.scale.square() + gains.square().mean()).sqrt()
+    return -(gains * likelier).sum() / horizon
 
 
 def clipped_ratio(outputs: Tensor, y: Moves, limit: Tensor) -> Tensor:

@@ -14,14 +14,14 @@ from torch.func import grad, vmap
 
 from metabench import algorithms, data
 from metabench.core import MetabenchError, Net, Query, Support, Task, Tree, seeds, trees
-from metabench.core.control import SURROGATES, Moves, log_prob
+from metabench.core.control import SURROGATES, Moves, log_prob, sampling
 from metabench.core.objectives import OBJECTIVES
 from metabench.training import loop
 from tests.algorithms import problems
 from tests.support import small
 
-RATE, SCALE = 4.0, 3.0
-"""Of inner steps, so long that a return is no line along them; and what advantages are divided by."""
+RATE = 4.0
+"""Of inner steps, which are so long that a return is no line along them."""
 
 
 class Process:
@@ -108,11 +108,10 @@ def walked(process: Process, name: str, net: Net, h: Any, meta: Tree, rows: Tens
     share = (process.chance(phis[-1]) * len(process.action))[:, None]
     after = Moves(
         process.action,
-        process.to_go * share / SCALE,
+        process.to_go * share,
         process.log_prob(phis[-1]),
         process.reward * share,
         torch.ones_like(process.reward),
-        scale=torch.tensor(SCALE, dtype=torch.float64),
     )
     query = Query(process.x.flatten(0, 1), cast(Tensor, after))
     return Task(support(len(rows)), query, torch.zeros(1)), chance
@@ -128,7 +127,7 @@ def expected(process: Process, name: str, sets: Tensor, surrogate: str, weight: 
         with torch.no_grad():
             task, chance = walked(process, name, net, h, meta, rows)
         slope = grad(lambda meta: algorithms.get(name).task_loss(net, meta, {}, task, h, 0.0)[0])(meta)
-        return trees.map(lambda leaf: -leaf * chance * process.horizon * SCALE, slope)
+        return trees.map(lambda leaf: -leaf * chance * process.horizon, slope)
 
     return trees.map(lambda leaf: leaf.sum(0), vmap(of)(sets))
 
@@ -166,6 +165,38 @@ def test_dice_without_it_is_nearer_the_more_trajectories_an_inner_step_has() -> 
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 10
     assert error(process, "maml", process.sets(1, 8), "log_likelihood", 0.0) > 10 * errors[-1]
+
+
+def term(before: Tensor, after: Tensor, scale: float | None) -> Tensor:
+    """Return the slope by the log probability of trajectories of one step that had some returns."""
+    before, after = before[:, None].double(), after[:, None].double()
+    ones, chosen = torch.ones_like(before), torch.zeros(len(before), 1, dtype=torch.int64)
+    spread = None if scale is None else torch.tensor(scale, dtype=torch.float64)
+    moves = Moves(after, after, after, after, torch.ones_like(after), scale=spread)
+
+    def of(logits: Tensor) -> Tensor:
+        old = log_prob(torch.zeros(len(before), 1, 2, dtype=torch.float64), chosen)
+        return sampling(logits, Moves(chosen, before, old, before, ones), moves)
+
+    return grad(of)(torch.zeros(len(before), 2, dtype=torch.float64))[:, 0]
+
+
+def test_a_trajectory_ought_to_be_likelier_by_what_is_gained_on_the_others() -> None:
+    before, after = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([5.0, 7.0])
+    # The chance of the first of two actions grows by half of its logit.
+    torch.testing.assert_close(term(before, after, None), -torch.tensor([2.0, 2.5, 4.5]).double() / 2)
+    torch.testing.assert_close(term(before[:1], after, None), -torch.tensor([6.0]).double() / 2)
+
+
+def test_it_is_on_the_scale_of_advantages_and_no_task_outweighs_others() -> None:
+    before, after = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([5.0, 7.0])
+    wide = term(before, after, 1e3)
+    torch.testing.assert_close(wide * 1e3, term(before, after, None), atol=1e-4, rtol=0)
+    torch.testing.assert_close(term(7 * before, 7 * after, 7 * 1.5), term(before, after, 1.5))
+    for same in (before, torch.full((3,), 2.0)):
+        slope = term(same, torch.full((4,), 3.0), 1e-8)  # a query without spread
+        assert 0 < float(slope.abs().max()) <= 3**0.5
+    assert float(term(torch.ones(3), torch.ones(4), 1e-8).abs().max()) == 0
 
 
 def test_it_is_refused_where_it_has_no_meaning() -> None:

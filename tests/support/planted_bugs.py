@@ -747,6 +747,11 @@ BUGS = [
         SAMPLING + "test_with_its_sampling_term_a_meta_gradient_is_that_of_the_return_after_adapting",
     ),
     Bug(
+        "a task whose returns are alike outweighs all others", "core/control.py",
+        "(after.scale.square() + gains.square().mean()).sqrt()", "after.scale",
+        SAMPLING + "test_it_is_on_the_scale_of_advantages_and_no_task_outweighs_others",
+    ),
+    Bug(
         "the sampling term counts beside ratios", "algorithms/_policy_search.py",
         "if not optim.is_on(h.sampling_term):\n        return net", "if True:\n        return net",
         SAMPLING + "test_with_its_sampling_term_a_meta_gradient_is_that_of_the_return_after_adapting",
