@@ -140,6 +140,12 @@ def test_where_nothing_is_hidden_a_pendulum_moves_as_gymnasiums_does() -> None:
         assert float(reward) == pytest.approx(float(theirs_reward), abs=1e-9)
 
 
+def test_without_mujoco_a_half_cheetah_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half_cheetah, "is_installed", lambda: False)
+    with pytest.raises(MetabenchError, match=r"needs gymnasium and mujoco; .* 'metabench\[mujoco\]'$"):
+        half_cheetah._model()
+
+
 @pytest.mark.parametrize("split", ["direction", "velocity"])
 def test_a_half_cheetah_runs_as_gymnasiums_does(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
