@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from metabench import nets
+from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
-from metabench.core import Logs, Optimizer, Tree, setting, trees
-from metabench.core.control import Collected
+from metabench.core import Logs, Net, Optimizer, Task, Tree, setting, trees
+from metabench.core.control import Collected, Moves, log_likelihood, sampling
 
 ITERATIONS, DAMPING = 10, 1e-5
 """Of conjugate gradients, as in the MAML authors' code."""
@@ -50,6 +52,42 @@ class Settings(optim.Settings):
     )
 
 
+@dataclass(frozen=True)
+class SampledSettings(Settings):
+    """The same, and whether a meta-gradient sees that who acts decides on what inner steps descend."""
+
+    sampling_term: float = setting(
+        0.0,
+        "weight of how likely the trajectories of inner steps are, in the meta-gradient of control; 1: exact",
+        minimum=0,
+    )
+
+
+def sampled(net: Net, h: SampledSettings) -> Net:
+    """Return the network whose inner steps leave to the sampling term, where it is on, what is its own.
+
+    Ratios differentiate, beside the step, how likely its trajectories are: that would count twice.
+    """
+    if not optim.is_on(h.sampling_term):
+        return net
+    return net._replace(objective=net.objective._replace(loss=log_likelihood))
+
+
+def with_sampling(loss: Tensor, net: Net, task: Task, h: Any, adapted: Callable[[int], Tree]) -> Tensor:
+    """Add the sampling term to a query's loss, where it is on.
+
+    Args:
+        adapted: how many inner steps -> the layers after them.
+    """
+    if not optim.is_on(h.sampling_term):
+        return loss
+    after = cast(Moves, task.query.y)
+    for step, batch in enumerate(inner.batches(task.support, h.inner_steps)):
+        outputs, _ = nets.apply(net, adapted(step), batch.x)
+        loss = loss + h.sampling_term * sampling(outputs, batch.y, after)
+    return loss
+
+
 def outer(h: Settings) -> Optimizer:
     """Build the outer optimiser that the settings name."""
     return SEARCHES[h.outer_optimizer](h) if h.outer_optimizer in SEARCHES else optim.descend(h)
@@ -57,13 +95,17 @@ def outer(h: Settings) -> Optimizer:
 
 def problem(h: Any, kind: str) -> str | None:
     """Say why settings cannot be for this kind of data, or return None."""
-    name = getattr(h, "outer_optimizer", None)
-    if name not in SEARCHES or kind == "control":
-        return None
-    return (
-        f"outer_optimizer={name!r}: looks at trajectories again, and {kind} has none; take adam or sgd, or "
-        "data of control"
-    )
+    name, weight = getattr(h, "outer_optimizer", None), getattr(h, "sampling_term", 0.0)
+    if name in SEARCHES and kind != "control":
+        return (
+            f"outer_optimizer={name!r}: looks at trajectories again, and {kind} has none; take adam or sgd, "
+            "or data of control"
+        )
+    if weight and kind != "control":
+        return f"sampling_term={weight}: is of trajectories, and {kind} has none; leave it out"
+    if weight and name in SEARCHES:
+        return f"sampling_term={weight}: outer_optimizer={name!r} knows no such term; take adam or sgd"
+    return None
 
 
 def conjugate_gradients(product: Callable[[Tree], Tree], b: Tree, iterations: int = ITERATIONS) -> Tree:

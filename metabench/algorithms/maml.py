@@ -15,12 +15,12 @@ from metabench.core import HEAD, Algorithm, Aux, Labelled, Net, Support, Task, T
 
 
 @dataclass(frozen=True)
-class Settings(policies.Settings, inner.Settings):
+class Settings(policies.SampledSettings, inner.Settings):
     """The inner and the outer loop's settings."""
 
 
 @dataclass(frozen=True)
-class OrderedSettings(policies.Settings, inner.OrderedSettings):
+class OrderedSettings(policies.SampledSettings, inner.OrderedSettings):
     """The same, and whether the meta-gradient sees through the inner loop."""
 
 
@@ -59,10 +59,14 @@ def task_loss(
     derivative: str | None = None,
     part: str = "all",
 ) -> tuple[Tensor, Aux]:
-    phi = descend(net, meta["theta"], task.support, h, h.inner_steps, derivative or h.derivative, part)
+    def adapted(steps: int) -> Tree:
+        acts = policies.sampled(net, h)
+        return descend(acts, meta["theta"], task.support, h, steps, derivative or h.derivative, part)
+
     # eq. 1: the meta-objective is L_Q(theta')
-    outputs = inner.predict(net, inner.adapted(net, phi, task.support), task.query.x)
-    return inner.judge(net, outputs, task.query.y, buffers)
+    learner = inner.adapted(net, adapted(h.inner_steps), task.support)
+    loss, aux = inner.judge(net, inner.predict(net, learner, task.query.x), task.query.y, buffers)
+    return policies.with_sampling(loss, net, task, h, adapted), aux
 
 
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Any, part: str = "all") -> Tree:
@@ -78,7 +82,8 @@ MAML = Algorithm(
     predict=inner.predict,
     optimizer=policies.outer,
     reference="Finn, Abbeel and Levine 2017, arXiv 1703.03400, algorithm 2. The mean over tasks and examples "
-    "replaces the sums; norm layers are not adapted unless adapt_norm asks for it.",
+    "replaces the sums; norm layers are not adapted unless adapt_norm asks for it. In control, "
+    "sampling_term adds the term of E-MAML (Stadie et al. 2018, arXiv 1803.01118).",
     kinds=("classification", "regression", "control"),
     inner_steps=inner.INNER_STEPS,
     has_recompute=True,

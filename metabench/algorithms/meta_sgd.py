@@ -28,7 +28,7 @@ from metabench.core import (
 
 
 @dataclass(frozen=True)
-class Settings(policies.Settings, inner.OrderedSettings):
+class Settings(policies.SampledSettings, inner.OrderedSettings):
     """One inner step is the paper's; more share their rates."""
 
     inner_lr: float = setting(0.1, "first value of the learned rates", minimum=0)
@@ -67,9 +67,12 @@ def descend(net: Net, meta: Tree, support: Support, h: Settings, steps: int, der
 def task_loss(
     net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
 ) -> tuple[Tensor, Aux]:
-    phi = descend(net, meta, task.support, h, h.inner_steps, h.derivative)
-    outputs = inner.predict(net, inner.adapted(net, phi, task.support), task.query.x)
-    return inner.judge(net, outputs, task.query.y, buffers)
+    def adapted(steps: int) -> Tree:
+        return descend(policies.sampled(net, h), meta, task.support, h, steps, h.derivative)
+
+    learner = inner.adapted(net, adapted(h.inner_steps), task.support)
+    loss, aux = inner.judge(net, inner.predict(net, learner, task.query.x), task.query.y, buffers)
+    return policies.with_sampling(loss, net, task, h, adapted), aux
 
 
 def adapt(net: Net, meta: Tree, buffers: Tree, support: Support, h: Settings) -> Tree:

@@ -89,6 +89,7 @@ class Moves(NamedTuple):
     reward: Tensor
     is_on: Tensor  # 1 until the trajectory has ended, 0 from then on
     outputs: Tensor | None = None  # [..., M, H, O] of the policy that acted; None: it is no matter
+    scale: Tensor | None = None  # [...]: what advantages were divided by; None: by nothing
 
 
 def log_prob(outputs: Tensor, action: Tensor) -> Tensor:
@@ -139,6 +140,27 @@ def dice(outputs: Tensor, y: Moves) -> Tensor:
     ratio = _log_ratio(outputs, y)
     now = ratio.cumsum(-1)
     return _mean((now.exp() - (now - ratio).exp()) * y.advantage, y)
+
+
+def sampling(outputs: Tensor, before: Moves, after: Moves) -> Tensor:
+    """Return a loss of 0 whose slope is what sampling adds to that of the return after inner steps.
+
+    A trajectory ought to be likelier by the return that follows all inner steps, less the mean return of the
+    others of its batch, of which it is independent. All is on the scale of a surrogate of `after`, but where
+    returns gain more than they spread: no task outweighs others by how alike its returns are.
+
+    Args:
+        outputs: of the policy that acted before the inner step.
+    """
+    returns = (before.reward * before.is_on).sum(-1)  # [M]
+    of_others = (returns.sum() - returns) / max(len(returns) - 1, 1)
+    likelier = _log_ratio(outputs, before).sum(-1)
+    horizon = after.is_on.sum() / len(after.is_on)
+    # Stadie et al. 2018: R(tau') grad log pi_theta(tau), tau' by the adapted policy
+    gains = mean_return(None, after) - of_others
+    if after.scale is not None:
+        gains = gains / (after.scale.square() + gains.square().mean()).sqrt()
+    return -(gains * likelier).sum() / horizon
 
 
 def clipped_ratio(outputs: Tensor, y: Moves, limit: Tensor) -> Tensor:

@@ -158,8 +158,8 @@ def roll(environment: Environment, policy: Callable[[Tensor], Tensor], chances: 
         steps.append((x, outputs, action, reward * is_on, is_on))
         is_on = is_on * (1 - done)
     x, outputs, action, reward, is_on = (torch.stack(each, 1) for each in zip(*steps, strict=True))
-    advantage = advantages(environment, x, reward, is_on)
-    moves = Moves(action, advantage, log_prob(outputs, action), reward, is_on, outputs)
+    advantage, scale = advantages(environment, x, reward, is_on)
+    moves = Moves(action, advantage, log_prob(outputs, action), reward, is_on, outputs, scale)
     return Query(x.flatten(0, 1), cast(Tensor, moves))
 
 
@@ -196,8 +196,8 @@ def discounted(x: Tensor, rate: float) -> Tensor:
     return x @ weights.to(x.dtype)
 
 
-def advantages(environment: Environment, x: Tensor, reward: Tensor, is_on: Tensor) -> Tensor:
-    """Return generalised advantages [M, H], less their mean and over their deviation.
+def advantages(environment: Environment, x: Tensor, reward: Tensor, is_on: Tensor) -> tuple[Tensor, Tensor]:
+    """Return generalised advantages [M, H], less their mean and over their deviation, and that deviation.
 
     The horizon counts as an end, as in the authors' code: no value follows it.
     """
@@ -209,7 +209,8 @@ def advantages(environment: Environment, x: Tensor, reward: Tensor, is_on: Tenso
     raw = discounted(delta, gamma * environment.gae) * is_on
     n = is_on.sum()
     centred = (raw - raw.sum() / n) * is_on
-    return centred / ((centred.square().sum() / n).sqrt() + 1e-8)
+    scale = (centred.square().sum() / n).sqrt() + 1e-8
+    return centred / scale, scale
 
 
 def _linear(x: Tensor, returns: Tensor, is_on: Tensor) -> Tensor:

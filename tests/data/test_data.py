@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "navigation_sparse": {"environments": 20},
     "cartpole": {"environments": 20},
     "pendulum": {"environments": 20},
+    "half_cheetah": {"environments": 20},
     "bandit": {"environments": 20},
     "tabular": {"environments": 20},
 }
@@ -42,6 +43,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "navigation_sparse": {"environments": 20, "horizon": 50},
     "cartpole": {"environments": 20, "seed": 1},
     "pendulum": {"environments": 20, "seed": 1},
+    "half_cheetah": {"environments": 20, "horizon": 50},
     "bandit": {"environments": 20, "arms": 3},
     "tabular": {"environments": 20, "states": 3},
 }
@@ -73,8 +75,9 @@ def made_up(n_classes: int, n_examples: int) -> Splits:
 
 def test_the_folder_is_the_registry() -> None:
     expected = (
-        "array bandit cartpole cifar_fs communities cub fc100 folder glyphs mini_imagenet mixture navigation "
-        "navigation_sparse omniglot pendulum quickdraw sinusoid table tabular terrain tiered_imagenet zafar"
+        "array bandit cartpole cifar_fs communities cub fc100 folder glyphs half_cheetah mini_imagenet "
+        "mixture navigation navigation_sparse omniglot pendulum quickdraw sinusoid table tabular terrain "
+        "tiered_imagenet zafar"
     )
     assert data.names() == expected.split()
     assert all(data.get(name).name == name for name in data.names())

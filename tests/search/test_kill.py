@@ -64,13 +64,13 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(home: Path) -> subprocess.Popen[str]:
+def start(home: Path, space: dict[str, Any] = SMALL, *words: str) -> subprocess.Popen[str]:
     """Start a search that has nowhere else to write, with credentials in its environment."""
-    (home / "space.yaml").write_text(yaml.safe_dump(SMALL))
+    (home / "space.yaml").write_text(yaml.safe_dump(space))
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     places = dict.fromkeys(("HOME", "TMPDIR", "RAY_TMPDIR", "METABENCH_CACHE"), str(home))
     return subprocess.Popen(
-        [*processes.COMMAND, "search", "space.yaml", "--out", ".", "--name", "it"],
+        [*processes.COMMAND, "search", "space.yaml", "--out", ".", "--name", "it", *words],
         cwd=home,
         env={**os.environ, **dict.fromkeys(names, CANARY), **places, "PYTHONPATH": str(processes.ROOT)},
         stderr=subprocess.PIPE,
@@ -127,7 +127,7 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
         if time.monotonic() - looked[0] > 1:  # to look for leaks takes the processor from the search
             leaked.update(leaks(home))
             looked[0] = time.monotonic()
-        return any(event["event"] == "report" for event in files.read_lines(folder / JOURNAL))
+        return bool(reported(folder))
 
     program = start(home)
     stop_when(program, is_in_the_middle, lambda: check_ray(home), signal.SIGKILL)
@@ -135,7 +135,7 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     assert processes.until(lambda: not processes.of(str(home)), 60), processes.of(str(home))
     assert list(home.glob(f"{local.PREFIX}*")) == []
     before = (folder / JOURNAL).read_bytes()
-    names = {line["trial"] for line in files.read_lines(folder / JOURNAL) if line["event"] == "report"}
+    names = {line["trial"] for line in reported(folder)}
     written = {name: (folder / WORK / name / files.REPORTS).read_bytes() for name in names}
     assert len(files.read_lines(folder / files.TRIALS)) < 3
 
@@ -162,8 +162,7 @@ def test_after_kill_and_interrupt_the_same_command_keeps_every_trial_and_runs_no
     assert sorted(line["trial"] for line in files.read_lines(folder / files.TRIALS)) == [
         f"maml-00{number}" for number in range(3)
     ]
-    journal = files.read_lines(folder / JOURNAL)
-    judged = [(e["trial"], e["report"]["tasks_seen"]) for e in journal if e["event"] == "report"]
+    judged = [(e["trial"], e["report"]["tasks_seen"]) for e in reported(folder)]
     assert len(judged) == len(set(judged))
     check_results(folder, ["maml"])
     check_networks(folder)
@@ -231,6 +230,46 @@ def test_the_same_command_makes_damaged_results_anew(home: Path) -> None:
     made = files.read_json(folder / f"{files.LEADERBOARD}.json")
     shown = [[(row["algorithm"], row["accuracy"]) for row in one["rows"]] for one in (board, made)]
     assert shown[0] == shown[1]
+
+
+def untimed(record: Any) -> Any:
+    """Return a record without what is different each time: what it took, when, and its digest."""
+    if isinstance(record, dict):
+        timed = ("seconds", "peak_memory", "per_second", "checksum", "opened")
+        return {key: untimed(value) for key, value in record.items() if not key.endswith(timed)}
+    return [*map(untimed, record)] if isinstance(record, list) else record
+
+
+@pytest.mark.slow
+def test_a_search_of_control_ends_as_if_it_had_not_been_killed(home: Path) -> None:
+    space = yaml.safe_load((processes.ROOT / "search_spaces" / "navigation.yaml").read_text())
+    space["task"] |= {"options": {"environments": 50, "horizon": 5}, "shot": 3, "query": 3, "test_query": 3}
+    space["network"]["width"] = 8
+    space["budget"] |= {"validation_tasks": 4, "confirm_tasks": 4, "seeds": 1, "test_tasks": 8}
+    # One trial at a time, so that nothing hangs on which of two is faster.
+    words = ["--algorithms", "maml", "--tasks", "2000", "--trials", "3", "--cpus-per-trial"]
+    whole, killed = home / "whole", home / "killed"
+    for place in (whole, killed):
+        place.mkdir()
+    program = start(killed, space, *words, str(os.cpu_count()))
+    stop_when(program, lambda: len(reported(killed / "it")) > 1, None, signal.SIGKILL)
+    assert ended(program)[0] == -signal.SIGKILL
+    assert processes.until(lambda: not processes.of(str(home)), 60), processes.of(str(home))
+    before = reported(killed / "it")
+    for place in (whole, killed):
+        code, printed = ended(start(place, space, *words, str(os.cpu_count())))
+        assert code == 0, printed
+    assert len(before) < len(reported(killed / "it"))
+    journals = [[*map(untimed, files.read_lines(place / "it" / JOURNAL))] for place in (whole, killed)]
+    assert journals[0] == journals[1]
+    boards = [files.read_json(place / "it" / f"{files.LEADERBOARD}.json") for place in (whole, killed)]
+    assert untimed(boards[0]["rows"]) == untimed(boards[1]["rows"])
+    assert {row["algorithm"] for row in boards[0]["rows"] if row["return"] < 0} == {"maml", "zero"}
+
+
+def reported(folder: Path) -> list[dict[str, Any]]:
+    """List what a search's journal says that trials reported."""
+    return [line for line in files.read_lines(folder / JOURNAL) if line["event"] == "report"]
 
 
 def check_networks(folder: Path) -> None:

@@ -22,6 +22,7 @@ ORACLES = "algorithms/test_oracles.py::"
 CONFORMANCE = "algorithms/test_conformance.py::"
 METRIC = "algorithms/test_metric.py::"
 FAIR = "algorithms/test_fair_maml.py::"
+SAMPLING = "algorithms/test_sampling_term.py::"
 
 BUGS = [
     # the inner loop
@@ -739,6 +740,26 @@ BUGS = [
         "divergence(*after(model, scheduled, task, steps))",
         "divergence(*after(model, scheduled, task, n_steps))",
         "training/test_again.py::test_the_slope_is_that_of_limited_ratios_and_the_weighted_distance",
+    ),
+    Bug(
+        "a trajectory is part of what its own return is compared with", "core/control.py",
+        "(returns.sum() - returns) / max(len(returns) - 1, 1)", "returns.mean()",
+        SAMPLING + "test_with_its_sampling_term_a_meta_gradient_is_that_of_the_return_after_adapting",
+    ),
+    Bug(
+        "a task whose returns are alike outweighs all others", "core/control.py",
+        "(after.scale.square() + gains.square().mean()).sqrt()", "after.scale",
+        SAMPLING + "test_it_is_on_the_scale_of_advantages_and_no_task_outweighs_others",
+    ),
+    Bug(
+        "the sampling term counts beside ratios", "algorithms/_policy_search.py",
+        "if not optim.is_on(h.sampling_term):\n        return net", "if True:\n        return net",
+        SAMPLING + "test_with_its_sampling_term_a_meta_gradient_is_that_of_the_return_after_adapting",
+    ),
+    Bug(
+        "every inner step's trajectories are the first policy's", "algorithms/_policy_search.py",
+        "nets.apply(net, adapted(step), batch.x)", "nets.apply(net, adapted(0), batch.x)",
+        SAMPLING + "test_with_its_sampling_term_a_meta_gradient_is_that_of_the_return_after_adapting",
     ),
     Bug(
         "a step leads as far as twice the KL", "algorithms/_policy_search.py",

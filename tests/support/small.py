@@ -118,6 +118,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "navigation_sparse": {"environments": 100, "horizon": 10},
     "cartpole": {"environments": 100, "horizon": 10},
     "pendulum": {"environments": 100, "horizon": 10},
+    "half_cheetah": {"environments": 100, "horizon": 10},
     "bandit": {"environments": 100},
     "tabular": {"environments": 100, "states": 4, "actions": 3, "horizon": 5},
 }

@@ -98,7 +98,8 @@ def test_the_judged_trajectories_are_the_same_chance_for_every_number_of_inner_s
 
 def moves_of(reward: Tensor, is_on: Tensor, x: Tensor | None = None, **fields: Any) -> Tensor:
     environment = Environment(cast(Any, None), cast(Any, None), cast(Any, None), 1, 1, 1, False, **fields)
-    return rollouts.advantages(environment, torch.zeros(*reward.shape, 1) if x is None else x, reward, is_on)
+    x = torch.zeros(*reward.shape, 1) if x is None else x
+    return rollouts.advantages(environment, x, reward, is_on)[0]
 
 
 def walks(m: int = 4, horizon: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,6 +128,18 @@ def test_without_baseline_advantages_are_returns_to_go_of_what_is_left() -> None
     torch.testing.assert_close(
         out, standardised(expected, is_on), atol=1e-6, rtol=0
     )  # 1e-8 beside the deviation
+
+
+def test_what_advantages_are_divided_by_makes_them_returns_again() -> None:
+    model, tasks = problem(dataset="bandit")
+    environment = cast(Environment, model.net.environment)._replace(baseline="zero")
+    query = cast(
+        Task, collected(model._replace(net=model.net._replace(environment=environment)), tasks)
+    ).query
+    moves = cast(Moves, query.y)
+    assert moves.scale is not None
+    less = moves.reward - moves.reward.mean((1, 2), keepdim=True)
+    torch.testing.assert_close(moves.advantage * moves.scale[:, None, None], less)
 
 
 def test_generalised_advantages_are_discounted_sums_of_temporal_differences() -> None:
@@ -208,8 +221,9 @@ def test_published_goals_give_the_returns_that_are_known_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["maml", "anil", "meta_sgd", "alpha_maml"])
-def test_the_meta_gradient_is_the_slope_of_the_loss_on_what_was_collected(name: str) -> None:
-    model, tasks = problem(name, inner_steps=2, inner_lr=0.1)
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_the_meta_gradient_is_the_slope_of_the_loss_on_what_was_collected(name: str, weight: float) -> None:
+    model, tasks = problem(name, inner_steps=2, inner_lr=0.1, sampling_term=weight)
     fixed = part(collected(model, tasks), 0)
     net = model.net._replace(environment=None)
 
@@ -217,6 +231,8 @@ def test_the_meta_gradient_is_the_slope_of_the_loss_on_what_was_collected(name: 
         return model.algorithm.task_loss(net, meta, model.buffers, fixed, model.h, 0.5)[0]
 
     slope = grad(loss)(model.meta)
+    one = vectorise.meta_gradient(model, part(tasks, slice(0, 1)), 0.5).gradient
+    torch.testing.assert_close(one, slope, atol=1e-12, rtol=1e-7)
     generator = seeds.generator("direction")
     way = trees.map(
         lambda leaf: 1e-5 * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype), model.meta
@@ -260,8 +276,9 @@ def test_each_inner_step_descends_what_was_done_after_the_step_before() -> None:
     torch.testing.assert_close(two["params"], expected)
 
 
-def test_recorded_steps_give_the_same_numbers() -> None:
-    model, tasks = problem(inner_steps=1)
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_recorded_steps_give_the_same_numbers(weight: float) -> None:
+    model, tasks = problem(inner_steps=1, sampling_term=weight)
     traces = TraceCache()
     plain, first, again = (
         vectorise.meta_gradient(model, tasks, 0.5, traces=each) for each in (None, traces, traces)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,17 +16,19 @@ from torch.func import vmap
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits, seeds
 from metabench.core.control import Chances, Environment, Moves, mean_return
-from metabench.data.sets import _module, cartpole, pendulum, tabular
+from metabench.data.sets import _module, cartpole, half_cheetah, pendulum, tabular
 from metabench.training import rollouts
 from tests.support import small
 
 NAMES = [name for name in data.names() if data.get(name).kind_of({}) == "control"]
 ALL = pytest.mark.parametrize("name", NAMES)
-ALL_THERE_ARE = {"navigation_sparse": 4}
+ALL_THERE_ARE = {"navigation_sparse": 4, "half_cheetah": 2}
 """Environments of data sets that have few, so that splits share them."""
 
 
 def load(name: str, **options: Any) -> Splits:
+    if not data.get(name).is_available(None):
+        pytest.skip(f"what {name} needs is not installed")
     return data.load(
         small.acting(dataset=name).task.model_copy(
             update={"options": {**small.ENVIRONMENTS[name], **options}}
@@ -135,6 +138,45 @@ def test_where_nothing_is_hidden_a_pendulum_moves_as_gymnasiums_does() -> None:
         observed = environment.observe(NOTHING_HIDDEN, state)
         torch.testing.assert_close(observed.float(), torch.tensor(seen).float(), atol=1e-6, rtol=0)
         assert float(reward) == pytest.approx(float(theirs_reward), abs=1e-9)
+
+
+def test_without_mujoco_a_half_cheetah_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half_cheetah, "is_installed", lambda: False)
+    with pytest.raises(MetabenchError, match=r"needs gymnasium and mujoco; .* 'metabench\[mujoco\]'$"):
+        half_cheetah._model()
+
+
+@pytest.mark.parametrize("split", ["direction", "velocity"])
+def test_a_half_cheetah_runs_as_gymnasiums_does(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mujoco")
+    pytest.importorskip("imageio")  # which gymnasium wants for pictures
+    monkeypatch.chdir(tmp_path)  # where MuJoCo leaves what it warns of
+    make = pytest.importorskip("gymnasium").make
+    theirs = make("HalfCheetah-v5", ctrl_cost_weight=half_cheetah.EFFORT).unwrapped
+    task = small.acting(dataset="half_cheetah").task.model_copy(update={"split": split})
+    environment, horizon = environment_of(data.load(task)), 10
+    asked = torch.tensor([[-1.0], [1.7]], dtype=torch.float64)
+    start, action = (
+        torch.rand(2, 3, *shape, generator=seeds.generator("cheetahs"), dtype=torch.float64)
+        for shape in ((18,), (horizon, 6))
+    )
+    chances = Chances(asked, start, 4 * action - 2, torch.zeros(2, 3, horizon, 0, dtype=torch.float64))
+    walked = vmap(lambda one: rollouts.roll(environment, lambda x: x.new_zeros(len(x), 12), one))(chances)
+    seen, moves = walked.x.view(2, 3, horizon, -1), cast(Moves, walked.y)
+    for one, trajectory in itertools.product(range(2), range(3)):
+        wanted, at = float(asked[one]), (one, trajectory)
+        theirs.reset(seed=0)
+        theirs.set_state(*environment.reset(asked[one], start[at]).numpy().reshape(3, 9)[:2])
+        theirs.data.qacc_warmstart[:] = 0
+        for time, pushed in enumerate(chances.action[at].clamp(-1, 1).numpy()):
+            observed, _, _, _, info = theirs.step(pushed)
+            speed = info["x_velocity"]
+            gained = wanted * speed if split == "direction" else -abs(speed - wanted)
+            assert float(moves.reward[at][time]) == pytest.approx(gained + info["reward_ctrl"], abs=1e-9)
+            if time + 1 < horizon:
+                torch.testing.assert_close(seen[at][time + 1], torch.tensor(observed), atol=1e-9, rtol=0)
 
 
 def rod(state: Tensor, mass: Tensor, length: Tensor) -> Tensor:
