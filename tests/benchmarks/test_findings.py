@@ -1,4 +1,4 @@
-"""Figures that are kept and published: tables are of these files, on the same tasks, and agree with the board."""
+"""Figures that are kept and published: tables are of these files, of the same tasks, and agree with boards."""
 
 from __future__ import annotations
 
