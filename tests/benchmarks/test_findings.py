@@ -1,4 +1,4 @@
-"""Figures that are kept and published: tables are of these files, of the same tasks, and agree with boards."""
+"""Figures that are kept and published: tables are of these files, of the same tasks, as boards have them."""
 
 from __future__ import annotations
 
