@@ -23,7 +23,7 @@ from metabench.search.journal.ledger import (
 )
 from metabench.search.journal.rule import HasRoom, always, next_waiting, pauses, resume, stop_waiting
 from metabench.search.propose import points
-from metabench.search.propose.feasible import MOST_INFEASIBLE, WhyInfeasible, all_are
+from metabench.search.propose.feasible import MOST_INFEASIBLE, SizeOf, uncounted
 from metabench.search.propose.study import Study
 
 TRIAL_SEEDS = 1_000_000
@@ -44,11 +44,11 @@ class FairSearcher:
         earlier: Mapping[str, Any] | None = None,
         study: Callable[..., Study] = Study,
         has_room: HasRoom = always,
-        why_infeasible: WhyInfeasible = all_are,
+        size_of: SizeOf = uncounted,
     ) -> None:
         """Rebuild the studies from the ledger; `earlier` has the trials of an earlier search by algorithm."""
         self.has_room = has_room
-        self.why_infeasible = why_infeasible
+        self.size_of = size_of
         self.space = space
         self.ledger = ledger
         self.seed = seed
@@ -291,9 +291,9 @@ class FairSearcher:
         hyperparameters = study.its.resolve(sampled)
         is_default = study.its.place(sampled) == study.its.place(study.its.published[0])
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
-        why = self.why_infeasible(algorithm, hyperparameters)
-        trial = self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed, why)
-        if why is None:
+        size = self.size_of(algorithm, hyperparameters)
+        trial = self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed, *size)
+        if size.infeasible is None:
             return trial
         self.catch_up()  # so that the next proposal knows of it
         return None
