@@ -215,13 +215,14 @@ class FairSearcher:
         belief = freeze.believe(self.ledger, study.its, budget)
         if belief is None:
             return freeze.BLIND if self._is_open(algorithm) else None
-        options = study.options(freeze.leader(belief).sampled) if self.left_of(algorithm) else []
+        leads, spent = freeze.leader(belief).sampled, self._spent(algorithm)
+        options = study.options(leads, spent) if self.left_of(algorithm) else []
         legs = freeze.legs(belief, study.its, budget, options)
         if self._has_enough(algorithm, belief):
             legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
         legs = self._affordable(algorithm, belief, legs)
         n_begun = len(self.ledger.of(algorithm)) - self.ledger.n_infeasible[algorithm]
-        is_early = n_begun < freeze.BLINDLY
+        is_early = n_begun < freeze.BLINDLY or study.is_growing(spent, self.ledger.of(algorithm))
         if is_early and any(leg.trial is None for leg in legs):
             return freeze.BLIND
         return freeze.choose(belief, study.its, budget, legs)
@@ -282,7 +283,7 @@ class FairSearcher:
 
     def _propose(self, algorithm: str) -> Trial | None:
         """Begin what the study proposes; None where it has nothing left, or that can never be trained."""
-        sampled = self.studies[algorithm].propose()
+        sampled = self.studies[algorithm].propose(self._spent(algorithm), self.ledger.of(algorithm))
         return None if sampled is None else self._new_trial(algorithm, sampled)
 
     def _new_trial(self, algorithm: str, sampled: dict[str, Any]) -> Trial | None:
@@ -297,6 +298,16 @@ class FairSearcher:
             return trial
         self.catch_up()  # so that the next proposal knows of it
         return None
+
+    def _spent(self, algorithm: str) -> float:
+        """Return which share of an algorithm's budget is spent: of its trials, or of what limits these."""
+        budget, n_trials = self.space.budget, self.trials[algorithm]
+        shares = [(len(self.ledger.of(algorithm)) - self.ledger.n_infeasible[algorithm]) / n_trials]
+        if budget.seconds is not None:
+            shares.append(self.ledger.seconds(algorithm) / budget.seconds)
+        elif freeze.is_on(budget):
+            shares.append(self.ledger.tasks(algorithm) / freeze.allowance(budget, n_trials))
+        return max(shares)
 
     def _has_seconds(self, algorithm: str) -> bool:
         """Tell whether an algorithm has not spent its seconds, where those are the budget."""

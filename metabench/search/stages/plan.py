@@ -98,7 +98,7 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     timed: list[tuple[float, float]] = []
     size = feasible.of(space, splits)
     for _ in range(n_settings + feasible.MOST_INFEASIBLE):
-        sampled = study.propose() if len(timed) < n_settings else None
+        sampled = study.propose(len(timed) / n_settings) if len(timed) < n_settings else None
         if sampled is None:
             break
         values = study.its.resolve(sampled)
