@@ -103,7 +103,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "pausing": {"trials": 18, "pause": True},
     "random": {"trials": 18, "sampler": "random"},
     "qmc": {"trials": 18, "sampler": "qmc"},
-    "freeze_thaw": {"trials": 30, "scheduler": "freeze_thaw"},
+    "cma-es": {"trials": 18, "sampler": "cma-es"},
+    "freeze_thaw": {"trials": 15, "scheduler": "freeze_thaw"},
     "seconds": {"trials": 60, "unit": "seconds", "seconds": 1500.0},
 }
 

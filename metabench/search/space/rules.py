@@ -114,17 +114,21 @@ def _check_grow(network: NetworkSpace) -> list[str]:
     cell = attempt([], genotype.read, network.published.options)
     if cell is not None and len(cell.nodes) != min(grow):
         wrong.append(
-            f"{where}: the default cell, which is tried first, has {len(cell.nodes)} nodes that its output "
+            f"{where}: the default cell, which is tried first, has {_nodes(len(cell.nodes))} that its output "
             "needs; begin with as many"
         )
     return wrong
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def never_grown(network: NetworkSpace, cells: Iterable[Genotype | None], name: str) -> list[str]:
     """Say which published cells have another number of nodes than any that is proposed."""
     sizes = {len(cell.nodes) for cell in cells if cell is not None} - {*(network.grow or ())}
     return [
-        f"{name}: `also` has a cell of {size} nodes, which is none of grow={network.grow}; leave it out"
+        f"{name}: `also` has a cell of {_nodes(size)}, which is none of grow={network.grow}; leave it out"
         for size in (sorted(sizes) if network.grow else ())
     ]
 
