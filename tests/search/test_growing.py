@@ -17,6 +17,7 @@ from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import DIVERGED, FAILED, INFEASIBLE, Trial, preference
 from metabench.search.propose import growing
+from metabench.search.propose.feasible import Size
 from metabench.search.space import NODES
 from tests.search import growth
 from tests.search.growth import GROW, SEARCHES, network, play, space_of, too_large
@@ -137,6 +138,21 @@ def test_a_grown_one_that_is_too_large_makes_way_for_the_next() -> None:
     assert names([trial(6, None, None), trial(7, 0.5)], 2) == []
     assert names([trial(6, None, INFEASIBLE)], 2) == ["2", "3"]
     assert names([], 9) == ["1", "2", "3", "0"]
+
+
+def test_five_in_a_row_that_are_too_large_are_followed_by_random_ones(tmp_path: Path) -> None:
+    def size_of(algorithm: str, hyperparameters: Any) -> Size:
+        return Size(10, None if hyperparameters["outer_lr"] == 0.002 else "too large")
+
+    def proposed(sampler: str) -> list[dict[str, Any]]:
+        space = space_of(network(None), trials=3, sampler=sampler)
+        trials = play(tmp_path / sampler, space, workers=1, size_of=size_of)
+        return [trial.sampled for trial in trials[:40]]
+
+    by_model, at_random = proposed("tpe"), proposed("random")
+    assert by_model[0] == at_random[0]
+    assert not any(a == b for a, b in zip(by_model[2:6], at_random[2:6], strict=True))
+    assert by_model[6:] == at_random[6:]
 
 
 def test_a_stage_that_has_nothing_left_is_followed_by_the_next(tmp_path: Path) -> None:

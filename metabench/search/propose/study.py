@@ -22,6 +22,10 @@ MOST_LOOKED_AT = 10_000
 """Settings near a proposal among which one that was not tried is looked for."""
 
 
+MOST_IN_VAIN = 5
+"""Proposals in a row that cannot be trained, from which a sampler learns too little, before one at random."""
+
+
 class Study:
     """The Optuna study of one algorithm, told the truth about every trial.
 
@@ -44,6 +48,7 @@ class Study:
         self.sizes: dict[int, int] = {}  # nodes of their cells
         self.tried: set[Hashable] = set()
         self.is_exhausted = False  # there is no other setting
+        self._infeasible: set[int] = set()
         self._waiting: set[int] = set()  # told as pruned, and perhaps to be told again
         # Settings around each that led, and those of the whole space, by how many nodes all have.
         self._near: dict[Hashable, dict[Hashable, dict[str, Any]]] = {}
@@ -184,6 +189,8 @@ class Study:
         asked = self.asked[trial.number]
         if asked is None:
             return
+        if trial.status == INFEASIBLE:
+            self._infeasible.add(trial.number)
         if asked.number in self._waiting:
             self.storage.reopen(asked.number)
         scores = {report["tasks_seen"]: report["val_score"] for report in trial.reports}
@@ -226,5 +233,9 @@ class Study:
         series = seeds.seed("series", self.seed, self.algorithm) % 2**32
         seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
         budget = self.space.budget
+        before = range(number - 1, -1, -1)
+        in_vain = sum(1 for _ in itertools.takewhile(self._infeasible.__contains__, before))
+        if in_vain >= MOST_IN_VAIN:
+            return RandomSampler(seed=seed)
         startup = min(samplers.STARTUP, max(1, budget.trials // 3))
         return samplers.make(budget.sampler, self.its.sampled, startup, series, seed)
