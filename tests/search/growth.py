@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,13 @@ def network(grow: list[int] | None = GROW, **options: Any) -> dict[str, Any]:
     return described if grow is None else {**described, "grow": grow}
 
 
-def space_of(network: dict[str, Any], also: Any = (), **budget: Any) -> SearchSpace:
+RATE = {"low": 0.001, "high": 0.01, "log": True, "default": 0.002}
+
+
+def space_of(
+    network: dict[str, Any], also: Sequence[Any] = (), rate: Any = RATE, **budget: Any
+) -> SearchSpace:
     """Return a search of one algorithm, and its rate, in that space."""
-    rate = {"low": 0.001, "high": 0.01, "log": True, "default": 0.002}
     return spaces.check(
         {
             "task": SPACE["task"],
@@ -58,7 +63,7 @@ def score(space: SearchSpace, trial: Trial, rung: int) -> float:
     cell = spaces.of(space, "protonet").cell(trial.sampled)
     assert cell is not None
     edges = [edge for node in cell.nodes for edge in node]
-    return 0.3 + len(edges) / 50 + trial.sampled["outer_lr"] - 10 / rung
+    return 0.3 + len(edges) / 50 + trial.hyperparameters["outer_lr"] - 10 / rung
 
 
 def too_large(algorithm: str, hyperparameters: Any) -> Size:

@@ -18,6 +18,7 @@ from metabench.search import space as spaces
 from metabench.search.journal.ledger import DIVERGED, FAILED, INFEASIBLE, Trial, preference
 from metabench.search.propose import growing
 from metabench.search.propose.feasible import Size
+from metabench.search.propose.study import Study
 from metabench.search.space import NODES
 from tests.search import growth
 from tests.search.growth import GROW, SEARCHES, network, play, space_of, too_large
@@ -159,24 +160,8 @@ def test_a_stage_that_has_nothing_left_is_followed_by_the_next(tmp_path: Path) -
     options = {"layers": 1, "reductions": 1, "nodes": {"choices": [1, 2], "default": 1}}
     options |= {"node1_op1": {"choices": ["conv_3x3", "identity", "max_pool_3x3"], "default": "conv_3x3"}}
     described = {"name": "cells", "width": 4, "grow": [1, 2], "options": options}
-    space = spaces.check(
-        {
-            "task": growth.SPACE["task"],
-            "network": described,
-            "budget": {**growth.SPACE["budget"], "trials": 40},
-            "algorithms": {"protonet": {"outer_lr": 0.002}},
-        },
-        "space",
-    )
-    trials = play_constant(tmp_path, space)
-    assert sizes(space, trials) == [1] * 3 + [2] * 3
-
-
-def play_constant(folder: Path, space: SearchSpace) -> list[Trial]:
-    """Play a search whose rate is constant."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(growth, "score", lambda space, trial, rung: 0.5)
-        return play(folder, space)
+    space = space_of(described, rate=0.002, trials=40)
+    assert sizes(space, play(tmp_path, space)) == [1] * 3 + [2] * 3
 
 
 def test_other_published_cells_wait_for_their_stage(tmp_path: Path) -> None:
@@ -189,8 +174,6 @@ def test_other_published_cells_wait_for_their_stage(tmp_path: Path) -> None:
 
 
 def test_a_model_chooses_among_cells_of_the_stage_alone() -> None:
-    from metabench.search.propose.study import Study
-
     space = space_of(network(), trials=30, scheduler="freeze_thaw")
     study = Study(space, "protonet", 0)
     default = study.its.published[0]
