@@ -221,7 +221,7 @@ def _run_trials(
         seed,
         has_room=has_room,
         is_cut=lambda: finish.is_cut(SEARCH),
-        why_infeasible=feasible.of(space, splits),
+        size_of=feasible.of(space, splits),
     )
     watch.sum_up(ledger)
 

@@ -119,6 +119,7 @@ class _Proposed(TypedDict):
     hyperparameters: Settings
     is_default: bool
     seed: int
+    parameters: NotRequired[Whole]
     infeasible: NotRequired[str]
 
 

@@ -149,10 +149,10 @@ def test_what_learns_more_than_the_most_is_written_down_and_never_trained(
     wide = {"width": {"choices": [4, 8, 16, 32], "default": 4}}
     sampled = {"outer_lr": {"low": 1e-3, "high": 1e-2, "log": True, "default": 2e-3}}
     space = space_of(wide, {"protonet": sampled}, max_parameters=3_000, trials=6)
-    why = feasible.of(space, splits)
+    size_of = feasible.of(space, splits)
 
     def searcher() -> FairSearcher:
-        return FairSearcher(space, Ledger(tmp_path, 2), seed=0, why_infeasible=why)
+        return FairSearcher(space, Ledger(tmp_path, 2), seed=0, size_of=size_of)
 
     play(searcher(), 3)  # stopped on the way, and gone on with
     play(searcher())
@@ -174,7 +174,7 @@ def test_what_cannot_be_built_is_infeasible_too(tmp_path: Path, splits: Any) -> 
         {"norm": "group", "width": {"choices": [6, 12, 8], "default": 6}, "groups": groups}, trials=9
     )
     ledger = Ledger(tmp_path, 2)
-    play(FairSearcher(space, ledger, seed=0, why_infeasible=feasible.of(space, splits)))
+    play(FairSearcher(space, ledger, seed=0, size_of=feasible.of(space, splits)))
     ended = {
         (t.hyperparameters["network.width"], t.hyperparameters["network.groups"])
         for t in ledger.of("protonet")

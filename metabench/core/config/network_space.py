@@ -6,7 +6,7 @@ import graphlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import PrivateAttr, SerializationInfo, TypeAdapter, model_serializer, model_validator
+from pydantic import Field, PrivateAttr, SerializationInfo, TypeAdapter, model_serializer, model_validator
 
 from metabench.core.config.network import NetworkConfig
 from metabench.core.config.parameters import Choices, Range, Sampled, in_order, is_active
@@ -28,6 +28,12 @@ def of_algorithm(values: Mapping[str, Any]) -> dict[str, Any]:
 
 class NetworkSpace(NetworkConfig):
     """A network whose settings may be ranges and choices; its fields hold what is published."""
+
+    grow: list[int] | None = Field(
+        None,
+        min_length=2,
+        description="of cells: how many nodes those have that are proposed, one number after the other",
+    )
 
     _sampled: dict[str, Range | Choices] = PrivateAttr(default_factory=dict)
     _constants: dict[str, Any] = PrivateAttr(default_factory=dict)  # all that is not
@@ -69,7 +75,8 @@ class NetworkSpace(NetworkConfig):
     ) -> dict[str, Any]:
         how: dict[str, Any] = {"mode": info.mode, "exclude_none": info.exclude_none}
         written = {name: one.model_dump(**how) for name, one in self._sampled.items()}
-        return _with(self._without_defaults(handler), written)
+        fields = self._without_defaults(handler)
+        return _with({key: one for key, one in fields.items() if key != "grow" or one is not None}, written)
 
     @property
     def parameters(self) -> dict[str, Range | Choices]:

@@ -20,10 +20,12 @@ from metabench.report.html.pictures import (
     Omitted,
     Picture,
     adaptation,
+    cells,
     domains,
     fairness,
     leaderboard,
     search,
+    sizes,
 )
 from metabench.report.html.reading import Results
 from metabench.report.html.style import COLOURS
@@ -62,7 +64,14 @@ def sections(results: Results) -> list[Section]:
         Section(
             "cost",
             "Cost",
-            [*leaderboard.draw_cost(results), *leaderboard.draw_speed(results), board["cost"], *budget],
+            [
+                *leaderboard.draw_cost(results),
+                *leaderboard.draw_speed(results),
+                *sizes.draw_sizes(results),
+                *cells.draw_cells(results),
+                board["cost"],
+                *budget,
+            ],
         ),
         Section("search", "Search", trials),
         Section("settings", "Hyperparameters", [*chosen, *search.draw_slices(results), *tried]),

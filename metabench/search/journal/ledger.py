@@ -74,6 +74,7 @@ class Trial:
     hyperparameters: dict[str, Any]  # every setting of the algorithm
     is_default: bool
     seed: int
+    parameters: int | None = None  # learnt across tasks, where they were counted
     reports: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[int, str] = field(default_factory=dict)  # tasks seen -> decision
     borderline: dict[int, int] = field(default_factory=dict)  # tasks seen -> how many arrived there before
@@ -239,6 +240,7 @@ class Ledger:
         hyperparameters: dict[str, Any],
         is_default: bool,
         seed: int,
+        parameters: int | None = None,
         infeasible: str | None = None,
     ) -> Trial:
         """Write down a new trial before it starts; one that never will has ended, and it is said why."""
@@ -253,7 +255,8 @@ class Ledger:
             "is_default": is_default,
             "seed": seed,
         }
-        return self._add(event if infeasible is None else {**event, "infeasible": infeasible})
+        size = {"parameters": parameters, "infeasible": infeasible}
+        return self._add(event | {key: value for key, value in size.items() if value is not None})
 
     def record(self, name: str, report: dict[str, Any], decision: str, details: dict[str, Any]) -> None:
         """Write down a report with what was decided on it and why, and the trial's end where it has come."""

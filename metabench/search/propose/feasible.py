@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -13,43 +13,53 @@ from metabench.search import space as spaces
 from metabench.training import features, inputs, loop
 from metabench.training.inputs import Inputs
 
-WhyInfeasible = Callable[[str, Mapping[str, Any]], str | None]
-"""(algorithm, hyperparameters) -> why such a setting is not to be trained; None where it is."""
+
+class Size(NamedTuple):
+    """What a setting learns."""
+
+    parameters: int | None = None  # numbers learnt across tasks; None where nobody counted
+    infeasible: str | None = None  # why it is not to be trained
+
+
+SizeOf = Callable[[str, Mapping[str, Any]], Size]
+"""(algorithm, hyperparameters) -> what such a setting learns."""
 
 MOST_INFEASIBLE = 50
 """Settings that cannot be trained to each trial, before an algorithm tries no more."""
 
 
-def all_are(algorithm: str, hyperparameters: Mapping[str, Any]) -> None:
-    """Say of no setting why it is not to be trained."""
+def uncounted(algorithm: str, hyperparameters: Mapping[str, Any]) -> Size:
+    """Count nothing, and leave out no setting."""
+    return Size()
 
 
-def of(space: SearchSpace, splits: Splits) -> WhyInfeasible:
-    """Return what tells of a setting why it is not to be trained on some data."""
+def of(space: SearchSpace, splits: Splits) -> SizeOf:
+    """Return what counts a setting's numbers on some data, where these may differ or are limited."""
     about = inputs.of(splits)
 
-    def why(algorithm: str, hyperparameters: Mapping[str, Any]) -> str | None:
+    def size(algorithm: str, hyperparameters: Mapping[str, Any]) -> Size:
         most = space.budget.max_parameters
         if most is None and not space.network_of(algorithm).parameters:
-            return None
+            return Size()
         try:
             run = spaces.run_config(space, algorithm, hyperparameters, 0, [space.budget.tasks])
             n_parameters = count(run, about)
         except MetabenchError as error:
-            return str(error)
+            return Size(infeasible=str(error))
         if most is None or n_parameters <= most:
-            return None
-        return f"{n_parameters:,} parameters, more than max_parameters={most:,} allows"
+            return Size(n_parameters)
+        why = f"{n_parameters:,} parameters, more than max_parameters={most:,} allows"
+        return Size(n_parameters, why)
 
-    return why
+    return size
 
 
 def check(space: SearchSpace, splits: Splits) -> None:
     """Refuse a space whose published settings, which are trained whatever is tried, are not to be."""
-    why, wrong = of(space, splits), []
+    size, wrong = of(space, splits), []
     for algorithm in space.algorithms:
         its = spaces.of(space, algorithm)
-        if problem := why(algorithm, its.resolve(its.published[0])):
+        if problem := size(algorithm, its.resolve(its.published[0])).infeasible:
             wrong.append(f"algorithms.{algorithm}: its default, which is trained first: {problem}")
     if wrong:
         raise MetabenchError("\n".join(wrong))

@@ -24,11 +24,17 @@ LAST = 1.0 - 1e-12
 """Share of the highest value."""
 
 
-def spread(its: AlgorithmSpace, seed: int) -> list[dict[str, Any]]:
-    """Return scrambled Sobol points of a space; what conditions exclude is left out of each."""
+def spread(its: AlgorithmSpace, seed: int, fixed: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
+    """Return scrambled Sobol points of a space; what conditions exclude is left out of each.
+
+    Args:
+        fixed: what all have alike.
+    """
 
     def at(place: Mapping[str, float]) -> dict[str, Any]:
-        return its.sample(lambda name, parameter: grid.at_share(parameter, place[name]))
+        return its.sample(
+            lambda name, parameter: fixed[name] if name in fixed else grid.at_share(parameter, place[name])
+        )
 
     return [at(place) for place in _cube(its, SPREAD, seed)]
 

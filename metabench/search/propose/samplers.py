@@ -62,6 +62,13 @@ class Retold(InMemoryStorage):
         self.set_trial_state_values(trial_id, TrialState.WAITING)
         self.set_trial_state_values(trial_id, TrialState.RUNNING)
 
+    def change(
+        self, trial_id: int, sampled: Mapping[str, Any], allowed: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Give a trial another setting than was sampled for it."""
+        trial = self.get_trial(trial_id)
+        trial.params, trial.distributions = dict(sampled), dict(allowed)
+
 
 class WithoutNotes(Retold):
     """The same without what a sampler notes beside a trial that it proposes.

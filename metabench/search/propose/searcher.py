@@ -23,7 +23,7 @@ from metabench.search.journal.ledger import (
 )
 from metabench.search.journal.rule import HasRoom, always, next_waiting, pauses, resume, stop_waiting
 from metabench.search.propose import points
-from metabench.search.propose.feasible import MOST_INFEASIBLE, WhyInfeasible, all_are
+from metabench.search.propose.feasible import MOST_INFEASIBLE, SizeOf, uncounted
 from metabench.search.propose.study import Study
 
 TRIAL_SEEDS = 1_000_000
@@ -44,11 +44,11 @@ class FairSearcher:
         earlier: Mapping[str, Any] | None = None,
         study: Callable[..., Study] = Study,
         has_room: HasRoom = always,
-        why_infeasible: WhyInfeasible = all_are,
+        size_of: SizeOf = uncounted,
     ) -> None:
         """Rebuild the studies from the ledger; `earlier` has the trials of an earlier search by algorithm."""
         self.has_room = has_room
-        self.why_infeasible = why_infeasible
+        self.size_of = size_of
         self.space = space
         self.ledger = ledger
         self.seed = seed
@@ -215,13 +215,14 @@ class FairSearcher:
         belief = freeze.believe(self.ledger, study.its, budget)
         if belief is None:
             return freeze.BLIND if self._is_open(algorithm) else None
-        options = study.options(freeze.leader(belief).sampled) if self.left_of(algorithm) else []
+        leads, spent = freeze.leader(belief).sampled, self._spent(algorithm)
+        options = study.options(leads, spent) if self.left_of(algorithm) else []
         legs = freeze.legs(belief, study.its, budget, options)
         if self._has_enough(algorithm, belief):
             legs = [leg for leg in legs if leg.trial is freeze.leader(belief)]
         legs = self._affordable(algorithm, belief, legs)
         n_begun = len(self.ledger.of(algorithm)) - self.ledger.n_infeasible[algorithm]
-        is_early = n_begun < freeze.BLINDLY
+        is_early = n_begun < freeze.BLINDLY or study.is_growing(spent, self.ledger.of(algorithm))
         if is_early and any(leg.trial is None for leg in legs):
             return freeze.BLIND
         return freeze.choose(belief, study.its, budget, legs)
@@ -282,7 +283,7 @@ class FairSearcher:
 
     def _propose(self, algorithm: str) -> Trial | None:
         """Begin what the study proposes; None where it has nothing left, or that can never be trained."""
-        sampled = self.studies[algorithm].propose()
+        sampled = self.studies[algorithm].propose(self._spent(algorithm), self.ledger.of(algorithm))
         return None if sampled is None else self._new_trial(algorithm, sampled)
 
     def _new_trial(self, algorithm: str, sampled: dict[str, Any]) -> Trial | None:
@@ -291,12 +292,22 @@ class FairSearcher:
         hyperparameters = study.its.resolve(sampled)
         is_default = study.its.place(sampled) == study.its.place(study.its.published[0])
         seed = TRIAL_SEEDS * (self.seed + 1) + number  # the same for trial k of every algorithm
-        why = self.why_infeasible(algorithm, hyperparameters)
-        trial = self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed, why)
-        if why is None:
+        size = self.size_of(algorithm, hyperparameters)
+        trial = self.ledger.propose(algorithm, sampled, hyperparameters, is_default, seed, *size)
+        if size.infeasible is None:
             return trial
         self.catch_up()  # so that the next proposal knows of it
         return None
+
+    def _spent(self, algorithm: str) -> float:
+        """Return which share of an algorithm's budget is spent: of its trials, or of what limits these."""
+        budget, n_trials = self.space.budget, self.trials[algorithm]
+        shares = [(len(self.ledger.of(algorithm)) - self.ledger.n_infeasible[algorithm]) / n_trials]
+        if budget.seconds is not None:
+            shares.append(self.ledger.seconds(algorithm) / budget.seconds)
+        elif freeze.is_on(budget):
+            shares.append(self.ledger.tasks(algorithm) / freeze.allowance(budget, n_trials))
+        return max(shares)
 
     def _has_seconds(self, algorithm: str) -> bool:
         """Tell whether an algorithm has not spent its seconds, where those are the budget."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -16,10 +15,15 @@ from metabench.core import seeds
 from metabench.core.config import SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, INFEASIBLE, PRUNED, Trial
-from metabench.search.propose import points, samplers, warm
+from metabench.search.propose import growing, points, samplers, warm
+from metabench.search.space import NODES
 
 MOST_LOOKED_AT = 10_000
 """Settings near a proposal among which one that was not tried is looked for."""
+
+
+MOST_IN_VAIN = 5
+"""Proposals in a row that cannot be trained, from which a sampler learns too little, before one at random."""
 
 
 class Study:
@@ -40,10 +44,15 @@ class Study:
         self.its = spaces.of(space, algorithm)
         self.first = [*self.its.published]
         self.asked: dict[int, optuna.Trial | None] = {}  # None: of a setting that the space has no longer
+        self.settings: dict[int, dict[str, Any]] = {}  # of those that the space has
+        self.sizes: dict[int, int] = {}  # nodes of their cells
         self.tried: set[Hashable] = set()
         self.is_exhausted = False  # there is no other setting
+        self._infeasible: set[int] = set()
         self._waiting: set[int] = set()  # told as pruned, and perhaps to be told again
-        self._near: dict[Hashable, dict[Hashable, dict[str, Any]]] = {}  # settings around each that led
+        # Settings around each that led, and those of the whole space, by how many nodes all have.
+        self._near: dict[Hashable, dict[Hashable, dict[str, Any]]] = {}
+        self._points: dict[int | None, dict[Hashable, dict[str, Any]]] = {}
         self.storage, self.study = samplers.start_study(space.budget.sampler)
         trials = warm.frozen(space, algorithm, earlier)
         self.study.add_trials(trials)
@@ -51,48 +60,117 @@ class Study:
             best = max(trials, key=lambda trial: (max(trial.intermediate_values), trial.value)).params
             self.first += [] if best in self.first else [best]
 
-    def propose(self) -> dict[str, Any] | None:
+    def propose(self, spent: float = 0.0, trials: Sequence[Trial] = ()) -> dict[str, Any] | None:
         """Sample the next setting; the published ones, and the best of an earlier search, come first.
 
         None was tried before; where there is no other, nothing is proposed.
+
+        Args:
+            spent: share of the budget, by which cells grow.
+            trials: out of which they do.
         """
+        confined = self._confined(spent, trials)
+        fixed = next(confined)
         for sampled in self.first:
-            if self.its.place(sampled) not in self.tried:
+            if self._is_next(sampled, self._nodes(spent)):
                 return self.repeat(sampled)
         number = len(self.asked)
         self.study.sampler = self._sampler(number)
+        if fixed:
+            self.study.enqueue_trial(fixed)
         asked = self.study.ask()
         sampled = self.sample(asked)
-        if self.its.place(sampled) not in self.tried:
+        if self._is_next(sampled, fixed.get(NODES)):
             return self._note(asked, sampled)
-        self.study.tell(asked, state=TrialState.FAIL)
         rng = random.Random(seeds.seed("untried", self.seed, self.algorithm, number))
-        near = itertools.islice(self.its.near(sampled, rng), MOST_LOOKED_AT)
-        other = next((one for one in near if self.its.place(one) not in self.tried), None)
+        others = (
+            one
+            for changed in itertools.chain([fixed], confined)
+            for one in self._others(sampled, changed, rng)
+            if self._is_next(one, changed.get(NODES))
+        )
+        other = next(others, None)
         self.is_exhausted = other is None
-        return None if other is None else self._give(other)
+        if other is None:
+            self.study.tell(asked, state=TrialState.FAIL)
+            return None
+        # Not a trial more, which would not be there in a study that is rebuilt: samplers look at its number.
+        allowed = {name: samplers.distribution(self.its.sampled[name]) for name in other}
+        self.storage.change(asked.number, other, allowed)
+        return self._note(asked, other)
+
+    def _is_next(self, sampled: Mapping[str, Any], n_nodes: int | None) -> bool:
+        """Tell whether a setting was not tried, and has as many nodes as it should."""
+        is_of_size = n_nodes is None or self._size(sampled) == n_nodes
+        return is_of_size and self.its.place(sampled) not in self.tried
+
+    def _others(
+        self, sampled: Mapping[str, Any], fixed: Mapping[str, Any], rng: random.Random
+    ) -> Iterator[dict[str, Any]]:
+        if fixed:
+            return growing.drawn(self.its, sampled, fixed, rng)
+        return itertools.islice(self.its.near(sampled, rng), MOST_LOOKED_AT)
+
+    def _size(self, sampled: Mapping[str, Any]) -> int:
+        cell = self.its.cell(sampled)
+        return 0 if cell is None else len(cell.nodes)
+
+    def _nodes(self, spent: float) -> int | None:
+        """Return how many nodes cells have now, where they grow."""
+        grow = self.its.network.grow
+        return growing.stages(grow, spent, [*self.sizes.values()])[0] if grow else None
+
+    def _confined(self, spent: float, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
+        """Yield what the next setting is to have: all of one that grows, or the nodes of the stage."""
+        grow = self.its.network.grow
+        if not grow:
+            yield {}
+            return
+        for n_nodes in growing.stages(grow, spent, [*self.sizes.values()]):
+            yield from (
+                {**self.settings[trial.number], NODES: n_nodes} for trial in self._to_grow(n_nodes, trials)
+            )
+            yield {NODES: n_nodes}
+
+    def _to_grow(self, n_nodes: int, trials: Sequence[Trial]) -> Iterator[Trial]:
+        grow = self.its.network.grow or []
+        before = {later: earlier for earlier, later in itertools.pairwise(grow)}.get(n_nodes)
+        small, large = (
+            [trial for trial in trials if self.sizes.get(trial.number) == size] for size in (before, n_nodes)
+        )
+        return growing.to_grow(small, large, self.settings, self.space.budget.confirm_top)
+
+    def is_growing(self, spent: float, trials: Sequence[Trial]) -> bool:
+        """Tell whether one of the best of the last stage is still to grow."""
+        n_nodes = self._nodes(spent)
+        return n_nodes is not None and any(True for _ in self._to_grow(n_nodes, trials))
 
     def repeat(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Ask for a given setting, and have a sampler leave the notes that it left when it proposed it."""
         is_proposal = self.space.budget.sampler in samplers.KEEPS_NOTES and sampled not in self.first
         return self._give(sampled, self._sampler(len(self.asked)) if is_proposal else None)
 
-    def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """List settings that a model may choose from, none that was tried."""
-        place = self.its.place(leader)
+    def options(self, leader: Mapping[str, Any], spent: float = 0.0) -> list[dict[str, Any]]:
+        """List settings that a model may choose from, none that was tried.
+
+        Args:
+            spent: share of the budget, by which cells grow.
+        """
+        n_nodes = self._nodes(spent)
+        fixed = {} if n_nodes is None else {NODES: n_nodes}
+        centre = {**leader, **fixed}
+        place = self.its.place(centre)
         if place not in self._near:
-            self._near[place] = {self.its.place(one): one for one in points.around(self.its, leader)}
-        offered = {**self._points, **self._near[place]}
-        return [one for place, one in offered.items() if place not in self.tried]
+            self._near[place] = {self.its.place(one): one for one in points.around(self.its, centre)}
+        if n_nodes not in self._points:
+            spread = points.spread(self.its, seeds.seed("points", self.seed, self.algorithm), fixed)
+            self._points[n_nodes] = {self.its.place(one): one for one in (*self.first, *spread)}
+        offered = {**self._points[n_nodes], **self._near[place]}
+        return [one for one in offered.values() if self._is_next(one, n_nodes)]
 
     def take(self, sampled: dict[str, Any]) -> dict[str, Any]:
         """Propose one of the options."""
         return self.repeat(sampled)
-
-    @functools.cached_property
-    def _points(self) -> dict[Hashable, dict[str, Any]]:
-        spread = points.spread(self.its, seeds.seed("points", self.seed, self.algorithm))
-        return {self.its.place(one): one for one in (*self.first, *spread)}
 
     @property
     def n_tried(self) -> int:
@@ -111,6 +189,8 @@ class Study:
         asked = self.asked[trial.number]
         if asked is None:
             return
+        if trial.status == INFEASIBLE:
+            self._infeasible.add(trial.number)
         if asked.number in self._waiting:
             self.storage.reopen(asked.number)
         scores = {report["tasks_seen"]: report["val_score"] for report in trial.reports}
@@ -136,7 +216,10 @@ class Study:
         return self._note(asked, self.sample(asked))
 
     def _note(self, asked: optuna.Trial, sampled: dict[str, Any]) -> dict[str, Any]:
-        self.asked[len(self.asked)] = asked
+        number = len(self.asked)
+        self.asked[number], self.settings[number] = asked, sampled
+        if self.its.network.grow:
+            self.sizes[number] = self._size(sampled)
         self.tried.add(self.its.place(sampled))
         return sampled
 
@@ -150,5 +233,9 @@ class Study:
         series = seeds.seed("series", self.seed, self.algorithm) % 2**32
         seed = seeds.seed("propose", self.seed, self.algorithm, number) % 2**32
         budget = self.space.budget
+        before = range(number - 1, -1, -1)
+        in_vain = sum(1 for _ in itertools.takewhile(self._infeasible.__contains__, before))
+        if in_vain >= MOST_IN_VAIN:
+            return RandomSampler(seed=seed)
         startup = min(samplers.STARTUP, max(1, budget.trials // 3))
         return samplers.make(budget.sampler, self.its.sampled, startup, series, seed)

@@ -21,7 +21,7 @@ from metabench.search.journal.ledger import ENDED, WAITS, Ledger
 from metabench.search.journal.rule import HasRoom, always, scalars
 from metabench.search.progress.watch import Watch
 from metabench.search.propose import warm
-from metabench.search.propose.feasible import WhyInfeasible, all_are
+from metabench.search.propose.feasible import SizeOf, uncounted
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.ray.cluster import Cluster
 from metabench.search.ray.failures import RetryPolicy
@@ -51,7 +51,7 @@ def explore(
     trainable: Callable[..., None] = run_trial,
     has_room: HasRoom = always,
     is_cut: Callable[[], bool] = lambda: False,
-    why_infeasible: WhyInfeasible = all_are,
+    size_of: SizeOf = uncounted,
 ) -> None:
     """Run what is left of every algorithm's trials, until that is cut short."""
     endings = Endings(ledger, watch)
@@ -59,9 +59,7 @@ def explore(
     ledger.gpus = cluster.gpus
     for _ in range(ROUNDS):
         earlier = warm.earlier_trials(folder)
-        searcher = FairSearcher(
-            space, ledger, seed, earlier, has_room=has_room, why_infeasible=why_infeasible
-        )
+        searcher = FairSearcher(space, ledger, seed, earlier, has_room=has_room, size_of=size_of)
         if was_cut := is_cut():
             rule.cut_short(ledger, space.budget)
         if was_cut or not searcher.remaining():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metabench.core.config import Choices, Range
+from metabench.search.journal.ledger import Trial
 from metabench.search.propose import samplers
 from metabench.search.propose.study import Study
 from metabench.search.replay.curves import Curve
@@ -27,7 +28,7 @@ class RecordedStudy(Study):
         self.distances: list[float] = []  # from each proposal to what played it
         self.is_in_order = is_in_order
 
-    def propose(self) -> dict[str, Any]:
+    def propose(self, spent: float = 0.0, trials: Sequence[Trial] = ()) -> dict[str, Any]:
         """Propose the recorded setting nearest to the sampler's proposal, or in the recorded order."""
         number, away = len(self.asked), [0.0]
         if not self.is_in_order:
@@ -38,7 +39,7 @@ class RecordedStudy(Study):
         self.played.append(self.waiting.pop(nearest))
         return self.repeat(self.played[-1].sampled)
 
-    def options(self, leader: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def options(self, leader: Mapping[str, Any], spent: float = 0.0) -> list[dict[str, Any]]:
         """List the recorded settings that were not played yet."""
         return [curve.sampled for curve in self.waiting]
 

@@ -40,13 +40,12 @@ from metabench.core.config.documents import read_yaml
 from metabench.core.config.network import MODULE
 from metabench.data.tasks import augment
 from metabench.search.space import grid, rules
+from metabench.search.space.rules import NODES as NODES
+from metabench.search.space.rules import OF_CELL as OF_CELL
 
 JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
 KEYWORDS = {"choices": "enum", "minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
 """Limits of `core.setting` as JSON schema calls them."""
-
-OF_CELL = f"{PREFIX}options."
-"""What the names of a cell's settings begin with."""
 
 _OTHER = object()
 """Any value that no `when` names."""
@@ -118,6 +117,7 @@ def _check_together(space: SearchSpace) -> list[str]:
         wrong += [
             f"{algorithm}.{name}: its `when` never holds here; leave it out" for name in its.unreachable
         ]
+        wrong += rules.never_grown(its.network, map(its.cell, its.published), algorithm)
         for sampled in [*its.published, *its.ends()]:
             h = attempt(wrong, its.build, sampled)
             if h is not None:
@@ -269,15 +269,21 @@ class AlgorithmSpace:
         is_here = all(grid.place(self.parameters[name], value) is not None for name, value in sampled.items())
         return sampled if is_here and {**self.defaults, **sampled} == recorded else None
 
-    def place(self, sampled: Mapping[str, Any]) -> Hashable:
-        """Say where a setting stands: two are the same where this is, so are all that make one cell."""
+    def cell(self, sampled: Mapping[str, Any]) -> genotype.Genotype | None:
+        """Return the cell that a setting's network repeats; None of another, and where all have the same."""
         values = {**self.defaults, **sampled}
         if values[f"{PREFIX}name"] == genotype.CELLS and self.network.parameters:
             with contextlib.suppress(MetabenchError):  # of which it is said why it cannot be built
-                cell = str(genotype.read(self.network.document(values).get("options", {})))
-                others = {name: one for name, one in sampled.items() if not name.startswith(OF_CELL)}
-                return (OF_CELL, cell), *self._places(others)
-        return self._places(sampled)
+                return genotype.read(self.network.document(values).get("options", {}))
+        return None
+
+    def place(self, sampled: Mapping[str, Any]) -> Hashable:
+        """Say where a setting stands: two are the same where this is, so are all that make one cell."""
+        cell = self.cell(sampled)
+        if cell is None:
+            return self._places(sampled)
+        others = {name: one for name, one in sampled.items() if not name.startswith(OF_CELL)}
+        return (OF_CELL, str(cell)), *self._places(others)
 
     def _places(self, named: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
         return tuple((name, grid.place(self.parameters[name], value)) for name, value in named.items())

@@ -23,9 +23,11 @@ from metabench.core.config import (
     allowed,
     attempt,
     field_types,
+    genotype,
     setting_problem,
     wanted,
 )
+from metabench.core.config.genotype import Genotype
 from metabench.search.space import grid
 
 Parameters = Mapping[str, Any]
@@ -33,6 +35,11 @@ Parameters = Mapping[str, Any]
 
 Problem = Callable[[str, Any, str], str | None]
 """(name, value, what to call it) -> what is wrong with it, if anything is."""
+
+OF_CELL = f"{PREFIX}options."
+"""What the names of a cell's settings begin with."""
+
+NODES = f"{OF_CELL}nodes"
 
 OF_WEIGHTS = ("module", "head", "layer", "weights", "freeze", "normalise", "image_size")
 """Settings of a network that are never sampled."""
@@ -88,7 +95,42 @@ def _check_network(network: NetworkSpace, shape: tuple[int, ...]) -> list[str]:
         wrong += _check_conditions(parameters, network.settled, _unknown_of(network), "")
     if not wrong:
         attempt(wrong, nets.check, network.published, shape)
+    return wrong + _check_grow(network)
+
+
+def _check_grow(network: NetworkSpace) -> list[str]:
+    """Check the numbers of nodes that the cells of a search have one after the other."""
+    grow, nodes, where = network.grow, network.parameters.get(NODES), f"{PREFIX}grow={network.grow}"
+    if grow is None:
+        return []
+    if network.name != genotype.CELLS or f"{PREFIX}name" in network.parameters:
+        return [f"{where}: is of cells alone; set name=cells, or leave it out"]
+    if nodes is None or nodes.when:
+        return [f"{where}: needs `nodes` among the options, a range or choices of these, without a `when`"]
+    wrong = [] if grow == sorted({*grow}) else [f"{where}: must ascend, such as [1, 2, 3, 5]"]
+    outside = [str(number) for number in grow if grid.place(nodes, number) is None]
+    if outside:
+        wrong.append(f"{where}: {NODES} is never {' or '.join(outside)} here; change one of them")
+    cell = attempt([], genotype.read, network.published.options)
+    if cell is not None and len(cell.nodes) != min(grow):
+        wrong.append(
+            f"{where}: the default cell, which is tried first, has {_nodes(len(cell.nodes))} that its output "
+            "needs; begin with as many"
+        )
     return wrong
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
+
+
+def never_grown(network: NetworkSpace, cells: Iterable[Genotype | None], name: str) -> list[str]:
+    """Say which published cells have another number of nodes than any that is proposed."""
+    sizes = {len(cell.nodes) for cell in cells if cell is not None} - {*(network.grow or ())}
+    return [
+        f"{name}: `also` has a cell of {_nodes(size)}, which is none of grow={network.grow}; leave it out"
+        for size in (sorted(sizes) if network.grow else ())
+    ]
 
 
 def _unknown_of(network: NetworkSpace) -> Problem:

@@ -96,13 +96,13 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     study = Study(space, algorithm, seed)
     n_settings = min(SETTINGS, study.its.n_trials)
     timed: list[tuple[float, float]] = []
-    why_infeasible = feasible.of(space, splits)
+    size = feasible.of(space, splits)
     for _ in range(n_settings + feasible.MOST_INFEASIBLE):
-        sampled = study.propose() if len(timed) < n_settings else None
+        sampled = study.propose(len(timed) / n_settings) if len(timed) < n_settings else None
         if sampled is None:
             break
         values = study.its.resolve(sampled)
-        if why_infeasible(algorithm, values) is None:
+        if size(algorithm, values).infeasible is None:
             timed.append(pace.time_one(space, algorithm, values, splits, device, SECONDS))
     training = [seconds for seconds, _ in timed]
     evaluation = statistics.fmean(seconds for _, seconds in timed)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from metabench import report
+from metabench.core.config import NetworkSpace
 from tests.report import played
 from tests.report.conftest import Written
 from tests.support import small
@@ -120,6 +121,31 @@ def test_seven_rows_with_long_names_stay_legible(browser: Any, many: Path) -> No
     page = Opened(browser, many)
     assert page.page.evaluate(CROWDED) == []
     assert page.page.evaluate(SMALLEST) >= 9
+
+
+def test_searched_networks_are_legible_on_screens_of_both_widths(
+    browser: Any, tmp_path: Path, quick: None
+) -> None:
+    options = {f"node{k}_in2": {"choices": [0, k], "default": 0} for k in range(1, 6)}
+    options |= {
+        f"node{k}_op2": {"choices": ["max_pool_3x3", "none"], "default": "max_pool_3x3"}
+        for k in (1, 2, 3, 4, 5)
+    }
+    options |= {f"node{k}_op1": "conv_1x5_5x1" for k in range(1, 6)}
+    network = {"name": "cells", "width": 2, "options": {"nodes": 5, "layers": 2, "reductions": 2, **options}}
+    space = played.space(6, ("protonet",)).model_copy(
+        update={"network": NetworkSpace.model_validate(network)}
+    )
+    folder = played.finish(played.play(tmp_path / "cells", space, small.splits()), space, small.splits())
+    report.write([folder], tmp_path / "report.html")
+    for width in (1400, 390):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto((tmp_path / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("#picture-cells svg:visible text", has_text="conv_1x5_5x1").count() >= 5
+        assert page.evaluate(CROWDED) == []
+        assert page.evaluate(SMALLEST) >= 9
+        page.close()
 
 
 def test_a_table_is_sorted_by_the_keyboard_and_says_how(opened: Opened) -> None:

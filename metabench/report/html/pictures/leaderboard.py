@@ -5,7 +5,7 @@ On the Pareto front are those whom nobody cheaper beats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -213,7 +213,7 @@ def _costs(results: Results, rows: Sequence[Row], units: Mapping[str, str], widt
     figure, axes = style.panels(len(units), 4.0, width, columns=2)
     for axis, (key, unit) in zip(axes, units.items(), strict=True):
         points = _points(rows, key, results.metric)
-        _draw_costs(axis, results, points, front(points, results.metric.sign))
+        draw_costs(axis, results, points, front(points, results.metric.sign))
         style.title(axis, "", unit, style.axis_label(results.metric, "meta-test"))
     style.within(results.metric, axes[0])
     style.legend(figure, *_cost_key(results, rows))
@@ -240,7 +240,8 @@ def front(points: Sequence[Point], sign: int) -> list[Point]:
     return kept
 
 
-def _draw_costs(axis: Axes, results: Results, points: Sequence[Point], best: Sequence[Point]) -> None:
+def draw_costs(axis: Axes, results: Results, points: Sequence[Point], best: Sequence[Point]) -> None:
+    """Draw rows over what they cost, with their front."""
     looks = style.lines(results.labels)
     y = [style.value(results.metric, point.figure) for point in best]
     line: Mapping[str, Any] = {"color": style.FAINT, "linewidth": 5, "alpha": 0.45, "zorder": 1}
@@ -263,11 +264,15 @@ def _draw_costs(axis: Axes, results: Results, points: Sequence[Point], best: Seq
         axis.locator_params(axis="x", nbins=5)
 
 
-def _cost_key(results: Results, rows: Sequence[Row]) -> tuple[list[Line2D], list[str]]:
-    present = {results.label(row) for row in rows}
+def key_of_labels(results: Results, present: Container[str]) -> tuple[list[Line2D], list[str]]:
+    """Return the legend of the markers of what learns."""
     looks = {label: look for label, look in style.lines(results.labels).items() if label in present}
     handles = [style.key(linestyle="", marker=look.marker, color=look.color) for look in looks.values()]
-    labels = [style.short(label) for label in looks]
+    return handles, [style.short(label) for label in looks]
+
+
+def _cost_key(results: Results, rows: Sequence[Row]) -> tuple[list[Line2D], list[str]]:
+    handles, labels = key_of_labels(results, {results.label(row) for row in rows})
     if any(row["variant"] == DEFAULT for row in rows):
         handles.append(style.key(linestyle="", marker="o", **HOLLOW))
         labels.append("hollow: published setting")
