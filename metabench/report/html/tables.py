@@ -14,7 +14,6 @@ from metabench.leaderboard.table import split
 from metabench.report.html.pictures.domains import hardest_first, of_rows
 from metabench.report.html.pictures.search import SETTINGS
 from metabench.report.html.reading import Results, Tried
-from metabench.search.journal.ledger import INFEASIBLE
 from metabench.search.progress import summary
 
 
@@ -190,8 +189,8 @@ def budget(results: Results) -> Table:
         for name, n_trials in summary.planned(one.search.config, one.space).items()
     ]
     total = sum(part["seconds"] for _, _, part in parts) or 1.0
-    # A column more would not fit on a common screen where nothing is infeasible, as in most searches.
-    states = [one for one in summary.STATES if one != INFEASIBLE or any(p[one] for *_, p in parts)]
+    # All columns together would not fit on a common screen.
+    states = [one for one in summary.STATES if any(part[one] for *_, part in parts)]
     columns = dict.fromkeys(("algorithm", "search"), False)
     columns |= dict.fromkeys(("trials", *states), True) | {"reached rungs": False}
     columns |= dict.fromkeys(("tasks", "seconds", "share of seconds"), True)
