@@ -102,6 +102,7 @@ class _Trial(_Reported):
     sampled: NotRequired[Settings]
     is_default: bool
     seed: NotRequired[int]
+    parameters: NotRequired[Whole]
     tasks_seen: Whole
     seconds: Time
     reports: NotRequired[list[Report]]

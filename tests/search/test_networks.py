@@ -19,7 +19,7 @@ from metabench.search.propose import feasible
 from metabench.search.propose.searcher import FINISHED, FairSearcher
 from metabench.search.ray.cluster import DEFAULT_RESOURCES
 from metabench.search.stages import plan
-from metabench.storage import models, tensorboard
+from metabench.storage import files, models, tensorboard
 from metabench.training import inputs, loop
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
@@ -164,6 +164,11 @@ def test_what_learns_more_than_the_most_is_written_down_and_never_trained(
     assert left_out
     assert "more than max_parameters=3,000" in str(left_out[0].error)
     assert not any(trial.reports for trial in left_out)
+    lines = {line["trial"]: line["parameters"] for line in files.read_lines(tmp_path / files.TRIALS)}
+    assert lines == {trial.name: trial.parameters for trial in trials if trial.status is not None}
+    assert all(
+        (size > 3_000) == (trial.status == INFEASIBLE) for trial in trials if (size := lines[trial.name])
+    )
     part = summary.summarise(space, look(tmp_path), "protonet", ACCURACY, 6)
     assert (part["proposed"], part[INFEASIBLE], part["errors"]) == (6, len(left_out), {})
 

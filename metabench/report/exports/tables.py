@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Lines = list[dict[str, Any]]
 
-TRIAL_KEYS = ("trial", "algorithm", "status", "is_default", "seed", "tasks_seen", "seconds", "peak_memory")
+TRIAL_KEYS = (
+    *("trial", "algorithm", "status", "is_default", "seed", "parameters", "tasks_seen", "seconds"),
+    "peak_memory",
+)
 
 DTYPES = {
     "string": "string",

@@ -132,7 +132,8 @@ def _attributes(trial: Trial) -> dict[str, Any]:
     attributes = {
         "trial": trial.name,
         "status": trial.state,
-        **{key: getattr(trial, key) for key in ("is_default", "seed", "tasks_seen", "hyperparameters")},
+        **{key: getattr(trial, key) for key in ("is_default", "seed", "parameters", "tasks_seen")},
+        "hyperparameters": trial.hyperparameters,
         **{key: last.get(key) for key in ("seconds", "peak_memory", "val_ci")},
         "error": trial.error,
     }

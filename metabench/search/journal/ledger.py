@@ -123,6 +123,7 @@ class Trial:
             "sampled": self.sampled,
             "is_default": self.is_default,
             "seed": self.seed,
+            **({} if self.parameters is None else {"parameters": self.parameters}),
             "tasks_seen": self.tasks_seen,
             "seconds": self.seconds,
             "peak_memory": max((report["peak_memory"] for report in self.reports), default=0),
