@@ -185,26 +185,39 @@ def shown(mean: float, low: float, high: float, sign: str = "") -> str:
 
 
 def table(way: str) -> str:
-    """Return the table of one way of testing: published, trained alike, and tuned with paired differences."""
-    head = ["cell", "tasks", "published", "its settings here", *ALGORITHMS]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    """Return the table of one way of testing: published, trained alike, and tuned with paired differences.
+
+    Cells and learners of which nothing is kept are left out.
+    """
+    kept = {(cell, row): read(cell, row) for cell in cells() for row in ROWS}
+    learners = [name for name in ALGORITHMS if any(kept[cell, name] for cell in cells())]
+    lines = [
+        "| cell | tasks | published | its settings here " + "".join(f"| {name} " for name in learners) + "|"
+    ]
+    lines.append("|---" * (4 + len(learners)) + "|")
     for cell in cells():
-        base = read(cell, PUBLISHED)
+        base = kept[cell, PUBLISHED]
         line = [f"{cell.way}-way {cell.shot}-shot", f"{TASKS[cell.way, cell.shot]:,}"]
         line.append(f"{cell.percent:.1f}" if way == MATCHED else "")
         line.append(shown(*stats.seeds_and_tasks(accuracies(base, way))[:3]) if base else "")
-        for algorithm in ALGORITHMS:
-            ours = read(cell, algorithm)
-            line.append(shown(*stats.seeds_and_tasks(accuracies(ours, way))[:3]) if ours else "")
-            if ours and base:
-                if ours[0][way]["tasks_hash"] != base[0][way]["tasks_hash"]:
-                    raise MetabenchError(
-                        f"{cell.name}: {algorithm} and the published settings have other tasks"
-                    )
-                apart = stats.paired(accuracies(ours, way), accuracies(base, way))
-                line[-1] += f": {shown(*apart[:3], sign='+')}"
-        lines.append(f"| {' | '.join(line)} |")
+        for name in learners:
+            line.append(against(kept[cell, name], base, way))
+        if any(kept[cell, row] for row in ROWS):
+            lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
+
+
+def against(tested: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], way: str) -> str:
+    """Write the accuracy of a row, and how far it is above another, paired, where both are there."""
+    if not tested:
+        return ""
+    text = shown(*stats.seeds_and_tasks(accuracies(tested, way))[:3])
+    if not base:
+        return text
+    if tested[0][way]["tasks_hash"] != base[0][way]["tasks_hash"]:
+        raise MetabenchError(f"{way}: two rows of a cell have other tasks")
+    apart = stats.paired(accuracies(tested, way), accuracies(base, way))
+    return f"{text}: {shown(*apart[:3], sign='+')}"
 
 
 def main() -> int:
