@@ -80,11 +80,12 @@ def cells() -> list[Cell]:
 def search(cell: Cell, algorithm: str, out: Path) -> Path:
     """Run a search, or what is left of it; return its folder."""
     name = f"{cell.name}-{algorithm}"
-    space = spaces.override(spaces.load(SPACE), names=[algorithm], tasks=TASKS[cell.way, cell.shot], **BUDGET)
+    space = spaces.override(spaces.load(SPACE), tasks=TASKS[cell.way, cell.shot], **BUDGET)
     described = space.model_dump(mode="json")
     described["task"] |= {"way": cell.way, "shot": cell.shot}
     files.write_text(out / f"{name}.yaml", yaml.safe_dump(described, sort_keys=False))
     words = ["search", str(out / f"{name}.yaml"), "--out", str(out), "--name", name, "--quiet"]
+    words += ["--algorithms", algorithm]
     subprocess.run([sys.executable, "-m", "metabench", *words], check=True, stdout=subprocess.DEVNULL)
     return out / name
 

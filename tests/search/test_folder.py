@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from metabench import data
 from metabench.core import MetabenchError, Split, Splits
@@ -13,8 +14,10 @@ from metabench.core.config import SearchSpace
 from metabench.data.reading.splits import make_splits
 from metabench.search import search
 from metabench.search import space as spaces
-from metabench.search.folder import check_resume, create_or_resume
+from metabench.search.folder import check_resume, create_or_resume, document
 from metabench.storage import files as store
+
+SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -110,3 +113,11 @@ def test_a_task_that_the_data_cannot_give_is_refused_before_anything_is_written(
     with pytest.raises(MetabenchError, match="way=7"):
         search(space.model_copy(update={"task": wide}), tmp_path, "a", quiet=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_the_file_of_one_of_its_algorithms_is_searched_alike(path: Path, tmp_path: Path) -> None:
+    for name in spaces.load(path).algorithms:
+        space = spaces.override(spaces.load(path), names=[name])
+        (tmp_path / "space.yaml").write_text(yaml.safe_dump(document(space)))
+        assert spaces.of(spaces.load(tmp_path / "space.yaml"), name) == spaces.of(space, name)

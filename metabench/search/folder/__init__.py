@@ -12,13 +12,14 @@ import yaml
 
 from metabench import PROTOCOL, __version__, nets
 from metabench.core import MetabenchError, Splits, utc_now
-from metabench.core.config import SearchSpace
+from metabench.core.config import Choices, Range, SearchSpace
 from metabench.core.metrics import Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
 from metabench.search.folder import changes
 from metabench.search.journal.ledger import WORK
 from metabench.search.propose import warm
+from metabench.search.space import grid
 from metabench.storage import files, models, records, remote
 from metabench.storage.remote import lease
 from metabench.storage.tensorboard import Events, tag
@@ -140,9 +141,7 @@ def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
     """Write what is searched for people, and for TensorBoard, anew."""
     shutil.rmtree(folder / files.TENSORBOARD, ignore_errors=True)
     parameters = {algorithm: spaces.of(space, algorithm).parameters for algorithm in space.algorithms}
-    text = yaml.safe_dump(
-        space.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
-    )
+    text = yaml.safe_dump(document(space), sort_keys=False, allow_unicode=True)
     events = Events(folder / files.TENSORBOARD)
     events.hparams_root(parameters, [f"meta_test/{metric}", f"meta_validation/{metric}"])
     events.layout(_layout(metric))
@@ -150,6 +149,20 @@ def describe(folder: Path, space: SearchSpace, metric: Metric) -> None:
     events.text("run card", _card(space))
     events.close()
     files.write_text(folder / files.SPACE, text)
+
+
+def document(space: SearchSpace) -> dict[str, Any]:
+    """Return what a file of the space says: without what is shared and none of its algorithms has."""
+    its = [spaces.of(space, algorithm).parameters for algorithm in space.algorithms]
+
+    def is_sampled(name: str, value: Any) -> bool:
+        sampled = (one[name] for one in its if isinstance(one.get(name), Range | Choices))
+        return any(grid.place(parameter, value) is not None for parameter in sampled)
+
+    shared = {name: value for name, value in space.shared.items() if any(name in one for one in its)}
+    also = [{name: value for name, value in one.items() if is_sampled(name, value)} for one in space.also]
+    kept = space.model_copy(update={"shared": shared, "also": [one for one in also if one]})
+    return kept.model_dump(mode="json", exclude_none=True)
 
 
 def _layout(metric: Metric) -> dict[str, dict[str, list[str] | tuple[str, str, str]]]:
