@@ -45,7 +45,11 @@ ALGORITHMS = ("maml", "protonet", "fomaml", "r2d2", "alpha_maml", "maml_pp")
 PUBLISHED = "published"
 ROWS = (PUBLISHED, *ALGORITHMS)
 
-MATCHED, TOGETHER, INDUCTIVE = "as many queries as shots", "15 queries a class", "15 queries, one at a time"
+MATCHED, TOGETHER, INDUCTIVE = (
+    "as many queries as shots",
+    "15 queries a class",
+    "15 queries, normalised by the support set",
+)
 TESTS = (MATCHED, TOGETHER, INDUCTIVE)
 TESTED = "tested.json"
 """Of a run: the accuracies of each way of testing."""
