@@ -161,12 +161,12 @@ def fill(name: str, seeds: int, out: Path) -> None:
     question = QUESTIONS[name]
     KEPT.mkdir(exist_ok=True)
     for seed, row in itertools.product(range(seeds), question.rows):
-        kept = read(name)
-        of_row = kept["rows"].setdefault(row.name, {})
-        if str(seed) not in of_row:
+        if str(seed) not in read(name)["rows"].get(row.name, {}):
             folder = out / name / f"{row.name.replace(' ', '-').replace(',', '')}-seed{seed}"
-            of_row[str(seed)] = answer(row, question, seed, folder)
-            path_of(name).write_bytes(lzma.compress(json.dumps(kept).encode()))
+            record = answer(row, question, seed, folder)
+            kept = read(name)  # what another process has added meanwhile, too
+            kept["rows"].setdefault(row.name, {})[str(seed)] = record
+            files.write_bytes(path_of(name), lzma.compress(json.dumps(kept).encode()))
             print(f"{name}: {row.name}, seed {seed}", flush=True)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,3 +58,34 @@ def test_a_kept_search_has_the_figures_of_its_board(script: ModuleType, tmp_path
         assert np.array_equal([run.test["accuracy"] for run in runs if run.test], expected)
         assert search.times_opened == 1
         assert files.read_json(folder / files.FINAL / "nearest_mean.json")
+
+
+@pytest.mark.parametrize("script", ["findings"], indirect=True)
+def test_no_answer_is_lost_to_a_kill_or_to_another_process(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "KEPT", tmp_path)
+    first, *others = (row.name for row in script.QUESTIONS["domains"].rows)
+
+    def answer(row: Any, question: Any, seed: int, folder: Path) -> str:
+        if row.name == others[0]:  # meanwhile another process has answered, or this one is killed
+            monkeypatch.setattr(script, "answer", lambda row, *_: f"{row.name} of another")
+            script.fill("domains", 1, tmp_path)
+        return row.name
+
+    monkeypatch.setattr(script, "answer", answer)
+    script.fill("domains", 1, tmp_path)
+    kept = script.read("domains")
+    assert kept["rows"] == {
+        first: {"0": first},
+        others[0]: {"0": others[0]},
+        **{name: {"0": f"{name} of another"} for name in others[1:]},
+    }
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        script.fill("domains", 2, tmp_path)
+    assert script.read("domains") == kept

@@ -141,6 +141,21 @@ def test_a_grown_one_that_is_too_large_makes_way_for_the_next() -> None:
     assert names([], 9) == ["1", "2", "3", "0"]
 
 
+@pytest.mark.parametrize("budget", [{}, {"scheduler": "freeze_thaw"}])
+def test_out_of_one_grows_one_where_small_cells_have_a_setting_that_large_ones_lack(
+    tmp_path: Path, budget: dict[str, Any]
+) -> None:
+    width = {"choices": [4, 8], "default": 4, "when": {NODES: 1}}
+    space = space_of({**network(), "width": width}, trials=18, confirm_top=2, **budget)
+    trials = play(tmp_path, space)
+    of_all = sizes(space, trials)
+    first = of_all.index(2)
+    grown = [[one.name for one in parents(space, trials, number)] for number in range(first, first + 6)]
+    assert len(grown[0]) == len(grown[1]) == 1
+    assert grown[0] != grown[1]
+    assert all(one not in (grown[0], grown[1]) for one in grown[2:])
+
+
 def test_five_in_a_row_that_are_too_large_are_followed_by_random_ones(tmp_path: Path) -> None:
     def size_of(algorithm: str, hyperparameters: Any) -> Size:
         return Size(10, None if hyperparameters["outer_lr"] == 0.002 else "too large")

@@ -199,6 +199,21 @@ def test_the_count_is_that_of_what_a_run_learns_across_tasks(splits: Any) -> Non
         assert feasible.count(run, inputs.of(splits)) == n
 
 
+def test_beside_networks_that_are_searched_each_setting_of_another_is_counted(splits: Any) -> None:
+    document = {
+        "task": SPACE["task"],
+        "network": {"width": 4},
+        "networks": {"cells": NETWORK},
+        "budget": SPACE["budget"],
+        "algorithms": {"maml_pp": {}, "protonet.cells": {}},
+    }
+    size = feasible.of(space := spaces.check(document, "space"), splits)
+    defaults = spaces.of(space, "maml_pp").defaults
+    counts = [size("maml_pp", {**defaults, "inner_steps": steps}).parameters for steps in (1, 5)]
+    assert None not in counts
+    assert counts[0] != counts[1]  # a rate of each step is learnt
+
+
 def test_what_is_too_large_is_counted_and_not_drawn(splits: Any) -> None:
     space = space_of({"width": 4_000}, {"protonet": {}})
     run = spaces.run_config(space, "protonet", {}, 0, [900])

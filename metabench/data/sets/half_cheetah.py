@@ -113,12 +113,12 @@ def _model() -> tuple[Any, Any]:
         raise MetabenchError(f"{NAME}: needs gymnasium and mujoco; do: pip install 'metabench[mujoco]'")
     import mujoco
 
-    # MuJoCo would write a file into the working folder about how the body's file is written.
+    # MuJoCo would write a file into the working folder about how the body's file is written, and about NaN.
     mujoco.set_mju_user_warning(lambda warning: None)
-    try:
-        return mujoco, mujoco.MjModel.from_xml_path(str(files("gymnasium") / ASSET))
-    finally:
-        mujoco.set_mju_user_warning(None)
+    model = mujoco.MjModel.from_xml_path(str(files("gymnasium") / ASSET))
+    # It would begin anew, at rest, in place of what is NaN or goes to infinity: that is to be seen.
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+    return mujoco, model
 
 
 def is_installed() -> bool:

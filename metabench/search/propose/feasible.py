@@ -34,12 +34,13 @@ def uncounted(algorithm: str, hyperparameters: Mapping[str, Any]) -> Size:
 
 
 def of(space: SearchSpace, splits: Splits) -> SizeOf:
-    """Return what counts a setting's numbers on some data, where these may differ or are limited."""
+    """Return what counts a setting's numbers on some data, where networks are searched or numbers limited."""
     about = inputs.of(splits)
+    is_sampled = any(space.network_of(algorithm).parameters for algorithm in space.algorithms)
 
     def size(algorithm: str, hyperparameters: Mapping[str, Any]) -> Size:
         most = space.budget.max_parameters
-        if most is None and not space.network_of(algorithm).parameters:
+        if most is None and not is_sampled:
             return Size()
         try:
             run = spaces.run_config(space, algorithm, hyperparameters, 0, [space.budget.tasks])

@@ -51,8 +51,8 @@ def to_grow(before: Sequence[Trial], now: Sequence[Trial], settings: Settings, m
 
 
 def is_part(small: Mapping[str, Any], large: Mapping[str, Any]) -> bool:
-    """Tell whether a setting is another one with nodes more."""
-    return all(name in large and large[name] == value for name, value in small.items() if name != NODES)
+    """Tell whether a setting is another one with nodes more, but for what it has of fewer nodes alone."""
+    return all(large[name] == small[name] for name in (small.keys() & large.keys()) - {NODES})
 
 
 def drawn(

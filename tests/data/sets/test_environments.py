@@ -179,6 +179,25 @@ def test_a_half_cheetah_runs_as_gymnasiums_does(
                 torch.testing.assert_close(seen[at][time + 1], torch.tensor(observed), atol=1e-9, rtol=0)
 
 
+def test_a_half_cheetah_that_is_lost_does_not_begin_anew_and_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    run = half_cheetah.simulator()
+    states, actions = (
+        torch.rand(4, n, generator=seeds.generator("lost"), dtype=torch.float64) for n in (27, 6)
+    )
+    expected = run(states, actions)
+    lost = states.clone()
+    lost[0, 3], lost[2, 12] = float("nan"), 1e30
+    after = run(lost, actions)
+    assert not after[0].isfinite().all()
+    assert not (after[2].abs() < 1e10).all()
+    assert torch.equal(after[1::2], expected[1::2])
+    assert not [*tmp_path.iterdir()]
+
+
 def rod(state: Tensor, mass: Tensor, length: Tensor) -> Tensor:
     """Return the energy of a rod that turns about one end, its angle 0 upright."""
     angle, turn = state.unbind()

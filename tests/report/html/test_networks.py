@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,15 @@ def test_what_was_not_counted_is_left_out_and_said(tmp_path: Path) -> None:
     (omitted,) = sizes.draw_sizes(play(tmp_path / "old", space({"width": WIDTHS}), lambda *_: Size()))
     assert isinstance(omitted, Omitted)
     assert sizes.draw_sizes(play(tmp_path / "one", space({"width": 4}), lambda *_: Size())) == []
+
+
+@pytest.mark.parametrize(("of_rows", "n_sized"), [((196,), 1), ((196, 196), 1), ((196, 530), 0), ((), 0)])
+def test_rows_say_what_trials_learn_where_they_agree(
+    tmp_path: Path, of_rows: Sequence[int], n_sized: int
+) -> None:
+    read = play(tmp_path / "one", space({"width": 4}), lambda *_: Size())
+    rows = [{"algorithm": "protonet", "folder": "", "parameters": count} for count in of_rows]
+    sized = sizes._sized(read._replace(board={**read.board, "rows": rows}))
+    n_trials = sum(trial.algorithm == "protonet" for trial in read.searches[0].ledger.trials.values())
+    assert n_trials > 1
+    assert [one.parameters for one in sized] == [*of_rows[:1]] * n_trials * n_sized

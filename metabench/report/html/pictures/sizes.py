@@ -63,14 +63,17 @@ def draw_sizes(results: Results) -> Drawn:
 
 
 def _sized(results: Results) -> list[Sized]:
-    """List the trials whose size is known: what all trials of a row learn is what the row does."""
-    of_rows = {results.label(row): row["parameters"] for row in results.board["rows"] if row["parameters"]}
+    """List the trials whose size is known: of a network that is not searched, also by rows that agree."""
+    of_rows: dict[str, set[int]] = {}
+    for row in results.board["rows"]:
+        of_rows.setdefault(results.label(row), set()).update([row["parameters"]] if row["parameters"] else [])
     sized = []
     for one in results.searches:
         for trial in one.ledger.trials.values():
             tried = Tried(one.labels[trial.algorithm], one.space, trial)
             is_same = not one.space.network_of(trial.algorithm).parameters
-            n_parameters = trial.parameters or (of_rows.get(tried.label) if is_same else None)
+            counts = of_rows.get(tried.label, set()) if is_same else set()
+            n_parameters = trial.parameters or (min(counts) if len(counts) == 1 else None)
             figure = results.figure(trial.score)
             if n_parameters is None or figure is None:
                 continue
