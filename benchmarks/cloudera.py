@@ -219,7 +219,7 @@ def against(tested: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any
     text = shown(*stats.seeds_and_tasks(accuracies(tested, way))[:3])
     if not base:
         return text
-    if tested[0][way]["tasks_hash"] != base[0][way]["tasks_hash"]:
+    if len({one[way]["tasks_hash"] for one in (*tested, *base)}) > 1:
         raise MetabenchError(f"{way}: two rows of a cell have other tasks")
     apart = stats.paired(accuracies(tested, way), accuracies(base, way))
     return f"{text}: {shown(*apart[:3], sign='+')}"

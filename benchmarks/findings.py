@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cloudera import shown
 
 from metabench import PROTOCOL, algorithms, data, stats
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
@@ -173,11 +174,6 @@ def fill(name: str, seeds: int, out: Path) -> None:
 def accuracies(of_row: Mapping[str, Any], test: str) -> np.ndarray:
     """Return the accuracies, [seeds, T], of a row in a test."""
     return np.array([one["tests"][test]["accuracy"] for one in of_row.values()])
-
-
-def shown(mean: float, low: float, high: float, sign: str = "") -> str:
-    """Write a figure with its interval in points."""
-    return f"{100 * mean:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def table(name: str) -> str:

@@ -21,7 +21,6 @@ from metabench.search.space import NODES
 MOST_LOOKED_AT = 10_000
 """Settings near a proposal among which one that was not tried is looked for."""
 
-
 MOST_IN_VAIN = 5
 """Proposals in a row that cannot be trained, from which a sampler learns too little, before one at random."""
 

@@ -154,7 +154,11 @@ def _output(axis: Axes, cell: Genotype, places: Mapping[int, tuple[float, float]
     _line(axis, [places[last], (0.0, y)], style.FAINT)
     _word(axis, 0.0, y, "concat" if is_joined else "output", ROUND)
     axis.text(
-        0.0, y + 0.4, f"{cell.layers} cells, {cell.reductions} halve the image", ha="center", va="center"
+        0.0,
+        y + 0.4,
+        f"cells: {cell.layers}; of these halve the image: {cell.reductions}",
+        ha="center",
+        va="center",
     )
 
 
