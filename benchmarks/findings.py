@@ -223,6 +223,7 @@ def draw(name: str, path: Path) -> None:
                 mean, low, high = 100 * np.array([point[:3] for point in points]).T
                 axis.errorbar(question.steps, mean, (mean - low, high - mean), label=row, **look._asdict())
             style.title(axis, "", "inner steps at test", "meta-test accuracy, %")
+            axis.set_xticks(question.steps)
             axis.legend()
         else:
             means = 100 * np.array(
