@@ -225,12 +225,19 @@ def test_what_is_wrong_with_a_labels_growth_is_told_where_it_stands() -> None:
     document = {
         "task": growth.SPACE["task"],
         "network": {"width": 4},
-        "networks": {"cells": network([2, 1])},
-        "budget": growth.SPACE["budget"],
+        "networks": {"cells": network([5, 1])},
+        "budget": {**growth.SPACE["budget"], "trials": 1},
         "algorithms": {"protonet": {}, "protonet.cells": {}},
     }
-    with pytest.raises(MetabenchError, match=r"networks\.cells\.grow=\[2, 1\]: must ascend"):
+    with pytest.raises(MetabenchError) as refused:
         spaces.check(document, "space")
+    for line in (
+        "must ascend",
+        "networks.cells.options.nodes is never 5",
+        "more stages than budget.trials=1",
+    ):
+        assert line in str(refused.value)
+    assert "network." not in str(refused.value)
 
 
 def test_a_space_is_read_again_as_it_was_written() -> None:

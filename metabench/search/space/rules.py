@@ -59,7 +59,8 @@ def check(document: Mapping[str, Any]) -> list[str]:
     valid = {where: _valid(NetworkSpace.model_validate, described) for where, described in networks.items()}
     for where, network in valid.items():
         if network is not None:
-            wrong += [line.replace("network", where, 1) for line in _check_network(network, shape)]
+            problems = _check_network(network, shape) + _check_stages(network, _items(document.get("budget")))
+            wrong += [line.replace(PREFIX, f"{where}.") for line in problems]
     if dataset and task:
         wrong += [
             line
@@ -118,6 +119,14 @@ def _check_grow(network: NetworkSpace) -> list[str]:
             "needs; begin with as many"
         )
     return wrong
+
+
+def _check_stages(network: NetworkSpace, budget: Mapping[Any, Any]) -> list[str]:
+    trials = budget.get("trials", BudgetConfig.model_fields["trials"].default)
+    if not network.grow or not isinstance(trials, int) or trials >= len(network.grow):
+        return []
+    where = f"{PREFIX}grow={network.grow}"
+    return [f"{where}: has more stages than budget.trials={trials}; raise these, or leave some out"]
 
 
 def _nodes(count: int) -> str:
