@@ -42,9 +42,13 @@ def srun(arguments: list[str]) -> int:
     note("srun", "called")
     command = arguments[arguments.index("bash") :]
     (count,) = (int(word.removeprefix("--ntasks=")) for word in arguments if word.startswith("--ntasks="))
-    tasks = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    last, held = os.pipe()  # by every process of a task, so that it closes when the last of them has ended
+    tasks = [subprocess.Popen(command, start_new_session=True, pass_fds=[held]) for _ in range(count)]
+    os.close(held)
     signal.signal(signal.SIGTERM, lambda *_: [os.killpg(task.pid, signal.SIGTERM) for task in tasks])
-    return max(task.wait() for task in tasks)
+    code = max(task.wait() for task in tasks)
+    os.read(last, 1)
+    return code
 
 
 def scontrol(arguments: list[str]) -> int:
