@@ -114,8 +114,8 @@ def test(folder: Path) -> None:
     network = config.network.model_copy(update={"batch_norm": "support_stats"})
     inductive = model._replace(net=loop.build(config.model_copy(update={"network": network}), splits).net)
     matched = config.task.model_copy(update={"test_query": config.task.shot})
-    own = files.read_json(folder / files.TEST)
-    record = {TOGETHER: {key: own[key] for key in ("accuracy", "tasks_hash")}}
+    tested_alike = files.read_json(folder / files.TEST)
+    record = {TOGETHER: {key: tested_alike[key] for key in ("accuracy", "tasks_hash")}}
     for way, tested, task in ((MATCHED, model, matched), (INDUCTIVE, inductive, config.task)):
         tasks = frozen.frozen(splits, "meta_test", task, BUDGET["test_tasks"], "test")
         scored = evaluate.evaluate(tested, splits.meta_test.images, tasks)
