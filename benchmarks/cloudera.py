@@ -90,7 +90,9 @@ def search(cell: Cell, algorithm: str, out: Path) -> Path:
     files.write_text(out / f"{name}.yaml", yaml.safe_dump(described, sort_keys=False))
     words = ["search", str(out / f"{name}.yaml"), "--out", str(out), "--name", name, "--quiet"]
     words += ["--algorithms", algorithm]
-    subprocess.run([sys.executable, "-m", "metabench", *words], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", "metabench", *words], stdout=subprocess.DEVNULL)
+    if done.returncode:  # it has said why
+        raise SystemExit(done.returncode)
     return out / name
 
 
@@ -239,9 +241,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/cloudera"), help="folder of the searches")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for cell, row in itertools.product(cells(), options.rows):
-        if cell.name in options.cells:
-            fill(cell, row, options.out)
+    try:
+        for cell, row in itertools.product(cells(), options.rows):
+            if cell.name in options.cells:
+                fill(cell, row, options.out)
+    except MetabenchError as error:
+        parser.error(str(error))
     for cell in cells() if options.reports else ():
         report(cell, options.reports)
     for way in TESTS:

@@ -23,6 +23,7 @@ import torch
 from cloudera import shown
 
 from metabench import PROTOCOL, algorithms, data, stats
+from metabench.core import MetabenchError
 from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
 from metabench.data.tasks import frozen
 from metabench.report.html import style
@@ -251,7 +252,10 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.questions:
-        fill(name, options.seeds, options.out)
+        try:
+            fill(name, options.seeds, options.out)
+        except MetabenchError as error:
+            parser.error(str(error))
         print(f"\n{name}\n\n{table(name)}", flush=True)
         if QUESTIONS[name].steps:
             print(f"\n{steps_table(name)}", flush=True)
