@@ -5,12 +5,14 @@ A model has the keys that something reads; others stay as they are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes no other on Python 3.11
 
 from metabench.core.config import RunConfig, SearchSpace
+from metabench.core.control import ENVIRONMENT_STEPS
 from metabench.core.metrics import METRICS
 from metabench.storage import files, results
 from metabench.storage.fields import (
@@ -71,6 +73,13 @@ class _Report(_Reported):
 
 
 Report = Annotated[_Report, AfterValidator(_is_judged)]
+
+
+def spent(reports: Sequence[Mapping[str, Any]], unit: str) -> float:
+    """Return what a training has taken up to the last of its reports: seconds, or steps in environments."""
+    last: Mapping[str, Any] = reports[-1] if reports else {"seconds": 0.0}
+    steps = (last.get("logs") or {}).get(ENVIRONMENT_STEPS) or 0
+    return float(last["seconds"] if unit == "seconds" else steps)
 
 
 @keys

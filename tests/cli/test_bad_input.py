@@ -88,6 +88,14 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"budget": {**BUDGET, "unit": "seconds", "seconds": 60.0, "scheduler": "top_k"}},
         "scheduler=top_k needs to know how many trials",
     ),
+    "steps without a number": (
+        {"budget": {**BUDGET, "unit": "environment_steps"}},
+        "unit=environment_steps: needs `environment_steps`",
+    ),
+    "steps where nobody acts": (
+        {"budget": {**BUDGET, "unit": "environment_steps", "environment_steps": 1e6}},
+        "budget.unit=environment_steps: ",
+    ),
     "no seconds at all": ({"budget": {**BUDGET, "unit": "seconds", "seconds": 0.0}}, "budget.seconds=0.0"),
     "grace above tasks": ({"budget": {**BUDGET, "grace": 91}}, "grace=91: must be <= tasks=90"),
     "one way": ({"task": {**TASK, "way": 1}}, "task.way=1: glyphs is classification; way must be >= 2"),

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from metabench.core.config import SearchSpace
+from metabench.core.control import ENVIRONMENT_STEPS
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, PRUNED, Ledger
 from metabench.search.journal.rule import decide
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FINISHED, FairSearcher
-from metabench.storage import records
+from metabench.storage import models, records
 from tests.search.conftest import SPACE
 from tests.search.played import make_report
 
 PACE = {"maml": 0.01, "maml_pp": 0.04, "fomaml": 0.025}
 """Seconds a task of meta-training."""
+
+STEPS, STEPS_A_SECOND = "environment_steps", 1024
 
 
 def space_of(**budget: Any) -> SearchSpace:
@@ -34,6 +37,7 @@ def play(folder: Path, space: SearchSpace, slots: int, restart_every: int = 0) -
     searcher = FairSearcher(space, Ledger(folder, keep=2), seed=0)
     running: dict[str, tuple[str, float]] = {}  # Tune's id -> trial and its seconds
     step, finished = 0, False
+    unit, rate = ("seconds", 1) if space.budget.unit != STEPS else (STEPS, STEPS_A_SECOND)
     while running or not finished:
         step += 1
         while len(running) < slots and not finished:
@@ -43,11 +47,8 @@ def play(folder: Path, space: SearchSpace, slots: int, restart_every: int = 0) -
                 break
             finished = config == FINISHED
             if isinstance(config, dict):
-                reports = searcher.ledger.trials[config["trial"]].reports
-                running[f"id-{step}-{len(running)}"] = (
-                    config["trial"],
-                    reports[-1]["seconds"] if reports else 0,
-                )
+                seconds = models.spent(searcher.ledger.trials[config["trial"]].reports, unit) / rate
+                running[f"id-{step}-{len(running)}"] = (config["trial"], seconds)
         if not running:
             continue
         trial_id = rng.choice(sorted(running))
@@ -57,6 +58,8 @@ def play(folder: Path, space: SearchSpace, slots: int, restart_every: int = 0) -
         seconds += PACE[trial.algorithm] * (rung - trial.tasks_seen)
         running[trial_id] = (name, seconds)
         report = make_report(rung, rng.random(), seconds)
+        if unit == STEPS:  # so many; and seconds, which are then nobody's budget
+            report |= {"logs": {ENVIRONMENT_STEPS: STEPS_A_SECOND * seconds}, "seconds": rung**0.5}
         if decide(searcher.ledger, space.budget, name, report) != CONTINUE:
             searcher.hand_back(trial_id)
             del running[trial_id]
@@ -81,6 +84,26 @@ def test_seconds_are_spent_alike_to_within_one_rung_a_slot(
     if slots == 1:
         # One at a time, the last rung of each can be all that they differ by.
         assert max(spent.values()) - min(spent.values()) <= max(longest.values())
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "freeze_thaw"])
+def test_steps_in_environments_are_spent_as_seconds_are(tmp_path: Path, scheduler: str) -> None:
+    budget = {"scheduler": scheduler, "trials": 500}
+    timed = play(tmp_path / "seconds", space_of(unit="seconds", seconds=60.0, **budget), slots=2)
+    steps = 60.0 * STEPS_A_SECOND
+    counted = play(
+        tmp_path / "steps",
+        space_of(unit=STEPS, environment_steps=steps, **budget),
+        slots=2,
+        restart_every=7 if scheduler == "asha" else 0,
+    )
+    for algorithm in PACE:
+        assert steps <= counted.ledger.spent(algorithm, STEPS) <= steps + 2 * STEPS_A_SECOND * 24
+    if scheduler == "freeze_thaw":
+        lines = [
+            [(t.name, t.sampled, t.decisions) for t in one.ledger.trials.values()] for one in (timed, counted)
+        ]
+        assert lines[0] == lines[1]
 
 
 def test_when_seconds_are_spent_nobody_starts_or_goes_on(tmp_path: Path) -> None:
@@ -130,7 +153,7 @@ def test_what_was_left_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     searcher = play(tmp_path, space, slots=1)
     Watch(tmp_path, space).sum_up(searcher.ledger)
     spent = searcher.ledger.seconds("maml")
-    assert f"maml: 2 trials took {spent:.0f} of 1000 s; raise budget.trials" in capsys.readouterr().err
+    assert f"maml: 2 trials took {spent:.0f} of 1,000 seconds; raise budget.trials" in capsys.readouterr().err
 
 
 def test_an_ending_tells_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,5 +162,5 @@ def test_an_ending_tells_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixtu
     name = ledger.propose("maml", {}, {}, False, 0).name
     decide(ledger, space.budget, name, make_report(100, None, seconds=12.0))
     Watch(tmp_path, space).ended(ledger, name)
-    assert "[1; maml 12 of 30 s] maml-000 diverged" in capsys.readouterr().err
+    assert "[1; maml 12 of 30 seconds] maml-000 diverged" in capsys.readouterr().err
     assert records.trials(tmp_path)[name]["seconds"] == 12.0

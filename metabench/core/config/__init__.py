@@ -41,6 +41,10 @@ MOST_DRAWN, MOST_TASKS = 1_000_000, 10**12
 """What is drawn beforehand, meta-train tasks: more than a machine holds."""
 
 
+SPENT = ("seconds", "environment_steps")
+"""Units of which an algorithm has so many, however many trials that are."""
+
+
 class BudgetConfig(Model):
     """How much compute is spent on each algorithm, and how the best setting is confirmed."""
 
@@ -96,13 +100,20 @@ class BudgetConfig(Model):
         True, description="whether the published setting, too, has its full runs and a row on the board"
     )
     test_tasks: int = Field(1000, ge=2, le=MOST_DRAWN, description="frozen meta-test tasks")
-    unit: Literal["tasks", "seconds"] = Field(
-        "tasks", description="what is the same for all algorithms: trials and their tasks, or seconds"
+    unit: Literal["tasks", "seconds", "environment_steps"] = Field(
+        "tasks",
+        description="what is the same for all algorithms: trials and their tasks, seconds, or steps in "
+        "environments",
     )
     seconds: float | None = Field(
         None,
         gt=0,
         description="of training and validation, all trials of an algorithm together; with unit=seconds",
+    )
+    environment_steps: float | None = Field(
+        None,
+        gt=0,
+        description="of training, all trials of an algorithm together; with unit=environment_steps",
     )
     stop_when: float | None = Field(
         None,
@@ -127,7 +138,7 @@ class BudgetConfig(Model):
 
     @model_validator(mode="after")
     def _together(self) -> BudgetConfig:
-        rungs, more, is_timed = self.rungs, self.borderline_tasks, self.unit == "seconds"
+        rungs, more, unit = self.rungs, self.borderline_tasks, self.unit
         ascend = rungs is None or (
             rungs == sorted({*rungs, self.tasks}) and rungs[0] >= 1 and rungs[-1] == self.tasks
         )
@@ -138,18 +149,32 @@ class BudgetConfig(Model):
             and more <= self.validation_tasks,
             f"borderline_tasks={more}: with scheduler={self.scheduler} no decision is made while a trial "
             "runs; leave it out, or take asha": more is not None and self.scheduler != "asha",
-            "unit=seconds: needs `seconds`, the budget of each algorithm": is_timed and self.seconds is None,
-            "unit=seconds: scheduler=top_k needs to know how many trials there are; take tasks": is_timed
+            f"unit={unit}: needs `{unit}`, the budget of each algorithm": unit in SPENT
+            and limit(self) is None,
+            f"unit={unit}: scheduler=top_k needs to know how many trials there are; take tasks": unit in SPENT
             and self.scheduler == "top_k",
             f"stop_when={self.stop_when}: scheduler={self.scheduler} has no model of what is to come; leave "
             "it out, or take freeze_thaw": self.stop_when is not None and self.scheduler != "freeze_thaw",
-            f"seconds={self.seconds}: counts with unit=seconds only; set it, or leave this out": not is_timed
-            and self.seconds is not None,
+            **{
+                f"{name}={getattr(self, name)}: counts with unit={name} only; set it, or leave this out": True
+                for name in SPENT
+                if unit != name and getattr(self, name) is not None
+            },
         }
         for problem, is_so in wrong.items():
             if is_so:
                 raise ValueError(problem)
         return self
+
+
+def limit(budget: BudgetConfig) -> float | None:
+    """Return what an algorithm may spend of the budget's unit; None where trials and tasks are counted."""
+    return getattr(budget, budget.unit) if budget.unit in SPENT else None
+
+
+def amount(spent: float, unit: str) -> str:
+    """Write so many of a unit in words."""
+    return f"{spent:,.0f} {unit.replace('_', ' ')}"
 
 
 def n_variants(budget: BudgetConfig) -> int:

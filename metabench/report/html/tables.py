@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabench.core import metrics
+from metabench.core.config import amount, limit
 from metabench.leaderboard.columns import COLUMNS, WHO, Column, count, duration
 from metabench.leaderboard.columns import settings as in_one_line
 from metabench.leaderboard.notes import about
@@ -219,8 +220,8 @@ def _same(results: Results) -> str:
     """Say what was the same for all algorithms of a search."""
     budgets = []
     for budget in (one.space.budget for one in results.searches):
-        trials, seconds = f"{budget.trials} trials (one, where nothing varies)", budget.seconds
-        budgets.append(trials if seconds is None else f"{seconds:g} seconds, at most {trials}")
+        trials, most = f"{budget.trials} trials (one, where nothing varies)", limit(budget)
+        budgets.append(trials if most is None else f"{amount(most, budget.unit)}, at most {trials}")
     return ", or ".join(dict.fromkeys(budgets))
 
 

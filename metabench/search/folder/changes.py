@@ -33,6 +33,7 @@ INVALIDATES_CHOICE = (
     "budget.confirm_top",
     "budget.confirm_tasks",
     "budget.seconds",
+    "budget.environment_steps",
     "budget.grace",
     "budget.rungs",
     "budget.reduction_factor",

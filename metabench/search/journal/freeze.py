@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.core.config import BudgetConfig, Choices, Range
+from metabench.core.config import BudgetConfig, Choices, Range, limit
 from metabench.core.config import allowance as allowance
 from metabench.search import space as spaces
 from metabench.search.journal import gaussian
 from metabench.search.journal.gaussian import Array, Fit
 from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
 from metabench.search.space import AlgorithmSpace, grid
+from metabench.storage.models import spent
 
 PRICE = 0.75
 """Prior standard deviations of settings that a full run must promise, or the leader goes on."""
@@ -398,15 +399,16 @@ def _alike(belief: Belief, trials: Sequence[Trial]) -> Array:
 
 
 def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
-    """Return what the leg to each rung costs: recorded seconds, or tasks where those are the budget."""
+    """Return what the leg to each rung costs in the budget's unit, as recorded; else in tasks."""
     rungs = spaces.rungs(budget)
     steps = {rung: float(rung - before) for rung, before in zip(rungs, [0, *rungs], strict=False)}
-    if budget.seconds is None:
+    if limit(budget) is None:
         return steps
     taken: dict[int, list[float]] = {rung: [] for rung in rungs}
     for trial in trials:
-        for before, report in zip([{"seconds": 0.0}, *trial.reports], trial.reports, strict=False):
-            taken.get(report["tasks_seen"], []).append(report["seconds"] - before["seconds"])
+        ends = [spent([report], budget.unit) for report in trial.reports]
+        for before, end, report in zip([0.0, *ends], ends, trial.reports, strict=False):
+            taken.get(report["tasks_seen"], []).append(end - before)
     seen = sum(steps[rung] * len(those) for rung, those in taken.items())
     rate = sum(map(sum, taken.values())) / max(seen, 1)
     usual = {rung: statistics.fmean(taken[rung] or [steps[rung] * rate]) for rung in rungs}

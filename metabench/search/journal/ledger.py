@@ -9,13 +9,14 @@ complete); and it needs no unpickling. Ray's own folder can be thrown away at an
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench.core import MetabenchError, Objective
+from metabench.core.config import SPENT
 from metabench.core.objectives import OBJECTIVES
 from metabench.storage import files, models, records, remote
 from metabench.storage.files import Damaged
@@ -96,7 +97,7 @@ class Trial:
     @property
     def seconds(self) -> float:
         """Return what it has taken up to the last report."""
-        return float(self.reports[-1]["seconds"]) if self.reports else 0.0
+        return models.spent(self.reports, "seconds")
 
     @property
     def is_waiting(self) -> bool:
@@ -200,7 +201,7 @@ class Ledger:
         self.memo: dict[str, Any] = {}  # what was worked out of an algorithm's trials, to be kept with these
         self._best: dict[str, list[Trial]] = {}  # as many as keep their states
         self._tasks, self.n_infeasible = Counter[str](), Counter[str]()
-        self._seconds: dict[str, float] = {}
+        self._spent: defaultdict[tuple[str, str], float] = defaultdict(float)  # by algorithm and unit
         for number, event in enumerate(records.lines(folder / JOURNAL, models.EVENT), start=1):
             try:
                 self._apply(event)
@@ -306,7 +307,11 @@ class Ledger:
 
     def seconds(self, algorithm: str) -> float:
         """Return what an algorithm's trials have taken together up to their last reports."""
-        return self._seconds.get(algorithm, 0.0)
+        return self.spent(algorithm, "seconds")
+
+    def spent(self, algorithm: str, unit: str) -> float:
+        """Return the same in a unit of which there are so many."""
+        return self._spent[algorithm, unit]
 
     def unfinished(self) -> list[Trial]:
         """List the trials that have not ended, those that got furthest first."""
@@ -355,8 +360,9 @@ class Ledger:
                 if trial.status is not None:
                     self._reopen(trial)  # for a larger budget than it once completed
                 self._tasks[trial.algorithm] += seen - trial.tasks_seen
-                spent = self.seconds(trial.algorithm) + event["report"]["seconds"] - trial.seconds
-                self._seconds[trial.algorithm] = spent
+                for unit in SPENT:
+                    more = models.spent([event["report"]], unit) - models.spent(trial.reports, unit)
+                    self._spent[trial.algorithm, unit] += more
                 trial.reports.append(event["report"])
                 if event["decision"] != DIVERGED:
                     self._rungs.setdefault((trial.algorithm, seen), []).append(

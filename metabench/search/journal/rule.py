@@ -41,7 +41,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabench import stats
-from metabench.core.config import BudgetConfig
+from metabench.core.config import BudgetConfig, limit
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import (
     COMPLETE,
@@ -54,6 +54,7 @@ from metabench.search.journal.ledger import (
     Ledger,
     Trial,
 )
+from metabench.storage.models import spent
 
 REEVALUATE = "again"
 """No decision yet: the trial is to be validated on more tasks, and to report once more."""
@@ -164,10 +165,11 @@ def _compare(budget: BudgetConfig, arrived: Arrival, others: Sequence[Arrival]) 
 
 
 def _is_spent(ledger: Ledger, budget: BudgetConfig, trial: Trial, report: dict[str, Any]) -> bool:
-    """Tell whether an algorithm's seconds are spent with this report: then none of its trials goes on."""
-    if budget.seconds is None:
+    """Tell whether an algorithm's budget is spent with this report: then none of its trials goes on."""
+    if (most := limit(budget)) is None:
         return False
-    return bool(ledger.seconds(trial.algorithm) + report["seconds"] - trial.seconds >= budget.seconds)
+    more = spent([report], budget.unit) - spent(trial.reports, budget.unit)
+    return ledger.spent(trial.algorithm, budget.unit) + more >= most
 
 
 def next_waiting(

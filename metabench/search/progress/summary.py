@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from metabench.core import MetabenchError, metrics, utc_now
-from metabench.core.config import SearchSpace, allowance, n_variants, rungs
+from metabench.core.config import SearchSpace, allowance, limit, n_variants, rungs
 from metabench.core.metrics import Metric
 from metabench.search.journal.ledger import (
     COMPLETE,
@@ -297,7 +297,7 @@ def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) 
     running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.state == RUNNING)
     parts = summary["algorithms"].values()
     ahead = (sum(part["planned"] for part in parts) - len(trials)) * usual + running
-    if _is_modelled(space) and space.budget.seconds is None:
+    if _is_modelled(space) and limit(space.budget) is None:
         ahead = _allowed(space, parts)
     return float(ahead + runs)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import metabench.leaderboard as board
 from metabench.core import Objective, OutOfOrder, metrics, utc_now
-from metabench.core.config import SearchSpace
+from metabench.core.config import SearchSpace, amount, limit
 from metabench.core.metrics import METRICS, Metric
 from metabench.core.objectives import OBJECTIVES
 from metabench.search import space as spaces
@@ -141,12 +141,13 @@ class Watch:
 
     def _standing(self, ledger: Ledger, trial: Trial) -> str:
         count: int | str = len(ledger.trials) - len(ledger.running()) - ledger.n_infeasible.total()
-        if self.space.budget.seconds is None:
+        budget = self.space.budget
+        if (most := limit(budget)) is None:
             total = sum(spaces.of(self.space, algorithm).n_trials for algorithm in self.space.algorithms)
             count = f"{count}/{total}"
         else:
-            spent = ledger.seconds(trial.algorithm)
-            count = f"{count}; {trial.algorithm} {spent:.0f} of {self.space.budget.seconds:.0f} s"
+            spent = ledger.spent(trial.algorithm, budget.unit)
+            count = f"{count}; {trial.algorithm} {spent:.0f} of {amount(most, budget.unit)}"
         figure = ""
         if trial.score is not None:
             value = self.objective.metric.sign * trial.score
@@ -156,15 +157,16 @@ class Watch:
 
     def sum_up(self, ledger: Ledger) -> None:
         """Count the trials that were stopped within the noise, and say of seconds that were left over."""
-        seconds = self.space.budget.seconds
+        unit, most = self.space.budget.unit, limit(self.space.budget)
         for algorithm in self.space.algorithms:
-            its, spent = spaces.of(self.space, algorithm), ledger.seconds(algorithm)
+            its, spent = spaces.of(self.space, algorithm), ledger.spent(algorithm, unit)
             n_trials, budgeted = its.n_trials, self.space.budget.trials
             if 1 < n_trials < budgeted:
                 self.say(f"{algorithm}: all {n_trials} settings of its space are tried, of {budgeted} trials")
-            elif seconds is not None and spent < seconds and 1 < n_trials <= ledger.n_tried(algorithm):
+            elif most is not None and spent < most and 1 < n_trials <= ledger.n_tried(algorithm):
                 self.say(
-                    f"{algorithm}: {n_trials} trials took {spent:.0f} of {seconds:.0f} s; raise budget.trials"
+                    f"{algorithm}: {n_trials} trials took {spent:.0f} of {amount(most, unit)}; raise "
+                    "budget.trials"
                 )
         for algorithm, led in leaders(self.space, ledger).items():
             self.say(f"{algorithm}: {outlook(self.objective.metric, led['hourly_gain'])}")

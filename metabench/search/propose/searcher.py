@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from metabench.core import metrics
-from metabench.core.config import SearchSpace
+from metabench.core.config import SearchSpace, limit
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
 from metabench.search.journal.freeze import Belief
@@ -106,7 +106,7 @@ class FairSearcher:
 
     def _has_next(self, algorithm: str) -> bool:
         """Tell whether a trial that waits would go on if no other report came."""
-        if not self._has_seconds(algorithm):
+        if not self._has_budget(algorithm):
             return False
         if freeze.is_on(self.space.budget):
             return self._choose(algorithm) is not None
@@ -172,7 +172,7 @@ class FairSearcher:
     def _in_turn(self) -> list[str]:
         """List the algorithms that may spend more, that which has spent least first."""
         order = sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
-        return [algorithm for algorithm in order if self._has_seconds(algorithm)]
+        return [algorithm for algorithm in order if self._has_budget(algorithm)]
 
     def _next(self) -> Trial | None:
         """Take up a trial that waits, or begin one, of the algorithm that has spent least."""
@@ -241,12 +241,12 @@ class FairSearcher:
         Once a trial is complete, nothing is kept for a leader for which it is too late.
         """
         budget, best = self.space.budget, freeze.leader(belief)
-        limit = budget.seconds or freeze.allowance(budget, self.trials[algorithm])
+        most = limit(budget) or freeze.allowance(budget, self.trials[algorithm])
         way = 0 if best.status is not None else budget.tasks - freeze.reaches(budget, best)
-        is_kept = self._expected(algorithm, way) <= limit or all(t.status != COMPLETE for t in belief.trials)
+        is_kept = self._expected(algorithm, way) <= most or all(t.status != COMPLETE for t in belief.trials)
         kept = way if is_kept else 0
         lengths = {leg.ends - leg.begins for leg in legs}
-        short = {n for n in lengths if self._expected(algorithm, n + kept) <= limit}
+        short = {n for n in lengths if self._expected(algorithm, n + kept) <= most}
         short = {n for n in short if self.has_room(algorithm, n + kept)}
         of_best = {n for n in lengths if is_kept and self.has_room(algorithm, n)}
         return [
@@ -303,36 +303,36 @@ class FairSearcher:
         """Return which share of an algorithm's budget is spent: of its trials, or of what limits these."""
         budget, n_trials = self.space.budget, self.trials[algorithm]
         shares = [(len(self.ledger.of(algorithm)) - self.ledger.n_infeasible[algorithm]) / n_trials]
-        if budget.seconds is not None:
-            shares.append(self.ledger.seconds(algorithm) / budget.seconds)
+        if (most := limit(budget)) is not None:
+            shares.append(self.ledger.spent(algorithm, budget.unit) / most)
         elif freeze.is_on(budget):
             shares.append(self.ledger.tasks(algorithm) / freeze.allowance(budget, n_trials))
         return max(shares)
 
-    def _has_seconds(self, algorithm: str) -> bool:
-        """Tell whether an algorithm has not spent its seconds, where those are the budget."""
-        seconds = self.space.budget.seconds
-        return seconds is None or self.ledger.seconds(algorithm) < seconds
+    def _has_budget(self, algorithm: str) -> bool:
+        """Tell whether an algorithm has not spent its seconds or steps, where those are the budget."""
+        most = limit(self.space.budget)
+        return most is None or self.ledger.spent(algorithm, self.space.budget.unit) < most
 
     def _is_open(self, algorithm: str) -> bool:
         """Tell whether an algorithm may start a trial, those that run taken as having reached their rungs."""
         if self.left_of(algorithm) <= 0:
             return False
         kept = self._kept(algorithm)
-        seconds = self.space.budget.seconds
-        is_left = seconds is None or self._expected(algorithm, kept) < seconds
+        most = limit(self.space.budget)
+        is_left = most is None or self._expected(algorithm, kept) < most
         return is_left and self.has_room(algorithm, self.rungs[0] + kept)
 
     def _kept(self, algorithm: str) -> int:
         """Return the tasks that the leader needs to the full budget, where it waits for others."""
         budget = self.space.budget
-        if not pauses(budget) or (budget.seconds is None and self.has_room is always):
+        if not pauses(budget) or (limit(budget) is None and self.has_room is always):
             return 0
         best = incumbent(self.ledger.of(algorithm))
         return budget.tasks - best.tasks_seen if best is not None and best.is_waiting else 0
 
     def _expected(self, algorithm: str, kept: int = 0) -> float:
-        """Return what is spent when each unfinished trial reaches its next rung: tasks, or seconds.
+        """Return what is spent, in the budget's unit, when each unfinished trial reaches its next rung.
 
         Args:
             kept: tasks beside them.
@@ -342,7 +342,7 @@ class FairSearcher:
             min((rung - t.tasks_seen for rung in self.rungs if rung > t.tasks_seen), default=0)
             for t in self._running(algorithm)
         )
-        if self.space.budget.seconds is None:
+        if limit(self.space.budget) is None:
             return seen + ahead
-        spent = self.ledger.seconds(algorithm)
+        spent = self.ledger.spent(algorithm, self.space.budget.unit)
         return spent + ahead * spent / max(seen, 1)

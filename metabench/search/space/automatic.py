@@ -102,11 +102,12 @@ SHARED: Mapping[str, Any] = {
 
 
 class Pace(NamedTuple):
-    """Seconds that one process takes for a task, averaged over settings."""
+    """Seconds that one process takes for a task, and steps in its environment, averaged over settings."""
 
     training: float
     evaluation: float
     slowest: float  # training, of the slowest of the settings
+    environment_steps: float = 0.0  # of training
 
 
 class Time(NamedTuple):

@@ -54,14 +54,16 @@ def check(document: Mapping[str, Any]) -> list[str]:
     dataset = attempt([], data.get, task.dataset) if task else None
     shared, blocks = _parameters(document.get("shared")), _items(document.get("algorithms"))
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
-    wrong = _check_task(task) + _check_folds(task, _items(document.get("budget"))) if task else []
+    budget = _items(document.get("budget"))
+    wrong = _check_task(task) + _check_folds(task, budget) if task else []
     _, shape = data.outline(dataset, task.options if task else {})
     valid = {where: _valid(NetworkSpace.model_validate, described) for where, described in networks.items()}
     for where, network in valid.items():
         if network is not None:
-            problems = _check_network(network, shape) + _check_stages(network, _items(document.get("budget")))
+            problems = _check_network(network, shape) + _check_stages(network, budget)
             wrong += [line.replace(PREFIX, f"{where}.") for line in problems]
     if dataset and task:
+        wrong += _check_unit(dataset, task, budget)
         wrong += [
             line
             for name in filter(algorithms.is_known, parameters)
@@ -168,6 +170,16 @@ def _check_folds(task: TaskConfig, budget: Mapping[Any, Any]) -> list[str]:
     if not isinstance(seeds, int) or seeds % folds == 0:
         return []
     return [f"budget.seeds={seeds}: full runs take the {folds} folds in turn; give a multiple of {folds}"]
+
+
+def _check_unit(dataset: data.Dataset, task: TaskConfig, budget: Mapping[Any, Any]) -> list[str]:
+    kind, _ = data.outline(dataset, task.options)
+    if budget.get("unit") != "environment_steps" or kind == "control":
+        return []
+    return [
+        f"budget.unit=environment_steps: {dataset.name} is data of {kind}, which nobody acts in; take "
+        "tasks or seconds"
+    ]
 
 
 def _check_algorithm(name: str, dataset: data.Dataset, task: TaskConfig) -> list[str]:

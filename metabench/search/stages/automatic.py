@@ -213,7 +213,7 @@ def _measure(space: SearchSpace, algorithm: str, splits: Splits, seconds: float,
     device = "cuda" if torch.cuda.is_available() else "cpu"
     values = its.resolve(its.published[0])
     timed = pace.time_one(space, algorithm, values, splits, device, seconds)
-    training, evaluation = (one * (BESIDE if slots > 1 else 1.0) for one in timed)
+    training, evaluation = (one * (BESIDE if slots > 1 else 1.0) for one in timed[:2])
     return Pace(training, evaluation, training)
 
 

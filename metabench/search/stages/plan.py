@@ -11,7 +11,7 @@ import torch
 
 from metabench import data
 from metabench.core import Splits
-from metabench.core.config import SearchSpace, n_variants
+from metabench.core.config import SearchSpace, limit, n_variants
 from metabench.search import space as spaces
 from metabench.search.propose import feasible
 from metabench.search.propose.study import Study
@@ -65,10 +65,11 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     # Of those that arrive at a rung one in so many goes on.
     expected = [max(1.0, n_trials / factor**k) for k in range(len(rungs))]
     steps = [rung - before for rung, before in zip(rungs, [0, *rungs], strict=False)]
-    trained = sum(n * step for n, step in zip(expected, steps, strict=True)) * pace.training
-    taken = trained + sum(expected) * budget.validation_tasks * pace.evaluation
-    if budget.seconds is not None and taken > 0:
-        expected = [n * min(1.0, budget.seconds / taken) for n in expected]
+    trained = sum(n * step for n, step in zip(expected, steps, strict=True))
+    seconds = trained * pace.training + sum(expected) * budget.validation_tasks * pace.evaluation
+    taken = {"seconds": seconds, "environment_steps": trained * pace.environment_steps}.get(budget.unit, 0.0)
+    if (most := limit(budget)) is not None and taken > 0:
+        expected = [n * min(1.0, most / taken) for n in expected]
     tasks = sum(n * step for n, step in zip(expected, steps, strict=True))
     validated = sum(expected) * budget.validation_tasks + budget.confirm_top * budget.confirm_tasks
     runs = n_variants(budget) * budget.seeds
@@ -95,7 +96,7 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
     torch.set_num_threads(1)
     study = Study(space, algorithm, seed)
     n_settings = min(SETTINGS, study.its.n_trials)
-    timed: list[tuple[float, float]] = []
+    timed: list[pace.Timed] = []
     size = feasible.of(space, splits)
     for _ in range(n_settings + feasible.MOST_INFEASIBLE):
         sampled = study.propose(len(timed) / n_settings) if len(timed) < n_settings else None
@@ -104,9 +105,9 @@ def measure(space: SearchSpace, algorithm: str, splits: Splits, seed: int, devic
         values = study.its.resolve(sampled)
         if size(algorithm, values).infeasible is None:
             timed.append(pace.time_one(space, algorithm, values, splits, device, SECONDS))
-    training = [seconds for seconds, _ in timed]
-    evaluation = statistics.fmean(seconds for _, seconds in timed)
-    return Pace(statistics.fmean(training), evaluation, max(training))
+    training, evaluation, steps = zip(*timed, strict=True)
+    mean = statistics.fmean
+    return Pace(mean(training), mean(evaluation), max(training), mean(steps))
 
 
 def where(
