@@ -2,8 +2,9 @@
 
 `domains`: trained on one data set, tested on each. `ways_shots`: trained at some ways and shots, tested at
 others. `order`: MAML of second and of first order, with equal tasks and with equal seconds, and after so many
-inner steps. Each is a grid of trainings over several seeds; what every task of every test got is kept in
-`benchmarks/findings/`. The same command goes on where it stopped, and prints the tables.
+inner steps. `sinusoid`: every learner by gradients on sinusoids, after so many inner steps. Each is a grid of
+trainings over several seeds; what every task of every test got is kept in `benchmarks/findings/`. The same
+command goes on where it stopped, and prints the tables.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cloudera import shown
 
 from metabench import PROTOCOL, algorithms, data, stats
 from metabench.core import MetabenchError
-from metabench.core.config import NetworkConfig, RunConfig, TaskConfig
+from metabench.core.config import NetworkConfig, RunConfig, TaskConfig, field_types
 from metabench.data.tasks import frozen
 from metabench.report.html import style
 from metabench.storage import files
@@ -33,6 +34,7 @@ from metabench.training import run as runs
 
 KEPT = Path(__file__).with_name("findings")
 TEST_TASKS, VALIDATION_TASKS, REPORTS = 400, 100, 5
+HUGE = 1e3  # an error, of functions between -5 and 5
 
 NETWORK = NetworkConfig(name="conv4", width=20)
 PROTONET = {"outer_lr": 3e-3, "task_batch_size": 5, "cosine": True, "augment": "both"}
@@ -50,6 +52,21 @@ DATA: Mapping[str, Mapping[str, Any]] = {
     },
 }
 AUGMENT = {"flip": False, "rotate": 10, "scale": 0.15, "shear": 0.15, "shift": 0.05}
+
+SINUSOID = {"dataset": "sinusoid", "way": 1, "shot": 10, "query": 10, "test_query": 10}
+REGRESSOR = NetworkConfig(name="mlp", width=40, depth=2, norm="none")
+"""Of the MAML paper, section 5.1."""
+STEPS = {"inner_lr": 0.02, "inner_steps": 3, "outer_lr": 0.01, "task_batch_size": 10, "cosine": True}
+"""Near the best of 60 settings of MAML that were recorded (`curves_sinusoid_maml.jsonl`)."""
+OTHERS: Mapping[str, Mapping[str, Any]] = {
+    "maml_pp": {"outer_lr": 0.003},
+    "meta_sgd": {"outer_lr": 0.003},
+    "imaml": {"inner_steps": 16, "inner_lr": 0.01, "proximal": 2.0},
+    "reptile": {
+        "inner_optimizer": "sgd", "inner_steps": 5, "inner_batch": 5, "outer_lr": 0.1, "task_batch_size": 5,
+    },
+}  # fmt: skip
+"""Better for these, by one short training of each: learned rates want a lower outer one."""
 
 
 class Row(NamedTuple):
@@ -69,6 +86,16 @@ class Question(NamedTuple):
     tests: Mapping[str, Mapping[str, Any]]
     beside: str | None = None  # the row that others are compared with; else the one trained for the test
     steps: Sequence[int] = ()  # inner steps that each network is tested after, too
+    network: NetworkConfig = NETWORK
+    metric: str = "accuracy"
+
+    def show(self, mean: float, low: float, high: float, sign: str = "") -> str:
+        """Write a figure with its interval: in points, or as the error is."""
+        if self.metric == "accuracy":
+            return shown(mean, low, high, sign)
+        if not abs(mean) < HUGE:
+            return "diverges"
+        return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
 def _shaped(way: int | dict[str, int], shot: int | dict[str, int]) -> dict[str, Any]:
@@ -100,16 +127,42 @@ def _order() -> Question:
     return Question(rows, {"5-way 1-shot": DATA["quickdraw"]}, "second order", (0, 1, 2, 3, 5, 7, 10, 20))
 
 
-QUESTIONS = {"domains": _domains(), "ways_shots": _ways_shots(), "order": _order()}
+def _sinusoid() -> Question:
+    names = (
+        "maml",
+        "fomaml",
+        "anil",
+        "boil",
+        "meta_sgd",
+        "alpha_maml",
+        "maml_pp",
+        "imaml",
+        "reptile",
+        "joint",
+    )
+    rows = []
+    for name in names:
+        fields = field_types(algorithms.get(name).hparams)
+        settings = {key: value for key, value in STEPS.items() if key in fields}
+        rows.append(Row(name, name, settings | OTHERS.get(name, {}), SINUSOID, 24_000))
+    return Question(rows, {"sinusoids": SINUSOID}, "maml", (0, 1, 2, 3, 5, 10), REGRESSOR, "error")
 
 
-def configure(row: Row, seed: int) -> RunConfig:
+QUESTIONS = {
+    "domains": _domains(),
+    "ways_shots": _ways_shots(),
+    "order": _order(),
+    "sinusoid": _sinusoid(),
+}
+
+
+def configure(row: Row, question: Question, seed: int) -> RunConfig:
     """Describe one training of a row."""
     return RunConfig(
         algorithm=row.algorithm,
         hyperparameters=vars(algorithms.hparams(row.algorithm, row.settings)),
         task=TaskConfig(**row.task, augment=AUGMENT),
-        network=NETWORK,
+        network=question.network,
         tasks=row.tasks,
         rungs=[row.tasks * step // REPORTS for step in range(1, REPORTS + 1)],
         validation_tasks=VALIDATION_TASKS,
@@ -119,7 +172,7 @@ def configure(row: Row, seed: int) -> RunConfig:
 
 def answer(row: Row, question: Question, seed: int, folder: Path) -> dict[str, Any]:
     """Train once, test on everything, and return what each task got."""
-    config = configure(row, seed)
+    config = configure(row, question, seed)
     splits = data.load(config.task)
     runs.train_run(config, splits, folder)
     record: dict[str, Any] = {"seconds": files.read_lines(folder / files.REPORTS)[-1]["seconds"], "tests": {}}
@@ -130,14 +183,14 @@ def answer(row: Row, question: Question, seed: int, folder: Path) -> dict[str, A
         result = runs.test_run(folder, splits, TEST_TASKS, tasks=tasks, other=tested, is_diagnosed=False)
         record["tests"][name] = {
             "hash": tasks.hash,
-            "accuracy": [round(one, 5) for one in result["accuracy"]],
+            question.metric: [round(one, 5) for one in result[question.metric]],
         }
     model = runs.open_run(folder, splits).model
     tasks = frozen.frozen(splits, "meta_test", config.task, TEST_TASKS, "test")
     for step in question.steps:
         changed = model._replace(h=dataclasses.replace(model.h, eval_steps=step))
         scored = evaluate.evaluate(changed, splits.meta_test.images, tasks)
-        record["tests"][after(step)] = {"hash": tasks.hash, "accuracy": scored.score.tolist()}
+        record["tests"][after(step)] = {"hash": tasks.hash, question.metric: scored.score.tolist()}
     return record
 
 
@@ -172,9 +225,11 @@ def fill(name: str, seeds: int, out: Path) -> None:
             print(f"{name}: {row.name}, seed {seed}", flush=True)
 
 
-def accuracies(of_row: Mapping[str, Any], test: str) -> np.ndarray:
-    """Return the accuracies, [seeds, T], of a row in a test."""
-    return np.array([one["tests"][test]["accuracy"] for one in of_row.values()])
+def scores(of_row: Mapping[str, Any], test: str) -> np.ndarray:
+    """Return the accuracies or errors, [seeds, T], of a row in a test; of what has diverged a huge one."""
+    tests = [one["tests"][test] for one in of_row.values()]
+    values = np.array([one.get("accuracy", one.get("error")) for one in tests], float)
+    return np.nan_to_num(values, nan=HUGE**2, posinf=HUGE**2).clip(max=HUGE**2)
 
 
 def table(name: str) -> str:
@@ -186,26 +241,27 @@ def table(name: str) -> str:
     for row, of_row in rows.items():
         cells = [row, str(len(of_row)), f"{n_tasks[row]:,}"]
         for test in question.tests:
-            cells.append(shown(*stats.seeds_and_tasks(accuracies(of_row, test))[:3]))
+            cells.append(question.show(*stats.seeds_and_tasks(scores(of_row, test))[:3]))
             trained = rows.get(question.beside or test)
             if trained is not None and trained is not of_row:
-                apart = stats.paired(accuracies(of_row, test), accuracies(trained, test))
-                cells[-1] += f": {shown(*apart[:3], sign='+')}"
+                apart = stats.paired(scores(of_row, test), scores(trained, test))
+                cells[-1] += f": {question.show(*apart[:3], sign='+')}"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def steps_table(name: str) -> str:
     """Return accuracies after inner steps, and how far each is from that after as many as in training."""
-    steps, trained = QUESTIONS[name].steps, after(MAML["inner_steps"])
+    question = QUESTIONS[name]
+    steps, trained = question.steps, after(question.rows[0].settings["inner_steps"])
     lines = [f"| inner steps at test | {' | '.join(map(str, steps))} |", "|---" * (1 + len(steps)) + "|"]
     for row, of_row in read(name)["rows"].items():
         cells = []
         for test in map(after, steps):
-            cells.append(shown(*stats.seeds_and_tasks(accuracies(of_row, test))[:3]))
+            cells.append(question.show(*stats.seeds_and_tasks(scores(of_row, test))[:3]))
             if test != trained:
-                apart = stats.seeds_and_tasks(accuracies(of_row, test) - accuracies(of_row, trained))
-                cells[-1] += f": {shown(*apart[:3], sign='+')}"
+                apart = stats.seeds_and_tasks(scores(of_row, test) - scores(of_row, trained))
+                cells[-1] += f": {question.show(*apart[:3], sign='+')}"
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -213,22 +269,24 @@ def steps_table(name: str) -> str:
 def draw(name: str, path: Path) -> None:
     """Draw accuracies as a heat map of trainings and tests, or over inner steps where these were followed."""
     rows, question = read(name)["rows"], QUESTIONS[name]
+    is_share = question.metric == "accuracy"
     with style.rules():
         figure = style.new(3.4, 7.2)
         axis = figure.add_subplot()
         if question.steps:
             for row, look in style.lines(list(rows)).items():
-                points = [
-                    stats.seeds_and_tasks(accuracies(rows[row], after(step))) for step in question.steps
-                ]
-                mean, low, high = 100 * np.array([point[:3] for point in points]).T
-                axis.errorbar(question.steps, mean, (mean - low, high - mean), label=row, **look._asdict())
-            style.title(axis, "", "inner steps at test", "meta-test accuracy, %")
+                points = [stats.seeds_and_tasks(scores(rows[row], after(step))) for step in question.steps]
+                points = [point for point in points if point[0] < HUGE]
+                mean, low, high = (100 if is_share else 1) * np.array([point[:3] for point in points]).T
+                axis.errorbar(
+                    question.steps[: len(mean)], mean, (mean - low, high - mean), label=row, **look._asdict()
+                )
+            style.title(axis, "", "inner steps at test", f"meta-test {question.metric}{', %' * is_share}")
             axis.set_xticks(question.steps)
             axis.legend()
         else:
             means = 100 * np.array(
-                [[accuracies(one, test).mean() for test in question.tests] for one in rows.values()]
+                [[scores(one, test).mean() for test in question.tests] for one in rows.values()]
             )
             axis.imshow(means, cmap="Blues", aspect="auto", vmin=20)
             axis.set_xticks(range(means.shape[1]), [f"on {test}" for test in question.tests])
