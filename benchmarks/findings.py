@@ -91,10 +91,10 @@ class Question(NamedTuple):
 
     def show(self, mean: float, low: float, high: float, sign: str = "") -> str:
         """Write a figure with its interval: in points, or as the error is."""
+        if not np.isfinite(mean):
+            return "diverges"
         if self.metric == "accuracy":
             return shown(mean, low, high, sign)
-        if not abs(mean) < HUGE:
-            return "diverges"
         return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
@@ -205,7 +205,7 @@ def path_of(name: str) -> Path:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Read what is kept of a question: rows to seeds to seconds and accuracies."""
+    """Read what is kept of a question: rows to seeds to seconds and figures."""
     path = path_of(name)
     kept: dict[str, Any] = json.loads(lzma.decompress(path.read_bytes())) if path.exists() else {}
     return kept or {"protocol": PROTOCOL, **files.environment(), "rows": {}}
@@ -226,14 +226,21 @@ def fill(name: str, seeds: int, out: Path) -> None:
 
 
 def scores(of_row: Mapping[str, Any], test: str) -> np.ndarray:
-    """Return the accuracies or errors, [seeds, T], of a row in a test; of what has diverged a huge one."""
+    """Return the accuracies or errors, [seeds, T], of a row in a test; NaN throughout where one diverged."""
     tests = [one["tests"][test] for one in of_row.values()]
     values = np.array([one.get("accuracy", one.get("error")) for one in tests], float)
-    return np.nan_to_num(values, nan=HUGE**2, posinf=HUGE**2).clip(max=HUGE**2)
+    return values if (abs(values) < HUGE).all() else np.full_like(values, np.nan)
+
+
+def interval(values: np.ndarray, others: np.ndarray | None = None) -> tuple[float, float, float]:
+    """Return the mean over seeds and tasks, or its difference from others', with its interval; NaN of NaN."""
+    if not np.isfinite(values if others is None else values - others).all():
+        return np.nan, np.nan, np.nan
+    return (stats.seeds_and_tasks(values) if others is None else stats.paired(values, others))[:3]
 
 
 def table(name: str) -> str:
-    """Return accuracies, and how far each row is from the one that was trained for the test, paired."""
+    """Return figures, and how far each row is from the one that was trained for the test, paired."""
     rows, question = read(name)["rows"], QUESTIONS[name]
     lines = [f"| trained | seeds | tasks | {' | '.join(question.tests)} |"]
     n_tasks = {row.name: row.tasks for row in question.rows}
@@ -241,33 +248,33 @@ def table(name: str) -> str:
     for row, of_row in rows.items():
         cells = [row, str(len(of_row)), f"{n_tasks[row]:,}"]
         for test in question.tests:
-            cells.append(question.show(*stats.seeds_and_tasks(scores(of_row, test))[:3]))
+            cells.append(question.show(*interval(scores(of_row, test))))
             trained = rows.get(question.beside or test)
             if trained is not None and trained is not of_row:
-                apart = stats.paired(scores(of_row, test), scores(trained, test))
-                cells[-1] += f": {question.show(*apart[:3], sign='+')}"
+                apart = interval(scores(of_row, test), scores(trained, test))
+                cells[-1] += f": {question.show(*apart, sign='+')}"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def steps_table(name: str) -> str:
-    """Return accuracies after inner steps, and how far each is from that after as many as in training."""
+    """Return figures after inner steps, and how far each is from that after the first row's own number."""
     question = QUESTIONS[name]
     steps, trained = question.steps, after(question.rows[0].settings["inner_steps"])
     lines = [f"| inner steps at test | {' | '.join(map(str, steps))} |", "|---" * (1 + len(steps)) + "|"]
     for row, of_row in read(name)["rows"].items():
         cells = []
         for test in map(after, steps):
-            cells.append(question.show(*stats.seeds_and_tasks(scores(of_row, test))[:3]))
+            cells.append(question.show(*interval(scores(of_row, test))))
             if test != trained:
-                apart = stats.seeds_and_tasks(scores(of_row, test) - scores(of_row, trained))
-                cells[-1] += f": {question.show(*apart[:3], sign='+')}"
+                apart = interval(scores(of_row, test) - scores(of_row, trained))
+                cells[-1] += f": {question.show(*apart, sign='+')}"
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def draw(name: str, path: Path) -> None:
-    """Draw accuracies as a heat map of trainings and tests, or over inner steps where these were followed."""
+    """Draw figures as a heat map of trainings and tests, or over inner steps where these were followed."""
     rows, question = read(name)["rows"], QUESTIONS[name]
     is_share = question.metric == "accuracy"
     with style.rules():
@@ -275,12 +282,9 @@ def draw(name: str, path: Path) -> None:
         axis = figure.add_subplot()
         if question.steps:
             for row, look in style.lines(list(rows)).items():
-                points = [stats.seeds_and_tasks(scores(rows[row], after(step))) for step in question.steps]
-                points = [point for point in points if point[0] < HUGE]
-                mean, low, high = (100 if is_share else 1) * np.array([point[:3] for point in points]).T
-                axis.errorbar(
-                    question.steps[: len(mean)], mean, (mean - low, high - mean), label=row, **look._asdict()
-                )
+                points = [interval(scores(rows[row], after(step))) for step in question.steps]
+                mean, low, high = (100 if is_share else 1) * np.array(points).T
+                axis.errorbar(question.steps, mean, (mean - low, high - mean), label=row, **look._asdict())
             style.title(axis, "", "inner steps at test", f"meta-test {question.metric}{', %' * is_share}")
             axis.set_xticks(question.steps)
             axis.legend()

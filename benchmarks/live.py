@@ -65,7 +65,7 @@ def space_of(recording: Recording, changes: dict[str, Any], options: argparse.Na
 def search(space: SearchSpace, name: str, seed: int, options: argparse.Namespace) -> Path:
     """Run a search, or what is left of it, as a command of its own; return the run of what it named."""
     (algorithm,), path = space.algorithms, options.out / f"{name}.yaml"
-    named = Path(options.out) / name / files.FINAL / f"{algorithm}-tuned-seed{seed}"
+    named = Path(options.out) / name / files.FINAL / f"{algorithm}-tuned-seed0"
     if not (named / files.TEST).exists():
         files.write_text(path, yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False))
         command = [sys.executable, "-c", "from metabench.cli import main; main()", "search", str(path)]

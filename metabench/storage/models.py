@@ -76,10 +76,14 @@ Report = Annotated[_Report, AfterValidator(_is_judged)]
 
 
 def spent(reports: Sequence[Mapping[str, Any]], unit: str) -> float:
-    """Return what a training has taken up to the last of its reports: seconds, or steps in environments."""
-    last: Mapping[str, Any] = reports[-1] if reports else {"seconds": 0.0}
-    steps = (last.get("logs") or {}).get(ENVIRONMENT_STEPS) or 0
-    return float(last["seconds"] if unit == "seconds" else steps)
+    """Return what a training has taken up to the last of its reports: seconds, or steps in environments.
+
+    A report that does not count steps says nothing of them.
+    """
+    if unit == "seconds":
+        return float(reports[-1]["seconds"]) if reports else 0.0
+    counts = ((report.get("logs") or {}).get(ENVIRONMENT_STEPS) for report in reversed(reports))
+    return float(next(filter(None, counts), 0.0))
 
 
 @keys

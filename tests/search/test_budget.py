@@ -90,7 +90,7 @@ def test_seconds_are_spent_alike_to_within_one_rung_a_slot(
 def test_steps_in_environments_are_spent_as_seconds_are(tmp_path: Path, scheduler: str) -> None:
     budget = {"scheduler": scheduler, "trials": 500}
     timed = play(tmp_path / "seconds", space_of(unit="seconds", seconds=60.0, **budget), slots=2)
-    steps = 60.0 * STEPS_A_SECOND
+    steps = 60 * STEPS_A_SECOND
     counted = play(
         tmp_path / "steps",
         space_of(unit=STEPS, environment_steps=steps, **budget),
@@ -104,6 +104,30 @@ def test_steps_in_environments_are_spent_as_seconds_are(tmp_path: Path, schedule
             [(t.name, t.sampled, t.decisions) for t in one.ledger.trials.values()] for one in (timed, counted)
         ]
         assert lines[0] == lines[1]
+
+
+def test_who_takes_no_step_is_held_back_by_its_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = space_of(unit=STEPS, environment_steps=60 * STEPS_A_SECOND, trials=40, scheduler="asha")
+    searcher = FairSearcher(space, Ledger(tmp_path, keep=2), seed=0)
+    begun = []
+    for number in range(20):
+        trial = searcher.ledger.trials[searcher.suggest(str(number))["trial"]]
+        begun.append(trial.algorithm)
+        steps = 0 if trial.algorithm == "fomaml" else 2 * STEPS_A_SECOND
+        for rung in searcher.rungs:
+            logs = {ENVIRONMENT_STEPS: steps} if rung < 900 else {}  # and a report that does not count
+            if (
+                decide(searcher.ledger, space.budget, trial.name, make_report(rung, 0.5) | {"logs": logs})
+                != CONTINUE
+            ):
+                break
+        searcher.hand_back(str(number))
+    assert 7 <= begun.count("fomaml") <= 9  # each trial of it is a 40th of its budget, of the others a 30th
+    assert searcher.ledger.spent("maml", STEPS) == 2 * STEPS_A_SECOND * begun.count("maml")
+    Watch(tmp_path, space).sum_up(searcher.ledger)
+    assert "fomaml" not in capsys.readouterr().err
 
 
 def test_when_seconds_are_spent_nobody_starts_or_goes_on(tmp_path: Path) -> None:

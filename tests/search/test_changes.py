@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metabench.core import MetabenchError, Split, Splits
-from metabench.core.config import SearchSpace
+from metabench.core.config import SPENT, SearchSpace
 from metabench.data.reading.splits import make_splits
 from metabench.search import space as spaces
 from metabench.search.folder import changes, create_or_resume
@@ -122,6 +122,16 @@ def test_a_search_is_not_shortened(tmp_path: Path, space: SearchSpace, splits: S
         create_or_resume(tmp_path, fewer, splits, seed=0, accept=True)
     for line in ("budget.trials: 9 there, 5 given", "budget.seeds: 2 there, 1 given", "maml_pp is missing"):
         assert line in str(caught.value)
+
+
+@pytest.mark.parametrize("unit", SPENT)
+def test_what_is_spent_is_not_shortened_either(
+    tmp_path: Path, space: SearchSpace, splits: Splits, unit: str
+) -> None:
+    create_or_resume(tmp_path, larger(space, unit=unit, **{unit: 900}), splits, seed=0)
+    with pytest.raises(MetabenchError, match=rf"budget.{unit}: 900\S* there, 100\S* given"):
+        create_or_resume(tmp_path, larger(space, unit=unit, **{unit: 100}), splits, seed=0, accept=True)
+    create_or_resume(tmp_path, larger(space, unit=unit, **{unit: 1000}), splits, seed=0, accept=True)
 
 
 def test_more_tasks_keep_the_rungs_and_add_those_that_follow(

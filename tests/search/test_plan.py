@@ -92,6 +92,13 @@ def test_the_cost_of_other_schedulers_and_of_seconds_is_theirs(space: SearchSpac
     assert timed["seconds"] == pytest.approx(60 + 0.01 * 2 * 10 + after)  # and the confirmation
     assert timed["at_most_seconds"] == pytest.approx(timed["seconds"])
     assert cost(unit="seconds", seconds=1e6)["seconds"] == cost()["seconds"]
+    steps = {"unit": "environment_steps", "environment_steps": 2100 * 50}
+    assert cost(**steps) == cost(unit="seconds", seconds=1e6)  # a learner that takes none
+    pace = pace._replace(environment_steps=100)
+    counted = cost(**steps)
+    assert counted["trial_tasks"] == 1050  # a half of what the trials would see
+    one = 0.2 * 900 + 3 * 10 * 0.01
+    assert counted["at_most_seconds"] == pytest.approx(1050 / 900 * one + 0.01 * 2 * 10 + after)
 
 
 def test_a_plan_tells_what_it_would_do_and_leaves_nothing(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from metabench.core import MetabenchError
 from metabench.core.config import SearchSpace
 from metabench.search.journal.ledger import COMPLETE, CONTINUE, DIVERGED, FAILED, PRUNED, WAIT, Ledger
 from metabench.search.journal.rule import REEVALUATE, decide
@@ -21,6 +22,8 @@ A = curve("a", [0.30, 0.40, 0.50])
 B = curve("b", [0.25, 0.70, 0.90])  # the best in the end, and slow to show it
 C = curve("c", [0.35, 0.39, 0.45])
 D = curve("d", [0.36, 0.45, 0.60])
+
+STEPS = "environment_steps"
 
 
 @pytest.fixture
@@ -301,6 +304,22 @@ def test_seconds_end_a_search_as_they_end_the_real_one(space: SearchSpace, worke
     assert len(some.curves) < 12
     plenty = play(made, in_order(made, workers, seconds=10 * whole.seconds), seed=0).played["maml"]
     assert plenty == whole
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_steps_in_environments_end_a_search_as_seconds_do(space: SearchSpace, workers: int) -> None:
+    made = recording(only_maml(space, trials=12), many(12, seed=1))
+    timed = play(made, in_order(made, workers, seconds=40.0), seed=0)
+    acting = [
+        one._replace(points=tuple(point._replace(steps=64 * point.seconds) for point in one.points))
+        for one in made.curves["maml"]
+    ]
+    counted = recording(only_maml(space, trials=12, unit=STEPS, environment_steps=64 * 40), acting)
+    assert play(counted, in_order(counted, workers), seed=0) == timed
+    assert play(counted, in_order(counted, workers, seconds=40.0), seed=0) == timed  # in place of the steps
+    silent = recording(only_maml(space, trials=12, unit=STEPS, environment_steps=64 * 40), many(12, seed=1))
+    with pytest.raises(MetabenchError, match="unit=environment_steps: nothing recorded says"):
+        in_order(silent, workers)
 
 
 def test_of_an_earlier_search_the_best_setting_is_tried_after_the_published_ones(space: SearchSpace) -> None:

@@ -41,6 +41,9 @@ MOST_DRAWN, MOST_TASKS = 1_000_000, 10**12
 """What is drawn beforehand, meta-train tasks: more than a machine holds."""
 
 
+WHOLE = 10
+"""Amounts from here on are written without a fraction."""
+
 SPENT = ("seconds", "environment_steps")
 """Units of which an algorithm has so many, however many trials that are."""
 
@@ -52,7 +55,7 @@ class BudgetConfig(Model):
     trials: int = Field(
         ge=1,
         le=MOST_DRAWN,
-        description="hyperparameter settings tried an algorithm; at most, where seconds are the unit",
+        description="hyperparameter settings tried an algorithm; at most, where these are not the unit",
     )
     grace: int = Field(
         ge=1, le=MOST_TASKS, description="tasks seen before a trial may be stopped: the lowest rung"
@@ -110,9 +113,10 @@ class BudgetConfig(Model):
         gt=0,
         description="of training and validation, all trials of an algorithm together; with unit=seconds",
     )
-    environment_steps: float | None = Field(
+    environment_steps: int | None = Field(
         None,
-        gt=0,
+        ge=1,
+        le=MOST_TASKS,
         description="of training, all trials of an algorithm together; with unit=environment_steps",
     )
     stop_when: float | None = Field(
@@ -172,9 +176,9 @@ def limit(budget: BudgetConfig) -> float | None:
     return getattr(budget, budget.unit) if budget.unit in SPENT else None
 
 
-def amount(spent: float, unit: str) -> str:
+def amount(spent: float, unit: str = "") -> str:
     """Write so many of a unit in words."""
-    return f"{spent:,.0f} {unit.replace('_', ' ')}"
+    return f"{f'{spent:,.0f}' if spent >= WHOLE else f'{spent:g}'} {unit.replace('_', ' ')}".strip()
 
 
 def n_variants(budget: BudgetConfig) -> int:

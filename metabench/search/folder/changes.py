@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metabench.core import MetabenchError, utc_now
-from metabench.core.config import SearchSpace, flatten
+from metabench.core.config import SPENT, SearchSpace, flatten
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import look
 from metabench.search.propose import warm
@@ -183,8 +183,10 @@ def _keep_rungs(before: SearchSpace, space: SearchSpace) -> SearchSpace:
 def _refuse_less(folder: Path, before: SearchSpace, space: SearchSpace) -> None:
     less = [
         f"  budget.{name}: {old} there, {new} given"
-        for name in ("trials", "tasks", "seeds")
-        if (new := getattr(space.budget, name)) < (old := getattr(before.budget, name))
+        for name in ("trials", "tasks", "seeds", *SPENT)
+        if (new := getattr(space.budget, name)) is not None
+        and (old := getattr(before.budget, name)) is not None
+        and new < old
     ]
     less += [f"  algorithms: {name} is missing" for name in before.algorithms if name not in space.algorithms]
     if less:

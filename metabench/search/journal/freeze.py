@@ -406,7 +406,7 @@ def costs(trials: Sequence[Trial], budget: BudgetConfig) -> dict[int, float]:
         return steps
     taken: dict[int, list[float]] = {rung: [] for rung in rungs}
     for trial in trials:
-        ends = [spent([report], budget.unit) for report in trial.reports]
+        ends = [spent(trial.reports[: k + 1], budget.unit) for k in range(len(trial.reports))]
         for before, end, report in zip([0.0, *ends], ends, trial.reports, strict=False):
             taken.get(report["tasks_seen"], []).append(end - before)
     seen = sum(steps[rung] * len(those) for rung, those in taken.items())

@@ -361,8 +361,9 @@ class Ledger:
                     self._reopen(trial)  # for a larger budget than it once completed
                 self._tasks[trial.algorithm] += seen - trial.tasks_seen
                 for unit in SPENT:
-                    more = models.spent([event["report"]], unit) - models.spent(trial.reports, unit)
-                    self._spent[trial.algorithm, unit] += more
+                    before = models.spent(trial.reports, unit)
+                    after = models.spent([*trial.reports, event["report"]], unit)
+                    self._spent[trial.algorithm, unit] += after - before
                 trial.reports.append(event["report"])
                 if event["decision"] != DIVERGED:
                     self._rungs.setdefault((trial.algorithm, seen), []).append(

@@ -20,9 +20,9 @@ trial is validated on more of them first. It is then compared with each of the o
 have, since a mean over other tasks may be better for easier ones; and only with those that had arrived when
 it did, so that the decision is the same whatever happens while it is looked at again.
 
-Where seconds are the budget, a trial is stopped at the report with which its algorithm's are spent; where
-the whole search has a time, at the one from which it would not come to its next rung in time. With `pause`,
-no trial begins in the seconds that the leader needs to the full budget.
+Where seconds or steps in environments are the budget, a trial is stopped at the report with which its
+algorithm's are spent; where the whole search has a time, at the one from which it would not come to its next
+rung in time. With `pause`, no trial begins in what the leader needs of them to the full budget.
 
 With `freeze_thaw` all wait, and a model of the learning curves (`freeze.py`) chooses in place of the rule.
 
@@ -168,7 +168,7 @@ def _is_spent(ledger: Ledger, budget: BudgetConfig, trial: Trial, report: dict[s
     """Tell whether an algorithm's budget is spent with this report: then none of its trials goes on."""
     if (most := limit(budget)) is None:
         return False
-    more = spent([report], budget.unit) - spent(trial.reports, budget.unit)
+    more = spent([*trial.reports, report], budget.unit) - spent(trial.reports, budget.unit)
     return ledger.spent(trial.algorithm, budget.unit) + more >= most
 
 

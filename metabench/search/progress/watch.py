@@ -147,7 +147,7 @@ class Watch:
             count = f"{count}/{total}"
         else:
             spent = ledger.spent(trial.algorithm, budget.unit)
-            count = f"{count}; {trial.algorithm} {spent:.0f} of {amount(most, budget.unit)}"
+            count = f"{count}; {trial.algorithm} {amount(spent)} of {amount(most, budget.unit)}"
         figure = ""
         if trial.score is not None:
             value = self.objective.metric.sign * trial.score
@@ -156,16 +156,16 @@ class Watch:
         return f"[{count}] {trial.name} {trial.state} after {trial.tasks_seen} tasks{figure}{reason}"
 
     def sum_up(self, ledger: Ledger) -> None:
-        """Count the trials that were stopped within the noise, and say of seconds that were left over."""
+        """Count the trials that were stopped within the noise, and say what was left over."""
         unit, most = self.space.budget.unit, limit(self.space.budget)
         for algorithm in self.space.algorithms:
             its, spent = spaces.of(self.space, algorithm), ledger.spent(algorithm, unit)
             n_trials, budgeted = its.n_trials, self.space.budget.trials
             if 1 < n_trials < budgeted:
                 self.say(f"{algorithm}: all {n_trials} settings of its space are tried, of {budgeted} trials")
-            elif most is not None and spent < most and 1 < n_trials <= ledger.n_tried(algorithm):
+            elif most is not None and 0 < spent < most and 1 < n_trials <= ledger.n_tried(algorithm):
                 self.say(
-                    f"{algorithm}: {n_trials} trials took {spent:.0f} of {amount(most, unit)}; raise "
+                    f"{algorithm}: {n_trials} trials took {amount(spent)} of {amount(most, unit)}; raise "
                     "budget.trials"
                 )
         for algorithm, led in leaders(self.space, ledger).items():

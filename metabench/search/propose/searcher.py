@@ -94,7 +94,7 @@ class FairSearcher:
         self._heard = len(history)
 
     def remaining(self) -> int:
-        """Count the trials still to be handed out; at most, where seconds are the budget.
+        """Count the trials still to be handed out; at most, where trials are not what is budgeted.
 
         Where a model chooses, it is not known how many: then those that could be next count.
         """
@@ -170,8 +170,19 @@ class FairSearcher:
         return True
 
     def _in_turn(self) -> list[str]:
-        """List the algorithms that may spend more, that which has spent least first."""
-        order = sorted(self.studies, key=lambda a: (self._expected(a), len(self.ledger.of(a))))
+        """List the algorithms that may spend more, that which has spent least first.
+
+        One that takes none of the budget's unit, as it is not trained, comes when its trials are due.
+        """
+
+        def share(algorithm: str) -> tuple[float, int]:
+            n_begun, expected = len(self.ledger.of(algorithm)), self._expected(algorithm)
+            most = limit(self.space.budget)
+            if most is not None and not expected:
+                expected = most * n_begun / max(1, self.trials[algorithm])
+            return expected, n_begun
+
+        order = sorted(self.studies, key=share)
         return [algorithm for algorithm in order if self._has_budget(algorithm)]
 
     def _next(self) -> Trial | None:

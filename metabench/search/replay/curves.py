@@ -72,6 +72,7 @@ class Point(NamedTuple):
     val_seconds: float  # of validation at this point, on every recorded task; 0 where `seconds` holds it
     score: float | None  # mean over every recorded task, higher is better; None: it diverged
     per_task: tuple[float, ...] = ()  # empty where tasks were not kept apart
+    steps: float = 0.0  # of training in environments so far
 
 
 class Curve(NamedTuple):
@@ -247,5 +248,6 @@ def _trial(ledger: Ledger, trial: Trial, sampled: dict[str, Any], n_tasks: int) 
         again += report.get("borderline_seconds", 0.0)  # a second look is no part of the way
         seen, score = report["tasks_seen"], report["val_score"] if report["finite"] else None
         per_task = () if score is None else tuple(ledger.task_scores(trial.name, seen)[:n_tasks])
-        points.append(Point(seen, report["seconds"] - again, 0.0, score, per_task))
+        steps = models.spent([report], "environment_steps")
+        points.append(Point(seen, report["seconds"] - again, 0.0, score, per_task, steps))
     return Curve(trial.name, sampled, tuple(points), trial.status)

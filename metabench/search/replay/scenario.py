@@ -66,6 +66,8 @@ def _recorded_budget(
         "trials": min(budget.trials, *map(len, recording.curves.values())),
         "validation_tasks": min(budget.validation_tasks, recording.n_tasks),
     }
+    if "seconds" in changed:
+        values["environment_steps"] = None
     if changed.keys() & {"tasks", "grace", "reduction_factor", "scheduler"}:
         values["rungs"] = None
     more = budget.borderline_tasks
@@ -96,6 +98,11 @@ def _problems(recording: Recording, budget: BudgetConfig, workers: int, is_in_or
             )
     if budget.tasks > recording.points[-1]:
         wrong.append(f"tasks={budget.tasks}: must be <= {recording.points[-1]}, the budget recorded")
+    trained = [point for curves in recording.curves.values() for one in curves for point in one.points]
+    if budget.unit == "environment_steps" and not any(point.steps for point in trained):
+        wrong.append(
+            "unit=environment_steps: nothing recorded says what its training took of them; take seconds"
+        )
     for name in ("validation_tasks", "borderline_tasks"):
         n_tasks = getattr(budget, name)
         if n_tasks is not None and n_tasks != recording.n_tasks and not recording.is_per_task:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from metabench.core import Objective
 from metabench.core.config import BudgetConfig
+from metabench.core.control import ENVIRONMENT_STEPS
 from metabench.search import space as spaces
 from metabench.search.journal import freeze
 from metabench.search.journal.ledger import CONTINUE, FAILED, PROPOSED, PRUNED, WAIT, Ledger, Trial, incumbent
@@ -80,6 +81,7 @@ class Leg(NamedTuple):
     score: float | None  # over the validation tasks; None: it diverged on the way
     per_task: Sequence[float]  # those of a second look among them; empty where they were not kept
     look_seconds: float  # what a second look would take
+    steps: float = 0.0  # in environments, from the beginning
 
 
 def legs(curve: Curve, budget: BudgetConfig, n_recorded: int) -> list[Leg]:
@@ -99,7 +101,7 @@ def legs(curve: Curve, budget: BudgetConfig, n_recorded: int) -> list[Leg]:
         if score is not None and n_tasks != n_recorded:
             score = sum(point.per_task[:n_tasks]) / n_tasks
         way = point.seconds - before + seconds
-        ways.append(Leg(point.tasks_seen, way, score, point.per_task[:more], looked - seconds))
+        ways.append(Leg(point.tasks_seen, way, score, point.per_task[:more], looked - seconds, point.steps))
         before = point.seconds
         if score is None:
             break
@@ -234,6 +236,7 @@ class Replay:
             "finite": leg.score is not None,
             "val_score": leg.score,
             "seconds": seconds,
+            "logs": {ENVIRONMENT_STEPS: leg.steps},
             SCORES: scores,
         }
         if is_second:

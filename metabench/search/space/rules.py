@@ -56,14 +56,14 @@ def check(document: Mapping[str, Any]) -> list[str]:
     parameters = {str(name): _parameters(block) for name, block in blocks.items()}
     budget = _items(document.get("budget"))
     wrong = _check_task(task) + _check_folds(task, budget) if task else []
-    _, shape = data.outline(dataset, task.options if task else {})
+    kind, shape = data.outline(dataset, task.options if task else {})
     valid = {where: _valid(NetworkSpace.model_validate, described) for where, described in networks.items()}
     for where, network in valid.items():
         if network is not None:
             problems = _check_network(network, shape) + _check_stages(network, budget)
             wrong += [line.replace(PREFIX, f"{where}.") for line in problems]
     if dataset and task:
-        wrong += _check_unit(dataset, task, budget)
+        wrong += _check_unit(dataset, kind, budget)
         wrong += [
             line
             for name in filter(algorithms.is_known, parameters)
@@ -172,8 +172,7 @@ def _check_folds(task: TaskConfig, budget: Mapping[Any, Any]) -> list[str]:
     return [f"budget.seeds={seeds}: full runs take the {folds} folds in turn; give a multiple of {folds}"]
 
 
-def _check_unit(dataset: data.Dataset, task: TaskConfig, budget: Mapping[Any, Any]) -> list[str]:
-    kind, _ = data.outline(dataset, task.options)
+def _check_unit(dataset: data.Dataset, kind: str, budget: Mapping[Any, Any]) -> list[str]:
     if budget.get("unit") != "environment_steps" or kind == "control":
         return []
     return [

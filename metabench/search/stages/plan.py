@@ -75,9 +75,11 @@ def cost(space: SearchSpace, algorithm: str, pace: Pace) -> dict[str, Any]:
     runs = n_variants(budget) * budget.seeds
     full_run = budget.tasks * pace.training + REPORTS * budget.validation_tasks * pace.evaluation
     after = runs * (full_run + budget.test_tasks * pace.evaluation)
-    every = n_trials * (budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation)
-    if budget.seconds is not None:
-        every = min(every, budget.seconds)
+    longest = budget.tasks * pace.slowest + len(rungs) * budget.validation_tasks * pace.evaluation
+    every = n_trials * longest
+    if most is not None:
+        of_run = {"seconds": longest, "environment_steps": budget.tasks * pace.environment_steps}[budget.unit]
+        every = min(every, most / of_run * longest) if of_run else every
     return {
         "trials": n_trials,
         "settings": int(its.n_settings) if math.isfinite(its.n_settings) else None,  # None: no end of them
