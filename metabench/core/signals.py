@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
@@ -23,12 +26,16 @@ class Interrupted(KeyboardInterrupt):
     """The process was asked to stop, and to be run again."""
 
 
+_RAISED = (Interrupted, SystemExit)
+"""By handlers, ours and Ray's, also where Python cannot raise and would print it."""
+
+
 def listen() -> None:
     """Raise `Interrupted` in the main thread when one of the signals comes."""
     global _is_listening
     if not _is_listening:
         before = sys.unraisablehook
-        sys.unraisablehook = lambda what: None if isinstance(what.exc_value, Interrupted) else before(what)
+        sys.unraisablehook = lambda what: None if isinstance(what.exc_value, _RAISED) else before(what)
     _is_listening = True
     keep_listening()
 
@@ -39,6 +46,30 @@ def keep_listening() -> None:
         for name in SIGNALS:
             if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
                 signal.signal(signal.Signals[name], _interrupt)
+
+
+@contextlib.contextmanager
+def lent() -> Iterator[None]:
+    """Hear of SIGTERM though a library takes it meanwhile; raise `Interrupted` in the end where it came.
+
+    What the library's handler raises would be lost where Python cannot raise it; see `check`.
+    """
+    if not (_is_listening and threading.current_thread() is threading.main_thread()):
+        yield
+        return
+    read, write = socket.socketpair()
+    with read, write:
+        read.setblocking(False)
+        write.setblocking(False)
+        before = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            keep_listening()
+            with contextlib.suppress(BlockingIOError):
+                if signal.SIGTERM in read.recv(1 << 16):
+                    _interrupt(signal.SIGTERM, None)
 
 
 def check() -> None:

@@ -116,11 +116,8 @@ def joined(address: str | None, cpus: int | None = None) -> Iterator[None]:
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     os.environ[MODULES] = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
     with contextlib.ExitStack() as stack:
-        try:
+        with signals.lent():  # Ray takes SIGTERM when it starts
             stack.enter_context(local.started(cpus) if address is None else _joined(address))
-        except SystemExit as error:  # Ray's own answer to SIGTERM, which it takes when it starts
-            raise signals.Interrupted("SIGTERM") from error
-        signals.keep_listening()
         yield
 
 
