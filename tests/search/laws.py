@@ -17,6 +17,7 @@ from metabench.core.config import RunConfig, SearchSpace, TaskConfig
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import FAILED, JOURNAL, WORK, Ledger
 from metabench.search.journal.rule import SCORES, decide
+from metabench.search.propose import feasible
 from metabench.search.propose.searcher import FairSearcher
 from metabench.storage import files
 from metabench.training import loop
@@ -69,7 +70,8 @@ def _again(place: Path, space: SearchSpace, seed: int, event: dict[str, Any]) ->
     ledger = Ledger(place, space.budget.confirm_top, tasks=space.budget.tasks)
     before = len(files.read_lines(place / JOURNAL))
     if event["event"] in ("proposed", "resumed", "settled"):
-        searcher = FairSearcher(space, ledger, seed)
+        size_of = feasible.of(space, splits_of(space.task.model_dump_json()))
+        searcher = FairSearcher(space, ledger, seed, size_of=size_of)
         searcher.unfinished.clear()
         searcher.suggest("new")
         if len(files.read_lines(place / JOURNAL)) == before:
