@@ -99,7 +99,6 @@ class _Basis(TypedDict):
     against: NotRequired[str | None]
     expected: NotRequired[Real | None]
     promise: NotRequired[Real | None]
-    price: NotRequired[Real | None]
 
 
 Decision = Literal["continue", "wait", "complete", "pruned", "diverged"]

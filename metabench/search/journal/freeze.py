@@ -4,8 +4,7 @@ Every trial waits at each of its rungs. Whenever a worker is free, all that may 
 one that waits to its next rung, or a new one to its first. What counts is by how much the best setting, as
 the model sees it at the full budget, is expected to improve by what that leg tells, for each second, or task,
 that it takes. The leader, whose posterior mean at the full budget is best, is judged by how much would be
-gained by finding it worse than the second. Where nothing promises more than a price, the leader goes on; each
-trial that completes halves the price.
+gained by finding it worse than the second. Where nothing promises anything, it goes on.
 
 What runs counts as having scored what is expected of it, so that no two workers learn the same.
 """
@@ -24,12 +23,9 @@ from metabench.core.config import allowance as allowance
 from metabench.search import space as spaces
 from metabench.search.journal import gaussian
 from metabench.search.journal.gaussian import Array, Fit
-from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, PRUNED, Ledger, Trial
+from metabench.search.journal.ledger import DIVERGED, FAILED, PRUNED, Ledger, Trial
 from metabench.search.space import AlgorithmSpace, grid
 from metabench.storage.models import spent
-
-PRICE = 0.75
-"""Prior standard deviations of settings that a full run must promise, or the leader goes on."""
 
 BLINDLY = 8
 """Settings that the sampler proposes before the model, which would begin with the corners of the space."""
@@ -231,7 +227,7 @@ class Leg(NamedTuple):
     sampled: Mapping[str, Any]
     begins: int  # tasks seen
     ends: int
-    cost: float  # seconds, or tasks where those are the budget
+    cost: float  # in the budget's unit
     alike: Array  # [R] similarity of its setting to those of the trials
 
 
@@ -240,11 +236,10 @@ class Choice(NamedTuple):
 
     leg: Leg
     expected: float | None  # at the full budget
-    promise: float | None  # expected improvement for each second, or task
-    price: float | None  # below which the leader goes on
+    promise: float | None  # expected improvement for each second, step in an environment, or task
 
 
-BLIND = Choice(Leg(None, {}, 0, 0, 1.0, np.empty(0)), None, None, None)
+BLIND = Choice(Leg(None, {}, 0, 0, 1.0, np.empty(0)), None, None)
 """Whatever the sampler proposes, where nobody has reported yet."""
 
 
@@ -321,15 +316,12 @@ def choose(belief: Belief, its: AlgorithmSpace, budget: BudgetConfig, legs: Sequ
     if not legs:
         return None
     promises = gains(belief, budget, legs) / np.array([leg.cost for leg in legs])
-    n_complete = sum(trial.status == COMPLETE for trial in belief.trials)
-    full_run = sum(costs(belief.trials, budget).values())
-    price = PRICE * gaussian.SETTING * belief.fit.factor**0.5 / full_run * 0.5**n_complete
     chosen, first = int(np.argmax(promises)), leader(belief)
-    if promises[chosen] < price:
+    if promises[chosen] <= 0:
         chosen = next((k for k, leg in enumerate(legs) if leg.trial is first), chosen)
     row = _rows(belief, legs)[chosen]
     expected = None if row < 0 else belief.centre + belief.scale * float(belief.mean[row])
-    return Choice(legs[chosen], expected, float(promises[chosen]) * belief.scale, price * belief.scale)
+    return Choice(legs[chosen], expected, float(promises[chosen]) * belief.scale)
 
 
 def hourly_gain(

@@ -273,7 +273,7 @@ class FairSearcher:
                 return self._propose(algorithm)
             return self._new_trial(algorithm, study.take(dict(choice.leg.sampled)))
         rung = sum(rung < trial.tasks_seen for rung in self.rungs)
-        basis = {"rung": rung, "expected": choice.expected, "promise": choice.promise, "price": choice.price}
+        basis = {"rung": rung, "expected": choice.expected, "promise": choice.promise}
         self.ledger.settle(trial.name, CONTINUE, {**trial.details[trial.tasks_seen], **basis})
         return trial
 
