@@ -360,11 +360,10 @@ class Ledger:
                 if trial.status is not None:
                     self._reopen(trial)  # for a larger budget than it once completed
                 self._tasks[trial.algorithm] += seen - trial.tasks_seen
-                for unit in SPENT:
-                    before = models.spent(trial.reports, unit)
-                    after = models.spent([*trial.reports, event["report"]], unit)
-                    self._spent[trial.algorithm, unit] += after - before
+                before = {unit: models.spent(trial.reports, unit) for unit in SPENT}
                 trial.reports.append(event["report"])
+                for unit, spent in before.items():
+                    self._spent[trial.algorithm, unit] += models.spent(trial.reports, unit) - spent
                 if event["decision"] != DIVERGED:
                     self._rungs.setdefault((trial.algorithm, seen), []).append(
                         Arrival.of(name, event["report"])
