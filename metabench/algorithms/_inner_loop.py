@@ -111,7 +111,7 @@ def gradient(
         return optim.clip(direction, clip), moments
 
 
-def steps_at_evaluation(h: Settings) -> int:
+def steps_at_evaluation(h: Any) -> int:
     """Return how many inner steps evaluation takes."""
     return h.inner_steps if h.eval_steps < 0 else h.eval_steps
 

@@ -200,6 +200,13 @@ class Collected(NamedTuple):
     fisher: Callable[[Tree, Tree], Tree]  # (meta, v): second derivative of kl where it is 0, times v
 
 
+def discounted(x: Tensor, rate: float) -> Tensor:
+    """Return sum_l rate^l x_(t+l) of [M, H], over the steps that are left."""
+    later = x.new_ones(x.shape[1], x.shape[1]).tril()  # [later, t]
+    ahead = (later.cumsum(0) - 1).clamp(min=0)
+    return x @ (later * rate**ahead)
+
+
 def mean_return(outputs: Any, y: Moves) -> Tensor:
     """Return the mean over trajectories of the sum of rewards, without discount."""
     return (y.reward * y.is_on).sum(-1).mean()
@@ -212,5 +219,6 @@ SURROGATES: Mapping[str, Callable[[Tensor, Moves], Tensor]] = {
 }
 """The setting `surrogate` to losses with the same first derivative, and others of second order."""
 
-BASELINES = ("linear", "time", "zero")
-"""What is subtracted of returns: linear in observation and time, the mean at each time, nothing."""
+BASELINES = ("linear", "time", "zero", "none")
+"""What is subtracted of returns: linear in observation and time, the mean at each time, nothing; or nothing,
+and they are not standardised either."""

@@ -309,12 +309,12 @@ def check(task: TaskConfig, splits: Splits, parts: Iterable[str] = tuple(QUERIES
 def _trajectory_problems(task: TaskConfig, environment: Environment) -> list[str]:
     """Say where one trajectory is all that advantages, which are standardised, are taken from."""
     is_long = environment.horizon > 1
-    if is_long and environment.baseline == "zero":
+    if environment.baseline == "none" or (is_long and environment.baseline == "zero"):
         return []
-    advice = ", or set the option baseline to zero" if is_long else ""
+    advice = "zero or none" if is_long else "none"
     return [
         f"{key}={n}: one trajectory is its own baseline, and nothing is left to learn from; raise {key} to 2 "
-        f"or more{advice}"
+        f"or more, or set the option baseline to {advice}"
         for key, n in {"shot": task.shots[0], "query": task.query}.items()
         if n < 2
     ]

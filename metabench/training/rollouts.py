@@ -24,6 +24,7 @@ from metabench.core.control import (
     Moves,
     Start,
     act,
+    discounted,
     log_prob,
     mean_return,
     stepped,
@@ -188,18 +189,11 @@ def n_steps(environment: Environment, task: TaskConfig, h: Any) -> float:
     return environment.horizon * (training_steps(h) * shot + task.query)
 
 
-def discounted(x: Tensor, rate: float) -> Tensor:
-    """Return sum_l rate^l x_(t+l) of [M, H], over the steps that are left."""
-    time = torch.arange(x.shape[1], device=x.device)
-    ahead = time[:, None] - time  # [later, t]
-    weights = torch.where(ahead >= 0, rate ** ahead.clamp(min=0).to(x.dtype), 0.0)
-    return x @ weights.to(x.dtype)
-
-
 def advantages(environment: Environment, x: Tensor, reward: Tensor, is_on: Tensor) -> tuple[Tensor, Tensor]:
     """Return generalised advantages [M, H], less their mean and over their deviation, and that deviation.
 
-    The horizon counts as an end, as in the authors' code: no value follows it.
+    The horizon counts as an end, as in the authors' code: no value follows it. With the baseline `none` they
+    are the returns to go as they are, over 1.
     """
     gamma = environment.gamma
     value = BASELINES[environment.baseline](x, discounted(reward, gamma), is_on) * is_on
@@ -207,6 +201,8 @@ def advantages(environment: Environment, x: Tensor, reward: Tensor, is_on: Tenso
     # Schulman et al. 2016, eq. 11 and 16: delta = r + gamma V' - V, A = sum_l (gamma lambda)^l delta
     delta = (reward + gamma * following - value) * is_on
     raw = discounted(delta, gamma * environment.gae) * is_on
+    if environment.baseline == "none":
+        return raw, torch.ones_like(raw[0, 0])
     n = is_on.sum()
     centred = (raw - raw.sum() / n) * is_on
     scale = (centred.square().sum() / n).sqrt() + 1e-8
@@ -239,5 +235,6 @@ BASELINES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "linear": _linear,
     "time": _time,
     "zero": _zero,
+    "none": _zero,
 }
 """Values [M, H] by observations [M, H, O], fitted on the returns to go that they are then subtracted of."""

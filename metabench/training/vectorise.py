@@ -22,12 +22,17 @@ from metabench.training.graphs.trace import Numbers, TraceCache
 MOST = 32
 """Tasks whose graphs are in memory at once."""
 
+HORIZON = 100
+"""Steps of an environment for which so many tasks are enough; shorter ones take as long to compose."""
+
 CACHED = 1_700_000
 """Bytes of one hidden image for each task, which a processor's cache should hold."""
 
 
 def at_once(net: Net, device: torch.device, most: int = MOST) -> int:
     """Return how many tasks are computed at once: as many as that is fast for."""
+    if net.environment is not None:
+        most *= max(1, HORIZON // net.environment.horizon)
     if device.type != "cpu":
         return most
     # Fewer than four would take longer to compose than to compute.

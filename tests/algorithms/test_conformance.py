@@ -49,6 +49,13 @@ def able(kind: str) -> list[str]:
     return [name for name in algorithms.names() if kind in algorithms.get(name).kinds]
 
 
+def usual(name: str, device: str = "cpu") -> tuple[Net, Task]:
+    """Return a network and two tasks of pictures, or of what else an algorithm learns alone."""
+    if algorithms.get(name).kinds == ("control",):
+        return problems.acted(name, "bandit", device, **SHORT)
+    return problems.network("support_stats"), problems.tasks(2, device)
+
+
 class Start(NamedTuple):
     """An algorithm on a small problem, before its first meta-update."""
 
@@ -202,7 +209,7 @@ def variants() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "values"), variants())
 def test_every_choice_and_switch_keeps_shapes_and_precision(name: str, values: dict[str, Any]) -> None:
-    s = begin(name, problems.network("support_stats"), problems.tasks(2), **values)
+    s = begin(name, *usual(name), **values)
     gradient, loss, *_ = meta_gradient(s, chunk=2)
     assert bool(loss.isfinite())
     assert types(gradient) == types(s.meta)
@@ -242,7 +249,7 @@ def test_the_same_seed_starts_alike_and_in_full_precision(name: str) -> None:
 
 @pytest.mark.parametrize("name", algorithms.names())
 def test_autocast_is_refused_by_name(name: str, device: str) -> None:
-    s = begin(name, problems.network(), problems.tasks(1, device), device)
+    s = begin(name, *usual(name, device), device)
     with torch.autocast(device, dtype=torch.bfloat16), pytest.raises(MetabenchError, match="autocast"):
         meta_gradient(s, chunk=1)
     with torch.autocast(device, dtype=torch.bfloat16), pytest.raises(MetabenchError, match="autocast"):

@@ -670,6 +670,21 @@ BUGS = [
     ),
     # control
     Bug(
+        "RL2 is paid for a batch alone, and not for those that read it", "algorithms/rl2.py",
+        "gamma**left * following)", "0 * gamma**left * following)",
+        "algorithms/test_rl2.py::test_the_expected_meta_gradient_is_that_of_the_return_of_all_batches",
+    ),
+    Bug(
+        "RL2 reads on after an end", "algorithms/rl2.py",
+        "is_on = y.is_on[:, time, None] > 0", "is_on = y.is_on[:, time, None] > -1",
+        "algorithms/test_rl2.py::test_memory_is_that_of_torchs_lstm_and_does_not_see_what_follows_an_end",
+    ),
+    Bug(
+        "RL2's value is that of returns as they are", "algorithms/rl2.py",
+        "(following - mean) / scale", "(following - mean)",
+        "algorithms/test_rl2.py::test_the_expected_meta_gradient_is_that_of_the_return_of_all_batches",
+    ),
+    Bug(
         "an action's probability is averaged over its numbers", "core/control.py",
         "- 0.5 * math.log(2 * math.pi)).sum(-1)", "- 0.5 * math.log(2 * math.pi)).mean(-1)",
         "core/test_control.py::test_probabilities_are_those_of_torchs_own_distributions",

@@ -162,6 +162,12 @@ def test_without_a_future_an_advantage_is_the_reward_less_the_baseline() -> None
     torch.testing.assert_close(out, standardised(reward - value, is_on), atol=1e-6, rtol=0)
 
 
+def test_with_no_baseline_an_advantage_is_the_return_to_go_as_it_is() -> None:
+    reward, is_on, x = walks()
+    expected = rollouts.discounted(reward * is_on, 0.9)
+    torch.testing.assert_close(moves_of(reward, is_on, x, gamma=0.9, baseline="none"), expected)
+
+
 def test_the_linear_baseline_leaves_nothing_that_its_features_could_explain() -> None:
     _, is_on, x = walks()
     inside = 2 + x[..., 0] - 3 * x[..., 1] ** 2
@@ -362,15 +368,20 @@ def test_data_of_other_actions_are_refused(trained: Path) -> None:
 
 def test_one_trajectory_is_enough_only_without_baseline_and_over_steps() -> None:
     task = small.acting().task.model_copy(update={"shot": 1, "query": 1})
-    data.check(task, data.load(task.model_copy(update={"options": {**task.options, "baseline": "zero"}})))
-    with pytest.raises(MetabenchError, match=r"query to 2 or more, or set the option baseline to zero$"):
+    for baseline in ("zero", "none"):
+        alone = task.model_copy(update={"options": {**task.options, "baseline": baseline}})
+        data.check(alone, data.load(alone))
+    advice = r"query to 2 or more, or set the option baseline to zero or none$"
+    with pytest.raises(MetabenchError, match=advice):
         data.check(task, data.load(task))
-    for baseline in ("time", "zero"):
+    for baseline in ("time", "zero", "none"):
         pulls = {**small.ENVIRONMENTS["bandit"], "baseline": baseline}
         one = task.model_copy(update={"dataset": "bandit", "options": pulls})
-        with pytest.raises(
-            MetabenchError, match=r"^shot=1: .*2 or more\nquery=1: .*raise query to 2 or more$"
-        ):
+        if baseline == "none":
+            data.check(one, data.load(one))
+            continue
+        advice = "or more, or set the option baseline to none"
+        with pytest.raises(MetabenchError, match=f"^shot=1: .*2 {advice}\nquery=1: .*query to 2 {advice}$"):
             data.check(one, data.load(one))
 
 

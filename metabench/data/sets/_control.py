@@ -32,7 +32,8 @@ class Settings:
     gae: float = setting(1.0, "lambda of generalised advantages; 1: returns to go", minimum=0, maximum=1)
     baseline: str = setting(
         "linear",
-        "what is subtracted of returns: a linear fit by observation and time, their mean at each time, zero",
+        "what is subtracted of returns: a linear fit by observation and time, their mean at each time, zero; "
+        "none: nor are they standardised",
         choices=BASELINES,
     )
     surrogate: str = setting(

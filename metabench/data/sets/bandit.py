@@ -23,7 +23,9 @@ class Options(control.Settings):
 
     arms: int = setting(5, "arms of a bandit", minimum=2, maximum=1_000)
     baseline: str = setting(
-        "time", "what is subtracted of the pulls' rewards: their mean, or zero", choices=("time", "zero")
+        "time",
+        "what is subtracted of the pulls' rewards: their mean, or zero; none: nor are they standardised",
+        choices=("time", "zero", "none"),
     )
 
 
