@@ -133,15 +133,20 @@ def unlabelled_problems(name: str, h: Any, task: TaskConfig) -> list[str]:
 
 def hparams(name: str, values: dict[str, Any]) -> Any:
     """Build an algorithm's settings from plain values, defaults filled in; all problems come at once."""
-    kind = get(name).hparams
-    wrong = [problem for key in values if (problem := setting_problem(kind, key, values[key]))]
-    if wrong:
-        raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
-    types = field_types(kind)
-    h = kind(**{key: float(value) if types[key] is float else value for key, value in values.items()})
+    h = filled(name, values)
     wrong = get(name).check(h)
     if getattr(h, "recompute", False) and not get(name).has_recompute:
         wrong.append("recompute=true: has no effect where inner gradients are constants; leave it out")
     if wrong:
         raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
     return h
+
+
+def filled(name: str, values: dict[str, Any]) -> Any:
+    """Build an algorithm's settings, each of them checked, whether or not they go together."""
+    kind = get(name).hparams
+    wrong = [problem for key in values if (problem := setting_problem(kind, key, values[key]))]
+    if wrong:
+        raise MetabenchError("\n".join(f"{name}: {line}" for line in wrong))
+    types = field_types(kind)
+    return kind(**{key: float(value) if types[key] is float else value for key, value in values.items()})

@@ -88,18 +88,24 @@ def build_for(config: RunConfig, about: Inputs) -> Learner:
         raise MetabenchError(refusals[0])
     n_outputs = 1 if about.kind == "regression" else config.task.ways[1]
     n_outputs = n_outputs if about.environment is None else about.environment.n_actions
-    if is_fixed := config.task.labels == "fixed":
+    if config.task.labels == "fixed":
         n_outputs = len(about.shared)
     net = nets.build(config.network, n_outputs, about.shape, OBJECTIVES[about.kind], about.n_classes)
     net = net if about.mean is None else centred(net, about.mean.cpu())
     net = net if about.environment is None else rollouts.policy(net, about.environment)
+    return Learner(algorithm, net, settings(config, about))
+
+
+def settings(config: RunConfig, about: Inputs) -> Any:
+    """Build an algorithm's settings, and refuse such as do not go together or not with the data."""
     h = algorithms.hparams(config.algorithm, config.hyperparameters)
     problem = augment.problem(h, about.kind, about.shape, config.task.augment)
     problem = problem or algorithms.search_problem(h, about.kind)
-    problem = problem or (algorithms.fixed_problem(config.algorithm, h) if is_fixed else None)
+    if config.task.labels == "fixed":
+        problem = problem or algorithms.fixed_problem(config.algorithm, h)
     if problem:
         raise MetabenchError(problem)
-    return Learner(algorithm, net, h)
+    return h
 
 
 def model(learner: Learner, state: State) -> Model:

@@ -189,6 +189,25 @@ def test_what_cannot_be_built_is_infeasible_too(tmp_path: Path, splits: Any) -> 
     assert len(ledger.of("protonet")) == 6
 
 
+def test_settings_that_do_not_go_together_are_infeasible_where_each_goes_with_the_defaults(
+    tmp_path: Path, splits: Any
+) -> None:
+    rows = {"choices": [2, 32], "default": 32}
+    mann = {"memory_rows": rows, "reads": {"choices": [1, 4], "default": 1}, "hidden_size": 4}
+    space = space_of({"width": 4}, {"mann": mann}, trials=9)
+    ledger = Ledger(tmp_path, 2)
+    play(FairSearcher(space, ledger, seed=0, size_of=feasible.of(space, splits)))
+    pairs = {
+        (t.hyperparameters["memory_rows"], t.hyperparameters["reads"]): (t.status == INFEASIBLE, t.error)
+        for t in ledger.of("mann")
+    }
+    assert pairs.pop((2, 4)) == (
+        True,
+        "mann: reads=4: more than memory_rows=2; lower reads, or raise memory_rows",
+    )
+    assert pairs == {(32, 1): (False, None), (2, 1): (False, None), (32, 4): (False, None)}
+
+
 def test_the_count_is_that_of_what_a_run_learns_across_tasks(splits: Any) -> None:
     space = space_of({"width": 4}, {"maml": {}, "protonet": {}}, max_parameters=10**6)
     for algorithm in space.algorithms:

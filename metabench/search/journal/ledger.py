@@ -37,7 +37,7 @@ COMPLETE = "complete"
 PRUNED = "pruned"
 DIVERGED = "diverged"
 FAILED = "failed"
-INFEASIBLE = "infeasible"  # its network cannot be built, or is too large: it was never trained
+INFEASIBLE = "infeasible"  # its settings or its network cannot be, or it is too large: it was never trained
 
 OUTSIDE = "ended unfinished: the space, which was changed, has this setting no longer"
 """The error of a trial that does not go on after a change."""

@@ -1,4 +1,4 @@
-"""Which settings are never trained: their network cannot be built, or would learn too many numbers."""
+"""Which settings are never trained: they do not go together, or their network cannot be or is too large."""
 
 from __future__ import annotations
 
@@ -34,16 +34,20 @@ def uncounted(algorithm: str, hyperparameters: Mapping[str, Any]) -> Size:
 
 
 def of(space: SearchSpace, splits: Splits) -> SizeOf:
-    """Return what counts a setting's numbers on some data, where networks are searched or numbers limited."""
+    """Return what says of a setting whether it can be trained on some data.
+
+    Its numbers are counted where networks are searched or numbers limited.
+    """
     about = inputs.of(splits)
     is_sampled = any(space.network_of(algorithm).parameters for algorithm in space.algorithms)
 
     def size(algorithm: str, hyperparameters: Mapping[str, Any]) -> Size:
         most = space.budget.max_parameters
-        if most is None and not is_sampled:
-            return Size()
         try:
             run = spaces.run_config(space, algorithm, hyperparameters, 0, [space.budget.tasks])
+            if most is None and not is_sampled:
+                loop.settings(run, about)
+                return Size()
             n_parameters = count(run, about)
         except MetabenchError as error:
             return Size(infeasible=str(error))

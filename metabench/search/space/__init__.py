@@ -250,13 +250,13 @@ class AlgorithmSpace:
         return validated(NetworkConfig, self.network.document(self._settle(sampled)), PREFIX)
 
     def resolve(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every setting by name, checked: what the journal keeps and nobody checks again.
+        """Return every setting by name, each checked: what the journal keeps.
 
-        Of the network those that this space samples are among them.
+        Of the network those that this space samples are among them. Whether they go together is not asked.
         """
         values = self._settle(sampled)
         of_network = {name: values[name] for name in self.network.parameters if name in values}
-        return {**vars(self.build(sampled)), **of_network}
+        return {**vars(algorithms.filled(self.algorithm, of_algorithm(values))), **of_network}
 
     def _settle(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
         return {**self.defaults, **self.sample(lambda name, parameter: sampled[name])}
