@@ -355,11 +355,14 @@ app.command()(guarded()(finish))
 
 @app.command()
 @guarded()
-def algorithms(json: Json = False) -> None:
+def algorithms(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; all where none is named.")] = None,
+    json: Json = False,
+) -> None:
     """List the algorithms and their settings."""
     from metabench.cli import catalogue
 
-    catalogue.algorithms(json)
+    catalogue.algorithms(names or [], json)
 
 
 app.add_typer(datasets.app, name="datasets")

@@ -24,9 +24,15 @@ BUILT_IN = "metabench"
 FACTS = ("name", "summary", "size", "licence", "url", "citation", "splits")
 
 
-def algorithms(as_json: bool) -> None:
-    """List the algorithms with their settings and references."""
-    registered, origins = _registered("algorithm", registry.names(), registry.get)
+def algorithms(names: Sequence[str], as_json: bool) -> None:
+    """List the algorithms, or those of some names, with their settings and references."""
+    wrong: list[str] = []
+    for name in names:
+        attempt(wrong, registry.get, name)
+    if wrong:
+        raise MetabenchError("\n".join(wrong))
+    called = [registry.canonical(name) for name in names]
+    registered, origins = _registered("algorithm", called or registry.names(), registry.get)
     if as_json:
         print_json(
             [

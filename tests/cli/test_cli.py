@@ -142,6 +142,17 @@ def test_algorithms_are_listed_with_every_setting() -> None:
     assert all(name in text for name in algorithms.names())
 
 
+def test_algorithms_can_be_asked_for_by_what_papers_call_them() -> None:
+    listed = json.loads(output("algorithms", "RL²", "MAML++", "--json"))
+    assert [entry["name"] for entry in listed] == ["rl2", "maml_pp"]
+    refused = metabench("algorithms", "mamll", "protonet", "r2d")
+    assert refused.exit_code == 2
+    assert [line.partition(" Allowed:")[0] for line in refused.output.splitlines()] == [
+        "metabench: algorithm 'mamll': unknown. Did you mean 'maml'?",
+        "algorithm 'r2d': unknown. Did you mean 'r2d2'?",
+    ]
+
+
 def test_data_sets_are_listed_and_say_whether_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METABENCH_DATA", raising=False)
     here = {entry["name"]: entry["is_here"] for entry in json.loads(output("datasets", "--json"))}
