@@ -83,24 +83,29 @@ def returns_to_go(batches: list[Any], gamma: float) -> list[Tensor]:
     return returns[::-1]
 
 
+def mean(of_steps: Tensor, y: Any) -> Tensor:
+    """Average numbers [M, H] over the steps that were taken."""
+    return (of_steps * y.is_on).sum() / y.is_on.sum()
+
+
 def task_loss(
     net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
 ) -> tuple[Tensor, Aux]:
     batches: list[Any] = [*inner.batches(task.support, h.inner_steps), task.query]
     returns = returns_to_go(batches, h.gamma)
-    mean, scale = buffers["mean"], (buffers["square"] - buffers["mean"].square()).clamp(min=1e-8).sqrt()
-    memory, losses = start(meta), []
-    for (x, y), following in zip(batches, returns, strict=True):
+    scale = (buffers["square"] - buffers["mean"].square()).clamp(min=1e-8).sqrt()
+    memory, losses, moments = start(meta), [], []
+    for k, ((x, y), following) in enumerate(zip(batches, returns, strict=True)):
+        memory = read(net, meta, memory, batches[k - 1]) if k else memory
         seen = remembering(net.embed(meta["theta"], x)[0], memory)
         outputs = nets.outputs(net, meta["policy"], seen)
-        error = (following - mean) / scale - nets.head(meta["value"], seen).view_as(following)
+        error = (following - buffers["mean"]) / scale - nets.head(meta["value"], seen).view_as(following)
         # The gradient of the return of all batches: what is done in one is paid in those that read it, too.
         policy = net.objective.loss(outputs, y._replace(advantage=error.detach() * y.is_on))
-        losses.append(policy + h.value_weight * (error.square() * y.is_on).sum() / y.is_on.sum())
-        memory = read(net, meta, memory, (x, y))
-    moments = {"mean": torch.stack([one.mean() for one in returns]).mean()}
-    moments["square"] = torch.stack([one.square().mean() for one in returns]).mean()
-    buffers = {name: MOMENTUM * buffers[name] + (1 - MOMENTUM) * one for name, one in moments.items()}
+        losses.append(policy + h.value_weight * mean(error.square(), y))
+        moments.append(torch.stack([mean(following, y), mean(following.square(), y)]))
+    now = dict(zip(("mean", "square"), torch.stack(moments).mean(0), strict=True))
+    buffers = {name: MOMENTUM * buffers[name] + (1 - MOMENTUM) * one for name, one in now.items()}
     _, aux = inner.judge(net, outputs, task.query.y, buffers)
     return torch.stack(losses).mean(), aux
 

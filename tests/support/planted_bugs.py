@@ -681,7 +681,7 @@ BUGS = [
     ),
     Bug(
         "RL2's value is that of returns as they are", "algorithms/rl2.py",
-        "(following - mean) / scale", "(following - mean)",
+        "(following - buffers[\"mean\"]) / scale", "(following - buffers[\"mean\"])",
         "algorithms/test_rl2.py::test_the_expected_meta_gradient_is_that_of_the_return_of_all_batches",
     ),
     Bug(
