@@ -13,7 +13,7 @@ from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
 from metabench.algorithms.matching import lstm_cell
 from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, setting
-from metabench.core.control import discounted
+from metabench.core.control import discounted, entropy
 
 MOMENTUM = 0.9
 """Share of the running moments of returns that a meta-update keeps."""
@@ -28,6 +28,9 @@ class Settings(optim.Settings):
     gamma: float = setting(0.99, "discount of rewards, over all batches", minimum=0, maximum=1)
     hidden_size: int = setting(64, "units of the memory, an LSTM", minimum=1, maximum=4_096)
     value_weight: float = setting(0.5, "weight of the squared error of values", minimum=0)
+    entropy_weight: float = setting(
+        0.02, "weight of the policy's entropy, which keeps it exploring", minimum=0
+    )
 
 
 def init(net: Net, h: Settings, generator: Generator) -> tuple[Tree, Tree]:
@@ -102,6 +105,7 @@ def task_loss(
         error = (following - buffers["mean"]) / scale - nets.head(meta["value"], seen).view_as(following)
         # The gradient of the return of all batches: what is done in one is paid in those that read it, too.
         policy = net.objective.loss(outputs, y._replace(advantage=error.detach() * y.is_on))
+        policy = policy - h.entropy_weight * entropy(outputs, y)
         losses.append(policy + h.value_weight * mean(error.square(), y))
         moments.append(torch.stack([mean(following, y), mean(following.square(), y)]))
     now = dict(zip(("mean", "square"), torch.stack(moments).mean(0), strict=True))

@@ -185,6 +185,16 @@ def divergence(outputs: Tensor, y: Moves) -> Tensor:
     return -_mean(apart.sum(-1), y)
 
 
+def entropy(outputs: Tensor, y: Moves) -> Tensor:
+    """Return the entropy of a policy of these outputs, the mean over the steps that were taken."""
+    outputs = outputs.view(*y.is_on.shape, -1)
+    if not y.action.is_floating_point():
+        log_p = outputs.log_softmax(-1)
+        return _mean((log_p.exp() * log_p).sum(-1), y)
+    log_std = outputs.chunk(2, -1)[1].clamp(min=LOWEST_LOG_STD)
+    return -_mean((log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1), y)
+
+
 class Collected(NamedTuple):
     """One meta-batch of trajectories, of which an outer optimiser may ask again and again.
 

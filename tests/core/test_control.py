@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from metabench.core import seeds
-from metabench.core.control import SURROGATES, Moves, act, log_prob, mean_return
+from metabench.core.control import SURROGATES, Moves, act, entropy, log_prob, mean_return
 
 
 def hessian(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -153,6 +153,17 @@ def test_probabilities_are_those_of_torchs_own_distributions() -> None:
     chosen = torch.tensor([0, 5, 2, 2, 1])
     categorical = torch.distributions.Categorical(logits=out)
     torch.testing.assert_close(log_prob(out, chosen), categorical.log_prob(chosen))
+
+
+def test_entropy_is_that_of_torchs_own_distributions_over_the_steps_that_were_taken() -> None:
+    generator = seeds.generator("entropy")
+    out, action = (torch.randn(2, 3, n, generator=generator, dtype=torch.float64) for n in (6, 3))
+    is_on = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    normal = torch.distributions.Normal(out[..., :3], out[..., 3:].exp()).entropy().sum(-1)
+    categorical = torch.distributions.Categorical(logits=out).entropy()
+    for moved, expected in ((action, normal), (action[..., 0].long(), categorical)):
+        moves = Moves(moved, is_on, is_on, is_on, is_on)
+        torch.testing.assert_close(entropy(out.flatten(0, 1), moves), expected[is_on > 0].mean())
 
 
 def test_discrete_actions_come_about_as_often_as_they_are_likely() -> None:
