@@ -22,7 +22,6 @@ from metabench.search.stages import automatic, plan
 from metabench.storage import files
 from tests.docs.snippets import ROOT
 from tests.report import played
-from tests.support import small
 
 SMALLER: dict[str, list[str]] = {
     "train": [
@@ -128,8 +127,7 @@ def my_space(desk: Path, texts: list[str]) -> None:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Let a diagnosis follow few tasks, a plan measure for a moment, and a disk not be waited for."""
-    small.hurry(patch)
+    """Let a plan measure for a moment."""
     patch.setattr(plan, "SECONDS", 0.05)
     patch.setattr(automatic, "LEAST", 0.05)
     patch.setattr(automatic, "MOST", 0.05)
