@@ -62,7 +62,7 @@ TRAIN = [
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train once, by a plain command and by one with settings of many kinds, for tests of what comes after."""
+    """Train once, by a plain command and by one with many settings, for tests of what comes after."""
     folder = tmp_path_factory.mktemp("kept")
     settings = ["--set", "inner_lr=0.3", "--set", "outer_lr=0.0037", "--set", "augment=support"]
     with pytest.MonkeyPatch.context() as patch:
