@@ -1,6 +1,6 @@
 """A folder in which the documents' commands run in seconds: small spaces, small data, a finished search.
 
-`SMALLER` and `STAND_INS` say all that is different from what a reader types.
+`SMALLER`, `TIMED` and `STAND_INS` say all that is different from what a reader types.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ SMALLER: dict[str, list[str]] = {
     "datasets tasks": ["--tasks", "4", "--way", "5"],
 }
 """Options that are added to a command, so that it is over soon."""
+
+TIMED = ["--algorithms", "protonet,fomaml"]
+"""Added to a search within a time, which measures how fast each learner is before it starts."""
 
 STAND_INS = {
     "RUN": "runs/demo/final/maml-tuned-seed0",
