@@ -47,6 +47,14 @@ def little_after_training() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Write without waiting until it is safe on disk: no test cuts the power, and a busy disk is slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Return the folder of real data, or skip where there is none."""

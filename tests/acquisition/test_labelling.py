@@ -31,7 +31,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shape: dict[str, Any] = {"way": 3, "query": 2, "test_query": 3, "width": 4}
     budget: dict[str, Any] = {"tasks": 8, "reports": 1, "validation_tasks": 4, "quiet": True}
     with trained.quickly(), pytest.MonkeyPatch.context() as patch:
-        small.hurry(patch)
         patch.setattr(data, "load", lambda task, root=None: small.splits(n_examples=12))
         for name in ("protonet", "snail"):
             mb.train(name, "glyphs", out=folder / name, **shape, **budget)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,25 @@ TRAIN = [
 ]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train once, by a plain command and by one with many settings, for tests of what comes after."""
+    folder = tmp_path_factory.mktemp("kept")
+    settings = ["--set", "inner_lr=0.3", "--set", "outer_lr=0.0037", "--set", "augment=support"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(data, "load", lambda task, root=None: small.splits())
+        output(*TRAIN, "--out", "run")
+        output(*TRAIN, "--way", "2-3", *settings, "--distort", "shear=0.3", "--out", "first")
+    return folder
+
+
+@pytest.fixture
+def trained(in_an_empty_folder: None, kept: Path) -> Path:
+    """Put the plain run here, as if it had been trained here."""
+    return Path(shutil.copytree(kept / "run", "run"))
+
+
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder of its own, where every data set is the small one."""
@@ -92,8 +112,8 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert "heavy: []" in text
 
 
+@pytest.mark.usefixtures("trained")
 def test_results_are_shown_without_importing_torch_or_ray() -> None:
-    output(*TRAIN, "--out", "run")
     code = (
         "import sys; from metabench.cli import show; show.leaderboard(['run']);"
         "print({'torch', 'ray'} & sys.modules.keys())"
@@ -226,9 +246,8 @@ def test_an_interval_of_few_tasks_ends_at_0_and_100_percent_wherever_it_is_shown
 
 
 @pytest.mark.parametrize("source", ["first", "first/config.json", "copied.json"])
-def test_a_recorded_run_is_trained_again_to_the_same_weights(source: str) -> None:
-    settings = ["--set", "inner_lr=0.3", "--set", "outer_lr=0.0037", "--set", "augment=support"]
-    output(*TRAIN, "--way", "2-3", *settings, "--distort", "shear=0.3", "--out", "first")
+def test_a_recorded_run_is_trained_again_to_the_same_weights(source: str, kept: Path) -> None:
+    shutil.copytree(kept / "first", "first")
     Path("copied.json").write_bytes(Path("first/config.json").read_bytes())
     output("train", "--config", source, "--out", "again")
     first, again = (json.loads(Path(folder, "config.json").read_text()) for folder in ("first", "again"))
@@ -288,8 +307,8 @@ def test_settings_are_typed_by_the_algorithm_and_kept_with_the_run() -> None:
     assert isinstance(kept["inner_lr"], float)
 
 
+@pytest.mark.usefixtures("trained")
 def test_the_same_training_twice_does_the_work_once() -> None:
-    output(*TRAIN, "--out", "run")
     before = Path("run/reports.jsonl").read_bytes()
     assert "8 tasks" in output(*TRAIN, "--out", "run")
     assert Path("run/reports.jsonl").read_bytes() == before
@@ -322,9 +341,9 @@ def test_training_that_diverges_says_so_and_fails() -> None:
     assert "diverged" in result.stderr
 
 
+@pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("form", ["table", "json", "csv", "md", "latex"])
 def test_a_leaderboard_is_printed_in_every_format(form: str) -> None:
-    output(*TRAIN, "--out", "run")
     text = output("leaderboard", "run", "--format", form)
     assert "maml" in text
     assert "chance" in text
@@ -346,13 +365,12 @@ SPACE = {
 }
 
 
-def test_search_hands_the_space_and_the_flags_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_hands_the_space_and_the_flags_over(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
     def search(space: Any, out: Path, name: str, **options: Any) -> Path:
         seen.update(space=space, out=out, name=name, **options)
-        output(*TRAIN, "--out", out / name)
-        return out / name
+        return Path(shutil.copytree(trained, out / name))
 
     monkeypatch.setattr(searching, "search", search)
     Path("my_space.yaml").write_text(yaml.safe_dump(SPACE))

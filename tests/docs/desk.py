@@ -1,6 +1,6 @@
 """A folder in which the documents' commands run in seconds: small spaces, small data, a finished search.
 
-`SMALLER` and `STAND_INS` say all that is different from what a reader types.
+`SMALLER`, `TIMED` and `STAND_INS` say all that is different from what a reader types.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from metabench.search.stages import automatic, plan
 from metabench.storage import files
 from tests.docs.snippets import ROOT
 from tests.report import played
-from tests.support import small
 
 SMALLER: dict[str, list[str]] = {
     "train": [
@@ -35,6 +34,9 @@ SMALLER: dict[str, list[str]] = {
     "datasets tasks": ["--tasks", "4", "--way", "5"],
 }
 """Options that are added to a command, so that it is over soon."""
+
+TIMED = ["--algorithms", "protonet,fomaml"]
+"""Added to a search within a time, which measures how fast each learner is before it starts."""
 
 STAND_INS = {
     "RUN": "runs/demo/final/maml-tuned-seed0",
@@ -128,8 +130,7 @@ def my_space(desk: Path, texts: list[str]) -> None:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Let a diagnosis follow few tasks, a plan measure for a moment, and a disk not be waited for."""
-    small.hurry(patch)
+    """Let a plan measure for a moment."""
     patch.setattr(plan, "SECONDS", 0.05)
     patch.setattr(automatic, "LEAST", 0.05)
     patch.setattr(automatic, "MOST", 0.05)

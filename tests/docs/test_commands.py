@@ -89,7 +89,9 @@ def reason_not_to_run(one: Command) -> str | None:
 def adapted(words: list[str]) -> list[str]:
     """Return the words of a command that is over soon and needs nothing that is not here."""
     words = [desk.STAND_INS.get(word, os.path.expandvars(word)) for word in words]
-    return [*words, *desk.SMALLER.get(snippets.command_of(words)[0], [])]
+    name = snippets.command_of(words)[0]
+    is_timed = name == "search" and "--time" in words and "--algorithms" not in words
+    return [*words, *(desk.TIMED if is_timed else desk.SMALLER.get(name, []))]
 
 
 def run(one: Command, done: set[str]) -> None:

@@ -19,9 +19,8 @@ from tests.support import small
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[mb.Run]:
+def runs(tmp_path: Path) -> list[mb.Run]:
     """Train and test three learners on tasks of a few steps."""
-    small.hurry(monkeypatch)
     config = small.acting()
     task = config.task.model_dump(include={"way", "shot", "query", "test_query"})
     network = {"network": "mlp", "width": 8, "norm": "none"}

@@ -33,10 +33,9 @@ class Written(NamedTuple):
 
 @contextmanager
 def quickly(splits: Splits | None = None) -> Iterator[None]:
-    """Let every data set be a small one, follow few tasks, and do without a disk that keeps its word."""
+    """Let every data set be a small one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", lambda task, root=None: splits or small.splits())
-        small.hurry(patch)
         yield
 
 

@@ -16,10 +16,7 @@ from tests.support import small
 
 
 @pytest.mark.parametrize("name", ["maml", "joint"])
-def test_walks_are_drawn_from_the_start_to_their_end_with_the_goal(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small.hurry(monkeypatch)
+def test_walks_are_drawn_from_the_start_to_their_end_with_the_goal(name: str, tmp_path: Path) -> None:
     config = small.acting(name, tasks=4, eval_steps=1 if name == "maml" else 0).model_copy(
         update={"rungs": [4], "validation_tasks": 2}
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from metabench.core.config import SearchSpace
-from metabench.search.ray import cluster
+from metabench.search.ray import cluster, local
 
 SPACE: dict[str, Any] = {
     "task": {"dataset": "glyphs"},
@@ -53,6 +53,14 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("RAY_TMPDIR", folder)
         for name in cluster.ENVIRONMENT:
             monkeypatch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def workers_without_torch() -> Iterator[None]:
+    """Let workers of a Ray that is started here import what played trials need, not what trainings do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(local.ENVIRONMENT, "RAY_preload_python_modules")
         yield
 
 

@@ -6,6 +6,7 @@ What happens next follows from the ledger alone, so that a driver that starts ag
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -114,4 +115,5 @@ SEARCHES: dict[str, dict[str, Any]] = {
 }
 
 if __name__ == "__main__":
+    os.fsync = lambda file: None  # as in the tests' own process
     sys.stdout.write(json.dumps({name: proposals(**budget) for name, budget in SEARCHES.items()}))

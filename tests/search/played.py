@@ -58,6 +58,13 @@ def played_trial(config: dict[str, Any], place: str, space: dict[str, Any]) -> N
         tune.report({"tasks_seen": rung, "report": json.dumps(make_report(rung, accuracy))})
 
 
+def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
+    """Tell that something is out of order on the only node, as a trial does that finds the disk full."""
+    node = ray.get_runtime_context().get_node_id()
+    # The key is the scheduler's PROBLEM, which would import all that it needs.
+    tune.report({"tasks_seen": 0, "problem": "no space left", "node": node})
+
+
 def doubtful_trial(config: dict[str, Any], place: str, space: dict[str, Any], reevaluation: Any) -> None:
     """Report accuracies that differ by noise, and once more with more tasks where the driver asks for it."""
     number = int(config["trial"][-3:])

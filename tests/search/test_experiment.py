@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.tune
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,16 +19,15 @@ from metabench.search.journal.ledger import COMPLETE, DIVERGED, FAILED, JOURNAL,
 from metabench.search.progress.watch import Watch
 from metabench.search.propose.searcher import FairSearcher
 from metabench.search.ray import cluster, experiment, failures, jobs
-from metabench.search.ray.scheduler import PROBLEM
 from metabench.storage import files, records
-from tests.search.played import doubtful_trial, played_trial
+from tests.search.played import broken_place, doubtful_trial, played_trial
 
 # Ray leaves sockets and pipes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[cluster.Cluster]:
+def ray_cluster(workers_without_torch: None) -> Iterator[cluster.Cluster]:
     """Start one Ray for all searches of this file; paths of its sockets must be short."""
     with (
         tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder,
@@ -182,12 +180,6 @@ def test_trials_share_gpus_as_far_as_there_are_cpus(
     resources: dict[str, float], slots: int, gpus: float
 ) -> None:
     assert cluster.allocate(resources) == cluster.Cluster(slots, 1, gpus)
-
-
-def broken_place(config: dict[str, Any], place: str, space: dict[str, Any]) -> None:
-    """Tell that something is out of order on the only node, as a trial does that finds the disk full."""
-    node = ray.get_runtime_context().get_node_id()
-    ray.tune.report({"tasks_seen": 0, PROBLEM: "no space left", "node": node})
 
 
 def test_where_no_node_is_left_the_search_ends_with_what_is_out_of_order_and_has_failed_nothing(

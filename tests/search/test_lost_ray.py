@@ -21,7 +21,7 @@ JOBS = """
 import time
 from pathlib import Path
 
-from metabench.search.ray import cluster, jobs
+from metabench.search.ray import cluster, jobs, local
 
 
 def sleep(seconds: float) -> None:
@@ -29,6 +29,7 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+del local.ENVIRONMENT["RAY_preload_python_modules"]  # what trials import takes seconds, and none is here
 with cluster.connect(None, Path(), cpus=1) as found:
     jobs.run_all(sleep, {"one": (600,), "two": (600,)}, found, lambda name, result: None)
 """

@@ -71,7 +71,9 @@ def test_seeds_draw_other_orders_and_the_published_setting_stays_first(space: Se
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray leaves sockets to the garbage collector
-def test_a_search_on_one_worker_replays_itself(tmp_path: Path, space: SearchSpace, ray_folder: None) -> None:
+def test_a_search_on_one_worker_replays_itself(
+    tmp_path: Path, space: SearchSpace, ray_folder: None, workers_without_torch: None
+) -> None:
     space = only_maml(space, trials=10)  # three are random, then the sampler learns
     ledger = Ledger(tmp_path, keep=2)
     with cluster.connect(None, tmp_path, cpus=1) as connected:

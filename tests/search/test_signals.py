@@ -15,7 +15,10 @@ from metabench.core import signals
 from metabench.search.ray import cluster
 
 # Ray leaves sockets and pipes to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.usefixtures("workers_without_torch"),
+]
 
 
 class Lost:

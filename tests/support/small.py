@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import pytest
@@ -24,12 +23,6 @@ def look_at_little(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(diagnostics, "TASKS", 6)
     patch.setattr(diagnostics, "FOLLOWED", 3)
     patch.setattr(calibration, "TASKS", 40)
-
-
-def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Do so, and wait for no disk."""
-    look_at_little(patch)
-    patch.setattr(os, "fsync", lambda file: None)
 
 
 def splits(size: int = 16, n_examples: int = 6) -> Splits:

@@ -35,7 +35,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     place = tmp_path_factory.mktemp("fair")
     made = []
     with pytest.MonkeyPatch.context() as patch:
-        small.hurry(patch)
         patch.setattr(fairness, "TASKS", 40)
         for gamma in (0.0, 30.0):
             settings = {"reports": 2, "gamma": gamma, "regulariser": "squared", "outer_lr": 0.01}

@@ -78,8 +78,7 @@ def test_nothing_is_compared_where_nothing_is_read() -> None:
         assert unlabelled.compare(model(described), splits.meta_test.images, tasks) == {}
 
 
-def test_the_board_shows_what_unlabelled_images_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small.hurry(monkeypatch)
+def test_the_board_shows_what_unlabelled_images_gain(tmp_path: Path) -> None:
     splits, folders = small.splits(), [tmp_path / str(seed) for seed in range(2)]
     for seed, folder in enumerate(folders):
         runs.train_run(config().model_copy(update={"seed": seed}), splits, folder)
@@ -100,7 +99,6 @@ def test_the_board_shows_what_unlabelled_images_gain(tmp_path: Path, monkeypatch
 def test_a_run_is_tested_with_other_unlabelled_images_under_a_name_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small.hurry(monkeypatch)
     monkeypatch.chdir(tmp_path)
     settings = {"way": 3, "query": 2, "test_query": 3, "width": 4, "tasks": 4, "reports": 1, "quiet": True}
     beside = {"unlabelled": 2, "distractors": 2, "labelled": 0.3, "validation_tasks": 2, "task_batch_size": 4}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,9 +138,8 @@ def served(root: Path) -> Iterator[tuple[str, Behaviour]]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make another folder, that knows nothing of what is served, without waiting for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+def here(tmp_path: Path) -> Path:
+    """Make another folder, that knows nothing of what is served."""
     folder = tmp_path / "here"
     folder.mkdir()
     return folder
