@@ -126,7 +126,7 @@ def test_results_are_shown_without_importing_torch_or_ray() -> None:
 def test_commands_that_do_not_search_work_without_ray_and_optuna() -> None:
     code = (
         "import sys; sys.modules['ray'] = sys.modules['optuna'] = None;"  # importing either would raise
-        "from metabench.cli import catalogue, flags, run; catalogue.algorithms(True)"
+        "from metabench.cli import catalogue, flags, run; catalogue.algorithms([], True)"
     )
     assert {entry["name"] for entry in json.loads(in_python(code))} >= {"maml", "maml_pp"}
 
