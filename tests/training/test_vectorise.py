@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from metabench import nets
+from metabench import data, nets
 from metabench.core import Task, seeds, trees
-from metabench.core.config import NetworkConfig
+from metabench.core.config import NetworkConfig, TaskConfig
 from metabench.core.objectives import OBJECTIVES
 from metabench.data.tasks import frozen as episodes
 from metabench.data.tasks import sampling
 from metabench.training import evaluate, loop, vectorise
 from metabench.training.graphs.trace import TraceCache
+from tests.algorithms import problems
 from tests.support import small
 
 
@@ -113,6 +114,17 @@ def test_a_processor_takes_as_many_tasks_at_once_as_its_cache_has_room_for(
     assert vectorise.at_once(net, torch.device("cpu")) == expected
     assert vectorise.at_once(net, torch.device("cuda")) == vectorise.MOST
     assert vectorise.at_once(net, torch.device("cpu"), 3) == 3
+
+
+@pytest.mark.parametrize(("dataset", "times"), [("bandit", 100), ("tabular", 10), ("navigation", 1)])
+def test_more_tasks_are_computed_at_once_the_shorter_their_environment(dataset: str, times: int) -> None:
+    task = TaskConfig(dataset=dataset, way=1)
+    environment = data.load(task).environment
+    assert environment is not None
+    net = problems.point_network()._replace(environment=environment)
+    for name in ("cpu", "cuda"):
+        assert vectorise.at_once(net, torch.device(name)) == times * vectorise.MOST
+        assert vectorise.at_once(net, torch.device(name), 3) == times * 3
 
 
 def prepared(n_tasks: int) -> Callable[[TraceCache | None], Any]:
