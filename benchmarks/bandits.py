@@ -35,6 +35,8 @@ def main() -> None:
         model = runs.open_run(options.run, splits).model
     except MetabenchError as error:
         parser.error(str(error))
+    if splits.environment is None:
+        parser.error(f"{options.run}: trained on {splits.name}, where nobody acts; give a run on bandit")
     tasks = frozen.frozen(splits, "meta_test", config.task, options.tasks, "test")
     pulls = np.stack([*evaluate.over(returns, model, splits.meta_test.images, tasks).values()], 1)
     mean, low, high, *_ = stats.mean_interval(pulls.sum(1))

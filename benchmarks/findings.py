@@ -61,7 +61,6 @@ STEPS = {"inner_lr": 0.02, "inner_steps": 3, "outer_lr": 0.01, "task_batch_size"
 OTHERS: Mapping[str, Mapping[str, Any]] = {
     "maml_pp": {"outer_lr": 0.003},
     "meta_sgd": {"outer_lr": 0.003},
-    "imaml": {"inner_steps": 16, "inner_lr": 0.01, "proximal": 2.0, "outer_lr": 0.003},
     "reptile": {
         "inner_optimizer": "sgd", "inner_steps": 5, "inner_batch": 5, "outer_lr": 0.1, "task_batch_size": 5,
     },
@@ -136,7 +135,6 @@ def _sinusoid() -> Question:
         "meta_sgd",
         "alpha_maml",
         "maml_pp",
-        "imaml",
         "reptile",
         "joint",
     )

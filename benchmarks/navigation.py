@@ -66,6 +66,10 @@ def main() -> None:
         run = runs.open_run(folder, splits)
     except MetabenchError as error:
         parser.error(str(error))
+    if splits.environment is None or not hasattr(run.model.h, "inner_lr"):
+        parser.error(
+            f"{folder}: takes no gradient steps in an environment; give a run of maml, fomaml or joint"
+        )
     algorithm = run.model.algorithm._replace(adapt=partial(adapt, later=options.later))
     h = type(run.model.h)(**{**vars(run.model.h), "eval_steps": STEPS})
     goals = splits.meta_validation.images[:100] if options.validation else splits.meta_test.images

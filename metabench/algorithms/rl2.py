@@ -29,7 +29,7 @@ class Settings(optim.Settings):
     hidden_size: int = setting(64, "units of the memory, an LSTM", minimum=1, maximum=4_096)
     value_weight: float = setting(0.5, "weight of the squared error of values", minimum=0)
     entropy_weight: float = setting(
-        0.02, "weight of the policy's entropy, which keeps it exploring", minimum=0
+        0.003, "weight of the policy's entropy, which keeps it exploring", minimum=0
     )
 
 

@@ -31,7 +31,7 @@ def algorithms(names: Sequence[str], as_json: bool) -> None:
         attempt(wrong, registry.get, name)
     if wrong:
         raise MetabenchError("\n".join(wrong))
-    called = [registry.canonical(name) for name in names]
+    called = [*dict.fromkeys(registry.canonical(name) for name in names)]
     registered, origins = _registered("algorithm", called or registry.names(), registry.get)
     if as_json:
         print_json(

@@ -20,7 +20,7 @@ from metabench.training import rollouts
 from metabench.training.graphs.trace import Numbers, TraceCache
 
 MOST = 32
-"""Tasks whose graphs are in memory at once."""
+"""Tasks whose graphs are in memory at once, of environments with few steps so many times more."""
 
 HORIZON = 100
 """Steps of an environment for which so many tasks are enough; shorter ones take as long to compose."""

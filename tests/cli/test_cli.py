@@ -163,7 +163,7 @@ def test_algorithms_are_listed_with_every_setting() -> None:
 
 
 def test_algorithms_can_be_asked_for_by_what_papers_call_them() -> None:
-    listed = json.loads(output("algorithms", "RL²", "MAML++", "--json"))
+    listed = json.loads(output("algorithms", "RL²", "MAML++", "rl2", "--json"))
     assert [entry["name"] for entry in listed] == ["rl2", "maml_pp"]
     refused = metabench("algorithms", "mamll", "protonet", "r2d")
     assert refused.exit_code == 2
