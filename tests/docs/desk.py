@@ -35,7 +35,7 @@ SMALLER: dict[str, list[str]] = {
 }
 """Options that are added to a command, so that it is over soon."""
 
-TIMED = ["--algorithms", "protonet,fomaml"]
+TIMED = ["--algorithms", "protonet,r2d2"]
 """Added to a search within a time, which measures how fast each learner is before it starts."""
 
 STAND_INS = {
