@@ -120,7 +120,7 @@ def test_memory_is_that_of_torchs_lstm_and_does_not_see_what_follows_an_end() ->
     reward = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     lengths = torch.tensor([4, 2, 3])
     is_on = (torch.arange(4) < lengths[:, None]).double()
-    found = rl2.read(net, meta, rl2.start(meta), (x.flatten(0, 1), moves(action, reward, is_on=is_on)))
+    memory = rl2.read(net, meta, rl2.start(meta), (x.flatten(0, 1), moves(action, reward, is_on=is_on)))
 
     rows = torch.cat([x, torch.eye(2, dtype=torch.float64)[action], reward[..., None]], -1)
     lstm = torch.nn.LSTMCell(5, 4, dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_memory_is_that_of_torchs_lstm_and_does_not_see_what_follows_an_end() ->
                 state = lstm(step[None], state)
             ends.append(torch.cat(cast(tuple[Tensor, Tensor], state), 1)[0])
     expected = torch.stack(ends).mean(0)
-    torch.testing.assert_close(torch.cat([found["output"], found["cell"]]), expected)
+    torch.testing.assert_close(torch.cat([memory["output"], memory["cell"]]), expected)
 
 
 def test_values_learn_standardised_returns_and_running_moments_follow_them() -> None:
