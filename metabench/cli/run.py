@@ -233,4 +233,7 @@ def _diagnosis(diagnostics: Mapping[str, Any], metric: Metric) -> Iterator[str]:
         curve = ", ".join(metrics.show(metric, point["mean"]) for point in diagnostics["over_steps"])
         steps = ", ".join(str(point["step"]) for point in diagnostics["over_steps"])
         yield f"{metric} after {steps} inner steps, {diagnostics['followed']} tasks: {curve}"
-        yield f"tasks that diverged in the inner loop: {diagnostics['diverged']:.1%}"
+        worse = (
+            "whose return fell by adapting" if metric == metrics.RETURN else "that diverged in the inner loop"
+        )
+        yield f"tasks {worse}: {diagnostics['diverged']:.1%}"
