@@ -13,7 +13,7 @@ from metabench.algorithms import _inner_loop as inner
 from metabench.algorithms import _outer_loop as optim
 from metabench.algorithms.matching import lstm_cell
 from metabench.core import HEAD, Algorithm, Aux, Net, Support, Task, Tree, setting
-from metabench.core.control import discounted, entropy
+from metabench.core.control import discounted, entropy, mean_over_steps
 
 MOMENTUM = 0.9
 """Share of the running moments of returns that a meta-update keeps."""
@@ -86,11 +86,6 @@ def returns_to_go(batches: list[Any], gamma: float) -> list[Tensor]:
     return returns[::-1]
 
 
-def mean(of_steps: Tensor, y: Any) -> Tensor:
-    """Average numbers [M, H] over the steps that were taken."""
-    return (of_steps * y.is_on).sum() / y.is_on.sum()
-
-
 def task_loss(
     net: Net, meta: Tree, buffers: Tree, task: Task, h: Settings, progress: float
 ) -> tuple[Tensor, Aux]:
@@ -106,8 +101,8 @@ def task_loss(
         # The gradient of the return of all batches: what is done in one is paid in those that read it, too.
         policy = net.objective.loss(outputs, y._replace(advantage=error.detach() * y.is_on))
         policy = policy - h.entropy_weight * entropy(outputs, y)
-        losses.append(policy + h.value_weight * mean(error.square(), y))
-        moments.append(torch.stack([mean(following, y), mean(following.square(), y)]))
+        losses.append(policy + h.value_weight * mean_over_steps(error.square(), y))
+        moments.append(torch.stack([mean_over_steps(one, y) for one in (following, following.square())]))
     now = dict(zip(("mean", "square"), torch.stack(moments).mean(0), strict=True))
     buffers = {name: MOMENTUM * buffers[name] + (1 - MOMENTUM) * one for name, one in now.items()}
     _, aux = inner.judge(net, outputs, task.query.y, buffers)

@@ -119,19 +119,20 @@ def _log_ratio(outputs: Tensor, y: Moves) -> Tensor:
     return (now - y.log_prob) * y.is_on
 
 
-def _mean(of_steps: Tensor, y: Moves) -> Tensor:
-    return -(of_steps * y.is_on).sum() / y.is_on.sum()
+def mean_over_steps(of_steps: Tensor, y: Moves) -> Tensor:
+    """Average numbers [M, H] over the steps that were taken."""
+    return (of_steps * y.is_on).sum() / y.is_on.sum()
 
 
 def log_likelihood(outputs: Tensor, y: Moves) -> Tensor:
     """Return -mean(log pi A): the authors' loss, whose second derivative is not that of the return."""
-    return _mean((_log_ratio(outputs, y) + y.log_prob) * y.advantage, y)
+    return -mean_over_steps((_log_ratio(outputs, y) + y.log_prob) * y.advantage, y)
 
 
 def likelihood_ratio(outputs: Tensor, y: Moves) -> Tensor:
     """Return -mean(pi / pi_old A); its second derivative leaves out how earlier actions change states."""
     # Rothfuss et al. 2019, eq. 8
-    return _mean(_log_ratio(outputs, y).exp() * y.advantage, y)
+    return -mean_over_steps(_log_ratio(outputs, y).exp() * y.advantage, y)
 
 
 def dice(outputs: Tensor, y: Moves) -> Tensor:
@@ -139,7 +140,7 @@ def dice(outputs: Tensor, y: Moves) -> Tensor:
     # Farquhar et al. 2019, eq. 12, at its own time step: (e^(c_t) - e^(c_(t-1))) A_t, c = cumsum(log ratio)
     ratio = _log_ratio(outputs, y)
     now = ratio.cumsum(-1)
-    return _mean((now.exp() - (now - ratio).exp()) * y.advantage, y)
+    return -mean_over_steps((now.exp() - (now - ratio).exp()) * y.advantage, y)
 
 
 def sampling(outputs: Tensor, before: Moves, after: Moves) -> Tensor:
@@ -168,7 +169,7 @@ def clipped_ratio(outputs: Tensor, y: Moves, limit: Tensor) -> Tensor:
     # Rothfuss et al. 2019, eq. 11, first term
     ratio = _log_ratio(outputs, y).exp()
     within = ratio.clamp(1 - limit, 1 + limit)
-    return _mean((ratio * y.advantage).minimum(within * y.advantage), y)
+    return -mean_over_steps((ratio * y.advantage).minimum(within * y.advantage), y)
 
 
 def divergence(outputs: Tensor, y: Moves) -> Tensor:
@@ -177,12 +178,12 @@ def divergence(outputs: Tensor, y: Moves) -> Tensor:
     old, new = y.outputs, outputs.view_as(y.outputs)
     if not y.action.is_floating_point():
         old, new = old.log_softmax(-1), new.log_softmax(-1)
-        return -_mean((old.exp() * (old - new)).sum(-1), y)
+        return mean_over_steps((old.exp() * (old - new)).sum(-1), y)
     (mean, log_std), (new_mean, new_log_std) = old.chunk(2, -1), new.chunk(2, -1)
     log_std, new_log_std = (one.clamp(min=LOWEST_LOG_STD) for one in (log_std, new_log_std))
     spread = (2 * log_std).exp() + (mean - new_mean).square()
     apart = new_log_std - log_std + 0.5 * spread * (-2 * new_log_std).exp() - 0.5
-    return -_mean(apart.sum(-1), y)
+    return mean_over_steps(apart.sum(-1), y)
 
 
 def entropy(outputs: Tensor, y: Moves) -> Tensor:
@@ -190,9 +191,9 @@ def entropy(outputs: Tensor, y: Moves) -> Tensor:
     outputs = outputs.view(*y.is_on.shape, -1)
     if not y.action.is_floating_point():
         log_p = outputs.log_softmax(-1)
-        return _mean((log_p.exp() * log_p).sum(-1), y)
+        return -mean_over_steps((log_p.exp() * log_p).sum(-1), y)
     log_std = outputs.chunk(2, -1)[1].clamp(min=LOWEST_LOG_STD)
-    return -_mean((log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1), y)
+    return mean_over_steps((log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1), y)
 
 
 class Collected(NamedTuple):

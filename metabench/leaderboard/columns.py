@@ -236,7 +236,7 @@ COLUMNS = (
     number("parameters", "Parameters", count, "cost"),
     number("network_parameters", "With the backbone", count, "cost")._replace(beside="parameters"),
     number("multiply_adds", "Multiply-adds", count, "asked"),
-    number("picture_seconds", "ms a picture", lambda seconds: f"{1000 * seconds:.1f}", "cost"),
+    number("picture_seconds", "ms a query", lambda seconds: f"{1000 * seconds:.1f}", "cost"),
     number("labelled", "Labelled %", percent, "cost")._replace(if_shared="say"),
     words("network", "Network", "cost", if_shared="hide"),
     words("genotype", "Cell", "cost", if_shared="hide"),

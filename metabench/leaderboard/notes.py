@@ -69,7 +69,7 @@ def about(board: Board, common: Sequence[str]) -> str:
             "training: one run to the full budget, the mean of its seeds."
         )
     if any(row.get("picture_seconds") for row in rows):
-        sentences.append("ms a picture: to classify one once adapted, of one thread; the median of several.")
+        sentences.append("ms a query: to predict one once adapted, of one thread; the median of several.")
     if any(row.get("dp_gap") is not None for row in rows):
         sentences.append(
             "Parity gap: how far apart the rates are at which both groups are granted the outcome, pooled "
@@ -105,7 +105,8 @@ def _on_intervals(rows: Rows, metric: Metric, folds: int) -> list[str]:
     of_floors = f"baselines over {', or over '.join(sorted(floors))}"
     notes = [f"{judged} on meta-test{better}; 95 % intervals over {over}; {of_floors}."]
     if any(row.get("class_low") is not None for row in rows):
-        notes.append('"New classes": the interval for other test classes than these.')
+        which = " (environments, here)" if metric == metrics.RETURN else ""
+        notes.append(f'"New classes": the interval for other test classes{which} than these.')
     if any(row.get("domain_low") is not None for row in rows):
         notes.append(
             '"New domains": the interval for other domains than these, each of which counts as one figure.'

@@ -696,7 +696,7 @@ BUGS = [
     ),
     Bug(
         "a ratio of probabilities is their logarithm", "core/control.py",
-        "_mean(_log_ratio(outputs, y).exp() *", "_mean(_log_ratio(outputs, y) *",
+        "mean_over_steps(_log_ratio(outputs, y).exp() *", "mean_over_steps(_log_ratio(outputs, y) *",
         "core/test_control.py::test_in_a_bandit_only_the_likelihood_lacks_a_part_of_the_second_derivative",
     ),
     Bug(

@@ -26,7 +26,7 @@ MOST = 60
 COSTS = {"tasks": "meta-train tasks spent", "seconds": "seconds spent"}
 """What a setting takes, to find it and to train it once, to what it counts."""
 
-SPEED = {"picture": "milliseconds a picture, on one thread"}
+SPEED = {"picture": "milliseconds a query, on one thread"}
 
 HOLLOW: Mapping[str, Any] = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.8}
 
@@ -180,7 +180,7 @@ def draw_cost(results: Results) -> Drawn:
 
 
 def draw_speed(results: Results) -> Drawn:
-    """Draw the tested rows over the time that a picture takes, with their front, where any says it."""
+    """Draw the tested rows over the time that a query takes, with their front, where any says it."""
     metric = results.metric
     rows = [
         row
@@ -190,7 +190,7 @@ def draw_speed(results: Results) -> Drawn:
     if not rows:
         return []
     caption = (
-        "What is used afterwards: the time in which a learner that has adapted classifies one picture, of a "
+        "What is used afterwards: the time in which a learner that has adapted predicts one query, of a "
         "frozen backbone with the backbone; of one thread, the median of several. The grey line joins the "
         "Pareto front: in as little time as each of its rows takes, nobody was better. Parameters and memory "
         "stand in the table."
@@ -200,8 +200,8 @@ def draw_speed(results: Results) -> Drawn:
         f"{results.name(row)} {metrics.show(metric, row[metric.name])} in {_cost(row, 'picture'):.3g} ms"
         for row in rows[:10]
     )
-    alt = f"Points of milliseconds a picture and {metric}. On the front, fastest first: {best}. {said}."
-    title = f"Time of a picture against {metric}"
+    alt = f"Points of milliseconds a query and {metric}. On the front, fastest first: {best}. {said}."
+    title = f"Time of a query against {metric}"
     return [Picture("speed", title, caption, alt, partial(_costs, results, rows, SPEED))]
 
 
