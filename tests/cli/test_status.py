@@ -26,24 +26,28 @@ from tests.search.played import make_report
 RECORD = {"protocol": 1, "seed": 0, "data_fingerprint": "f" * 64}
 
 
-@pytest.fixture
-def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
+def searched(folder: Path, searching: SearchSpace) -> Path:
     """Return a search of which one trial is complete, one pruned, one failed, one diverged and one runs."""
     split = Split(torch.zeros(6, 30, 1, 28, 28, dtype=torch.uint8), tuple("abcdef"), ("x",) * 6)
-    create_or_resume(tmp_path, space, make_splits("squares", split, split, split), seed=0)
-    ledger = Ledger(tmp_path, 2)
-    searcher = FairSearcher(space, ledger, seed=0)
+    create_or_resume(folder, searching, make_splits("squares", split, split, split), seed=0)
+    ledger = Ledger(folder, 2)
+    searcher = FairSearcher(searching, ledger, seed=0)
     names = [searcher.suggest(str(number))["trial"] for number in range(6)]
     for rung, accuracy in ((100, 0.4), (300, 0.5), (900, 0.6)):
-        decide(ledger, space.budget, names[0], make_report(rung, accuracy, seconds=rung / 10))
-    decide(ledger, space.budget, names[2], make_report(100, 0.3, seconds=10.0))
-    decide(ledger, space.budget, names[1], make_report(100, None, seconds=10.0))
+        decide(ledger, searching.budget, names[0], make_report(rung, accuracy, seconds=rung / 10))
+    decide(ledger, searching.budget, names[2], make_report(100, 0.3, seconds=10.0))
+    decide(ledger, searching.budget, names[1], make_report(100, None, seconds=10.0))
     ledger.fail(names[3], "Traceback\nValueError: broken")
-    watch = Watch(tmp_path, space, quiet=True)
+    watch = Watch(folder, searching, quiet=True)
     watch.slots, watch.nodes = 2, lambda: [{"address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0}]
     watch.terminal.enter("search")
     watch.ended(ledger, names[0])
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, space: SearchSpace) -> Path:  # noqa: F811
+    return searched(tmp_path, space)
 
 
 def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path) -> None:
@@ -63,6 +67,17 @@ def test_trials_rungs_incumbents_and_cost_are_those_of_the_journal(folder: Path)
     # ended: 900, 100, 100 and 0 tasks, 275 on average; 12 to come, 2 run, 8 final runs of 900
     assert status["expected"]["tasks_left"] == 12 * 275 + 2 * 275 + 8 * 900
     assert status["expected"]["accelerator_seconds_left"] == pytest.approx(1105.0)
+
+
+def test_where_seconds_are_the_budget_no_more_are_left_than_it_has(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    seconds = space.budget.model_copy(update={"unit": "seconds", "seconds": 104.0})
+    space = space.model_copy(update={"budget": seconds})
+    expected = summary.read(searched(tmp_path, space))["expected"]
+    # maml spent 100 and maml_pp 10: 4 and 94 are left, and 8 final runs of 900 tasks, 10 of them a second
+    assert expected["accelerator_seconds_left"] == pytest.approx(4 + 94 + 8 * 90)
 
 
 def test_the_command_prints_it_for_people_and_for_programs(folder: Path) -> None:

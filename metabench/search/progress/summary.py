@@ -281,7 +281,7 @@ def _stage(
         return STAGES[2]
     ended = sum(part["proposed"] - part[RUNNING] - part[WAITING] for part in algorithms.values())
     # A model may try fewer than planned; who waits is stopped in the end, and in no other way.
-    is_over = is_modelled and ended and not any(part[RUNNING] + part[WAITING] for part in algorithms.values())
+    is_over = is_modelled and ended and all(map(_has_nothing_open, algorithms.values()))
     return STAGES[1 if is_over or ended >= sum(part["planned"] for part in algorithms.values()) else 0]
 
 
@@ -297,9 +297,29 @@ def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) 
     running = sum(max(0.0, usual - trial.tasks_seen) for trial in trials if trial.state == RUNNING)
     parts = summary["algorithms"].values()
     ahead = (sum(part["planned"] for part in parts) - len(trials)) * usual + running
-    if _is_modelled(space) and limit(space.budget) is None:
+    if limit(space.budget) is not None:
+        ahead = min(ahead, _affordable(space, ledger, summary["algorithms"]))
+    elif _is_modelled(space):
         ahead = _allowed(space, parts)
     return float(ahead + runs)
+
+
+def _affordable(space: SearchSpace, ledger: Ledger, algorithms: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return the tasks that what is left of seconds, or of steps, pays for, at what a task took so far."""
+    spent = {name: ledger.spent(name, space.budget.unit) for name in algorithms}
+    if not any(spent.values()):
+        return float("inf")
+    left = sum(
+        max(0.0, (limit(space.budget) or 0.0) - spent[name])
+        for name, part in algorithms.items()
+        if not (_is_modelled(space) and part["proposed"] and _has_nothing_open(part))
+    )
+    return left * sum(part["tasks_seen"] for part in algorithms.values()) / sum(spent.values())
+
+
+def _has_nothing_open(part: Mapping[str, Any]) -> bool:
+    """Tell whether all trials of an algorithm have ended; a model may try fewer than planned."""
+    return not part[RUNNING] and not part[WAITING]
 
 
 def _expected(summary: Mapping[str, Any], tasks_left: float, until: str | None) -> dict[str, Any] | None:
