@@ -227,7 +227,9 @@ def _tuned(search: Search, algorithm: str, runs: list[Run], metric: Metric) -> R
     chosen = search.chosen.get(algorithm) or best(entries, metric)
     return {
         "hyperparameters": chosen.get("hyperparameters"),
-        "trials": sum(trial["algorithm"] == algorithm for trial in search.trials),
+        "trials": sum(
+            trial["algorithm"] == algorithm and trial["status"] != "infeasible" for trial in search.trials
+        ),
         **_cost("search", entries),
         f"val_{metric}": validation(chosen, metric),
         f"confirm_{metric}": chosen.get(f"confirm_{metric}"),
@@ -247,11 +249,21 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
     ][:1]
     if not runs and not trials:
         return {}
+    is_whole = any(trial["status"] == "complete" for trial in trials)
+    tried = None if runs and not is_whole else validation(best(trials, metric), metric)
     return {
         "hyperparameters": trials[0]["hyperparameters"] if published is None else published,
         **NOT_SEARCHED,
-        f"val_{metric}": validation(best(trials, metric), metric),
+        # What a trial had when it was stopped is no measure of what full runs come to.
+        f"val_{metric}": _looked(runs, metric) if tried is None else tried,
     }
+
+
+def _looked(runs: Sequence[Run], metric: Metric) -> float | None:
+    """Return the mean over runs of their best meta-validation; None where none has any."""
+    figures = [validation(best(run.reports, metric), metric) for run in runs]
+    finite = [figure for figure in figures if figure is not None]
+    return float(np.mean(finite)) if finite else None
 
 
 def _search_row(search: Search, algorithm: str, variant: str, runs: list[Run], metric: Metric) -> Row:
@@ -285,8 +297,6 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
         raise MetabenchError(f"{listed}: the same run twice (same settings and seed); give it once")
     is_tested, is_trained = all(run.test is not None for run in runs), all(run.is_trained for run in runs)
     metric = runs[0].metric
-    looked = [validation(best(run.reports, metric), metric) for run in runs]
-    figures = [figure for figure in looked if figure is not None]
     row = make_row(
         metric,
         algorithm=baseline or described["algorithm"],
@@ -299,7 +309,7 @@ def _run_entry(runs: list[Run], label: str | None) -> Entry:
         **_built(described["network"]),
         **NOT_SEARCHED,
     )
-    row |= {f"val_{metric}": float(np.mean(figures)) if figures else None}
+    row |= {f"val_{metric}": _looked(runs, metric)}
     row |= {**_training(runs, gpus=0), **_tested(runs)}  # a device of its own
     results, alone, groups = scored(runs, metric), one_at_a_time(runs, metric), by_group(runs)
     if baseline:  # training again changes nothing
