@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from metabench.core import MetabenchError
-from metabench.core.config import SearchSpace
+from metabench.core.config import NODES, SearchSpace
+from metabench.core.metrics import ACCURACY
 from metabench.search import space as spaces
-from metabench.search.journal.ledger import DIVERGED, FAILED, INFEASIBLE, Trial, preference
+from metabench.search.journal.ledger import DIVERGED, FAILED, INFEASIBLE, Ledger, Trial, preference
+from metabench.search.progress import summary
 from metabench.search.propose import growing
 from metabench.search.propose.feasible import Size
 from metabench.search.propose.study import Study
-from metabench.search.space import NODES
 from tests.search import growth
 from tests.search.growth import GROW, SEARCHES, network, play, space_of, too_large
 
@@ -176,7 +177,13 @@ def test_a_stage_that_has_nothing_left_is_followed_by_the_next(tmp_path: Path) -
     options |= {"node1_op1": {"choices": ["conv_3x3", "identity", "max_pool_3x3"], "default": "conv_3x3"}}
     described = {"name": "cells", "width": 4, "grow": [1, 2], "options": options}
     space = space_of(described, rate=0.002, trials=40)
-    assert sizes(space, play(tmp_path, space)) == [1] * 3 + [2] * 3
+    said = []
+    for steps in (0, 1, 10**6):
+        trials = play(tmp_path, space, steps)
+        stage = summary.summarise(space, Ledger(tmp_path, 2), "protonet", ACCURACY, 40)["growing"]
+        said.append(stage)
+    assert sizes(space, trials) == [1] * 3 + [2] * 3
+    assert said == [{"nodes": nodes, "stages": [1, 2]} for nodes in (1, 1, 2)]
 
 
 def test_other_published_cells_wait_for_their_stage(tmp_path: Path) -> None:

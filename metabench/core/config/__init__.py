@@ -11,6 +11,8 @@ from metabench.core import MetabenchError, printable
 from metabench.core.config.base import Model as Model
 from metabench.core.config.base import Scalar as Scalar
 from metabench.core.config.network import NetworkConfig as NetworkConfig
+from metabench.core.config.network_space import NODES as NODES
+from metabench.core.config.network_space import OF_CELL as OF_CELL
 from metabench.core.config.network_space import PREFIX as PREFIX
 from metabench.core.config.network_space import NetworkSpace as NetworkSpace
 from metabench.core.config.network_space import of_algorithm as of_algorithm

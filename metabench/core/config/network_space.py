@@ -15,6 +15,11 @@ PREFIX = "network."
 """What the names of a network's settings begin with, beside those of an algorithm."""
 
 OPTIONS = "options."
+
+OF_CELL = f"{PREFIX}{OPTIONS}"
+"""What the names of a cell's settings begin with."""
+
+NODES = f"{OF_CELL}nodes"
 """What the names of its options begin with, within the network."""
 
 _SETTINGS: TypeAdapter[dict[str, Range | Choices]] = TypeAdapter(dict[str, Sampled])

@@ -6,14 +6,14 @@ import datetime
 import functools
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from metabench.core import MetabenchError, metrics, utc_now
-from metabench.core.config import SearchSpace, allowance, limit, n_variants, rungs
+from metabench.core.config import NODES, SearchSpace, allowance, limit, n_variants, rungs
 from metabench.core.metrics import Metric
 from metabench.search.journal.ledger import (
     COMPLETE,
@@ -24,6 +24,7 @@ from metabench.search.journal.ledger import (
     RUNNING,
     WAITING,
     Ledger,
+    Trial,
     incumbent,
     look,
 )
@@ -62,6 +63,7 @@ def summarise(
         "proposed": len(trials) - states[INFEASIBLE],
         **{state: states[state] for state in STATES},
         "rungs": {str(rung): reached[rung] for rung in rungs(space.budget)},
+        "growing": _growing(space.network_of(algorithm).grow, trials),
         "incumbent": best
         and {
             "trial": best.name,
@@ -77,6 +79,14 @@ def summarise(
             if trial.error and trial.status != INFEASIBLE
         },
     }
+
+
+def _growing(grow: Sequence[int] | None, trials: Iterable[Trial]) -> dict[str, Any] | None:
+    """Say how many nodes cells have in the stage that has come, where they grow."""
+    if grow is None:
+        return None
+    nodes = [trial.hyperparameters[NODES] for trial in trials if NODES in trial.hyperparameters]
+    return {"nodes": max(nodes, default=grow[0]), "stages": list(grow)}
 
 
 def _is_modelled(space: SearchSpace) -> bool:

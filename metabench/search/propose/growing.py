@@ -11,9 +11,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from metabench.core.config import Choices, Range
+from metabench.core.config import NODES, OF_CELL, Choices, Range
 from metabench.search.journal.ledger import DIVERGED, FAILED, INFEASIBLE, Trial, preference
-from metabench.search.space import NODES, OF_CELL, AlgorithmSpace, grid
+from metabench.search.space import AlgorithmSpace, grid
 
 MOST_DRAWN = 1_000
 """Cells that are drawn in search of one that was not tried and has as many nodes as it should."""

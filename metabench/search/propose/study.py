@@ -12,11 +12,10 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from metabench.core import seeds
-from metabench.core.config import SearchSpace
+from metabench.core.config import NODES, SearchSpace
 from metabench.search import space as spaces
 from metabench.search.journal.ledger import COMPLETE, INFEASIBLE, PRUNED, Trial
 from metabench.search.propose import growing, points, samplers, warm
-from metabench.search.space import NODES
 
 MOST_LOOKED_AT = 10_000
 """Settings near a proposal among which one that was not tried is looked for."""

@@ -16,6 +16,7 @@ from typing import Any
 from metabench import algorithms, data, nets
 from metabench.core import MetabenchError
 from metabench.core.config import (
+    OF_CELL,
     PREFIX,
     BudgetConfig,
     Choices,
@@ -40,8 +41,6 @@ from metabench.core.config.documents import read_yaml
 from metabench.core.config.network import MODULE
 from metabench.data.tasks import augment
 from metabench.search.space import grid, rules
-from metabench.search.space.rules import NODES as NODES
-from metabench.search.space.rules import OF_CELL as OF_CELL
 
 JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
 KEYWORDS = {"choices": "enum", "minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}

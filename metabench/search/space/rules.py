@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from metabench import algorithms, data, nets
 from metabench.core.config import (
+    NODES,
     PREFIX,
     BudgetConfig,
     Choices,
@@ -35,11 +36,6 @@ Parameters = Mapping[str, Any]
 
 Problem = Callable[[str, Any, str], str | None]
 """(name, value, what to call it) -> what is wrong with it, if anything is."""
-
-OF_CELL = f"{PREFIX}options."
-"""What the names of a cell's settings begin with."""
-
-NODES = f"{OF_CELL}nodes"
 
 OF_WEIGHTS = ("module", "head", "layer", "weights", "freeze", "normalise", "image_size")
 """Settings of a network that are never sampled."""
