@@ -45,7 +45,7 @@ STAND_INS = {
 }
 """Words of a command to what takes their place, for commands that need large data or a run."""
 
-BUDGET = {
+BUDGET: dict[str, Any] = {
     "tasks": 16,
     "trials": 2,
     "grace": 8,
@@ -79,7 +79,9 @@ def shrink(space: dict[str, Any]) -> dict[str, Any]:
         task = {**task, "dataset": "glyphs", "split": None, "options": {}}
     network = {**space.get("network", {}), "width": 4}
     kept = {key: value for key, value in space["budget"].items() if key not in ("rungs", "borderline_tasks")}
-    return {**space, "task": task, "network": network, "budget": {**kept, **BUDGET}}
+    stages = [len(one.get("grow") or ()) for one in (network, *space.get("networks", {}).values())]
+    budget = {**kept, **BUDGET, "trials": max(BUDGET["trials"], *stages)}
+    return {**space, "task": task, "network": network, "budget": budget}
 
 
 def small_spaces(folder: Path) -> None:
