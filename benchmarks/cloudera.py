@@ -214,17 +214,30 @@ def table(way: str) -> str:
     return "\n".join(lines)
 
 
+def beside_maml() -> str:
+    """Return the table of how far others are above tuned MAML, paired, in each way of testing."""
+    lines = [f"| cell | learner | {' | '.join(TESTS)} |", "|---" * (2 + len(TESTS)) + "|"]
+    for cell, name in itertools.product(cells(), ALGORITHMS[1:]):
+        tested, maml = read(cell, name), read(cell, ALGORITHMS[0])
+        if tested and maml:
+            apart = " | ".join(difference(tested, maml, way) for way in TESTS)
+            lines.append(f"| {cell.way}-way {cell.shot}-shot | {name} | {apart} |")
+    return "\n".join(lines)
+
+
 def against(tested: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], way: str) -> str:
     """Write the accuracy of a row, and how far it is above another, paired, where both are there."""
     if not tested:
         return ""
     text = shown(*stats.seeds_and_tasks(accuracies(tested, way))[:3])
-    if not base:
-        return text
+    return f"{text}: {difference(tested, base, way)}" if base else text
+
+
+def difference(tested: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], way: str) -> str:
+    """Write how far a row is above another, paired over the same tasks."""
     if len({one[way]["tasks_hash"] for one in (*tested, *base)}) > 1:
         raise MetabenchError(f"{way}: two rows of a cell have other tasks")
-    apart = stats.paired(accuracies(tested, way), accuracies(base, way))
-    return f"{text}: {shown(*apart[:3], sign='+')}"
+    return shown(*stats.paired(accuracies(tested, way), accuracies(base, way))[:3], sign="+")
 
 
 def main() -> int:
@@ -251,6 +264,7 @@ def main() -> int:
         report(cell, options.reports)
     for way in TESTS:
         print(f"\nTested with {way}:\n\n{table(way)}")
+    print(f"\nAbove tuned MAML:\n\n{beside_maml()}")
     return 0
 
 

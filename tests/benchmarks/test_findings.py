@@ -26,7 +26,7 @@ def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
 
 def tables(script: ModuleType) -> list[str]:
     if script.__name__ == "cloudera":
-        return [script.table(way) for way in script.TESTS]
+        return [*map(script.table, script.TESTS), script.beside_maml()]
     kept = [name for name in script.QUESTIONS if script.path_of(name).exists()]
     return [script.table(name) for name in kept] + [
         script.steps_table(name) for name in kept if script.QUESTIONS[name].steps
