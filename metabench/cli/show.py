@@ -59,7 +59,7 @@ def _standing(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: rungs {reached}{incumbent}"
         if part["growing"] is not None:
             stages = ", ".join(map(str, part["growing"]["stages"]))
-            yield f"  nodes of a cell in this stage: {part['growing']['nodes']} (stages: {stages})"
+            yield f"  nodes of a cell so far: {part['growing']['nodes']} (stages: {stages})"
         if part["hourly_gain"] is not None:
             yield f"  {outlook(METRICS[summary['metric']], part['hourly_gain'])}"
         yield from (f"  {trial} failed: {error}" for trial, error in part["errors"].items())

@@ -250,12 +250,12 @@ def _default(search: Search, algorithm: str, runs: list[Run], metric: Metric) ->
     if not runs and not trials:
         return {}
     is_whole = any(trial["status"] == "complete" for trial in trials)
-    tried = None if runs and not is_whole else validation(best(trials, metric), metric)
+    whole = None if is_whole else _looked([run for run in runs if run.is_trained], metric)
     return {
         "hyperparameters": trials[0]["hyperparameters"] if published is None else published,
         **NOT_SEARCHED,
         # What a trial had when it was stopped is no measure of what full runs come to.
-        f"val_{metric}": _looked(runs, metric) if tried is None else tried,
+        f"val_{metric}": validation(best(trials, metric), metric) if whole is None else whole,
     }
 
 

@@ -80,6 +80,21 @@ def test_where_seconds_are_the_budget_no_more_are_left_than_it_has(
     assert expected["accelerator_seconds_left"] == pytest.approx(4 + 94 + 8 * 90)
 
 
+def test_an_algorithm_that_has_tried_all_it_should_has_no_seconds_left(
+    tmp_path: Path,
+    space: SearchSpace,  # noqa: F811
+) -> None:
+    seconds = space.budget.model_copy(update={"unit": "seconds", "seconds": 1000.0, "trials": 1})
+    space = space.model_copy(update={"budget": seconds})
+    files.write_json(tmp_path / files.SEARCH, {**RECORD, "space": space.model_dump(mode="json")})
+    ledger = Ledger(tmp_path, 2)
+    ended, _ = (ledger.propose(name, {}, {}, True, 0).name for name in ("maml", "maml_pp"))
+    decide(ledger, space.budget, ended, make_report(900, 0.5, seconds=90.0))
+    # 10 tasks a second: one trial of maml_pp, which may take its 1000 s and took no more than the usual 90
+    expected = summary.read(tmp_path)["expected"]
+    assert expected["accelerator_seconds_left"] == pytest.approx(90 + 8 * 90)
+
+
 def test_the_command_prints_it_for_people_and_for_programs(folder: Path) -> None:
     shown = CliRunner().invoke(app, ["status", str(folder)])
     assert shown.exit_code == 0

@@ -15,12 +15,12 @@ PREFIX = "network."
 """What the names of a network's settings begin with, beside those of an algorithm."""
 
 OPTIONS = "options."
+"""What the names of its options begin with, within the network."""
 
 OF_CELL = f"{PREFIX}{OPTIONS}"
 """What the names of a cell's settings begin with."""
 
 NODES = f"{OF_CELL}nodes"
-"""What the names of its options begin with, within the network."""
 
 _SETTINGS: TypeAdapter[dict[str, Range | Choices]] = TypeAdapter(dict[str, Sampled])
 _OPTIONS: TypeAdapter[Any] = TypeAdapter(dict[Literal["options"], dict[str, Sampled]])

@@ -308,7 +308,8 @@ def _tasks_left(space: SearchSpace, ledger: Ledger, summary: Mapping[str, Any]) 
     parts = summary["algorithms"].values()
     ahead = (sum(part["planned"] for part in parts) - len(trials)) * usual + running
     if limit(space.budget) is not None:
-        ahead = min(ahead, _affordable(space, ledger, summary["algorithms"]))
+        paid = _affordable(space, ledger, summary["algorithms"])
+        ahead = paid if _is_modelled(space) and paid < float("inf") else min(ahead, paid)
     elif _is_modelled(space):
         ahead = _allowed(space, parts)
     return float(ahead + runs)
@@ -322,13 +323,18 @@ def _affordable(space: SearchSpace, ledger: Ledger, algorithms: Mapping[str, Map
     left = sum(
         max(0.0, (limit(space.budget) or 0.0) - spent[name])
         for name, part in algorithms.items()
-        if not (_is_modelled(space) and part["proposed"] and _has_nothing_open(part))
+        if not _has_ended(part, _is_modelled(space))
     )
     return left * sum(part["tasks_seen"] for part in algorithms.values()) / sum(spent.values())
 
 
+def _has_ended(part: Mapping[str, Any], is_modelled: bool) -> bool:
+    """Tell whether an algorithm tries nothing more; a model may try fewer settings than planned."""
+    least = 1 if is_modelled else part["planned"]
+    return part["proposed"] >= least and _has_nothing_open(part)
+
+
 def _has_nothing_open(part: Mapping[str, Any]) -> bool:
-    """Tell whether all trials of an algorithm have ended; a model may try fewer than planned."""
     return not part[RUNNING] and not part[WAITING]
 
 
