@@ -205,7 +205,7 @@ def table(way: str) -> str:
     for cell in cells():
         base = kept[cell, PUBLISHED]
         line = [f"{cell.way}-way {cell.shot}-shot", f"{TASKS[cell.way, cell.shot]:,}"]
-        line.append(f"{cell.percent:.1f}" if way == MATCHED else "")
+        line.append(f"{cell.percent:.2f}" if way == MATCHED else "")
         line.append(shown(*stats.seeds_and_tasks(accuracies(base, way))[:3]) if base else "")
         for name in learners:
             line.append(against(kept[cell, name], base, way))
