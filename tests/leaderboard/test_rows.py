@@ -19,7 +19,6 @@ from metabench.storage import files
 from metabench.training import run as runs
 from tests.leaderboard.folders import (
     BEFORE,
-    NETWORK,
     TASK,
     accuracies,
     alone,
@@ -390,53 +389,6 @@ def test_a_run_of_what_learns_nothing_is_compared_as_such(tmp_path: Path) -> Non
     said = versus.compare(read([learner, floor]), [])["sentence"]
     assert "maml:run (60.0%) is better than nearest_mean:baseline (35.0%)" in said
     assert "1 seed against no training" in said
-
-
-def relabel(folder: Path, **changes: Any) -> Path:
-    """Change what is recorded of how a run was trained."""
-    described = files.read_json(folder / files.CONFIG)["run"]
-    change(folder / files.CONFIG, run={**described, **changes})
-    return folder
-
-
-def test_runs_of_one_algorithm_are_named_by_what_differs(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / f"a{lr}", "maml", 0, 0.6, lr=lr) for lr in (0.1, 0.01)]
-    folders += [make_run(tmp_path / "b", "fomaml", 0, 0.5)]
-    board = leaderboard(folders)
-    names = {row["name"] for row in board["rows"]}
-    assert names == {"maml:run@inner_lr=0.1", "maml:run@inner_lr=0.01", "fomaml:run", "chance:baseline"}
-    assert "| maml | run inner_lr=0.01 |" in as_markdown(board)
-    relabel(folders[1], tasks=50, network={**NETWORK, "norm": "none"})
-    names = {row["name"] for row in leaderboard(folders)["rows"]}
-    assert "maml:run@inner_lr=0.01+norm=none+tasks=50" in names
-    assert set(rows(leaderboard(folders[1:]))) == {("maml", "run"), ("fomaml", "run"), ("chance", "baseline")}
-
-
-def test_runs_that_differ_in_too_much_to_read_are_named_by_folder(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / f"a{lr}", "maml", 0, 0.6, lr=lr) for lr in (0.1, 0.01)]
-    relabel(folders[1], tasks=50, network={**NETWORK, "norm": "none", "width": 3})
-    names = {row["name"] for row in leaderboard(folders)["rows"]}
-    assert {f"maml:run@{folder}" for folder in folders} < names
-    again = make_run(tmp_path / "again", "maml", 1, 0.6, lr=0.1)
-    names = {row["name"] for row in leaderboard([*folders, again])["rows"]}
-    assert f"maml:run@{folders[0]}+{again}" in names  # a comma would end a name in `rows`
-
-
-def test_runs_that_no_label_tells_apart_are_named_by_folder(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / name, "maml", seed, 0.6) for seed, name in enumerate("ab")]
-    folders += [make_run(tmp_path / "c", "maml", 0, 0.5, lr=0.01)]
-    relabel(folders[1], rungs=[25, 100])
-    board = leaderboard(folders)
-    named = {row["name"]: row for row in board["rows"]}
-    assert {f"maml:run@{folders[0]}", f"maml:run@{folders[1]}", "maml:run@inner_lr=0.01"} < named.keys()
-    assert sum(row["vs_best"] is None for row in board["rows"]) == 2  # the best, and chance
-
-
-def test_searches_with_the_same_algorithms_are_named_by_folder(tmp_path: Path) -> None:
-    searches = [finish(make_search(tmp_path / name), MEANS) for name in "ab"]
-    board = leaderboard(searches)
-    assert {f"maml:tuned@{search}" for search in searches} < {row["name"] for row in board["rows"]}
-    assert f"maml tuned ({searches[0]})" in board["answer"]
 
 
 def test_what_training_and_testing_write_is_what_is_read(tmp_path: Path) -> None:
