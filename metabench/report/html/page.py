@@ -31,6 +31,7 @@ from metabench.report.html.reading import Results
 from metabench.report.html.style import COLOURS
 from metabench.report.html.svg import Rendered
 from metabench.report.html.tables import Table
+from metabench.search.journal.ledger import INFEASIBLE
 
 HERE = Path(__file__).parent
 
@@ -127,9 +128,9 @@ def _about(results: Results) -> list[str]:
     shown = [f"{len(them)} {names[len(them) > 1]}" for names, them in counts.items() if them]
     sources = " and ".join(shown)
     lines = [f"{sources}; protocol {results.board['protocol']}."]
-    if results.trials:
-        ended = sum(tried.trial.status is not None for tried in results.trials)
-        lines.append(f"{ended} of {len(results.trials)} trials have ended.")
+    if states := [tried.trial.status for tried in results.trials if tried.trial.status != INFEASIBLE]:
+        ended = sum(state is not None for state in states)
+        lines.append(f"{ended} of {len(states)} trials have ended.")
     if results.board["status"] == "running":
         lines.append("Still running: everything here is as far as it has come.")
     return lines
